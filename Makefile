@@ -1,0 +1,69 @@
+# Everything a developer or CI runs. Servers come from scripts/stack; the build's own folder is cargo's: CARGO_TARGET_DIR holds.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+# A build and the servers share the machine's cores: one goal at a time.
+.NOTPARALLEL:
+
+CARGO ?= cargo
+# The release profile: the tests push millions of points. planted-bugs: faults that tests switch on to prove they are caught.
+TEST_FLAGS ?= --release --features planted-bugs
+# What goes to the tests' own runner, for instance: make test TEST_ARGS='--nocapture exactly_once'
+TEST_ARGS ?=
+CARGO_TARGET_DIR ?= target
+
+# Sets KAFKA_BROKERS and DATABASE_URL of the servers that run.
+STACK_ENV = stack_env=$$(scripts/stack env); eval "$$stack_env"
+
+.PHONY: help
+help: ## list the targets
+	@printf 'usage: make TARGET\n\n'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+
+.PHONY: demo
+demo: tools up ## set everything up and run the main job on real data
+	$(CARGO) build --release
+	@# Without the brokers: the demo brings a Kafka of its own.
+	@$(STACK_ENV); unset KAFKA_BROKERS; "$(CARGO_TARGET_DIR)/release/series-ingest" demo
+
+.PHONY: test
+test: tools up ## set everything up and run all tests, against real servers
+	@# Built first, so that compiling takes no time from tests that have deadlines.
+	$(CARGO) test $(TEST_FLAGS) --no-run
+	@# required: a server that does not answer fails a test instead of skipping it.
+	@$(STACK_ENV); export SERIES_INGEST_TESTS=required; set -x; $(CARGO) test $(TEST_FLAGS) --no-fail-fast -- $(TEST_ARGS)
+
+.PHONY: bench
+bench: tools up ## measure decode and encode, then the whole way from Kafka to the table
+	@$(STACK_ENV); set -x; $(CARGO) bench; $(CARGO) run --release -- bench
+
+.PHONY: lint
+lint: tools ## check format, lints, documentation, scripts and dependencies
+	$(CARGO) fmt --check
+	$(CARGO) clippy --all-targets --all-features -- -D warnings
+	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --no-deps
+	@if command -v shellcheck >/dev/null; then set -x; shellcheck scripts/* .ci/run; \
+	else echo 'lint: shellcheck is not installed, the scripts are not checked'; fi
+	@if $(CARGO) deny --version >/dev/null 2>&1; then set -x; $(CARGO) deny check bans licenses sources; \
+	else echo 'lint: cargo-deny is not installed, the dependencies are not checked (cargo install --locked cargo-deny)'; fi
+
+# Not part of lint: its answer changes with the world, not with the code, and it takes the advisories from the network.
+.PHONY: audit
+audit: ## look for known vulnerabilities in the dependencies (cargo-deny)
+	$(CARGO) deny check advisories
+
+.PHONY: tools
+tools: ## install what the build needs, where it is missing
+	@scripts/stack tools
+
+.PHONY: up
+up: ## bring Kafka and TimescaleDB up
+	@scripts/stack up
+
+.PHONY: down
+down: ## stop Kafka and TimescaleDB; their data stays
+	@scripts/stack down
+
+.PHONY: clean
+clean: ## delete what cargo built; the servers and their data stay (scripts/stack reset)
+	$(CARGO) clean

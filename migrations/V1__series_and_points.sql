@@ -1,0 +1,39 @@
+-- The tables of the time series analyzer. Column names, types and index names are a contract: see docs/schema.md.
+-- Whether the points are a hypertable is decided after the migrations, by a step that can be repeated: the extension may
+-- be added to the server later.
+
+create table time_series_metadata (
+    id text collate "C" primary key,
+    name text not null,
+    description text,
+    time_column text,
+    value_columns text,
+    created_at timestamptz not null default now(),
+    updated_at timestamptz not null default now()
+);
+
+create index idx_time_series_metadata_created_at on time_series_metadata (created_at);
+create index idx_time_series_metadata_time_column on time_series_metadata (time_column);
+
+comment on column time_series_metadata.value_columns is 'a JSON array of column names';
+
+-- The identity's cache is large because each writer's connection takes one for every point of a batch.
+create table time_series_data_points (
+    id bigint generated always as identity (cache 10000),
+    time_series_id text collate "C" not null,
+    "timestamp" timestamptz not null,
+    column_name text collate "C" not null,
+    value double precision,
+    constraint time_series_data_points_pkey primary key (id, "timestamp"),
+    constraint time_series_data_points_time_series_id_fkey
+        foreign key (time_series_id) references time_series_metadata (id)
+);
+
+create index idx_time_series_data_points_timestamp
+    on time_series_data_points ("timestamp");
+create index idx_time_series_data_points_series_time
+    on time_series_data_points (time_series_id, "timestamp");
+create index idx_time_series_data_points_series_column
+    on time_series_data_points (time_series_id, column_name);
+create index idx_time_series_data_points_series_column_time
+    on time_series_data_points (time_series_id, column_name, "timestamp");

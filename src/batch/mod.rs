@@ -1,0 +1,282 @@
+//! Batches: what one transaction writes. Pure, no I/O.
+//!
+//! A [`MessageSet`] holds the raw messages of one interval of offsets of one partition, as they came from Kafka. A
+//! [`Batch`] is a list of message sets, decoded: columnar [`Points`], series definitions, and dead letters. The raw messages
+//! stay with the batch until it is committed, so that any part of it can be built again: the part that the database does not
+//! have yet ([`Batch::keep`]), or one half ([`Batch::split`]) when the database refuses a row.
+//!
+//! Intervals are half-open, `[from, until)`, and are intervals of *positions*, not of the offsets that messages happen to
+//! have: compaction and transaction markers leave offsets without a message, and these belong to the interval as well.
+
+mod budget;
+mod message_set;
+mod points;
+
+pub use budget::{Budget, Charge};
+pub use message_set::{MessageSet, MessageSetBuilder, RawMessage};
+pub use points::{KeyIndex, Mark, Order, Points, SeriesIndex};
+
+use std::cmp::Ordering;
+use std::sync::Arc;
+
+use crate::message::{Decoder, Kind, Message, Reason, Rejected, SeriesCreate};
+
+/// How much of a rejected message's key and payload a dead letter keeps, in bytes each.
+pub const DEAD_LETTER_PAYLOAD_BYTES: usize = 64 * 1024;
+
+/// A topic as it was made once in one cluster, for one pipeline: what progress is kept for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Source {
+    /// What the topic's messages are where they do not say.
+    pub kind: Kind,
+    /// The cluster's id, as its brokers give it; empty where they give none.
+    pub cluster_id: String,
+    /// The topic's name.
+    pub topic: String,
+    /// The topic's id in base 64, as its brokers give it; empty where they give none.
+    pub topic_id: String,
+}
+
+/// An interval of positions of one partition: `[from, until)`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Interval {
+    /// The partition's topic.
+    pub source: Arc<Source>,
+    /// The partition's number.
+    pub partition: i32,
+    /// The first position.
+    pub from: i64,
+    /// The position after the last.
+    pub until: i64,
+}
+
+impl Interval {
+    /// Whether `offset` of `partition` lies inside.
+    pub fn contains(&self, source: &Source, partition: i32, offset: i64) -> bool {
+        self.partition == partition && *self.source == *source && (self.from..self.until).contains(&offset)
+    }
+
+    fn partition_order(&self, other: &Self) -> Ordering {
+        (&self.source, self.partition).cmp(&(&other.source, other.partition))
+    }
+}
+
+/// A `series-create` with the place and time that make it newer or older than another.
+#[derive(Debug, Clone)]
+pub struct Definition {
+    /// What the message says.
+    pub series: SeriesCreate,
+    /// Where it stands.
+    pub at: MessageAt,
+}
+
+/// Where a message stands, and when it was made.
+#[derive(Debug, Clone)]
+pub struct MessageAt {
+    /// The partition's topic.
+    pub source: Arc<Source>,
+    /// The partition's number.
+    pub partition: i32,
+    /// Kafka's offset.
+    pub offset: i64,
+    /// Kafka's time, in milliseconds since the Unix epoch; 0 where the message has none.
+    pub time_ms: i64,
+}
+
+/// A message that cannot be written, with the reason.
+#[derive(Debug, Clone)]
+pub struct DeadLetter {
+    /// Where the message stands.
+    pub at: MessageAt,
+    /// The head of its key.
+    pub key: Option<Vec<u8>>,
+    /// The head of its payload, at most [`DEAD_LETTER_PAYLOAD_BYTES`].
+    pub payload: Option<Vec<u8>>,
+    /// The payload's full length, in bytes.
+    pub payload_bytes: usize,
+    /// Why it was rejected.
+    pub rejected: Rejected,
+}
+
+/// What one transaction writes: decoded messages, and the intervals of positions they cover.
+#[derive(Debug, Default)]
+pub struct Batch {
+    sets: Vec<MessageSet>,
+    points: Points,
+    definitions: Vec<Definition>,
+    dead_letters: Vec<DeadLetter>,
+    tombstones: usize,
+    oldest_ms: Option<i64>,
+    charge: Option<Charge>,
+}
+
+impl Batch {
+    /// An empty batch whose decoded points are charged to `budget`.
+    pub fn new(budget: &Budget) -> Self {
+        Self { charge: Some(budget.charge(0)), ..Self::default() }
+    }
+
+    /// Decodes the messages of `set` and adds them.
+    pub fn push(&mut self, set: MessageSet, decoder: &mut Decoder) {
+        for message in set.messages() {
+            self.push_message(&set, &message, decoder);
+        }
+        self.sets.push(set);
+        if let Some(charge) = &mut self.charge {
+            charge.resize(self.points.bytes());
+        }
+    }
+
+    fn push_message(&mut self, set: &MessageSet, message: &RawMessage<'_>, decoder: &mut Decoder) {
+        let at = || MessageAt {
+            source: Arc::clone(set.source()),
+            partition: set.partition(),
+            offset: message.offset,
+            time_ms: message.time_ms.unwrap_or(0),
+        };
+        if let Some(time) = message.time_ms {
+            self.oldest_ms = Some(self.oldest_ms.map_or(time, |oldest| oldest.min(time)));
+        }
+        match decoder.decode(set.source().kind, message.payload, &mut self.points) {
+            Ok(Message::PointBatch { .. }) => {}
+            Ok(Message::SeriesCreate(series)) => self.definitions.push(Definition { series, at: at() }),
+            Ok(Message::Tombstone) => self.tombstones += 1,
+            Err(rejected) => self.dead_letters.push(dead_letter(message, at(), rejected)),
+        }
+    }
+
+    /// The columnar points.
+    pub fn points(&self) -> &Points {
+        &self.points
+    }
+
+    /// The series definitions, in the order in which they were read.
+    pub fn definitions(&self) -> &[Definition] {
+        &self.definitions
+    }
+
+    /// The messages that cannot be written.
+    pub fn dead_letters(&self) -> &[DeadLetter] {
+        &self.dead_letters
+    }
+
+    /// How many messages had a null payload.
+    pub fn tombstones(&self) -> usize {
+        self.tombstones
+    }
+
+    /// The number of messages.
+    pub fn message_count(&self) -> usize {
+        self.sets.iter().map(MessageSet::len).sum()
+    }
+
+    /// The raw messages' memory, in bytes.
+    pub fn raw_bytes(&self) -> usize {
+        self.sets.iter().map(MessageSet::bytes).sum()
+    }
+
+    /// The oldest message's Kafka time, in milliseconds since the Unix epoch; `None` where no message has one.
+    pub fn oldest_ms(&self) -> Option<i64> {
+        self.oldest_ms
+    }
+
+    /// Whether it covers nothing.
+    pub fn is_empty(&self) -> bool {
+        self.sets.is_empty()
+    }
+
+    /// The message sets it was built from.
+    pub fn sets(&self) -> &[MessageSet] {
+        &self.sets
+    }
+
+    /// The intervals it covers, sorted by source, partition and position; those that touch are one.
+    pub fn intervals(&self) -> Vec<Interval> {
+        let mut all: Vec<Interval> = self.sets.iter().map(MessageSet::interval).collect();
+        all.sort_by(|a, b| a.partition_order(b).then(a.from.cmp(&b.from)));
+        let mut merged: Vec<Interval> = Vec::with_capacity(all.len());
+        for next in all {
+            match merged.last_mut() {
+                Some(last) if last.partition_order(&next).is_eq() && last.until == next.from => last.until = next.until,
+                _ => merged.push(next),
+            }
+        }
+        merged
+    }
+
+    /// A batch of just those messages whose offsets lie in `missing`, decoded again.
+    pub fn keep(&self, missing: &[Interval], decoder: &mut Decoder) -> Self {
+        let mut kept = Self::default();
+        for set in &self.sets {
+            for interval in missing.iter().filter(|i| i.partition == set.partition() && *i.source == **set.source()) {
+                if let Some(part) = set.clip(interval.from, interval.until) {
+                    kept.push(part, decoder);
+                }
+            }
+        }
+        kept
+    }
+
+    /// The batch's messages decoded again, because the decoder's rules have changed.
+    pub fn decoded_again(&self, decoder: &mut Decoder) -> Self {
+        self.keep(&self.intervals(), decoder)
+    }
+
+    /// Two batches of half the messages each, that cover together what this one covers; `None` for a single message.
+    pub fn split(&self, decoder: &mut Decoder) -> Option<(Self, Self)> {
+        let half = self.message_count() / 2;
+        if half == 0 {
+            return None;
+        }
+        let (mut left, mut right) = (Self::default(), Self::default());
+        let mut taken = 0;
+        for set in &self.sets {
+            if taken + set.len() <= half {
+                taken += set.len();
+                left.push(set.clone(), decoder);
+            } else if taken >= half {
+                right.push(set.clone(), decoder);
+            } else {
+                let (head, tail) = set.split_at(half - taken);
+                taken = half;
+                left.push(head, decoder);
+                right.push(tail, decoder);
+            }
+        }
+        Some((left, right))
+    }
+
+    /// The batch with its only message as a dead letter instead of what it decoded to.
+    pub fn into_dead_letter(mut self, detail: String) -> Self {
+        let rejected = Rejected { reason: Reason::RejectedByDatabase, detail };
+        self.points = Points::default();
+        self.definitions.clear();
+        self.dead_letters.clear();
+        for set in &self.sets {
+            for message in set.messages() {
+                let at = MessageAt {
+                    source: Arc::clone(set.source()),
+                    partition: set.partition(),
+                    offset: message.offset,
+                    time_ms: message.time_ms.unwrap_or(0),
+                };
+                self.dead_letters.push(dead_letter(&message, at, rejected.clone()));
+            }
+        }
+        self
+    }
+}
+
+fn dead_letter(message: &RawMessage<'_>, at: MessageAt, rejected: Rejected) -> DeadLetter {
+    let head = |bytes: &[u8]| bytes[..bytes.len().min(DEAD_LETTER_PAYLOAD_BYTES)].to_vec();
+    DeadLetter {
+        at,
+        key: message.key.map(head),
+        payload: message.payload.map(head),
+        payload_bytes: message.payload.map_or(0, <[u8]>::len),
+        rejected,
+    }
+}
+
+#[cfg(test)]
+mod tests;

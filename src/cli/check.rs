@@ -1,0 +1,85 @@
+//! `check`: the configuration and both servers.
+
+use std::sync::Arc;
+
+use super::{Failure, print_line};
+use crate::config::Config;
+use crate::database::schema;
+use crate::kafka::lookup::Lookup;
+
+pub(super) async fn run(config: &Arc<Config>) -> Result<(), Failure> {
+    print_line("configuration: fine");
+    let mut problems = Vec::new();
+    check_database(config, &mut problems).await;
+    check_kafka(config, &mut problems).await?;
+    if problems.is_empty() {
+        return Ok(());
+    }
+    let unreachable = problems.iter().any(|problem| problem.unreachable);
+    let text: Vec<String> = problems.iter().map(|problem| format!("{}: {}", problem.key, problem.text)).collect();
+    let text = format!("{} problems\n  {}", problems.len(), text.join("\n  "));
+    Err(if unreachable { Failure::Unreachable(text) } else { Failure::Usage(text) })
+}
+
+struct Problem {
+    key: &'static str,
+    text: String,
+    unreachable: bool,
+}
+
+async fn check_database(config: &Config, problems: &mut Vec<Problem>) {
+    match schema::describe_server(&config.database).await {
+        Err(error) => {
+            let text = format!("{error}. Is the server up, and are host, port, user and password right?");
+            problems.push(Problem { key: "database.url", text, unreachable: true });
+            return;
+        }
+        Ok(server) => {
+            let timescaledb = server.timescaledb.map_or("no TimescaleDB".to_owned(), |v| format!("TimescaleDB {v}"));
+            print_line(format_args!("database: PostgreSQL {}, {timescaledb}, {}", server.version, server.edition.as_str()));
+        }
+    }
+    match schema::verify(&config.database).await {
+        Ok(_) => print_line("schema: up to date"),
+        Err(error) => problems.push(Problem { key: "database.url", text: error.to_string(), unreachable: false }),
+    }
+}
+
+async fn check_kafka(config: &Arc<Config>, problems: &mut Vec<Problem>) -> Result<(), Failure> {
+    let config = Arc::clone(config);
+    let found = tokio::task::spawn_blocking(move || {
+        let mut found = Vec::new();
+        let lookup = match Lookup::new(&config.kafka) {
+            Ok(lookup) => lookup,
+            Err(error) => {
+                let text = format!("librdkafka refuses it: {error}");
+                return vec![Problem { key: "kafka.properties", text, unreachable: false }];
+            }
+        };
+        let Some(cluster) = lookup.cluster_id() else {
+            let text = format!("{} does not answer. Is the broker up, and are addresses and security settings right?",
+                config.kafka.brokers);
+            return vec![Problem { key: "kafka.brokers", text, unreachable: true }];
+        };
+        print_line(format_args!("kafka: cluster {cluster}"));
+        for (key, topic) in
+            [("kafka.series_topic", &config.kafka.series_topic), ("kafka.points_topic", &config.kafka.points_topic)]
+        {
+            match lookup.topics(&[topic]) {
+                Ok(topics) => {
+                    for topic in topics {
+                        let id = topic.id.as_deref().unwrap_or("none: a topic made anew cannot be told from the old one");
+                        print_line(format_args!("topic {}: {} partitions, id {id}", topic.name, topic.partitions));
+                    }
+                }
+                Err(error) => {
+                    let text = format!("topic {topic}: {error}. Create it, or allow this user to read it");
+                    found.push(Problem { key, text, unreachable: false });
+                }
+            }
+        }
+        found
+    });
+    problems.extend(found.await.map_err(|error| Failure::Internal(error.to_string()))?);
+    Ok(())
+}

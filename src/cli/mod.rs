@@ -1,0 +1,169 @@
+//! The commands, one file each.
+
+mod bench;
+mod check;
+mod demo;
+mod migrate;
+mod progress;
+mod run;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{Config, Problems};
+use crate::database::schema::SchemaError;
+use crate::database::{self, Class};
+use crate::pipeline;
+
+/// Writes time series points from Kafka into TimescaleDB, exactly once.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    about,
+    after_help = "Examples:\n  \
+        series-ingest config                          what is configured, and from where\n  \
+        series-ingest check                           is all of it right, do the servers answer\n  \
+        series-ingest migrate                         make or update the tables\n  \
+        series-ingest --config ingest.toml run        the worker\n  \
+        DATABASE_URL=postgresql://... series-ingest demo   see it work\n\n\
+        Exit codes: 0 fine, 64 bad usage or configuration, 69 a server not reachable, 70 a fault of ours."
+)]
+pub struct Cli {
+    /// A TOML file; what it leaves out has its default. The environment stands above it.
+    #[arg(long, value_name = "FILE", global = true)]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the worker until SIGTERM or SIGINT.
+    Run,
+    /// Make or update the tables.
+    Migrate,
+    /// Check the configuration and both servers; name every problem, with its key and a fix.
+    Check,
+    /// Print the effective configuration, with secrets masked.
+    Config,
+    /// Show the worker at work: publish real data, ingest it, compare.
+    Demo(demo::Arguments),
+    /// Measure: drain a topic, beside a COPY of the same rows by the server itself.
+    Bench(bench::Arguments),
+    /// Show or reset how far each partition is applied.
+    #[command(subcommand)]
+    Progress(progress::Command),
+}
+
+/// Why a command failed; its exit code says who is to act.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The configuration has problems.
+    #[error("{0}")]
+    Configuration(#[from] Problems),
+    /// The command cannot be done as it was asked for.
+    #[error("{0}")]
+    Usage(String),
+    /// A server does not answer, or refuses.
+    #[error("{0}")]
+    Unreachable(String),
+    /// A fault of ours, or of the schema.
+    #[error("{0}")]
+    Internal(String),
+}
+
+impl Failure {
+    /// The exit code of bad usage, as in sysexits.h.
+    pub const USAGE: u8 = 64;
+
+    /// The exit code, as in sysexits.h.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Configuration(_) | Self::Usage(_) => Self::USAGE,
+            Self::Unreachable(_) => 69,
+            Self::Internal(_) => 70,
+        }
+    }
+}
+
+impl From<database::Error> for Failure {
+    fn from(error: database::Error) -> Self {
+        match error.class() {
+            Class::Outage => Self::Unreachable(format!("the database: {error}")),
+            _ => Self::Internal(format!("the database: {error}")),
+        }
+    }
+}
+
+impl From<SchemaError> for Failure {
+    fn from(error: SchemaError) -> Self {
+        match error {
+            SchemaError::Database(error) => error.into(),
+            SchemaError::NotMigrated { .. } | SchemaError::TooNew { .. } | SchemaError::Different { .. } => {
+                Self::Usage(error.to_string())
+            }
+            SchemaError::Migration(_) => Self::Internal(error.to_string()),
+        }
+    }
+}
+
+impl From<pipeline::StartError> for Failure {
+    fn from(error: pipeline::StartError) -> Self {
+        Self::Internal(error.to_string())
+    }
+}
+
+impl From<rdkafka::error::KafkaError> for Failure {
+    fn from(error: rdkafka::error::KafkaError) -> Self {
+        Self::Unreachable(format!("Kafka: {error}"))
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Self::Internal(error.to_string())
+    }
+}
+
+impl Cli {
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// What to print, with its exit code.
+    pub fn run(self) -> Result<(), Failure> {
+        let config = Config::load(self.config.as_deref(), std::env::vars_os())?;
+        if let Command::Config = self.command {
+            print(&config.render());
+            return Ok(());
+        }
+        let config = Arc::new(config);
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        let result = runtime.block_on(async {
+            match self.command {
+                Command::Run => run::run(config).await,
+                Command::Migrate => migrate::run(&config).await,
+                Command::Check => check::run(&config).await,
+                Command::Config => Ok(()),
+                Command::Demo(arguments) => demo::run(config, arguments).await,
+                Command::Bench(arguments) => bench::run(config, arguments).await,
+                Command::Progress(command) => progress::run(&config, command).await,
+            }
+        });
+        // A question to Kafka may still wait for its answer on a thread; nobody needs it now.
+        runtime.shutdown_background();
+        result
+    }
+}
+
+/// Prints to standard output; a reader that has gone away is no fault.
+fn print(text: &str) {
+    use std::io::Write;
+    drop(std::io::stdout().lock().write_all(text.as_bytes()));
+}
+
+/// Prints a line to standard output.
+fn print_line(text: impl std::fmt::Display) {
+    print(&format!("{text}\n"));
+}

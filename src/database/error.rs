@@ -1,0 +1,190 @@
+//! What can go wrong with the database, and what it means for a batch. The decision is made once, here.
+
+use deadpool_postgres::PoolError;
+use tokio_postgres::error::SqlState;
+
+/// What a failure means for the batch that met it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// The database is away or refuses work: hold the batch and try again until it is back.
+    Outage,
+    /// Another transaction was in the way: try again soon.
+    Retry,
+    /// Some offsets are applied already, or it is not known: ask the database, and write what is missing.
+    Overlap,
+    /// The database has no progress row of a partition: it was restored to a time before it, or it was reset.
+    Progress,
+    /// The database refuses a row: find its message.
+    Data,
+    /// A fault of ours, of the schema or of the rights: no batch can be written until somebody acts.
+    Ours,
+}
+
+impl Class {
+    /// All classes.
+    pub const ALL: [Self; 6] = [Self::Outage, Self::Retry, Self::Overlap, Self::Progress, Self::Data, Self::Ours];
+
+    /// The class as the label of a metric.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Outage => "outage",
+            Self::Retry => "retry",
+            Self::Overlap => "overlap",
+            Self::Progress => "progress",
+            Self::Data => "data",
+            Self::Ours => "ours",
+        }
+    }
+}
+
+/// A failed step of the work with the database.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The server's answer, or the connection's end.
+    #[error("{step}: {}", describe(.source))]
+    Server {
+        /// What was being done.
+        step: &'static str,
+        /// tokio-postgres's error.
+        source: tokio_postgres::Error,
+    },
+    /// No connection could be had.
+    #[error("get a connection: {}", describe_pool(.0))]
+    Pool(#[from] PoolError),
+    /// No answer came in time.
+    #[error("{step}: no answer within {seconds} s")]
+    TimedOut {
+        /// What was being done.
+        step: &'static str,
+        /// The time waited.
+        seconds: u64,
+    },
+    /// The program and the database disagree; a fault of ours.
+    #[error("{0}")]
+    Unexpected(String),
+}
+
+/// SQLSTATEs of our own functions in `migrations/`.
+const OVERLAP: &str = "IC001";
+const TOO_MANY_ISLANDS: &str = "IC002";
+const NO_PROGRESS_ROW: &str = "IC003";
+
+impl Error {
+    /// What the failure means for the batch that met it.
+    pub fn class(&self) -> Class {
+        match self {
+            Self::TimedOut { .. } => Class::Outage,
+            Self::Unexpected(_) => Class::Ours,
+            Self::Server { source, .. } => class_of(source),
+            Self::Pool(PoolError::Backend(error)) => class_of(error),
+            Self::Pool(PoolError::PostCreateHook(deadpool_postgres::HookError::Backend(error))) => class_of(error),
+            Self::Pool(_) => Class::Outage,
+        }
+    }
+
+    /// The server's own words, where it has answered.
+    pub fn from_server(&self) -> Option<&tokio_postgres::error::DbError> {
+        match self {
+            Self::Server { source, .. } => source.as_db_error(),
+            _ => None,
+        }
+    }
+
+    /// Whether the row of a series that a point names is missing: the series was deleted after it was seen.
+    pub fn is_missing_series(&self) -> bool {
+        self.from_server().is_some_and(|answer| {
+            *answer.code() == SqlState::FOREIGN_KEY_VIOLATION
+                && answer.constraint().is_some_and(|name| name.contains("time_series_id"))
+        })
+    }
+}
+
+fn class_of(error: &tokio_postgres::Error) -> Class {
+    error.code().map_or(Class::Outage, |code| class_of_code(code.code()))
+}
+
+/// The class of a SQLSTATE. An error without one is the connection's, and so an outage.
+fn class_of_code(code: &str) -> Class {
+    match code {
+        OVERLAP => Class::Overlap,
+        NO_PROGRESS_ROW => Class::Progress,
+        TOO_MANY_ISLANDS => Class::Retry,
+        "40001" | "40P01" | "55P03" => Class::Retry,
+        // A canceled statement has met its time-out or an administrator; a read-only server is a standby, or is told to be.
+        "57014" | "25006" | "25P03" => Class::Outage,
+        _ => match &code[..2.min(code.len())] {
+            "08" | "53" | "57" | "58" | "28" => Class::Outage,
+            "22" | "23" => Class::Data,
+            _ => Class::Ours,
+        },
+    }
+}
+
+/// The server's code and message, or the connection's error with its cause. DETAIL and CONTEXT are left out: they quote rows.
+pub(super) fn describe(error: &tokio_postgres::Error) -> String {
+    if let Some(answer) = error.as_db_error() {
+        return format!("{} (SQLSTATE {})", answer.message(), answer.code().code());
+    }
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(inner) = cause {
+        let inner_text = inner.to_string();
+        if !text.contains(&inner_text) {
+            text = format!("{text}: {inner_text}");
+        }
+        cause = inner.source();
+    }
+    text
+}
+
+fn describe_pool(error: &PoolError) -> String {
+    match error {
+        PoolError::Backend(error) => describe(error),
+        PoolError::PostCreateHook(deadpool_postgres::HookError::Backend(error)) => describe(error),
+        PoolError::Timeout(kind) => format!("timed out ({kind:?})"),
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_sqlstate_has_its_class() {
+        let table = [
+            ("08006", Class::Outage),
+            ("53100", Class::Outage),
+            ("53300", Class::Outage),
+            ("57P01", Class::Outage),
+            ("57P03", Class::Outage),
+            ("57014", Class::Outage),
+            ("25006", Class::Outage),
+            ("25P03", Class::Outage),
+            ("28000", Class::Outage),
+            ("28P01", Class::Outage),
+            ("58030", Class::Outage),
+            ("40001", Class::Retry),
+            ("40P01", Class::Retry),
+            ("55P03", Class::Retry),
+            ("IC001", Class::Overlap),
+            ("IC002", Class::Retry),
+            ("IC003", Class::Progress),
+            ("22021", Class::Data),
+            ("23514", Class::Data),
+            ("42P01", Class::Ours),
+            ("42501", Class::Ours),
+            ("3D000", Class::Ours),
+            ("XX000", Class::Ours),
+            ("", Class::Ours),
+        ];
+        for (code, class) in table {
+            assert_eq!(class_of_code(code), class, "{code}");
+        }
+    }
+
+    #[test]
+    fn a_timeout_is_an_outage() {
+        assert_eq!(Error::TimedOut { step: "commit", seconds: 1 }.class(), Class::Outage);
+    }
+}

@@ -1,0 +1,264 @@
+//! TimescaleDB, or plain PostgreSQL: where points, series and progress are.
+//!
+//! - [`schema`]: the tables: migrations, and what the server's edition allows.
+//! - `pool`, `session`: connections, their limits and time-outs.
+//! - `progress`: which offsets are applied, and the claim.
+//! - `series`: the rows that points refer to.
+//! - [`copy`]: the binary encoder.
+//! - `write`: the one transaction {COPY, dead letters, claim, COMMIT}.
+//! - [`error`]: what a failure means.
+
+pub mod copy;
+pub mod error;
+pub mod schema;
+pub mod scratch;
+
+mod pool;
+mod progress;
+mod series;
+mod session;
+mod write;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+pub use error::{Class, Error};
+pub use progress::Applied;
+pub use write::{Path, Written};
+
+use crate::batch::Source;
+use crate::config::{self, UnknownSeries};
+use crate::telemetry::metrics;
+
+use pool::Connections;
+use progress::SourceIds;
+use series::KnownSeries;
+use session::Session;
+
+/// How much longer than the server's own limit a step may take before we call the server frozen.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A partition's progress as `progress show` prints it.
+#[derive(Debug, Clone)]
+pub struct ProgressRow {
+    /// The source's id.
+    pub source_id: i32,
+    /// The cluster's id.
+    pub cluster_id: String,
+    /// The topic's name.
+    pub topic: String,
+    /// The topic's id.
+    pub topic_id: String,
+    /// The partition's number.
+    pub partition: i32,
+    /// Every offset below it is applied.
+    pub next_offset: i64,
+    /// The islands applied above it.
+    pub ahead: String,
+    /// When it was last moved.
+    pub updated_at: String,
+}
+
+/// The database as the pipeline uses it. Clones share the connections.
+#[derive(Debug, Clone)]
+pub struct Database {
+    connections: Connections,
+    pipeline: Arc<str>,
+    unknown_series: UnknownSeries,
+    limit: Duration,
+    sources: Arc<SourceIds>,
+    known_series: Arc<KnownSeries>,
+    state: Arc<Mutex<State>>,
+}
+
+/// What is known of the database's well-being.
+#[derive(Debug, Clone)]
+pub struct State {
+    /// Whether the last answer was a good one.
+    pub up: bool,
+    /// When it became so.
+    pub since: Instant,
+    /// When the last good answer came.
+    pub last_success: Option<Instant>,
+    /// The last failure's words and class, while it lasts.
+    pub failure: Option<(String, Class)>,
+}
+
+impl Database {
+    /// Prepares the connections; none is made before it is needed.
+    ///
+    /// # Errors
+    /// Where the URL cannot be read.
+    pub fn new(config: &config::Config) -> Result<Self, Error> {
+        let database = &config.database;
+        Ok(Self {
+            connections: Connections::new(database)?,
+            pipeline: config.pipeline.as_str().into(),
+            unknown_series: config.points.unknown_series,
+            limit: Duration::from_millis(database.statement_timeout_ms) + PATIENCE,
+            sources: Arc::default(),
+            known_series: Arc::default(),
+            state: Arc::new(Mutex::new(State { up: false, since: Instant::now(), last_success: None, failure: None })),
+        })
+    }
+
+    async fn session(&self) -> Result<Session, Error> {
+        Ok(Session::new(self.connections.get().await?, self.limit))
+    }
+
+    /// The next offset of each partition of `source`; one never read before starts at the offset given with it.
+    ///
+    /// # Errors
+    /// Where the database does not answer.
+    pub async fn start(&self, source: &Arc<Source>, partitions: &[(i32, i64)]) -> Result<HashMap<i32, i64>, Error> {
+        let work = async {
+            let mut session = self.session().await?;
+            self.sources.resolve(&mut session, &self.pipeline, [source]).await?;
+            progress::start(&mut session, self.sources.get(source)?, partitions).await
+        };
+        self.noted(work.await)
+    }
+
+    /// Records `[from, until)` as lost to Kafka, where it is not applied; the answer has the intervals recorded.
+    ///
+    /// # Errors
+    /// Where the database does not answer.
+    pub async fn record_gap(
+        &self,
+        source: &Arc<Source>,
+        partition: i32,
+        interval: (i64, i64),
+        reason: &str,
+    ) -> Result<Vec<(i64, i64)>, Error> {
+        let work = async {
+            let mut session = self.session().await?;
+            self.sources.resolve(&mut session, &self.pipeline, [source]).await?;
+            progress::record_gap(&mut session, self.sources.get(source)?, partition, interval, reason).await
+        };
+        self.noted(work.await)
+    }
+
+    /// The progress of this pipeline, of one topic or of all.
+    ///
+    /// # Errors
+    /// Where the database does not answer.
+    pub async fn progress(&self, topic: Option<&str>) -> Result<Vec<ProgressRow>, Error> {
+        let mut session = self.session().await?;
+        let rows = session
+            .query(
+                "read the progress",
+                "select source.id, source.cluster_id, source.topic, source.topic_id, progress.partition,
+                        progress.next_offset, progress.ahead::text, progress.updated_at::text
+                 from ingest_progress as progress join ingest_source as source on source.id = progress.source_id
+                 where source.pipeline = $1 and ($2::text is null or source.topic = $2)
+                 order by source.topic, source.id, progress.partition",
+                &[&self.pipeline.as_ref(), &topic],
+            )
+            .await?;
+        Ok(rows
+            .iter()
+            .map(|row| ProgressRow {
+                source_id: row.get(0),
+                cluster_id: row.get(1),
+                topic: row.get(2),
+                topic_id: row.get(3),
+                partition: row.get(4),
+                next_offset: row.get(5),
+                ahead: row.get(6),
+                updated_at: row.get(7),
+            })
+            .collect())
+    }
+
+    /// Sets the next offset of partitions of a source, and forgets the islands above it; the answer is their number. A
+    /// partition that is set back is written again: its points are then there twice.
+    ///
+    /// # Errors
+    /// Where the database does not answer.
+    pub async fn reset_progress(
+        &self,
+        source_id: i32,
+        partition: Option<i32>,
+        next_offset: i64,
+    ) -> Result<usize, Error> {
+        let mut session = self.session().await?;
+        let rows = session
+            .query(
+                "reset the progress",
+                "update ingest_progress set next_offset = $3, ahead = '{}', updated_at = now()
+                 where source_id = $1 and ($2::integer is null or partition = $2) returning partition",
+                &[&source_id, &partition, &next_offset],
+            )
+            .await?;
+        Ok(rows.len())
+    }
+
+    /// Asks the server for a sign of life.
+    ///
+    /// # Errors
+    /// Where it gives none.
+    pub async fn probe(&self) -> Result<(), Error> {
+        let work = async { self.session().await?.query("probe", "select 1", &[]).await.map(drop) };
+        self.noted(work.await)
+    }
+
+    /// Closes connections that are not needed, and measures the pool.
+    pub fn tidy(&self) {
+        self.connections.tidy();
+    }
+
+    /// Closes all connections when their work is done.
+    pub fn close(&self) {
+        self.connections.close();
+    }
+
+    /// What is known of the database's well-being.
+    pub fn state(&self) -> State {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Forgets what the database was known to have: it may be another one, or have lost its last transactions.
+    pub fn forget(&self) {
+        self.sources.forget();
+        self.known_series.forget();
+    }
+
+    fn noted<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
+        match &result {
+            Ok(_) => self.note_success(),
+            Err(failure) => self.note_failure(failure),
+        }
+        result
+    }
+
+    fn note_success(&self) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        if !state.up {
+            *state = State { up: true, since: now, last_success: None, failure: None };
+        }
+        state.last_success = Some(now);
+        metrics::database_up(true);
+    }
+
+    /// A refused row or an overlap is an answer: the database is up.
+    fn note_failure(&self, failure: &Error) {
+        let class = failure.class();
+        metrics::database_error(class.as_str());
+        if !matches!(class, Class::Outage | Class::Ours) {
+            return;
+        }
+        if class == Class::Outage {
+            // Whatever comes back may not be what went away: a standby, or a restored backup.
+            self.forget();
+        }
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.up {
+            state.up = false;
+            state.since = Instant::now();
+        }
+        state.failure = Some((failure.to_string(), class));
+        metrics::database_up(false);
+    }
+}

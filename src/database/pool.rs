@@ -1,0 +1,125 @@
+//! The connections: `database.pool_size` of them are kept, up to `database.max_overflow` more are made when they are
+//! needed and closed again when they are idle, and none grows older than `database.pool_recycle_s`. A connection is tried
+//! before it is handed out.
+
+use std::time::Duration;
+
+use deadpool_postgres::{
+    Hook, HookError, Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime, Timeouts,
+};
+use tokio_postgres::{Config as ConnectionConfig, NoTls};
+use tracing::debug;
+
+use super::error::Error;
+use crate::config;
+use crate::telemetry::metrics;
+
+/// The pool with the limits it keeps.
+#[derive(Debug, Clone)]
+pub(super) struct Connections {
+    pool: Pool,
+    kept: usize,
+    max_age: Duration,
+    overflow_idle: Duration,
+}
+
+impl Connections {
+    pub(super) fn new(database: &config::Database) -> Result<Self, Error> {
+        let manager = Manager::from_config(
+            connection_config(database)?,
+            NoTls,
+            ManagerConfig { recycling_method: RecyclingMethod::Verified },
+        );
+        let session = session_settings(database);
+        let max_age = Duration::from_secs(database.pool_recycle_s);
+        let connect = Duration::from_millis(database.connect_timeout_ms);
+        let pool = Pool::builder(manager)
+            .max_size(database.pool_size + database.max_overflow)
+            .timeouts(Timeouts {
+                wait: Some(Duration::from_millis(database.pool_wait_timeout_ms)),
+                create: Some(connect),
+                recycle: Some(connect),
+            })
+            .runtime(Runtime::Tokio1)
+            .post_create(Hook::async_fn(move |client, _| {
+                let session = session.clone();
+                Box::pin(async move { client.batch_execute(&session).await.map_err(HookError::Backend) })
+            }))
+            .pre_recycle(Hook::sync_fn(move |_, metrics| {
+                if metrics.age() < max_age { Ok(()) } else { Err(HookError::message("reached its age")) }
+            }))
+            .build()
+            .map_err(|error| Error::Unexpected(format!("build the pool: {error}")))?;
+        let overflow_idle = Duration::from_millis(database.overflow_idle_ms);
+        Ok(Self { pool, kept: database.pool_size, max_age, overflow_idle })
+    }
+
+    pub(super) async fn get(&self) -> Result<Object, Error> {
+        let start = tokio::time::Instant::now();
+        let got = self.pool.get().await;
+        metrics::pool_waited(start.elapsed());
+        Ok(got?)
+    }
+
+    /// Closes idle connections that are too old, and those beyond the kept number that have been idle for a while.
+    pub(super) fn tidy(&self) {
+        let mut beyond = self.pool.status().size.saturating_sub(self.kept);
+        let removed = self.pool.retain(|_, metrics| {
+            let overflow = beyond > 0 && metrics.last_used() >= self.overflow_idle;
+            if overflow {
+                beyond -= 1;
+            }
+            !overflow && metrics.age() < self.max_age
+        });
+        if !removed.removed.is_empty() {
+            debug!(closed = removed.removed.len(), "closed idle connections");
+        }
+        self.measure();
+    }
+
+    pub(super) fn measure(&self) {
+        let status = self.pool.status();
+        metrics::pool(status.size, status.available, status.waiting, status.max_size);
+    }
+
+    pub(super) fn close(&self) {
+        self.pool.close();
+    }
+}
+
+/// How a connection is made: from the URL, with our time-outs.
+pub(super) fn connection_config(database: &config::Database) -> Result<ConnectionConfig, Error> {
+    let url = database.connection();
+    let mut connection: ConnectionConfig = url
+        .expose()
+        .parse()
+        .map_err(|error| Error::Unexpected(format!("database.url cannot be read: {}", super::error::describe(&error))))?;
+    if connection.get_application_name().is_none() {
+        connection.application_name("series-ingest");
+    }
+    connection
+        .connect_timeout(Duration::from_millis(database.connect_timeout_ms))
+        .keepalives(true)
+        .keepalives_idle(Duration::from_millis(database.keepalive_idle_ms))
+        .keepalives_interval(Duration::from_millis(database.keepalive_idle_ms))
+        .keepalives_retries(3)
+        .tcp_user_timeout(Duration::from_millis(database.tcp_user_timeout_ms));
+    Ok(connection)
+}
+
+/// What every session is told. The server ends what a vanished client left behind: it looks after its client while it
+/// works, and the client's locks do not outlive it for long.
+fn session_settings(database: &config::Database) -> String {
+    format!(
+        "set statement_timeout = {statement}; set lock_timeout = {lock}; \
+         set idle_in_transaction_session_timeout = {idle}; set client_connection_check_interval = 2000; \
+         set tcp_keepalives_idle = {keepalive}; set tcp_keepalives_interval = {keepalive}; set tcp_keepalives_count = 3; \
+         set tcp_user_timeout = {user}; set default_transaction_isolation = 'read committed'; \
+         set synchronous_commit = on; set timezone = 'UTC'",
+        statement = database.statement_timeout_ms,
+        lock = database.lock_timeout_ms,
+        idle = database.idle_in_transaction_timeout_ms,
+        keepalive = (database.keepalive_idle_ms / 1000).max(1),
+        user = database.tcp_user_timeout_ms,
+    )
+}

@@ -1,0 +1,171 @@
+//! Progress: the offsets of each partition that are applied. The protocol itself is in the functions of `migrations/`.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio_postgres::Row;
+
+use super::error::Error;
+use super::session::Session;
+use crate::batch::{Interval, Source};
+
+/// The ids that the database gave to sources.
+#[derive(Debug, Default)]
+pub(super) struct SourceIds {
+    ids: Mutex<HashMap<Arc<Source>, i32>>,
+}
+
+impl SourceIds {
+    /// The id of a source that was resolved before.
+    pub(super) fn get(&self, source: &Source) -> Result<i32, Error> {
+        self.known(source)
+            .ok_or_else(|| Error::Unexpected(format!("the source of topic {} has no id yet", source.topic)))
+    }
+
+    fn known(&self, source: &Source) -> Option<i32> {
+        self.ids.lock().unwrap_or_else(PoisonError::into_inner).get(source).copied()
+    }
+
+    /// Forgets all: the database may have been restored to a time before it gave them.
+    pub(super) fn forget(&self) {
+        self.ids.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// Asks the database for those of `sources` that are not known.
+    pub(super) async fn resolve(
+        &self,
+        session: &mut Session,
+        pipeline: &str,
+        sources: impl IntoIterator<Item = &Arc<Source>>,
+    ) -> Result<(), Error> {
+        for source in sources {
+            if self.known(source).is_some() {
+                continue;
+            }
+            let rows = session
+                .query(
+                    "identify the source",
+                    "select ingest_source_id($1, $2, $3, $4)",
+                    &[&pipeline, &source.cluster_id, &source.topic, &source.topic_id],
+                )
+                .await?;
+            let id = rows.first().ok_or_else(|| Error::Unexpected("a source has no id".to_owned()))?.get(0);
+            self.ids.lock().unwrap_or_else(PoisonError::into_inner).insert(Arc::clone(source), id);
+        }
+        Ok(())
+    }
+}
+
+/// The intervals of a batch as the parameters of a claim: one array a column.
+pub(super) struct Claim<'a> {
+    intervals: &'a [Interval],
+    sources: Vec<i32>,
+    partitions: Vec<i32>,
+    froms: Vec<i64>,
+    untils: Vec<i64>,
+}
+
+/// A partition's next offset after a claim.
+#[derive(Debug, Clone)]
+pub struct Applied {
+    /// The partition's topic.
+    pub source: Arc<Source>,
+    /// The partition's number.
+    pub partition: i32,
+    /// Every offset below it is applied.
+    pub next_offset: i64,
+}
+
+impl<'a> Claim<'a> {
+    pub(super) fn new(intervals: &'a [Interval], ids: &SourceIds) -> Result<Self, Error> {
+        Ok(Self {
+            intervals,
+            sources: intervals.iter().map(|i| ids.get(&i.source)).collect::<Result<_, _>>()?,
+            partitions: intervals.iter().map(|i| i.partition).collect(),
+            froms: intervals.iter().map(|i| i.from).collect(),
+            untils: intervals.iter().map(|i| i.until).collect(),
+        })
+    }
+
+    /// Covers the intervals, raising where any offset is covered already.
+    pub(super) async fn all(&self, session: &mut Session) -> Result<Vec<Applied>, Error> {
+        let rows = self.call(session, "claim", "select * from ingest_claim($1, $2, $3, $4)").await?;
+        rows.iter()
+            .map(|row| {
+                let source = self.source(row.get(0))?;
+                Ok(Applied { source, partition: row.get(1), next_offset: row.get(2) })
+            })
+            .collect()
+    }
+
+    /// Covers the intervals; the answer has those that were not covered before.
+    pub(super) async fn missing(&self, session: &mut Session) -> Result<Vec<Interval>, Error> {
+        let rows =
+            self.call(session, "claim what is missing", "select * from ingest_claim_missing($1, $2, $3, $4)").await?;
+        rows.iter()
+            .map(|row| {
+                let source = self.source(row.get(0))?;
+                Ok(Interval { source, partition: row.get(1), from: row.get(2), until: row.get(3) })
+            })
+            .collect()
+    }
+
+    /// The next offset of each partition, as this transaction sees it.
+    pub(super) async fn next_offsets(&self, session: &mut Session) -> Result<Vec<Applied>, Error> {
+        let rows = session
+            .query(
+                "read the progress",
+                "select source_id, partition, next_offset from ingest_progress
+                 where (source_id, partition) in (select * from unnest($1::integer[], $2::integer[]))",
+                &[&self.sources, &self.partitions],
+            )
+            .await?;
+        rows.iter()
+            .map(|row| {
+                let source = self.source(row.get(0))?;
+                Ok(Applied { source, partition: row.get(1), next_offset: row.get(2) })
+            })
+            .collect()
+    }
+
+    async fn call(&self, session: &mut Session, step: &'static str, sql: &str) -> Result<Vec<Row>, Error> {
+        session.query(step, sql, &[&self.sources, &self.partitions, &self.froms, &self.untils]).await
+    }
+
+    fn source(&self, id: i32) -> Result<Arc<Source>, Error> {
+        let index = self.sources.iter().position(|known| *known == id);
+        let index = index.ok_or_else(|| Error::Unexpected(format!("a claim names source {id}")))?;
+        Ok(Arc::clone(&self.intervals[index].source))
+    }
+}
+
+/// The next offset of each partition of a source; one never read before starts at the offset given with it.
+pub(super) async fn start(
+    session: &mut Session,
+    source_id: i32,
+    partitions: &[(i32, i64)],
+) -> Result<HashMap<i32, i64>, Error> {
+    let (numbers, firsts): (Vec<i32>, Vec<i64>) = partitions.iter().copied().unzip();
+    let rows = session
+        .query("read the progress", "select * from ingest_start($1, $2, $3)", &[&source_id, &numbers, &firsts])
+        .await?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
+/// Records `[from, until)` as lost to Kafka, where it is not applied; the answer has the intervals recorded.
+pub(super) async fn record_gap(
+    session: &mut Session,
+    source_id: i32,
+    partition: i32,
+    (from, until): (i64, i64),
+    reason: &str,
+) -> Result<Vec<(i64, i64)>, Error> {
+    let rows = session
+        .query(
+            "record a gap",
+            "select * from ingest_record_gap($1, $2, $3, $4, $5)",
+            &[&source_id, &partition, &from, &until, &reason],
+        )
+        .await?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+}

@@ -1,0 +1,363 @@
+//! The tables: numbered migrations by refinery, and after them a step that can be repeated: what depends on the server's
+//! TimescaleDB, which may come or change later.
+
+use std::time::Duration;
+
+use refinery::Runner;
+use tokio_postgres::{Client, NoTls};
+use tracing::{info, warn};
+
+use super::error::{Error, describe};
+use super::pool::connection_config;
+use crate::config;
+
+mod embedded {
+    refinery::embed_migrations!("migrations");
+}
+
+/// The key of the advisory lock that lets one `migrate` run at a time: "series-i" in ASCII.
+const MIGRATION_LOCK: i64 = 0x7365_7269_6573_2d69;
+
+/// What the server is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Server {
+    /// PostgreSQL's version.
+    pub version: String,
+    /// TimescaleDB's version; `None` on plain PostgreSQL.
+    pub timescaledb: Option<String>,
+    /// TimescaleDB's edition.
+    pub edition: Edition,
+}
+
+/// What the server's TimescaleDB allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Edition {
+    /// No extension: the points are in a plain table.
+    Plain,
+    /// Hypertables, without compression and policies.
+    Apache,
+    /// Hypertables, compression and policies.
+    Community,
+}
+
+impl Edition {
+    /// The edition's name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Plain => "plain PostgreSQL",
+            Self::Apache => "Apache",
+            Self::Community => "community",
+        }
+    }
+}
+
+/// What a migration has done.
+#[derive(Debug)]
+pub struct Report {
+    /// The migrations applied now, by name.
+    pub applied: Vec<String>,
+    /// What was done, and what could not be done on this server, in sentences.
+    pub notes: Vec<String>,
+}
+
+/// Why the schema is not what the program needs.
+#[derive(Debug, thiserror::Error)]
+pub enum SchemaError {
+    /// The server does not answer, or refuses.
+    #[error(transparent)]
+    Database(#[from] Error),
+    /// refinery's reason.
+    #[error("the migrations failed: {0}")]
+    Migration(String),
+    /// Migrations are missing.
+    #[error("the schema is not migrated ({missing} missing): run `series-ingest migrate`, or set database.migrate_on_start")]
+    NotMigrated {
+        /// The missing migrations.
+        missing: String,
+    },
+    /// The schema is of a later version of this program.
+    #[error("the schema has migration {version}, which this version of the program does not know: use a newer one")]
+    TooNew {
+        /// The highest applied migration.
+        version: i32,
+    },
+    /// An applied migration is not the one of this program.
+    #[error("migration {name} was applied with another content: this is another program's schema")]
+    Different {
+        /// The migration's name.
+        name: String,
+    },
+}
+
+/// A connection outside the pool, without its statement time-out: migrations take as long as they need.
+async fn connect(database: &config::Database) -> Result<Client, Error> {
+    let step = "connect";
+    let connect = connection_config(database)?;
+    let limit = Duration::from_millis(database.connect_timeout_ms);
+    let connecting = tokio::time::timeout(limit, connect.connect(NoTls));
+    let (client, connection) = connecting
+        .await
+        .map_err(|_| Error::TimedOut { step, seconds: limit.as_secs() })?
+        .map_err(|source| Error::Server { step, source })?;
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            warn!(error = %describe(&error), "the connection for the schema ended");
+        }
+    });
+    Ok(client)
+}
+
+/// Brings the schema up to date; nothing happens where it is already.
+///
+/// # Errors
+/// Where the server does not answer, or a step fails; steps before it stay.
+pub async fn migrate(config: &config::Config) -> Result<Report, SchemaError> {
+    let mut client = connect(&config.database).await?;
+    run(&client, "wait for other migrations", &format!("select pg_advisory_lock({MIGRATION_LOCK})")).await?;
+    let applied = runner()
+        .run_async(&mut client)
+        .await
+        .map_err(|error| SchemaError::Migration(in_full(&error)))?
+        .applied_migrations()
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    let notes = apply_extension(&client, &config.database).await?;
+    run(&client, "end the migration", &format!("select pg_advisory_unlock({MIGRATION_LOCK})")).await?;
+    Ok(Report { applied, notes })
+}
+
+/// Checks that the schema is what this program was built for.
+///
+/// # Errors
+/// Where the server does not answer, or the schema differs.
+pub async fn verify(database: &config::Database) -> Result<Server, SchemaError> {
+    let client = connect(database).await?;
+    let known = runner().get_migrations().clone();
+    let rows = match client.query("select version, name, checksum from refinery_schema_history order by version", &[]).await {
+        Ok(rows) => rows,
+        Err(error) if error.code() == Some(&tokio_postgres::error::SqlState::UNDEFINED_TABLE) => Vec::new(),
+        Err(source) => return Err(Error::Server { step: "read the schema's version", source }.into()),
+    };
+    let applied: Vec<(i32, String)> = rows.iter().map(|row| (row.get(0), row.get(2))).collect();
+    for migration in &known {
+        if let Some((_, checksum)) = applied.iter().find(|(version, _)| *version == migration.version())
+            && *checksum != migration.checksum().to_string()
+        {
+            return Err(SchemaError::Different { name: migration.to_string() });
+        }
+    }
+    let missing: Vec<String> = known
+        .iter()
+        .filter(|migration| !applied.iter().any(|(version, _)| *version == migration.version()))
+        .map(ToString::to_string)
+        .collect();
+    if !missing.is_empty() {
+        return Err(SchemaError::NotMigrated { missing: missing.join(", ") });
+    }
+    let newest = known.iter().map(|migration| migration.version()).max().unwrap_or(0);
+    if let Some((version, _)) = applied.iter().find(|(version, _)| *version > newest) {
+        return Err(SchemaError::TooNew { version: *version });
+    }
+    Ok(server(&client).await?)
+}
+
+/// What the server is, whatever its schema.
+///
+/// # Errors
+/// Where it does not answer.
+pub async fn describe_server(database: &config::Database) -> Result<Server, Error> {
+    server(&connect(database).await?).await
+}
+
+fn runner() -> Runner {
+    embedded::migrations::runner()
+}
+
+async fn server(client: &Client) -> Result<Server, Error> {
+    let step = "ask for the server's version";
+    let row = client
+        .query_one(
+            "select current_setting('server_version'),
+                    (select extversion from pg_extension where extname = 'timescaledb'),
+                    current_setting('timescaledb.license', true)",
+            &[],
+        )
+        .await
+        .map_err(|source| Error::Server { step, source })?;
+    let timescaledb: Option<String> = row.get(1);
+    let license: Option<String> = row.get(2);
+    let edition = match (&timescaledb, license.as_deref()) {
+        (None, _) => Edition::Plain,
+        (Some(_), Some("timescale")) => Edition::Community,
+        (Some(_), _) => Edition::Apache,
+    };
+    Ok(Server { version: row.get(0), timescaledb, edition })
+}
+
+/// Makes the points a hypertable and sets its chunks, compression and policies, as far as the server can.
+async fn apply_extension(client: &Client, database: &config::Database) -> Result<Vec<String>, Error> {
+    let mut notes = Vec::new();
+    if !create_extension(client, &mut notes).await? {
+        notes.push("TimescaleDB is not there: the points are in a plain table, and everything else works".to_owned());
+        return Ok(notes);
+    }
+    if !make_hypertable(client, database, &mut notes).await? {
+        return Ok(notes);
+    }
+    if server(client).await?.edition != Edition::Community {
+        notes.push(
+            "TimescaleDB is the Apache edition: compression and its policy are left out; a later `migrate` adds them \
+             once the community edition is there"
+                .to_owned(),
+        );
+        return Ok(notes);
+    }
+    compress(client, database, &mut notes).await?;
+    Ok(notes)
+}
+
+/// Whether the extension is there, after trying to add it. A server that has its files but did not preload it would end the
+/// session at the attempt; that its settings are known tells that it is preloaded.
+async fn create_extension(client: &Client, notes: &mut Vec<String>) -> Result<bool, Error> {
+    let step = "look for TimescaleDB";
+    let row = client
+        .query_one(
+            "select exists (select from pg_extension where extname = 'timescaledb'),
+                    exists (select from pg_available_extensions where name = 'timescaledb')
+                        and exists (select from pg_settings where name like 'timescaledb%' or name like 'timescaledb.%')",
+            &[],
+        )
+        .await
+        .map_err(|source| Error::Server { step, source })?;
+    if row.get(0) {
+        return Ok(true);
+    }
+    if !row.get::<_, bool>(1) {
+        return Ok(false);
+    }
+    match client.batch_execute("create extension if not exists timescaledb").await {
+        Ok(()) => Ok(true),
+        Err(error) if error.as_db_error().is_some() => {
+            notes.push(format!("the extension timescaledb could not be created: {}", describe(&error)));
+            Ok(false)
+        }
+        Err(source) => Err(Error::Server { step: "create the extension", source }),
+    }
+}
+
+/// Whether the points are a hypertable, after trying to make them one.
+async fn make_hypertable(
+    client: &Client,
+    database: &config::Database,
+    notes: &mut Vec<String>,
+) -> Result<bool, Error> {
+    let step = "make the hypertable";
+    let interval = format!("interval '{} seconds'", database.chunk_interval_s);
+    let row = client
+        .query_one(
+            "select exists (select from timescaledb_information.hypertables
+                            where hypertable_schema = current_schema() and hypertable_name = 'time_series_data_points'),
+                    exists (select from time_series_data_points)",
+            &[],
+        )
+        .await
+        .map_err(|source| Error::Server { step, source })?;
+    let (is_hypertable, has_points): (bool, bool) = (row.get(0), row.get(1));
+    if is_hypertable {
+        let changed = run(
+            client,
+            "set the chunk interval",
+            &format!(
+                "select set_chunk_time_interval('time_series_data_points', {interval})
+                 from timescaledb_information.dimensions
+                 where hypertable_schema = current_schema() and hypertable_name = 'time_series_data_points'
+                     and column_name = 'timestamp' and time_interval is distinct from {interval}"
+            ),
+        )
+        .await?;
+        if changed > 0 {
+            notes.push(format!("new chunks are {} s long", database.chunk_interval_s));
+        }
+        return Ok(true);
+    }
+    let create = format!(
+        "select create_hypertable('time_series_data_points', 'timestamp', chunk_time_interval => {interval}, \
+         create_default_indexes => false"
+    );
+    if has_points {
+        notes.push(format!(
+            "the points are a plain table with rows in it; making it a hypertable locks it while its rows move: when \
+             that is convenient, run  {create}, migrate_data => true);"
+        ));
+        return Ok(false);
+    }
+    run(client, step, &format!("{create})")).await?;
+    notes.push(format!("the points are a hypertable with chunks of {} s", database.chunk_interval_s));
+    Ok(true)
+}
+
+async fn compress(client: &Client, database: &config::Database, notes: &mut Vec<String>) -> Result<(), Error> {
+    let enabled = client
+        .query_one(
+            "select compression_enabled from timescaledb_information.hypertables
+             where hypertable_schema = current_schema() and hypertable_name = 'time_series_data_points'",
+            &[],
+        )
+        .await
+        .map_err(|source| Error::Server { step: "look for compression", source })?;
+    if !enabled.get::<_, bool>(0) {
+        let sql = "alter table time_series_data_points set (timescaledb.compress, \
+                   timescaledb.compress_segmentby = 'time_series_id, column_name', \
+                   timescaledb.compress_orderby = '\"timestamp\"')";
+        client
+            .batch_execute(sql)
+            .await
+            .map_err(|source| Error::Server { step: "set compression", source })?;
+        notes.push("compression is set".to_owned());
+    }
+    let after = format!("interval '{} seconds'", database.compress_after_s);
+    let removed = run(
+        client,
+        "remove the old compression policy",
+        &format!(
+            "select remove_compression_policy('time_series_data_points') from timescaledb_information.jobs
+             where hypertable_schema = current_schema() and hypertable_name = 'time_series_data_points'
+                 and proc_name = 'policy_compression' and (config ->> 'compress_after')::interval <> {after}"
+        ),
+    )
+    .await?;
+    let added = run(
+        client,
+        "add the compression policy",
+        &format!(
+            "select add_compression_policy('time_series_data_points', compress_after => {after})
+             where not exists (
+                 select from timescaledb_information.jobs
+                 where hypertable_schema = current_schema() and hypertable_name = 'time_series_data_points'
+                     and proc_name = 'policy_compression')"
+        ),
+    )
+    .await?;
+    if removed + added > 0 {
+        notes.push(format!("chunks older than {} s are compressed", database.compress_after_s));
+    }
+    Ok(())
+}
+
+/// Runs one statement; the answer is its number of rows.
+async fn run(client: &Client, step: &'static str, sql: &str) -> Result<usize, Error> {
+    info!(step, "schema");
+    let rows = client.query(sql, &[]).await.map_err(|source| Error::Server { step, source })?;
+    Ok(rows.len())
+}
+
+fn in_full(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text = format!("{text}: {inner}");
+        cause = inner.source();
+    }
+    text
+}

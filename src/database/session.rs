@@ -1,0 +1,115 @@
+//! One connection at work. Every question has a time-out of our own besides the server's: a frozen server keeps none.
+//! A connection whose state is not known never goes back to the pool.
+
+use std::future::Future;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use deadpool_postgres::Object;
+use futures_util::SinkExt;
+use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
+
+use super::copy::CopyEncoder;
+use super::error::Error;
+use crate::batch::{Order, Points};
+
+/// How much of a COPY is encoded before it is sent, in bytes.
+const COPY_CHUNK_BYTES: usize = 256 * 1024;
+
+const COPY: &str = "copy time_series_data_points (time_series_id, \"timestamp\", column_name, value) \
+                    from stdin with (format binary)";
+
+/// A connection taken from the pool for one piece of work.
+pub(super) struct Session {
+    client: Option<Object>,
+    limit: Duration,
+    /// Whether the connection is in a state that the next user may find it in.
+    clean: bool,
+}
+
+impl Session {
+    pub(super) fn new(client: Object, limit: Duration) -> Self {
+        Self { client: Some(client), limit, clean: true }
+    }
+
+    fn client(&self) -> &Object {
+        self.client.as_ref().expect("the connection is taken out on drop only")
+    }
+
+    /// Runs a prepared statement.
+    pub(super) async fn query(
+        &mut self,
+        step: &'static str,
+        sql: &str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, Error> {
+        let client = self.client();
+        let answer = within(self.limit, step, async {
+            let statement = client.prepare_cached(sql).await?;
+            client.query(&statement, parameters).await
+        });
+        let answer = answer.await;
+        self.clean &= answer.is_ok();
+        answer
+    }
+
+    pub(super) async fn begin(&mut self) -> Result<(), Error> {
+        self.clean = false;
+        within(self.limit, "begin", self.client().batch_execute("begin")).await
+    }
+
+    /// Commits. After an error it is not known whether the server has committed, and the connection is not used again.
+    pub(super) async fn commit(mut self) -> Result<(), Error> {
+        let answer = within(self.limit, "commit", self.client().batch_execute("commit")).await;
+        self.clean = answer.is_ok();
+        answer
+    }
+
+    /// Gives the transaction up. The connection serves again if the server says that it did.
+    pub(super) async fn roll_back(mut self) {
+        let answer = within(self.limit, "roll back", self.client().batch_execute("rollback")).await;
+        self.clean = answer.is_ok();
+    }
+
+    /// Copies the points, in this order.
+    pub(super) async fn copy(&mut self, points: &Points, order: &Order) -> Result<u64, Error> {
+        let step = "copy";
+        let client = self.client();
+        let sink = within(self.limit, step, async {
+            let statement = client.prepare_cached(COPY).await?;
+            client.copy_in::<_, Bytes>(&statement).await
+        });
+        let mut sink = std::pin::pin!(sink.await?);
+        let mut encoder = CopyEncoder::new(points, order);
+        let mut chunk = BytesMut::with_capacity(COPY_CHUNK_BYTES + COPY_CHUNK_BYTES / 8);
+        let mut more = true;
+        while more {
+            more = encoder.fill(&mut chunk, COPY_CHUNK_BYTES);
+            within(self.limit, step, sink.send(chunk.split().freeze())).await?;
+        }
+        within(self.limit, step, sink.finish()).await
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if let Some(client) = self.client.take()
+            && !self.clean
+        {
+            drop(Object::take(client));
+        }
+    }
+}
+
+async fn within<T>(
+    limit: Duration,
+    step: &'static str,
+    work: impl Future<Output = Result<T, tokio_postgres::Error>>,
+) -> Result<T, Error> {
+    match tokio::time::timeout(limit, work).await {
+        Ok(Ok(done)) => Ok(done),
+        Ok(Err(source)) => Err(Error::Server { step, source }),
+        Err(_) => Err(Error::TimedOut { step, seconds: limit.as_secs() }),
+    }
+}

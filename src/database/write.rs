@@ -1,0 +1,176 @@
+//! The write transaction: points by COPY, dead letters, claim, COMMIT.
+
+use std::time::Instant;
+
+use tracing::debug;
+
+use super::error::{Class, Error};
+use super::progress::{Applied, Claim, SourceIds};
+use super::session::Session;
+use super::{Database, series};
+use crate::batch::{Batch, DeadLetter, MessageAt};
+use crate::config::UnknownSeries;
+use crate::message::{Decoder, Rejected};
+use crate::telemetry::metrics;
+
+/// Which way a batch is claimed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Path {
+    /// COPY first, claim last: locks are held for the COMMIT only. Fails where anything of it is applied already.
+    Fast,
+    /// Claim first, and copy only what was missing: after any doubt.
+    Slow,
+}
+
+/// What a committed transaction has done.
+#[derive(Debug)]
+pub struct Written {
+    /// Points written now.
+    pub points: usize,
+    /// Points of the batch that were applied already.
+    pub skipped: usize,
+    /// The messages that became dead letters now.
+    pub dead_letters: Vec<(MessageAt, Rejected)>,
+    /// The next offset of each partition.
+    pub applied: Vec<Applied>,
+}
+
+impl Database {
+    /// Writes a batch in one transaction.
+    ///
+    /// # Errors
+    /// [`Error::class`] says what is to be done. After any error but a refused row the batch is to be tried again on
+    /// [`Path::Slow`]: it may be committed.
+    pub async fn write(&self, batch: &Batch, path: Path, decoder: &mut Decoder) -> Result<Written, Error> {
+        let start = Instant::now();
+        let result = self.try_write(batch, path, decoder).await;
+        match &result {
+            Ok(_) => {
+                self.note_success();
+                metrics::transaction_took(start.elapsed());
+            }
+            Err(failure) => {
+                self.note_failure(failure);
+                if failure.is_missing_series() {
+                    self.known_series.forget();
+                }
+            }
+        }
+        result
+    }
+
+    async fn try_write(&self, batch: &Batch, path: Path, decoder: &mut Decoder) -> Result<Written, Error> {
+        let mut session = self.session().await?;
+        let intervals = batch.intervals();
+        self.sources.resolve(&mut session, &self.pipeline, intervals.iter().map(|i| &i.source)).await?;
+        series::define(&mut session, &self.sources, batch.definitions()).await?;
+        let without_unknown = self.without_unknown_series(&mut session, batch, decoder).await?;
+        let batch = without_unknown.as_ref().unwrap_or(batch);
+        series::see(&mut session, &self.known_series, batch.points()).await?;
+
+        session.begin().await?;
+        match self.fill(&mut session, batch, path, decoder).await {
+            Ok(written) => {
+                session.commit().await?;
+                Ok(written)
+            }
+            Err(failure) => {
+                // The server has answered, so its transaction can be ended; after anything else the connection is dropped.
+                if failure.from_server().is_some() && failure.class() != Class::Outage {
+                    session.roll_back().await;
+                }
+                Err(failure)
+            }
+        }
+    }
+
+    /// Where points of an unknown series are to be dead letters: the batch decoded again, if it has any.
+    async fn without_unknown_series(
+        &self,
+        session: &mut Session,
+        batch: &Batch,
+        decoder: &mut Decoder,
+    ) -> Result<Option<Batch>, Error> {
+        if self.unknown_series == UnknownSeries::Create {
+            return Ok(None);
+        }
+        let unknown = series::without_row(session, batch.points()).await?;
+        if unknown.is_empty() {
+            return Ok(None);
+        }
+        decoder.reject_series(unknown);
+        Ok(Some(batch.decoded_again(decoder)))
+    }
+
+    async fn fill(
+        &self,
+        session: &mut Session,
+        batch: &Batch,
+        path: Path,
+        decoder: &mut Decoder,
+    ) -> Result<Written, Error> {
+        let intervals = batch.intervals();
+        let claim = Claim::new(&intervals, &self.sources)?;
+        if path == Path::Fast {
+            self.copy(session, batch).await?;
+            let applied = claim.all(session).await?;
+            return Ok(written(batch, 0, applied));
+        }
+        let missing = claim.missing(session).await?;
+        let applied = claim.next_offsets(session).await?;
+        if missing == intervals {
+            self.copy(session, batch).await?;
+            return Ok(written(batch, 0, applied));
+        }
+        let part = batch.keep(&missing, decoder);
+        debug!(messages = part.message_count(), of = batch.message_count(), "a part of the batch was applied already");
+        self.copy(session, &part).await?;
+        Ok(written(&part, batch.points().len() - part.points().len(), applied))
+    }
+
+    async fn copy(&self, session: &mut Session, batch: &Batch) -> Result<(), Error> {
+        let points = batch.points();
+        if !points.is_empty() {
+            let start = Instant::now();
+            let copied = session.copy(points, &points.order()).await?;
+            if copied != points.len() as u64 {
+                return Err(Error::Unexpected(format!("{copied} rows copied of {}", points.len())));
+            }
+            metrics::copy_took(start.elapsed());
+        }
+        insert_dead_letters(session, &self.sources, batch.dead_letters()).await
+    }
+}
+
+fn written(batch: &Batch, skipped: usize, applied: Vec<Applied>) -> Written {
+    let dead_letters = batch.dead_letters().iter().map(|l| (l.at.clone(), l.rejected.clone())).collect();
+    Written { points: batch.points().len(), skipped, dead_letters, applied }
+}
+
+async fn insert_dead_letters(session: &mut Session, ids: &SourceIds, letters: &[DeadLetter]) -> Result<(), Error> {
+    if letters.is_empty() {
+        return Ok(());
+    }
+    let sources = letters.iter().map(|l| ids.get(&l.at.source)).collect::<Result<Vec<i32>, Error>>()?;
+    let partitions: Vec<i32> = letters.iter().map(|l| l.at.partition).collect();
+    let offsets: Vec<i64> = letters.iter().map(|l| l.at.offset).collect();
+    let times: Vec<i64> = letters.iter().map(|l| l.at.time_ms).collect();
+    let keys: Vec<Option<&[u8]>> = letters.iter().map(|l| l.key.as_deref()).collect();
+    let payloads: Vec<Option<&[u8]>> = letters.iter().map(|l| l.payload.as_deref()).collect();
+    let lengths: Vec<i64> = letters.iter().map(|l| l.payload_bytes as i64).collect();
+    let reasons: Vec<&str> = letters.iter().map(|l| l.rejected.reason.as_str()).collect();
+    let details: Vec<&str> = letters.iter().map(|l| l.rejected.detail.as_str()).collect();
+    session
+        .query(
+            "insert dead letters",
+            "insert into ingest_dead_letter
+                 (source_id, partition, \"offset\", message_time, key, payload, payload_bytes, reason, detail)
+             select source_id, partition, \"offset\", to_timestamp(ms / 1000.0), key, payload, bytes, reason, detail
+             from unnest($1::integer[], $2::integer[], $3::bigint[], $4::bigint[], $5::bytea[], $6::bytea[],
+                         $7::bigint[], $8::text[], $9::text[])
+                 as t (source_id, partition, \"offset\", ms, key, payload, bytes, reason, detail)",
+            &[&sources, &partitions, &offsets, &times, &keys, &payloads, &lengths, &reasons, &details],
+        )
+        .await?;
+    Ok(())
+}

@@ -1,0 +1,434 @@
+//! The consumer's thread. It owns the consumer, polls it always, also while partitions are paused, and never waits for
+//! anything else: what it reads and what happens to it goes out as [`Event`]s, what it is to do comes in as [`Command`]s.
+
+use std::collections::HashMap;
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Message as _};
+use rdkafka::{Offset, TopicPartitionList};
+use tokio::sync::mpsc::UnboundedSender;
+use tracing::{debug, error, info, warn};
+
+use super::assignment::{Assignment, Reader};
+use super::context::{Context, Notice, log_failure};
+use super::lookup::TopicPartition;
+use super::settings;
+use crate::batch::{Budget, MessageSet, RawMessage, Source};
+use crate::config::Kafka;
+use crate::telemetry::health::{Component, Health};
+use crate::telemetry::metrics;
+
+/// How long a poll waits for a message; also how late a command may be.
+const POLL: Duration = Duration::from_millis(10);
+/// How long a set waits to become full while messages keep coming.
+const SET_LINGER: Duration = Duration::from_millis(20);
+/// How often offsets are committed to Kafka.
+const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
+/// How long the last commit and the farewell to the group may take each.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long to wait before a consumer that failed for good is made anew.
+const REBUILD_DELAY: Duration = Duration::from_secs(5);
+
+/// An assignment of one partition.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Assigned {
+    /// The topic and the partition's number.
+    pub partition: TopicPartition,
+    /// Which assignment of it this is; never used twice.
+    pub epoch: u64,
+}
+
+/// What the thread tells.
+#[derive(Debug)]
+pub enum Event {
+    /// These partitions are ours, and wait for a [`Command::Start`].
+    Assigned(Vec<Assigned>),
+    /// These partitions are no longer ours.
+    Revoked(Vec<TopicPartition>),
+    /// The next messages of a partition.
+    Messages(MessageSet, u64),
+    /// Some partition's position is no longer, or not yet, in Kafka's log; it is not read from until it is moved.
+    OffsetsLost,
+    /// The group's farewell is done, or was given up.
+    Stopped,
+}
+
+/// Where to read a partition from.
+#[derive(Debug, Clone)]
+pub struct Start {
+    /// The assignment it is for; an older one is ignored.
+    pub assigned: Assigned,
+    /// The topic's identity, for the messages read.
+    pub source: Arc<Source>,
+    /// The first position to read.
+    pub offset: i64,
+}
+
+/// What the thread is told.
+#[derive(Debug)]
+pub enum Command {
+    /// Read these partitions from these offsets; a partition that is read already is moved.
+    Start(Vec<Start>),
+    /// Stop reading these assignments; each comes back as a new [`Event::Assigned`].
+    Restart(Vec<Assigned>),
+    /// The database has everything of these assignments below these offsets.
+    Commit(Vec<(Assigned, i64)>),
+    /// Commit, leave the group, end.
+    Stop,
+}
+
+/// The thread's other end.
+#[derive(Debug)]
+pub struct ConsumerHandle {
+    commands: mpsc::Sender<Command>,
+}
+
+impl ConsumerHandle {
+    /// Hands a command over; after the thread's end it goes nowhere.
+    pub fn send(&self, command: Command) {
+        if self.commands.send(command).is_err() {
+            debug!("the consumer's thread has ended already");
+        }
+    }
+}
+
+/// Starts the thread.
+///
+/// # Errors
+/// Where librdkafka refuses a property, or no thread can be started.
+pub fn spawn(
+    kafka: &Kafka,
+    budget: Budget,
+    health: Arc<Health>,
+    events: UnboundedSender<Event>,
+) -> Result<ConsumerHandle, StartError> {
+    let (sender, commands) = mpsc::channel();
+    let consumer = build(kafka)?;
+    let thread = ConsumerThread {
+        kafka: kafka.clone(),
+        consumer,
+        assignment: Assignment::default(),
+        last_epoch: 0,
+        budget,
+        health,
+        events,
+        commands,
+        paused: false,
+        commits: HashMap::new(),
+        last_commit: Instant::now(),
+    };
+    thread::Builder::new().name("kafka".into()).spawn(move || thread.run())?;
+    Ok(ConsumerHandle { commands: sender })
+}
+
+/// Why the consumer cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// librdkafka's reason.
+    #[error("librdkafka refuses the consumer: {0}")]
+    Kafka(#[from] KafkaError),
+    /// The operating system's reason.
+    #[error("the consumer's thread cannot be started: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+fn build(kafka: &Kafka) -> Result<BaseConsumer<Context>, KafkaError> {
+    let consumer: BaseConsumer<Context> = settings::consumer(kafka).create_with_context(Context::default())?;
+    consumer.subscribe(&[&kafka.series_topic, &kafka.points_topic])?;
+    Ok(consumer)
+}
+
+struct ConsumerThread {
+    kafka: Kafka,
+    consumer: BaseConsumer<Context>,
+    assignment: Assignment,
+    last_epoch: u64,
+    budget: Budget,
+    health: Arc<Health>,
+    events: UnboundedSender<Event>,
+    commands: mpsc::Receiver<Command>,
+    paused: bool,
+    commits: HashMap<TopicPartition, (u64, i64)>,
+    last_commit: Instant,
+}
+
+impl ConsumerThread {
+    fn run(mut self) {
+        loop {
+            self.health.beat(Component::Consumer);
+            loop {
+                match self.commands.try_recv() {
+                    Ok(Command::Start(starts)) => self.start(starts),
+                    Ok(Command::Restart(assigned)) => self.restart(&assigned),
+                    Ok(Command::Commit(offsets)) => self.note_commits(offsets),
+                    Ok(Command::Stop) | Err(mpsc::TryRecvError::Disconnected) => return self.close(),
+                    Err(mpsc::TryRecvError::Empty) => break,
+                }
+            }
+            let idle = self.poll();
+            self.hand_on(idle);
+            self.pause_or_resume();
+            if self.last_commit.elapsed() >= COMMIT_INTERVAL {
+                self.commit(CommitMode::Async);
+            }
+        }
+    }
+
+    /// Polls once; whether nothing came.
+    fn poll(&mut self) -> bool {
+        let polled = self.consumer.poll(POLL);
+        let idle = polled.is_none();
+        let mut failed = false;
+        match polled {
+            None => {}
+            Some(Ok(message)) => take(&mut self.assignment, &self.budget, &self.events, &message),
+            Some(Err(error)) => failed = self.complain(&error),
+        }
+        for notice in self.consumer.context().take() {
+            match notice {
+                Notice::Assigned(partitions) => self.assigned(&partitions),
+                Notice::Revoked(partitions) => self.revoked(partitions),
+                // Statistics that came in the same poll as a message are older than the message.
+                Notice::Statistics(all) if idle => {
+                    for statistics in &all {
+                        let (topic, partition) = &statistics.partition;
+                        let owned = self.assignment.get(topic, *partition);
+                        if let Some(reader) = owned.and_then(|owned| owned.reader.as_mut()) {
+                            reader.skip_empty_end(statistics);
+                        }
+                    }
+                }
+                Notice::Statistics(_) | Notice::Committed => {}
+            }
+        }
+        if failed {
+            self.rebuild();
+        }
+        idle
+    }
+
+    /// Handles an error of the consumer; whether it is the end of this consumer.
+    fn complain(&mut self, error: &KafkaError) -> bool {
+        match error {
+            KafkaError::PartitionEOF(_) => {}
+            KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset) => self.tell(Event::OffsetsLost),
+            KafkaError::MessageConsumptionFatal(code) => {
+                error!(%code, "the consumer has failed for good; it is made anew");
+                return true;
+            }
+            // Brokers come and go; librdkafka reconnects by itself, and lag tells whether it matters.
+            KafkaError::MessageConsumption(code) => warn!(%code, "reading from Kafka is disturbed"),
+            other => warn!(error = %other, "reading from Kafka is disturbed"),
+        }
+        false
+    }
+
+    fn assigned(&mut self, partitions: &[TopicPartition]) {
+        info!(?partitions, "partitions assigned");
+        metrics::rebalance();
+        let assigned = partitions.iter().map(|partition| self.own(partition)).collect();
+        self.tell(Event::Assigned(assigned));
+    }
+
+    fn own(&mut self, partition: &TopicPartition) -> Assigned {
+        self.last_epoch += 1;
+        self.assignment.insert(partition, self.last_epoch);
+        Assigned { partition: partition.clone(), epoch: self.last_epoch }
+    }
+
+    /// What was read and not handed on yet is dropped: the next owner reads it.
+    fn revoked(&mut self, partitions: Vec<TopicPartition>) {
+        info!(?partitions, "partitions revoked");
+        for partition in &partitions {
+            self.assignment.remove(partition);
+            self.commits.remove(partition);
+        }
+        self.tell(Event::Revoked(partitions));
+    }
+
+    fn start(&mut self, starts: Vec<Start>) {
+        let mut fresh = TopicPartitionList::new();
+        let mut moved = TopicPartitionList::new();
+        for Start { assigned: Assigned { partition, epoch }, source, offset } in starts {
+            let (topic, number) = &partition;
+            let Some(owned) = self.assignment.get(topic, *number).filter(|owned| owned.epoch == epoch) else { continue };
+            let reader = Reader::new(source, *number, offset);
+            if owned.reader.replace(reader).is_some() {
+                moved.add_partition(topic, *number);
+            }
+            log_failure("set an offset", fresh.add_partition_offset(topic, *number, Offset::Offset(offset)));
+        }
+        if moved.count() > 0 {
+            log_failure("move partitions", self.consumer.incremental_unassign(&moved));
+        }
+        if fresh.count() == 0 {
+            return;
+        }
+        log_failure("start partitions", self.consumer.incremental_assign(&fresh));
+        if self.paused {
+            log_failure("pause new partitions", self.consumer.pause(&fresh));
+        }
+    }
+
+    fn restart(&mut self, assignments: &[Assigned]) {
+        let mut reading = TopicPartitionList::new();
+        let mut again = Vec::new();
+        for Assigned { partition, epoch } in assignments {
+            let (topic, number) = partition;
+            let Some(owned) = self.assignment.get(topic, *number).filter(|owned| owned.epoch == *epoch) else { continue };
+            if owned.reader.is_some() {
+                reading.add_partition(topic, *number);
+            }
+            again.push(self.own(partition));
+        }
+        if reading.count() > 0 {
+            log_failure("stop partitions", self.consumer.incremental_unassign(&reading));
+        }
+        if !again.is_empty() {
+            self.tell(Event::Assigned(again));
+        }
+    }
+
+    /// Hands on the sets that have waited long enough: all of them where nothing more comes.
+    fn hand_on(&mut self, idle: bool) {
+        let now = Instant::now();
+        for (epoch, reader) in self.assignment.readers() {
+            let due = reader.waiting_since().is_some_and(|since| idle || now - since >= SET_LINGER);
+            if due && let Some(set) = reader.take(&self.budget) {
+                send(&self.events, Event::Messages(set, epoch));
+            }
+        }
+    }
+
+    fn pause_or_resume(&mut self) {
+        let change = if self.paused { self.budget.has_room() } else { self.budget.is_full() };
+        if !change {
+            return;
+        }
+        let mut reading = TopicPartitionList::new();
+        for (_, reader) in self.assignment.readers() {
+            let (topic, partition) = reader.partition();
+            reading.add_partition(&topic, partition);
+            reader.interrupted();
+        }
+        self.paused = !self.paused;
+        debug!(paused = self.paused, buffered = self.budget.used(), "memory budget");
+        if self.paused {
+            log_failure("pause", self.consumer.pause(&reading));
+        } else {
+            log_failure("resume", self.consumer.resume(&reading));
+        }
+    }
+
+    fn note_commits(&mut self, offsets: Vec<(Assigned, i64)>) {
+        for (Assigned { partition, epoch }, offset) in offsets {
+            self.commits.insert(partition, (epoch, offset));
+        }
+    }
+
+    /// Commits the noted offsets of partitions that are still ours.
+    fn commit(&mut self, mode: CommitMode) {
+        self.last_commit = Instant::now();
+        let mut list = TopicPartitionList::new();
+        for ((topic, partition), (epoch, offset)) in self.commits.drain() {
+            if self.assignment.get(&topic, partition).is_some_and(|owned| owned.epoch == epoch) {
+                log_failure("note a commit", list.add_partition_offset(&topic, partition, Offset::Offset(offset)));
+            }
+        }
+        if list.count() > 0
+            && let Err(error) = self.consumer.commit(&list, mode)
+        {
+            debug!(%error, "offsets were not committed to Kafka");
+        }
+    }
+
+    /// A consumer that failed for good is replaced; all its partitions are lost.
+    fn rebuild(&mut self) {
+        let owned = self.assignment.owned();
+        if !owned.is_empty() {
+            self.revoked(owned);
+        }
+        self.paused = false;
+        loop {
+            thread::sleep(REBUILD_DELAY);
+            self.health.beat(Component::Consumer);
+            match build(&self.kafka) {
+                Ok(consumer) => {
+                    self.consumer = consumer;
+                    return;
+                }
+                Err(error) => error!(%error, "the consumer cannot be made anew; trying again"),
+            }
+        }
+    }
+
+    /// Commits, leaves the group and ends. Leaving matters to the others, who get our partitions at once; it is given up
+    /// when it takes too long.
+    fn close(mut self) {
+        let committing = !self.commits.is_empty();
+        self.commit(CommitMode::Async);
+        let deadline = Instant::now() + CLOSE_TIMEOUT;
+        while committing && Instant::now() < deadline {
+            drop(self.consumer.poll(POLL));
+            if self.consumer.context().take().iter().any(|notice| matches!(notice, Notice::Committed)) {
+                break;
+            }
+        }
+        let deadline = Instant::now() + CLOSE_TIMEOUT;
+        match self.consumer.close_queue() {
+            Ok(()) => {
+                while !self.consumer.closed() && Instant::now() < deadline {
+                    drop(self.consumer.poll(POLL));
+                }
+            }
+            Err(error) => warn!(%error, "leaving the consumer group failed"),
+        }
+        if !self.consumer.closed() {
+            warn!("leaving the consumer group took too long and was given up");
+        }
+        self.tell(Event::Stopped);
+        // Destroying a consumer waits for its brokers without a limit, and the process ends anyway.
+        std::mem::forget(self.consumer);
+    }
+
+    fn tell(&self, event: Event) {
+        send(&self.events, event);
+    }
+}
+
+/// The pipeline goes away only at the end of the process, when nobody needs the event.
+fn send(events: &UnboundedSender<Event>, event: Event) {
+    if events.send(event).is_err() {
+        debug!("the pipeline has ended already");
+    }
+}
+
+fn take(
+    assignment: &mut Assignment,
+    budget: &Budget,
+    events: &UnboundedSender<Event>,
+    message: &BorrowedMessage<'_>,
+) {
+    let Some(owned) = assignment.get(message.topic(), message.partition()) else { return };
+    let epoch = owned.epoch;
+    let Some(reader) = &mut owned.reader else { return };
+    let raw = RawMessage {
+        offset: message.offset(),
+        time_ms: message.timestamp().to_millis(),
+        key: message.key(),
+        payload: message.payload(),
+    };
+    match reader.push(&raw) {
+        None => debug!(topic = message.topic(), partition = message.partition(), offset = raw.offset, "read twice"),
+        Some(false) => {}
+        Some(true) => {
+            if let Some(set) = reader.take(budget) {
+                send(events, Event::Messages(set, epoch));
+            }
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! What librdkafka calls back. All of it runs inside `poll`, on the consumer's thread: it notes what happened and returns,
+//! and the thread acts on it after the poll.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::types::RDKafkaRespErr;
+use rdkafka::{Offset, TopicPartitionList};
+use serde::Deserialize;
+use tracing::{debug, error, info, warn};
+
+use super::lookup::TopicPartition;
+
+/// What happened inside a poll.
+#[derive(Debug)]
+pub(super) enum Notice {
+    Assigned(Vec<TopicPartition>),
+    Revoked(Vec<TopicPartition>),
+    Statistics(Vec<PartitionStatistics>),
+    Committed,
+}
+
+/// What librdkafka says of a partition it fetches.
+#[derive(Debug)]
+pub(super) struct PartitionStatistics {
+    pub(super) partition: TopicPartition,
+    /// Messages waiting in the consumer's queue, of all partitions.
+    pub(super) waiting: i64,
+    /// The position behind the last message handed to us.
+    pub(super) handed_over: i64,
+    /// The offset at which the end of the partition was last reached.
+    pub(super) end_reached: i64,
+    /// The end of what transactions have committed.
+    pub(super) last_stable: i64,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Context {
+    notices: Mutex<Vec<Notice>>,
+}
+
+impl Context {
+    /// What has happened since the last call, in order.
+    pub(super) fn take(&self) -> Vec<Notice> {
+        std::mem::take(&mut *self.lock())
+    }
+
+    fn note(&self, notice: Notice) {
+        self.lock().push(notice);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Notice>> {
+        self.notices.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        match level {
+            RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => {
+                warn!(facility, message, "librdkafka");
+            }
+            RDKafkaLogLevel::Warning | RDKafkaLogLevel::Notice => info!(facility, message, "librdkafka"),
+            RDKafkaLogLevel::Info | RDKafkaLogLevel::Debug => debug!(facility, message, "librdkafka"),
+        }
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        // The end of a partition is no error. The others come out of the poll as well, where they are handled.
+        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::PartitionEOF) {
+            debug!(%error, reason, "librdkafka reports an error");
+        }
+    }
+
+    fn stats_raw(&self, json: &[u8]) {
+        match serde_json::from_slice::<RawStatistics>(json) {
+            Ok(raw) => self.note(Notice::Statistics(raw.partitions())),
+            Err(error) => debug!(%error, "librdkafka's statistics cannot be read"),
+        }
+    }
+}
+
+impl ConsumerContext for Context {
+    /// Accepts the new partitions without fetching from them: their start offsets are not known yet, and asking for them
+    /// here would stop the poll. They are assigned, with their offsets, when they are known.
+    fn rebalance(&self, consumer: &BaseConsumer<Self>, what: RDKafkaRespErr, partitions: &mut TopicPartitionList) {
+        let named = partitions.elements().iter().map(|p| (p.topic().to_owned(), p.partition())).collect();
+        if what == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
+            self.note(Notice::Assigned(named));
+            log_failure("accept an assignment", consumer.incremental_assign(&TopicPartitionList::new()));
+        } else {
+            let result = fetched_of(consumer, &named).and_then(|list| consumer.incremental_unassign(&list));
+            self.note(Notice::Revoked(named));
+            log_failure("give partitions back", result);
+        }
+    }
+
+    fn commit_callback(&self, result: KafkaResult<()>, _offsets: &TopicPartitionList) {
+        self.note(Notice::Committed);
+        match result.as_ref().map_err(KafkaError::rdkafka_error_code) {
+            Ok(()) | Err(Some(RDKafkaErrorCode::NoOffset)) => {}
+            // Offsets committed to Kafka are for lag tools: the start is read from the database.
+            Err(_) => debug!(?result, "offsets were not committed to Kafka"),
+        }
+    }
+}
+
+/// The partitions among `named` that the consumer fetches from; only these can be unassigned.
+fn fetched_of(consumer: &BaseConsumer<Context>, named: &Vec<TopicPartition>) -> KafkaResult<TopicPartitionList> {
+    let assignment = consumer.assignment()?;
+    let mut list = TopicPartitionList::new();
+    for (topic, partition) in named {
+        if assignment.find_partition(topic, *partition).is_some() {
+            list.add_partition_offset(topic, *partition, Offset::Invalid)?;
+        }
+    }
+    Ok(list)
+}
+
+pub(super) fn log_failure(action: &str, result: KafkaResult<()>) {
+    if let Err(error) = result {
+        error!(%error, action, "the consumer group's protocol failed at a step; the next rebalance repeats it");
+    }
+}
+
+#[derive(Deserialize)]
+struct RawStatistics {
+    #[serde(default)]
+    topics: HashMap<String, RawTopic>,
+}
+
+#[derive(Deserialize)]
+struct RawTopic {
+    #[serde(default)]
+    partitions: HashMap<String, RawPartition>,
+}
+
+#[derive(Deserialize)]
+struct RawPartition {
+    partition: i32,
+    fetchq_cnt: i64,
+    app_offset: i64,
+    eof_offset: i64,
+    ls_offset: i64,
+}
+
+impl RawStatistics {
+    fn partitions(self) -> Vec<PartitionStatistics> {
+        self.topics
+            .into_iter()
+            .flat_map(|(topic, raw)| raw.partitions.into_values().map(move |partition| (topic.clone(), partition)))
+            .filter(|(_, raw)| raw.partition >= 0)
+            .map(|(topic, raw)| PartitionStatistics {
+                partition: (topic, raw.partition),
+                waiting: raw.fetchq_cnt,
+                handed_over: raw.app_offset,
+                end_reached: raw.eof_offset,
+                last_stable: raw.ls_offset,
+            })
+            .collect()
+    }
+}

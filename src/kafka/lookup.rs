@@ -1,0 +1,107 @@
+//! Questions about topics and offsets, asked by a client of their own so that the consumer's thread never waits for an
+//! answer. All calls block for up to [`TIMEOUT`]: call them where blocking is allowed.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::{Offset, TopicPartitionList};
+
+use super::topic_id::{self, Topic};
+use crate::config::Kafka;
+
+/// How long one question may take.
+pub const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A topic and the number of one of its partitions.
+pub type TopicPartition = (String, i32);
+
+/// The offsets that a partition's log has: `[start, end)`, its end being that of the last committed transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogRange {
+    /// The first offset that retention has left.
+    pub start: i64,
+    /// The offset behind the last message that may be read.
+    pub end: i64,
+}
+
+/// A client that asks.
+pub struct Lookup {
+    client: BaseConsumer,
+}
+
+impl std::fmt::Debug for Lookup {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Lookup").finish_non_exhaustive()
+    }
+}
+
+impl Lookup {
+    /// A client for the configured brokers; connects when it is first asked.
+    ///
+    /// # Errors
+    /// Where librdkafka refuses a property.
+    pub fn new(kafka: &Kafka) -> Result<Self, KafkaError> {
+        let mut properties = super::settings::client(kafka);
+        properties.set("isolation.level", "read_committed");
+        Ok(Self { client: properties.create()? })
+    }
+
+    /// The cluster's id; `None` where the brokers give none or do not answer.
+    pub fn cluster_id(&self) -> Option<String> {
+        self.client.client().fetch_cluster_id(TIMEOUT)
+    }
+
+    /// The topics as the brokers describe them.
+    ///
+    /// # Errors
+    /// Where the brokers do not answer, or a topic does not exist or may not be seen.
+    pub fn topics(&self, names: &[&str]) -> Result<Vec<Topic>, KafkaError> {
+        topic_id::describe(self.client.client(), names, TIMEOUT)
+    }
+
+    /// The range of offsets of each partition; partitions whose leader does not answer are left out.
+    ///
+    /// # Errors
+    /// Where the brokers do not answer.
+    pub fn log_ranges(&self, partitions: &[TopicPartition]) -> Result<HashMap<TopicPartition, LogRange>, KafkaError> {
+        if partitions.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let starts = self.list_offsets(partitions, Offset::Beginning)?;
+        let ends = self.list_offsets(partitions, Offset::End)?;
+        Ok(starts
+            .into_iter()
+            .filter_map(|(partition, start)| {
+                let end = *ends.get(&partition)?;
+                Some((partition, LogRange { start, end: end.max(start) }))
+            })
+            .collect())
+    }
+
+    /// What the group has committed, for `progress show`.
+    ///
+    /// # Errors
+    /// Where the brokers do not answer.
+    pub fn list_offsets(
+        &self,
+        partitions: &[TopicPartition],
+        which: Offset,
+    ) -> Result<HashMap<TopicPartition, i64>, KafkaError> {
+        let mut question = TopicPartitionList::with_capacity(partitions.len());
+        for (topic, partition) in partitions {
+            question.add_partition_offset(topic, *partition, which)?;
+        }
+        let answer = self.client.offsets_for_times(question, TIMEOUT)?;
+        Ok(answer
+            .elements()
+            .iter()
+            .filter(|element| element.error().is_ok())
+            .filter_map(|element| match element.offset() {
+                Offset::Offset(offset) => Some(((element.topic().to_owned(), element.partition()), offset)),
+                _ => None,
+            })
+            .collect())
+    }
+}

@@ -1,0 +1,27 @@
+//! Reading from Kafka: one thread of the operating system owns the consumer, polls it always, and hands on what it read as
+//! [`MessageSet`](crate::batch::MessageSet)s. It is told where to start each partition, and what the database has.
+//!
+//! - [`consumer`]: the thread, its events and its commands.
+//! - [`lookup`]: questions about topics and offsets, asked beside the consumer.
+//! - [`topic_id`]: the one question that rdkafka has no safe call for.
+//! - [`publisher`], [`embedded`]: publishing, and a broker in this process, for the demo and the benchmark.
+//!
+//! librdkafka's pitfalls, and where each is met:
+//! callbacks run on the polling thread and must not wait (the rebalance callback assigns nothing and returns; partitions are
+//! assigned when their start offsets are known); start offsets stand in the partition list of the first assignment, there is
+//! no seek; partition queues are not used; events of an assignment carry its epoch; a paused consumer is still polled; a pause
+//! throws away what was fetched ahead, so it comes late and ends late; a partition assigned while all are paused is paused
+//! too; `auto.offset.reset=error` makes lost offsets an event; commits are asynchronous and their failure costs nothing;
+//! closing has a deadline and is left to its thread after that; lag is counted from the end of what transactions have
+//! committed; checksums are checked; metrics are not pushed to the broker; static membership and `group.protocol=consumer`
+//! are refused by the configuration.
+
+pub mod consumer;
+pub mod embedded;
+pub mod lookup;
+pub mod publisher;
+pub mod settings;
+pub mod topic_id;
+
+mod assignment;
+mod context;

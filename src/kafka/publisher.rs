@@ -1,0 +1,96 @@
+//! Publishing messages: for the demo and the benchmark.
+
+use std::time::Duration;
+
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
+
+/// How long a full queue or a final flush may take.
+const TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Publishes without waiting for each message.
+pub struct Publisher {
+    producer: ThreadedProducer<rdkafka::producer::DefaultProducerContext>,
+    admin: AdminClient<DefaultClientContext>,
+}
+
+impl std::fmt::Debug for Publisher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Publisher").finish_non_exhaustive()
+    }
+}
+
+impl Publisher {
+    /// A publisher for these brokers. It is idempotent: its own retries publish nothing twice.
+    ///
+    /// # Errors
+    /// Where librdkafka refuses a property.
+    pub fn new(client: &ClientConfig) -> KafkaResult<Self> {
+        let mut properties = client.clone();
+        properties.set("enable.idempotence", "true");
+        properties.set("linger.ms", "20");
+        properties.set("compression.type", "lz4");
+        properties.set("queue.buffering.max.kbytes", "65536");
+        Ok(Self { producer: properties.create()?, admin: client.create()? })
+    }
+
+    /// Creates topics, each with its number of partitions.
+    ///
+    /// # Errors
+    /// Where the broker does not answer, or refuses.
+    pub async fn create_topics(&self, topics: &[(&str, i32)]) -> KafkaResult<()> {
+        let new: Vec<NewTopic<'_>> = topics
+            .iter()
+            .map(|(name, partitions)| NewTopic::new(name, *partitions, TopicReplication::Fixed(1)))
+            .collect();
+        let options = AdminOptions::new().operation_timeout(Some(TIMEOUT));
+        for result in self.admin.create_topics(&new, &options).await? {
+            result.map_err(|(_, code)| KafkaError::AdminOp(code))?;
+        }
+        Ok(())
+    }
+
+    /// Deletes topics.
+    ///
+    /// # Errors
+    /// Where the broker does not answer, or refuses.
+    pub async fn delete_topics(&self, topics: &[&str]) -> KafkaResult<()> {
+        let options = AdminOptions::new().operation_timeout(Some(TIMEOUT));
+        for result in self.admin.delete_topics(topics, &options).await? {
+            result.map_err(|(_, code)| KafkaError::AdminOp(code))?;
+        }
+        Ok(())
+    }
+
+    /// Publishes one message; waits where the queue is full. Blocks.
+    ///
+    /// # Errors
+    /// Where librdkafka refuses the message.
+    pub fn send(&self, topic: &str, partition: Option<i32>, key: &str, payload: &[u8]) -> KafkaResult<()> {
+        let mut record = BaseRecord::to(topic).key(key).payload(payload);
+        if let Some(partition) = partition {
+            record = record.partition(partition);
+        }
+        loop {
+            match self.producer.send(record) {
+                Ok(()) => return Ok(()),
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
+                    record = back;
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                Err((error, _)) => return Err(error),
+            }
+        }
+    }
+
+    /// Waits until the broker has all of it. Blocks.
+    ///
+    /// # Errors
+    /// Where it has not within a minute.
+    pub fn flush(&self) -> KafkaResult<()> {
+        self.producer.flush(TIMEOUT)
+    }
+}

@@ -1,0 +1,48 @@
+//! librdkafka's properties: ours, which the guarantee rests on, and the operator's.
+
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::ClientConfig;
+
+use crate::config::Kafka;
+
+/// What librdkafka may hold of messages fetched ahead, in KiB. Its default is 64 MiB for each consumer.
+const FETCHED_AHEAD_KIB: usize = 16 * 1024;
+
+/// The bytes that librdkafka may hold of messages fetched ahead.
+pub const FETCHED_AHEAD_BYTES: usize = FETCHED_AHEAD_KIB * 1024;
+
+/// The properties of every client of this program: the brokers and the operator's own.
+pub fn client(kafka: &Kafka) -> ClientConfig {
+    let mut properties = ClientConfig::new();
+    properties.set("bootstrap.servers", &kafka.brokers);
+    properties.set("client.id", "series-ingest");
+    properties.set("enable.metrics.push", "false");
+    properties.set_log_level(RDKafkaLogLevel::Notice);
+    for (name, value) in kafka.properties() {
+        properties.set(name, value);
+    }
+    properties
+}
+
+/// The properties of the consumer. Those set last cannot be changed by the operator: the guarantee rests on them.
+pub fn consumer(kafka: &Kafka) -> ClientConfig {
+    let mut properties = ClientConfig::new();
+    properties.set("queued.max.messages.kbytes", FETCHED_AHEAD_KIB.to_string());
+    properties.set("fetch.max.bytes", (8 * 1024 * 1024).to_string());
+    properties.set("fetch.wait.max.ms", "100");
+    for (name, value) in client(kafka).config_map() {
+        properties.set(*name, *value);
+    }
+    properties.set("group.id", &kafka.group_id);
+    properties.set("session.timeout.ms", kafka.session_timeout_ms.to_string());
+    properties.set("heartbeat.interval.ms", (kafka.session_timeout_ms / 10).clamp(200, 3000).to_string());
+    properties.set("partition.assignment.strategy", "cooperative-sticky");
+    properties.set("enable.auto.commit", "false");
+    properties.set("enable.auto.offset.store", "false");
+    properties.set("auto.offset.reset", "error");
+    properties.set("isolation.level", "read_committed");
+    properties.set("check.crcs", "true");
+    properties.set("enable.partition.eof", "true");
+    properties.set("statistics.interval.ms", "1000");
+    properties
+}

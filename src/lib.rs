@@ -1,0 +1,21 @@
+//! `series-ingest` moves time series from Kafka into TimescaleDB, exactly once.
+//!
+//! ```text
+//! Kafka ─ kafka ─ MessageSet ─▶ pipeline ─ Batch ─▶ database : one transaction {COPY + dead letters + claim}
+//!                                  │
+//!                     message: bytes ─▶ columnar points
+//! ```
+//!
+//! The modules in the order in which a message meets them: [`config`], [`kafka`], [`message`], [`batch`], [`pipeline`],
+//! [`database`]; beside them [`telemetry`] and the commands in [`cli`]. ARCHITECTURE.md has the guarantee and its invariants.
+
+pub mod batch;
+pub mod cli;
+pub mod config;
+pub mod database;
+pub mod kafka;
+pub mod message;
+pub mod pipeline;
+#[cfg(feature = "planted-bugs")]
+pub mod planted_bugs;
+pub mod telemetry;

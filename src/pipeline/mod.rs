@@ -1,0 +1,361 @@
+//! The one loop between Kafka and the database.
+//!
+//! It takes the consumer's events, decodes messages into the batch being filled, and hands a batch to a writer when it is
+//! full, or when its first message has waited long enough. While all writers are busy and the batch is full it takes no
+//! more messages: they stay charged to the memory budget, and the consumer pauses when that is used up.
+//!
+//! - [`partitions`](self): what is known of each partition: how far read, how far applied, what is on its way.
+//! - `start`: where a partition starts, asked of the database and of Kafka.
+//! - `writer`: one batch until it is committed, through outages, overlaps and refused rows.
+//! - `watch`: lag, topic identities and health, looked at every few seconds.
+
+mod partitions;
+mod start;
+mod watch;
+mod writer;
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::mpsc::{self, UnboundedReceiver};
+use tokio::task::{JoinError, JoinSet};
+use tracing::{error, info, warn};
+
+use crate::batch::{Batch, Budget, Interval};
+use crate::config::Config;
+use crate::database::Database;
+use crate::kafka::consumer::{self, Assigned, Command, ConsumerHandle, Event};
+use crate::kafka::lookup::{Lookup, TopicPartition};
+use crate::kafka::settings;
+use crate::message::Decoder;
+use crate::telemetry::health::{Component, Health};
+use crate::telemetry::{escaped, metrics};
+
+use partitions::Partitions;
+use start::{Resolution, Starter};
+use watch::{Observation, Watch};
+use writer::{Outcome, Writer};
+
+/// How often the loop looks at its clock when nothing happens.
+const TICK: Duration = Duration::from_millis(100);
+/// The longest wait between two attempts to start partitions.
+const MAX_START_DELAY: Duration = Duration::from_secs(5);
+/// How long the consumer may take to say farewell.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Why the pipeline could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The consumer cannot start.
+    #[error(transparent)]
+    Consumer(#[from] consumer::StartError),
+    /// The client for questions cannot start.
+    #[error("librdkafka refuses the client: {0}")]
+    Lookup(#[from] rdkafka::error::KafkaError),
+}
+
+/// Runs until `shutdown` is ready, and then until what was read is written or the drain's time is over.
+///
+/// # Errors
+/// Where it cannot start. Once it runs, faults of Kafka and of the database are waited out.
+pub async fn run(
+    config: Arc<Config>,
+    database: Database,
+    health: Arc<Health>,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), StartError> {
+    let budget = Budget::new(buffer_bytes(&config));
+    let (sender, events) = mpsc::unbounded_channel();
+    let lookup = Arc::new(Lookup::new(&config.kafka)?);
+    let consumer = consumer::spawn(&config.kafka, budget.clone(), Arc::clone(&health), sender)?;
+    let watch = Watch::new(Arc::clone(&config), Arc::clone(&lookup), database.clone(), Arc::clone(&health));
+    let decoder = Decoder::new(config.message.limits());
+    let pipeline = Pipeline {
+        starter: Starter { kafka: config.kafka.clone(), lookup, database: database.clone() },
+        writer: Writer::new(&config, database),
+        filling: Batch::new(&budget),
+        filling_since: None,
+        partitions: Partitions::default(),
+        starting: Vec::new(),
+        start_delay: Duration::ZERO,
+        start_at: Instant::now(),
+        start_tasks: JoinSet::new(),
+        writers: JoinSet::new(),
+        draining: false,
+        config,
+        budget,
+        health,
+        consumer,
+        decoder,
+        watch,
+    };
+    pipeline.run(events, shutdown).await;
+    Ok(())
+}
+
+/// The part of the memory limit for messages and points. The rest is for what librdkafka fetches ahead, for encoding, and
+/// for the program itself.
+fn buffer_bytes(config: &Config) -> usize {
+    (config.memory.limit_bytes.saturating_sub(2 * settings::FETCHED_AHEAD_BYTES) / 3).max(settings::FETCHED_AHEAD_BYTES)
+}
+
+struct Pipeline {
+    config: Arc<Config>,
+    budget: Budget,
+    health: Arc<Health>,
+    consumer: ConsumerHandle,
+    decoder: Decoder,
+    filling: Batch,
+    filling_since: Option<Instant>,
+    partitions: Partitions,
+    /// Assignments that wait for their start offset.
+    starting: Vec<Assigned>,
+    start_delay: Duration,
+    start_at: Instant,
+    starter: Starter,
+    start_tasks: JoinSet<Resolution>,
+    writer: Writer,
+    writers: JoinSet<Outcome>,
+    watch: Watch,
+    draining: bool,
+}
+
+impl Pipeline {
+    async fn run(mut self, mut events: UnboundedReceiver<Event>, shutdown: impl Future<Output = ()>) {
+        let mut shutdown = pin!(shutdown);
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            self.health.beat(Component::Pipeline);
+            self.dispatch();
+            let may_take = !self.is_full();
+            tokio::select! {
+                biased;
+                () = &mut shutdown => break,
+                Some(done) = self.writers.join_next() => self.written(done),
+                Some(done) = self.start_tasks.join_next() => self.resolved(done),
+                Some(observation) = self.watch.next() => self.observed(observation),
+                Some(event) = events.recv(), if may_take => self.take(event),
+                _ = tick.tick() => self.tick(),
+            }
+        }
+        self.drain(events).await;
+    }
+
+    fn take(&mut self, event: Event) {
+        match event {
+            Event::Messages(set, epoch) => {
+                if !self.partitions.note_read(&set, epoch) {
+                    return;
+                }
+                #[cfg(feature = "planted-bugs")]
+                if crate::planted_bugs::is_on("commit-before-database") {
+                    let interval = set.interval();
+                    let partition = (interval.source.topic.clone(), interval.partition);
+                    self.consumer.send(Command::Commit(vec![(Assigned { partition, epoch }, interval.until)]));
+                }
+                metrics::messages_received(&set.source().topic, set.source().kind.as_str(), set.len() as u64);
+                self.filling.push(set, &mut self.decoder);
+                self.filling_since.get_or_insert_with(Instant::now);
+            }
+            Event::Assigned(assigned) => {
+                for one in &assigned {
+                    self.partitions.assign(one);
+                }
+                self.starting.extend(assigned);
+                self.start_delay = Duration::ZERO;
+                self.start_at = Instant::now();
+            }
+            Event::Revoked(revoked) => {
+                self.starting.retain(|assigned| !revoked.contains(&assigned.partition));
+                for partition in &revoked {
+                    self.partitions.revoke(partition);
+                    metrics::forget_lag(&partition.0, partition.1);
+                }
+            }
+            Event::OffsetsLost => {
+                let reading = self.partitions.positions();
+                self.start_tasks.spawn(self.starter.clone().find_lost(reading));
+            }
+            Event::Stopped => error!("the consumer's thread has ended by itself"),
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.filling.points().len() >= self.config.batch.max_points
+            || self.filling.raw_bytes() >= self.config.batch.max_bytes
+    }
+
+    /// Hands the batch to a writer, if it is due and one is free.
+    fn dispatch(&mut self) {
+        let linger = Duration::from_millis(self.config.batch.linger_ms);
+        let due = self.filling_since.is_some_and(|since| self.draining || since.elapsed() >= linger);
+        if !(due || self.is_full()) || self.writers.len() >= self.config.database.writers {
+            return;
+        }
+        let batch = std::mem::replace(&mut self.filling, Batch::new(&self.budget));
+        self.filling_since = None;
+        metrics::batch_sealed(batch.points().len(), batch.raw_bytes());
+        let known = self.partitions.next_offsets(&batch.intervals());
+        self.writers.spawn(self.writer.clone().write(batch, known));
+    }
+
+    fn tick(&mut self) {
+        if !self.starting.is_empty() && self.start_tasks.is_empty() && Instant::now() >= self.start_at {
+            let in_flight = self.partitions.in_flight();
+            self.start_tasks.spawn(self.starter.clone().resolve(self.starting.clone(), in_flight));
+        }
+        self.watch.tick(&self.partitions);
+        self.measure();
+    }
+
+    fn measure(&mut self) {
+        metrics::buffered_bytes(self.budget.used() as u64);
+        let now_ms = unix_ms();
+        let stall = Duration::from_millis(self.config.http.stall_ms);
+        let stalled = self.partitions.stalled_for().filter(|stalled| *stalled >= stall);
+        self.health.set_condition(
+            "stalled",
+            stalled.map(|for_| format!("there is data to write, and none was committed for {} s", for_.as_secs())),
+        );
+        let lags = self.partitions.lags(now_ms);
+        for lag in &lags {
+            if let Some(messages) = lag.messages {
+                metrics::lag(&lag.partition.0, lag.partition.1, messages, lag.seconds);
+            }
+        }
+        let (buffered, limit, in_flight) = (self.budget.used(), self.config.memory.limit_bytes, self.writers.len());
+        self.health.update(|status| watch::fill_status(status, &lags, (buffered, limit, in_flight)));
+    }
+
+    fn resolved(&mut self, done: Result<Resolution, JoinError>) {
+        let resolution = match done {
+            Ok(resolution) => resolution,
+            Err(failure) => {
+                error!(%failure, "finding the start of partitions ended by a fault of ours; trying again");
+                Resolution::default()
+            }
+        };
+        for start in &resolution.starts {
+            self.partitions.start(start);
+            self.starting.retain(|assigned| *assigned != start.assigned);
+        }
+        if !resolution.starts.is_empty() {
+            self.consumer.send(Command::Start(resolution.starts));
+        }
+        if !resolution.restarts.is_empty() {
+            self.consumer.send(Command::Restart(resolution.restarts));
+        }
+        self.health.set_condition("start", resolution.problem);
+        let delay = self.start_delay.max(Duration::from_millis(100));
+        self.start_delay = (delay * 2).min(MAX_START_DELAY);
+        self.start_at = Instant::now() + delay;
+    }
+
+    fn written(&mut self, done: Result<Outcome, JoinError>) {
+        let outcome = match done {
+            Ok(outcome) => outcome,
+            Err(failure) => {
+                // What the task held is lost to this process, not to Kafka: all is read again from where the database is.
+                error!(%failure, "a writer ended by a fault of ours; its messages are read again");
+                self.partitions.forget_in_flight();
+                self.consumer.send(Command::Restart(self.partitions.assigned()));
+                return;
+            }
+        };
+        self.partitions.note_done(&outcome.intervals);
+        metrics::points_written(outcome.points as u64);
+        metrics::points_skipped(outcome.skipped as u64);
+        for (at, rejected) in &outcome.dead_letters {
+            metrics::dead_letter(rejected.reason.as_str());
+            warn!(
+                topic = at.source.topic, partition = at.partition, offset = at.offset,
+                reason = rejected.reason.as_str(), detail = %escaped(&rejected.detail),
+                "a message became a dead letter"
+            );
+        }
+        if let Some(oldest) = outcome.oldest_ms {
+            metrics::produce_to_commit((unix_ms() - oldest).max(0) as f64 / 1000.0);
+        }
+        if outcome.lost {
+            self.restart(&outcome.intervals, "the database has no progress of them");
+        }
+        let mut commits = Vec::new();
+        let mut fallen_back = Vec::new();
+        for applied in &outcome.applied {
+            let known = outcome.known.get(&(applied.source.topic.clone(), applied.partition));
+            if known.is_some_and(|known| applied.next_offset < *known) {
+                fallen_back.push(applied.clone());
+            }
+            if let Some(assigned) = self.partitions.note_applied(applied) {
+                commits.push((assigned, applied.next_offset));
+            }
+        }
+        if !fallen_back.is_empty() {
+            let assigned = fallen_back
+                .iter()
+                .filter_map(|applied| self.partitions.current(&(applied.source.topic.clone(), applied.partition)))
+                .collect();
+            warn!(?fallen_back, "the database's progress fell back: it was restored; reading again from there");
+            self.consumer.send(Command::Restart(assigned));
+        }
+        self.consumer.send(Command::Commit(commits));
+    }
+
+    fn restart(&self, intervals: &[Interval], why: &str) {
+        let assigned: Vec<Assigned> = intervals
+            .iter()
+            .filter_map(|interval| self.partitions.current(&(interval.source.topic.clone(), interval.partition)))
+            .collect();
+        warn!(?assigned, why, "partitions are started again");
+        self.consumer.send(Command::Restart(assigned));
+    }
+
+    fn observed(&mut self, observation: Observation) {
+        self.partitions.note_log_ends(&observation.log_ranges);
+        let changed = self.partitions.of_changed_topics(&observation.topic_ids);
+        if !changed.is_empty() {
+            warn!(?changed, "a topic was deleted and made anew: it is read from its start");
+            self.consumer.send(Command::Restart(changed));
+        }
+    }
+
+    /// Writes what was read, until the drain's time is over, and leaves the group.
+    async fn drain(mut self, mut events: UnboundedReceiver<Event>) {
+        info!("stopping: writing what was read");
+        self.draining = true;
+        let deadline = tokio::time::Instant::now() + Duration::from_millis(self.config.shutdown.drain_timeout_ms);
+        loop {
+            self.health.beat(Component::Pipeline);
+            self.dispatch();
+            if self.writers.is_empty() {
+                break;
+            }
+            match tokio::time::timeout_at(deadline, self.writers.join_next()).await {
+                Ok(Some(done)) => self.written(done),
+                Ok(None) => break,
+                Err(_) => {
+                    warn!(batches = self.writers.len(), "the drain's time is over; Kafka still has what was not written");
+                    self.writers.abort_all();
+                    break;
+                }
+            }
+        }
+        self.consumer.send(Command::Stop);
+        let farewell = async { while !matches!(events.recv().await, Some(Event::Stopped) | None) {} };
+        if tokio::time::timeout(STOP_TIMEOUT, farewell).await.is_err() {
+            warn!("the consumer did not end in time");
+        }
+        info!("stopped");
+    }
+}
+
+/// The next offset of partitions as it was known when a batch was handed to its writer.
+type NextOffsets = HashMap<TopicPartition, i64>;
+
+fn unix_ms() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis() as i64)
+}

@@ -1,0 +1,240 @@
+//! What is known of each partition: how far it is read, how far it is applied, and what is on its way.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::NextOffsets;
+use crate::batch::{Interval, MessageSet, Source};
+use crate::database::Applied;
+use crate::kafka::consumer::{Assigned, Start};
+use crate::kafka::lookup::{LogRange, TopicPartition};
+
+/// All owned partitions, and what is on its way of any.
+#[derive(Debug, Default)]
+pub(super) struct Partitions {
+    owned: HashMap<TopicPartition, Partition>,
+    in_flight: HashMap<(Arc<Source>, i32), BTreeMap<i64, InFlight>>,
+    last_progress: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Partition {
+    epoch: u64,
+    assigned_at: Instant,
+    reading: Option<Reading>,
+    log_end: Option<i64>,
+    /// Since when there is something to read of which nothing is on its way.
+    behind_since: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Reading {
+    source: Arc<Source>,
+    position: i64,
+    next_offset: i64,
+}
+
+#[derive(Debug)]
+struct InFlight {
+    until: i64,
+    oldest_ms: Option<i64>,
+}
+
+/// Intervals read but not applied, by source and partition.
+pub(super) type InFlightPartitions = HashSet<(Arc<Source>, i32)>;
+
+/// How far a partition is behind.
+#[derive(Debug, Clone)]
+pub(super) struct Lag {
+    pub(super) partition: TopicPartition,
+    pub(super) next_offset: Option<i64>,
+    pub(super) position: Option<i64>,
+    pub(super) log_end: Option<i64>,
+    /// Messages that are not applied; `None` until the log's end is known.
+    pub(super) messages: Option<i64>,
+    /// The age of the oldest of them.
+    pub(super) seconds: f64,
+}
+
+impl Partitions {
+    pub(super) fn assign(&mut self, assigned: &Assigned) {
+        let partition = Partition {
+            epoch: assigned.epoch,
+            assigned_at: Instant::now(),
+            reading: None,
+            log_end: None,
+            behind_since: None,
+        };
+        self.owned.insert(assigned.partition.clone(), partition);
+    }
+
+    pub(super) fn revoke(&mut self, partition: &TopicPartition) {
+        self.owned.remove(partition);
+    }
+
+    pub(super) fn start(&mut self, start: &Start) {
+        if let Some(partition) = self.current_mut(&start.assigned) {
+            let next_offset = partition.reading.as_ref().map_or(start.offset, |reading| reading.next_offset);
+            partition.reading = Some(Reading {
+                source: Arc::clone(&start.source),
+                position: start.offset,
+                next_offset,
+            });
+        }
+    }
+
+    /// Notes messages that came; whether they are of a current assignment.
+    pub(super) fn note_read(&mut self, set: &MessageSet, epoch: u64) -> bool {
+        let interval = set.interval();
+        let partition = (interval.source.topic.clone(), interval.partition);
+        let Some(owned) = self.owned.get_mut(&partition).filter(|owned| owned.epoch == epoch) else { return false };
+        if let Some(reading) = &mut owned.reading {
+            reading.position = interval.until;
+        }
+        let oldest_ms = set.messages().next().and_then(|first| first.time_ms);
+        self.in_flight
+            .entry((interval.source, interval.partition))
+            .or_default()
+            .insert(interval.from, InFlight { until: interval.until, oldest_ms });
+        true
+    }
+
+    /// Notes that these intervals are no longer on their way.
+    pub(super) fn note_done(&mut self, intervals: &[Interval]) {
+        self.last_progress = Some(Instant::now());
+        for interval in intervals {
+            let key = (Arc::clone(&interval.source), interval.partition);
+            if let Some(sets) = self.in_flight.get_mut(&key) {
+                sets.retain(|from, set| *from < interval.from || set.until > interval.until);
+                if sets.is_empty() {
+                    self.in_flight.remove(&key);
+                }
+            }
+        }
+    }
+
+    /// Notes a partition's progress; its assignment, if it is ours and still of this source.
+    pub(super) fn note_applied(&mut self, applied: &Applied) -> Option<Assigned> {
+        let key = (applied.source.topic.clone(), applied.partition);
+        let owned = self.owned.get_mut(&key)?;
+        let reading = owned.reading.as_mut().filter(|reading| reading.source == applied.source)?;
+        reading.next_offset = reading.next_offset.max(applied.next_offset);
+        Some(Assigned { partition: key, epoch: owned.epoch })
+    }
+
+    pub(super) fn note_log_ends(&mut self, ranges: &HashMap<TopicPartition, LogRange>) {
+        for (key, range) in ranges {
+            if let Some(partition) = self.owned.get_mut(key) {
+                partition.log_end = Some(range.end);
+            }
+        }
+    }
+
+    pub(super) fn forget_in_flight(&mut self) {
+        self.in_flight.clear();
+    }
+
+    pub(super) fn in_flight(&self) -> InFlightPartitions {
+        self.in_flight.keys().cloned().collect()
+    }
+
+    pub(super) fn current(&self, partition: &TopicPartition) -> Option<Assigned> {
+        self.owned.get(partition).map(|owned| Assigned { partition: partition.clone(), epoch: owned.epoch })
+    }
+
+    fn current_mut(&mut self, assigned: &Assigned) -> Option<&mut Partition> {
+        self.owned.get_mut(&assigned.partition).filter(|owned| owned.epoch == assigned.epoch)
+    }
+
+    pub(super) fn assigned(&self) -> Vec<Assigned> {
+        self.owned.keys().filter_map(|partition| self.current(partition)).collect()
+    }
+
+    pub(super) fn owned(&self) -> Vec<TopicPartition> {
+        self.owned.keys().cloned().collect()
+    }
+
+    /// The partitions that are read, with their source and position.
+    pub(super) fn positions(&self) -> Vec<(Assigned, Arc<Source>, i64)> {
+        self.owned
+            .iter()
+            .filter_map(|(key, owned)| {
+                let reading = owned.reading.as_ref()?;
+                let assigned = Assigned { partition: key.clone(), epoch: owned.epoch };
+                Some((assigned, Arc::clone(&reading.source), reading.position))
+            })
+            .collect()
+    }
+
+    /// The partitions that are read of a topic whose id is now another one.
+    pub(super) fn of_changed_topics(&self, topic_ids: &HashMap<String, String>) -> Vec<Assigned> {
+        self.positions()
+            .into_iter()
+            .filter(|(assigned, source, _)| {
+                topic_ids.get(&assigned.partition.0).is_some_and(|id| *id != source.topic_id)
+            })
+            .map(|(assigned, _, _)| assigned)
+            .collect()
+    }
+
+    pub(super) fn next_offsets(&self, intervals: &[Interval]) -> NextOffsets {
+        intervals
+            .iter()
+            .filter_map(|interval| {
+                let key = (interval.source.topic.clone(), interval.partition);
+                let reading = self.owned.get(&key)?.reading.as_ref()?;
+                (reading.source == interval.source).then_some((key, reading.next_offset))
+            })
+            .collect()
+    }
+
+    /// How long nothing was committed although there is something to commit.
+    pub(super) fn stalled_for(&self) -> Option<Duration> {
+        let waiting_since = self.owned.values().filter_map(|partition| {
+            let behind = match (&partition.reading, partition.log_end) {
+                (Some(reading), Some(end)) => end > reading.next_offset,
+                (None, _) => true,
+                (Some(_), None) => false,
+            };
+            behind.then_some(partition.behind_since.unwrap_or(partition.assigned_at))
+        });
+        let since = waiting_since.min()?;
+        Some(self.last_progress.map_or(since, |progress| progress.max(since)).elapsed())
+    }
+
+    pub(super) fn lags(&mut self, now_ms: i64) -> Vec<Lag> {
+        let mut lags: Vec<Lag> = Vec::with_capacity(self.owned.len());
+        for (key, partition) in &mut self.owned {
+            let reading = partition.reading.as_ref();
+            let in_flight = reading.and_then(|reading| {
+                let sets = self.in_flight.get(&(Arc::clone(&reading.source), key.1))?;
+                sets.values().find_map(|set| set.oldest_ms)
+            });
+            // Where the log's end is older than what was read since, the position is the better end.
+            let end = partition.log_end.zip(reading).map(|(end, reading)| end.max(reading.position));
+            let messages = end.zip(reading).map(|(end, reading)| (end - reading.next_offset).max(0));
+            let behind = messages.is_some_and(|messages| messages > 0);
+            if !behind {
+                partition.behind_since = None;
+            } else if partition.behind_since.is_none() {
+                partition.behind_since = Some(Instant::now());
+            }
+            let seconds = match (behind, in_flight) {
+                (false, _) => 0.0,
+                (true, Some(oldest_ms)) => (now_ms - oldest_ms).max(0) as f64 / 1000.0,
+                (true, None) => partition.behind_since.map_or(0.0, |since| since.elapsed().as_secs_f64()),
+            };
+            lags.push(Lag {
+                partition: key.clone(),
+                next_offset: reading.map(|reading| reading.next_offset),
+                position: reading.map(|reading| reading.position),
+                log_end: partition.log_end,
+                messages,
+                seconds,
+            });
+        }
+        lags.sort_by(|a, b| a.partition.cmp(&b.partition));
+        lags
+    }
+}

@@ -1,0 +1,228 @@
+//! Where a partition starts: at the database's progress, and at the log's start where it was never read or where Kafka no
+//! longer has what comes next. What Kafka no longer has is recorded as a gap first.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use tokio::task::JoinError;
+use tracing::{error, info, warn};
+
+use super::partitions::InFlightPartitions;
+use crate::batch::Source;
+use crate::config::{Kafka, StartAt};
+use crate::database::{self, Database};
+use crate::kafka::consumer::{Assigned, Start};
+use crate::kafka::lookup::{LogRange, Lookup, TopicPartition};
+use crate::message::Kind;
+use crate::telemetry::metrics;
+
+/// The reason of a gap whose messages were deleted before they were read.
+const RETENTION: &str = "retention";
+
+/// Asks for starts; each question is one attempt.
+#[derive(Debug, Clone)]
+pub(super) struct Starter {
+    pub(super) kafka: Kafka,
+    pub(super) lookup: Arc<Lookup>,
+    pub(super) database: Database,
+}
+
+/// What an attempt has found.
+#[derive(Debug, Default)]
+pub(super) struct Resolution {
+    /// Partitions that can be read now.
+    pub(super) starts: Vec<Start>,
+    /// Partitions that must be resolved anew.
+    pub(super) restarts: Vec<Assigned>,
+    /// Why some partitions cannot be read yet.
+    pub(super) problem: Option<String>,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum StartError {
+    #[error("Kafka does not say where the topics are: {0}")]
+    Kafka(#[from] rdkafka::error::KafkaError),
+    #[error("the progress cannot be read: {0}")]
+    Database(#[from] database::Error),
+    #[error("a question ended by a fault of ours: {0}")]
+    Task(#[from] JoinError),
+    #[error("{0}")]
+    Wait(String),
+}
+
+/// What Kafka says of the topics.
+struct Topics {
+    cluster_id: String,
+    ids: HashMap<String, String>,
+    ranges: HashMap<TopicPartition, LogRange>,
+}
+
+impl Starter {
+    /// Finds the starts of new assignments.
+    pub(super) async fn resolve(self, assigned: Vec<Assigned>, in_flight: InFlightPartitions) -> Resolution {
+        let mut resolution = Resolution::default();
+        let partitions: Vec<TopicPartition> = assigned.iter().map(|one| one.partition.clone()).collect();
+        let topics = match self.ask_kafka(partitions).await {
+            Ok(topics) => topics,
+            Err(failure) => return resolution.with_problem(&failure),
+        };
+        let mut by_topic: HashMap<&str, Vec<&Assigned>> = HashMap::new();
+        for one in &assigned {
+            by_topic.entry(&one.partition.0).or_default().push(one);
+        }
+        for (topic, assigned) in by_topic {
+            let source = Arc::new(self.source(topic, &topics));
+            match self.starts_of(&source, &assigned, &topics.ranges, &in_flight).await {
+                Ok((starts, problem)) => {
+                    resolution.starts.extend(starts);
+                    if let Some(problem) = problem {
+                        resolution = resolution.with_problem(&problem);
+                    }
+                }
+                Err(failure) => resolution = resolution.with_problem(&failure),
+            }
+        }
+        resolution
+    }
+
+    /// Finds out which of the partitions that are read have lost their position, and where they go on.
+    pub(super) async fn find_lost(self, reading: Vec<(Assigned, Arc<Source>, i64)>) -> Resolution {
+        let mut resolution = Resolution::default();
+        let partitions: Vec<TopicPartition> = reading.iter().map(|(one, ..)| one.partition.clone()).collect();
+        let topics = match self.ask_kafka(partitions).await {
+            Ok(topics) => topics,
+            Err(failure) => {
+                // The event does not come again: all partitions are resolved anew when Kafka answers.
+                resolution.restarts = reading.into_iter().map(|(one, ..)| one).collect();
+                return resolution.with_problem(&failure);
+            }
+        };
+        for (assigned, source, position) in reading {
+            let made_anew = topics.ids.get(&source.topic).is_some_and(|id| *id != source.topic_id);
+            match topics.ranges.get(&assigned.partition) {
+                Some(range) if !made_anew && (range.start..=range.end).contains(&position) => {}
+                // What is on its way lies below the position, and is claimed by its own batch.
+                Some(range) if !made_anew && position < range.start => {
+                    match self.record_gap(&source, assigned.partition.1, (position, range.start)).await {
+                        Ok(()) => resolution.starts.push(Start { assigned, source, offset: range.start }),
+                        Err(failure) => {
+                            resolution.restarts.push(assigned);
+                            resolution = resolution.with_problem(&failure);
+                        }
+                    }
+                }
+                _ => resolution.restarts.push(assigned),
+            }
+        }
+        resolution
+    }
+
+    async fn ask_kafka(&self, partitions: Vec<TopicPartition>) -> Result<Topics, StartError> {
+        let lookup = Arc::clone(&self.lookup);
+        let topics = tokio::task::spawn_blocking(move || -> Result<Topics, rdkafka::error::KafkaError> {
+            let mut names: Vec<&str> = partitions.iter().map(|(topic, _)| topic.as_str()).collect();
+            names.sort_unstable();
+            names.dedup();
+            let described = lookup.topics(&names)?;
+            let ids = described.into_iter().map(|topic| (topic.name, topic.id.unwrap_or_default())).collect();
+            let ranges = lookup.log_ranges(&partitions)?;
+            Ok(Topics { cluster_id: lookup.cluster_id().unwrap_or_default(), ids, ranges })
+        });
+        Ok(topics.await??)
+    }
+
+    fn source(&self, topic: &str, topics: &Topics) -> Source {
+        let topic_id = topics.ids.get(topic).cloned().unwrap_or_default();
+        if topic_id.is_empty() {
+            warn!(topic, "the broker gives topics no id: a topic deleted and made anew cannot be told from the old one");
+        }
+        if topics.cluster_id.is_empty() {
+            warn!("the broker gives no cluster id: another cluster under this name cannot be told from this one");
+        }
+        Source {
+            kind: if topic == self.kafka.series_topic { Kind::Series } else { Kind::Points },
+            cluster_id: topics.cluster_id.clone(),
+            topic: topic.to_owned(),
+            topic_id,
+        }
+    }
+
+    async fn starts_of(
+        &self,
+        source: &Arc<Source>,
+        assigned: &[&Assigned],
+        ranges: &HashMap<TopicPartition, LogRange>,
+        in_flight: &InFlightPartitions,
+    ) -> Result<(Vec<Start>, Option<StartError>), StartError> {
+        let mut problem = None;
+        let mut with_range: Vec<(&Assigned, LogRange)> = Vec::new();
+        for one in assigned {
+            match ranges.get(&one.partition) {
+                Some(range) => with_range.push((one, *range)),
+                None => problem = Some(wait(one, "its leader does not say which offsets its log has")),
+            }
+        }
+        let firsts: Vec<(i32, i64)> = with_range
+            .iter()
+            .map(|(one, range)| match self.kafka.start {
+                StartAt::Earliest => (one.partition.1, range.start),
+                StartAt::Latest => (one.partition.1, range.end),
+            })
+            .collect();
+        let next_offsets = self.database.start(source, &firsts).await?;
+        let mut starts = Vec::new();
+        for (one, range) in with_range {
+            let number = one.partition.1;
+            let Some(&next) = next_offsets.get(&number) else {
+                problem = Some(wait(one, "the database has no progress of it"));
+                continue;
+            };
+            let mut offset = next;
+            if next < range.start {
+                // An interval that this worker has read and not written yet is no gap.
+                if in_flight.contains(&(Arc::clone(source), number)) {
+                    problem = Some(wait(one, "messages of its last assignment are still on their way"));
+                    continue;
+                }
+                self.record_gap(source, number, (next, range.start)).await?;
+                offset = self.database.start(source, &[(number, range.start)]).await?.get(&number).map_or(range.start, |n| *n);
+            }
+            if offset > range.end {
+                error!(
+                    topic = source.topic, partition = number, next_offset = offset, log_end = range.end,
+                    "the database's progress lies behind the log's end: Kafka has lost messages that were read. The \
+                     partition waits; `series-ingest progress reset` moves its progress"
+                );
+                problem = Some(wait(one, "its progress lies behind the end of its log"));
+                continue;
+            }
+            info!(topic = source.topic, partition = number, offset, log_end = range.end, "partition starts");
+            starts.push(Start { assigned: one.clone(), source: Arc::clone(source), offset });
+        }
+        Ok((starts, problem))
+    }
+
+    async fn record_gap(&self, source: &Arc<Source>, partition: i32, interval: (i64, i64)) -> Result<(), StartError> {
+        for (from, until) in self.database.record_gap(source, partition, interval, RETENTION).await? {
+            metrics::gap();
+            error!(
+                topic = source.topic, partition, from, until,
+                "Kafka deleted messages before they were read; they are recorded in ingest_gap"
+            );
+        }
+        Ok(())
+    }
+}
+
+fn wait(assigned: &Assigned, why: &str) -> StartError {
+    let (topic, partition) = &assigned.partition;
+    StartError::Wait(format!("partition {partition} of {topic} waits: {why}"))
+}
+
+impl Resolution {
+    fn with_problem(mut self, problem: &StartError) -> Self {
+        warn!(%problem, "partitions cannot start yet; trying again");
+        self.problem = Some(problem.to_string());
+        self
+    }
+}

@@ -1,0 +1,138 @@
+//! What is looked at every few seconds, beside the loop: the ends of the logs, the topics' identities, the database's health.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::task::JoinSet;
+use tracing::debug;
+
+use super::partitions::{Lag, Partitions};
+use crate::config::Config;
+use crate::database::Database;
+use crate::kafka::lookup::{LogRange, Lookup, TopicPartition};
+use crate::telemetry::health::{Health, PartitionStatus, Status};
+
+/// How often Kafka and the database are asked.
+const INTERVAL: Duration = Duration::from_secs(2);
+
+/// What Kafka says.
+#[derive(Debug, Default)]
+pub(super) struct Observation {
+    pub(super) log_ranges: HashMap<TopicPartition, LogRange>,
+    pub(super) topic_ids: HashMap<String, String>,
+}
+
+/// Looks at Kafka and the database.
+#[derive(Debug)]
+pub(super) struct Watch {
+    config: Arc<Config>,
+    lookup: Arc<Lookup>,
+    database: Database,
+    health: Arc<Health>,
+    asked: Option<Instant>,
+    questions: JoinSet<Option<Observation>>,
+}
+
+impl Watch {
+    pub(super) fn new(config: Arc<Config>, lookup: Arc<Lookup>, database: Database, health: Arc<Health>) -> Self {
+        Self { config, lookup, database, health, asked: None, questions: JoinSet::new() }
+    }
+
+    /// The next answer; never ready while nothing was asked.
+    pub(super) async fn next(&mut self) -> Option<Observation> {
+        loop {
+            match self.questions.join_next().await {
+                Some(Ok(Some(observation))) => return Some(observation),
+                Some(Ok(None)) => {}
+                Some(Err(failure)) => debug!(%failure, "a question to Kafka ended early"),
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Asks, if it is time.
+    pub(super) fn tick(&mut self, partitions: &Partitions) {
+        self.report_database();
+        if self.asked.is_some_and(|asked| asked.elapsed() < INTERVAL) || !self.questions.is_empty() {
+            return;
+        }
+        self.asked = Some(Instant::now());
+        self.database.tidy();
+        let database = self.database.clone();
+        let silent = database.state().last_success.is_none_or(|last| last.elapsed() >= INTERVAL);
+        if silent {
+            self.questions.spawn(async move {
+                // The answer is noted where it is given.
+                if let Err(failure) = database.probe().await {
+                    debug!(%failure, "the database gives no sign of life");
+                }
+                None
+            });
+        }
+        let owned = partitions.owned();
+        let lookup = Arc::clone(&self.lookup);
+        let topics = [self.config.kafka.series_topic.clone(), self.config.kafka.points_topic.clone()];
+        self.questions.spawn_blocking(move || ask(&lookup, &topics, &owned));
+    }
+
+    fn report_database(&self) {
+        let state = self.database.state();
+        self.health.set_condition(
+            "database",
+            (!state.up).then(|| match &state.failure {
+                Some((words, class)) => {
+                    format!("down for {} s ({}): {words}", state.since.elapsed().as_secs(), class.as_str())
+                }
+                None => "it was not reached yet".to_owned(),
+            }),
+        );
+        self.health.update(|status| {
+            status.database.up = state.up;
+            if let Some((words, _)) = &state.failure {
+                status.database.last_error = Some(words.clone());
+            }
+        });
+    }
+}
+
+fn ask(lookup: &Lookup, topics: &[String], owned: &[TopicPartition]) -> Option<Observation> {
+    let mut observation = Observation::default();
+    for topic in topics {
+        // A topic that does not exist must not hide the other.
+        match lookup.topics(&[topic]) {
+            Ok(described) => {
+                for topic in described {
+                    if let Some(id) = topic.id {
+                        observation.topic_ids.insert(topic.name, id);
+                    }
+                }
+            }
+            Err(failure) => debug!(%failure, topic, "the topic cannot be described"),
+        }
+    }
+    match lookup.log_ranges(owned) {
+        Ok(ranges) => observation.log_ranges = ranges,
+        Err(failure) => debug!(%failure, "the ends of the logs are not known"),
+    }
+    Some(observation)
+}
+
+/// Writes what is known of the partitions into the status page.
+pub(super) fn fill_status(status: &mut Status, lags: &[Lag], (buffered, limit, in_flight): (usize, usize, usize)) {
+    status.buffered_bytes = buffered as u64;
+    status.memory_limit_bytes = limit as u64;
+    status.in_flight_batches = in_flight as u64;
+    status.partitions = lags
+        .iter()
+        .map(|lag| PartitionStatus {
+            topic: lag.partition.0.clone(),
+            partition: lag.partition.1,
+            next_offset: lag.next_offset,
+            position: lag.position,
+            log_end_offset: lag.log_end,
+            lag_messages: lag.messages,
+            lag_seconds: lag.seconds,
+        })
+        .collect();
+}

@@ -1,0 +1,150 @@
+//! One batch until it is committed: through outages, overlaps and refused rows. A writer gives up nothing.
+
+use std::time::Duration;
+
+use backon::{BackoffBuilder, ExponentialBuilder};
+use tracing::{debug, error, warn};
+
+use super::NextOffsets;
+use crate::batch::{Batch, Interval, MessageAt};
+use crate::config::Config;
+use crate::database::{Applied, Class, Database, Error, Path};
+use crate::message::{Decoder, Limits, Rejected};
+
+/// What became of a batch.
+#[derive(Debug, Default)]
+pub(super) struct Outcome {
+    /// What the batch covers.
+    pub(super) intervals: Vec<Interval>,
+    /// Points written now.
+    pub(super) points: usize,
+    /// Points that were applied already.
+    pub(super) skipped: usize,
+    /// Messages that became dead letters now.
+    pub(super) dead_letters: Vec<(MessageAt, Rejected)>,
+    /// The next offset of each partition.
+    pub(super) applied: Vec<Applied>,
+    /// The next offset of each partition as it was known before.
+    pub(super) known: NextOffsets,
+    /// The oldest message's Kafka time.
+    pub(super) oldest_ms: Option<i64>,
+    /// Whether the batch was dropped because the database has no progress row of a partition.
+    pub(super) lost: bool,
+}
+
+/// Writes batches.
+#[derive(Debug, Clone)]
+pub(super) struct Writer {
+    database: Database,
+    limits: Limits,
+    backoff: ExponentialBuilder,
+}
+
+impl Writer {
+    pub(super) fn new(config: &Config, database: Database) -> Self {
+        let backoff = ExponentialBuilder::default()
+            .with_min_delay(Duration::from_millis(config.database.retry_min_ms))
+            .with_max_delay(Duration::from_millis(config.database.retry_max_ms))
+            .with_factor(2.0)
+            .with_jitter()
+            .without_max_times();
+        Self { database, limits: config.message.limits(), backoff }
+    }
+
+    /// Writes the batch, and answers when all of it is committed.
+    pub(super) async fn write(self, batch: Batch, known: NextOffsets) -> Outcome {
+        let mut outcome = Outcome {
+            intervals: batch.intervals(),
+            oldest_ms: batch.oldest_ms(),
+            known,
+            ..Outcome::default()
+        };
+        let mut decoder = Decoder::new(self.limits.clone());
+        let mut pieces = vec![(batch, Path::Fast)];
+        while let Some((piece, path)) = pieces.pop() {
+            match self.write_piece(&piece, path, &mut decoder, &mut outcome).await {
+                Piece::Written => {}
+                Piece::NoProgress => {
+                    outcome.lost = true;
+                    return outcome;
+                }
+                // The last half goes below, so that the pieces are written in the order of their offsets.
+                Piece::Refused(why) => match piece.split(&mut decoder) {
+                    Some((first, last)) => pieces.extend([(last, path), (first, path)]),
+                    None => pieces.push((piece.into_dead_letter(why), path)),
+                },
+            }
+        }
+        outcome
+    }
+
+    async fn write_piece(&self, piece: &Batch, mut path: Path, decoder: &mut Decoder, outcome: &mut Outcome) -> Piece {
+        let mut delays = self.backoff.build();
+        let mut missing_series = 0;
+        loop {
+            let failure = match self.database.write(piece, path, decoder).await {
+                Ok(written) => {
+                    outcome.points += written.points;
+                    outcome.skipped += written.skipped;
+                    outcome.dead_letters.extend(written.dead_letters);
+                    for applied in written.applied {
+                        outcome.applied.retain(|old| old.source != applied.source || old.partition != applied.partition);
+                        outcome.applied.push(applied);
+                    }
+                    return Piece::Written;
+                }
+                Err(failure) => failure,
+            };
+            let was_slow = std::mem::replace(&mut path, Path::Slow) == Path::Slow;
+            match failure.class() {
+                Class::Overlap if !was_slow => {
+                    debug!(%failure, "asking the database what is missing");
+                    continue;
+                }
+                // A deleted series is made again by the next attempt, which does not trust what was known.
+                Class::Data if failure.is_missing_series() && missing_series < 3 => {
+                    missing_series += 1;
+                    continue;
+                }
+                Class::Data if !is_dead_letter(piece) => {
+                    debug!(%failure, messages = piece.message_count(), "the database refuses a row; looking for its message");
+                    return Piece::Refused(refusal(&failure));
+                }
+                Class::Progress => return Piece::NoProgress,
+                Class::Outage | Class::Retry => {
+                    warn!(%failure, class = failure.class().as_str(), "a batch was not written; trying again");
+                }
+                Class::Ours | Class::Overlap | Class::Data => {
+                    error!(%failure, class = failure.class().as_str(), "a batch cannot be written until this is mended");
+                }
+            }
+            tokio::time::sleep(delays.next().unwrap_or(Duration::from_secs(1))).await;
+        }
+    }
+}
+
+/// What became of one attempt's batch.
+enum Piece {
+    Written,
+    Refused(String),
+    NoProgress,
+}
+
+/// Whether the piece is one message that is a dead letter already: it has no row left that could be refused.
+fn is_dead_letter(piece: &Batch) -> bool {
+    piece.message_count() == 1 && !piece.dead_letters().is_empty()
+}
+
+/// The server's reason for a dead letter: code, constraint and column, without the row.
+fn refusal(failure: &Error) -> String {
+    let Some(answer) = failure.from_server() else { return failure.to_string() };
+    let mut text = format!("SQLSTATE {}: {}", answer.code().code(), answer.message());
+    for (name, value) in
+        [("table", answer.table()), ("column", answer.column()), ("constraint", answer.constraint())]
+    {
+        if let Some(value) = value {
+            text.push_str(&format!("; {name} {value}"));
+        }
+    }
+    text
+}
