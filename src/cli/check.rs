@@ -8,6 +8,7 @@ use crate::database::schema;
 use crate::kafka::lookup::Lookup;
 
 pub(super) async fn run(config: &Arc<Config>) -> Result<(), Failure> {
+    config.require_database()?;
     print_line("configuration: fine");
     let mut problems = Vec::new();
     check_database(config, &mut problems).await;

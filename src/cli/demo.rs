@@ -6,10 +6,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use indicatif::{ProgressBar, ProgressStyle};
 use tokio::sync::oneshot;
 
-use super::{Failure, print, print_line};
+use super::{Failure, print, print_line, progress_bar};
 use crate::config::{Config, Secret};
 use crate::database::schema;
 use crate::database::scratch::{Scratch, TableSummary};
@@ -55,11 +54,7 @@ struct Published {
 }
 
 pub(super) async fn run(config: Arc<Config>, arguments: Arguments) -> Result<(), Failure> {
-    if config.database.url.is_empty() {
-        return Err(Failure::Usage(
-            "no database: set DATABASE_URL, or run `make demo`, which brings one up (scripts/stack)".to_owned(),
-        ));
-    }
+    config.require_database()?;
     let embedded = if arguments.brokers.is_none() { Some(EmbeddedKafka::start()?) } else { None };
     let brokers = embedded.as_ref().map_or_else(|| arguments.brokers.clone().unwrap_or_default(), EmbeddedKafka::brokers);
     let scratch = Scratch::create(&config.database, "series_ingest_demo").await?;
@@ -129,7 +124,8 @@ async fn ingest(
     let worker = tokio::spawn(pipeline::run(Arc::clone(demo), database, health, async move { drop(stopped.await) }));
     let summary = watch(scratch, published.points).await;
     let took = start.elapsed();
-    drop(stop.send(()));
+    // Where the worker has ended already, its result says why.
+    let _ = stop.send(());
     worker.await.map_err(|error| Failure::Internal(error.to_string()))??;
     let summary = summary?;
     report(&summary, scratch, &published, took)
@@ -137,10 +133,7 @@ async fn ingest(
 
 /// Waits until the table has as many points as were published, or nothing comes any more.
 async fn watch(scratch: &Scratch, expected: usize) -> Result<TableSummary, Failure> {
-    let bar = ProgressBar::new(expected as u64).with_style(
-        ProgressStyle::with_template("{elapsed_precise} {wide_bar} {human_pos}/{human_len} points {per_sec}")
-            .unwrap_or_else(|_| ProgressStyle::default_bar()),
-    );
+    let bar = progress_bar(expected, "points");
     let mut last = (0, Instant::now());
     loop {
         let points = scratch.count_points().await?;

@@ -5,6 +5,7 @@ use crate::config::Config;
 use crate::database::schema;
 
 pub(super) async fn run(config: &Config) -> Result<(), Failure> {
+    config.require_database()?;
     let report = schema::migrate(config).await?;
     if report.applied.is_empty() {
         print_line("the migrations were applied already");

@@ -11,11 +11,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::config::{Config, Problems};
 use crate::database::schema::SchemaError;
 use crate::database::{self, Class};
-use crate::pipeline;
+use crate::{kafka, pipeline};
 
 /// Writes time series points from Kafka into TimescaleDB, exactly once.
 #[derive(Debug, Parser)]
@@ -115,8 +116,8 @@ impl From<pipeline::StartError> for Failure {
     }
 }
 
-impl From<rdkafka::error::KafkaError> for Failure {
-    fn from(error: rdkafka::error::KafkaError) -> Self {
+impl From<kafka::Error> for Failure {
+    fn from(error: kafka::Error) -> Self {
         Self::Unreachable(format!("Kafka: {error}"))
     }
 }
@@ -155,6 +156,13 @@ impl Cli {
         runtime.shutdown_background();
         result
     }
+}
+
+/// A bar over `length` things, shown where standard error is a terminal.
+fn progress_bar(length: usize, things: &str) -> ProgressBar {
+    let template = format!("{{elapsed_precise}} {{wide_bar}} {{human_pos}}/{{human_len}} {things} {{per_sec}}");
+    let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(length as u64).with_style(style)
 }
 
 /// Prints to standard output; a reader that has gone away is no fault.

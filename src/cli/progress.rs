@@ -36,6 +36,7 @@ pub(super) struct Reset {
 }
 
 pub(super) async fn run(config: &Config, command: Command) -> Result<(), Failure> {
+    config.require_database()?;
     let database = Database::new(config)?;
     match command {
         Command::Show { topic } => show(&database, topic.as_deref()).await,

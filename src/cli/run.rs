@@ -12,6 +12,7 @@ use super::Failure;
 use crate::config::Config;
 use crate::database::schema::{self, SchemaError};
 use crate::database::{Class, Database};
+use crate::message::Reason;
 use crate::pipeline;
 use crate::telemetry::health::{Component, Health};
 use crate::telemetry::{http, logging, metrics};
@@ -20,9 +21,11 @@ use crate::telemetry::{http, logging, metrics};
 const SCHEMA_RETRY: Duration = Duration::from_secs(2);
 
 pub(super) async fn run(config: Arc<Config>) -> Result<(), Failure> {
+    config.require_database()?;
     logging::init(config.log.format, &config.log.filter).map_err(|error| Failure::Usage(error.to_string()))?;
     info!(version = env!("CARGO_PKG_VERSION"), pipeline = config.pipeline, "series-ingest starts");
     let rendered = metrics::install();
+    metrics::preset(Class::ALL.map(Class::as_str), Reason::ALL.map(Reason::as_str));
     let health = Arc::new(Health::new(&config.pipeline, Duration::from_millis(config.http.watchdog_ms)));
     let (stop, stopping) = watch::channel(false);
     let mut terminate = signal(SignalKind::terminate())?;
@@ -42,8 +45,8 @@ pub(super) async fn run(config: Arc<Config>) -> Result<(), Failure> {
             .await
             .map_err(|error| Failure::Usage(format!("http.listen = {}: {error}", config.http.listen)))?;
         info!(address = %listener.local_addr()?, "serving /metrics, /livez, /readyz and /status");
-        let stopped = until(stopping.clone());
-        Some(tokio::spawn(http::serve(listener, Arc::clone(&health), rendered, stopped)))
+        // It answers while the worker stops, too, and ends with it.
+        Some(tokio::spawn(http::serve(listener, Arc::clone(&health), rendered, std::future::pending())))
     };
 
     let result = work(&config, &health, stopping).await;

@@ -114,7 +114,7 @@ impl Database {
     pub async fn start(&self, source: &Arc<Source>, partitions: &[(i32, i64)]) -> Result<HashMap<i32, i64>, Error> {
         let work = async {
             let mut session = self.session().await?;
-            self.sources.resolve(&mut session, &self.pipeline, [source]).await?;
+            self.sources.resolve(&mut session, &self.pipeline, &[source]).await?;
             progress::start(&mut session, self.sources.get(source)?, partitions).await
         };
         self.noted(work.await)
@@ -133,7 +133,7 @@ impl Database {
     ) -> Result<Vec<(i64, i64)>, Error> {
         let work = async {
             let mut session = self.session().await?;
-            self.sources.resolve(&mut session, &self.pipeline, [source]).await?;
+            self.sources.resolve(&mut session, &self.pipeline, &[source]).await?;
             progress::record_gap(&mut session, self.sources.get(source)?, partition, interval, reason).await
         };
         self.noted(work.await)

@@ -36,7 +36,7 @@ impl SourceIds {
         &self,
         session: &mut Session,
         pipeline: &str,
-        sources: impl IntoIterator<Item = &Arc<Source>>,
+        sources: &[&Arc<Source>],
     ) -> Result<(), Error> {
         for source in sources {
             if self.known(source).is_some() {

@@ -70,9 +70,71 @@ impl Scratch {
         config::mask_url(&self.url)
     }
 
-    /// The connection to it, for questions.
-    pub fn client(&self) -> &Client {
-        &self.client
+    /// Runs statements.
+    ///
+    /// # Errors
+    /// Where the server does not answer, or refuses.
+    pub async fn execute(&self, step: &'static str, sql: &str) -> Result<(), Error> {
+        self.client.batch_execute(sql).await.map_err(|source| Error::Server { step, source })
+    }
+
+    /// Takes away all points, series and progress.
+    ///
+    /// # Errors
+    /// Where the server does not answer.
+    pub async fn empty_tables(&self) -> Result<(), Error> {
+        self.execute(
+            "empty the tables",
+            "truncate time_series_data_points, time_series_metadata, ingest_series, ingest_progress, ingest_gap, \
+             ingest_dead_letter, ingest_source; checkpoint",
+        )
+        .await
+    }
+
+    /// The number of offsets applied, of all partitions that were read from their start.
+    ///
+    /// # Errors
+    /// Where the server does not answer.
+    pub async fn applied_messages(&self) -> Result<usize, Error> {
+        self.count(
+            "select coalesce(sum(next_offset + coalesce((select sum(upper(island) - lower(island)) \
+             from unnest(ahead) as island), 0)), 0)::bigint from ingest_progress",
+        )
+        .await
+    }
+
+    /// Writes a query's rows of (series, time, column, value) into a file of the server's, in COPY's binary format. Only a
+    /// superuser may. The answer is its name.
+    ///
+    /// # Errors
+    /// Where the server does not answer, or refuses.
+    pub async fn make_copy_file(&self, rows_sql: &str) -> Result<String, Error> {
+        let step = "find the server's data folder";
+        let sql = "select current_setting('data_directory')";
+        let row = self.client.query_one(sql, &[]).await.map_err(|source| Error::Server { step, source })?;
+        let file = format!("{}/{}.copy", row.get::<_, String>(0), self.name);
+        let sql = format!("copy ({rows_sql}) to {} (format binary)", quoted(&file));
+        self.execute("write the rows to a file", &sql).await?;
+        Ok(file)
+    }
+
+    /// Copies such a file's rows into the table of points.
+    ///
+    /// # Errors
+    /// Where the server does not answer, or refuses.
+    pub async fn copy_from_file(&self, file: &str) -> Result<(), Error> {
+        let columns = "time_series_id, \"timestamp\", column_name, value";
+        let sql = format!("copy time_series_data_points ({columns}) from {} (format binary)", quoted(file));
+        self.execute("copy from a file", &sql).await
+    }
+
+    /// Deletes such a file.
+    ///
+    /// # Errors
+    /// Where the server does not answer, or refuses.
+    pub async fn remove_copy_file(&self, file: &str) -> Result<(), Error> {
+        let command = format!("rm -f \"{file}\"");
+        self.execute("delete the file", &format!("copy (select 1) to program {}", quoted(&command))).await
     }
 
     /// The number of points.
@@ -139,6 +201,10 @@ async fn connect(database: &config::Database) -> Result<Client, Error> {
         }
     });
     Ok(client)
+}
+
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
 }
 
 /// The URL with another database in it.

@@ -1,5 +1,6 @@
 //! The write transaction: points by COPY, dead letters, claim, COMMIT.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use tracing::debug;
@@ -8,7 +9,7 @@ use super::error::{Class, Error};
 use super::progress::{Applied, Claim, SourceIds};
 use super::session::Session;
 use super::{Database, series};
-use crate::batch::{Batch, DeadLetter, MessageAt};
+use crate::batch::{Batch, DeadLetter, MessageAt, Source};
 use crate::config::UnknownSeries;
 use crate::message::{Decoder, Rejected};
 use crate::telemetry::metrics;
@@ -62,7 +63,8 @@ impl Database {
     async fn try_write(&self, batch: &Batch, path: Path, decoder: &mut Decoder) -> Result<Written, Error> {
         let mut session = self.session().await?;
         let intervals = batch.intervals();
-        self.sources.resolve(&mut session, &self.pipeline, intervals.iter().map(|i| &i.source)).await?;
+        let sources: Vec<&Arc<Source>> = intervals.iter().map(|interval| &interval.source).collect();
+        self.sources.resolve(&mut session, &self.pipeline, &sources).await?;
         series::define(&mut session, &self.sources, batch.definitions()).await?;
         let without_unknown = self.without_unknown_series(&mut session, batch, decoder).await?;
         let batch = without_unknown.as_ref().unwrap_or(batch);

@@ -25,3 +25,5 @@ pub mod topic_id;
 
 mod assignment;
 mod context;
+
+pub use rdkafka::error::KafkaError as Error;

@@ -31,7 +31,7 @@ pub fn consumer(kafka: &Kafka) -> ClientConfig {
     properties.set("fetch.max.bytes", (8 * 1024 * 1024).to_string());
     properties.set("fetch.wait.max.ms", "100");
     for (name, value) in client(kafka).config_map() {
-        properties.set(*name, *value);
+        properties.set(name, value);
     }
     properties.set("group.id", &kafka.group_id);
     properties.set("session.timeout.ms", kafka.session_timeout_ms.to_string());

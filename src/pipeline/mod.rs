@@ -54,7 +54,7 @@ pub enum StartError {
     Consumer(#[from] consumer::StartError),
     /// The client for questions cannot start.
     #[error("librdkafka refuses the client: {0}")]
-    Lookup(#[from] rdkafka::error::KafkaError),
+    Lookup(#[from] crate::kafka::Error),
 }
 
 /// Runs until `shutdown` is ready, and then until what was read is written or the drain's time is over.

@@ -41,7 +41,7 @@ pub(super) struct Resolution {
 #[derive(Debug, thiserror::Error)]
 enum StartError {
     #[error("Kafka does not say where the topics are: {0}")]
-    Kafka(#[from] rdkafka::error::KafkaError),
+    Kafka(#[from] crate::kafka::Error),
     #[error("the progress cannot be read: {0}")]
     Database(#[from] database::Error),
     #[error("a question ended by a fault of ours: {0}")]
@@ -119,7 +119,7 @@ impl Starter {
 
     async fn ask_kafka(&self, partitions: Vec<TopicPartition>) -> Result<Topics, StartError> {
         let lookup = Arc::clone(&self.lookup);
-        let topics = tokio::task::spawn_blocking(move || -> Result<Topics, rdkafka::error::KafkaError> {
+        let topics = tokio::task::spawn_blocking(move || -> Result<Topics, crate::kafka::Error> {
             let mut names: Vec<&str> = partitions.iter().map(|(topic, _)| topic.as_str()).collect();
             names.sort_unstable();
             names.dedup();

@@ -1,0 +1,327 @@
+//! Decoded points in columns.
+//!
+//! A point is 20 bytes: the index of its key, its time and its value, each in a column of its own. A key is a (series,
+//! column) pair, whose names are stored once for a batch. Nothing is allocated for a single point.
+
+use std::hash::BuildHasher;
+
+use foldhash::fast::RandomState;
+use hashbrown::HashTable;
+
+/// The index of a series of [`Points`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct SeriesIndex(u32);
+
+/// The index of a (series, column) pair of [`Points`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct KeyIndex(u32);
+
+/// A place in [`Points`] to which they can be cut back.
+#[derive(Debug, Clone, Copy)]
+pub struct Mark {
+    series: usize,
+    keys: usize,
+    points: usize,
+}
+
+/// The points in the order in which they are copied: indices, sorted by series, column and time, bytewise as the database
+/// sorts text of collation "C".
+#[derive(Debug)]
+pub struct Order(Vec<u32>);
+
+impl Order {
+    /// The indices of the points.
+    pub fn indices(&self) -> &[u32] {
+        &self.0
+    }
+}
+
+/// Points in columns.
+#[derive(Debug, Default)]
+pub struct Points {
+    /// Seeded at random: names come from outside, and must not be able to be chosen so that they collide.
+    hasher: RandomState,
+    series: Vec<Box<str>>,
+    keys: Vec<Key>,
+    series_by_name: HashTable<u32>,
+    keys_by_name: HashTable<u32>,
+    name_bytes: usize,
+    message: u64,
+    key_of: Vec<u32>,
+    time_of: Vec<i64>,
+    value_of: Vec<f64>,
+}
+
+#[derive(Debug)]
+struct Key {
+    series: u32,
+    column: Box<str>,
+    /// The number of the last message that named it as a column.
+    message: u64,
+}
+
+impl Points {
+    /// The number of points.
+    pub fn len(&self) -> usize {
+        self.key_of.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.key_of.is_empty()
+    }
+
+    /// The memory they hold, in bytes.
+    pub fn bytes(&self) -> usize {
+        self.key_of.capacity() * size_of::<u32>()
+            + self.time_of.capacity() * size_of::<i64>()
+            + self.value_of.capacity() * size_of::<f64>()
+            + self.name_bytes
+            + self.series.capacity() * (size_of::<Box<str>>() + size_of::<u32>())
+            + self.keys.capacity() * (size_of::<Key>() + size_of::<u32>())
+    }
+
+    /// Begins a message; the mark cuts back to before it.
+    pub fn begin_message(&mut self) -> Mark {
+        self.message += 1;
+        Mark { series: self.series.len(), keys: self.keys.len(), points: self.len() }
+    }
+
+    /// Takes away what was added since `mark`.
+    pub fn cut_back(&mut self, mark: Mark) {
+        self.key_of.truncate(mark.points);
+        self.time_of.truncate(mark.points);
+        self.value_of.truncate(mark.points);
+        for index in (mark.keys..self.keys.len()).rev() {
+            let key = &self.keys[index];
+            let hash = self.hasher.hash_one((key.series, &*key.column));
+            self.name_bytes -= key.column.len();
+            if let Ok(entry) = self.keys_by_name.find_entry(hash, |at| *at as usize == index) {
+                entry.remove();
+            }
+        }
+        self.keys.truncate(mark.keys);
+        for index in (mark.series..self.series.len()).rev() {
+            let hash = self.hasher.hash_one(&*self.series[index]);
+            self.name_bytes -= self.series[index].len();
+            if let Ok(entry) = self.series_by_name.find_entry(hash, |at| *at as usize == index) {
+                entry.remove();
+            }
+        }
+        self.series.truncate(mark.series);
+    }
+
+    /// The index of a series, given now if it is a new one.
+    pub fn series(&mut self, name: &str) -> SeriesIndex {
+        let (hasher, series) = (&self.hasher, &mut self.series);
+        let entry = self.series_by_name.entry(
+            hasher.hash_one(name),
+            |at| *series[*at as usize] == *name,
+            |at| hasher.hash_one(&*series[*at as usize]),
+        );
+        let index = *entry.or_insert_with(|| index_of(series.len())).get();
+        if index as usize == series.len() {
+            series.push(name.into());
+            self.name_bytes += name.len();
+        }
+        SeriesIndex(index)
+    }
+
+    /// The index of a column of a series, given now if it is a new one.
+    pub fn key(&mut self, series: SeriesIndex, column: &str) -> KeyIndex {
+        let (hasher, keys) = (&self.hasher, &mut self.keys);
+        let entry = self.keys_by_name.entry(
+            hasher.hash_one((series.0, column)),
+            |at| {
+                let key = &keys[*at as usize];
+                key.series == series.0 && *key.column == *column
+            },
+            |at| {
+                let key = &keys[*at as usize];
+                hasher.hash_one((key.series, &*key.column))
+            },
+        );
+        let index = *entry.or_insert_with(|| index_of(keys.len())).get();
+        if index as usize == keys.len() {
+            keys.push(Key { series: series.0, column: column.into(), message: 0 });
+            self.name_bytes += column.len();
+        }
+        KeyIndex(index)
+    }
+
+    /// Whether the column is named for the first time in this message.
+    pub fn is_first_in_message(&mut self, key: KeyIndex) -> bool {
+        let last = std::mem::replace(&mut self.keys[key.0 as usize].message, self.message);
+        last != self.message
+    }
+
+    /// Adds a point: its time in microseconds since the Unix epoch, and its value, of which NaN is stored as NULL.
+    pub fn push(&mut self, key: KeyIndex, time_us: i64, value: f64) {
+        self.key_of.push(key.0);
+        self.time_of.push(time_us);
+        self.value_of.push(value);
+    }
+
+    /// Makes room for `additional` points.
+    pub fn reserve(&mut self, additional: usize) {
+        self.key_of.reserve(additional);
+        self.time_of.reserve(additional);
+        self.value_of.reserve(additional);
+    }
+
+    /// The point at `index`: series, column, time in microseconds since the Unix epoch, value.
+    pub fn get(&self, index: usize) -> (&str, &str, i64, f64) {
+        let key = &self.keys[self.key_of[index] as usize];
+        (&self.series[key.series as usize], &key.column, self.time_of[index], self.value_of[index])
+    }
+
+    /// The key of the point at `index`, as an index below [`Points::key_count`].
+    pub fn key_of(&self, index: usize) -> usize {
+        self.key_of[index] as usize
+    }
+
+    /// The time of the point at `index`, in microseconds since the Unix epoch.
+    pub fn time_of(&self, index: usize) -> i64 {
+        self.time_of[index]
+    }
+
+    /// The value of the point at `index`.
+    pub fn value_of(&self, index: usize) -> f64 {
+        self.value_of[index]
+    }
+
+    /// The number of (series, column) pairs.
+    pub fn key_count(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// The series and column at `key`.
+    pub fn names(&self, key: usize) -> (&str, &str) {
+        let key = &self.keys[key];
+        (&self.series[key.series as usize], &key.column)
+    }
+
+    /// The name of a column.
+    pub fn column_name(&self, key: KeyIndex) -> &str {
+        &self.keys[key.0 as usize].column
+    }
+
+    /// Each series with its columns, in the order in which they came; a series without a column is among them.
+    pub fn series_columns(&self) -> Vec<(&str, Vec<&str>)> {
+        let mut all: Vec<(&str, Vec<&str>)> = self.series.iter().map(|name| (&**name, Vec::new())).collect();
+        for key in &self.keys {
+            all[key.series as usize].1.push(&key.column);
+        }
+        all
+    }
+
+    /// The order by series, column and time.
+    ///
+    /// The points are counted into one bucket for each key, so that only times are compared, and these come sorted as a rule.
+    pub fn order(&self) -> Order {
+        let mut by_name: Vec<usize> = (0..self.keys.len()).collect();
+        by_name.sort_unstable_by_key(|key| self.names(*key));
+        let mut ends = vec![0_u32; self.keys.len()];
+        for key in &self.key_of {
+            ends[*key as usize] += 1;
+        }
+        let mut start = 0;
+        for key in &by_name {
+            // From here on the place where the key's next point goes, and in the end where its bucket ends.
+            let count = std::mem::replace(&mut ends[*key], start);
+            start += count;
+        }
+        let mut order = vec![0_u32; self.len()];
+        for (index, key) in (0_u32..).zip(&self.key_of) {
+            let place = &mut ends[*key as usize];
+            order[*place as usize] = index;
+            *place += 1;
+        }
+        let mut start = 0;
+        for key in by_name {
+            let end = ends[key] as usize;
+            let bucket = &mut order[start..end];
+            if !bucket.is_sorted_by_key(|index| self.time_of[*index as usize]) {
+                bucket.sort_by_key(|index| self.time_of[*index as usize]);
+            }
+            start = end;
+        }
+        Order(order)
+    }
+}
+
+/// A batch is bounded by bytes and by points, far below what 32 bits count.
+fn index_of(len: usize) -> u32 {
+    u32::try_from(len).expect("a batch has fewer than 2^32 names")
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn all(points: &Points) -> Vec<(String, String, i64, f64)> {
+        (0..points.len())
+            .map(|index| {
+                let (series, column, time, value) = points.get(index);
+                (series.to_owned(), column.to_owned(), time, value)
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_rejected_message_leaves_nothing_behind() {
+        let mut points = Points::default();
+        points.begin_message();
+        let a = points.series("a");
+        let key = points.key(a, "x");
+        points.push(key, 1, 1.0);
+        let before = (all(&points), points.bytes());
+        let mark = points.begin_message();
+        let b = points.series("b");
+        for column in ["x", "y", "z"] {
+            let key = points.key(b, column);
+            points.push(key, 2, 2.0);
+        }
+        let key = points.key(a, "y");
+        points.push(key, 3, 3.0);
+        points.cut_back(mark);
+        assert_eq!(all(&points), before.0);
+        assert_eq!(points.series_columns(), [("a", vec!["x"])]);
+        let again = points.series("b");
+        assert_eq!(points.key(again, "x"), KeyIndex(1), "its name is given a new index");
+        assert_eq!(points.series("a"), a);
+        assert_eq!(points.key(a, "x"), KeyIndex(0));
+    }
+
+    #[test]
+    fn a_column_is_first_once_in_each_message() {
+        let mut points = Points::default();
+        points.begin_message();
+        let series = points.series("s");
+        let key = points.key(series, "x");
+        assert!(points.is_first_in_message(key));
+        assert!(!points.is_first_in_message(key));
+        points.begin_message();
+        assert!(points.is_first_in_message(key));
+    }
+
+    proptest! {
+        #[test]
+        fn the_order_is_that_of_a_plain_sort(
+            rows in prop::collection::vec(("[a-c]{1,2}", "[x-z]", -3_i64..3), 0..200)
+        ) {
+            let mut points = Points::default();
+            for (series, column, time) in &rows {
+                let series = points.series(series);
+                let key = points.key(series, column);
+                points.push(key, *time, 0.5);
+            }
+            let mut expected: Vec<usize> = (0..rows.len()).collect();
+            expected.sort_by_key(|index| &rows[*index]);
+            let order: Vec<usize> = points.order().indices().iter().map(|index| *index as usize).collect();
+            prop_assert_eq!(order, expected);
+        }
+    }
+}

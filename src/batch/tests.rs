@@ -1,0 +1,154 @@
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::message::Limits;
+
+fn decoder() -> Decoder {
+    Decoder::new(Limits { max_bytes: 1 << 20, max_points: 1000, max_name_bytes: 100, min_us: i64::MIN, max_us: i64::MAX })
+}
+
+fn source(topic: &str) -> Arc<Source> {
+    Arc::new(Source { kind: Kind::Points, cluster_id: "c".into(), topic: topic.into(), topic_id: "t".into() })
+}
+
+/// A set of `[from, until)` with a message at each of the offsets; its one point has the offset as its time.
+fn set(source: &Arc<Source>, partition: i32, from: i64, until: i64, offsets: &[i64]) -> MessageSet {
+    let mut builder = MessageSetBuilder::new(Arc::clone(source), partition, from);
+    for offset in offsets {
+        let payload = format!(
+            r#"{{"time_series_id":"p{partition}","timestamp_unit":"us","timestamps":[{offset}],"columns":{{"c":[1]}}}}"#
+        );
+        builder.push(&RawMessage { offset: *offset, time_ms: Some(*offset), key: Some(b"k"), payload: Some(payload.as_bytes()) });
+    }
+    builder.extend_to(until);
+    builder.build(None)
+}
+
+fn times(batch: &Batch) -> Vec<i64> {
+    let mut times: Vec<i64> = (0..batch.points().len()).map(|index| batch.points().time_of(index)).collect();
+    times.sort_unstable();
+    times
+}
+
+fn spans(batch: &Batch) -> Vec<(i32, i64, i64)> {
+    batch.intervals().iter().map(|interval| (interval.partition, interval.from, interval.until)).collect()
+}
+
+#[test]
+fn intervals_that_touch_are_one() {
+    let source = source("t");
+    let mut decoder = decoder();
+    let mut batch = Batch::default();
+    for (partition, from, until, offsets) in [(1, 20, 30, vec![25]), (0, 0, 10, vec![3]), (1, 10, 20, vec![]), (0, 12, 13, vec![12])] {
+        batch.push(set(&source, partition, from, until, &offsets), &mut decoder);
+    }
+    assert_eq!(spans(&batch), [(0, 0, 10), (0, 12, 13), (1, 10, 30)]);
+    assert_eq!(times(&batch), [3, 12, 25]);
+    assert_eq!(batch.oldest_ms(), Some(3));
+}
+
+#[test]
+fn a_missing_part_is_kept() {
+    let source = source("t");
+    let mut decoder = decoder();
+    let mut batch = Batch::default();
+    batch.push(set(&source, 0, 0, 10, &[1, 4, 8]), &mut decoder);
+    let interval = |from, until| Interval { source: Arc::clone(&source), partition: 0, from, until };
+    let kept = batch.keep(&[interval(2, 5), interval(9, 10)], &mut decoder);
+    assert_eq!(times(&kept), [4]);
+    assert_eq!(spans(&kept), [(0, 2, 5), (0, 9, 10)]);
+    let other = Interval { partition: 1, ..interval(0, 10) };
+    assert!(batch.keep(&[other], &mut decoder).is_empty());
+}
+
+#[test]
+fn a_single_message_becomes_a_dead_letter() {
+    let mut decoder = decoder();
+    let mut batch = Batch::default();
+    batch.push(set(&source("t"), 0, 5, 10, &[7]), &mut decoder);
+    assert!(batch.split(&mut decoder).is_none());
+    let dead = batch.into_dead_letter("SQLSTATE 23514".into());
+    assert!(dead.points().is_empty());
+    let [letter] = dead.dead_letters() else { panic!("one dead letter") };
+    assert_eq!((letter.at.offset, letter.rejected.reason), (7, Reason::RejectedByDatabase));
+    assert_eq!(spans(&dead), [(0, 5, 10)]);
+}
+
+#[test]
+fn what_cannot_be_read_is_a_dead_letter_and_the_rest_goes_on() {
+    let source = source("t");
+    let mut builder = MessageSetBuilder::new(Arc::clone(&source), 0, 0);
+    let long = vec![b'x'; DEAD_LETTER_PAYLOAD_BYTES + 1];
+    let good: &[u8] = br#"{"time_series_id":"s","timestamps":[0],"columns":{"c":[1]}}"#;
+    for (offset, payload) in (0..).zip([Some(b"{".as_slice()), None, Some(good), Some(&long)]) {
+        builder.push(&RawMessage { offset, time_ms: None, key: None, payload });
+    }
+    let mut batch = Batch::default();
+    batch.push(builder.build(None), &mut decoder());
+    assert_eq!((batch.points().len(), batch.tombstones(), batch.message_count()), (1, 1, 4));
+    let letters: Vec<(i64, usize, usize)> = batch
+        .dead_letters()
+        .iter()
+        .map(|letter| (letter.at.offset, letter.payload.as_ref().map_or(0, Vec::len), letter.payload_bytes))
+        .collect();
+    assert_eq!(letters, [(0, 1, 1), (3, DEAD_LETTER_PAYLOAD_BYTES, DEAD_LETTER_PAYLOAD_BYTES + 1)]);
+}
+
+#[test]
+fn memory_is_charged_until_the_last_part_is_gone() {
+    let budget = Budget::new(1 << 20);
+    let mut builder = MessageSetBuilder::new(source("t"), 0, 0);
+    for offset in 0..10 {
+        builder.push(&RawMessage { offset, time_ms: None, key: None, payload: Some(&[b' '; 1000]) });
+    }
+    let set = builder.build(Some(&budget));
+    assert!(budget.used() > 10_000);
+    let part = set.clip(3, 4).unwrap();
+    let used = budget.used();
+    drop(set);
+    assert_eq!(budget.used(), used);
+    drop(part);
+    assert_eq!(budget.used(), 0);
+}
+
+proptest! {
+    /// Halving again and again loses and doubles nothing, and the positions between messages stay covered.
+    #[test]
+    fn halves_cover_what_the_whole_covers(
+        offsets in prop::collection::btree_set(0_i64..100, 1..40),
+        cuts in prop::collection::btree_set(1_i64..100, 0..5),
+    ) {
+        let source = source("t");
+        let mut decoder = decoder();
+        let mut whole = Batch::default();
+        let mut from = 0;
+        for until in cuts.into_iter().chain([100]) {
+            let inside: Vec<i64> = offsets.range(from..until).copied().collect();
+            whole.push(set(&source, 0, from, until, &inside), &mut decoder);
+            from = until;
+        }
+        let mut left = vec![whole];
+        let (mut seen, mut covered) = (Vec::new(), BTreeSet::new());
+        while let Some(batch) = left.pop() {
+            match batch.split(&mut decoder) {
+                Some((a, b)) => {
+                    prop_assert!(a.message_count() > 0 && b.message_count() > 0);
+                    left.extend([a, b]);
+                }
+                None => {
+                    seen.extend(times(&batch));
+                    for (_, from, until) in spans(&batch) {
+                        for position in from..until {
+                            prop_assert!(covered.insert(position), "{} is covered twice", position);
+                        }
+                    }
+                }
+            }
+        }
+        seen.sort_unstable();
+        prop_assert_eq!(seen, offsets.into_iter().collect::<Vec<_>>());
+        prop_assert_eq!(covered, (0..100).collect::<BTreeSet<i64>>());
+    }
+}

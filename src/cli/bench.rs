@@ -1,0 +1,286 @@
+//! `bench`: drains a topic with the real worker, beside a COPY of the same rows into the same table by the server itself.
+
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+
+use super::{Failure, print_line, progress_bar};
+use crate::config::{Config, Secret};
+use crate::database::schema;
+use crate::database::scratch::Scratch;
+use crate::kafka::publisher::Publisher;
+use crate::kafka::settings;
+
+const PARTITIONS: i32 = 8;
+/// How long the worker may take without a single new point.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// The first timestamp, in seconds since the Unix epoch: 2025-01-01.
+const FIRST_S: usize = 1_735_689_600;
+
+#[derive(Debug, Clone, Args)]
+pub(super) struct Arguments {
+    /// The broker to preload, `host:port`.
+    #[arg(long, env = "KAFKA_BROKERS")]
+    brokers: String,
+    /// How many points.
+    #[arg(long, default_value_t = 1_000_000)]
+    points: usize,
+    /// Over how many series they are spread, one after the other.
+    #[arg(long, default_value_t = 1000)]
+    series: usize,
+    /// Columns of a message.
+    #[arg(long, default_value_t = 5)]
+    columns: usize,
+    /// Timestamps of a message.
+    #[arg(long, default_value_t = 20)]
+    timestamps: usize,
+}
+
+impl Arguments {
+    fn points_a_message(&self) -> usize {
+        self.columns * self.timestamps
+    }
+
+    /// Whole rounds over all series.
+    fn rounds(&self) -> usize {
+        self.points.div_ceil(self.points_a_message() * self.series)
+    }
+
+    fn total(&self) -> usize {
+        self.rounds() * self.series * self.points_a_message()
+    }
+
+    fn message(&self, series: usize, round: usize) -> String {
+        let first = FIRST_S + round * self.timestamps;
+        let times: Vec<usize> = (first..first + self.timestamps).collect();
+        let columns: serde_json::Map<String, serde_json::Value> = (0..self.columns)
+            .map(|column| {
+                let values: Vec<f64> = times.iter().map(|time| (time * (column + 1) % 1000) as f64 / 10.0).collect();
+                (format!("c{column}"), values.into())
+            })
+            .collect();
+        let id = series_id(series);
+        serde_json::json!({"type": "point-batch", "time_series_id": id, "timestamps": times, "columns": columns}).to_string()
+    }
+
+    /// The rows of all messages, in the order of the messages and within each as the worker reads them.
+    fn rows_sql(&self) -> String {
+        format!(
+            "select 'bench-' || lpad(series::text, 6, '0'), to_timestamp({FIRST_S} + round * {times} + time), \
+                    'c' || col, (({FIRST_S} + round * {times} + time) * (col + 1) % 1000) / 10.0::float8 \
+             from generate_series(0::bigint, {rounds} - 1) as round, generate_series(0, {series} - 1) as series, \
+                  generate_series(0, {columns} - 1) as col, generate_series(0, {times} - 1) as time \
+             order by round, series, col, time",
+            times = self.timestamps,
+            rounds = self.rounds(),
+            series = self.series,
+            columns = self.columns,
+        )
+    }
+}
+
+fn series_id(series: usize) -> String {
+    format!("bench-{series:06}")
+}
+
+/// What the worker took for the drain.
+struct Drain {
+    took: Duration,
+    cpu: Duration,
+    peak_rss_bytes: u64,
+}
+
+pub(super) async fn run(config: Arc<Config>, arguments: Arguments) -> Result<(), Failure> {
+    config.require_database()?;
+    if [arguments.points, arguments.series, arguments.columns, arguments.timestamps].contains(&0) {
+        return Err(Failure::Usage("--points, --series, --columns and --timestamps must be above 0".to_owned()));
+    }
+    let scratch = Scratch::create(&config.database, "series_ingest_bench").await?;
+    let mut bench = (*config).clone();
+    let name = scratch.name().to_owned();
+    bench.kafka.brokers.clone_from(&arguments.brokers);
+    bench.kafka.group_id = name.replace('_', "-");
+    bench.kafka.series_topic = format!("{}.series", bench.kafka.group_id);
+    bench.kafka.points_topic = format!("{}.points", bench.kafka.group_id);
+    bench.database.url = Secret::new(scratch.url().to_owned());
+    let result = measure(&bench, &arguments, &scratch).await;
+    let topics = [bench.kafka.series_topic.as_str(), bench.kafka.points_topic.as_str()];
+    let deleted = async { Publisher::new(&settings::client(&bench.kafka))?.delete_topics(&topics).await };
+    if let Err(error) = deleted.await {
+        print_line(format_args!("the benchmark's topics are still there: {error}"));
+    }
+    if let Err(error) = scratch.remove().await {
+        print_line(format_args!("the benchmark's database {name} is still there: {error}"));
+    }
+    result
+}
+
+async fn measure(bench: &Config, arguments: &Arguments, scratch: &Scratch) -> Result<(), Failure> {
+    for note in schema::migrate(bench).await?.notes {
+        print_line(note);
+    }
+    publish(bench, arguments).await?;
+
+    let file = scratch.make_copy_file(&arguments.rows_sql()).await?;
+    let series_sql = format!(
+        "insert into time_series_metadata (id, name) select 'bench-' || lpad(n::text, 6, '0'), n::text \
+         from generate_series(0, {} - 1) as n",
+        arguments.series
+    );
+    let before = server_copy(scratch, &file, &series_sql, arguments.total()).await?;
+    let drain = drain(bench, arguments, scratch).await?;
+    let after = server_copy(scratch, &file, &series_sql, arguments.total()).await?;
+    scratch.remove_copy_file(&file).await?;
+
+    let total = arguments.total() as f64;
+    let rate = |took: Duration| total / took.as_secs_f64();
+    let drained = rate(drain.took);
+    let limit = rate(before).max(rate(after));
+    let lines = [
+        ("points", format!("{}", arguments.total())),
+        ("server-side COPY before", format!("{:.0} points/s", rate(before))),
+        ("server-side COPY after", format!("{:.0} points/s", rate(after))),
+        ("drain by the worker", format!("{drained:.0} points/s with {} writers", bench.database.writers)),
+        ("ratio to the faster COPY", format!("{:.2}", drained / limit)),
+        ("CPU of the worker", format!("{:.2} s per million points", drain.cpu.as_secs_f64() * 1e6 / total)),
+        ("peak resident memory", format!("{:.0} MiB", drain.peak_rss_bytes as f64 / f64::from(1 << 20))),
+    ];
+    print_line("");
+    for (name, value) in lines {
+        print_line(format_args!("  {name:<26} {value}"));
+    }
+    Ok(())
+}
+
+async fn publish(bench: &Config, arguments: &Arguments) -> Result<(), Failure> {
+    let publisher = Publisher::new(&settings::client(&bench.kafka))?;
+    let (series_topic, points_topic) = (bench.kafka.series_topic.clone(), bench.kafka.points_topic.clone());
+    publisher.create_topics(&[(&series_topic, 1), (&points_topic, PARTITIONS)]).await?;
+    let messages = arguments.rounds() * arguments.series;
+    print_line(format_args!("publishing {messages} messages with {} points", arguments.total()));
+    let bar = progress_bar(messages, "messages");
+    let arguments = arguments.clone();
+    tokio::task::spawn_blocking(move || -> Result<(), Failure> {
+        for message in 0..messages {
+            let (round, series) = (message / arguments.series, message % arguments.series);
+            publisher.send(&points_topic, None, &series_id(series), arguments.message(series, round).as_bytes())?;
+            bar.inc(1);
+        }
+        publisher.flush()?;
+        bar.finish_and_clear();
+        Ok(())
+    })
+    .await
+    .map_err(|error| Failure::Internal(error.to_string()))?
+}
+
+/// An empty table again, then all rows by one COPY of the server's own; how long that took.
+async fn server_copy(scratch: &Scratch, file: &str, series_sql: &str, total: usize) -> Result<Duration, Failure> {
+    scratch.empty_tables().await?;
+    scratch.execute("insert the series", series_sql).await?;
+    print_line("COPY by the server");
+    let start = Instant::now();
+    scratch.copy_from_file(file).await?;
+    let took = start.elapsed();
+    let copied = scratch.count_points().await?;
+    scratch.empty_tables().await?;
+    if copied != total {
+        return Err(Failure::Internal(format!("the server copied {copied} rows of {total}")));
+    }
+    Ok(took)
+}
+
+/// Runs the worker as a process of its own, until the table has all points.
+async fn drain(bench: &Config, arguments: &Arguments, scratch: &Scratch) -> Result<Drain, Failure> {
+    print_line("drain by the worker");
+    let mut worker = Worker::start(bench, scratch)?;
+    let bar = progress_bar(arguments.total(), "points");
+    let start = Instant::now();
+    let mut last = (0, Instant::now());
+    loop {
+        // What the progress counts costs nothing to ask; the rows are counted once, at the end.
+        let done = scratch.applied_messages().await? * arguments.points_a_message();
+        bar.set_position(done as u64);
+        if done >= arguments.total() {
+            break;
+        }
+        if done != last.0 {
+            last = (done, Instant::now());
+        }
+        if last.1.elapsed() >= PATIENCE || worker.has_ended()? {
+            return Err(Failure::Internal(format!("the worker stopped at {done} of {} points", arguments.total())));
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let took = start.elapsed();
+    bar.finish_and_clear();
+    let drain = worker.usage(took)?;
+    worker.stop()?;
+    let summary = scratch.summary().await?;
+    if summary.points != arguments.total() || summary.distinct_points != arguments.total() {
+        return Err(Failure::Internal(format!(
+            "the table has {} points, {} of them different, of {} published",
+            summary.points,
+            summary.distinct_points,
+            arguments.total()
+        )));
+    }
+    Ok(drain)
+}
+
+struct Worker(Child);
+
+impl Worker {
+    fn start(bench: &Config, scratch: &Scratch) -> Result<Self, Failure> {
+        let mut command = std::process::Command::new(std::env::current_exe()?);
+        command
+            .arg("run")
+            .env("DATABASE_URL", scratch.url())
+            .env("SERIES_INGEST__KAFKA__BROKERS", &bench.kafka.brokers)
+            .env("SERIES_INGEST__KAFKA__GROUP_ID", &bench.kafka.group_id)
+            .env("SERIES_INGEST__KAFKA__SERIES_TOPIC", &bench.kafka.series_topic)
+            .env("SERIES_INGEST__KAFKA__POINTS_TOPIC", &bench.kafka.points_topic)
+            .env("SERIES_INGEST__HTTP__LISTEN", "")
+            .env("SERIES_INGEST__LOG__FILTER", "warn")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null());
+        Ok(Self(command.spawn()?))
+    }
+
+    fn has_ended(&mut self) -> Result<bool, Failure> {
+        Ok(self.0.try_wait()?.is_some())
+    }
+
+    /// From /proc, as proc(5) describes it; Linux only, as the benchmark is.
+    fn usage(&self, took: Duration) -> Result<Drain, Failure> {
+        let folder = PathBuf::from(format!("/proc/{}", self.0.id()));
+        let stat = std::fs::read_to_string(folder.join("stat"))?;
+        let status = std::fs::read_to_string(folder.join("status"))?;
+        // The second field, the program's name in brackets, may hold spaces; utime and stime are the 14th and 15th.
+        let after_name = stat.rsplit(')').next().unwrap_or_default();
+        let ticks: u64 = after_name.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
+        let peak_kib: u64 = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmHWM:"))
+            .and_then(|rest| rest.trim().trim_end_matches(" kB").parse().ok())
+            .ok_or_else(|| Failure::Internal("/proc has no VmHWM of the worker".to_owned()))?;
+        // Linux counts 100 ticks a second for user space on every architecture.
+        Ok(Drain { took, cpu: Duration::from_millis(ticks * 10), peak_rss_bytes: peak_kib * 1024 })
+    }
+
+    fn stop(&mut self) -> Result<(), Failure> {
+        self.0.kill()?;
+        self.0.wait()?;
+        Ok(())
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // After a stop there is nothing left to end.
+        drop(self.stop());
+    }
+}

@@ -1,0 +1,60 @@
+//! Secrets that are read from files, and the URL's last form.
+
+use super::Config;
+use super::problems::Problems;
+use super::secret::Secret;
+use super::url;
+
+/// Reads the files that the configuration names: the URL, its password, and properties of librdkafka.
+pub(super) fn read(config: &mut Config, problems: &mut Problems) {
+    let database = &mut config.database;
+    let mut connection = database.url.expose().to_owned();
+    if !database.url_file.is_empty() {
+        if !connection.is_empty() {
+            problems.push("database.url_file", "database.url is set too; set one of them");
+        } else if let Some(text) = content("database.url_file", &database.url_file, problems) {
+            connection = text;
+        }
+    }
+    if !connection.is_empty() {
+        connection = url::without_driver(&connection);
+    }
+    if !database.password_file.is_empty() {
+        if url::has_password(&connection) {
+            problems.push("database.password_file", "the URL of the database has a password too; set one of them");
+        } else if let Some(password) = content("database.password_file", &database.password_file, problems)
+            && !connection.is_empty()
+        {
+            connection = url::with_password(&connection, &password);
+        }
+    }
+    database.url = Secret::new(connection);
+
+    let kafka = &mut config.kafka;
+    for (name, path) in &kafka.properties_files {
+        let key = format!("kafka.properties_files.{name}");
+        if kafka.properties.contains_key(name) {
+            problems.push(key, format!("kafka.properties.{name} is set too; set one of them"));
+        } else if let Some(text) = content(&key, path, problems) {
+            kafka.properties_read.insert(name.clone(), Secret::new(text));
+        }
+    }
+}
+
+/// What is in the file, without one line end at its end.
+fn content(key: &str, path: &str, problems: &mut Problems) -> Option<String> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => {
+            let text = text.strip_suffix('\n').map_or(text.as_str(), |text| text.strip_suffix('\r').unwrap_or(text));
+            if text.is_empty() {
+                problems.push(key, format!("{path:?} is empty; write the secret into it"));
+                return None;
+            }
+            Some(text.to_owned())
+        }
+        Err(error) => {
+            problems.push(key, format!("{path:?} cannot be read: {error}; name a file that this user can read"));
+            None
+        }
+    }
+}

@@ -1,0 +1,327 @@
+//! The sources of a configuration, put over each other key by key: the defaults, a file, the environment.
+//!
+//! The table of defaults has every key, with a value of its type. So a key that it does not have is unknown, and a
+//! value is right where the defaults with this one value instead still make a configuration.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::Path;
+
+use toml::{Table, Value};
+
+use super::problems::Problems;
+use super::properties::from_variable;
+use super::sources::{Source, Sources};
+use super::{Config, url};
+
+const DEFAULTS: &str = include_str!("../../config/default.toml");
+const PREFIX: &str = "SERIES_INGEST__";
+/// The names that the analyzer sets, with their keys.
+const NAMES: [(&str, &str); 5] = [
+    ("DATABASE_URL", "database.url"),
+    ("DATABASE_POOL_SIZE", "database.pool_size"),
+    ("DATABASE_MAX_OVERFLOW", "database.max_overflow"),
+    ("DATABASE_POOL_RECYCLE", "database.pool_recycle_s"),
+    ("KAFKA_BROKERS", "kafka.brokers"),
+];
+/// What the analyzer's `POSTGRES_…` name: the parts of `database.url`.
+const PARTS: [&str; 5] = ["USER", "PASSWORD", "DB", "HOST", "PORT"];
+/// The tables that take any name; their values become strings.
+const PROPERTIES: [&str; 2] = ["kafka", "properties"];
+const PROPERTIES_FILES: [&str; 2] = ["kafka", "properties_files"];
+
+/// The values so far, and what was wrong with the others.
+#[derive(Debug)]
+pub(super) struct Layers {
+    defaults: Table,
+    values: Table,
+    sources: Sources,
+    problems: Problems,
+}
+
+impl Layers {
+    /// The defaults.
+    pub(super) fn new() -> Result<Self, Problems> {
+        let mut problems = Problems::default();
+        match DEFAULTS.parse::<Table>() {
+            Ok(defaults) => Ok(Self { values: defaults.clone(), defaults, sources: Sources::default(), problems }),
+            Err(error) => {
+                problems.push("config/default.toml", error.message());
+                Err(problems)
+            }
+        }
+    }
+
+    /// Puts a file over what is there.
+    pub(super) fn add_file(&mut self, path: &Path) {
+        let source = Source::File(path.to_owned());
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => text,
+            Err(error) => {
+                let text = format!("cannot be read: {error}; name a TOML file that this user can read");
+                self.problems.push(format!("--config ({source})"), text);
+                return;
+            }
+        };
+        match text.parse::<Table>() {
+            Ok(table) => self.add_table(&[], table, &source),
+            Err(error) => {
+                // The error's own text quotes the line, which may hold a password.
+                let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+                let line = before.matches('\n').count() + 1;
+                self.problems
+                    .push(format!("--config ({source})"), format!("line {line} is not TOML: {}", error.message()));
+            }
+        }
+    }
+
+    fn add_table(&mut self, path: &[&str], table: Table, source: &Source) {
+        for (name, value) in table {
+            let path = [path, &[name.as_str()]].concat();
+            match (get(&self.defaults, &path), value) {
+                (Some(Value::Table(_)), Value::Table(inner)) if is_open(&path) => {
+                    self.add_properties(&path, "", inner, source);
+                }
+                (Some(Value::Table(_)), Value::Table(inner)) => self.add_table(&path, inner, source),
+                (Some(Value::Table(_)), other) => {
+                    self.refuse(&path, source, format!("is {}; it must be a section", kind(&other)));
+                }
+                (_, value) => self.set(&path, value, source),
+            }
+        }
+    }
+
+    /// Adds properties; TOML reads an unquoted `sasl.username` as a table `sasl`, so tables are names with dots.
+    fn add_properties(&mut self, path: &[&str], prefix: &str, table: Table, source: &Source) {
+        for (name, value) in table {
+            let name = format!("{prefix}{name}");
+            match value {
+                Value::Table(inner) => self.add_properties(path, &format!("{name}."), inner, source),
+                value => {
+                    let path = [path, &[name.as_str()]].concat();
+                    if self.sources.get(&path.join(".")) == source {
+                        self.refuse(&path, source, "is set twice; remove one".to_owned());
+                    }
+                    self.set(&path, value, source);
+                }
+            }
+        }
+    }
+
+    /// Puts the environment over what is there.
+    pub(super) fn add_environment(&mut self, environment: impl IntoIterator<Item = (OsString, OsString)>) {
+        let mut variables = BTreeMap::new();
+        for (name, value) in environment {
+            let name = name.to_string_lossy().into_owned();
+            let relevant = name.starts_with(PREFIX)
+                || name.strip_prefix("POSTGRES_").is_some_and(|part| PARTS.contains(&part))
+                || NAMES.iter().any(|(variable, _)| *variable == name);
+            if !relevant {
+                continue;
+            }
+            match value.into_string() {
+                Ok(value) => drop(variables.insert(name, value)),
+                Err(_) => self.problems.push(name, "is not UTF-8; set it to a text in UTF-8"),
+            }
+        }
+        if let Some(url) = self.url_of_parts(&variables) {
+            self.set(&["database", "url"], Value::String(url), &Source::Name("POSTGRES_*".to_owned()));
+        }
+        for (name, key) in NAMES {
+            if let Some(text) = variables.get(name).filter(|text| !text.is_empty()) {
+                let path: Vec<&str> = key.split('.').collect();
+                self.set_text(&path, text, &Source::Name(name.to_owned()));
+            }
+        }
+        for (name, text) in &variables {
+            if let Some(parts) = name.strip_prefix(PREFIX) {
+                self.set_variable(name, parts, text);
+            }
+        }
+    }
+
+    /// The URL made of `POSTGRES_…`, where these say which database.
+    fn url_of_parts(&mut self, variables: &BTreeMap<String, String>) -> Option<String> {
+        let of = |part: &str| variables.get(&format!("POSTGRES_{part}")).map_or("", String::as_str);
+        let (user, database, host, port) = (of("USER"), of("DB"), of("HOST"), of("PORT"));
+        let others = ["DATABASE_URL", "SERIES_INGEST__DATABASE__URL", "SERIES_INGEST__DATABASE__URL_FILE"];
+        let stronger = others.iter().any(|name| variables.get(*name).is_some_and(|text| !text.is_empty()));
+        if stronger || [user, database, host].iter().all(|part| part.is_empty()) {
+            return None;
+        }
+        if !port.is_empty() && port.parse::<u16>().is_err() {
+            self.problems.push("POSTGRES_PORT", "is no port; set a number from 1 to 65535");
+            return None;
+        }
+        Some(url::from_parts(user, of("PASSWORD"), database, host, port))
+    }
+
+    fn set_variable(&mut self, name: &str, parts: &str, text: &str) {
+        let mut path: Vec<String> = parts.split("__").map(str::to_ascii_lowercase).collect();
+        let known: Vec<&str> = path.iter().map(String::as_str).collect();
+        if let [section @ .., property] = known.as_slice()
+            && is_open(section)
+        {
+            let property = from_variable(property);
+            path.truncate(2);
+            path.push(property);
+        } else if !matches!(get(&self.defaults, &known), Some(value) if !value.is_table())
+            || parts != parts.to_uppercase()
+        {
+            self.problems
+                .push(name, "is no key of this program; remove it, or correct it to SERIES_INGEST__SECTION__KEY");
+            return;
+        }
+        let path: Vec<&str> = path.iter().map(String::as_str).collect();
+        self.set_text(&path, text, &Source::Variable(name.to_owned()));
+    }
+
+    /// Sets a value given as text, which is read as the type of the default.
+    fn set_text(&mut self, path: &[&str], text: &str, source: &Source) {
+        let value = match get(&self.defaults, path) {
+            Some(Value::Integer(_)) => {
+                text.parse().map(Value::Integer).map_err(|_| "is no integer; set one, digits only")
+            }
+            Some(Value::Boolean(_)) => text.parse().map(Value::Boolean).map_err(|_| "is no boolean; set true or false"),
+            _ => Ok(Value::String(text.to_owned())),
+        };
+        match value {
+            Ok(value) => self.set(path, value, source),
+            Err(text) => self.refuse(path, source, text.to_owned()),
+        }
+    }
+
+    fn set(&mut self, path: &[&str], value: Value, source: &Source) {
+        let checked = if path.split_last().is_some_and(|(_, section)| is_open(section)) {
+            self.property(path, value)
+        } else {
+            self.check(path, value)
+        };
+        match checked {
+            Ok(value) => {
+                self.displace(path, &value, source);
+                insert(&mut self.values, path, value);
+                self.sources.set(path.join("."), source.clone());
+            }
+            Err(text) => self.refuse(path, source, text),
+        }
+    }
+
+    /// The value, where it is one of this key.
+    fn check(&self, path: &[&str], value: Value) -> Result<Value, String> {
+        let Some(default) = get(&self.defaults, path) else {
+            return Err("is an unknown key; remove it, or correct it: config/default.toml has every key".to_owned());
+        };
+        if !default.same_type(&value) {
+            return Err(format!("is {}; it must be {}", kind(&value), kind(default)));
+        }
+        if value.as_integer().is_some_and(|integer| integer < 0) {
+            return Err("is negative; set a value from 0 up".to_owned());
+        }
+        let mut trial = self.defaults.clone();
+        insert(&mut trial, path, value.clone());
+        match trial.try_into::<Config>() {
+            Ok(_) => Ok(value),
+            Err(error) => Err(format!("{}; set for instance {default}", error.message())),
+        }
+    }
+
+    /// A property's value as a string.
+    fn property(&self, path: &[&str], value: Value) -> Result<Value, String> {
+        match value {
+            Value::String(_) => Ok(value),
+            Value::Integer(_) | Value::Boolean(_) if path.starts_with(&PROPERTIES) => {
+                Ok(Value::String(value.to_string()))
+            }
+            other if path.starts_with(&PROPERTIES) => {
+                Err(format!("is {}; it must be a string, an integer or a boolean", kind(&other)))
+            }
+            other => Err(format!("is {}; it must be the path of a file, a string", kind(&other))),
+        }
+    }
+
+    /// Takes away what a stronger source replaces under another key: a URL and a file with a URL are one setting, and
+    /// so are a property and a file with its value.
+    fn displace(&mut self, path: &[&str], value: &Value, source: &Source) {
+        if value.as_str().is_some_and(str::is_empty) {
+            return;
+        }
+        let (other, empty) = match path {
+            ["database", "url"] => (vec!["database", "url_file"], Some(Value::String(String::new()))),
+            ["database", "url_file"] => (vec!["database", "url"], Some(Value::String(String::new()))),
+            ["kafka", "properties", name] => (vec!["kafka", "properties_files", name], None),
+            ["kafka", "properties_files", name] => (vec!["kafka", "properties", name], None),
+            _ => return,
+        };
+        let key = other.join(".");
+        if source.is_above(self.sources.get(&key)) {
+            self.sources.forget(&key);
+            match empty {
+                Some(empty) => insert(&mut self.values, &other, empty),
+                None => remove(&mut self.values, &other),
+            }
+        }
+    }
+
+    fn refuse(&mut self, path: &[&str], source: &Source, text: String) {
+        self.problems.push(format!("{} ({source})", path.join(".")), text);
+    }
+
+    /// What the sources make together, with everything that was wrong in them.
+    pub(super) fn finish(self) -> Result<(Config, Sources, Problems), Problems> {
+        let Self { values, sources, mut problems, .. } = self;
+        match values.try_into::<Config>() {
+            Ok(config) => Ok((config, sources, problems)),
+            Err(error) => {
+                problems.push("configuration", error.message());
+                Err(problems)
+            }
+        }
+    }
+}
+
+fn is_open(path: &[&str]) -> bool {
+    path == PROPERTIES || path == PROPERTIES_FILES
+}
+
+fn get<'a>(table: &'a Table, path: &[&str]) -> Option<&'a Value> {
+    let (first, rest) = path.split_first()?;
+    let value = table.get(*first)?;
+    if rest.is_empty() { Some(value) } else { get(value.as_table()?, rest) }
+}
+
+fn insert(table: &mut Table, path: &[&str], value: Value) {
+    match path {
+        [key] => drop(table.insert((*key).to_owned(), value)),
+        [section, rest @ ..] => {
+            if let Some(Value::Table(inner)) = table.get_mut(*section) {
+                insert(inner, rest, value);
+            }
+        }
+        [] => {}
+    }
+}
+
+fn remove(table: &mut Table, path: &[&str]) {
+    match path {
+        [key] => drop(table.remove(*key)),
+        [section, rest @ ..] => {
+            if let Some(Value::Table(inner)) = table.get_mut(*section) {
+                remove(inner, rest);
+            }
+        }
+        [] => {}
+    }
+}
+
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::String(_) => "a string",
+        Value::Integer(_) => "an integer",
+        Value::Float(_) => "a float",
+        Value::Boolean(_) => "a boolean",
+        Value::Datetime(_) => "a date without quotes",
+        Value::Array(_) => "an array",
+        Value::Table(_) => "a section",
+    }
+}

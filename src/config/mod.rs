@@ -1,0 +1,122 @@
+//! The configuration: typed, checked as a whole, secrets masked.
+//!
+//! `config/default.toml` has every key with its default; over it lies the file of `--config`, and over that the
+//! environment.
+//! [`Config::load`] reports everything that is wrong at once and repairs nothing.
+//!
+//! - `sections`: the keys, a struct for each section.
+//! - `layers`, `sources`: what the values come from, put over each other key by key.
+//! - `files`: secrets that are read from files.
+//! - `validate`: ranges, and the rules between keys.
+//! - `properties`: which of librdkafka's properties are refused, and which may be shown.
+//! - `render`: the effective configuration as text.
+//! - `secret`, `url`, `problems`: what they are made of.
+
+mod files;
+mod layers;
+mod problems;
+mod properties;
+mod render;
+mod secret;
+mod sections;
+mod sources;
+#[cfg(test)]
+mod tests;
+mod url;
+mod validate;
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use layers::Layers;
+pub use problems::Problems;
+pub use secret::Secret;
+pub use sections::{
+    Batch, Database, Http, Kafka, Log, LogFormat, Memory, MessageRules, Points, Shutdown, StartAt, UnknownSeries,
+};
+use sources::Sources;
+pub use url::mask_url;
+
+/// The whole configuration. Serialised, it shows no secret.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The name under which progress is stored. Default `default`; not empty.
+    pub pipeline: String,
+    /// Section `[kafka]`.
+    pub kafka: Kafka,
+    /// Section `[database]`.
+    pub database: Database,
+    /// Section `[batch]`.
+    pub batch: Batch,
+    /// Section `[memory]`.
+    pub memory: Memory,
+    /// Section `[message]`.
+    pub message: MessageRules,
+    /// Section `[points]`.
+    pub points: Points,
+    /// Section `[http]`.
+    pub http: Http,
+    /// Section `[log]`.
+    pub log: Log,
+    /// Section `[shutdown]`.
+    pub shutdown: Shutdown,
+    #[serde(skip)]
+    sources: Sources,
+}
+
+impl Config {
+    /// The defaults, under `file`, under `environment`.
+    ///
+    /// The environment is `SERIES_INGEST__SECTION__KEY`; weaker than that, but stronger than the file, are
+    /// `DATABASE_URL` or else `POSTGRES_USER`, `_PASSWORD`, `_DB`, `_HOST` and `_PORT`, `DATABASE_POOL_SIZE`,
+    /// `DATABASE_MAX_OVERFLOW`, `DATABASE_POOL_RECYCLE` and `KAFKA_BROKERS`, which count as not set where they are
+    /// empty. In the name of a `SERIES_INGEST__KAFKA__PROPERTIES__…` variable `_` stands for `.`. Other variables are
+    /// not looked at.
+    ///
+    /// An empty `database.url` is fine here: see [`Config::require_database`].
+    ///
+    /// # Errors
+    /// All that is wrong: files that cannot be read, unknown keys and variables, wrong types, values out of range,
+    /// refused properties, and keys that do not fit each other.
+    pub fn load(
+        file: Option<&Path>,
+        environment: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<Self, Problems> {
+        let mut layers = Layers::new()?;
+        if let Some(file) = file {
+            layers.add_file(file);
+        }
+        layers.add_environment(environment);
+        let (mut config, sources, mut problems) = layers.finish()?;
+        let mut found = Problems::default();
+        files::read(&mut config, &mut found);
+        validate::validate(&config, &mut found);
+        problems.extend(found.labelled(&sources));
+        config.sources = sources;
+        if problems.is_empty() { Ok(config) } else { Err(problems) }
+    }
+
+    /// For commands that need the database.
+    ///
+    /// # Errors
+    /// Where `database.url` is empty.
+    pub fn require_database(&self) -> Result<(), Problems> {
+        if !self.database.url.is_empty() {
+            return Ok(());
+        }
+        let mut problems = Problems::default();
+        problems.push(
+            "database.url",
+            "is not set; set DATABASE_URL, or POSTGRES_HOST, POSTGRES_USER, POSTGRES_PASSWORD and POSTGRES_DB, or database.url_file",
+        );
+        Err(problems)
+    }
+
+    /// The effective configuration as TOML, each value with its source, in alphabetical order; secrets are masked.
+    pub fn render(&self) -> String {
+        render::render(self, &self.sources)
+    }
+}

@@ -1,0 +1,50 @@
+//! The effective configuration as text, and what of it is masked.
+
+use std::collections::BTreeMap;
+
+use serde::Serializer;
+use toml::{Table, Value};
+
+use super::Config;
+use super::properties::is_shown;
+use super::secret::{MASK, Secret};
+use super::sources::Sources;
+use super::url::mask_url;
+
+/// The configuration as TOML: each value with its source behind it.
+pub(super) fn render(config: &Config, sources: &Sources) -> String {
+    match Table::try_from(config) {
+        Ok(table) => section("", &table, sources),
+        // A number above TOML's, which no file could have set.
+        Err(error) => format!("# {error}\n"),
+    }
+}
+
+fn section(name: &str, table: &Table, sources: &Sources) -> String {
+    let mut lines = String::new();
+    let mut sections = String::new();
+    for (key, value) in table {
+        let path = if name.is_empty() { key.clone() } else { format!("{name}.{key}") };
+        match value {
+            Value::Table(inner) => sections.push_str(&format!("\n[{path}]\n{}", section(&path, inner, sources))),
+            value => {
+                let bare =
+                    key.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte)) && !key.is_empty();
+                let key = if bare { key.clone() } else { Value::String(key.clone()).to_string() };
+                lines.push_str(&format!("{key} = {value}  # {}\n", sources.get(&path)));
+            }
+        }
+    }
+    lines + &sections
+}
+
+/// Serialises a URL with its password masked.
+pub(super) fn url<S: Serializer>(url: &Secret, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&mask_url(url.expose()))
+}
+
+/// Serialises librdkafka's properties, all masked but those known to be harmless.
+pub(super) fn properties<S: Serializer>(values: &BTreeMap<String, Secret>, serializer: S) -> Result<S::Ok, S::Error> {
+    let shown = |name: &str, value: &Secret| if is_shown(name) { value.expose().to_owned() } else { MASK.to_owned() };
+    serializer.collect_map(values.iter().map(|(name, value)| (name, shown(name, value))))
+}

@@ -1,0 +1,214 @@
+//! The keys, as `config/default.toml` has them.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::render;
+use super::secret::Secret;
+use crate::message::Limits;
+
+/// Where messages come from.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Kafka {
+    /// The brokers to ask first, `host:port` with commas between them. Default `localhost:9092`; not empty.
+    pub brokers: String,
+    /// The consumer group. Default `series-ingest`; not empty.
+    pub group_id: String,
+    /// The topic of `series-create` messages. Default `time-series.series`.
+    pub series_topic: String,
+    /// The topic of `point-batch` messages, another than `series_topic`. Default `time-series.points`.
+    pub points_topic: String,
+    /// Where a partition starts that was never read before. Default `earliest`.
+    pub start: StartAt,
+    /// How long the group waits for a silent member, in milliseconds. Default 45000; 1000 to 1800000.
+    pub session_timeout_ms: u64,
+    #[serde(serialize_with = "render::properties")]
+    pub(super) properties: BTreeMap<String, Secret>,
+    pub(super) properties_files: BTreeMap<String, String>,
+    #[serde(skip)]
+    pub(super) properties_read: BTreeMap<String, Secret>,
+}
+
+impl Kafka {
+    /// The operator's own properties of librdkafka, by name, with those read from files. Values may be secrets.
+    pub fn properties(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.properties.iter().chain(&self.properties_read).map(|(name, value)| (name.as_str(), value.expose()))
+    }
+}
+
+/// Where a partition starts that was never read before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StartAt {
+    /// At the oldest message that Kafka still has.
+    Earliest,
+    /// Behind the newest message.
+    Latest,
+}
+
+/// Where points go.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Database {
+    /// The URL, `postgres://` or `postgresql://`, with the password; of `url_file` and `password_file` too, once
+    /// loaded.
+    /// Default empty: not set.
+    #[serde(serialize_with = "render::url")]
+    pub url: Secret,
+    /// A file that holds the URL. Default empty: none.
+    pub url_file: String,
+    /// A file that holds the password of a URL without one. Default empty: none.
+    pub password_file: String,
+    /// Connections that are kept. Default 5; 1 to 1000.
+    pub pool_size: usize,
+    /// Connections that may come on top. Default 10; 0 to 1000.
+    pub max_overflow: usize,
+    /// The age at which a connection is replaced, in seconds. Default 3600; at least 1.
+    pub pool_recycle_s: u64,
+    /// How long to wait for a free connection, in milliseconds. Default 10000; 1 to 86400000.
+    pub pool_wait_timeout_ms: u64,
+    /// How long a connection beyond `pool_size` may be idle, in milliseconds. Default 60000; 1 to 86400000.
+    pub overflow_idle_ms: u64,
+    /// How long making or trying a connection may take, in milliseconds. Default 5000; 1 to 86400000.
+    pub connect_timeout_ms: u64,
+    /// PostgreSQL's `statement_timeout`, in milliseconds. Default 60000; 1 to 86400000.
+    pub statement_timeout_ms: u64,
+    /// PostgreSQL's `lock_timeout`, in milliseconds. Default 10000; 1 to 86400000.
+    pub lock_timeout_ms: u64,
+    /// PostgreSQL's `idle_in_transaction_session_timeout`, in milliseconds. Default 60000; 1 to 86400000.
+    pub idle_in_transaction_timeout_ms: u64,
+    /// How long a connection may be silent before it is probed, in milliseconds. Default 10000; 1000 to 86400000.
+    pub keepalive_idle_ms: u64,
+    /// How long sent data may stay unacknowledged, in milliseconds. Default 20000; 1 to 86400000.
+    pub tcp_user_timeout_ms: u64,
+    /// The first pause before a failed write is tried again, in milliseconds. Default 100; 1 to `retry_max_ms`.
+    pub retry_min_ms: u64,
+    /// The longest such pause, in milliseconds. Default 5000; up to 86400000.
+    pub retry_max_ms: u64,
+    /// Batches written at the same time. Default 2; 1 to `pool_size + max_overflow`.
+    pub writers: usize,
+    /// Whether `run` makes or updates the tables itself. Default false.
+    pub migrate_on_start: bool,
+    /// The time span of a chunk of the hypertable, in seconds. Default 86400; 60 to 315360000.
+    pub chunk_interval_s: u64,
+    /// The age at which a chunk is compressed, in seconds. Default 86400; 1 to 3153600000.
+    pub compress_after_s: u64,
+}
+
+impl Database {
+    /// The URL to connect with, with the password.
+    pub fn connection(&self) -> &Secret {
+        &self.url
+    }
+}
+
+/// When a batch is written: at the first of these.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Batch {
+    /// Points. Default 50000; 1 to 10000000.
+    pub max_points: usize,
+    /// Bytes of messages. Default 16 MiB; 1024 to a quarter of `memory.limit_bytes`.
+    pub max_bytes: usize,
+    /// How long the first message waits, in milliseconds. Default 200; 0 to 3600000.
+    pub linger_ms: u64,
+}
+
+/// What the worker may hold.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Memory {
+    /// Bytes of memory. Default 256 MiB; at least 96 MiB.
+    pub limit_bytes: usize,
+}
+
+/// What a message may be.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MessageRules {
+    /// The length of a message, in bytes. Default 1 MiB; 1 to a quarter of `memory.limit_bytes`.
+    pub max_bytes: usize,
+    /// Points in a message. Default 100000; at least 1.
+    pub max_points: usize,
+    /// The length of a series' id and of a column's name, in bytes. Default 1024; 1 to 2000.
+    pub max_name_bytes: usize,
+    /// The first accepted time. Default 1900-01-01T00:00:00Z; not before the year 1.
+    pub min_timestamp: Timestamp,
+    /// The first time that is no longer accepted. Default 2200-01-01T00:00:00Z; after `min_timestamp`.
+    pub max_timestamp: Timestamp,
+}
+
+impl MessageRules {
+    /// The limits as the decoder takes them: times in microseconds since the Unix epoch.
+    pub fn limits(&self) -> Limits {
+        Limits {
+            max_bytes: self.max_bytes,
+            max_points: self.max_points,
+            max_name_bytes: self.max_name_bytes,
+            min_us: self.min_timestamp.as_microsecond(),
+            max_us: self.max_timestamp.as_microsecond(),
+        }
+    }
+}
+
+/// What points mean.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Points {
+    /// What happens to points of a series that no `series-create` has named. Default `create`.
+    pub unknown_series: UnknownSeries,
+}
+
+/// What happens to points of a series that no `series-create` has named.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum UnknownSeries {
+    /// A placeholder row is made, which a later `series-create` completes.
+    Create,
+    /// Their message becomes a dead letter.
+    DeadLetter,
+}
+
+/// Metrics and health over HTTP.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Http {
+    /// `host:port`; empty for no server. Default `127.0.0.1:9464`.
+    pub listen: String,
+    /// How long the worker's loop may stand still before `/livez` fails, in milliseconds. Default 60000; 1 to 86400000.
+    pub watchdog_ms: u64,
+    /// How long waiting data may stand still before `/readyz` fails, in milliseconds. Default 60000; 1 to 86400000.
+    pub stall_ms: u64,
+}
+
+/// What is logged, and how.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Log {
+    /// The form of a line. Default `human`.
+    pub format: LogFormat,
+    /// What is logged, in the syntax of tracing's `EnvFilter`. Default `info`; not empty.
+    pub filter: String,
+}
+
+/// The form of a line of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LogFormat {
+    /// For a terminal.
+    Human,
+    /// A JSON object a line, for a collector.
+    Json,
+}
+
+/// How the worker stops.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Shutdown {
+    /// How long what was read may still be written, in milliseconds. Default 5000; 0 up, less than
+    /// `kafka.session_timeout_ms`.
+    pub drain_timeout_ms: u64,
+}

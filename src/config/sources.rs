@@ -1,0 +1,67 @@
+//! Where each value comes from.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+
+/// Where a value comes from, the weakest first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Source {
+    Default,
+    File(PathBuf),
+    /// One of the analyzer's variables.
+    Name(String),
+    /// A variable of this program.
+    Variable(String),
+}
+
+impl Source {
+    /// Whether this source stands above `other`, whatever their names.
+    pub(super) fn is_above(&self, other: &Self) -> bool {
+        let rank = |source: &Self| match source {
+            Self::Default => 0,
+            Self::File(_) => 1,
+            Self::Name(_) => 2,
+            Self::Variable(_) => 3,
+        };
+        rank(self) > rank(other)
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            // A line break in a name would end the comment that this is printed in.
+            Self::File(path) => write!(f, "file {}", path.display().to_string().escape_debug()),
+            Self::Name(name) | Self::Variable(name) => f.write_str(name),
+        }
+    }
+}
+
+/// The sources of the values that are not defaults, by key.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Sources(BTreeMap<String, Source>);
+
+impl Sources {
+    pub(super) fn get(&self, key: &str) -> &Source {
+        self.0.get(key).unwrap_or(&Source::Default)
+    }
+
+    pub(super) fn set(&mut self, key: String, source: Source) {
+        self.0.insert(key, source);
+    }
+
+    /// Takes the key back to its default.
+    pub(super) fn forget(&mut self, key: &str) {
+        self.0.remove(key);
+    }
+
+    /// The key, with where its value comes from unless that is the default.
+    pub(super) fn label(&self, key: &str) -> String {
+        match self.get(key) {
+            Source::Default => key.to_owned(),
+            source => format!("{key} ({source})"),
+        }
+    }
+}

@@ -1,0 +1,443 @@
+use std::ffi::OsString;
+use std::io::Write as _;
+
+use proptest::prelude::*;
+use toml::{Table, Value};
+
+use super::*;
+
+const DEFAULTS: &str = include_str!("../../config/default.toml");
+
+fn file(text: &str) -> tempfile::NamedTempFile {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+    file
+}
+
+fn load(text: &str, environment: &[(&str, &str)]) -> Result<Config, Problems> {
+    let file = file(text);
+    Config::load(Some(file.path()), environment.iter().map(|(name, value)| (name.into(), value.into())))
+}
+
+fn from_environment(environment: &[(&str, &str)]) -> Result<Config, Problems> {
+    Config::load(None, environment.iter().map(|(name, value)| (name.into(), value.into())))
+}
+
+fn url_of(environment: &[(&str, &str)]) -> String {
+    from_environment(environment).unwrap().database.connection().expose().to_owned()
+}
+
+/// Fails unless the report has each of `expected`, and `lines` problems.
+#[track_caller]
+fn assert_problems(result: Result<Config, Problems>, expected: &[&str]) {
+    let report = result.unwrap_err().to_string();
+    for text in expected {
+        assert!(report.contains(text), "{text:?} is not in:\n{report}");
+    }
+    assert_eq!(report.lines().count() - 1, expected.len(), "{report}");
+}
+
+/// Every key with its kind, the open tables as one key each.
+fn keys(prefix: &str, table: &Table) -> Vec<String> {
+    table
+        .iter()
+        .flat_map(|(name, value)| match value {
+            Value::Table(inner) if !inner.is_empty() => keys(&format!("{prefix}{name}."), inner),
+            value => vec![format!("{prefix}{name}: {}", value.type_str())],
+        })
+        .collect()
+}
+
+#[test]
+fn the_defaults_are_valid_and_are_those_of_the_design() {
+    let config = Config::load(None, []).unwrap();
+    assert_eq!((config.pipeline.as_str(), config.kafka.brokers.as_str()), ("default", "localhost:9092"));
+    assert_eq!((config.kafka.start, config.points.unknown_series), (StartAt::Earliest, UnknownSeries::Create));
+    assert_eq!(
+        (config.database.pool_size, config.database.max_overflow, config.database.pool_recycle_s),
+        (5, 10, 3600)
+    );
+    assert_eq!((config.batch.max_bytes, config.memory.limit_bytes), (16 << 20, 256 << 20));
+    assert_eq!((config.log.format, config.http.listen.as_str()), (LogFormat::Human, "127.0.0.1:9464"));
+    assert!(config.database.url.is_empty() && !config.database.migrate_on_start);
+    assert_eq!(config.kafka.properties().count(), 0);
+}
+
+#[test]
+fn the_default_file_has_every_field_and_no_other_key() {
+    let fields = Table::try_from(Config::load(None, []).unwrap()).unwrap();
+    assert_eq!(keys("", &DEFAULTS.parse().unwrap()), keys("", &fields));
+}
+
+#[test]
+fn every_key_of_the_default_file_has_a_comment() {
+    let mut before = "";
+    for line in DEFAULTS.lines() {
+        assert!(!line.contains(" = ") || line.starts_with('#') || before.starts_with('#'), "{line}");
+        before = line;
+    }
+}
+
+#[test]
+fn what_config_prints_loads_again_to_the_same_configuration() {
+    let rendered = load("pipeline = \"two\"\n[kafka.properties]\nclient.rack = \"a\\n\\\"b\"\n", &[]).unwrap().render();
+    let again = load(&rendered, &[]).unwrap();
+    let table = |text: &str| text.parse::<Table>().unwrap();
+    assert_eq!(table(&again.render()), table(&rendered));
+    assert_eq!(again.kafka.properties().collect::<Vec<_>>(), [("client.rack", "a\n\"b")]);
+}
+
+#[test]
+fn the_limits_of_messages_are_in_microseconds() {
+    let text = "[message]\nmin_timestamp = \"1969-12-31T23:59:59Z\"\nmax_timestamp = \"1970-01-01T01:00:00.5+01:00\"";
+    let limits = load(text, &[]).unwrap().message.limits();
+    assert_eq!((limits.min_us, limits.max_us), (-1_000_000, 500_000));
+    assert_eq!((limits.max_bytes, limits.max_points, limits.max_name_bytes), (1 << 20, 100_000, 1024));
+}
+
+#[test]
+fn all_problems_are_reported_at_once() {
+    let text = "
+        pipelin = 'x'
+        log = 3
+        [kafka]
+        start = 'never'
+        points_topic = 'time-series.series'
+        session_timeout_ms = 900
+        [batch]
+        max_points = 'many'
+        linger_ms = -1
+        [message]
+        min_timestamp = 'yesterday'
+        [nothing]
+        a = 1
+    ";
+    let environment = [
+        ("SERIES_INGEST__DATABASE__WRITERS", "16"),
+        ("SERIES_INGEST__DATABASE__WRITER", "1"),
+        ("SERIES_INGEST__HTTP__LISTEN", "9464"),
+        ("SERIES_INGEST__SHUTDOWN__DRAIN_TIMEOUT_MS", "5 s"),
+        ("DATABASE_MAX_OVERFLOW", "few"),
+    ];
+    assert_problems(
+        load(text, &environment),
+        &[
+            "pipelin (file ",
+            "log (file ",
+            "unknown variant `never`, expected `earliest` or `latest`; set for instance \"earliest\"",
+            "is the same as kafka.series_topic; set another one",
+            "is 900; set 1000 to 1800000",
+            "is a string; it must be an integer",
+            "is negative; set a value from 0 up",
+            "message.min_timestamp (file ",
+            "nothing (file ",
+            "database.writers (SERIES_INGEST__DATABASE__WRITERS): is 16; set 1 to 15",
+            "SERIES_INGEST__DATABASE__WRITER: is no key",
+            "http.listen (SERIES_INGEST__HTTP__LISTEN): is \"9464\"; set host:port",
+            "shutdown.drain_timeout_ms (SERIES_INGEST__SHUTDOWN__DRAIN_TIMEOUT_MS): is no integer",
+            "database.max_overflow (DATABASE_MAX_OVERFLOW): is no integer",
+            "shutdown.drain_timeout_ms: is 5000; set less than kafka.session_timeout_ms, which is 900",
+        ],
+    );
+}
+
+#[test]
+fn a_value_out_of_its_range_is_a_problem() {
+    for (section, setting) in [
+        ("pipeline", "pipeline = ' '"),
+        ("kafka.brokers", "[kafka]\nbrokers = ''"),
+        ("kafka.group_id", "[kafka]\ngroup_id = ''"),
+        ("kafka.series_topic", "[kafka]\nseries_topic = '^a'"),
+        ("kafka.points_topic", "[kafka]\npoints_topic = '..'"),
+        ("kafka.session_timeout_ms", "[kafka]\nsession_timeout_ms = 1800001"),
+        ("database.url", "[database]\nurl = 'mysql://h'"),
+        ("database.pool_size", "[database]\npool_size = 0"),
+        ("database.pool_recycle_s", "[database]\npool_recycle_s = 0"),
+        ("database.statement_timeout_ms", "[database]\nstatement_timeout_ms = 0"),
+        ("database.keepalive_idle_ms", "[database]\nkeepalive_idle_ms = 999"),
+        ("database.retry_max_ms", "[database]\nretry_max_ms = 99"),
+        ("database.writers", "[database]\nwriters = 0"),
+        ("database.migrate_on_start", "[database]\nmigrate_on_start = 'yes'"),
+        ("database.chunk_interval_s", "[database]\nchunk_interval_s = 59"),
+        ("database.compress_after_s", "[database]\ncompress_after_s = 0"),
+        ("batch.max_points", "[batch]\nmax_points = 0"),
+        ("batch.max_bytes", "[batch]\nmax_bytes = 67108865"),
+        ("memory.limit_bytes", "[memory]\nlimit_bytes = 100663295"),
+        ("message.max_bytes", "[message]\nmax_bytes = 67108865"),
+        ("message.max_name_bytes", "[message]\nmax_name_bytes = 2001"),
+        ("message.min_timestamp", "[message]\nmin_timestamp = '-000001-01-01T00:00:00Z'"),
+        ("message.min_timestamp", "[message]\nmin_timestamp = 1900-01-01T00:00:00Z"),
+        ("message.max_timestamp", "[message]\nmax_timestamp = '1900-01-01T00:00:00Z'"),
+        ("http.listen", "[http]\nlisten = ':9464'"),
+        ("http.listen", "[http]\nlisten = '::1:9464'"),
+        ("http.listen", "[http]\nlisten = 'a:65536'"),
+        ("http.stall_ms", "[http]\nstall_ms = 0"),
+        ("log.filter", "[log]\nfilter = ''"),
+        ("shutdown.drain_timeout_ms", "[shutdown]\ndrain_timeout_ms = 45000"),
+    ] {
+        assert_problems(load(setting, &[]), &[&format!("\n  {section} (file ")]);
+    }
+    for listen in ["", "localhost:0", "0.0.0.0:9464", "[::1]:9464", "host.example:1"] {
+        load(&format!("[http]\nlisten = '{listen}'"), &[]).unwrap();
+    }
+}
+
+#[test]
+fn a_file_that_is_no_toml_is_named_without_quoting_it() {
+    let report = load("[database]\n\nurl = \"postgres://u:hunter2@h\nwriters = 1", &[]).unwrap_err().to_string();
+    assert!(report.contains("line 3 is not TOML") && !report.contains("hunter2"), "{report}");
+    let missing = Config::load(Some(Path::new("/nowhere/ingest.toml")), []);
+    assert_problems(missing, &["--config (file /nowhere/ingest.toml): cannot be read"]);
+}
+
+#[test]
+fn the_stronger_source_wins() {
+    let text = "[database]\npool_size = 7\nwriters = 3\n[kafka]\nbrokers = 'file:1'";
+    let config =
+        load(text, &[("KAFKA_BROKERS", "name:1"), ("DATABASE_POOL_SIZE", "8"), ("SERIES_INGEST_X", "1")]).unwrap();
+    assert_eq!((config.database.pool_size, config.database.writers, config.kafka.brokers.as_str()), (8, 3, "name:1"));
+    let environment = [
+        ("KAFKA_BROKERS", "name:1"),
+        ("SERIES_INGEST__KAFKA__BROKERS", "own:1"),
+        ("SERIES_INGEST__PIPELINE", "second"),
+        ("SERIES_INGEST__DATABASE__MIGRATE_ON_START", "true"),
+        ("SERIES_INGEST__POINTS__UNKNOWN_SERIES", "dead-letter"),
+        ("SERIES_INGEST__HTTP__LISTEN", ""),
+        ("DATABASE_POOL_SIZE", ""),
+    ];
+    let config = load(text, &environment).unwrap();
+    assert_eq!((config.kafka.brokers.as_str(), config.pipeline.as_str()), ("own:1", "second"));
+    assert_eq!((config.database.migrate_on_start, config.points.unknown_series), (true, UnknownSeries::DeadLetter));
+    assert_eq!((config.http.listen.as_str(), config.database.pool_size), ("", 7));
+}
+
+#[test]
+fn variables_that_cannot_be_read_are_problems() {
+    for name in
+        ["SERIES_INGEST__", "SERIES_INGEST__KAFKA", "SERIES_INGEST__kafka__brokers", "SERIES_INGEST__KAFKA__PROPERTIES"]
+    {
+        assert_problems(from_environment(&[(name, "x")]), &[&format!("\n  {name}: is no key")]);
+    }
+    assert_problems(
+        from_environment(&[
+            ("SERIES_INGEST__DATABASE__MIGRATE_ON_START", "yes"),
+            ("POSTGRES_PORT", "x"),
+            ("POSTGRES_DB", "d"),
+        ]),
+        &["(SERIES_INGEST__DATABASE__MIGRATE_ON_START): is no boolean; set true or false", "POSTGRES_PORT: is no port"],
+    );
+}
+
+#[cfg(unix)]
+#[test]
+fn a_variable_that_is_no_utf8_is_a_problem_where_it_is_ours() {
+    use std::os::unix::ffi::OsStringExt as _;
+    let bytes = || OsString::from_vec(vec![0xff]);
+    Config::load(None, [("OTHER".into(), bytes()), (bytes(), bytes())]).unwrap();
+    assert_problems(Config::load(None, [("DATABASE_URL".into(), bytes())]), &["DATABASE_URL: is not UTF-8"]);
+}
+
+#[test]
+fn the_url_is_taken_in_sqlalchemys_form() {
+    for url in ["postgresql+asyncpg://u:p@h/d", "postgresql+psycopg2://u:p@h/d", "postgresql://u:p@h/d"] {
+        assert_eq!(url_of(&[("DATABASE_URL", url), ("POSTGRES_HOST", "other")]), "postgresql://u:p@h/d");
+    }
+    assert_eq!(url_of(&[("SERIES_INGEST__DATABASE__URL", "postgres://h?a=+x")]), "postgres://h?a=+x");
+    assert_problems(from_environment(&[("DATABASE_URL", "sqlite+x://h")]), &["database.url (DATABASE_URL): is no URL"]);
+}
+
+#[test]
+fn the_url_is_made_of_its_parts_where_there_is_no_other() {
+    assert_eq!(
+        url_of(&[
+            ("POSTGRES_USER", "a b"),
+            ("POSTGRES_PASSWORD", "p@ss:/ü"),
+            ("POSTGRES_DB", "d/1"),
+            ("POSTGRES_HOST", "/run/pg"),
+            ("POSTGRES_PORT", "5433"),
+        ]),
+        "postgresql://a%20b:p%40ss%3A%2F%C3%BC@%2Frun%2Fpg:5433/d%2F1"
+    );
+    assert_eq!(url_of(&[("POSTGRES_USER", "u")]), "postgresql://u@127.0.0.1:5432/u");
+    assert_eq!(url_of(&[("POSTGRES_DB", "d"), ("POSTGRES_PASSWORD", "p")]), "postgresql://127.0.0.1:5432/d?password=p");
+    assert_eq!(url_of(&[("POSTGRES_PASSWORD", "p"), ("POSTGRES_PORT", "1")]), "");
+    let own = ("SERIES_INGEST__DATABASE__URL", "postgres://own");
+    assert_eq!(url_of(&[("POSTGRES_HOST", "h"), own]), "postgres://own");
+    let config = load("[database]\nurl = 'postgres://file'", &[("POSTGRES_HOST", "h")]).unwrap();
+    assert_eq!(config.database.url.expose(), "postgresql://h:5432/");
+}
+
+#[test]
+fn commands_that_need_the_database_say_how_to_set_it() {
+    let report = Config::load(None, []).unwrap().require_database().unwrap_err().to_string();
+    assert!(report.contains("database.url: is not set; set DATABASE_URL, or POSTGRES_HOST"), "{report}");
+    from_environment(&[("DATABASE_URL", "postgres://h")]).unwrap().require_database().unwrap();
+}
+
+#[test]
+fn another_url_can_be_put_in_its_place() {
+    let database = from_environment(&[("DATABASE_URL", "postgres://h")]).unwrap().database;
+    let other = Database { url: Secret::new("postgres://other".to_owned()), ..database };
+    assert_eq!(other.connection().expose(), "postgres://other");
+}
+
+#[test]
+fn the_url_and_its_password_can_come_from_files() {
+    let url = file("postgresql+asyncpg://u@h/d?sslmode=disable\r\n");
+    let password = file("p&ss \n\n");
+    let text = format!("[database]\nurl_file = {:?}\npassword_file = {:?}", url.path(), password.path());
+    let config = load(&text, &[]).unwrap();
+    assert_eq!(config.database.connection().expose(), "postgresql://u@h/d?sslmode=disable&password=p%26ss%20%0A");
+    let config = load(&text, &[("DATABASE_URL", "postgres://u@strong")]).unwrap();
+    assert_eq!(config.database.connection().expose(), "postgres://u@strong?password=p%26ss%20%0A");
+    let weak =
+        [("DATABASE_URL", "postgres://weak"), ("SERIES_INGEST__DATABASE__URL_FILE", url.path().to_str().unwrap())];
+    assert_eq!(url_of(&weak), "postgresql://u@h/d?sslmode=disable");
+}
+
+#[test]
+fn a_secret_file_that_cannot_count_is_a_problem() {
+    let (url, empty) = (file("postgres://u:p@h"), file("\n"));
+    let (url, empty) = (url.path().to_str().unwrap(), empty.path().to_str().unwrap());
+    for (settings, expected) in [
+        (format!("url = 'postgres://h'\nurl_file = '{url}'"), "database.url is set too"),
+        (format!("url_file = '{url}'\npassword_file = '{url}'"), "the URL of the database has a password too"),
+        (
+            format!("url = 'postgres://h?password=p'\npassword_file = '{url}'"),
+            "the URL of the database has a password too",
+        ),
+        (format!("url = 'postgres://h'\npassword_file = '{empty}'"), "is empty; write the secret into it"),
+        ("url_file = '/nowhere/url'".to_owned(), "\"/nowhere/url\" cannot be read"),
+    ] {
+        assert_problems(load(&format!("[database]\n{settings}"), &[]), &[expected]);
+    }
+}
+
+#[test]
+fn properties_come_from_tables_variables_and_files() {
+    let secret = file("hunter2\n");
+    let text = format!(
+        "[kafka.properties]\n\"security.protocol\" = 'SASL_SSL'\nsasl.username = 'me'\nenable.ssl.certificate.verification = false\n\
+         socket.timeout.ms = 1000\n[kafka.properties_files]\nsasl.password = {:?}",
+        secret.path()
+    );
+    let environment = [
+        ("SERIES_INGEST__KAFKA__PROPERTIES__SASL_USERNAME", "you"),
+        ("SERIES_INGEST__KAFKA__PROPERTIES__LOG_LEVEL", "7"),
+    ];
+    let config = load(&text, &environment).unwrap();
+    let mut properties: Vec<_> = config.kafka.properties().collect();
+    properties.sort_unstable();
+    assert_eq!(
+        properties,
+        [
+            ("enable.ssl.certificate.verification", "false"),
+            ("log_level", "7"),
+            ("sasl.password", "hunter2"),
+            ("sasl.username", "you"),
+            ("security.protocol", "SASL_SSL"),
+            ("socket.timeout.ms", "1000"),
+        ]
+    );
+    let stronger = load(&text, &[("SERIES_INGEST__KAFKA__PROPERTIES__SASL_PASSWORD", "other")]).unwrap();
+    assert!(stronger.kafka.properties().any(|property| property == ("sasl.password", "other")));
+    assert!(!stronger.kafka.properties().any(|property| property == ("sasl.password", "hunter2")));
+}
+
+#[test]
+fn properties_that_the_guarantee_rests_on_are_refused() {
+    for name in ["enable.auto.commit", "bootstrap.servers", "group.instance.id", "rebalance_cb", "plugin.library.paths"]
+    {
+        let expected = format!("\n  kafka.properties.{name} (file ");
+        assert_problems(load(&format!("[kafka.properties]\n'{name}' = 'x'"), &[]), &[&expected]);
+    }
+    let report = from_environment(&[("SERIES_INGEST__KAFKA__PROPERTIES__GROUP_ID", "g")]).unwrap_err().to_string();
+    assert!(report.contains("PROPERTIES__GROUP_ID): cannot be set: set kafka.group_id instead; remove it"), "{report}");
+    load("[kafka.properties]\nclient.id = 'x'", &[]).unwrap();
+}
+
+#[test]
+fn a_property_that_is_unclear_is_a_problem() {
+    assert_problems(load("[kafka.properties]\n'a.b' = 1\na.b = 2", &[]), &["kafka.properties.a.b (file "]);
+    assert_problems(load("[kafka.properties]\na = 1.5", &[]), &["must be a string, an integer or a boolean"]);
+    assert_problems(load("[kafka.properties_files]\na = 1", &[]), &["must be the path of a file"]);
+    let file = file("x");
+    let both = format!("[kafka.properties]\na = 1\n[kafka.properties_files]\na = {:?}", file.path());
+    assert_problems(load(&both, &[]), &["kafka.properties.a is set too; set one of them"]);
+}
+
+#[test]
+fn the_rendered_configuration_names_the_sources() {
+    let file = file("[batch]\nlinger_ms = 50\n[kafka.properties]\nsasl.password = 'hunter2'\nclient.rack = 'r1'");
+    let environment = [("DATABASE_URL", "postgresql://u:hunter2@h/d"), ("SERIES_INGEST__PIPELINE", "second")];
+    let environment = environment.map(|(name, value)| (name.into(), value.into()));
+    let rendered = Config::load(Some(file.path()), environment).unwrap().render();
+    let source = file.path().display();
+    for line in [
+        "pipeline = \"second\"  # SERIES_INGEST__PIPELINE",
+        "[batch]",
+        &format!("linger_ms = 50  # file {source}"),
+        "max_points = 50000  # default",
+        "[kafka.properties]",
+        &format!("\"sasl.password\" = \"***\"  # file {source}"),
+        &format!("\"client.rack\" = \"r1\"  # file {source}"),
+        "url = \"postgresql://u:***@h/d\"  # DATABASE_URL",
+        "min_timestamp = \"1900-01-01T00:00:00Z\"  # default",
+    ] {
+        assert!(rendered.lines().any(|other| other == line), "{line:?} is not in:\n{rendered}");
+    }
+}
+
+#[test]
+fn urls_are_masked() {
+    for (url, expected) in [
+        ("", ""),
+        ("nonsense", "***"),
+        ("postgres://h:5432/d", "postgres://h:5432/d"),
+        ("postgres://u@h/d", "postgres://u@h/d"),
+        ("postgres://u:p@h:1/d?a=b", "postgres://u:***@h:1/d?a=b"),
+        ("postgres://u:p/@?@h/d", "postgres://u:***@h/d"),
+        ("postgres://h/d?a=b&Password=p&c=d", "postgres://h/d?a=b&Password=***"),
+        ("postgres://u@h:1/d?password=p@q", "postgres://u@h***"),
+    ] {
+        assert_eq!(mask_url(url), expected);
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_password_never_appears(raw in "[a-z@:/?#&=%;\\\\\" \n\u{e4}]{0,12}", user in "[a-z]{0,3}") {
+        let password = format!("QXQ{raw}QXQ");
+        let hidden = |text: &str| !text.contains("QXQ");
+        for url in [
+            format!("postgresql://{user}:{password}@host:5432/db?a=b"),
+            format!("postgresql://{user}@host:5432/db?a=b&password={password}"),
+            format!("postgresql://{user}:{password}@host/db?password={password}"),
+            url::with_password("postgresql://host/db", &password),
+        ] {
+            prop_assert!(hidden(&mask_url(&url)), "{}", mask_url(&url));
+            let file = file(&password);
+            let config = from_environment(&[
+                ("DATABASE_URL", &url),
+                ("SERIES_INGEST__KAFKA__PROPERTIES__SSL_KEY_PEM", &password),
+                ("SERIES_INGEST__KAFKA__PROPERTIES__SOMETHING_NEW", &password),
+                ("SERIES_INGEST__KAFKA__PROPERTIES_FILES__SASL_PASSWORD", file.path().to_str().unwrap()),
+            ])
+            .unwrap();
+            prop_assert!(config.kafka.properties().any(|(name, value)| name == "sasl.password" && value.contains(&raw)));
+            prop_assert!(hidden(&config.render()), "{}", config.render());
+            let debug = format!("{config:?} {config:#?} {}", config.database.url);
+            prop_assert!(hidden(&debug), "{}", debug);
+        }
+        let report = from_environment(&[("DATABASE_URL", &format!("mysql://u:{password}@h"))]).unwrap_err();
+        let report = format!("{report} {report:?}");
+        prop_assert!(hidden(&report), "{}", report);
+    }
+
+    #[test]
+    fn a_file_of_any_text_is_read_or_reported(text in "\\PC{0,60}|(\\[?[a-z._]{1,9}\\]?( = ('a'|1|\\{a=1\\}))?\n){0,6}") {
+        if let Err(problems) = load(&text, &[]) {
+            prop_assert!(problems.to_string().contains("\n  "));
+        }
+    }
+}

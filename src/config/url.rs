@@ -1,0 +1,90 @@
+//! The database's URL: its parts, its password, and how it is shown.
+
+use super::secret::MASK;
+
+/// The URL with its password masked, in the user part as in a `password` parameter. What is no URL is masked as a
+/// whole.
+///
+/// A password may hold any character unencoded by mistake, so rather too much is masked than too little.
+pub fn mask_url(url: &str) -> String {
+    const PARAMETER: &str = "password=";
+    if url.is_empty() {
+        return String::new();
+    }
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return MASK.to_owned();
+    };
+    let (credentials, rest) = match rest.rsplit_once('@') {
+        Some((credentials, rest)) => (Some(credentials), rest),
+        None => (None, rest),
+    };
+    let credentials = match credentials {
+        // The last `@` is in a parameter, or the parameter's name is in a password.
+        Some(text) if text.to_ascii_lowercase().contains(PARAMETER) => {
+            let shown = text.split([':', '?']).next().unwrap_or_default();
+            return format!("{scheme}://{shown}{MASK}");
+        }
+        Some(text) => match text.split_once(':') {
+            Some((user, _)) => format!("{user}:{MASK}@"),
+            None => format!("{text}@"),
+        },
+        None => String::new(),
+    };
+    match rest.to_ascii_lowercase().find(PARAMETER) {
+        Some(at) => format!("{scheme}://{credentials}{}{MASK}", &rest[..at + PARAMETER.len()]),
+        None => format!("{scheme}://{credentials}{rest}"),
+    }
+}
+
+/// Whether this is a URL of PostgreSQL.
+pub(super) fn is_postgres(url: &str) -> bool {
+    matches!(url.split_once("://"), Some(("postgres" | "postgresql", _)))
+}
+
+/// The URL without the driver that SQLAlchemy names in its scheme: `postgresql+asyncpg://` becomes `postgresql://`.
+pub(super) fn without_driver(url: &str) -> String {
+    match url.split_once("://") {
+        Some((scheme, rest)) => format!("{}://{rest}", scheme.split('+').next().unwrap_or(scheme)),
+        None => url.to_owned(),
+    }
+}
+
+/// Whether the URL has a password that is not empty.
+pub(super) fn has_password(url: &str) -> bool {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+    let authority = rest.split('/').next().unwrap_or(rest);
+    let password = authority.rsplit_once('@').and_then(|(credentials, _)| credentials.split_once(':'));
+    let parameter = query.split('&').filter_map(|pair| pair.split_once('=')).find(|(name, _)| *name == "password");
+    [password, parameter].into_iter().flatten().any(|(_, password)| !password.is_empty())
+}
+
+/// The URL with this password, as a parameter: there it needs no user beside it.
+pub(super) fn with_password(url: &str, password: &str) -> String {
+    let separator = if url.contains('?') { '&' } else { '?' };
+    format!("{url}{separator}password={}", percent_encoded(password))
+}
+
+/// A URL of parts that are not encoded yet; an empty one has its default: host 127.0.0.1, port 5432, database as the
+/// user.
+pub(super) fn from_parts(user: &str, password: &str, database: &str, host: &str, port: &str) -> String {
+    let or = |text: &str, default: &str| percent_encoded(if text.is_empty() { default } else { text });
+    let credentials = match (user.is_empty(), password.is_empty()) {
+        (true, _) => String::new(),
+        (false, true) => format!("{}@", percent_encoded(user)),
+        (false, false) => format!("{}:{}@", percent_encoded(user), percent_encoded(password)),
+    };
+    let url =
+        format!("postgresql://{credentials}{}:{}/{}", or(host, "127.0.0.1"), or(port, "5432"), or(database, user));
+    if user.is_empty() && !password.is_empty() { with_password(&url, password) } else { url }
+}
+
+/// The text with everything percent-encoded that RFC 3986 does not call unreserved.
+fn percent_encoded(text: &str) -> String {
+    text.bytes()
+        .map(|byte| match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
+            _ => format!("%{byte:02X}"),
+        })
+        .collect()
+}

@@ -1,0 +1,169 @@
+//! Ranges, and the rules between keys.
+
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+
+use super::problems::Problems;
+use super::{Batch, Config, Database, Http, Kafka, MessageRules, properties, url};
+
+const MIB: usize = 1024 * 1024;
+/// A day, in milliseconds.
+const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+/// A year, in seconds.
+const YEAR_S: u64 = 365 * 24 * 60 * 60;
+/// 0001-01-01T00:00:00Z, in seconds since the Unix epoch. The last day of the year 9999 is where `jiff::Timestamp`
+/// itself ends.
+const YEAR_ONE_S: i64 = -62_135_596_800;
+
+/// Adds everything that is wrong with the configuration to `problems`.
+pub(super) fn validate(config: &Config, problems: &mut Problems) {
+    not_empty("pipeline", &config.pipeline, problems);
+    kafka(&config.kafka, problems);
+    database(&config.database, problems);
+    batch(&config.batch, config.memory.limit_bytes, problems);
+    at_least("memory.limit_bytes", config.memory.limit_bytes, 96 * MIB, problems);
+    message(&config.message, config.memory.limit_bytes, problems);
+    http(&config.http, problems);
+    not_empty("log.filter", &config.log.filter, problems);
+    let (drain, session) = (config.shutdown.drain_timeout_ms, config.kafka.session_timeout_ms);
+    if drain >= session {
+        let text = format!("is {drain}; set less than kafka.session_timeout_ms, which is {session}");
+        problems.push("shutdown.drain_timeout_ms", text);
+    }
+}
+
+fn kafka(kafka: &Kafka, problems: &mut Problems) {
+    not_empty("kafka.brokers", &kafka.brokers, problems);
+    not_empty("kafka.group_id", &kafka.group_id, problems);
+    let topics = [("kafka.series_topic", &kafka.series_topic), ("kafka.points_topic", &kafka.points_topic)];
+    for (key, topic) in topics {
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        if !(1..=249).contains(&topic.len()) || !topic.bytes().all(allowed) || topic == "." || topic == ".." {
+            let text = format!("is {topic:?}, no name of a topic; use 1 to 249 of a-z, A-Z, 0-9, '.', '_' and '-'");
+            problems.push(key, text);
+        }
+    }
+    if kafka.series_topic == kafka.points_topic {
+        problems.push("kafka.points_topic", "is the same as kafka.series_topic; set another one");
+    }
+    within("kafka.session_timeout_ms", kafka.session_timeout_ms, 1000..=1_800_000, problems);
+    let set = kafka.properties.keys().map(|name| ("kafka.properties", name));
+    let read = kafka.properties_files.keys().map(|name| ("kafka.properties_files", name));
+    for (section, name) in set.chain(read) {
+        if let Some(reason) = properties::refusal(name) {
+            problems.push(format!("{section}.{name}"), format!("cannot be set: {reason}; remove it"));
+        }
+    }
+}
+
+fn database(database: &Database, problems: &mut Problems) {
+    if !database.url.is_empty() && !url::is_postgres(database.url.expose()) {
+        let key = if database.url_file.is_empty() { "database.url" } else { "database.url_file" };
+        problems.push(key, "is no URL of PostgreSQL; set postgresql://user:password@host:port/database");
+    }
+    within("database.pool_size", database.pool_size, 1..=1000, problems);
+    within("database.max_overflow", database.max_overflow, 0..=1000, problems);
+    at_least("database.pool_recycle_s", database.pool_recycle_s, 1, problems);
+    for (key, value) in [
+        ("database.pool_wait_timeout_ms", database.pool_wait_timeout_ms),
+        ("database.overflow_idle_ms", database.overflow_idle_ms),
+        ("database.connect_timeout_ms", database.connect_timeout_ms),
+        ("database.statement_timeout_ms", database.statement_timeout_ms),
+        ("database.lock_timeout_ms", database.lock_timeout_ms),
+        ("database.idle_in_transaction_timeout_ms", database.idle_in_transaction_timeout_ms),
+        ("database.tcp_user_timeout_ms", database.tcp_user_timeout_ms),
+        ("database.retry_min_ms", database.retry_min_ms),
+        ("database.retry_max_ms", database.retry_max_ms),
+    ] {
+        within(key, value, 1..=DAY_MS, problems);
+    }
+    // The operating system counts it in whole seconds.
+    within("database.keepalive_idle_ms", database.keepalive_idle_ms, 1000..=DAY_MS, problems);
+    if database.retry_min_ms > database.retry_max_ms {
+        let text = format!(
+            "is {}; set at least database.retry_min_ms, which is {}",
+            database.retry_max_ms, database.retry_min_ms
+        );
+        problems.push("database.retry_max_ms", text);
+    }
+    let connections = database.pool_size.saturating_add(database.max_overflow);
+    if !(1..=connections).contains(&database.writers) {
+        let text = format!("is {}; set 1 to {connections}, pool_size + max_overflow", database.writers);
+        problems.push("database.writers", text);
+    }
+    within("database.chunk_interval_s", database.chunk_interval_s, 60..=10 * YEAR_S, problems);
+    within("database.compress_after_s", database.compress_after_s, 1..=100 * YEAR_S, problems);
+}
+
+fn batch(batch: &Batch, memory: usize, problems: &mut Problems) {
+    within("batch.max_points", batch.max_points, 1..=10_000_000, problems);
+    at_least("batch.max_bytes", batch.max_bytes, 1024, problems);
+    quarter_of_memory("batch.max_bytes", batch.max_bytes, memory, problems);
+    within("batch.linger_ms", batch.linger_ms, 0..=3_600_000, problems);
+}
+
+fn message(message: &MessageRules, memory: usize, problems: &mut Problems) {
+    at_least("message.max_bytes", message.max_bytes, 1, problems);
+    quarter_of_memory("message.max_bytes", message.max_bytes, memory, problems);
+    at_least("message.max_points", message.max_points, 1, problems);
+    // A key of an index may have 2704 bytes, and one index holds a series and a column.
+    within("message.max_name_bytes", message.max_name_bytes, 1..=2000, problems);
+    for (key, time) in
+        [("message.min_timestamp", message.min_timestamp), ("message.max_timestamp", message.max_timestamp)]
+    {
+        if time.as_second() < YEAR_ONE_S {
+            problems.push(key, format!("is {time}; set a time from 0001-01-01T00:00:00Z up"));
+        }
+    }
+    // Compared as they are stored: two times within a microsecond make an empty window.
+    if message.min_timestamp.as_microsecond() >= message.max_timestamp.as_microsecond() {
+        let text =
+            format!("is {}; set a time after message.min_timestamp, {}", message.max_timestamp, message.min_timestamp);
+        problems.push("message.max_timestamp", text);
+    }
+}
+
+fn http(http: &Http, problems: &mut Problems) {
+    if !http.listen.is_empty() && !is_address(&http.listen) {
+        let text = format!(
+            "is {:?}; set host:port, such as 127.0.0.1:9464 or [::1]:9464, or nothing for no server",
+            http.listen
+        );
+        problems.push("http.listen", text);
+    }
+    within("http.watchdog_ms", http.watchdog_ms, 1..=DAY_MS, problems);
+    within("http.stall_ms", http.stall_ms, 1..=DAY_MS, problems);
+}
+
+/// Whether this is `host:port`, with an IPv6 address in brackets.
+fn is_address(text: &str) -> bool {
+    let Some((host, port)) = text.rsplit_once(':') else {
+        return false;
+    };
+    let bare = |host: &str| !host.is_empty() && !host.contains([':', '[', ']', '/', ' ']);
+    port.parse::<u16>().is_ok() && (bare(host) || text.parse::<std::net::SocketAddrV6>().is_ok())
+}
+
+fn not_empty(key: &str, value: &str, problems: &mut Problems) {
+    if value.trim().is_empty() {
+        problems.push(key, "is empty; set a value, or leave the key out for its default");
+    }
+}
+
+fn within<T: PartialOrd + Display>(key: &str, value: T, range: RangeInclusive<T>, problems: &mut Problems) {
+    if !range.contains(&value) {
+        problems.push(key, format!("is {value}; set {} to {}", range.start(), range.end()));
+    }
+}
+
+fn at_least<T: PartialOrd + Display>(key: &str, value: T, min: T, problems: &mut Problems) {
+    if value < min {
+        problems.push(key, format!("is {value}; set at least {min}"));
+    }
+}
+
+fn quarter_of_memory(key: &str, value: usize, memory: usize, problems: &mut Problems) {
+    if value > memory / 4 {
+        problems.push(key, format!("is {value}; set at most {}, a quarter of memory.limit_bytes", memory / 4));
+    }
+}

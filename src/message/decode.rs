@@ -1,0 +1,371 @@
+//! One message into the columns of a batch.
+//!
+//! JSON objects have no order, but the unit must be known before the timestamps, and these before the columns. So a message
+//! is read twice: first its fields are found, and passed over, then they are decoded in the order in which they are needed.
+
+use std::collections::HashSet;
+
+use super::json::{Cursor, Fault};
+use super::timestamp::{self, Unit};
+use super::{Kind, Limits, Message, Reason, Rejected, SeriesCreate};
+use crate::batch::{KeyIndex, Points, SeriesIndex};
+
+/// Decodes messages. It keeps its buffers from message to message.
+#[derive(Debug)]
+pub struct Decoder {
+    limits: Limits,
+    rejected_series: HashSet<String>,
+    times: Vec<i64>,
+}
+
+/// The names of the fields that mean something; others are passed over.
+const FIELDS: [&str; 11] = [
+    "type",
+    "time_series_id",
+    "timestamp_unit",
+    "timestamps",
+    "columns",
+    "points",
+    "id",
+    "name",
+    "description",
+    "time_column",
+    "value_columns",
+];
+
+/// Where each field's value begins in the message.
+struct Fields<'a> {
+    message: &'a [u8],
+    starts: [Option<usize>; FIELDS.len()],
+    /// The byte after the object.
+    end: usize,
+}
+
+impl Decoder {
+    /// A decoder with these limits.
+    pub fn new(limits: Limits) -> Self {
+        Self { limits, rejected_series: HashSet::new(), times: Vec::new() }
+    }
+
+    /// From now on points of these series are rejected, instead of those named before.
+    pub fn reject_series(&mut self, ids: impl IntoIterator<Item = String>) {
+        self.rejected_series = ids.into_iter().collect();
+    }
+
+    /// Decodes a payload, and adds its points to `points`; nothing of a rejected message is added. `kind` is what the
+    /// message is where it does not say; `None` is Kafka's null payload.
+    ///
+    /// # Errors
+    /// Where the message is not of the contract, with the reason and the place.
+    pub fn decode(&mut self, kind: Kind, payload: Option<&[u8]>, points: &mut Points) -> Result<Message, Rejected> {
+        let Some(payload) = payload else { return Ok(Message::Tombstone) };
+        let mark = points.begin_message();
+        self.message(kind, payload, points).inspect_err(|_| points.cut_back(mark))
+    }
+
+    fn message(&mut self, kind: Kind, payload: &[u8], points: &mut Points) -> Result<Message, Rejected> {
+        if payload.is_empty() {
+            return Err(Rejected::new(Reason::Syntax, "the payload is empty: expected a JSON object"));
+        }
+        if payload.len() > self.limits.max_bytes {
+            let detail = format!("the message has {} bytes, more than the {} allowed", payload.len(), self.limits.max_bytes);
+            return Err(Rejected::new(Reason::TooLarge, detail));
+        }
+        if let Err(error) = std::str::from_utf8(payload) {
+            let detail = format!("the payload is not UTF-8 (byte {})", error.valid_up_to());
+            return Err(Rejected::new(Reason::Encoding, detail));
+        }
+        if payload.starts_with("\u{feff}".as_bytes()) {
+            return Err(Rejected::new(Reason::Syntax, "a byte order mark stands before the JSON (byte 0)"));
+        }
+        let fields = Fields::find(payload)?;
+        Ok(match fields.kind(kind)? {
+            Kind::Series => Message::SeriesCreate(self.series_create(&fields)?),
+            Kind::Points => Message::PointBatch { points: self.point_batch(&fields, points)? },
+        })
+    }
+
+    fn series_create(&self, fields: &Fields<'_>) -> Result<SeriesCreate, Fault> {
+        let limit = self.limits.max_name_bytes;
+        let mut id = fields.required("id")?;
+        let id = name(id.position(), id.text()?, limit).map_err(|fault| fault.under("id"))?.to_owned();
+        let text = |field: &str| -> Result<Option<String>, Fault> {
+            let Some(mut cursor) = fields.cursor(field) else { return Ok(None) };
+            let text = cursor.optional_text().map_err(|fault| fault.under(field))?;
+            Ok(text.map(str::to_owned))
+        };
+        let time_column = text("time_column")?;
+        if let (Some(column), Some(cursor)) = (&time_column, fields.cursor("time_column")) {
+            name(cursor.position(), column, limit).map_err(|fault| fault.under("time_column"))?;
+        }
+        Ok(SeriesCreate {
+            name: text("name")?.unwrap_or_else(|| id.clone()),
+            description: text("description")?,
+            time_column,
+            value_columns: self.value_columns(fields).map_err(|fault| fault.under("value_columns"))?,
+            id,
+        })
+    }
+
+    fn value_columns(&self, fields: &Fields<'_>) -> Result<Vec<String>, Fault> {
+        let mut columns: Vec<String> = Vec::new();
+        let mut seen = HashSet::new();
+        let Some(mut cursor) = fields.cursor("value_columns") else { return Ok(columns) };
+        if cursor.peek()? == jiter::Peek::Null {
+            return Ok(columns);
+        }
+        let mut next = cursor.first_element()?;
+        while next.is_some() {
+            let (at, index) = (cursor.position(), columns.len());
+            let column = cursor.text().and_then(|text| name(at, text, self.limits.max_name_bytes));
+            let column = column.map_err(|fault| fault.in_element(index))?.to_owned();
+            if !seen.insert(column.clone()) {
+                return Err(Fault::new(Reason::Schema, at, "the column is named twice").in_element(index));
+            }
+            columns.push(column);
+            next = cursor.next_element()?;
+        }
+        Ok(columns)
+    }
+
+    fn point_batch(&mut self, fields: &Fields<'_>, points: &mut Points) -> Result<usize, Fault> {
+        let before = points.len();
+        let unit = fields.unit()?;
+        let mut id = fields.required("time_series_id")?;
+        let at = id.position();
+        let id = id.text().and_then(|text| name(at, text, self.limits.max_name_bytes));
+        let id = id.map_err(|fault| fault.under("time_series_id"))?;
+        if self.rejected_series.contains(id) {
+            return Err(Fault::new(Reason::UnknownSeries, at, "no series-create has come for this series"));
+        }
+        let series = points.series(id);
+        match (fields.cursor("points"), fields.cursor("timestamps"), fields.cursor("columns")) {
+            (Some(mut rows), None, None) => {
+                self.rows(&mut rows, series, unit, points).map_err(|fault| fault.under("points"))?;
+            }
+            (None, Some(mut times), Some(mut columns)) => {
+                self.timestamps(&mut times, unit).map_err(|fault| fault.under("timestamps"))?;
+                self.columns(&mut columns, series, points).map_err(|fault| fault.under("columns"))?;
+            }
+            (Some(rows), ..) => {
+                return Err(Fault::new(Reason::Schema, rows.position(), "expected points, or timestamps and columns, not both"));
+            }
+            (None, None, Some(_)) => return Err(fields.missing("timestamps")),
+            (None, Some(_), None) => return Err(fields.missing("columns")),
+            (None, None, None) => return Err(fields.missing("timestamps and columns, or points,")),
+        }
+        Ok(points.len() - before)
+    }
+
+    fn timestamps(&mut self, cursor: &mut Cursor<'_>, unit: Unit) -> Result<(), Fault> {
+        self.times.clear();
+        let mut next = cursor.first_element()?;
+        while let Some(peek) = next {
+            let index = self.times.len();
+            if index == self.limits.max_points {
+                return Err(too_many(cursor.position(), self.limits.max_points));
+            }
+            let time = timestamp::read(cursor, peek, unit, &self.limits).map_err(|fault| fault.in_element(index))?;
+            self.times.push(time);
+            next = cursor.next_element()?;
+        }
+        Ok(())
+    }
+
+    fn columns(&self, cursor: &mut Cursor<'_>, series: SeriesIndex, points: &mut Points) -> Result<(), Fault> {
+        let mut columns = 0;
+        let mut at = cursor.position();
+        let mut next = column(cursor.first_key()?, at, series, points, &self.limits)?;
+        while let Some(key) = next {
+            columns += 1;
+            let wrapped = |fault: Fault, points: &Points| fault.under(points.column_name(key));
+            if !points.is_first_in_message(key) {
+                return Err(wrapped(Fault::new(Reason::Schema, at, "the column is there twice"), points));
+            }
+            if columns * self.times.len() > self.limits.max_points {
+                return Err(too_many(cursor.position(), self.limits.max_points));
+            }
+            self.values(cursor, key, points).map_err(|fault| wrapped(fault, points))?;
+            at = cursor.position();
+            next = column(cursor.next_key()?, at, series, points, &self.limits)?;
+        }
+        Ok(())
+    }
+
+    fn values(&self, cursor: &mut Cursor<'_>, key: KeyIndex, points: &mut Points) -> Result<(), Fault> {
+        points.reserve(self.times.len());
+        let mut times = self.times.iter();
+        let mut next = cursor.first_element()?;
+        while let Some(peek) = next {
+            let index = self.times.len() - times.len();
+            let Some(time) = times.next() else {
+                let what = format!("more values than the {} timestamps", self.times.len());
+                return Err(Fault::new(Reason::Schema, cursor.position(), what));
+            };
+            let value = cursor.value(peek).map_err(|fault| fault.in_element(index))?;
+            points.push(key, *time, value);
+            next = cursor.next_element()?;
+        }
+        if times.len() > 0 {
+            let what = format!("{} values for {} timestamps", self.times.len() - times.len(), self.times.len());
+            return Err(Fault::new(Reason::Schema, cursor.position(), what));
+        }
+        Ok(())
+    }
+
+    fn rows(&self, cursor: &mut Cursor<'_>, series: SeriesIndex, unit: Unit, points: &mut Points) -> Result<(), Fault> {
+        let mut count = 0;
+        let mut next = cursor.first_element()?;
+        while next.is_some() {
+            if count == self.limits.max_points {
+                return Err(too_many(cursor.position(), self.limits.max_points));
+            }
+            self.row(cursor, series, unit, points).map_err(|fault| fault.in_element(count))?;
+            count += 1;
+            next = cursor.next_element()?;
+        }
+        Ok(())
+    }
+
+    fn row(&self, cursor: &mut Cursor<'_>, series: SeriesIndex, unit: Unit, points: &mut Points) -> Result<(), Fault> {
+        enum Field {
+            Timestamp,
+            Column,
+            Value,
+            Other,
+        }
+        let start = cursor.position();
+        let (mut time, mut column, mut value) = (None, None, None);
+        let field = |key: &str| match key {
+            "timestamp" => Field::Timestamp,
+            "column_name" => Field::Column,
+            "value" => Field::Value,
+            _ => Field::Other,
+        };
+        let mut next = cursor.first_key()?.map(field);
+        while let Some(found) = next {
+            let peek = cursor.peek()?;
+            let at = cursor.position();
+            let twice = match found {
+                Field::Timestamp => {
+                    let read = timestamp::read(cursor, peek, unit, &self.limits).map_err(|fault| fault.under("timestamp"))?;
+                    time.replace(read).map(|_| "timestamp")
+                }
+                Field::Column => {
+                    let text = cursor.text().and_then(|text| name(at, text, self.limits.max_name_bytes));
+                    let key = points.key(series, text.map_err(|fault| fault.under("column_name"))?);
+                    column.replace(key).map(|_| "column_name")
+                }
+                Field::Value => {
+                    value.replace(cursor.value(peek).map_err(|fault| fault.under("value"))?).map(|_| "value")
+                }
+                Field::Other => {
+                    cursor.skip()?;
+                    None
+                }
+            };
+            if let Some(field) = twice {
+                return Err(Fault::new(Reason::Schema, at, "the field is there twice").under(field));
+            }
+            next = cursor.next_key()?.map(field);
+        }
+        match (time, column, value) {
+            (Some(time), Some(column), Some(value)) => {
+                points.push(column, time, value);
+                Ok(())
+            }
+            (None, ..) => Err(missing(start, "timestamp")),
+            (_, None, _) => Err(missing(start, "column_name")),
+            (.., None) => Err(missing(start, "value")),
+        }
+    }
+}
+
+impl<'a> Fields<'a> {
+    fn find(message: &'a [u8]) -> Result<Self, Fault> {
+        let mut starts = [None; FIELDS.len()];
+        let mut cursor = Cursor::at(message, 0);
+        let index = |key: &str| FIELDS.iter().position(|field| *field == key);
+        let mut next = cursor.first_key()?.map(index);
+        while let Some(field) = next {
+            let start = cursor.skip()?;
+            if let Some(field) = field
+                && starts[field].replace(start).is_some()
+            {
+                return Err(Fault::new(Reason::Schema, start, "the field is there twice").under(FIELDS[field]));
+            }
+            next = cursor.next_key()?.map(index);
+        }
+        let end = cursor.position();
+        cursor.finish()?;
+        Ok(Self { message, starts, end })
+    }
+
+    /// A cursor at a field's value; `None` where the message has no such field.
+    fn cursor(&self, field: &str) -> Option<Cursor<'a>> {
+        let start = FIELDS.iter().zip(self.starts).find_map(|(name, start)| (*name == field).then_some(start)?)?;
+        Some(Cursor::at(self.message, start))
+    }
+
+    fn required(&self, field: &str) -> Result<Cursor<'a>, Fault> {
+        self.cursor(field).ok_or_else(|| self.missing(field))
+    }
+
+    fn missing(&self, field: &str) -> Fault {
+        missing(self.end.saturating_sub(1), field)
+    }
+
+    fn kind(&self, of_topic: Kind) -> Result<Kind, Fault> {
+        let Some(mut cursor) = self.cursor("type") else { return Ok(of_topic) };
+        let at = cursor.position();
+        let Some(word) = cursor.optional_text().map_err(|fault| fault.under("type"))? else { return Ok(of_topic) };
+        Kind::from_word(word).ok_or_else(|| {
+            Fault::new(Reason::UnknownType, at, "expected \"series-create\" or \"point-batch\"").under("type")
+        })
+    }
+
+    fn unit(&self) -> Result<Unit, Fault> {
+        let Some(mut cursor) = self.cursor("timestamp_unit") else { return Ok(Unit::default()) };
+        let at = cursor.position();
+        let word = cursor.optional_text().map_err(|fault| fault.under("timestamp_unit"))?;
+        let Some(word) = word else { return Ok(Unit::default()) };
+        Unit::from_word(word).ok_or_else(|| {
+            Fault::new(Reason::Schema, at, "expected \"s\", \"ms\", \"us\" or \"ns\"").under("timestamp_unit")
+        })
+    }
+}
+
+/// The key of a column that is named next in a message.
+fn column(
+    name_found: Option<&str>,
+    at: usize,
+    series: SeriesIndex,
+    points: &mut Points,
+    limits: &Limits,
+) -> Result<Option<KeyIndex>, Fault> {
+    let Some(found) = name_found else { return Ok(None) };
+    if found.as_bytes().contains(&0) {
+        return Err(Fault::new(Reason::Encoding, at, "PostgreSQL's text cannot hold the character U+0000"));
+    }
+    Ok(Some(points.key(series, name(at, found, limits.max_name_bytes)?)))
+}
+
+/// A series' id or a column's name, if it is one.
+fn name(at: usize, text: &str, max_bytes: usize) -> Result<&str, Fault> {
+    if text.is_empty() {
+        return Err(Fault::new(Reason::Schema, at, "expected a name, found an empty string"));
+    }
+    if text.len() > max_bytes {
+        let what = format!("the name has {} bytes, more than the {max_bytes} allowed", text.len());
+        return Err(Fault::new(Reason::Limits, at, what));
+    }
+    Ok(text)
+}
+
+fn missing(at: usize, field: &str) -> Fault {
+    Fault::new(Reason::Schema, at, format!("expected {field}, which is missing"))
+}
+
+fn too_many(at: usize, limit: usize) -> Fault {
+    Fault::new(Reason::TooLarge, at, format!("the message has more than the {limit} points allowed"))
+}

@@ -1,0 +1,198 @@
+//! A message's JSON, read where it stands. A [`Cursor`] reads one value of the message; a fault knows its byte.
+//!
+//! jiter reads JSON without building a tree, takes the bare `NaN` and `Infinity` that Python writes, and bounds the nesting
+//! of what is passed over.
+
+use jiter::{Jiter, JiterError, JiterErrorType, JsonErrorType, Peek};
+
+use super::{Reason, Rejected};
+
+/// What is wrong with a message, and where.
+#[derive(Debug)]
+pub(super) struct Fault {
+    pub(super) reason: Reason,
+    /// What was found or expected, without its place.
+    pub(super) what: String,
+    /// The byte of the message.
+    pub(super) at: usize,
+    /// The way to the value, such as `columns.temp_max[3]`; built from the inside to the outside.
+    path: String,
+}
+
+impl Fault {
+    pub(super) fn new(reason: Reason, at: usize, what: impl Into<String>) -> Self {
+        Self { reason, what: what.into(), at, path: String::new() }
+    }
+
+    /// The fault as seen from one level further out.
+    pub(super) fn under(mut self, step: impl std::fmt::Display) -> Self {
+        let dot = if self.path.is_empty() || self.path.starts_with('[') { "" } else { "." };
+        self.path = format!("{step}{dot}{}", self.path);
+        self
+    }
+
+    pub(super) fn in_element(self, index: usize) -> Self {
+        self.under(format_args!("[{index}]"))
+    }
+}
+
+impl From<Fault> for Rejected {
+    fn from(fault: Fault) -> Self {
+        let path = if fault.path.is_empty() { String::new() } else { format!("{}: ", fault.path) };
+        Self::new(fault.reason, format!("{path}{} (byte {})", fault.what, fault.at))
+    }
+}
+
+/// Reads one value of a message.
+#[derive(Debug)]
+pub(super) struct Cursor<'a> {
+    json: Jiter<'a>,
+    message: &'a [u8],
+    /// Where the value begins in the message.
+    base: usize,
+}
+
+impl<'a> Cursor<'a> {
+    /// A cursor at the byte `base` of the message.
+    pub(super) fn at(message: &'a [u8], base: usize) -> Self {
+        Self { json: Jiter::new(&message[base..]).with_allow_inf_nan(), message, base }
+    }
+
+    /// The byte of the message that is read next.
+    pub(super) fn position(&self) -> usize {
+        self.base + self.json.current_index()
+    }
+
+    pub(super) fn peek(&mut self) -> Result<Peek, Fault> {
+        self.json.peek().map_err(|error| fault(self.base, error))
+    }
+
+    /// Passes over one value; answers where it begins.
+    pub(super) fn skip(&mut self) -> Result<usize, Fault> {
+        let peek = self.peek()?;
+        let start = self.position();
+        self.json.known_skip(peek).map_err(|error| fault(self.base, error))?;
+        Ok(start)
+    }
+
+    pub(super) fn finish(&mut self) -> Result<(), Fault> {
+        self.json.finish().map_err(|error| fault(self.base, error))
+    }
+
+    pub(super) fn first_key(&mut self) -> Result<Option<&str>, Fault> {
+        let base = self.base;
+        let peek = self.peek()?;
+        if peek != Peek::Object {
+            return Err(self.unexpected("an object", peek));
+        }
+        self.json.known_object().map_err(|error| fault(base, error))
+    }
+
+    pub(super) fn next_key(&mut self) -> Result<Option<&str>, Fault> {
+        let base = self.base;
+        self.json.next_key().map_err(|error| fault(base, error))
+    }
+
+    pub(super) fn first_element(&mut self) -> Result<Option<Peek>, Fault> {
+        let peek = self.peek()?;
+        if peek != Peek::Array {
+            return Err(self.unexpected("an array", peek));
+        }
+        self.json.known_array().map_err(|error| fault(self.base, error))
+    }
+
+    pub(super) fn next_element(&mut self) -> Result<Option<Peek>, Fault> {
+        self.json.array_step().map_err(|error| fault(self.base, error))
+    }
+
+    /// A string; `None` for null.
+    pub(super) fn optional_text(&mut self) -> Result<Option<&str>, Fault> {
+        if self.peek()? == Peek::Null {
+            self.json.known_null().map_err(|error| fault(self.base, error))?;
+            return Ok(None);
+        }
+        self.text().map(Some)
+    }
+
+    pub(super) fn text(&mut self) -> Result<&str, Fault> {
+        let peek = self.peek()?;
+        if peek != Peek::String {
+            return Err(self.unexpected("a string", peek));
+        }
+        self.known_text()
+    }
+
+    fn known_text(&mut self) -> Result<&str, Fault> {
+        let base = self.base;
+        let start = self.position();
+        let text = self.json.known_str().map_err(|error| fault(base, error))?;
+        if text.as_bytes().contains(&0) {
+            return Err(Fault::new(Reason::Encoding, start, "PostgreSQL's text cannot hold the character U+0000"));
+        }
+        Ok(text)
+    }
+
+    /// A point's value: a number, or one of the words for what is not finite. Null and NaN are both NaN.
+    pub(super) fn value(&mut self, peek: Peek) -> Result<f64, Fault> {
+        let start = self.position();
+        if peek.is_num() {
+            let value = self.json.known_float(peek).map_err(|error| fault(self.base, error))?;
+            if value.is_infinite() && !self.message[start..self.position()].contains(&b'I') {
+                return Err(Fault::new(Reason::Limits, start, "the number is beyond the range of a double"));
+            }
+            return Ok(value);
+        }
+        match peek {
+            Peek::Null => {
+                self.json.known_null().map_err(|error| fault(self.base, error))?;
+                Ok(f64::NAN)
+            }
+            Peek::String => match self.known_text()? {
+                "NaN" => Ok(f64::NAN),
+                "Infinity" => Ok(f64::INFINITY),
+                "-Infinity" => Ok(f64::NEG_INFINITY),
+                _ => Err(Fault::new(Reason::Schema, start, format!("{VALUE}, found another string"))),
+            },
+            _ => Err(self.unexpected_here(VALUE, peek)),
+        }
+    }
+
+    /// A number as it is written; with `-Infinity` among the numbers.
+    pub(super) fn number(&mut self, peek: Peek) -> Result<&[u8], Fault> {
+        let base = self.base;
+        self.json.known_number_bytes(peek).map_err(|error| fault(base, error))
+    }
+
+    pub(super) fn unexpected(&self, expected: &str, found: Peek) -> Fault {
+        self.unexpected_here(&format!("expected {expected}"), found)
+    }
+
+    fn unexpected_here(&self, expected: &str, found: Peek) -> Fault {
+        let found = match found {
+            Peek::Null => "null",
+            Peek::True | Peek::False => "a boolean",
+            Peek::String => "a string",
+            Peek::Array => "an array",
+            Peek::Object => "an object",
+            number if number.is_num() => "a number",
+            _ => return Fault::new(Reason::Syntax, self.position(), "expected a JSON value"),
+        };
+        Fault::new(Reason::Schema, self.position(), format!("{expected}, found {found}"))
+    }
+}
+
+const VALUE: &str = "expected a number, null, \"NaN\", \"Infinity\" or \"-Infinity\"";
+
+fn fault(base: usize, error: JiterError) -> Fault {
+    let at = base + error.index;
+    match error.error_type {
+        JiterErrorType::JsonError(JsonErrorType::RecursionLimitExceeded) => {
+            Fault::new(Reason::Limits, at, "the nesting is too deep")
+        }
+        JiterErrorType::JsonError(JsonErrorType::NumberOutOfRange) => Fault::new(Reason::Limits, at, "the number is too long"),
+        JiterErrorType::JsonError(kind) => Fault::new(Reason::Syntax, at, kind.to_string()),
+        JiterErrorType::WrongType { expected, actual } => {
+            Fault::new(Reason::Schema, at, format!("expected {expected}, found {actual}"))
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! The contract with producers: bytes in, points or a reason out. Pure, no I/O. README.md, "Messages", has it in words.
+//!
+//! - [`Decoder`]: one message into the columns of a batch.
+//! - `json`: the JSON of a message, read where it stands, with the place of each fault.
+//! - `timestamp`: all forms of a timestamp, as microseconds since the Unix epoch.
+
+mod decode;
+mod json;
+mod timestamp;
+
+pub use decode::Decoder;
+
+/// What a topic's messages are where they do not say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// `series-create`.
+    Series,
+    /// `point-batch`.
+    Points,
+}
+
+impl Kind {
+    /// The word for it in a message's `type` and in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Series => "series-create",
+            Self::Points => "point-batch",
+        }
+    }
+
+    fn from_word(word: &str) -> Option<Self> {
+        [Self::Series, Self::Points].into_iter().find(|kind| kind.as_str() == word)
+    }
+}
+
+/// What a message was.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Message {
+    /// Points, which are now in the batch's columns.
+    PointBatch {
+        /// Their number.
+        points: usize,
+    },
+    /// A series' definition.
+    SeriesCreate(SeriesCreate),
+    /// A null payload: Kafka's way to say that a key is gone. There is nothing to store.
+    Tombstone,
+}
+
+/// The definition of a series.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SeriesCreate {
+    /// Its id.
+    pub id: String,
+    /// Its name; the id where the message has none.
+    pub name: String,
+    /// What it is about.
+    pub description: Option<String>,
+    /// The name that its timestamps had where they came from.
+    pub time_column: Option<String>,
+    /// Its columns, in the message's order.
+    pub value_columns: Vec<String>,
+}
+
+/// What a message may be at most; beyond it, it is rejected.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// The length of a message, in bytes.
+    pub max_bytes: usize,
+    /// The points of a message.
+    pub max_points: usize,
+    /// The length of a series' id and of a column's name, in bytes: the tables' indexes take no key above a third of a page.
+    pub max_name_bytes: usize,
+    /// The first accepted time, in microseconds since the Unix epoch.
+    pub min_us: i64,
+    /// The first time that is no longer accepted, in microseconds since the Unix epoch.
+    pub max_us: i64,
+}
+
+/// Why a message is rejected: a closed list, because it is a metric's label and a column to filter by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// It is no JSON.
+    Syntax,
+    /// It is JSON, but not of the contract's shape.
+    Schema,
+    /// Its `type` is none that we know.
+    UnknownType,
+    /// A timestamp lies outside the accepted window, most often because of a wrong unit.
+    TimeWindow,
+    /// A name, a number or the nesting is beyond its limit.
+    Limits,
+    /// It has too many bytes or points.
+    TooLarge,
+    /// It is no UTF-8, or a text holds a character that PostgreSQL cannot store.
+    Encoding,
+    /// Its series was not created, and the configuration asks for that.
+    UnknownSeries,
+    /// The database refuses a row of it.
+    RejectedByDatabase,
+}
+
+impl Reason {
+    /// All reasons.
+    pub const ALL: [Self; 9] = [
+        Self::Syntax,
+        Self::Schema,
+        Self::UnknownType,
+        Self::TimeWindow,
+        Self::Limits,
+        Self::TooLarge,
+        Self::Encoding,
+        Self::UnknownSeries,
+        Self::RejectedByDatabase,
+    ];
+
+    /// The word for it in `ingest_dead_letter` and in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Syntax => "syntax",
+            Self::Schema => "schema",
+            Self::UnknownType => "unknown_type",
+            Self::TimeWindow => "time_window",
+            Self::Limits => "limits",
+            Self::TooLarge => "too_large",
+            Self::Encoding => "encoding",
+            Self::UnknownSeries => "unknown_series",
+            Self::RejectedByDatabase => "rejected_by_database",
+        }
+    }
+}
+
+/// Why a message cannot be written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejected {
+    /// The kind of fault.
+    pub reason: Reason,
+    /// Where it is, and what was expected there; for the producer.
+    pub detail: String,
+}
+
+impl Rejected {
+    fn new(reason: Reason, detail: impl Into<String>) -> Self {
+        Self { reason, detail: detail.into() }
+    }
+}
+
+#[cfg(test)]
+mod tests;

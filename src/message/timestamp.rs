@@ -1,0 +1,149 @@
+//! Timestamps in all their forms, as microseconds since the Unix epoch. What is finer than a microsecond is cut off, towards
+//! the past; a number with a fraction is rounded to the nearest microsecond instead, because such numbers come from binary
+//! floating point and are seldom exact. Numbers are read as the decimals they are: a double has no room for the
+//! microseconds of every second in the accepted window.
+
+use jiter::Peek;
+use speedate::{Date, DateTime, MicrosecondsPrecisionOverflowBehavior, TimeConfig};
+
+use super::json::{Cursor, Fault};
+use super::{Limits, Reason};
+
+const EXPECTED: &str = "a timestamp: RFC 3339, a date, a date-time without zone (UTC), or a number";
+
+/// What a timestamp that is a number counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Unit {
+    /// Seconds, with or without a fraction.
+    #[default]
+    Seconds,
+    /// Milliseconds.
+    Milliseconds,
+    /// Microseconds.
+    Microseconds,
+    /// Nanoseconds.
+    Nanoseconds,
+}
+
+impl Unit {
+    pub(super) fn from_word(word: &str) -> Option<Self> {
+        Some(match word {
+            "s" => Self::Seconds,
+            "ms" => Self::Milliseconds,
+            "us" => Self::Microseconds,
+            "ns" => Self::Nanoseconds,
+            _ => return None,
+        })
+    }
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Seconds => "s",
+            Self::Milliseconds => "ms",
+            Self::Microseconds => "us",
+            Self::Nanoseconds => "ns",
+        }
+    }
+
+    /// The power of ten by which a number of it counts microseconds.
+    fn power(self) -> i32 {
+        match self {
+            Self::Seconds => 6,
+            Self::Milliseconds => 3,
+            Self::Microseconds => 0,
+            Self::Nanoseconds => -3,
+        }
+    }
+}
+
+/// Reads a timestamp.
+pub(super) fn read(cursor: &mut Cursor<'_>, peek: Peek, unit: Unit, limits: &Limits) -> Result<i64, Fault> {
+    let at = cursor.position();
+    let time = match peek {
+        Peek::String => Some(parse(cursor.text()?).map_err(|why| Fault::new(Reason::Schema, at, format!("expected {EXPECTED}: {why}")))?),
+        Peek::NaN | Peek::Infinity => return Err(not_finite(at)),
+        peek if peek.is_num() => {
+            let number = cursor.number(peek)?;
+            if number.contains(&b'I') {
+                return Err(not_finite(at));
+            }
+            microseconds(number, unit)
+        }
+        peek => return Err(cursor.unexpected(EXPECTED, peek)),
+    };
+    match time {
+        Some(time) if (limits.min_us..limits.max_us).contains(&time) => Ok(time),
+        _ if peek == Peek::String => Err(Fault::new(Reason::TimeWindow, at, "the timestamp lies outside the accepted window")),
+        _ => {
+            let what = format!(
+                "the timestamp, as a number of the unit \"{}\", lies outside the accepted window: is timestamp_unit right?",
+                unit.word()
+            );
+            Err(Fault::new(Reason::TimeWindow, at, what))
+        }
+    }
+}
+
+fn not_finite(at: usize) -> Fault {
+    Fault::new(Reason::Schema, at, format!("expected {EXPECTED}, found a number that is not finite"))
+}
+
+/// A JSON number of `unit` in microseconds; `None` where it is beyond what 64 bits count.
+fn microseconds(number: &[u8], unit: Unit) -> Option<i64> {
+    let (negative, digits) = match number {
+        [b'-', rest @ ..] => (true, rest),
+        digits => (false, digits),
+    };
+    let mut mantissa: i128 = 0;
+    let mut power = unit.power();
+    let (mut in_fraction, mut is_rounded) = (false, false);
+    let mut rest = digits.iter();
+    while let Some(byte) = rest.next() {
+        match byte {
+            b'0'..=b'9' if mantissa < i128::MAX / 100 => {
+                mantissa = mantissa * 10 + i128::from(byte - b'0');
+                power -= i32::from(in_fraction);
+            }
+            // Beyond 36 digits only the number's size counts.
+            b'0'..=b'9' => power += i32::from(!in_fraction),
+            b'.' => (in_fraction, is_rounded) = (true, true),
+            // What JSON allows after the mantissa is the exponent.
+            _ => {
+                let exponent = std::str::from_utf8(rest.as_slice()).ok()?;
+                power = power.checked_add(exponent.parse().ok()?)?;
+                is_rounded = true;
+                break;
+            }
+        }
+    }
+    let value = if negative { -mantissa } else { mantissa };
+    let us = if value == 0 {
+        0
+    } else if power >= 0 {
+        value.checked_mul(10_i128.checked_pow(power.unsigned_abs())?)?
+    } else {
+        match 10_i128.checked_pow(power.unsigned_abs()) {
+            Some(divisor) if is_rounded => (value + divisor / 2).div_euclid(divisor),
+            Some(divisor) => value.div_euclid(divisor),
+            // Smaller than any microsecond.
+            None => 0,
+        }
+    };
+    i64::try_from(us).ok()
+}
+
+fn parse(text: &str) -> Result<i64, String> {
+    let bytes = text.as_bytes();
+    // speedate names its errors, such as out_of_range_day.
+    let words = |error: speedate::ParseError| error.to_string().replace('_', " ");
+    if bytes.len() == "2012-01-01".len() {
+        return Ok(Date::parse_bytes_rfc3339(bytes).map_err(words)?.timestamp() * 1_000_000);
+    }
+    let config = TimeConfig {
+        microseconds_precision_overflow_behavior: MicrosecondsPrecisionOverflowBehavior::Truncate,
+        ..TimeConfig::default()
+    };
+    let time = DateTime::parse_bytes_rfc3339_with_config(bytes, &config).map_err(words)?;
+    // Years have four digits: the multiplication cannot overflow.
+    Ok(time.timestamp_tz() * 1_000_000 + i64::from(time.time.microsecond))
+}

@@ -1,0 +1,327 @@
+//! Whether the worker is alive and moves data, and what `/status` shows.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use serde::Serialize;
+use tracing::{info, warn};
+
+use super::escaped;
+
+/// A part of the worker that has to show that it is alive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Component {
+    /// The loop between Kafka and the database.
+    Pipeline,
+    /// The thread that polls Kafka.
+    Consumer,
+}
+
+impl Component {
+    /// All components.
+    pub const ALL: [Self; 2] = [Self::Pipeline, Self::Consumer];
+
+    /// The component's name in a reason.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pipeline => "pipeline",
+            Self::Consumer => "consumer",
+        }
+    }
+}
+
+/// What `/status` shows.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Status {
+    /// The pipeline's name.
+    pub pipeline: String,
+    /// The program's version.
+    pub version: String,
+    /// When the program started, in RFC 3339.
+    pub started_at: String,
+    /// For how long it has been running.
+    pub uptime_seconds: u64,
+    /// The database.
+    pub database: DatabaseStatus,
+    /// Messages and points in memory, in bytes.
+    pub buffered_bytes: u64,
+    /// The limit of the program's memory, in bytes.
+    pub memory_limit_bytes: u64,
+    /// Batches that are being written.
+    pub in_flight_batches: u64,
+    /// The partitions this worker owns.
+    pub partitions: Vec<PartitionStatus>,
+    /// Why data does not move, by name; empty while all is well.
+    pub conditions: BTreeMap<&'static str, Condition>,
+}
+
+/// What is known of the database.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct DatabaseStatus {
+    /// Whether it took the last write, or gave the last sign of life.
+    pub up: bool,
+    /// PostgreSQL's version.
+    pub server_version: Option<String>,
+    /// TimescaleDB's version, where it is installed.
+    pub timescaledb: Option<String>,
+    /// TimescaleDB's edition.
+    pub edition: Option<String>,
+    /// The last failure, also after the database came back.
+    pub last_error: Option<String>,
+}
+
+/// How far a partition is.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct PartitionStatus {
+    /// The topic.
+    pub topic: String,
+    /// The partition's number.
+    pub partition: i32,
+    /// Every offset below it is in the database.
+    pub next_offset: Option<i64>,
+    /// The next offset to read.
+    pub position: Option<i64>,
+    /// The offset that the next message in Kafka gets.
+    pub log_end_offset: Option<i64>,
+    /// Messages that are not in the database yet.
+    pub lag_messages: Option<i64>,
+    /// The age of the oldest of them, in seconds.
+    pub lag_seconds: f64,
+}
+
+/// A reason why data does not move.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Condition {
+    /// The reason, for a person.
+    pub reason: String,
+    /// Since when, in RFC 3339.
+    pub since: String,
+}
+
+/// The worker's health; its parts report to it, and [`http`](super::http) asks it.
+#[derive(Debug)]
+pub struct Health {
+    watchdog: Duration,
+    started: Instant,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// The last sign of life of each component, in the order of [`Component::ALL`].
+    beats: [Instant; Component::ALL.len()],
+    status: Status,
+}
+
+impl Health {
+    /// The health of a worker that starts now. Each component has to beat within `watchdog` from now, and ever after.
+    pub fn new(pipeline: &str, watchdog: Duration) -> Self {
+        let started = Instant::now();
+        let status = Status {
+            pipeline: pipeline.to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started_at: now(),
+            ..Status::default()
+        };
+        let beats = [started; Component::ALL.len()];
+        Self { watchdog, started, state: Mutex::new(State { beats, status }) }
+    }
+
+    /// A sign of life.
+    pub fn beat(&self, component: Component) {
+        self.lock().beats[component as usize] = Instant::now();
+    }
+
+    /// Sets or, with `None`, clears a reason why data does not move. The worker is not ready while there is any. A reason
+    /// that is set again may differ in its numbers without a new log line.
+    pub fn set_condition(&self, name: &'static str, reason: Option<String>) {
+        // Logging waits for stderr: it is done without the lock.
+        if !self.note_condition(name, reason.as_deref()) {
+            return;
+        }
+        match reason {
+            Some(reason) => warn!(condition = name, reason = %escaped(&reason), "data does not move"),
+            None => info!(condition = name, "the condition is over"),
+        }
+    }
+
+    /// Sets or clears a condition; whether that is news.
+    fn note_condition(&self, name: &'static str, reason: Option<&str>) -> bool {
+        let conditions = &mut self.lock().status.conditions;
+        let Some(reason) = reason else { return conditions.remove(name).is_some() };
+        match conditions.entry(name) {
+            Entry::Vacant(vacant) => {
+                vacant.insert(Condition { reason: reason.to_owned(), since: now() });
+                true
+            }
+            Entry::Occupied(mut known) => {
+                let news = !differ_in_numbers_only(&known.get().reason, reason);
+                known.get_mut().reason = reason.to_owned();
+                news
+            }
+        }
+    }
+
+    /// Changes what `/status` shows.
+    pub fn update(&self, change: impl FnOnce(&mut Status)) {
+        change(&mut self.lock().status);
+    }
+
+    /// What `/status` shows now.
+    pub fn status(&self) -> Status {
+        let mut status = self.lock().status.clone();
+        status.uptime_seconds = self.started.elapsed().as_secs();
+        status
+    }
+
+    /// The components that gave no sign of life within the watchdog's time, each as a line for a person; none while the
+    /// worker is alive.
+    pub fn not_live(&self) -> Vec<String> {
+        self.not_live_at(Instant::now())
+    }
+
+    fn not_live_at(&self, now: Instant) -> Vec<String> {
+        let beats = self.lock().beats;
+        Component::ALL
+            .into_iter()
+            .zip(beats)
+            .map(|(component, beat)| (component, now.saturating_duration_since(beat)))
+            .filter(|(_, silent)| *silent > self.watchdog)
+            .map(|(component, silent)| format!("{}: no sign of life for {} s", component.as_str(), silent.as_secs()))
+            .collect()
+    }
+
+    /// Why the worker is not ready, each reason as a line for a person; none while it is.
+    pub fn not_ready(&self) -> Vec<String> {
+        self.not_ready_at(Instant::now())
+    }
+
+    fn not_ready_at(&self, now: Instant) -> Vec<String> {
+        let mut reasons = self.not_live_at(now);
+        let state = self.lock();
+        reasons.extend(state.status.conditions.iter().map(|(name, condition)| format!("{name}: {}", condition.reason)));
+        reasons
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn now() -> String {
+    format!("{:.3}", Timestamp::now())
+}
+
+fn differ_in_numbers_only(a: &str, b: &str) -> bool {
+    let words = |text| str::chars(text).filter(|character| !character.is_ascii_digit());
+    words(a).eq(words(b))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WATCHDOG: Duration = Duration::from_secs(30);
+
+    #[test]
+    fn a_component_that_never_beats_counts_from_the_start() {
+        let health = Health::new("p", WATCHDOG);
+        assert_eq!(health.not_live_at(health.started + WATCHDOG), Vec::<String>::new());
+        let late = health.started + WATCHDOG + Duration::from_millis(1);
+        assert_eq!(
+            health.not_live_at(late),
+            ["pipeline: no sign of life for 30 s", "consumer: no sign of life for 30 s"]
+        );
+    }
+
+    #[test]
+    fn every_component_has_to_beat() {
+        for (beating, silent) in
+            [(Component::Pipeline, Component::Consumer), (Component::Consumer, Component::Pipeline)]
+        {
+            let health = Health::new("p", WATCHDOG);
+            // As if the worker had started long ago.
+            health.lock().beats = [health.started; 2];
+            let later = health.started + 2 * WATCHDOG;
+            health.lock().beats[beating as usize] = later;
+            let reasons = health.not_live_at(later);
+            assert_eq!(reasons, [format!("{}: no sign of life for 60 s", silent.as_str())]);
+            assert_eq!(health.not_ready_at(later), reasons);
+        }
+    }
+
+    #[test]
+    fn a_beat_revives() {
+        let health = Health::new("p", Duration::ZERO);
+        assert_eq!(health.not_live_at(Instant::now() + Duration::from_secs(1)).len(), 2);
+        for component in Component::ALL {
+            health.beat(component);
+        }
+        let last = *health.lock().beats.iter().min().unwrap();
+        assert!(health.not_live_at(last).is_empty());
+    }
+
+    #[test]
+    fn conditions_make_unready_but_not_dead() {
+        let health = Health::new("p", WATCHDOG);
+        assert!(health.not_ready().is_empty());
+        health.set_condition("stalled", Some("nothing for 3 s".to_owned()));
+        health.set_condition("database", Some("down".to_owned()));
+        assert_eq!(health.not_ready(), ["database: down", "stalled: nothing for 3 s"]);
+        assert!(health.not_live().is_empty());
+        health.set_condition("database", None);
+        assert_eq!(health.not_ready(), ["stalled: nothing for 3 s"]);
+        health.set_condition("stalled", None);
+        assert!(health.not_ready().is_empty());
+    }
+
+    #[test]
+    fn a_condition_is_news_when_its_words_change() {
+        let health = Health::new("p", WATCHDOG);
+        assert!(!health.note_condition("database", None));
+        assert!(health.note_condition("database", Some("down for 1 s (outage): refused")));
+        let since = health.status().conditions["database"].since.clone();
+        assert!(!health.note_condition("database", Some("down for 12 s (outage): refused")));
+        assert!(health.note_condition("database", Some("down for 13 s (ours): no such table")));
+        let condition = health.status().conditions["database"].clone();
+        assert_eq!(condition.reason, "down for 13 s (ours): no such table");
+        assert_eq!(condition.since, since);
+        assert!(health.note_condition("database", None));
+        assert!(!health.note_condition("database", None));
+    }
+
+    #[test]
+    fn the_status_is_what_was_put_in() {
+        let health = Health::new("weather", WATCHDOG);
+        health.update(|status| {
+            status.database.up = true;
+            status.buffered_bytes = 7;
+            status.partitions =
+                vec![PartitionStatus { topic: "t".to_owned(), partition: 1, lag_seconds: 0.5, ..Default::default() }];
+        });
+        health.set_condition("start", Some("waits".to_owned()));
+        let json = serde_json::to_value(health.status()).unwrap();
+        assert_eq!(json["pipeline"], "weather");
+        assert_eq!(json["version"], env!("CARGO_PKG_VERSION"));
+        assert_eq!(json["database"]["up"], true);
+        assert_eq!(json["buffered_bytes"], 7);
+        assert_eq!(json["partitions"][0]["lag_seconds"], 0.5);
+        assert!(json["partitions"][0]["lag_messages"].is_null());
+        assert_eq!(json["conditions"]["start"]["reason"], "waits");
+        let started: Timestamp = json["started_at"].as_str().unwrap().parse().unwrap();
+        assert!(started <= Timestamp::now());
+    }
+
+    #[test]
+    fn a_panic_under_the_lock_does_not_end_health() {
+        let health = Health::new("p", WATCHDOG);
+        let panicked =
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| health.update(|_| panic!("on purpose"))));
+        assert!(panicked.is_err());
+        health.beat(Component::Pipeline);
+        assert!(health.not_ready().is_empty());
+    }
+}

@@ -1,0 +1,583 @@
+//! Every metric of the program: its name, and the function that feeds it. All names are in [`METRICS`].
+//!
+//! Labels come from bounded sets only: configured topics, their partitions, and words of this program. Before [`install`]
+//! the functions do nothing, except that the lag is remembered.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use ::metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use tracing::warn;
+
+const KAFKA_LAG_MESSAGES: &str = "series_ingest_kafka_lag_messages";
+const KAFKA_LAG_SECONDS: &str = "series_ingest_kafka_lag_seconds";
+const REBALANCES: &str = "series_ingest_rebalances_total";
+const GAPS: &str = "series_ingest_gaps_total";
+const MESSAGES: &str = "series_ingest_messages_total";
+const DEAD_LETTERS: &str = "series_ingest_dead_letters_total";
+const BUFFERED_BYTES: &str = "series_ingest_buffered_bytes";
+const BATCH_POINTS: &str = "series_ingest_batch_points";
+const BATCH_BYTES: &str = "series_ingest_batch_bytes";
+const POINTS_WRITTEN: &str = "series_ingest_points_written_total";
+const POINTS_SKIPPED: &str = "series_ingest_points_skipped_total";
+const COPY_SECONDS: &str = "series_ingest_copy_seconds";
+const TRANSACTION_SECONDS: &str = "series_ingest_transaction_seconds";
+const PRODUCE_TO_COMMIT_SECONDS: &str = "series_ingest_produce_to_commit_seconds";
+const DATABASE_UP: &str = "series_ingest_database_up";
+const DATABASE_ERRORS: &str = "series_ingest_database_errors_total";
+const POOL_SIZE: &str = "series_ingest_pool_size";
+const POOL_AVAILABLE: &str = "series_ingest_pool_available";
+const POOL_WAITING: &str = "series_ingest_pool_waiting";
+const POOL_MAX: &str = "series_ingest_pool_max";
+const POOL_WAIT_SECONDS: &str = "series_ingest_pool_wait_seconds";
+const BUILD_INFO: &str = "series_ingest_build_info";
+
+/// What a metric is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Only grows, from zero at the program's start.
+    Counter,
+    /// A value that goes up and down.
+    Gauge,
+    /// Counts of observations by size, with their sum and number.
+    Histogram,
+}
+
+impl Kind {
+    /// The kind's name in the exposition format.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
+        }
+    }
+}
+
+/// A metric as it is described to people and to Prometheus.
+#[derive(Debug, Clone, Copy)]
+pub struct Metric {
+    /// The full name.
+    pub name: &'static str,
+    /// What it is.
+    pub kind: Kind,
+    /// The labels' names.
+    pub labels: &'static [&'static str],
+    /// What it says; the unit is the name's end.
+    pub help: &'static str,
+}
+
+/// All metrics, from Kafka to the database.
+pub const METRICS: &[Metric] = &[
+    Metric {
+        name: KAFKA_LAG_MESSAGES,
+        kind: Kind::Gauge,
+        labels: &["topic", "partition"],
+        help: "Messages in Kafka that are not in the database yet",
+    },
+    Metric {
+        name: KAFKA_LAG_SECONDS,
+        kind: Kind::Gauge,
+        labels: &["topic", "partition"],
+        help: "Age of the oldest message that is not in the database yet",
+    },
+    Metric { name: REBALANCES, kind: Kind::Counter, labels: &[], help: "Assignments of partitions to this worker" },
+    Metric {
+        name: GAPS,
+        kind: Kind::Counter,
+        labels: &[],
+        help: "Ranges of messages that Kafka deleted before they were read; each is a row of ingest_gap",
+    },
+    Metric {
+        name: MESSAGES,
+        kind: Kind::Counter,
+        labels: &["topic", "type"],
+        help: "Messages read from Kafka; one that is read again counts again",
+    },
+    Metric {
+        name: DEAD_LETTERS,
+        kind: Kind::Counter,
+        labels: &["reason"],
+        help: "Messages that cannot be stored; each is a row of ingest_dead_letter",
+    },
+    Metric { name: BUFFERED_BYTES, kind: Kind::Gauge, labels: &[], help: "Messages and points in memory" },
+    Metric { name: BATCH_POINTS, kind: Kind::Histogram, labels: &[], help: "Points in a batch" },
+    Metric { name: BATCH_BYTES, kind: Kind::Histogram, labels: &[], help: "Bytes of the messages of a batch" },
+    Metric { name: POINTS_WRITTEN, kind: Kind::Counter, labels: &[], help: "Points committed to the database" },
+    Metric {
+        name: POINTS_SKIPPED,
+        kind: Kind::Counter,
+        labels: &[],
+        help: "Points read again that the database had already",
+    },
+    Metric { name: COPY_SECONDS, kind: Kind::Histogram, labels: &[], help: "Time of one COPY" },
+    Metric {
+        name: TRANSACTION_SECONDS,
+        kind: Kind::Histogram,
+        labels: &[],
+        help: "Time of one write transaction, from its begin to its commit",
+    },
+    Metric {
+        name: PRODUCE_TO_COMMIT_SECONDS,
+        kind: Kind::Histogram,
+        labels: &[],
+        help: "Age of a batch's oldest message when the batch is committed",
+    },
+    Metric { name: DATABASE_UP, kind: Kind::Gauge, labels: &[], help: "1 while the database takes writes, else 0" },
+    Metric {
+        name: DATABASE_ERRORS,
+        kind: Kind::Counter,
+        labels: &["class"],
+        help: "Failed steps of the work with the database, by what they mean",
+    },
+    Metric { name: POOL_SIZE, kind: Kind::Gauge, labels: &[], help: "Open connections to the database" },
+    Metric { name: POOL_AVAILABLE, kind: Kind::Gauge, labels: &[], help: "Open connections that nobody uses" },
+    Metric { name: POOL_WAITING, kind: Kind::Gauge, labels: &[], help: "Tasks that wait for a connection" },
+    Metric { name: POOL_MAX, kind: Kind::Gauge, labels: &[], help: "Connections that may be open at once" },
+    Metric {
+        name: POOL_WAIT_SECONDS,
+        kind: Kind::Histogram,
+        labels: &[],
+        help: "Time until a connection was had or refused, with making it where there was none",
+    },
+    Metric { name: BUILD_INFO, kind: Kind::Gauge, labels: &["version"], help: "1, with the program's version" },
+];
+
+const SECONDS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
+const KIB: f64 = 1024.0;
+const MIB: f64 = 1024.0 * KIB;
+
+/// The upper bounds of each histogram's buckets.
+const BUCKETS: &[(&str, &[f64])] = &[
+    (BATCH_POINTS, &[1.0, 10.0, 100.0, 1e3, 5e3, 1e4, 2e4, 5e4, 1e5, 2e5, 5e5, 1e6]),
+    (
+        BATCH_BYTES,
+        &[KIB, 4.0 * KIB, 16.0 * KIB, 64.0 * KIB, 256.0 * KIB, MIB, 4.0 * MIB, 16.0 * MIB, 64.0 * MIB, 256.0 * MIB],
+    ),
+    (COPY_SECONDS, SECONDS),
+    (TRANSACTION_SECONDS, SECONDS),
+    // From a stream that keeps up to a backlog of days.
+    (
+        PRODUCE_TO_COMMIT_SECONDS,
+        &[
+            0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 21600.0, 86400.0,
+            604_800.0,
+        ],
+    ),
+    (POOL_WAIT_SECONDS, &[0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0]),
+];
+
+static INSTALLED: OnceLock<Rendered> = OnceLock::new();
+
+/// Gives the metrics as text.
+#[derive(Debug, Clone)]
+pub struct Rendered {
+    handle: PrometheusHandle,
+}
+
+impl Rendered {
+    /// All metrics in Prometheus' text format, version 0.0.4.
+    pub fn render(&self) -> String {
+        let mut text = self.handle.render();
+        render_lags(&mut text, &lags(), Instant::now());
+        text
+    }
+}
+
+/// Starts measuring, once in a process; a later call gives the same metrics. Metrics without labels are there from now on,
+/// at zero.
+pub fn install() -> Rendered {
+    INSTALLED.get_or_init(start).clone()
+}
+
+fn start() -> Rendered {
+    let builder = BUCKETS.iter().fold(PrometheusBuilder::new(), |builder, (name, bounds)| {
+        builder
+            .set_buckets_for_metric(Matcher::Full((*name).to_owned()), bounds)
+            .expect("only an empty list of bounds is refused")
+    });
+    let recorder = builder.build_recorder();
+    let rendered = Rendered { handle: recorder.handle() };
+    if ::metrics::set_global_recorder(recorder).is_err() {
+        warn!("something else measures in this process; /metrics stays empty");
+    }
+    for metric in METRICS {
+        let present = metric.labels.is_empty();
+        match metric.kind {
+            Kind::Counter => {
+                describe_counter!(metric.name, metric.help);
+                if present {
+                    counter!(metric.name).absolute(0);
+                }
+            }
+            Kind::Gauge => {
+                describe_gauge!(metric.name, metric.help);
+                if present {
+                    gauge!(metric.name).set(0.0);
+                }
+            }
+            Kind::Histogram => {
+                describe_histogram!(metric.name, metric.help);
+                if present {
+                    drop(histogram!(metric.name));
+                }
+            }
+        }
+    }
+    gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+    rendered
+}
+
+/// Lets the counters of a closed set of labels begin at zero, so that Prometheus sees their first increase: all classes of
+/// database errors, and all reasons of dead letters.
+pub fn preset(classes: impl IntoIterator<Item = &'static str>, reasons: impl IntoIterator<Item = &'static str>) {
+    for class in classes {
+        counter!(DATABASE_ERRORS, "class" => class).increment(0);
+    }
+    for reason in reasons {
+        counter!(DEAD_LETTERS, "reason" => reason).increment(0);
+    }
+}
+
+/// `n` messages of a kind came from a topic.
+pub fn messages_received(topic: &str, kind: &'static str, n: u64) {
+    counter!(MESSAGES, "topic" => topic.to_owned(), "type" => kind).increment(n);
+}
+
+/// `n` points were committed.
+pub fn points_written(n: u64) {
+    counter!(POINTS_WRITTEN).increment(n);
+}
+
+/// `n` points were in the database already.
+pub fn points_skipped(n: u64) {
+    counter!(POINTS_SKIPPED).increment(n);
+}
+
+/// A message became a dead letter.
+pub fn dead_letter(reason: &'static str) {
+    counter!(DEAD_LETTERS, "reason" => reason).increment(1);
+}
+
+/// A batch was committed, `seconds` after its oldest message was produced.
+pub fn produce_to_commit(seconds: f64) {
+    record(PRODUCE_TO_COMMIT_SECONDS, seconds);
+}
+
+/// A batch went to a writer; `bytes` are those of its messages.
+pub fn batch_sealed(points: usize, bytes: usize) {
+    record(BATCH_POINTS, points as f64);
+    record(BATCH_BYTES, bytes as f64);
+}
+
+/// The bytes in memory now.
+pub fn buffered_bytes(bytes: u64) {
+    gauge!(BUFFERED_BYTES).set(bytes as f64);
+}
+
+/// Kafka deleted a range of messages before it was read.
+pub fn gap() {
+    counter!(GAPS).increment(1);
+}
+
+/// Partitions were assigned anew.
+pub fn rebalance() {
+    counter!(REBALANCES).increment(1);
+}
+
+/// Whether the database takes writes.
+pub fn database_up(up: bool) {
+    gauge!(DATABASE_UP).set(if up { 1.0 } else { 0.0 });
+}
+
+/// A step of the work with the database failed.
+pub fn database_error(class: &'static str) {
+    counter!(DATABASE_ERRORS, "class" => class).increment(1);
+}
+
+/// The pool of connections now.
+pub fn pool(size: usize, available: usize, waiting: usize, max: usize) {
+    gauge!(POOL_SIZE).set(size as f64);
+    gauge!(POOL_AVAILABLE).set(available as f64);
+    gauge!(POOL_WAITING).set(waiting as f64);
+    gauge!(POOL_MAX).set(max as f64);
+}
+
+/// Somebody had waited this long when the pool gave a connection, or none.
+pub fn pool_waited(time: Duration) {
+    record(POOL_WAIT_SECONDS, time.as_secs_f64());
+}
+
+/// A write transaction took this long.
+pub fn transaction_took(time: Duration) {
+    record(TRANSACTION_SECONDS, time.as_secs_f64());
+}
+
+/// A COPY took this long.
+pub fn copy_took(time: Duration) {
+    record(COPY_SECONDS, time.as_secs_f64());
+}
+
+/// How many observations may wait for a render.
+const MAX_WAITING: u64 = 1024;
+
+/// Notes an observation. The recorder keeps each until it is rendered, so where nobody asks for `/metrics` they have to be
+/// merged into their buckets here.
+fn record(name: &'static str, value: f64) {
+    static OBSERVATIONS: AtomicU64 = AtomicU64::new(0);
+    histogram!(name).record(value);
+    if OBSERVATIONS.fetch_add(1, Ordering::Relaxed) % MAX_WAITING == MAX_WAITING - 1
+        && let Some(rendered) = INSTALLED.get()
+    {
+        rendered.handle.run_upkeep();
+    }
+}
+
+/// The recorder cannot forget a gauge, and a partition that went to another worker must not stay: so the lag is kept here.
+type Lags = BTreeMap<(String, i32), Lag>;
+
+#[derive(Debug, Clone, Copy)]
+struct Lag {
+    messages: i64,
+    seconds: f64,
+    at: Instant,
+}
+
+impl Lag {
+    /// A message that waits grows older also while nobody looks after it.
+    fn seconds_at(&self, now: Instant) -> f64 {
+        if self.messages > 0 {
+            self.seconds + now.saturating_duration_since(self.at).as_secs_f64()
+        } else {
+            self.seconds
+        }
+    }
+}
+
+fn lags() -> MutexGuard<'static, Lags> {
+    static LAGS: Mutex<Lags> = Mutex::new(Lags::new());
+    LAGS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// How far a partition is behind: messages that are not in the database, and the age of the oldest of them in seconds.
+pub fn lag(topic: &str, partition: i32, messages: i64, seconds: f64) {
+    lags().insert((topic.to_owned(), partition), Lag { messages, seconds, at: Instant::now() });
+}
+
+/// The partition is another worker's; its lag is no longer told here.
+pub fn forget_lag(topic: &str, partition: i32) {
+    lags().remove(&(topic.to_owned(), partition));
+}
+
+fn render_lags(text: &mut String, lags: &Lags, now: Instant) {
+    render_gauge(text, KAFKA_LAG_MESSAGES, lags, |lag| lag.messages.to_string());
+    render_gauge(text, KAFKA_LAG_SECONDS, lags, |lag| lag.seconds_at(now).to_string());
+}
+
+fn render_gauge(text: &mut String, name: &str, lags: &Lags, value: impl Fn(&Lag) -> String) {
+    if lags.is_empty() {
+        return;
+    }
+    let help = METRICS.iter().find(|metric| metric.name == name).map_or("", |metric| metric.help);
+    text.push_str(&format!("# HELP {name} {help}\n# TYPE {name} gauge\n"));
+    for ((topic, partition), lag) in lags {
+        let topic = escape_label(topic);
+        text.push_str(&format!("{name}{{topic=\"{topic}\",partition=\"{partition}\"}} {}\n", value(lag)));
+    }
+    text.push('\n');
+}
+
+fn escape_label(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeSet, HashMap};
+
+    use super::*;
+
+    /// Feeds every metric.
+    fn feed() -> String {
+        let rendered = install();
+        preset(["outage", "data"], ["bad-json"]);
+        messages_received("feed", "point-batch", 2);
+        points_written(1);
+        points_skipped(1);
+        dead_letter("bad-json");
+        produce_to_commit(0.3);
+        batch_sealed(50, 4000);
+        buffered_bytes(1);
+        lag("feed", 0, 5, 1.5);
+        gap();
+        rebalance();
+        database_up(true);
+        database_error("data");
+        pool(1, 2, 3, 4);
+        pool_waited(Duration::from_millis(1));
+        transaction_took(Duration::from_millis(1));
+        copy_took(Duration::from_millis(1));
+        rendered.render()
+    }
+
+    /// The value of a line that begins with `series`.
+    fn value<'a>(text: &'a str, series: &str) -> Option<&'a str> {
+        text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '))
+    }
+
+    #[test]
+    fn what_is_fed_is_what_the_table_says() {
+        let text = feed();
+        let mut fed = BTreeSet::new();
+        for line in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
+            let (name, kind) = line.split_once(' ').unwrap();
+            assert!(fed.insert((name.to_owned(), kind.to_owned())), "{name} is there twice");
+        }
+        let described: BTreeSet<_> =
+            METRICS.iter().map(|metric| (metric.name.to_owned(), metric.kind.as_str().to_owned())).collect();
+        assert_eq!(described.len(), METRICS.len());
+        assert_eq!(fed, described);
+
+        for metric in METRICS {
+            assert!(text.contains(&format!("# HELP {} {}\n", metric.name, metric.help)), "{}", metric.name);
+            let begin = format!("{}{{", metric.name);
+            let labels: BTreeSet<&str> = text
+                .lines()
+                .filter_map(|line| line.strip_prefix(&begin)?.split_once('}'))
+                .flat_map(|(labels, _)| labels.split(',').map(|label| label.split_once('=').unwrap().0))
+                .collect();
+            assert_eq!(labels, metric.labels.iter().copied().collect(), "{}", metric.name);
+        }
+    }
+
+    #[test]
+    fn names_are_well_formed() {
+        for metric in METRICS {
+            assert!(metric.name.starts_with("series_ingest_"), "{}", metric.name);
+            assert_eq!(metric.name.ends_with("_total"), metric.kind == Kind::Counter, "{}", metric.name);
+            assert!(!metric.help.contains(['\n', '\\']) && !metric.help.ends_with('.'), "{}", metric.help);
+        }
+    }
+
+    #[test]
+    fn no_name_in_this_file_is_missing_from_the_table() {
+        let source = include_str!("metrics.rs");
+        let prefix = concat!("series_ing", "est_");
+        let names: BTreeSet<&str> = source
+            .match_indices(&format!("&str = \"{prefix}"))
+            .filter_map(|(at, _)| source[at..].split('"').nth(1))
+            .collect();
+        assert_eq!(names, METRICS.iter().map(|metric| metric.name).collect());
+    }
+
+    #[test]
+    fn every_histogram_has_rising_buckets() {
+        let buckets: HashMap<_, _> = BUCKETS.iter().copied().collect();
+        assert_eq!(buckets.len(), BUCKETS.len());
+        let histograms = METRICS.iter().filter(|metric| metric.kind == Kind::Histogram);
+        assert_eq!(histograms.clone().count(), buckets.len());
+        for metric in histograms {
+            let bounds = buckets[metric.name];
+            assert!(!bounds.is_empty() && bounds.is_sorted_by(|a, b| a < b), "{}", metric.name);
+        }
+        let text = feed();
+        assert!(text.contains("series_ingest_batch_points_bucket{le=\"100\"}"), "{text}");
+        assert!(text.contains("series_ingest_batch_points_bucket{le=\"+Inf\"}"), "{text}");
+        assert!(!text.contains("quantile="), "{text}");
+    }
+
+    #[test]
+    fn what_has_no_labels_is_there_from_the_start() {
+        let text = install().render();
+        for metric in METRICS.iter().filter(|metric| metric.labels.is_empty()) {
+            let series = match metric.kind {
+                Kind::Histogram => format!("{}_count", metric.name),
+                Kind::Counter | Kind::Gauge => metric.name.to_owned(),
+            };
+            assert!(value(&text, &series).is_some(), "{series}");
+        }
+        let version = env!("CARGO_PKG_VERSION");
+        assert_eq!(value(&text, &format!("series_ingest_build_info{{version=\"{version}\"}}")), Some("1"));
+    }
+
+    #[test]
+    fn a_second_install_keeps_what_was_counted() {
+        install();
+        messages_received("twice", "point-batch", 3);
+        let again = install();
+        messages_received("twice", "point-batch", 4);
+        let series = "series_ingest_messages_total{topic=\"twice\",type=\"point-batch\"}";
+        assert_eq!(value(&again.render(), series), Some("7"));
+    }
+
+    #[test]
+    fn closed_labels_begin_at_zero() {
+        let rendered = install();
+        preset(["preset-class"], ["preset-reason"]);
+        let text = rendered.render();
+        assert_eq!(value(&text, "series_ingest_database_errors_total{class=\"preset-class\"}"), Some("0"));
+        assert_eq!(value(&text, "series_ingest_dead_letters_total{reason=\"preset-reason\"}"), Some("0"));
+    }
+
+    #[test]
+    fn a_partition_that_went_leaves_nothing() {
+        let rendered = install();
+        lag("went", 0, 3, 1.5);
+        lag("went", 1, 0, 0.0);
+        let text = rendered.render();
+        assert_eq!(value(&text, "series_ingest_kafka_lag_messages{topic=\"went\",partition=\"0\"}"), Some("3"));
+        assert_eq!(value(&text, "series_ingest_kafka_lag_seconds{topic=\"went\",partition=\"1\"}"), Some("0"));
+        forget_lag("went", 0);
+        let text = rendered.render();
+        assert!(!text.contains("topic=\"went\",partition=\"0\""), "{text}");
+        assert!(text.contains("topic=\"went\",partition=\"1\""), "{text}");
+        forget_lag("went", 1);
+        assert!(!rendered.render().contains("topic=\"went\""));
+    }
+
+    #[test]
+    fn a_lag_nobody_looks_after_grows() {
+        let at = Instant::now();
+        let later = at + Duration::from_secs(10);
+        assert_eq!(Lag { messages: 1, seconds: 2.5, at }.seconds_at(later), 12.5);
+        assert_eq!(Lag { messages: 0, seconds: 0.0, at }.seconds_at(later), 0.0);
+    }
+
+    #[test]
+    fn lag_lines_are_in_the_exposition_format() {
+        let at = Instant::now();
+        let lags = Lags::from([(("a\"b\\c\nd".to_owned(), 7), Lag { messages: 2, seconds: 0.25, at })]);
+        let mut text = String::new();
+        render_lags(&mut text, &lags, at);
+        let expected = r#"# HELP series_ingest_kafka_lag_messages Messages in Kafka that are not in the database yet
+# TYPE series_ingest_kafka_lag_messages gauge
+series_ingest_kafka_lag_messages{topic="a\"b\\c\nd",partition="7"} 2
+
+# HELP series_ingest_kafka_lag_seconds Age of the oldest message that is not in the database yet
+# TYPE series_ingest_kafka_lag_seconds gauge
+series_ingest_kafka_lag_seconds{topic="a\"b\\c\nd",partition="7"} 0.25
+
+"#;
+        assert_eq!(text, expected);
+        text.clear();
+        render_lags(&mut text, &Lags::new(), at);
+        assert_eq!(text, "");
+    }
+
+    #[test]
+    fn every_observation_counts_once() {
+        let rendered = install();
+        let count =
+            || -> u64 { value(&rendered.render(), "series_ingest_copy_seconds_count").unwrap().parse().unwrap() };
+        let before = count();
+        for _ in 0..3 * MAX_WAITING {
+            copy_took(Duration::from_millis(1));
+        }
+        // Another test adds a few of its own.
+        let counted = count() - before;
+        assert!((3 * MAX_WAITING..3 * MAX_WAITING + 10).contains(&counted), "{counted}");
+    }
+}

@@ -1,0 +1,76 @@
+//! What the worker tells of itself: metrics, health, both over HTTP, and log lines.
+//!
+//! - [`metrics`]: every metric by name, and the functions that feed them.
+//! - [`health`]: whether the parts are alive, and why data does not move.
+//! - [`http`]: `/metrics`, `/livez`, `/readyz` and `/status`.
+//! - [`logging`]: log lines on stderr, for people or as JSON.
+
+pub mod health;
+pub mod http;
+pub mod logging;
+pub mod metrics;
+
+use std::fmt::{self, Display, Write as _};
+
+/// How many characters of a text from outside reach a log line.
+const MAX_CHARACTERS: usize = 256;
+
+/// Text from outside as it may stand in a log line: control characters are escaped, and what is longer than 256
+/// characters is cut, with `…` in place of the rest.
+pub fn escaped(text: &str) -> impl Display {
+    Escaped(text)
+}
+
+struct Escaped<'a>(&'a str);
+
+impl Display for Escaped<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut characters = self.0.chars();
+        for character in characters.by_ref().take(MAX_CHARACTERS) {
+            if misleads(character) {
+                write!(formatter, "{}", character.escape_default())?;
+            } else {
+                formatter.write_char(character)?;
+            }
+        }
+        if characters.next().is_some() { formatter.write_char('…') } else { Ok(()) }
+    }
+}
+
+/// Whether a terminal or a viewer does something else with the character than show it: controls, line separators, and
+/// what changes the direction of the text around it.
+fn misleads(character: char) -> bool {
+    character.is_control()
+        || matches!(
+            character,
+            '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}'
+        )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_misleads_is_escaped() {
+        let table = [
+            ("", ""),
+            ("plain \"text\", Zürich \\ 東京 🙂", "plain \"text\", Zürich \\ 東京 🙂"),
+            ("a\nb\r\tc", "a\\nb\\r\\tc"),
+            ("\u{1b}[31mred\u{1b}[0m", "\\u{1b}[31mred\\u{1b}[0m"),
+            ("\0\u{7f}\u{9b}", "\\u{0}\\u{7f}\\u{9b}"),
+            ("\u{202e}txt\u{2028}", "\\u{202e}txt\\u{2028}"),
+        ];
+        for (text, expected) in table {
+            assert_eq!(escaped(text).to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn long_text_is_cut_between_characters() {
+        let whole = "é".repeat(MAX_CHARACTERS);
+        assert_eq!(escaped(&whole).to_string(), whole);
+        assert_eq!(escaped(&format!("{whole}x")).to_string(), format!("{whole}…"));
+        assert_eq!(escaped(&"\n".repeat(1000)).to_string(), format!("{}…", "\\n".repeat(MAX_CHARACTERS)));
+    }
+}

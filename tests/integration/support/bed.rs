@@ -1,0 +1,175 @@
+//! A test's own database, topics and group.
+
+use std::ffi::OsString;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use series_ingest::config::Config;
+use series_ingest::database::schema;
+use tokio_postgres::{Client, NoTls};
+
+use super::broker::{Broker, Producer};
+use super::data::{Difference, Published, Row};
+use super::worker::Worker;
+use super::{servers, until};
+
+static NUMBER: AtomicUsize = AtomicUsize::new(0);
+
+pub struct Bed {
+    pub name: String,
+    pub brokers: String,
+    pub url: String,
+    pub series_topic: String,
+    pub points_topic: String,
+    pub group: String,
+    pub partitions: i32,
+    pub broker: Broker,
+    pub producer: Producer,
+    pub client: Client,
+    admin: Client,
+}
+
+pub async fn connect(url: &str) -> Client {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap_or_else(|error| panic!("{url}: {error}"));
+    tokio::spawn(async move { drop(connection.await) });
+    client
+}
+
+/// The URL with another database, and another host and port where they are given.
+pub fn url_with(url: &str, database: &str, port: Option<u16>) -> String {
+    let (scheme, rest) = url.split_once("://").unwrap();
+    let (authority, _) = rest.split_once('/').unwrap_or((rest, ""));
+    let (user, host) = authority.rsplit_once('@').map_or(("", authority), |(user, host)| (user, host));
+    let at = if user.is_empty() { "" } else { "@" };
+    let host = port.map_or(host.to_owned(), |port| format!("127.0.0.1:{port}"));
+    format!("{scheme}://{user}{at}{host}/{database}")
+}
+
+impl Bed {
+    /// A bed with a migrated database and topics; `None` where there are no servers.
+    pub async fn new(test: &str, partitions: i32) -> Option<Self> {
+        let bed = Self::unmigrated(test, partitions).await?;
+        schema::migrate(&bed.config(&[])).await.unwrap();
+        Some(bed)
+    }
+
+    pub async fn unmigrated(test: &str, partitions: i32) -> Option<Self> {
+        let servers = servers(test)?;
+        let number = NUMBER.fetch_add(1, Ordering::SeqCst);
+        let name = format!("si_{test}_{}_{number}", std::process::id());
+        let admin = connect(&servers.database_url).await;
+        admin.batch_execute(&format!("create database {name}")).await.unwrap();
+        let url = url_with(&servers.database_url, &name, None);
+        let client = connect(&url).await;
+        let broker = Broker::new(&servers.brokers);
+        let (series_topic, points_topic) = (format!("{name}.series"), format!("{name}.points"));
+        broker.create(&series_topic, 1, &[]).await;
+        broker.create(&points_topic, partitions, &[]).await;
+        Some(Self {
+            producer: Producer::new(&servers.brokers),
+            brokers: servers.brokers,
+            group: name.clone(),
+            series_topic,
+            points_topic,
+            partitions,
+            broker,
+            client,
+            admin,
+            url,
+            name,
+        })
+    }
+
+    /// What the program is told of this bed; retries are quick, and a lost member is noticed soon.
+    pub fn environment(&self) -> Vec<(String, String)> {
+        [
+            ("DATABASE_URL", self.url.as_str()),
+            ("KAFKA_BROKERS", &self.brokers),
+            ("SERIES_INGEST__KAFKA__GROUP_ID", &self.group),
+            ("SERIES_INGEST__KAFKA__SERIES_TOPIC", &self.series_topic),
+            ("SERIES_INGEST__KAFKA__POINTS_TOPIC", &self.points_topic),
+            ("SERIES_INGEST__KAFKA__SESSION_TIMEOUT_MS", "3000"),
+            ("SERIES_INGEST__SHUTDOWN__DRAIN_TIMEOUT_MS", "2500"),
+            ("SERIES_INGEST__DATABASE__RETRY_MAX_MS", "500"),
+            ("SERIES_INGEST__HTTP__LISTEN", ""),
+        ]
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect()
+    }
+
+    /// The configuration of this bed, with other settings over it: names of the environment.
+    pub fn config(&self, extra: &[(&str, &str)]) -> Config {
+        let extra = extra.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let mut environment: Vec<(String, String)> = self.environment();
+        environment.retain(|(name, _)| !extra.clone().any(|(other, _)| other == *name));
+        let environment = environment.into_iter().chain(extra).map(|(n, v)| (OsString::from(n), OsString::from(v)));
+        Config::load(None, environment).unwrap()
+    }
+
+    pub fn worker(&self, extra: &[(&str, &str)]) -> Worker {
+        Worker::start(&self.name, &self.environment(), extra)
+    }
+
+    /// A URL of this bed's database by another port of loopback: a proxy's.
+    pub fn url_by(&self, port: u16) -> String {
+        url_with(&self.url, &self.name, Some(port))
+    }
+
+    /// The server's host and port.
+    pub fn server(&self) -> String {
+        let (_, rest) = self.url.split_once("://").unwrap();
+        let (authority, _) = rest.split_once('/').unwrap();
+        authority.rsplit('@').next().unwrap().to_owned()
+    }
+
+    pub async fn count(&self, sql: &str) -> i64 {
+        self.client.query_one(sql, &[]).await.unwrap().get(0)
+    }
+
+    pub async fn count_points(&self) -> i64 {
+        self.count("select count(*) from time_series_data_points").await
+    }
+
+    pub async fn stored(&self) -> Vec<Row> {
+        let sql = "select time_series_id, column_name, (extract(epoch from \"timestamp\") * 1000000)::bigint, value
+                   from time_series_data_points";
+        let rows = self.client.query(sql, &[]).await.unwrap();
+        rows.iter().map(|row| (row.get(0), row.get(1), row.get(2), super::data::bits(row.get(3)))).collect()
+    }
+
+    pub async fn difference(&self, published: &Published) -> Difference {
+        Difference::between(published.rows.clone(), self.stored().await)
+    }
+
+    /// Waits until each partition's progress has reached the end of its log, and no island lies above it.
+    pub async fn until_applied(&self, seconds: u64) {
+        let ends: Vec<i64> = (0..self.partitions).map(|n| self.broker.end(&self.points_topic, n)).collect();
+        until(seconds, &format!("all of {ends:?} applied"), async || self.next_offsets().await == ends).await;
+        assert_eq!(self.count("select count(*) from ingest_progress where ahead <> '{}'").await, 0, "no island is left");
+    }
+
+    /// The next offset of each partition of the newest source of the points' topic; 0 where there is none.
+    pub async fn next_offsets(&self) -> Vec<i64> {
+        let sql = "select partition, next_offset from ingest_progress
+                   where source_id = (select max(id) from ingest_source where topic = $1)";
+        let mut offsets = vec![0; usize::try_from(self.partitions).unwrap()];
+        for row in self.client.query(sql, &[&self.points_topic]).await.unwrap() {
+            offsets[usize::try_from(row.get::<_, i32>(0)).unwrap()] = row.get(1);
+        }
+        offsets
+    }
+
+    /// That the table holds what was published, exactly, and no dead letter or gap was made on the way.
+    pub async fn assert_exact(&self, published: &Published) {
+        assert_eq!(self.difference(published).await, Difference::default());
+        assert_eq!(self.count("select count(*) from ingest_dead_letter").await, 0, "no dead letters");
+        assert_eq!(self.count("select count(*) from ingest_gap").await, 0, "no gaps");
+    }
+
+    /// Takes the database and the topics away.
+    pub async fn remove(self) {
+        drop(self.client);
+        self.admin.batch_execute(&format!("drop database {} with (force)", self.name)).await.unwrap();
+        self.broker.delete(&[&self.series_topic, &self.points_topic]).await;
+    }
+}

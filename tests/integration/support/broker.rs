@@ -1,0 +1,211 @@
+//! The real broker from a producer's and an administrator's side.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::client::{ClientContext, DefaultClientContext};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+
+pub const TIMEOUT: Duration = Duration::from_secs(30);
+
+#[derive(Default, Clone)]
+struct Deliveries {
+    good: Arc<AtomicUsize>,
+    bad: Arc<AtomicUsize>,
+}
+
+impl ClientContext for Deliveries {}
+
+impl ProducerContext for Deliveries {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
+        let count = if result.is_ok() { &self.good } else { &self.bad };
+        count.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// Publishes, and knows that the broker has all of it.
+pub struct Producer {
+    producer: ThreadedProducer<Deliveries>,
+    deliveries: Deliveries,
+    sent: AtomicUsize,
+}
+
+impl Producer {
+    pub fn new(brokers: &str) -> Self {
+        Self::with(brokers, &[])
+    }
+
+    pub fn transactional(brokers: &str, id: &str) -> Self {
+        let producer = Self::with(brokers, &[("transactional.id", id)]);
+        producer.producer.init_transactions(TIMEOUT).unwrap();
+        producer
+    }
+
+    fn with(brokers: &str, properties: &[(&str, &str)]) -> Self {
+        let deliveries = Deliveries::default();
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", brokers).set("enable.idempotence", "true").set("linger.ms", "5");
+        for (name, value) in properties {
+            config.set(*name, *value);
+        }
+        let producer = config.create_with_context(deliveries.clone()).unwrap();
+        Self { producer, deliveries, sent: AtomicUsize::new(0) }
+    }
+
+    pub fn send(&self, topic: &str, partition: i32, key: &str, payload: Option<&[u8]>) {
+        let mut record = BaseRecord::to(topic).partition(partition).key(key);
+        if let Some(payload) = payload {
+            record = record.payload(payload);
+        }
+        loop {
+            match self.producer.send(record) {
+                Ok(()) => break,
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
+                    record = back;
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+                Err((error, _)) => panic!("the message was refused: {error}"),
+            }
+        }
+        self.sent.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Waits until the broker has acknowledged everything.
+    pub fn flush(&self) {
+        self.producer.flush(TIMEOUT).unwrap();
+        assert_eq!(self.deliveries.bad.load(Ordering::SeqCst), 0, "messages were not delivered");
+        assert_eq!(self.deliveries.good.load(Ordering::SeqCst), self.sent.load(Ordering::SeqCst));
+    }
+
+    pub fn begin(&self) {
+        self.producer.begin_transaction().unwrap();
+    }
+
+    pub fn commit(&self) {
+        self.producer.flush(TIMEOUT).unwrap();
+        self.producer.commit_transaction(TIMEOUT).unwrap();
+    }
+
+    pub fn abort(&self) {
+        // What is not out yet is thrown away; some of it should be out, or nothing would be tested.
+        self.producer.flush(TIMEOUT).unwrap();
+        self.producer.abort_transaction(TIMEOUT).unwrap();
+    }
+}
+
+/// Administers topics and groups.
+pub struct Broker {
+    admin: AdminClient<DefaultClientContext>,
+    brokers: String,
+}
+
+impl Broker {
+    pub fn new(brokers: &str) -> Self {
+        let admin = ClientConfig::new().set("bootstrap.servers", brokers).create().unwrap();
+        Self { admin, brokers: brokers.to_owned() }
+    }
+
+    fn options() -> AdminOptions {
+        AdminOptions::new().operation_timeout(Some(TIMEOUT)).request_timeout(Some(TIMEOUT))
+    }
+
+    pub async fn create(&self, topic: &str, partitions: i32, settings: &[(&str, &str)]) {
+        let mut new = NewTopic::new(topic, partitions, TopicReplication::Fixed(1));
+        for (name, value) in settings {
+            new = new.set(name, value);
+        }
+        for result in self.admin.create_topics([&new], &Self::options()).await.unwrap() {
+            result.unwrap();
+        }
+    }
+
+    pub async fn delete(&self, topics: &[&str]) {
+        for result in self.admin.delete_topics(topics, &Self::options()).await.unwrap() {
+            match result {
+                Ok(_) | Err((_, RDKafkaErrorCode::UnknownTopicOrPartition)) => {}
+                Err(error) => panic!("{error:?}"),
+            }
+        }
+    }
+
+    pub async fn delete_group(&self, group: &str) -> bool {
+        let results = self.admin.delete_groups(&[group], &Self::options()).await.unwrap();
+        results.into_iter().all(|result| result.is_ok())
+    }
+
+    /// Removes the records below `offset`, as retention does.
+    pub async fn delete_records(&self, topic: &str, partition: i32, offset: i64) {
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(topic, partition, Offset::Offset(offset)).unwrap();
+        let result = self.admin.delete_records(&list, &Self::options()).await.unwrap();
+        for element in result.elements() {
+            element.error().unwrap();
+        }
+    }
+
+    pub async fn exists(&self, topic: &str) -> bool {
+        self.admin.describe_configs(&[ResourceSpecifier::Topic(topic)], &Self::options()).await.unwrap()[0].is_ok()
+    }
+
+    fn consumer(&self, group: &str) -> BaseConsumer {
+        ClientConfig::new()
+            .set("bootstrap.servers", &self.brokers)
+            .set("group.id", group)
+            .set("enable.auto.commit", "false")
+            .create()
+            .unwrap()
+    }
+
+    /// The offset behind the last record, transactions' markers included.
+    pub fn end(&self, topic: &str, partition: i32) -> i64 {
+        self.consumer("series-ingest-tests").fetch_watermarks(topic, partition, TIMEOUT).unwrap().1
+    }
+
+    pub fn committed(&self, group: &str, topic: &str, partition: i32) -> Option<i64> {
+        let mut list = TopicPartitionList::new();
+        list.add_partition(topic, partition);
+        let committed = self.consumer(group).committed_offsets(list, TIMEOUT).unwrap();
+        match committed.elements()[0].offset() {
+            Offset::Offset(offset) => Some(offset),
+            _ => None,
+        }
+    }
+
+    /// Sets a group's offset; the group must have no members.
+    pub fn reset_group(&self, group: &str, topic: &str, partition: i32, offset: i64) {
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(topic, partition, Offset::Offset(offset)).unwrap();
+        self.consumer(group).commit(&list, CommitMode::Sync).unwrap();
+    }
+
+    /// The offsets of all records of a partition that a consumer can read.
+    pub fn offsets(&self, topic: &str, partition: i32) -> Vec<i64> {
+        use rdkafka::Message as _;
+        let consumer: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", &self.brokers)
+            .set("group.id", "series-ingest-tests")
+            .set("enable.auto.commit", "false")
+            .set("enable.partition.eof", "true")
+            .create()
+            .unwrap();
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(topic, partition, Offset::Beginning).unwrap();
+        consumer.assign(&list).unwrap();
+        let mut offsets = Vec::new();
+        loop {
+            match consumer.poll(TIMEOUT) {
+                Some(Ok(message)) => offsets.push(message.offset()),
+                Some(Err(KafkaError::PartitionEOF(_))) => return offsets,
+                Some(Err(error)) => panic!("{error}"),
+                None => panic!("the end of {topic}/{partition} was not reached"),
+            }
+        }
+    }
+}

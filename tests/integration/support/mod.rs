@@ -1,0 +1,53 @@
+//! What the tests against real servers share. Each test has a database, topics and a group of its own, so that they run side
+//! by side; what a failed test leaves behind stays, to be looked at.
+
+pub mod bed;
+pub mod broker;
+pub mod data;
+pub mod proxy;
+pub mod worker;
+
+use std::future::Future;
+use std::io::Write as _;
+use std::time::{Duration, Instant};
+
+/// The servers that `scripts/stack env` names.
+#[derive(Debug, Clone)]
+pub struct Servers {
+    pub brokers: String,
+    pub database_url: String,
+}
+
+/// The servers to test against. `None` where there are none: the test is then skipped, loudly, unless the environment says
+/// that it must not be.
+pub fn servers(test: &str) -> Option<Servers> {
+    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    match (variable("KAFKA_BROKERS"), variable("DATABASE_URL")) {
+        (Some(brokers), Some(database_url)) => Some(Servers { brokers, database_url }),
+        (None, None) => {
+            let required = variable("SERIES_INGEST_TESTS").is_some_and(|value| value == "required");
+            assert!(!required, "{test}: KAFKA_BROKERS and DATABASE_URL are not set, and SERIES_INGEST_TESTS=required");
+            // Past the test runner, which shows only what failed tests print.
+            let line = format!("SKIPPED {test}: no servers; `make test` brings them up and runs it\n");
+            std::io::stderr().write_all(line.as_bytes()).unwrap();
+            None
+        }
+        _ => panic!("{test}: only one of KAFKA_BROKERS and DATABASE_URL is set"),
+    }
+}
+
+/// Waits until `fact` holds, and fails after `seconds`.
+pub async fn until<F: Future<Output = bool>>(seconds: u64, what: &str, mut fact: impl FnMut() -> F) {
+    let deadline = Instant::now() + Duration::from_secs(seconds);
+    while !fact().await {
+        assert!(Instant::now() < deadline, "not within {seconds} s: {what}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// The seed of a random test: SEED where it is set, and printed, so that a failed run can be repeated.
+pub fn seed(test: &str) -> u64 {
+    let seed = std::env::var("SEED").ok().map_or_else(rand::random, |text| text.parse().expect("SEED is a number"));
+    println!("{test}: SEED={seed}");
+    seed
+}

@@ -1,0 +1,130 @@
+//! The program as a process: what it prints goes to a file, and it is ended with the test.
+
+use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_series-ingest");
+
+static NUMBER: AtomicUsize = AtomicUsize::new(0);
+
+/// A running worker.
+pub struct Worker {
+    child: Child,
+    log: PathBuf,
+    pub http: String,
+}
+
+/// A command of the program with just this environment.
+pub fn command(environment: &[(String, String)]) -> Command {
+    let mut command = Command::new(PROGRAM);
+    command.env_clear().envs(environment.iter().map(|(name, value)| (name, value)));
+    command
+}
+
+/// Runs a command of the program to its end.
+pub fn run(environment: &[(String, String)], arguments: &[&str]) -> Output {
+    command(environment).args(arguments).stdin(Stdio::null()).output().unwrap()
+}
+
+/// Both streams as text.
+pub fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+impl Worker {
+    pub fn start(name: &str, environment: &[(String, String)], extra: &[(&str, &str)]) -> Self {
+        let number = NUMBER.fetch_add(1, Ordering::SeqCst);
+        let log = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{number}.log"));
+        let file = File::create(&log).unwrap();
+        // A port that was free a moment ago; two tests that get the same one would see the second worker refuse to start.
+        let http = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+        let child = command(environment)
+            .arg("run")
+            .env("SERIES_INGEST__HTTP__LISTEN", &http)
+            .envs(extra.iter().copied())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::from(file))
+            .spawn()
+            .unwrap();
+        Self { child, log, http }
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status().unwrap();
+        assert!(status.success());
+    }
+
+    pub fn has_ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
+    }
+
+    /// SIGTERM, and its exit code; fails where it does not end within `seconds`.
+    pub fn terminate(&mut self, seconds: u64) -> Option<i32> {
+        self.signal("TERM");
+        self.exit_code(seconds)
+    }
+
+    pub fn exit_code(&mut self, seconds: u64) -> Option<i32> {
+        let deadline = Instant::now() + Duration::from_secs(seconds);
+        loop {
+            if let Some(status) = self.has_ended() {
+                return status.code();
+            }
+            assert!(Instant::now() < deadline, "the worker did not end within {seconds} s\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// What it has printed.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// The status code and the body of a page; `None` where it does not answer.
+    pub fn get(&self, path: &str) -> Option<(u16, String)> {
+        let mut stream = TcpStream::connect(&self.http).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").as_bytes()).ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        let code = answer.split_whitespace().nth(1)?.parse().ok()?;
+        Some((code, answer.split_once("\r\n\r\n")?.1.to_owned()))
+    }
+
+    /// The value of a metric's line that begins with `name`, labels included.
+    pub fn metric(&self, name: &str) -> Option<f64> {
+        let (_, body) = self.get("/metrics")?;
+        body.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // A frozen process is ended by this, too.
+        drop(self.child.kill());
+        drop(self.child.wait());
+        if std::thread::panicking() {
+            let log = self.log();
+            let tail: Vec<&str> = log.lines().rev().take(25).collect();
+            eprintln!("--- the end of {}", self.log.display());
+            for line in tail.into_iter().rev() {
+                eprintln!("{line}");
+            }
+        }
+    }
+}
