@@ -17,7 +17,7 @@ use crate::kafka::publisher::Publisher;
 use crate::kafka::settings;
 use crate::pipeline;
 use crate::telemetry::health::Health;
-use crate::telemetry::metrics;
+use crate::telemetry::logging;
 
 /// NOAA's daily observations of Seattle, 2012 to 2015, in the public domain.
 const SEATTLE: &str = include_str!("../../examples/seattle-weather.csv");
@@ -30,6 +30,8 @@ const POINTS_TOPIC: &str = "series-ingest-demo.points";
 const SYNTHETIC_TIMES: usize = 20;
 const SYNTHETIC_COLUMNS: usize = 5;
 const SYNTHETIC_SERIES: usize = 100;
+/// The time span of the demo's chunks: 26 weeks.
+const CHUNK_S: u64 = 26 * 7 * 86_400;
 /// How long the worker may take without a single new point.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -55,6 +57,8 @@ struct Published {
 
 pub(super) async fn run(config: Arc<Config>, arguments: Arguments) -> Result<(), Failure> {
     config.require_database()?;
+    // The worker's own story is not the demo's: only what goes wrong.
+    logging::init(config.log.format, "warn").map_err(|error| Failure::Usage(error.to_string()))?;
     let embedded = if arguments.brokers.is_none() { Some(EmbeddedKafka::start()?) } else { None };
     let brokers = embedded.as_ref().map_or_else(|| arguments.brokers.clone().unwrap_or_default(), EmbeddedKafka::brokers);
     let scratch = Scratch::create(&config.database, "series_ingest_demo").await?;
@@ -69,6 +73,8 @@ pub(super) async fn run(config: Arc<Config>, arguments: Arguments) -> Result<(),
     demo.kafka.series_topic = SERIES_TOPIC.to_owned();
     demo.kafka.points_topic = POINTS_TOPIC.to_owned();
     demo.database.url = Secret::new(scratch.url().to_owned());
+    // Four years of daily values: chunks of a day would hold four points each.
+    demo.database.chunk_interval_s = CHUNK_S;
     let demo = Arc::new(demo);
 
     let result = ingest(&demo, &arguments, &scratch, embedded.as_ref()).await;
@@ -116,7 +122,6 @@ async fn ingest(
         .map_err(|error| Failure::Internal(error.to_string()))??;
     print_line(format_args!("published {} messages with {} points", published.messages, published.points));
 
-    metrics::install();
     let health = Arc::new(Health::new("demo", Duration::from_secs(30)));
     let database = crate::database::Database::new(demo)?;
     let (stop, stopped) = oneshot::channel::<()>();

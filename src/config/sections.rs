@@ -109,7 +109,7 @@ impl Database {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Batch {
-    /// Points. Default 50000; 1 to 10000000.
+    /// Points. Default 200000; 1 to 10000000.
     pub max_points: usize,
     /// Bytes of messages. Default 16 MiB; 1024 to a quarter of `memory.limit_bytes`.
     pub max_bytes: usize,

@@ -48,6 +48,7 @@ pub fn describe<C: ClientContext>(
     let names: Vec<CString> = topics.iter().map(|name| CString::new(*name)).collect::<Result<_, _>>()?;
     let mut name_pointers: Vec<*const std::ffi::c_char> = names.iter().map(|name| name.as_ptr()).collect();
     let timeout_ms = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
+    let broker = any_broker(client, topics, timeout)?;
     let rk = client.native_ptr();
 
     // SAFETY: `rk` lives as long as `client`; the names outlive the call, which copies them; each constructor's result is
@@ -63,6 +64,10 @@ pub fn describe<C: ClientContext>(
             c::rd_kafka_AdminOptions_destroy,
         );
         let set = c::rd_kafka_AdminOptions_set_request_timeout(options.0, timeout_ms, ptr::null_mut(), 0);
+        if set != RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
+            return Err(KafkaError::AdminOp(set.into()));
+        }
+        let set = c::rd_kafka_AdminOptions_set_broker(options.0, broker, ptr::null_mut(), 0);
         if set != RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
             return Err(KafkaError::AdminOp(set.into()));
         }
@@ -88,6 +93,18 @@ pub fn describe<C: ClientContext>(
         let mut count = 0;
         let described = c::rd_kafka_DescribeTopics_result_topics(result, &raw mut count);
         (0..count).map(|i| topic(*described.add(i))).collect()
+    }
+}
+
+/// A broker that answers. librdkafka would ask the controller, although every broker knows the topics, and would wait for it
+/// where it is away, or where there is none, as in an embedded broker.
+fn any_broker<C: ClientContext>(client: &Client<C>, topics: &[&str], timeout: Duration) -> Result<i32, KafkaError> {
+    let metadata = client.fetch_metadata(topics.first().copied(), timeout)?;
+    let first = metadata.brokers().first().map(|broker| broker.id());
+    match metadata.orig_broker_id() {
+        // The connection to a bootstrap server has no id yet.
+        -1 => first.ok_or(KafkaError::AdminOp(RDKafkaErrorCode::BrokerNotAvailable)),
+        id => Ok(id),
     }
 }
 

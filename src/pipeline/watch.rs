@@ -78,13 +78,12 @@ impl Watch {
 
     fn report_database(&self) {
         let state = self.database.state();
+        // Before the first answer nothing is known, and nothing is wrong.
+        let down = state.failure.as_ref().filter(|_| !state.up);
         self.health.set_condition(
             "database",
-            (!state.up).then(|| match &state.failure {
-                Some((words, class)) => {
-                    format!("down for {} s ({}): {words}", state.since.elapsed().as_secs(), class.as_str())
-                }
-                None => "it was not reached yet".to_owned(),
+            down.map(|(words, class)| {
+                format!("down for {} s ({}): {words}", state.since.elapsed().as_secs(), class.as_str())
             }),
         );
         self.health.update(|status| {

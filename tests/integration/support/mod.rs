@@ -7,7 +7,6 @@ pub mod data;
 pub mod proxy;
 pub mod worker;
 
-use std::future::Future;
 use std::io::Write as _;
 use std::time::{Duration, Instant};
 
@@ -37,7 +36,7 @@ pub fn servers(test: &str) -> Option<Servers> {
 }
 
 /// Waits until `fact` holds, and fails after `seconds`.
-pub async fn until<F: Future<Output = bool>>(seconds: u64, what: &str, mut fact: impl FnMut() -> F) {
+pub async fn until(seconds: u64, what: &str, mut fact: impl AsyncFnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(seconds);
     while !fact().await {
         assert!(Instant::now() < deadline, "not within {seconds} s: {what}");

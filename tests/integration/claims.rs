@@ -1,0 +1,290 @@
+//! The claim: what makes it exactly once, whoever writes.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
+use series_ingest::batch::{Batch, MessageSetBuilder, RawMessage, Source};
+use series_ingest::database::{Class, Database, Error, Path, Written};
+use series_ingest::message::{Decoder, Kind};
+use tokio_postgres::Client;
+
+use crate::support::bed::{Bed, connect};
+use crate::support::data::Published;
+use crate::support::{seed, until};
+
+struct Writer {
+    database: Database,
+    source: Arc<Source>,
+    decoder: Decoder,
+}
+
+impl Writer {
+    fn new(bed: &Bed) -> Self {
+        let config = bed.config(&[]);
+        let source = Source { kind: Kind::Points, cluster_id: "c".into(), topic: bed.points_topic.clone(), topic_id: "t".into() };
+        Self { database: Database::new(&config).unwrap(), source: Arc::new(source), decoder: Decoder::new(config.message.limits()) }
+    }
+
+    /// Messages of one point each at the offsets of `[from, until)`; a point's time is its offset in microseconds.
+    fn batch(&mut self, partition: i32, from: i64, until: i64) -> Batch {
+        let mut set = MessageSetBuilder::new(Arc::clone(&self.source), partition, from);
+        for offset in from..until {
+            let payload = format!(
+                r#"{{"time_series_id":"p{partition}","timestamp_unit":"us","timestamps":[{offset}],"columns":{{"c":[1]}}}}"#
+            );
+            set.push(&RawMessage { offset, time_ms: None, key: None, payload: Some(payload.as_bytes()) });
+        }
+        let mut batch = Batch::default();
+        batch.push(set.build(None), &mut self.decoder);
+        batch
+    }
+
+    async fn write(&mut self, batch: &Batch, path: Path) -> Result<Written, Error> {
+        self.database.write(batch, path, &mut self.decoder).await
+    }
+}
+
+/// Two writers with the same batch, stopped together before their claims; how many of them commit.
+async fn commits_of_two(bed: &Bed) -> usize {
+    let (mut first, mut second) = (Writer::new(bed), Writer::new(bed));
+    first.database.start(&first.source, &[(0, 0)]).await.unwrap();
+    let lock = connect(&bed.url).await;
+    lock.batch_execute("begin; select from ingest_progress for update").await.unwrap();
+    let batch = first.batch(0, 0, 100);
+    let release = async {
+        // Both are at the claim: each waits for the row.
+        let waiting = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
+        until(20, "both writers are at their claims", async || bed.count(waiting).await == 2).await;
+        lock.batch_execute("commit").await.unwrap();
+    };
+    let (a, b, ()) = tokio::join!(first.write(&batch, Path::Fast), second.write(&batch, Path::Fast), release);
+    for refused in [&a, &b].into_iter().filter_map(|result| result.as_ref().err()) {
+        assert_eq!(refused.class(), Class::Overlap, "{refused}");
+    }
+    [a, b].iter().filter(|result| result.is_ok()).count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_writers_of_the_same_offsets_exactly_one_commits() {
+    let Some(bed) = Bed::new("two_writers", 1).await else { return };
+    assert_eq!(commits_of_two(&bed).await, 1);
+    assert_eq!(bed.count_points().await, 100);
+    bed.remove().await;
+}
+
+/// Replaces a piece of one of the claim's functions, as a bug would.
+async fn plant(client: &Client, function: &str, good: &str, bad: &str) {
+    let definition: String =
+        client.query_one("select pg_get_functiondef($1::text::regproc)", &[&function]).await.unwrap().get(0);
+    assert!(definition.contains(good), "{definition}");
+    client.batch_execute(&definition.replace(good, bad)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn planted_bug_the_claim_takes_no_row_lock() {
+    let Some(bed) = Bed::new("no_lock_bug", 1).await else { return };
+    plant(&bed.client, "ingest_cover", "for update", "").await;
+    assert_eq!(commits_of_two(&bed).await, 2, "the bug is caught: both commit");
+    assert_eq!(bed.count_points().await, 200);
+    bed.remove().await;
+}
+
+/// Writes the same batch twice on the fast path; how many points are there then.
+async fn points_of_a_batch_written_twice(bed: &Bed) -> i64 {
+    let mut writer = Writer::new(bed);
+    writer.database.start(&writer.source, &[(0, 0)]).await.unwrap();
+    let batch = writer.batch(0, 0, 10);
+    writer.write(&batch, Path::Fast).await.unwrap();
+    if let Err(refused) = writer.write(&batch, Path::Fast).await {
+        assert_eq!(refused.class(), Class::Overlap);
+    }
+    bed.count_points().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_written_twice_is_there_once() {
+    let Some(bed) = Bed::new("twice", 1).await else { return };
+    assert_eq!(points_of_a_batch_written_twice(&bed).await, 10);
+    bed.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn planted_bug_an_overlap_is_not_raised() {
+    let Some(bed) = Bed::new("overlap_bug", 1).await else { return };
+    plant(&bed.client, "ingest_claim", "if missing <> int8multirange(int8range(want.from_offset, want.until_offset)) then", "if false then")
+        .await;
+    assert_eq!(points_of_a_batch_written_twice(&bed).await, 20, "the bug is caught: its points are there twice");
+    bed.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_slow_path_writes_just_what_is_missing() {
+    let Some(bed) = Bed::new("slow_path", 2).await else { return };
+    let mut writer = Writer::new(&bed);
+    writer.database.start(&writer.source, &[(0, 0), (1, 0)]).await.unwrap();
+    for (from, until) in [(10, 20), (30, 40)] {
+        let batch = writer.batch(0, from, until);
+        writer.write(&batch, Path::Fast).await.unwrap();
+    }
+    let batch = writer.batch(0, 5, 35);
+    let written = writer.write(&batch, Path::Slow).await.unwrap();
+    assert_eq!((written.points, written.skipped), (15, 15));
+    let written = writer.write(&batch, Path::Slow).await.unwrap();
+    assert_eq!((written.points, written.skipped), (0, 30));
+    let batch = writer.batch(0, 0, 5);
+    let written = writer.write(&batch, Path::Slow).await.unwrap();
+    assert_eq!(written.applied.iter().map(|applied| applied.next_offset).collect::<Vec<_>>(), [40]);
+    assert_eq!(bed.count("select count(distinct \"timestamp\") from time_series_data_points").await, 40);
+    assert_eq!(bed.count_points().await, 40);
+    bed.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writers_at_random_agree_with_a_set_of_offsets() {
+    const OFFSETS: i64 = 400;
+    let Some(bed) = Bed::new("random_claims", 2).await else { return };
+    let mut random = StdRng::seed_from_u64(seed("random_claims"));
+    let mut writer = Writer::new(&bed);
+    writer.database.start(&writer.source, &[(0, 0), (1, 0)]).await.unwrap();
+    let mut model = [BTreeSet::new(), BTreeSet::new()];
+    for _ in 0..150 {
+        let partition = random.random_range(0..2);
+        let from = random.random_range(0..OFFSETS);
+        let until = (from + random.random_range(1..40)).min(OFFSETS);
+        let batch = writer.batch(partition, from, until);
+        let known = &mut model[partition as usize];
+        let missing = (from..until).filter(|offset| !known.contains(offset)).count();
+        if random.random_bool(0.5) {
+            let result = writer.write(&batch, Path::Fast).await;
+            if missing == (until - from) as usize {
+                assert_eq!(result.unwrap().points, missing);
+                known.extend(from..until);
+            } else {
+                assert_eq!(result.unwrap_err().class(), Class::Overlap);
+            }
+        } else {
+            assert_eq!(writer.write(&batch, Path::Slow).await.unwrap().points, missing);
+            known.extend(from..until);
+        }
+    }
+    for (partition, known) in (0..).zip(&model) {
+        let sql = format!(
+            "select array_agg((extract(epoch from \"timestamp\") * 1000000)::bigint order by 1) from time_series_data_points
+             where time_series_id = 'p{partition}'"
+        );
+        let stored: Vec<i64> = bed.client.query_one(&sql, &[]).await.unwrap().get(0);
+        assert_eq!(stored, known.iter().copied().collect::<Vec<_>>());
+        let next = (0..).find(|offset| !known.contains(offset)).unwrap();
+        let sql = format!("select next_offset from ingest_progress where partition = {partition}");
+        assert_eq!(bed.count(&sql).await, next);
+        let sql = format!("select coalesce((select sum(upper(r) - lower(r))::bigint from unnest(ahead) as r), 0) from ingest_progress where partition = {partition}");
+        assert_eq!(bed.count(&sql).await, known.range(next..).count() as i64);
+    }
+    bed.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn islands_are_bounded() {
+    let Some(bed) = Bed::new("islands", 1).await else { return };
+    let mut writer = Writer::new(&bed);
+    writer.database.start(&writer.source, &[(0, 0)]).await.unwrap();
+    bed.client
+        .batch_execute(
+            "update ingest_progress set ahead = (select range_agg(int8range(2 * n, 2 * n + 1)) from generate_series(1, 1024) as n)",
+        )
+        .await
+        .unwrap();
+    let batch = writer.batch(0, 5001, 5002);
+    assert_eq!(writer.write(&batch, Path::Fast).await.unwrap_err().class(), Class::Retry);
+    let batch = writer.batch(0, 0, 2);
+    writer.write(&batch, Path::Fast).await.unwrap();
+    let batch = writer.batch(0, 5001, 5002);
+    writer.write(&batch, Path::Fast).await.unwrap();
+    bed.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deadlock_of_two_writers_is_not_possible() {
+    let Some(bed) = Bed::new("sorted_claims", 8).await else { return };
+    let partitions: Vec<(i32, i64)> = (0..8).map(|partition| (partition, 0)).collect();
+    let setup = Writer::new(&bed);
+    setup.database.start(&setup.source, &partitions).await.unwrap();
+    let tasks: Vec<_> = (0..4)
+        .map(|number: i64| {
+            let mut writer = Writer::new(&bed);
+            tokio::spawn(async move {
+                for round in 0..25 {
+                    let from = (round * 4 + number) * 10;
+                    let mut all = Batch::default();
+                    // Each writer has the partitions in another order.
+                    for step in 0..8 {
+                        let partition = if number % 2 == 0 { step } else { 7 - step };
+                        for set in writer.batch(partition, from, from + 10).sets() {
+                            all.push(set.clone(), &mut writer.decoder);
+                        }
+                    }
+                    writer.write(&all, Path::Fast).await.unwrap();
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+    assert_eq!(bed.count_points().await, 8 * 4 * 25 * 10);
+    bed.remove().await;
+}
+
+/// Whether Kafka's committed offset runs ahead of the database while the database cannot commit.
+async fn kafka_is_ahead(bed: &Bed, extra: &[(&str, &str)]) -> bool {
+    let mut published = Published::default();
+    let mut settings = vec![("SERIES_INGEST__BATCH__MAX_POINTS", "1000")];
+    settings.extend_from_slice(extra);
+    let worker = bed.worker(&settings);
+    let publish = |published: &mut Published| {
+        for _ in 0..50 {
+            let payload = published.batch("s", 50);
+            bed.producer.send(&bed.points_topic, 0, "s", Some(payload.as_bytes()));
+        }
+        bed.producer.flush();
+    };
+    publish(&mut published);
+    bed.until_applied(60).await;
+    // A lock that every write waits for.
+    let lock = connect(&bed.url).await;
+    lock.batch_execute("begin; lock table ingest_progress in exclusive mode").await.unwrap();
+    let applied = bed.next_offsets().await[0];
+    publish(&mut published);
+    let lag = format!("series_ingest_kafka_lag_messages{{topic=\"{}\",partition=\"0\"}}", bed.points_topic);
+    until(20, "messages are read", async || worker.metric(&lag) > Some(0.0)).await;
+    // Long enough for some commits of offsets, which come every second.
+    let mut ahead = false;
+    for _ in 0..6 {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        ahead |= bed.broker.committed(&bed.group, &bed.points_topic, 0).is_some_and(|committed| committed > applied);
+    }
+    lock.batch_execute("rollback").await.unwrap();
+    bed.until_applied(60).await;
+    bed.assert_exact(&published).await;
+    let end = bed.broker.end(&bed.points_topic, 0);
+    until(20, "the offset is committed", async || bed.broker.committed(&bed.group, &bed.points_topic, 0) == Some(end)).await;
+    ahead
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kafka_is_told_only_what_the_database_has() {
+    let Some(bed) = Bed::new("commits", 1).await else { return };
+    assert!(!kafka_is_ahead(&bed, &[]).await);
+    bed.remove().await;
+}
+
+#[cfg(feature = "planted-bugs")]
+#[tokio::test(flavor = "multi_thread")]
+async fn planted_bug_kafka_is_told_before_the_database_has_it() {
+    let Some(bed) = Bed::new("commits_bug", 1).await else { return };
+    assert!(kafka_is_ahead(&bed, &[("SERIES_INGEST_PLANTED_BUGS", "commit-before-database")]).await, "the bug is caught");
+    bed.remove().await;
+}

@@ -1,0 +1,213 @@
+//! The commands as an operator meets them: what they print, and their exit codes.
+
+use std::time::Duration;
+
+use crate::support::bed::Bed;
+use crate::support::data::Published;
+use crate::support::proxy::Proxy;
+use crate::support::worker::{run, text};
+use crate::support::until;
+
+fn pairs(environment: &[(&str, &str)]) -> Vec<(String, String)> {
+    environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+}
+
+#[test]
+fn bad_usage_is_told_from_bad_configuration_and_both_have_their_exit_code() {
+    let output = run(&[], &["--help"]);
+    assert_eq!(output.status.code(), Some(0));
+    assert!(text(&output).contains("Examples:"), "{}", text(&output));
+    assert_eq!(run(&[], &["ran"]).status.code(), Some(64));
+    let output = run(&pairs(&[("SERIES_INGEST__BATCH__LINGER", "1"), ("SERIES_INGEST__BATCH__MAX_POINTS", "many")]), &["config"]);
+    assert_eq!(output.status.code(), Some(64));
+    for part in ["2 problems", "SERIES_INGEST__BATCH__LINGER", "SERIES_INGEST__BATCH__MAX_POINTS"] {
+        assert!(text(&output).contains(part), "{}", text(&output));
+    }
+    for command in [["run"], ["migrate"], ["check"], ["demo"]] {
+        let output = run(&[], &command);
+        assert_eq!(output.status.code(), Some(64), "{command:?}");
+        assert!(text(&output).contains("database.url"), "{command:?}: {}", text(&output));
+    }
+}
+
+#[test]
+fn the_effective_configuration_is_printed_without_secrets() {
+    let environment = pairs(&[
+        ("DATABASE_URL", "postgresql+asyncpg://user:s3cret@localhost/db"),
+        ("SERIES_INGEST__KAFKA__PROPERTIES__SASL_PASSWORD", "s3cret"),
+    ]);
+    let output = run(&environment, &["config"]);
+    assert_eq!(output.status.code(), Some(0));
+    let printed = text(&output);
+    assert!(!printed.contains("s3cret"), "{printed}");
+    assert!(printed.contains("postgresql://user:***@localhost/db") && printed.contains("DATABASE_URL"), "{printed}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn run_refuses_a_schema_that_is_not_migrated_unless_it_may_migrate() {
+    let Some(bed) = Bed::unmigrated("refuses", 1).await else { return };
+    let mut worker = bed.worker(&[]);
+    assert_eq!(worker.exit_code(20), Some(64));
+    assert!(worker.log().contains("series-ingest migrate"), "{}", worker.log());
+    let mut published = Published::default();
+    let payload = published.batch("s", 10);
+    bed.producer.send(&bed.points_topic, 0, "s", Some(payload.as_bytes()));
+    bed.producer.flush();
+    let worker = bed.worker(&[("SERIES_INGEST__DATABASE__MIGRATE_ON_START", "true")]);
+    until(60, "the worker is ready", async || worker.get("/readyz").is_some_and(|(code, _)| code == 200)).await;
+    until(60, "the tables are there", async || {
+        bed.count("select count(*) from pg_class where relname = 'ingest_progress'").await == 1
+    })
+    .await;
+    bed.until_applied(60).await;
+    bed.assert_exact(&published).await;
+    drop(worker);
+    bed.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_names_each_problem_with_its_key() {
+    let Some(bed) = Bed::unmigrated("check", 1).await else { return };
+    let mut environment = bed.environment();
+    let output = run(&environment, &["check"]);
+    assert_eq!(output.status.code(), Some(64), "{}", text(&output));
+    assert!(text(&output).contains("database.url: the schema is not migrated"), "{}", text(&output));
+    let output = run(&environment, &["migrate"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    assert!(text(&output).contains("applied V1__series_and_points"), "{}", text(&output));
+    let output = run(&environment, &["migrate"]);
+    assert!(text(&output).contains("applied already"), "{}", text(&output));
+    let output = run(&environment, &["check"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    assert!(text(&output).contains(&bed.points_topic), "{}", text(&output));
+
+    environment.push(("SERIES_INGEST__KAFKA__POINTS_TOPIC".into(), "not.there".into()));
+    environment.push(("DATABASE_URL".into(), bed.url_by(1)));
+    let output = run(&environment, &["check"]);
+    assert_eq!(output.status.code(), Some(69), "{}", text(&output));
+    for part in ["2 problems", "kafka.points_topic", "database.url"] {
+        assert!(text(&output).contains(part), "{part}: {}", text(&output));
+    }
+    bed.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn progress_is_shown_and_set() {
+    let Some(bed) = Bed::new("progress", 2).await else { return };
+    let mut published = Published::default();
+    for number in 0..10 {
+        let payload = published.batch("s", 10);
+        bed.producer.send(&bed.points_topic, number % 2, "s", Some(payload.as_bytes()));
+    }
+    bed.producer.flush();
+    let mut worker = bed.worker(&[]);
+    bed.until_applied(60).await;
+    assert_eq!(worker.terminate(10), Some(0));
+    let environment = bed.environment();
+    let output = run(&environment, &["progress", "show", "--topic", &bed.points_topic]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    assert_eq!(text(&output).lines().filter(|line| line.contains(&bed.points_topic)).count(), 2, "{}", text(&output));
+    let source = bed.count("select id::bigint from ingest_source where topic like '%points'").await.to_string();
+    let reset = ["progress", "reset", "--source", &source, "--partition", "1", "--next-offset", "2"];
+    let output = run(&environment, &reset);
+    assert!(text(&output).contains("nothing was changed"), "{}", text(&output));
+    assert_eq!(bed.next_offsets().await, [5, 5]);
+    let output = run(&environment, &[&reset[..], &["--yes"]].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    assert_eq!(bed.next_offsets().await, [5, 2]);
+    let worker = bed.worker(&[]);
+    bed.until_applied(60).await;
+    assert_eq!(bed.difference(&published).await.doubled, 3 * 20, "what is asked to be written again is written again");
+    let output = run(&environment, &["progress", "reset", "--source", "12345", "--next-offset", "2"]);
+    assert_eq!(output.status.code(), Some(64), "{}", text(&output));
+    drop(worker);
+    bed.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_tells_the_truth_while_the_database_is_away() {
+    let Some(bed) = Bed::new("health", 1).await else { return };
+    let proxy = Proxy::start(&bed.server()).await;
+    let url = bed.url_by(proxy.port);
+    let worker = bed.worker(&[("DATABASE_URL", &url), ("SERIES_INGEST__HTTP__STALL_MS", "2000")]);
+    let mut published = Published::default();
+    let publish = |published: &mut Published| {
+        let payload = published.batch("s", 10);
+        bed.producer.send(&bed.points_topic, 0, "s", Some(payload.as_bytes()));
+        bed.producer.flush();
+    };
+    publish(&mut published);
+    bed.until_applied(60).await;
+    until(20, "ready", async || worker.get("/readyz").unwrap().0 == 200).await;
+    assert_eq!(worker.metric("series_ingest_database_up"), Some(1.0));
+
+    proxy.refuse(true);
+    publish(&mut published);
+    until(20, "not ready", async || worker.get("/readyz").unwrap().0 == 503).await;
+    until(20, "database_up 0", async || worker.metric("series_ingest_database_up") == Some(0.0)).await;
+    let lag = format!("series_ingest_kafka_lag_seconds{{topic=\"{}\",partition=\"0\"}}", bed.points_topic);
+    let first = worker.metric(&lag).unwrap();
+    until(20, "the lag grows", async || worker.metric(&lag).unwrap() > first + 1.0).await;
+    assert_eq!(worker.get("/livez").unwrap().0, 200, "a worker that waits is alive");
+    let (code, status) = worker.get("/status").unwrap();
+    let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+    assert_eq!(code, 200);
+    assert_eq!(status["database"]["up"], false);
+    assert!(status["conditions"]["database"]["reason"].is_string(), "{status}");
+    assert!(worker.metric("series_ingest_database_errors_total{class=\"outage\"}").unwrap() >= 1.0);
+
+    proxy.refuse(false);
+    bed.until_applied(60).await;
+    until(20, "ready again", async || worker.get("/readyz").unwrap().0 == 200).await;
+    until(20, "no lag", async || worker.metric(&lag) == Some(0.0)).await;
+    bed.assert_exact(&published).await;
+    assert_eq!(worker.get("/nowhere").unwrap().0, 404);
+    drop(worker);
+    bed.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_waits_for_servers_that_are_away_when_it_starts() {
+    let Some(bed) = Bed::new("waits", 1).await else { return };
+    let proxy = Proxy::start(&bed.server()).await;
+    proxy.refuse(true);
+    let url = bed.url_by(proxy.port);
+    let mut published = Published::default();
+    let payload = published.batch("s", 10);
+    bed.producer.send(&bed.points_topic, 0, "s", Some(payload.as_bytes()));
+    bed.producer.flush();
+    let mut worker = bed.worker(&[("DATABASE_URL", &url)]);
+    until(20, "the worker says why", async || worker.get("/readyz").is_some_and(|(code, why)| code == 503 && why.contains("schema"))).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(worker.has_ended().is_none());
+    proxy.refuse(false);
+    bed.until_applied(60).await;
+    bed.assert_exact(&published).await;
+    // It stops as well as it waits.
+    proxy.refuse(true);
+    assert_eq!(worker.terminate(10), Some(0), "{}", worker.log());
+    let mut waiting = bed.worker(&[("DATABASE_URL", &url)]);
+    until(20, "it waits", async || waiting.get("/readyz").is_some_and(|(code, _)| code == 503)).await;
+    assert_eq!(waiting.terminate(10), Some(0));
+    bed.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_demo_shows_that_all_of_it_arrives() {
+    let Some(bed) = Bed::unmigrated("demo", 1).await else { return };
+    // With a Kafka of its own, and with the real one.
+    for brokers in [None, Some(bed.brokers.as_str())] {
+        let mut environment = pairs(&[("DATABASE_URL", bed.url.as_str())]);
+        environment.extend(brokers.map(|brokers| ("KAFKA_BROKERS".to_owned(), brokers.to_owned())));
+        let output = run(&environment, &["demo", "--points", "20000"]);
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+        let printed = text(&output);
+        for (name, value) in [("published", "25844"), ("written", "25844"), ("dead letters", "0"), ("lost", "0"), ("doubled", "0")] {
+            let line = printed.lines().find(|line| line.trim_start().starts_with(name)).unwrap();
+            assert!(line.ends_with(&format!(" {value}")), "{printed}");
+        }
+        assert!(printed.contains("points per second") && printed.contains("psql"), "{printed}");
+    }
+    assert_eq!(bed.count("select count(*) from pg_database where datname like 'series_ingest_demo_%'").await, 0, "it cleans up");
+    bed.remove().await;
+}

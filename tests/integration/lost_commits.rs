@@ -1,0 +1,91 @@
+//! Connections that are lost at the COMMIT: the worker cannot know whether it happened.
+
+use crate::support::bed::Bed;
+use crate::support::data::{Difference, Published};
+use crate::support::proxy::{AtCommit, Proxy};
+use crate::support::until;
+
+/// Publishes, and lets a worker write through a proxy that does this at every third COMMIT.
+async fn write_through(bed: &Bed, at_commit: AtCommit) -> Difference {
+    let proxy = Proxy::start(&bed.server()).await;
+    proxy.at_commit(at_commit, 3);
+    let mut published = Published::default();
+    let url = bed.url_by(proxy.port);
+    let worker = bed.worker(&[
+        ("DATABASE_URL", &url),
+        ("SERIES_INGEST__BATCH__MAX_POINTS", "1000"),
+        ("SERIES_INGEST__BATCH__LINGER_MS", "20"),
+    ]);
+    for number in 0..400 {
+        let payload = published.batch("s", 50);
+        bed.producer.send(&bed.points_topic, number % bed.partitions, "s", Some(payload.as_bytes()));
+    }
+    bed.producer.flush();
+    bed.until_applied(120).await;
+    assert!(proxy.hits() >= 10, "COMMITs were lost: {}", proxy.hits());
+    drop(worker);
+    bed.difference(&published).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_cut_before_the_commit_reaches_the_server() {
+    let Some(bed) = Bed::new("cut_before", 4).await else { return };
+    assert_eq!(write_through(&bed, AtCommit::CutBefore).await, Difference::default());
+    bed.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_cut_after_the_commit_reached_the_server() {
+    let Some(bed) = Bed::new("cut_after", 4).await else { return };
+    assert_eq!(write_through(&bed, AtCommit::CutAfter).await, Difference::default());
+    bed.remove().await;
+}
+
+/// Holds one COMMIT until the worker has given up waiting and written the batch by another connection; answers how many
+/// messages came on the held connection after that.
+async fn hold_a_commit(bed: &Bed, extra: &[(&str, &str)]) -> usize {
+    let proxy = Proxy::start(&bed.server()).await;
+    let url = bed.url_by(proxy.port);
+    let mut settings = vec![
+        ("DATABASE_URL", url.as_str()),
+        ("SERIES_INGEST__DATABASE__WRITERS", "1"),
+        ("SERIES_INGEST__DATABASE__STATEMENT_TIMEOUT_MS", "1000"),
+        ("SERIES_INGEST__DATABASE__IDLE_IN_TRANSACTION_TIMEOUT_MS", "2000"),
+    ];
+    settings.extend_from_slice(extra);
+    let worker = bed.worker(&settings);
+    let mut published = Published::default();
+    let publish = |published: &mut Published| {
+        let payload = published.batch("s", 50);
+        bed.producer.send(&bed.points_topic, 0, "s", Some(payload.as_bytes()));
+        bed.producer.flush();
+    };
+    publish(&mut published);
+    bed.until_applied(60).await;
+    proxy.at_commit(AtCommit::Hold, 1);
+    publish(&mut published);
+    until(30, "a COMMIT is held", async || proxy.hits() > 0).await;
+    proxy.at_commit(AtCommit::Pass, 1);
+    for _ in 0..5 {
+        publish(&mut published);
+        bed.until_applied(60).await;
+    }
+    assert_eq!(bed.difference(&published).await, Difference::default());
+    drop(worker);
+    proxy.messages_after_hold()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_with_an_unknown_commit_is_never_used_again() {
+    let Some(bed) = Bed::new("held", 1).await else { return };
+    assert_eq!(hold_a_commit(&bed, &[]).await, 0);
+    bed.remove().await;
+}
+
+#[cfg(feature = "planted-bugs")]
+#[tokio::test(flavor = "multi_thread")]
+async fn planted_bug_a_connection_with_an_unknown_commit_is_used_again() {
+    let Some(bed) = Bed::new("held_bug", 1).await else { return };
+    assert!(hold_a_commit(&bed, &[("SERIES_INGEST_PLANTED_BUGS", "reuse-after-unknown-commit")]).await > 0, "the bug is caught");
+    bed.remove().await;
+}

@@ -1,0 +1,73 @@
+//! The pool: what is kept, what comes on top, and what grows old.
+
+use std::collections::BTreeSet;
+
+use crate::support::bed::{Bed, connect};
+use crate::support::data::Published;
+use crate::support::until;
+
+async fn backends(bed: &Bed) -> BTreeSet<i32> {
+    let sql = "select pid from pg_stat_activity where datname = current_database() and application_name = 'series-ingest'";
+    bed.client.query(sql, &[]).await.unwrap().iter().map(|row| row.get(0)).collect()
+}
+
+fn publish(bed: &Bed, published: &mut Published) {
+    let payload = published.batch("s", 100);
+    bed.producer.send(&bed.points_topic, 0, "s", Some(payload.as_bytes()));
+    bed.producer.flush();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_beyond_the_kept_ones_are_made_when_needed_and_closed_when_idle() {
+    let Some(bed) = Bed::new("overflow", 1).await else { return };
+    let mut published = Published::default();
+    let worker = bed.worker(&[
+        ("DATABASE_POOL_SIZE", "1"),
+        ("DATABASE_MAX_OVERFLOW", "3"),
+        ("SERIES_INGEST__DATABASE__OVERFLOW_IDLE_MS", "1000"),
+        ("SERIES_INGEST__DATABASE__WRITERS", "4"),
+        ("SERIES_INGEST__BATCH__MAX_POINTS", "200"),
+        ("SERIES_INGEST__BATCH__LINGER_MS", "10"),
+    ]);
+    publish(&bed, &mut published);
+    bed.until_applied(60).await;
+    // While every claim waits, all four writers need a connection of their own.
+    let lock = connect(&bed.url).await;
+    lock.batch_execute("begin; lock table ingest_progress in exclusive mode").await.unwrap();
+    let waiting = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
+    until(30, "four writers at work", async || {
+        publish(&bed, &mut published);
+        bed.count(waiting).await == 4
+    })
+    .await;
+    assert_eq!(worker.metric("series_ingest_pool_max"), Some(4.0));
+    assert_eq!(backends(&bed).await.len(), 4, "never more than pool_size + max_overflow");
+    lock.batch_execute("rollback").await.unwrap();
+    bed.until_applied(60).await;
+    until(30, "only the kept connection is left", async || backends(&bed).await.len() == 1).await;
+    bed.assert_exact(&published).await;
+    drop(worker);
+    bed.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_connection_grows_older_than_its_age() {
+    let Some(bed) = Bed::new("recycle", 1).await else { return };
+    let mut published = Published::default();
+    let worker = bed.worker(&[("DATABASE_POOL_SIZE", "1"), ("DATABASE_MAX_OVERFLOW", "1"), ("DATABASE_POOL_RECYCLE", "2")]);
+    publish(&bed, &mut published);
+    bed.until_applied(60).await;
+    let first = backends(&bed).await;
+    assert!(!first.is_empty());
+    until(30, "other connections", async || {
+        publish(&bed, &mut published);
+        let now = backends(&bed).await;
+        !now.is_empty() && now.is_disjoint(&first)
+    })
+    .await;
+    bed.until_applied(60).await;
+    bed.assert_exact(&published).await;
+    assert_eq!(worker.metric("series_ingest_database_errors_total{class=\"outage\"}"), Some(0.0));
+    drop(worker);
+    bed.remove().await;
+}

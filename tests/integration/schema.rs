@@ -1,0 +1,158 @@
+//! The tables, on what kinds of server there are.
+
+use series_ingest::database::schema::{self, SchemaError};
+
+use crate::support::bed::{Bed, connect};
+use crate::support::data::Published;
+
+async fn lines(bed: &Bed, sql: &str) -> Vec<String> {
+    bed.client.query(sql, &[]).await.unwrap().iter().map(|row| row.get(0)).collect()
+}
+
+const COLUMNS: &str = "select attrelid::regclass || '.' || attname || ' ' || format_type(atttypid, atttypmod)
+        || case when attnotnull then ' not null' else '' end
+        || case when attcollation = '\"C\"'::regcollation then ' C' else '' end
+        || case when attidentity <> '' then ' identity' else '' end
+    from pg_attribute
+    where attrelid in ('time_series_metadata'::regclass, 'time_series_data_points'::regclass) and attnum > 0
+    order by attrelid, attnum";
+
+const INDEXES: &str = "select indexname || substring(indexdef from ' USING .*') from pg_indexes
+    where schemaname = 'public' and tablename in ('time_series_metadata', 'time_series_data_points') order by 1";
+
+async fn assert_tables(bed: &Bed) {
+    assert_eq!(
+        lines(bed, COLUMNS).await,
+        [
+            "time_series_metadata.id text not null C",
+            "time_series_metadata.name text not null",
+            "time_series_metadata.description text",
+            "time_series_metadata.time_column text",
+            "time_series_metadata.value_columns text",
+            "time_series_metadata.created_at timestamp with time zone not null",
+            "time_series_metadata.updated_at timestamp with time zone not null",
+            "time_series_data_points.id bigint not null identity",
+            "time_series_data_points.time_series_id text not null C",
+            "time_series_data_points.\"timestamp\" timestamp with time zone not null".replace('"', "").as_str(),
+            "time_series_data_points.column_name text not null C",
+            "time_series_data_points.value double precision",
+        ]
+    );
+    assert_eq!(
+        lines(bed, INDEXES).await,
+        [
+            "idx_time_series_data_points_series_column USING btree (time_series_id, column_name)",
+            "idx_time_series_data_points_series_column_time USING btree (time_series_id, column_name, \"timestamp\")",
+            "idx_time_series_data_points_series_time USING btree (time_series_id, \"timestamp\")",
+            "idx_time_series_data_points_timestamp USING btree (\"timestamp\")",
+            "idx_time_series_metadata_created_at USING btree (created_at)",
+            "idx_time_series_metadata_time_column USING btree (time_column)",
+            "time_series_data_points_pkey USING btree (id, \"timestamp\")",
+            "time_series_metadata_pkey USING btree (id)",
+        ]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_tables_are_those_of_the_contract() {
+    let Some(bed) = Bed::unmigrated("tables", 1).await else { return };
+    let error = schema::verify(&bed.config(&[]).database).await.unwrap_err();
+    assert!(matches!(error, SchemaError::NotMigrated { .. }), "{error}");
+    let report = schema::migrate(&bed.config(&[])).await.unwrap();
+    assert_eq!(report.applied.len(), 2);
+    assert_tables(&bed).await;
+    let chunk = "select extract(epoch from time_interval)::bigint from timescaledb_information.dimensions
+                 where hypertable_name = 'time_series_data_points' and column_name = 'timestamp'";
+    assert_eq!(bed.count(chunk).await, 86_400);
+    let cache = "select seqcache from pg_sequence where seqrelid = pg_get_serial_sequence('time_series_data_points', 'id')::regclass";
+    assert!(bed.count(cache).await >= 1000);
+
+    // Again: nothing is left to do, but a changed setting holds from now on.
+    let report = schema::migrate(&bed.config(&[("SERIES_INGEST__DATABASE__CHUNK_INTERVAL_S", "3600")])).await.unwrap();
+    assert!(report.applied.is_empty());
+    assert_eq!(bed.count(chunk).await, 3600);
+    let server = schema::verify(&bed.config(&[]).database).await.unwrap();
+    assert!(server.timescaledb.is_some());
+
+    bed.client
+        .batch_execute("insert into refinery_schema_history select 99, 'later', applied_on, checksum from refinery_schema_history limit 1")
+        .await
+        .unwrap();
+    let error = schema::verify(&bed.config(&[]).database).await.unwrap_err();
+    assert!(matches!(error, SchemaError::TooNew { version: 99 }), "{error}");
+    bed.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_migrations_at_once_do_not_meet() {
+    let Some(bed) = Bed::unmigrated("migrations", 1).await else { return };
+    let config = bed.config(&[]);
+    let (a, b) = tokio::join!(schema::migrate(&config), schema::migrate(&config));
+    assert_eq!(a.unwrap().applied.len() + b.unwrap().applied.len(), 2);
+    assert_tables(&bed).await;
+    bed.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_extension_the_points_are_in_a_plain_table_and_all_else_works() {
+    let Some(bed) = Bed::unmigrated("plain", 2).await else { return };
+    // A server whose TimescaleDB cannot be added: a schema of its name is in the way.
+    bed.client.batch_execute("create schema _timescaledb_catalog").await.unwrap();
+    let report = schema::migrate(&bed.config(&[])).await.unwrap();
+    assert!(report.notes.iter().any(|note| note.contains("plain table")), "{:?}", report.notes);
+    assert_tables(&bed).await;
+    let mut published = Published::default();
+    for number in 0..20 {
+        let payload = published.batch("s", 20);
+        bed.producer.send(&bed.points_topic, number % 2, "s", Some(payload.as_bytes()));
+    }
+    bed.producer.flush();
+    let worker = bed.worker(&[]);
+    bed.until_applied(60).await;
+    bed.assert_exact(&published).await;
+
+    // Once it can be, an empty table becomes a hypertable, and one with points is left to its owner.
+    bed.client.batch_execute("drop schema _timescaledb_catalog").await.unwrap();
+    let report = schema::migrate(&bed.config(&[])).await.unwrap();
+    assert!(report.notes.iter().any(|note| note.contains("migrate_data => true")), "{:?}", report.notes);
+    drop(worker);
+    bed.client.batch_execute("truncate time_series_data_points").await.unwrap();
+    schema::migrate(&bed.config(&[])).await.unwrap();
+    assert_eq!(bed.count("select count(*) from timescaledb_information.hypertables").await, 1);
+    assert_tables(&bed).await;
+    bed.remove().await;
+}
+
+/// What the Apache edition refuses is tested where TEST_DATABASE_URL_COMMUNITY names a community server.
+#[tokio::test(flavor = "multi_thread")]
+async fn on_the_community_edition_old_chunks_are_compressed() {
+    let Some(bed) = Bed::unmigrated("community", 1).await else { return };
+    let Ok(url) = std::env::var("TEST_DATABASE_URL_COMMUNITY") else {
+        use std::io::Write as _;
+        let line = "SKIPPED on_the_community_edition_old_chunks_are_compressed: TEST_DATABASE_URL_COMMUNITY is not set\n";
+        std::io::stderr().write_all(line.as_bytes()).unwrap();
+        return bed.remove().await;
+    };
+    let admin = connect(&url).await;
+    admin.batch_execute(&format!("create database {}", bed.name)).await.unwrap();
+    let database_url = crate::support::bed::url_with(&url, &bed.name, None);
+    let settings = [("DATABASE_URL", database_url.as_str())];
+    // Again and again: policies are added once, and follow the configuration.
+    for after in ["86400", "86400", "7200"] {
+        let mut settings = settings.to_vec();
+        settings.push(("SERIES_INGEST__DATABASE__COMPRESS_AFTER_S", after));
+        schema::migrate(&bed.config(&settings)).await.unwrap();
+        let client = connect(&database_url).await;
+        let sql = "select extract(epoch from (config ->> 'compress_after')::interval)::bigint from timescaledb_information.jobs
+                   where hypertable_name = 'time_series_data_points' and proc_name in ('policy_compression', 'policy_columnstore')";
+        let rows = client.query(sql, &[]).await.unwrap();
+        assert_eq!(rows.iter().map(|row| row.get(0)).collect::<Vec<i64>>(), [after.parse::<i64>().unwrap()]);
+        let sql = "select string_agg(attname || ':' || coalesce(segmentby_column_index, 0) || ':' || coalesce(orderby_column_index, 0), ',' order by attname)
+                   from timescaledb_information.compression_settings where hypertable_name = 'time_series_data_points'
+                       and (segmentby_column_index is not null or orderby_column_index is not null)";
+        let settings: String = client.query_one(sql, &[]).await.unwrap().get(0);
+        assert_eq!(settings, "column_name:2:0,time_series_id:1:0,timestamp:0:1");
+    }
+    admin.batch_execute(&format!("drop database {} with (force)", bed.name)).await.unwrap();
+    bed.remove().await;
+}

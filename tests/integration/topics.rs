@@ -1,0 +1,219 @@
+//! Topics that are made anew, lose records, or have offsets without a message.
+
+use crate::support::bed::Bed;
+use crate::support::broker::Producer;
+use crate::support::data::{Difference, Published, Row};
+use crate::support::until;
+
+fn publish(bed: &Bed, published: &mut Published, partition: i32, messages: usize) {
+    for _ in 0..messages {
+        let payload = published.batch("s", 5);
+        bed.producer.send(&bed.points_topic, partition, "s", Some(payload.as_bytes()));
+    }
+    bed.producer.flush();
+}
+
+/// Whether a lag metric of this partition says that all is applied.
+async fn until_lag_is_zero(bed: &Bed, worker: &crate::support::worker::Worker, partition: i32) {
+    let name = format!("series_ingest_kafka_lag_messages{{topic=\"{}\",partition=\"{partition}\"}}", bed.points_topic);
+    until(60, "lag 0", async || worker.metric(&name) == Some(0.0)).await;
+}
+
+async fn recreate(bed: &Bed) {
+    bed.broker.delete(&[&bed.points_topic]).await;
+    until(60, "the topic is gone", async || !bed.broker.exists(&bed.points_topic).await).await;
+    bed.broker.create(&bed.points_topic, bed.partitions, &[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_made_anew_is_read_from_its_start() {
+    let Some(mut bed) = Bed::new("anew", 2).await else { return };
+    let mut published = Published::default();
+    // Made anew while no worker runs, and while one does.
+    publish(&bed, &mut published, 0, 20);
+    let mut worker = bed.worker(&[]);
+    bed.until_applied(60).await;
+    assert_eq!(worker.terminate(10), Some(0));
+    recreate(&bed).await;
+    bed.producer = Producer::new(&bed.brokers);
+    publish(&bed, &mut published, 0, 10);
+    publish(&bed, &mut published, 1, 10);
+    let worker = bed.worker(&[]);
+    until(60, "the second topic", async || bed.count("select count(*) from ingest_source").await == 3).await;
+    bed.until_applied(60).await;
+    bed.assert_exact(&published).await;
+
+    recreate(&bed).await;
+    bed.producer = Producer::new(&bed.brokers);
+    publish(&bed, &mut published, 0, 30);
+    publish(&bed, &mut published, 1, 5);
+    until(90, "the third topic", async || bed.count("select count(*) from ingest_source").await == 4).await;
+    bed.until_applied(90).await;
+    bed.assert_exact(&published).await;
+    until_lag_is_zero(&bed, &worker, 0).await;
+    drop(worker);
+    bed.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_removed_before_they_were_read_are_one_gap() {
+    let Some(bed) = Bed::new("retention", 1).await else { return };
+    let mut published = Published::default();
+    publish(&bed, &mut published, 0, 10);
+    let mut worker = bed.worker(&[]);
+    bed.until_applied(60).await;
+    assert_eq!(worker.terminate(10), Some(0));
+    let mut lost = Published::default();
+    for _ in 0..30 {
+        let payload = lost.batch("lost", 5);
+        bed.producer.send(&bed.points_topic, 0, "s", Some(payload.as_bytes()));
+    }
+    publish(&bed, &mut published, 0, 10);
+    bed.broker.delete_records(&bed.points_topic, 0, 40).await;
+    let worker = bed.worker(&[]);
+    bed.until_applied(60).await;
+    let rows = bed.client.query("select from_offset, until_offset, reason from ingest_gap", &[]).await.unwrap();
+    assert_eq!(rows.len(), 1);
+    assert_eq!((rows[0].get::<_, i64>(0), rows[0].get::<_, i64>(1), rows[0].get::<_, &str>(2)), (10, 40, "retention"));
+    assert_eq!(bed.difference(&published).await, Difference::default());
+    assert_eq!(worker.metric("series_ingest_gaps_total"), Some(1.0));
+    // And reading goes on.
+    publish(&bed, &mut published, 0, 10);
+    bed.until_applied(60).await;
+    assert_eq!(bed.difference(&published).await, Difference::default());
+    drop(worker);
+    bed.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_removed_while_the_database_is_away_are_one_gap() {
+    let Some(bed) = Bed::new("overtaken", 1).await else { return };
+    let mut published = Published::default();
+    publish(&bed, &mut published, 0, 10);
+    let worker = bed.worker(&[]);
+    bed.until_applied(60).await;
+    // A frozen worker reads nothing, and keeps its place in the log.
+    worker.signal("STOP");
+    let mut lost = Published::default();
+    for _ in 0..30 {
+        let payload = lost.batch("lost", 5);
+        bed.producer.send(&bed.points_topic, 0, "s", Some(payload.as_bytes()));
+    }
+    publish(&bed, &mut published, 0, 10);
+    bed.broker.delete_records(&bed.points_topic, 0, 40).await;
+    worker.signal("CONT");
+    bed.until_applied(60).await;
+    // A fetch that was under way when it froze may have brought some of them.
+    let rows = bed.client.query("select from_offset, until_offset from ingest_gap", &[]).await.unwrap();
+    assert_eq!(rows.len(), 1);
+    let (from, until): (i64, i64) = (rows[0].get(0), rows[0].get(1));
+    assert!((10..40).contains(&from) && until == 40, "[{from}, {until})");
+    let difference = bed.difference(&published).await;
+    assert_eq!((difference.lost, difference.doubled), (0, 0));
+    assert_eq!(difference.invented as i64, (from - 10) * 10);
+    drop(worker);
+    bed.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kafkas_group_offsets_mean_nothing_to_the_tables() {
+    let Some(bed) = Bed::new("group_offsets", 1).await else { return };
+    let mut published = Published::default();
+    publish(&bed, &mut published, 0, 20);
+    let mut worker = bed.worker(&[]);
+    bed.until_applied(60).await;
+    assert_eq!(worker.terminate(10), Some(0));
+    bed.broker.reset_group(&bed.group, &bed.points_topic, 0, 0);
+    let mut worker = bed.worker(&[]);
+    publish(&bed, &mut published, 0, 20);
+    bed.until_applied(60).await;
+    bed.assert_exact(&published).await;
+    assert_eq!(worker.metric("series_ingest_points_skipped_total"), Some(0.0));
+    assert_eq!(worker.terminate(10), Some(0));
+    until(30, "the group is deleted", async || bed.broker.delete_group(&bed.group).await).await;
+    let worker = bed.worker(&[]);
+    publish(&bed, &mut published, 0, 20);
+    bed.until_applied(60).await;
+    bed.assert_exact(&published).await;
+    drop(worker);
+    bed.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_transactions_only_what_is_committed_arrives() {
+    let Some(bed) = Bed::new("transactions", 1).await else { return };
+    let producer = Producer::transactional(&bed.brokers, &bed.name);
+    let worker = bed.worker(&[]);
+    let mut published = Published::default();
+    for round in 0..6 {
+        producer.begin();
+        let mut aborted = Published::default();
+        for _ in 0..10 {
+            let payload = if round % 2 == 0 { published.batch("s", 5) } else { aborted.batch("aborted", 5) };
+            producer.send(&bed.points_topic, 0, "s", Some(payload.as_bytes()));
+        }
+        if round % 2 == 0 { producer.commit() } else { producer.abort() }
+        if round >= 4 {
+            // The last record of the log is a marker, of a commit and then of an abort: neither may look unread.
+            until(60, "all points", async || bed.count_points().await as usize == published.rows.len()).await;
+            bed.until_applied(60).await;
+            until_lag_is_zero(&bed, &worker, 0).await;
+        }
+    }
+    bed.assert_exact(&published).await;
+    drop(worker);
+    bed.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn compaction_leaves_no_false_gap() {
+    let Some(mut bed) = Bed::new("compaction", 1).await else { return };
+    bed.points_topic = format!("{}.compacted", bed.name);
+    let settings = [
+        ("cleanup.policy", "compact"),
+        ("segment.ms", "100"),
+        ("min.cleanable.dirty.ratio", "0.01"),
+        ("delete.retention.ms", "100"),
+        ("max.compaction.lag.ms", "1000"),
+    ];
+    bed.broker.create(&bed.points_topic, 1, &settings).await;
+    // What each record holds, by offset.
+    let mut all: Vec<Vec<Row>> = Vec::new();
+    let mut published = Published::default();
+    let mut send = |key: &str| {
+        let payload = published.batch("s", 5);
+        bed.producer.send(&bed.points_topic, 0, key, Some(payload.as_bytes()));
+        all.push(std::mem::take(&mut published.rows));
+    };
+    for round in 0..20 {
+        for key in ["a", "b", "c"] {
+            send(key);
+        }
+        if round % 5 == 4 {
+            bed.producer.flush();
+            tokio::time::sleep(std::time::Duration::from_millis(150)).await;
+        }
+    }
+    bed.producer.flush();
+    until(90, "the log is compacted", async || bed.broker.offsets(&bed.points_topic, 0).len() < 40).await;
+    // A new segment, with which the closed ones stay as they are.
+    send("a");
+    bed.producer.flush();
+    let worker = bed.worker(&[]);
+    bed.until_applied(60).await;
+    until_lag_is_zero(&bed, &worker, 0).await;
+    assert_eq!(bed.count("select count(*) from ingest_gap").await, 0);
+    // Compaction may go on while the worker reads: what is there at the end was there when it was read, and nothing is there
+    // twice or of anything else.
+    let left = bed.broker.offsets(&bed.points_topic, 0);
+    let rows_of = |keep: &dyn Fn(i64) -> bool| {
+        (0..).zip(&all).filter(|(offset, _)| keep(*offset)).flat_map(|(_, rows)| rows.clone()).collect::<Vec<_>>()
+    };
+    let stored = bed.stored().await;
+    assert_eq!(Difference::between(rows_of(&|offset| left.contains(&offset)), stored.clone()).lost, 0);
+    let against_all = Difference::between(rows_of(&|_| true), stored);
+    assert_eq!((against_all.doubled, against_all.invented), (0, 0));
+    assert!(against_all.lost > 0, "something was compacted away");
+    drop(worker);
+    bed.remove().await;
+}
