@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::context::PartitionStatistics;
 use super::lookup::TopicPartition;
 use crate::batch::{Budget, MessageSet, MessageSetBuilder, RawMessage, Source};
 
@@ -32,8 +31,8 @@ pub(super) struct Reader {
     partition: i32,
     building: MessageSetBuilder,
     opened: Instant,
-    /// Whether a message came since the partition was assigned, paused or resumed.
-    read_since_break: bool,
+    /// The consumer's position when it last left the partition: until it has begun anew it still names that one.
+    left_at: Option<i64>,
 }
 
 impl Assignment {
@@ -83,13 +82,13 @@ impl Assignment {
 }
 
 impl Reader {
-    pub(super) fn new(source: Arc<Source>, partition: i32, start: i64) -> Self {
+    pub(super) fn new(source: Arc<Source>, partition: i32, start: i64, left_at: Option<i64>) -> Self {
         Self {
             building: MessageSetBuilder::new(Arc::clone(&source), partition, start),
             source,
             partition,
             opened: Instant::now(),
-            read_since_break: false,
+            left_at,
         }
     }
 
@@ -111,7 +110,7 @@ impl Reader {
             self.opened = Instant::now();
         }
         self.building.push(message);
-        self.read_since_break = true;
+        self.left_at = None;
         Some(self.building.bytes() >= SET_BYTES)
     }
 
@@ -129,26 +128,15 @@ impl Reader {
         (!self.building.is_empty()).then_some(self.opened)
     }
 
-    /// Notes that what librdkafka had fetched ahead is thrown away.
-    pub(super) fn interrupted(&mut self) {
-        self.read_since_break = false;
-    }
-
-    /// Passes over the positions at the end of the log that hold no message: a transaction's markers, or what compaction has
-    /// removed. Nothing else tells of them, and without this the last message of every transaction would look unread.
-    ///
-    /// The statistics are older than this moment, and may be of the time before a pause or an earlier assignment threw away
-    /// what was fetched. They count only where they agree with what was handed over since: the end of the partition was
-    /// reached, nothing waits, and the message that was handed over last is the one that came last to us after the break.
-    pub(super) fn skip_empty_end(&mut self, statistics: &PartitionStatistics) {
-        if self.read_since_break
-            && statistics.waiting == 0
-            && statistics.handed_over == self.position()
-            && statistics.end_reached > self.position()
-            && statistics.end_reached == statistics.last_stable
-        {
-            self.building.extend_to(statistics.end_reached);
+    /// Passes over positions that hold no message: a transaction's markers, or what compaction has removed. `position` is
+    /// the consumer's own. At the end of the log nothing else tells of them, and without this the last message of every
+    /// transaction would look unread.
+    pub(super) fn pass_over(&mut self, position: i64) {
+        if self.left_at == Some(position) {
+            return;
         }
+        self.left_at = None;
+        self.building.extend_to(position);
     }
 }
 
@@ -157,52 +145,48 @@ mod tests {
     use super::*;
     use crate::message::Kind;
 
-    fn reader(start: i64) -> Reader {
+    fn reader(start: i64, left_at: Option<i64>) -> Reader {
         let source = Source {
             kind: Kind::Points,
             cluster_id: String::new(),
             topic: "points".into(),
             topic_id: String::new(),
         };
-        Reader::new(Arc::new(source), 0, start)
+        Reader::new(Arc::new(source), 0, start, left_at)
     }
 
     fn message(offset: i64) -> RawMessage<'static> {
         RawMessage { offset, time_ms: None, key: None, payload: Some(b"{}") }
     }
 
-    fn statistics(handed_over: i64, end_reached: i64) -> PartitionStatistics {
-        let last_stable = end_reached;
-        PartitionStatistics { partition: ("points".into(), 0), waiting: 0, handed_over, end_reached, last_stable }
-    }
-
     #[test]
     fn the_end_without_messages_is_passed_over() {
-        let mut reader = reader(10);
+        let mut reader = reader(10, None);
         reader.push(&message(10)).unwrap();
-        reader.skip_empty_end(&statistics(11, 13));
+        reader.pass_over(13);
         assert_eq!(reader.position(), 13);
         let set = reader.take(&Budget::new(1000)).unwrap();
         assert_eq!((set.interval().from, set.interval().until, set.len()), (10, 13, 1));
+        reader.pass_over(13);
+        assert!(reader.take(&Budget::new(1000)).is_none());
     }
 
     #[test]
-    fn statistics_from_before_a_break_count_for_nothing() {
-        let mut reader = reader(10);
-        reader.push(&message(10)).unwrap();
-        reader.interrupted();
-        reader.skip_empty_end(&statistics(11, 13));
-        assert_eq!(reader.position(), 11, "messages fetched ahead were thrown away by the pause");
-        reader.push(&message(11)).unwrap();
-        reader.skip_empty_end(&statistics(11, 13));
-        assert_eq!(reader.position(), 12, "the statistics are older than the last message");
-        reader.skip_empty_end(&PartitionStatistics { waiting: 1, ..statistics(12, 13) });
-        assert_eq!(reader.position(), 12, "a message waits");
+    fn the_position_of_an_earlier_assignment_counts_for_nothing() {
+        let mut again = reader(10, Some(50));
+        again.pass_over(50);
+        assert_eq!(again.position(), 10);
+        again.push(&message(10)).unwrap();
+        again.pass_over(12);
+        assert_eq!(again.position(), 12);
+        let mut only_markers = reader(10, Some(50));
+        only_markers.pass_over(11);
+        assert_eq!(only_markers.position(), 11);
     }
 
     #[test]
     fn a_message_below_the_position_is_not_taken_twice() {
-        let mut reader = reader(10);
+        let mut reader = reader(10, None);
         assert_eq!(reader.push(&message(9)), None);
         assert_eq!(reader.push(&message(12)), Some(false));
         assert_eq!(reader.push(&message(12)), None);

@@ -14,7 +14,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tracing::{debug, error, info, warn};
 
 use super::assignment::{Assignment, Reader};
-use super::context::{Context, Notice, log_failure};
+use super::context::{Context, Notice, log_failure, positions};
 use super::lookup::TopicPartition;
 use super::settings;
 use crate::batch::{Budget, MessageSet, RawMessage, Source};
@@ -26,6 +26,8 @@ use crate::telemetry::metrics;
 const POLL: Duration = Duration::from_millis(10);
 /// How long a set waits to become full while messages keep coming.
 const SET_LINGER: Duration = Duration::from_millis(20);
+/// How often the consumer is asked for its position, for what holds no message.
+const PASS_OVER_INTERVAL: Duration = Duration::from_millis(500);
 /// How often offsets are committed to Kafka.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
 /// How long the last commit and the farewell to the group may take each.
@@ -120,6 +122,8 @@ pub fn spawn(
         paused: false,
         commits: HashMap::new(),
         last_commit: Instant::now(),
+        passed_over: Instant::now(),
+        left_at: HashMap::new(),
     };
     thread::Builder::new().name("kafka".into()).spawn(move || thread.run())?;
     Ok(ConsumerHandle { commands: sender })
@@ -154,6 +158,9 @@ struct ConsumerThread {
     paused: bool,
     commits: HashMap<TopicPartition, (u64, i64)>,
     last_commit: Instant,
+    passed_over: Instant,
+    /// The consumer's positions when it last left partitions.
+    left_at: HashMap<TopicPartition, i64>,
 }
 
 impl ConsumerThread {
@@ -170,6 +177,7 @@ impl ConsumerThread {
                 }
             }
             let idle = self.poll();
+            self.pass_over();
             self.hand_on(idle);
             self.pause_or_resume();
             if self.last_commit.elapsed() >= COMMIT_INTERVAL {
@@ -191,18 +199,11 @@ impl ConsumerThread {
         for notice in self.consumer.context().take() {
             match notice {
                 Notice::Assigned(partitions) => self.assigned(&partitions),
-                Notice::Revoked(partitions) => self.revoked(partitions),
-                // Statistics that came in the same poll as a message are older than the message.
-                Notice::Statistics(all) if idle => {
-                    for statistics in &all {
-                        let (topic, partition) = &statistics.partition;
-                        let owned = self.assignment.get(topic, *partition);
-                        if let Some(reader) = owned.and_then(|owned| owned.reader.as_mut()) {
-                            reader.skip_empty_end(statistics);
-                        }
-                    }
+                Notice::Revoked(partitions, left_at) => {
+                    self.left_at.extend(left_at);
+                    self.revoked(partitions);
                 }
-                Notice::Statistics(_) | Notice::Committed => {}
+                Notice::Committed => {}
             }
         }
         if failed {
@@ -211,10 +212,23 @@ impl ConsumerThread {
         idle
     }
 
+    /// Lets each partition reach up to the consumer's own position, now and then.
+    fn pass_over(&mut self) {
+        if self.passed_over.elapsed() < PASS_OVER_INTERVAL {
+            return;
+        }
+        self.passed_over = Instant::now();
+        for ((topic, partition), position) in positions(&self.consumer) {
+            let owned = self.assignment.get(&topic, partition);
+            if let Some(reader) = owned.and_then(|owned| owned.reader.as_mut()) {
+                reader.pass_over(position);
+            }
+        }
+    }
+
     /// Handles an error of the consumer; whether it is the end of this consumer.
     fn complain(&mut self, error: &KafkaError) -> bool {
         match error {
-            KafkaError::PartitionEOF(_) => {}
             KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset) => self.tell(Event::OffsetsLost),
             KafkaError::MessageConsumptionFatal(code) => {
                 error!(%code, "the consumer has failed for good; it is made anew");
@@ -253,10 +267,11 @@ impl ConsumerThread {
     fn start(&mut self, starts: Vec<Start>) {
         let mut fresh = TopicPartitionList::new();
         let mut moved = TopicPartitionList::new();
+        self.left_at.extend(positions(&self.consumer));
         for Start { assigned: Assigned { partition, epoch }, source, offset } in starts {
             let (topic, number) = &partition;
             let Some(owned) = self.assignment.get(topic, *number).filter(|owned| owned.epoch == epoch) else { continue };
-            let reader = Reader::new(source, *number, offset);
+            let reader = Reader::new(source, *number, offset, self.left_at.get(&partition).copied());
             if owned.reader.replace(reader).is_some() {
                 moved.add_partition(topic, *number);
             }
@@ -277,6 +292,7 @@ impl ConsumerThread {
     fn restart(&mut self, assignments: &[Assigned]) {
         let mut reading = TopicPartitionList::new();
         let mut again = Vec::new();
+        self.left_at.extend(positions(&self.consumer));
         for Assigned { partition, epoch } in assignments {
             let (topic, number) = partition;
             let Some(owned) = self.assignment.get(topic, *number).filter(|owned| owned.epoch == *epoch) else { continue };
@@ -313,7 +329,6 @@ impl ConsumerThread {
         for (_, reader) in self.assignment.readers() {
             let (topic, partition) = reader.partition();
             reading.add_partition(&topic, partition);
-            reader.interrupted();
         }
         self.paused = !self.paused;
         debug!(paused = self.paused, buffered = self.budget.used(), "memory budget");
@@ -353,6 +368,7 @@ impl ConsumerThread {
             self.revoked(owned);
         }
         self.paused = false;
+        self.left_at.clear();
         loop {
             thread::sleep(REBUILD_DELAY);
             self.health.beat(Component::Consumer);

@@ -10,7 +10,6 @@ use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{Offset, TopicPartitionList};
-use serde::Deserialize;
 use tracing::{debug, error, info, warn};
 
 use super::lookup::TopicPartition;
@@ -19,23 +18,9 @@ use super::lookup::TopicPartition;
 #[derive(Debug)]
 pub(super) enum Notice {
     Assigned(Vec<TopicPartition>),
-    Revoked(Vec<TopicPartition>),
-    Statistics(Vec<PartitionStatistics>),
+    /// With the position at which the consumer left each of them that it fetched from.
+    Revoked(Vec<TopicPartition>, HashMap<TopicPartition, i64>),
     Committed,
-}
-
-/// What librdkafka says of a partition it fetches.
-#[derive(Debug)]
-pub(super) struct PartitionStatistics {
-    pub(super) partition: TopicPartition,
-    /// Messages waiting in the consumer's queue, of all partitions.
-    pub(super) waiting: i64,
-    /// The position behind the last message handed to us.
-    pub(super) handed_over: i64,
-    /// The offset at which the end of the partition was last reached.
-    pub(super) end_reached: i64,
-    /// The end of what transactions have committed.
-    pub(super) last_stable: i64,
 }
 
 #[derive(Debug, Default)]
@@ -75,13 +60,6 @@ impl ClientContext for Context {
             debug!(%error, reason, "librdkafka reports an error");
         }
     }
-
-    fn stats_raw(&self, json: &[u8]) {
-        match serde_json::from_slice::<RawStatistics>(json) {
-            Ok(raw) => self.note(Notice::Statistics(raw.partitions())),
-            Err(error) => debug!(%error, "librdkafka's statistics cannot be read"),
-        }
-    }
 }
 
 impl ConsumerContext for Context {
@@ -93,8 +71,9 @@ impl ConsumerContext for Context {
             self.note(Notice::Assigned(named));
             log_failure("accept an assignment", consumer.incremental_assign(&TopicPartitionList::new()));
         } else {
+            let left_at = positions(consumer);
             let result = fetched_of(consumer, &named).and_then(|list| consumer.incremental_unassign(&list));
-            self.note(Notice::Revoked(named));
+            self.note(Notice::Revoked(named, left_at));
             log_failure("give partitions back", result);
         }
     }
@@ -121,46 +100,25 @@ fn fetched_of(consumer: &BaseConsumer<Context>, named: &Vec<TopicPartition>) -> 
     Ok(list)
 }
 
+/// Behind which offset the consumer has handed over, or passed over, all there is of each partition that it fetches from.
+/// Only the thread that polls may take it for exact: nobody else moves it.
+pub(super) fn positions(consumer: &BaseConsumer<Context>) -> HashMap<TopicPartition, i64> {
+    let list = match consumer.position() {
+        Ok(list) => list,
+        Err(error) => {
+            debug!(%error, "the consumer's positions are not known");
+            return HashMap::new();
+        }
+    };
+    let offset = |offset| if let Offset::Offset(offset) = offset { Some(offset) } else { None };
+    list.elements()
+        .iter()
+        .filter_map(|element| Some(((element.topic().to_owned(), element.partition()), offset(element.offset())?)))
+        .collect()
+}
+
 pub(super) fn log_failure(action: &str, result: KafkaResult<()>) {
     if let Err(error) = result {
         error!(%error, action, "the consumer group's protocol failed at a step; the next rebalance repeats it");
-    }
-}
-
-#[derive(Deserialize)]
-struct RawStatistics {
-    #[serde(default)]
-    topics: HashMap<String, RawTopic>,
-}
-
-#[derive(Deserialize)]
-struct RawTopic {
-    #[serde(default)]
-    partitions: HashMap<String, RawPartition>,
-}
-
-#[derive(Deserialize)]
-struct RawPartition {
-    partition: i32,
-    fetchq_cnt: i64,
-    app_offset: i64,
-    eof_offset: i64,
-    ls_offset: i64,
-}
-
-impl RawStatistics {
-    fn partitions(self) -> Vec<PartitionStatistics> {
-        self.topics
-            .into_iter()
-            .flat_map(|(topic, raw)| raw.partitions.into_values().map(move |partition| (topic.clone(), partition)))
-            .filter(|(_, raw)| raw.partition >= 0)
-            .map(|(topic, raw)| PartitionStatistics {
-                partition: (topic, raw.partition),
-                waiting: raw.fetchq_cnt,
-                handed_over: raw.app_offset,
-                end_reached: raw.eof_offset,
-                last_stable: raw.ls_offset,
-            })
-            .collect()
     }
 }

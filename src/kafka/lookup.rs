@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::topic_id::{self, Topic};
@@ -59,6 +59,18 @@ impl Lookup {
     /// Where the brokers do not answer, or a topic does not exist or may not be seen.
     pub fn topics(&self, names: &[&str]) -> Result<Vec<Topic>, KafkaError> {
         topic_id::describe(self.client.client(), names, TIMEOUT)
+    }
+
+    /// A topic's id in base 64; `None` where there is no such topic, or the broker gives no ids.
+    ///
+    /// # Errors
+    /// Where the brokers do not answer.
+    pub fn topic_id(&self, name: &str) -> Result<Option<String>, KafkaError> {
+        match self.topics(&[name]) {
+            Ok(topics) => Ok(topics.into_iter().find(|topic| topic.name == name).and_then(|topic| topic.id)),
+            Err(KafkaError::AdminOp(RDKafkaErrorCode::UnknownTopicOrPartition)) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// The range of offsets of each partition; partitions whose leader does not answer are left out.

@@ -42,7 +42,7 @@ pub fn consumer(kafka: &Kafka) -> ClientConfig {
     properties.set("auto.offset.reset", "error");
     properties.set("isolation.level", "read_committed");
     properties.set("check.crcs", "true");
-    properties.set("enable.partition.eof", "true");
-    properties.set("statistics.interval.ms", "1000");
+    properties.set("enable.partition.eof", "false");
+    properties.set("statistics.interval.ms", "0");
     properties
 }

@@ -74,8 +74,8 @@ pub async fn run(
     let watch = Watch::new(Arc::clone(&config), Arc::clone(&lookup), database.clone(), Arc::clone(&health));
     let decoder = Decoder::new(config.message.limits());
     let pipeline = Pipeline {
-        starter: Starter { kafka: config.kafka.clone(), lookup, database: database.clone() },
-        writer: Writer::new(&config, database),
+        starter: Starter { kafka: config.kafka.clone(), lookup: Arc::clone(&lookup), database: database.clone() },
+        writer: Writer::new(&config, database, lookup),
         filling: Batch::new(&budget),
         filling_since: None,
         partitions: Partitions::default(),
@@ -239,6 +239,7 @@ impl Pipeline {
                 Resolution::default()
             }
         };
+        self.partitions.note_log_ends(&resolution.log_ranges);
         for start in &resolution.starts {
             self.partitions.start(start);
             self.starting.retain(|assigned| *assigned != start.assigned);
@@ -283,6 +284,9 @@ impl Pipeline {
         if outcome.lost {
             self.restart(&outcome.intervals, "the database has no progress of them");
         }
+        if !outcome.of_deleted_topics.is_empty() {
+            self.restart(&outcome.of_deleted_topics, "their topic was deleted and made anew; what was read of it is dropped");
+        }
         let mut commits = Vec::new();
         let mut fallen_back = Vec::new();
         for applied in &outcome.applied {
@@ -306,11 +310,8 @@ impl Pipeline {
     }
 
     fn restart(&self, intervals: &[Interval], why: &str) {
-        let assigned: Vec<Assigned> = intervals
-            .iter()
-            .filter_map(|interval| self.partitions.current(&(interval.source.topic.clone(), interval.partition)))
-            .collect();
-        warn!(?assigned, why, "partitions are started again");
+        let assigned: Vec<Assigned> = intervals.iter().filter_map(|interval| self.partitions.reading(interval)).collect();
+        warn!(?intervals, why, "partitions are started again");
         self.consumer.send(Command::Restart(assigned));
     }
 

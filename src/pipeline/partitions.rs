@@ -143,6 +143,13 @@ impl Partitions {
         self.owned.get(partition).map(|owned| Assigned { partition: partition.clone(), epoch: owned.epoch })
     }
 
+    /// The assignment of an interval's partition, if it still reads this source.
+    pub(super) fn reading(&self, interval: &Interval) -> Option<Assigned> {
+        let partition = (interval.source.topic.clone(), interval.partition);
+        let reading = self.owned.get(&partition)?.reading.as_ref()?;
+        (reading.source == interval.source).then(|| self.current(&partition))?
+    }
+
     fn current_mut(&mut self, assigned: &Assigned) -> Option<&mut Partition> {
         self.owned.get_mut(&assigned.partition).filter(|owned| owned.epoch == assigned.epoch)
     }

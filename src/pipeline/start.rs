@@ -34,6 +34,8 @@ pub(super) struct Resolution {
     pub(super) starts: Vec<Start>,
     /// Partitions that must be resolved anew.
     pub(super) restarts: Vec<Assigned>,
+    /// What their logs have.
+    pub(super) log_ranges: HashMap<TopicPartition, LogRange>,
     /// Why some partitions cannot be read yet.
     pub(super) problem: Option<String>,
 }
@@ -82,6 +84,7 @@ impl Starter {
                 Err(failure) => resolution = resolution.with_problem(&failure),
             }
         }
+        resolution.log_ranges = topics.ranges;
         resolution
     }
 

@@ -31,12 +31,14 @@ pub(super) struct Watch {
     database: Database,
     health: Arc<Health>,
     asked: Option<Instant>,
+    probed: Option<Instant>,
     questions: JoinSet<Option<Observation>>,
+    probes: JoinSet<()>,
 }
 
 impl Watch {
     pub(super) fn new(config: Arc<Config>, lookup: Arc<Lookup>, database: Database, health: Arc<Health>) -> Self {
-        Self { config, lookup, database, health, asked: None, questions: JoinSet::new() }
+        Self { config, lookup, database, health, asked: None, probed: None, questions: JoinSet::new(), probes: JoinSet::new() }
     }
 
     /// The next answer; never ready while nothing was asked.
@@ -54,26 +56,34 @@ impl Watch {
     /// Asks, if it is time.
     pub(super) fn tick(&mut self, partitions: &Partitions) {
         self.report_database();
+        self.probe();
         if self.asked.is_some_and(|asked| asked.elapsed() < INTERVAL) || !self.questions.is_empty() {
             return;
         }
         self.asked = Some(Instant::now());
-        self.database.tidy();
-        let database = self.database.clone();
-        let silent = database.state().last_success.is_none_or(|last| last.elapsed() >= INTERVAL);
-        if silent {
-            self.questions.spawn(async move {
-                // The answer is noted where it is given.
-                if let Err(failure) = database.probe().await {
-                    debug!(%failure, "the database gives no sign of life");
-                }
-                None
-            });
-        }
         let owned = partitions.owned();
         let lookup = Arc::clone(&self.lookup);
         let topics = [self.config.kafka.series_topic.clone(), self.config.kafka.points_topic.clone()];
         self.questions.spawn_blocking(move || ask(&lookup, &topics, &owned));
+    }
+
+    /// Asks a silent database for a sign of life, one question at a time.
+    fn probe(&mut self) {
+        while self.probes.try_join_next().is_some() {}
+        let state = self.database.state();
+        if self.probes.is_empty() && self.probed.is_none_or(|last| last.elapsed() >= INTERVAL) {
+            self.probed = Some(Instant::now());
+            self.database.tidy();
+            if state.last_success.is_none_or(|last| last.elapsed() >= INTERVAL) {
+                let database = self.database.clone();
+                self.probes.spawn(async move {
+                    // The answer is noted where it is given.
+                    if let Err(failure) = database.probe().await {
+                        debug!(%failure, "the database gives no sign of life");
+                    }
+                });
+            }
+        }
     }
 
     fn report_database(&self) {

@@ -1,14 +1,16 @@
 //! One batch until it is committed: through outages, overlaps and refused rows. A writer gives up nothing.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use tracing::{debug, error, warn};
 
 use super::NextOffsets;
-use crate::batch::{Batch, Interval, MessageAt};
+use crate::batch::{Batch, Interval, MessageAt, Source};
 use crate::config::Config;
 use crate::database::{Applied, Class, Database, Error, Path};
+use crate::kafka::lookup::Lookup;
 use crate::message::{Decoder, Limits, Rejected};
 
 /// What became of a batch.
@@ -30,25 +32,28 @@ pub(super) struct Outcome {
     pub(super) oldest_ms: Option<i64>,
     /// Whether the batch was dropped because the database has no progress row of a partition.
     pub(super) lost: bool,
+    /// Intervals that were not written, because their topic was made anew meanwhile.
+    pub(super) of_deleted_topics: Vec<Interval>,
 }
 
 /// Writes batches.
 #[derive(Debug, Clone)]
 pub(super) struct Writer {
     database: Database,
+    lookup: Arc<Lookup>,
     limits: Limits,
     backoff: ExponentialBuilder,
 }
 
 impl Writer {
-    pub(super) fn new(config: &Config, database: Database) -> Self {
+    pub(super) fn new(config: &Config, database: Database, lookup: Arc<Lookup>) -> Self {
         let backoff = ExponentialBuilder::default()
             .with_min_delay(Duration::from_millis(config.database.retry_min_ms))
             .with_max_delay(Duration::from_millis(config.database.retry_max_ms))
             .with_factor(2.0)
             .with_jitter()
             .without_max_times();
-        Self { database, limits: config.message.limits(), backoff }
+        Self { database, lookup, limits: config.message.limits(), backoff }
     }
 
     /// Writes the batch, and answers when all of it is committed.
@@ -60,6 +65,7 @@ impl Writer {
             ..Outcome::default()
         };
         let mut decoder = Decoder::new(self.limits.clone());
+        let batch = self.without_deleted_topics(batch, &mut decoder, &mut outcome).await;
         let mut pieces = vec![(batch, Path::Fast)];
         while let Some((piece, path)) = pieces.pop() {
             match self.write_piece(&piece, path, &mut decoder, &mut outcome).await {
@@ -76,6 +82,46 @@ impl Writer {
             }
         }
         outcome
+    }
+
+    /// The batch without what was read of a topic that is now another one.
+    ///
+    /// A consumer does not notice when a topic is deleted and made anew: it goes on at its offset, in the new topic. Ids do
+    /// not come back, so a topic that still has its id *after* messages were read had it when they were read.
+    async fn without_deleted_topics(&self, batch: Batch, decoder: &mut Decoder, outcome: &mut Outcome) -> Batch {
+        let mut sources: Vec<Arc<Source>> = outcome.intervals.iter().map(|i| Arc::clone(&i.source)).collect();
+        sources.dedup();
+        let mut deleted = Vec::new();
+        for source in sources {
+            if self.is_deleted(&source).await {
+                deleted.push(source);
+            }
+        }
+        if deleted.is_empty() {
+            return batch;
+        }
+        let (dropped, kept): (Vec<Interval>, Vec<Interval>) =
+            outcome.intervals.iter().cloned().partition(|interval| deleted.contains(&interval.source));
+        outcome.of_deleted_topics = dropped;
+        batch.keep(&kept, decoder)
+    }
+
+    /// Whether a topic of this name has another id now. Where there is no topic of the name at all, what was read is of the
+    /// one that was there.
+    async fn is_deleted(&self, source: &Source) -> bool {
+        if source.topic_id.is_empty() {
+            return false;
+        }
+        let mut delays = self.backoff.build();
+        loop {
+            let (lookup, topic) = (Arc::clone(&self.lookup), source.topic.clone());
+            match tokio::task::spawn_blocking(move || lookup.topic_id(&topic)).await {
+                Ok(Ok(id)) => return id.is_some_and(|id| id != source.topic_id),
+                Ok(Err(failure)) => warn!(%failure, source.topic, "the topic's id cannot be asked for; trying again"),
+                Err(failure) => error!(%failure, source.topic, "asking for the topic's id ended by a fault of ours"),
+            }
+            tokio::time::sleep(delays.next().unwrap_or(Duration::from_secs(1))).await;
+        }
     }
 
     async fn write_piece(&self, piece: &Batch, mut path: Path, decoder: &mut Decoder, outcome: &mut Outcome) -> Piece {

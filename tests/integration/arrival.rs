@@ -172,7 +172,7 @@ async fn what_cannot_be_read_becomes_a_dead_letter_and_the_rest_goes_on() {
 async fn a_row_that_the_database_refuses_takes_no_good_one_with_it() {
     let Some(bed) = Bed::new("refused", 1).await else { return };
     bed.client
-        .batch_execute("alter table time_series_data_points add constraint no_sevens check (value <> 7)")
+        .batch_execute("alter table time_series_data_points add constraint no_sevens check (value <> -7)")
         .await
         .unwrap();
     let mut published = Published::default();
@@ -181,12 +181,10 @@ async fn a_row_that_the_database_refuses_takes_no_good_one_with_it() {
         let good = published.batch("s", 10);
         bed.producer.send(&bed.points_topic, 0, "s", Some(good.as_bytes()));
         if number == 23 || number == 41 {
-            let refused = br#"{"time_series_id":"s","timestamps":[0,1],"columns":{"c":[1,7]}}"#;
+            let refused = br#"{"time_series_id":"s","timestamps":[0,1],"columns":{"c":[1,-7]}}"#;
             bed.producer.send(&bed.points_topic, 0, "s", Some(refused));
         }
     }
-    // The check refuses these of the good ones, too.
-    assert!(!published.rows.iter().any(|row| f64::from_bits(row.3) == 7.0));
     bed.producer.flush();
     bed.until_applied(60).await;
     let rows = bed.client.query("select \"offset\", reason, detail from ingest_dead_letter order by 1", &[]).await.unwrap();

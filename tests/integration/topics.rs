@@ -1,5 +1,7 @@
 //! Topics that are made anew, lose records, or have offsets without a message.
 
+use std::time::Duration;
+
 use crate::support::bed::Bed;
 use crate::support::broker::Producer;
 use crate::support::data::{Difference, Published, Row};
@@ -21,7 +23,7 @@ async fn until_lag_is_zero(bed: &Bed, worker: &crate::support::worker::Worker, p
 
 async fn recreate(bed: &Bed) {
     bed.broker.delete(&[&bed.points_topic]).await;
-    until(60, "the topic is gone", async || !bed.broker.exists(&bed.points_topic).await).await;
+    until(60, "the topic is gone", async || !bed.broker.exists(&bed.points_topic)).await;
     bed.broker.create(&bed.points_topic, bed.partitions, &[]).await;
 }
 
@@ -86,7 +88,7 @@ async fn records_removed_before_they_were_read_are_one_gap() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn records_removed_while_the_database_is_away_are_one_gap() {
+async fn records_removed_while_a_worker_was_frozen_are_one_gap() {
     let Some(bed) = Bed::new("overtaken", 1).await else { return };
     let mut published = Published::default();
     publish(&bed, &mut published, 0, 10);
@@ -94,6 +96,8 @@ async fn records_removed_while_the_database_is_away_are_one_gap() {
     bed.until_applied(60).await;
     // A frozen worker reads nothing, and keeps its place in the log.
     worker.signal("STOP");
+    // Its last fetch ends empty, or the broker would still answer it with what comes now.
+    tokio::time::sleep(Duration::from_millis(500)).await;
     let mut lost = Published::default();
     for _ in 0..30 {
         let payload = lost.batch("lost", 5);
@@ -103,14 +107,9 @@ async fn records_removed_while_the_database_is_away_are_one_gap() {
     bed.broker.delete_records(&bed.points_topic, 0, 40).await;
     worker.signal("CONT");
     bed.until_applied(60).await;
-    // A fetch that was under way when it froze may have brought some of them.
     let rows = bed.client.query("select from_offset, until_offset from ingest_gap", &[]).await.unwrap();
-    assert_eq!(rows.len(), 1);
-    let (from, until): (i64, i64) = (rows[0].get(0), rows[0].get(1));
-    assert!((10..40).contains(&from) && until == 40, "[{from}, {until})");
-    let difference = bed.difference(&published).await;
-    assert_eq!((difference.lost, difference.doubled), (0, 0));
-    assert_eq!(difference.invented as i64, (from - 10) * 10);
+    assert_eq!(rows.iter().map(|row| (row.get(0), row.get(1))).collect::<Vec<(i64, i64)>>(), [(10, 40)]);
+    assert_eq!(bed.difference(&published).await, Difference::default());
     drop(worker);
     bed.remove().await;
 }
@@ -191,7 +190,7 @@ async fn compaction_leaves_no_false_gap() {
         }
         if round % 5 == 4 {
             bed.producer.flush();
-            tokio::time::sleep(std::time::Duration::from_millis(150)).await;
+            tokio::time::sleep(Duration::from_millis(150)).await;
         }
     }
     bed.producer.flush();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::{ClientContext, DefaultClientContext};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -150,8 +150,9 @@ impl Broker {
         }
     }
 
-    pub async fn exists(&self, topic: &str) -> bool {
-        self.admin.describe_configs(&[ResourceSpecifier::Topic(topic)], &Self::options()).await.unwrap()[0].is_ok()
+    pub fn exists(&self, topic: &str) -> bool {
+        let metadata = self.consumer("series-ingest-tests").fetch_metadata(Some(topic), TIMEOUT).unwrap();
+        metadata.topics().iter().any(|found| found.name() == topic && found.error().is_none())
     }
 
     fn consumer(&self, group: &str) -> BaseConsumer {
