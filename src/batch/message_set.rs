@@ -90,7 +90,8 @@ impl MessageSet {
     /// The messages in the order of their offsets.
     pub fn messages(&self) -> impl ExactSizeIterator<Item = RawMessage<'_>> {
         self.block.entries[self.entries.clone()].iter().map(|entry| {
-            let slice = |start: usize, len: i32| usize::try_from(len).ok().map(|len| &self.block.bytes[start..start + len]);
+            let slice =
+                |start: usize, len: i32| usize::try_from(len).ok().map(|len| &self.block.bytes[start..start + len]);
             let payload_start = entry.start + usize::try_from(entry.key_len).unwrap_or(0);
             RawMessage {
                 offset: entry.offset,
@@ -148,7 +149,8 @@ impl MessageSetBuilder {
     /// Where the message's offset lies below the set's end: Kafka delivers a partition in order.
     pub fn push(&mut self, message: &RawMessage<'_>) {
         assert!(message.offset >= self.until, "offset {} delivered after {}", message.offset, self.until);
-        let length = |bytes: Option<&[u8]>| bytes.map_or(-1, |b| i32::try_from(b.len()).expect("Kafka's lengths are int32"));
+        let length =
+            |bytes: Option<&[u8]>| bytes.map_or(-1, |b| i32::try_from(b.len()).expect("Kafka's lengths are int32"));
         self.entries.push(Entry {
             offset: message.offset,
             time_ms: message.time_ms.unwrap_or(NO_TIME),

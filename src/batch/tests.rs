@@ -6,7 +6,13 @@ use super::*;
 use crate::message::Limits;
 
 fn decoder() -> Decoder {
-    Decoder::new(Limits { max_bytes: 1 << 20, max_points: 1000, max_name_bytes: 100, min_us: i64::MIN, max_us: i64::MAX })
+    Decoder::new(Limits {
+        max_bytes: 1 << 20,
+        max_points: 1000,
+        max_name_bytes: 100,
+        min_us: i64::MIN,
+        max_us: i64::MAX,
+    })
 }
 
 fn source(topic: &str) -> Arc<Source> {
@@ -20,7 +26,12 @@ fn set(source: &Arc<Source>, partition: i32, from: i64, until: i64, offsets: &[i
         let payload = format!(
             r#"{{"time_series_id":"p{partition}","timestamp_unit":"us","timestamps":[{offset}],"columns":{{"c":[1]}}}}"#
         );
-        builder.push(&RawMessage { offset: *offset, time_ms: Some(*offset), key: Some(b"k"), payload: Some(payload.as_bytes()) });
+        builder.push(&RawMessage {
+            offset: *offset,
+            time_ms: Some(*offset),
+            key: Some(b"k"),
+            payload: Some(payload.as_bytes()),
+        });
     }
     builder.extend_to(until);
     builder.build(None)
@@ -41,7 +52,9 @@ fn intervals_that_touch_are_one() {
     let source = source("t");
     let mut decoder = decoder();
     let mut batch = Batch::default();
-    for (partition, from, until, offsets) in [(1, 20, 30, vec![25]), (0, 0, 10, vec![3]), (1, 10, 20, vec![]), (0, 12, 13, vec![12])] {
+    for (partition, from, until, offsets) in
+        [(1, 20, 30, vec![25]), (0, 0, 10, vec![3]), (1, 10, 20, vec![]), (0, 12, 13, vec![12])]
+    {
         batch.push(set(&source, partition, from, until, &offsets), &mut decoder);
     }
     assert_eq!(spans(&batch), [(0, 0, 10), (0, 12, 13), (1, 10, 30)]);

@@ -63,7 +63,8 @@ impl Arguments {
             })
             .collect();
         let id = series_id(series);
-        serde_json::json!({"type": "point-batch", "time_series_id": id, "timestamps": times, "columns": columns}).to_string()
+        serde_json::json!({"type": "point-batch", "time_series_id": id, "timestamps": times, "columns": columns})
+            .to_string()
     }
 
     /// The rows of all messages, in the order of the messages and within each as the worker reads them.
@@ -261,7 +262,8 @@ impl Worker {
         let status = std::fs::read_to_string(folder.join("status"))?;
         // The second field, the program's name in brackets, may hold spaces; utime and stime are the 14th and 15th.
         let after_name = stat.rsplit(')').next().unwrap_or_default();
-        let ticks: u64 = after_name.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
+        let ticks: u64 =
+            after_name.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
         let peak_kib: u64 = status
             .lines()
             .find_map(|line| line.strip_prefix("VmHWM:"))

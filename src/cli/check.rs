@@ -37,7 +37,11 @@ async fn check_database(config: &Config, problems: &mut Vec<Problem>) {
         }
         Ok(server) => {
             let timescaledb = server.timescaledb.map_or("no TimescaleDB".to_owned(), |v| format!("TimescaleDB {v}"));
-            print_line(format_args!("database: PostgreSQL {}, {timescaledb}, {}", server.version, server.edition.as_str()));
+            print_line(format_args!(
+                "database: PostgreSQL {}, {timescaledb}, {}",
+                server.version,
+                server.edition.as_str()
+            ));
         }
     }
     match schema::verify(&config.database).await {
@@ -58,8 +62,10 @@ async fn check_kafka(config: &Arc<Config>, problems: &mut Vec<Problem>) -> Resul
             }
         };
         let Some(cluster) = lookup.cluster_id() else {
-            let text = format!("{} does not answer. Is the broker up, and are addresses and security settings right?",
-                config.kafka.brokers);
+            let text = format!(
+                "{} does not answer. Is the broker up, and are addresses and security settings right?",
+                config.kafka.brokers
+            );
             return vec![Problem { key: "kafka.brokers", text, unreachable: true }];
         };
         print_line(format_args!("kafka: cluster {cluster}"));
@@ -69,7 +75,8 @@ async fn check_kafka(config: &Arc<Config>, problems: &mut Vec<Problem>) -> Resul
             match lookup.topics(&[topic]) {
                 Ok(topics) => {
                     for topic in topics {
-                        let id = topic.id.as_deref().unwrap_or("none: a topic made anew cannot be told from the old one");
+                        let id =
+                            topic.id.as_deref().unwrap_or("none: a topic made anew cannot be told from the old one");
                         print_line(format_args!("topic {}: {} partitions, id {id}", topic.name, topic.partitions));
                     }
                 }

@@ -60,7 +60,8 @@ pub(super) async fn run(config: Arc<Config>, arguments: Arguments) -> Result<(),
     // The worker's own story is not the demo's: only what goes wrong.
     logging::init(config.log.format, "warn").map_err(|error| Failure::Usage(error.to_string()))?;
     let embedded = if arguments.brokers.is_none() { Some(EmbeddedKafka::start()?) } else { None };
-    let brokers = embedded.as_ref().map_or_else(|| arguments.brokers.clone().unwrap_or_default(), EmbeddedKafka::brokers);
+    let brokers =
+        embedded.as_ref().map_or_else(|| arguments.brokers.clone().unwrap_or_default(), EmbeddedKafka::brokers);
     let scratch = Scratch::create(&config.database, "series_ingest_demo").await?;
     print_line(format_args!(
         "Kafka {} at {brokers}; database {} made for the demo",
@@ -88,7 +89,9 @@ pub(super) async fn run(config: Arc<Config>, arguments: Arguments) -> Result<(),
 
 async fn clean_up(demo: &Config, scratch: Scratch, delete_topics: bool) {
     if delete_topics {
-        let deleted = async { Publisher::new(&settings::client(&demo.kafka))?.delete_topics(&[SERIES_TOPIC, POINTS_TOPIC]).await };
+        let deleted = async {
+            Publisher::new(&settings::client(&demo.kafka))?.delete_topics(&[SERIES_TOPIC, POINTS_TOPIC]).await
+        };
         if let Err(error) = deleted.await {
             print_line(format_args!("the demo's topics are still there: {error}"));
         }
@@ -245,5 +248,6 @@ fn synthetic_batch(series: &str, round: usize) -> String {
             (format!("c{column}"), values.into())
         })
         .collect();
-    serde_json::json!({"type": "point-batch", "time_series_id": series, "timestamps": times, "columns": columns}).to_string()
+    serde_json::json!({"type": "point-batch", "time_series_id": series, "timestamps": times, "columns": columns})
+        .to_string()
 }

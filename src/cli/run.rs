@@ -69,11 +69,7 @@ async fn work(config: &Arc<Config>, health: &Arc<Health>, stopping: watch::Recei
 
 /// Waits until the schema is there; whether it is, or the worker is to stop. A database that is away is waited for; a schema
 /// that is another one is not.
-async fn await_schema(
-    config: &Config,
-    health: &Health,
-    stopping: watch::Receiver<bool>,
-) -> Result<bool, Failure> {
+async fn await_schema(config: &Config, health: &Health, stopping: watch::Receiver<bool>) -> Result<bool, Failure> {
     let mut stopped = std::pin::pin!(until(stopping));
     loop {
         health.beat(Component::Pipeline);

@@ -106,7 +106,8 @@ mod tests {
         let mut expected = b"PGCOPY\n\xff\r\n\0".to_vec();
         expected.extend([0; 8]);
         for (time, value) in [(1_u8, Some(1.5_f64)), (2, None)] {
-            expected.extend([0, 4, 0, 0, 0, 1, b's', 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0, time, 0, 0, 0, 3, b'c', b'o', b'l']);
+            expected
+                .extend([0, 4, 0, 0, 0, 1, b's', 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0, time, 0, 0, 0, 3, b'c', b'o', b'l']);
             match value {
                 Some(value) => {
                     expected.extend([0, 0, 0, 8]);

@@ -4,9 +4,7 @@
 
 use std::time::Duration;
 
-use deadpool_postgres::{
-    Hook, HookError, Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime, Timeouts,
-};
+use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime, Timeouts};
 use tokio_postgres::{Config as ConnectionConfig, NoTls};
 use tracing::debug;
 
@@ -90,10 +88,9 @@ impl Connections {
 /// How a connection is made: from the URL, with our time-outs.
 pub(super) fn connection_config(database: &config::Database) -> Result<ConnectionConfig, Error> {
     let url = database.connection();
-    let mut connection: ConnectionConfig = url
-        .expose()
-        .parse()
-        .map_err(|error| Error::Unexpected(format!("database.url cannot be read: {}", super::error::describe(&error))))?;
+    let mut connection: ConnectionConfig = url.expose().parse().map_err(|error| {
+        Error::Unexpected(format!("database.url cannot be read: {}", super::error::describe(&error)))
+    })?;
     if connection.get_application_name().is_none() {
         connection.application_name("series-ingest");
     }

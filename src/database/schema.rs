@@ -70,7 +70,9 @@ pub enum SchemaError {
     #[error("the migrations failed: {0}")]
     Migration(String),
     /// Migrations are missing.
-    #[error("the schema is not migrated ({missing} missing): run `series-ingest migrate`, or set database.migrate_on_start")]
+    #[error(
+        "the schema is not migrated ({missing} missing): run `series-ingest migrate`, or set database.migrate_on_start"
+    )]
     NotMigrated {
         /// The missing migrations.
         missing: String,
@@ -134,11 +136,12 @@ pub async fn migrate(config: &config::Config) -> Result<Report, SchemaError> {
 pub async fn verify(database: &config::Database) -> Result<Server, SchemaError> {
     let client = connect(database).await?;
     let known = runner().get_migrations().clone();
-    let rows = match client.query("select version, name, checksum from refinery_schema_history order by version", &[]).await {
-        Ok(rows) => rows,
-        Err(error) if error.code() == Some(&tokio_postgres::error::SqlState::UNDEFINED_TABLE) => Vec::new(),
-        Err(source) => return Err(Error::Server { step: "read the schema's version", source }.into()),
-    };
+    let rows =
+        match client.query("select version, name, checksum from refinery_schema_history order by version", &[]).await {
+            Ok(rows) => rows,
+            Err(error) if error.code() == Some(&tokio_postgres::error::SqlState::UNDEFINED_TABLE) => Vec::new(),
+            Err(source) => return Err(Error::Server { step: "read the schema's version", source }.into()),
+        };
     let applied: Vec<(i32, String)> = rows.iter().map(|row| (row.get(0), row.get(2))).collect();
     for migration in &known {
         if let Some((_, checksum)) = applied.iter().find(|(version, _)| *version == migration.version())
@@ -247,11 +250,7 @@ async fn create_extension(client: &Client, notes: &mut Vec<String>) -> Result<bo
 }
 
 /// Whether the points are a hypertable, after trying to make them one.
-async fn make_hypertable(
-    client: &Client,
-    database: &config::Database,
-    notes: &mut Vec<String>,
-) -> Result<bool, Error> {
+async fn make_hypertable(client: &Client, database: &config::Database, notes: &mut Vec<String>) -> Result<bool, Error> {
     let step = "make the hypertable";
     let interval = format!("interval '{} seconds'", database.chunk_interval_s);
     let row = client
@@ -310,10 +309,7 @@ async fn compress(client: &Client, database: &config::Database, notes: &mut Vec<
         let sql = "alter table time_series_data_points set (timescaledb.compress, \
                    timescaledb.compress_segmentby = 'time_series_id, column_name', \
                    timescaledb.compress_orderby = '\"timestamp\"')";
-        client
-            .batch_execute(sql)
-            .await
-            .map_err(|source| Error::Server { step: "set compression", source })?;
+        client.batch_execute(sql).await.map_err(|source| Error::Server { step: "set compression", source })?;
         notes.push("compression is set".to_owned());
     }
     let after = format!("interval '{} seconds'", database.compress_after_s);

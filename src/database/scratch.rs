@@ -210,7 +210,8 @@ fn quoted(text: &str) -> String {
 /// The URL with another database in it.
 fn with_database(url: &str, name: &str) -> Result<String, Error> {
     let (base, query) = url.split_once('?').map_or((url, None), |(base, query)| (base, Some(query)));
-    let start = base.find("://").map(|at| at + 3).ok_or_else(|| Error::Unexpected("database.url is no URL".to_owned()))?;
+    let start =
+        base.find("://").map(|at| at + 3).ok_or_else(|| Error::Unexpected("database.url is no URL".to_owned()))?;
     let host_end = base[start..].find('/').map_or(base.len(), |at| start + at);
     let query = query.map_or(String::new(), |query| format!("?{query}"));
     Ok(format!("{}/{name}{query}", &base[..host_end]))

@@ -75,7 +75,11 @@ impl Assignment {
         self.topics
             .iter()
             .flat_map(|(topic, partitions)| {
-                partitions.iter().zip(0..).filter(|(owned, _)| owned.is_some()).map(|(_, number)| (topic.clone(), number))
+                partitions
+                    .iter()
+                    .zip(0..)
+                    .filter(|(owned, _)| owned.is_some())
+                    .map(|(_, number)| (topic.clone(), number))
             })
             .collect()
     }
@@ -146,12 +150,8 @@ mod tests {
     use crate::message::Kind;
 
     fn reader(start: i64, left_at: Option<i64>) -> Reader {
-        let source = Source {
-            kind: Kind::Points,
-            cluster_id: String::new(),
-            topic: "points".into(),
-            topic_id: String::new(),
-        };
+        let source =
+            Source { kind: Kind::Points, cluster_id: String::new(), topic: "points".into(), topic_id: String::new() };
         Reader::new(Arc::new(source), 0, start, left_at)
     }
 

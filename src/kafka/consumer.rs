@@ -270,7 +270,9 @@ impl ConsumerThread {
         self.left_at.extend(positions(&self.consumer));
         for Start { assigned: Assigned { partition, epoch }, source, offset } in starts {
             let (topic, number) = &partition;
-            let Some(owned) = self.assignment.get(topic, *number).filter(|owned| owned.epoch == epoch) else { continue };
+            let Some(owned) = self.assignment.get(topic, *number).filter(|owned| owned.epoch == epoch) else {
+                continue;
+            };
             let reader = Reader::new(source, *number, offset, self.left_at.get(&partition).copied());
             if owned.reader.replace(reader).is_some() {
                 moved.add_partition(topic, *number);
@@ -295,7 +297,9 @@ impl ConsumerThread {
         self.left_at.extend(positions(&self.consumer));
         for Assigned { partition, epoch } in assignments {
             let (topic, number) = partition;
-            let Some(owned) = self.assignment.get(topic, *number).filter(|owned| owned.epoch == *epoch) else { continue };
+            let Some(owned) = self.assignment.get(topic, *number).filter(|owned| owned.epoch == *epoch) else {
+                continue;
+            };
             if owned.reader.is_some() {
                 reading.add_partition(topic, *number);
             }
@@ -423,12 +427,7 @@ fn send(events: &UnboundedSender<Event>, event: Event) {
     }
 }
 
-fn take(
-    assignment: &mut Assignment,
-    budget: &Budget,
-    events: &UnboundedSender<Event>,
-    message: &BorrowedMessage<'_>,
-) {
+fn take(assignment: &mut Assignment, budget: &Budget, events: &UnboundedSender<Event>, message: &BorrowedMessage<'_>) {
     let Some(owned) = assignment.get(message.topic(), message.partition()) else { return };
     let epoch = owned.epoch;
     let Some(reader) = &mut owned.reader else { return };

@@ -1,7 +1,7 @@
 //! librdkafka's properties: ours, which the guarantee rests on, and the operator's.
 
-use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::ClientConfig;
+use rdkafka::config::RDKafkaLogLevel;
 
 use crate::config::Kafka;
 

@@ -68,7 +68,8 @@ impl Decoder {
             return Err(Rejected::new(Reason::Syntax, "the payload is empty: expected a JSON object"));
         }
         if payload.len() > self.limits.max_bytes {
-            let detail = format!("the message has {} bytes, more than the {} allowed", payload.len(), self.limits.max_bytes);
+            let detail =
+                format!("the message has {} bytes, more than the {} allowed", payload.len(), self.limits.max_bytes);
             return Err(Rejected::new(Reason::TooLarge, detail));
         }
         if let Err(error) = std::str::from_utf8(payload) {
@@ -148,7 +149,11 @@ impl Decoder {
                 self.columns(&mut columns, series, points).map_err(|fault| fault.under("columns"))?;
             }
             (Some(rows), ..) => {
-                return Err(Fault::new(Reason::Schema, rows.position(), "expected points, or timestamps and columns, not both"));
+                return Err(Fault::new(
+                    Reason::Schema,
+                    rows.position(),
+                    "expected points, or timestamps and columns, not both",
+                ));
             }
             (None, None, Some(_)) => return Err(fields.missing("timestamps")),
             (None, Some(_), None) => return Err(fields.missing("columns")),
@@ -248,7 +253,8 @@ impl Decoder {
             let at = cursor.position();
             let twice = match found {
                 Field::Timestamp => {
-                    let read = timestamp::read(cursor, peek, unit, &self.limits).map_err(|fault| fault.under("timestamp"))?;
+                    let read =
+                        timestamp::read(cursor, peek, unit, &self.limits).map_err(|fault| fault.under("timestamp"))?;
                     time.replace(read).map(|_| "timestamp")
                 }
                 Field::Column => {

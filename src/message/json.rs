@@ -189,7 +189,9 @@ fn fault(base: usize, error: JiterError) -> Fault {
         JiterErrorType::JsonError(JsonErrorType::RecursionLimitExceeded) => {
             Fault::new(Reason::Limits, at, "the nesting is too deep")
         }
-        JiterErrorType::JsonError(JsonErrorType::NumberOutOfRange) => Fault::new(Reason::Limits, at, "the number is too long"),
+        JiterErrorType::JsonError(JsonErrorType::NumberOutOfRange) => {
+            Fault::new(Reason::Limits, at, "the number is too long")
+        }
         JiterErrorType::JsonError(kind) => Fault::new(Reason::Syntax, at, kind.to_string()),
         JiterErrorType::WrongType { expected, actual } => {
             Fault::new(Reason::Schema, at, format!("expected {expected}, found {actual}"))

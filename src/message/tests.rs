@@ -99,18 +99,23 @@ fn all_forms_of_a_timestamp_give_the_same_instant() {
         ("s", r#""2011-12-31T18:30:00.123456-0530""#),
         ("s", r#""2012-01-01T00:00:00.123456789Z""#),
     ] {
-        let payload = format!(r#"{{"timestamps":[{text}],"columns":{{"c":[1]}},"timestamp_unit":"{unit}","time_series_id":"s"}}"#);
+        let payload = format!(
+            r#"{{"timestamps":[{text}],"columns":{{"c":[1]}},"timestamp_unit":"{unit}","time_series_id":"s"}}"#
+        );
         assert_eq!(points_of(&payload)[0].2, us, "{unit} {text}");
     }
     for text in [r#""2012-01-01""#, "1325376000", "1.325376e9", r#""2012-01-01T00:00:00Z""#, r#""2012-01-01T00:00""#] {
         let payload = format!(r#"{{"time_series_id":"s","timestamps":[{text}],"columns":{{"c":[1]}}}}"#);
         assert_eq!(points_of(&payload)[0].2, START_S * 1_000_000, "{text}");
     }
-    for (number, us) in [("1e-400", 0), ("-0.0000004", 0), ("-0.0000006", -1), ("-0", 0), ("0e999", 0), ("2.5e2", 250_000_000)] {
+    for (number, us) in
+        [("1e-400", 0), ("-0.0000004", 0), ("-0.0000006", -1), ("-0", 0), ("0e999", 0), ("2.5e2", 250_000_000)]
+    {
         let payload = format!(r#"{{"time_series_id":"s","timestamps":[{number}],"columns":{{"c":[1]}}}}"#);
         assert_eq!(points_of(&payload)[0].2, us, "{number}");
     }
-    let before_the_epoch = r#"{"time_series_id":"s","timestamp_unit":"ns","timestamps":[-1,-1000],"columns":{"c":[1,2]}}"#;
+    let before_the_epoch =
+        r#"{"time_series_id":"s","timestamp_unit":"ns","timestamps":[-1,-1000],"columns":{"c":[1,2]}}"#;
     assert_eq!(points_of(before_the_epoch).iter().map(|point| point.2).collect::<Vec<_>>(), [-1, -1]);
 }
 
@@ -179,11 +184,16 @@ fn rejected_messages_have_their_reason_and_place() {
     let long = "x".repeat(101);
     let deep = format!(r#"{{"a":{}{}}}"#, "[".repeat(5000), "]".repeat(5000));
     let many = format!(r#"{{"time_series_id":"s","timestamps":[{}0],"columns":{{}}}}"#, "0,".repeat(1000));
-    let many_rows = format!(r#"{{"time_series_id":"s","points":[{}]}}"#, vec![r#"{"timestamp":0,"column_name":"c","value":1}"#; 1001].join(","));
+    let many_rows = format!(
+        r#"{{"time_series_id":"s","points":[{}]}}"#,
+        vec![r#"{"timestamp":0,"column_name":"c","value":1}"#; 1001].join(",")
+    );
     let wide: Vec<String> = (0..101).map(|n| format!(r#""c{n}":[{}]"#, ["1"; 10].join(","))).collect();
-    let wide = format!(r#"{{"time_series_id":"s","timestamps":[{}],"columns":{{{}}}}}"#, ["0"; 10].join(","), wide.join(","));
+    let wide =
+        format!(r#"{{"time_series_id":"s","timestamps":[{}],"columns":{{{}}}}}"#, ["0"; 10].join(","), wide.join(","));
     let large = format!(r#"{{"note":"{}"}}"#, "x".repeat(100_000));
-    let batch = |times: &str, columns: &str| format!(r#"{{"time_series_id":"s","timestamps":{times},"columns":{columns}}}"#);
+    let batch =
+        |times: &str, columns: &str| format!(r#"{{"time_series_id":"s","timestamps":{times},"columns":{columns}}}"#);
     let cases: Vec<(String, Reason, &str)> = vec![
         (String::new(), Reason::Syntax, "empty"),
         ("{".into(), Reason::Syntax, "(byte 1)"),
@@ -206,23 +216,67 @@ fn rejected_messages_have_their_reason_and_place() {
         (format!(r#"{{"type":"series-create","id":"{long}"}}"#), Reason::Limits, "id: the name has 101 bytes"),
         (r#"{"type":"series-create","id":""}"#.into(), Reason::Schema, "id: expected a name"),
         (r#"{"type":"series-create","id":"a\u0000b"}"#.into(), Reason::Encoding, "U+0000"),
-        (r#"{"type":"series-create","id":"a","value_columns":["x","x"]}"#.into(), Reason::Schema, "value_columns[1]: the column is named twice"),
-        (r#"{"type":"series-create","id":"a","value_columns":"x"}"#.into(), Reason::Schema, "value_columns: expected an array, found a string"),
-        (format!(r#"{{"type":"series-create","id":"a","time_column":"{long}"}}"#), Reason::Limits, "time_column: the name"),
-        (r#"{"time_series_id":7,"points":[]}"#.into(), Reason::Schema, "time_series_id: expected a string, found a number"),
+        (
+            r#"{"type":"series-create","id":"a","value_columns":["x","x"]}"#.into(),
+            Reason::Schema,
+            "value_columns[1]: the column is named twice",
+        ),
+        (
+            r#"{"type":"series-create","id":"a","value_columns":"x"}"#.into(),
+            Reason::Schema,
+            "value_columns: expected an array, found a string",
+        ),
+        (
+            format!(r#"{{"type":"series-create","id":"a","time_column":"{long}"}}"#),
+            Reason::Limits,
+            "time_column: the name",
+        ),
+        (
+            r#"{"time_series_id":7,"points":[]}"#.into(),
+            Reason::Schema,
+            "time_series_id: expected a string, found a number",
+        ),
         (r#"{"time_series_id":"\ud800","points":[]}"#.into(), Reason::Syntax, "hex escape"),
-        (r#"{"time_series_id":"s","time_series_id":"t","points":[]}"#.into(), Reason::Schema, "time_series_id: the field is there twice"),
+        (
+            r#"{"time_series_id":"s","time_series_id":"t","points":[]}"#.into(),
+            Reason::Schema,
+            "time_series_id: the field is there twice",
+        ),
         (r#"{"time_series_id":"s"}"#.into(), Reason::Schema, "expected timestamps and columns, or points"),
         (r#"{"time_series_id":"s","timestamps":[]}"#.into(), Reason::Schema, "expected columns, which is missing"),
         (r#"{"time_series_id":"s","columns":{}}"#.into(), Reason::Schema, "expected timestamps, which is missing"),
         (r#"{"time_series_id":"s","points":[],"columns":{}}"#.into(), Reason::Schema, "not both"),
         (r#"{"time_series_id":"s","points":{}}"#.into(), Reason::Schema, "points: expected an array, found an object"),
-        (r#"{"time_series_id":"s","points":[7]}"#.into(), Reason::Schema, "points[0]: expected an object, found a number"),
-        (r#"{"time_series_id":"s","points":[{"timestamp":0,"value":1}]}"#.into(), Reason::Schema, "points[0]: expected column_name, which is missing"),
-        (r#"{"time_series_id":"s","points":[{"column_name":"c","value":1}]}"#.into(), Reason::Schema, "expected timestamp,"),
-        (r#"{"time_series_id":"s","points":[{"timestamp":0,"column_name":"c"}]}"#.into(), Reason::Schema, "expected value,"),
-        (r#"{"time_series_id":"s","points":[{"timestamp":0,"column_name":"c","value":1,"value":2}]}"#.into(), Reason::Schema, "points[0].value: the field is there twice"),
-        (r#"{"time_series_id":"s","points":[{"timestamp":0,"column_name":null,"value":1}]}"#.into(), Reason::Schema, "points[0].column_name: expected a string, found null"),
+        (
+            r#"{"time_series_id":"s","points":[7]}"#.into(),
+            Reason::Schema,
+            "points[0]: expected an object, found a number",
+        ),
+        (
+            r#"{"time_series_id":"s","points":[{"timestamp":0,"value":1}]}"#.into(),
+            Reason::Schema,
+            "points[0]: expected column_name, which is missing",
+        ),
+        (
+            r#"{"time_series_id":"s","points":[{"column_name":"c","value":1}]}"#.into(),
+            Reason::Schema,
+            "expected timestamp,",
+        ),
+        (
+            r#"{"time_series_id":"s","points":[{"timestamp":0,"column_name":"c"}]}"#.into(),
+            Reason::Schema,
+            "expected value,",
+        ),
+        (
+            r#"{"time_series_id":"s","points":[{"timestamp":0,"column_name":"c","value":1,"value":2}]}"#.into(),
+            Reason::Schema,
+            "points[0].value: the field is there twice",
+        ),
+        (
+            r#"{"time_series_id":"s","points":[{"timestamp":0,"column_name":null,"value":1}]}"#.into(),
+            Reason::Schema,
+            "points[0].column_name: expected a string, found null",
+        ),
         (batch("[0]", r#"{"c":[1],"c":[1]}"#), Reason::Schema, "columns.c: the column is there twice"),
         (batch("[0]", r#"{"":[1]}"#), Reason::Schema, "columns: expected a name"),
         (batch("[0]", &format!(r#"{{"{long}":[1]}}"#)), Reason::Limits, "columns: the name has 101 bytes"),
@@ -242,7 +296,11 @@ fn rejected_messages_have_their_reason_and_place() {
         (batch("[-Infinity]", "{}"), Reason::Schema, "not finite"),
         (batch("[1e30]", "{}"), Reason::TimeWindow, "timestamp_unit"),
         (batch("[1e99999999999]", "{}"), Reason::TimeWindow, "timestamp_unit"),
-        (batch("[1325376000000]", "{}"), Reason::TimeWindow, "timestamps[0]: the timestamp, as a number of the unit \"s\""),
+        (
+            batch("[1325376000000]", "{}"),
+            Reason::TimeWindow,
+            "timestamps[0]: the timestamp, as a number of the unit \"s\"",
+        ),
         (batch("[9223372036854775807]", "{}"), Reason::TimeWindow, "timestamp_unit"),
         (batch("[92233720368547758070000]", "{}"), Reason::TimeWindow, "timestamp_unit"),
         (batch(r#"["2200-01-01"]"#, "{}"), Reason::TimeWindow, "outside the accepted window"),
@@ -252,7 +310,11 @@ fn rejected_messages_have_their_reason_and_place() {
         (batch(r#"["1325376000"]"#, "{}"), Reason::Schema, "expected a timestamp"),
         (batch(r#"["yesterday"]"#, "{}"), Reason::Schema, "expected a timestamp"),
         (batch(r#"[""]"#, "{}"), Reason::Schema, "expected a timestamp"),
-        (r#"{"time_series_id":"s","timestamp_unit":"min","points":[]}"#.into(), Reason::Schema, "timestamp_unit: expected"),
+        (
+            r#"{"time_series_id":"s","timestamp_unit":"min","points":[]}"#.into(),
+            Reason::Schema,
+            "timestamp_unit: expected",
+        ),
     ];
     for (payload, reason, detail) in cases {
         let shown: String = payload.chars().take(120).collect();
@@ -304,7 +366,10 @@ fn write_value(value: f64, as_word: bool) -> String {
 fn write_time(us: i64, form: u8) -> (String, &'static str) {
     match form % 4 {
         0 => (us.to_string(), "us"),
-        1 => (us.checked_mul(1000).map_or_else(|| us.to_string(), |ns| ns.to_string()), if us.checked_mul(1000).is_some() { "ns" } else { "us" }),
+        1 => (
+            us.checked_mul(1000).map_or_else(|| us.to_string(), |ns| ns.to_string()),
+            if us.checked_mul(1000).is_some() { "ns" } else { "us" },
+        ),
         2 => (format!("{:?}", jiff::Timestamp::from_microsecond(us).unwrap().to_string()), "s"),
         _ => (format!("{}{}.{:06}", if us < 0 { "-" } else { "" }, us.abs() / 1_000_000, us.abs() % 1_000_000), "s"),
     }
@@ -312,8 +377,7 @@ fn write_time(us: i64, form: u8) -> (String, &'static str) {
 
 fn same(a: &[Row], b: &[Row]) -> bool {
     let bits = |value: f64| if value.is_nan() { f64::NAN.to_bits() } else { value.to_bits() };
-    a.len() == b.len()
-        && a.iter().zip(b).all(|(a, b)| (&a.0, &a.1, a.2, bits(a.3)) == (&b.0, &b.1, b.2, bits(b.3)))
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| (&a.0, &a.1, a.2, bits(a.3)) == (&b.0, &b.1, b.2, bits(b.3)))
 }
 
 proptest! {

@@ -60,7 +60,10 @@ impl Unit {
 pub(super) fn read(cursor: &mut Cursor<'_>, peek: Peek, unit: Unit, limits: &Limits) -> Result<i64, Fault> {
     let at = cursor.position();
     let time = match peek {
-        Peek::String => Some(parse(cursor.text()?).map_err(|why| Fault::new(Reason::Schema, at, format!("expected {EXPECTED}: {why}")))?),
+        Peek::String => Some(
+            parse(cursor.text()?)
+                .map_err(|why| Fault::new(Reason::Schema, at, format!("expected {EXPECTED}: {why}")))?,
+        ),
         Peek::NaN | Peek::Infinity => return Err(not_finite(at)),
         peek if peek.is_num() => {
             let number = cursor.number(peek)?;
@@ -73,7 +76,9 @@ pub(super) fn read(cursor: &mut Cursor<'_>, peek: Peek, unit: Unit, limits: &Lim
     };
     match time {
         Some(time) if (limits.min_us..limits.max_us).contains(&time) => Ok(time),
-        _ if peek == Peek::String => Err(Fault::new(Reason::TimeWindow, at, "the timestamp lies outside the accepted window")),
+        _ if peek == Peek::String => {
+            Err(Fault::new(Reason::TimeWindow, at, "the timestamp lies outside the accepted window"))
+        }
         _ => {
             let what = format!(
                 "the timestamp, as a number of the unit \"{}\", lies outside the accepted window: is timestamp_unit right?",

@@ -285,7 +285,10 @@ impl Pipeline {
             self.restart(&outcome.intervals, "the database has no progress of them");
         }
         if !outcome.of_deleted_topics.is_empty() {
-            self.restart(&outcome.of_deleted_topics, "their topic was deleted and made anew; what was read of it is dropped");
+            self.restart(
+                &outcome.of_deleted_topics,
+                "their topic was deleted and made anew; what was read of it is dropped",
+            );
         }
         let mut commits = Vec::new();
         let mut fallen_back = Vec::new();
@@ -310,7 +313,8 @@ impl Pipeline {
     }
 
     fn restart(&self, intervals: &[Interval], why: &str) {
-        let assigned: Vec<Assigned> = intervals.iter().filter_map(|interval| self.partitions.reading(interval)).collect();
+        let assigned: Vec<Assigned> =
+            intervals.iter().filter_map(|interval| self.partitions.reading(interval)).collect();
         warn!(?intervals, why, "partitions are started again");
         self.consumer.send(Command::Restart(assigned));
     }
@@ -339,7 +343,10 @@ impl Pipeline {
                 Ok(Some(done)) => self.written(done),
                 Ok(None) => break,
                 Err(_) => {
-                    warn!(batches = self.writers.len(), "the drain's time is over; Kafka still has what was not written");
+                    warn!(
+                        batches = self.writers.len(),
+                        "the drain's time is over; Kafka still has what was not written"
+                    );
                     self.writers.abort_all();
                     break;
                 }

@@ -76,11 +76,8 @@ impl Partitions {
     pub(super) fn start(&mut self, start: &Start) {
         if let Some(partition) = self.current_mut(&start.assigned) {
             let next_offset = partition.reading.as_ref().map_or(start.offset, |reading| reading.next_offset);
-            partition.reading = Some(Reading {
-                source: Arc::clone(&start.source),
-                position: start.offset,
-                next_offset,
-            });
+            partition.reading =
+                Some(Reading { source: Arc::clone(&start.source), position: start.offset, next_offset });
         }
     }
 

@@ -137,7 +137,10 @@ impl Starter {
     fn source(&self, topic: &str, topics: &Topics) -> Source {
         let topic_id = topics.ids.get(topic).cloned().unwrap_or_default();
         if topic_id.is_empty() {
-            warn!(topic, "the broker gives topics no id: a topic deleted and made anew cannot be told from the old one");
+            warn!(
+                topic,
+                "the broker gives topics no id: a topic deleted and made anew cannot be told from the old one"
+            );
         }
         if topics.cluster_id.is_empty() {
             warn!("the broker gives no cluster id: another cluster under this name cannot be told from this one");
@@ -188,11 +191,19 @@ impl Starter {
                     continue;
                 }
                 self.record_gap(source, number, (next, range.start)).await?;
-                offset = self.database.start(source, &[(number, range.start)]).await?.get(&number).map_or(range.start, |n| *n);
+                offset = self
+                    .database
+                    .start(source, &[(number, range.start)])
+                    .await?
+                    .get(&number)
+                    .map_or(range.start, |n| *n);
             }
             if offset > range.end {
                 error!(
-                    topic = source.topic, partition = number, next_offset = offset, log_end = range.end,
+                    topic = source.topic,
+                    partition = number,
+                    next_offset = offset,
+                    log_end = range.end,
                     "the database's progress lies behind the log's end: Kafka has lost messages that were read. The \
                      partition waits; `series-ingest progress reset` moves its progress"
                 );
@@ -209,8 +220,8 @@ impl Starter {
         for (from, until) in self.database.record_gap(source, partition, interval, RETENTION).await? {
             metrics::gap();
             error!(
-                topic = source.topic, partition, from, until,
-                "Kafka deleted messages before they were read; they are recorded in ingest_gap"
+                topic = source.topic,
+                partition, from, until, "Kafka deleted messages before they were read; they are recorded in ingest_gap"
             );
         }
         Ok(())

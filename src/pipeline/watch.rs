@@ -38,7 +38,16 @@ pub(super) struct Watch {
 
 impl Watch {
     pub(super) fn new(config: Arc<Config>, lookup: Arc<Lookup>, database: Database, health: Arc<Health>) -> Self {
-        Self { config, lookup, database, health, asked: None, probed: None, questions: JoinSet::new(), probes: JoinSet::new() }
+        Self {
+            config,
+            lookup,
+            database,
+            health,
+            asked: None,
+            probed: None,
+            questions: JoinSet::new(),
+            probes: JoinSet::new(),
+        }
     }
 
     /// The next answer; never ready while nothing was asked.

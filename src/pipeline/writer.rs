@@ -58,12 +58,8 @@ impl Writer {
 
     /// Writes the batch, and answers when all of it is committed.
     pub(super) async fn write(self, batch: Batch, known: NextOffsets) -> Outcome {
-        let mut outcome = Outcome {
-            intervals: batch.intervals(),
-            oldest_ms: batch.oldest_ms(),
-            known,
-            ..Outcome::default()
-        };
+        let mut outcome =
+            Outcome { intervals: batch.intervals(), oldest_ms: batch.oldest_ms(), known, ..Outcome::default() };
         let mut decoder = Decoder::new(self.limits.clone());
         let batch = self.without_deleted_topics(batch, &mut decoder, &mut outcome).await;
         let mut pieces = vec![(batch, Path::Fast)];
@@ -134,7 +130,9 @@ impl Writer {
                     outcome.skipped += written.skipped;
                     outcome.dead_letters.extend(written.dead_letters);
                     for applied in written.applied {
-                        outcome.applied.retain(|old| old.source != applied.source || old.partition != applied.partition);
+                        outcome
+                            .applied
+                            .retain(|old| old.source != applied.source || old.partition != applied.partition);
                         outcome.applied.push(applied);
                     }
                     return Piece::Written;
@@ -185,9 +183,7 @@ fn is_dead_letter(piece: &Batch) -> bool {
 fn refusal(failure: &Error) -> String {
     let Some(answer) = failure.from_server() else { return failure.to_string() };
     let mut text = format!("SQLSTATE {}: {}", answer.code().code(), answer.message());
-    for (name, value) in
-        [("table", answer.table()), ("column", answer.column()), ("constraint", answer.constraint())]
-    {
+    for (name, value) in [("table", answer.table()), ("column", answer.column()), ("constraint", answer.constraint())] {
         if let Some(value) = value {
             text.push_str(&format!("; {name} {value}"));
         }

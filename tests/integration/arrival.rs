@@ -78,8 +78,9 @@ async fn every_form_of_a_timestamp_is_stored_as_the_same_instant() {
         ("nanoseconds", "ns", "1325376000000000000"),
     ];
     for (name, unit, text) in forms {
-        let message =
-            format!(r#"{{"time_series_id":"{name}","timestamp_unit":"{unit}","timestamps":[{text}],"columns":{{"c":[1]}}}}"#);
+        let message = format!(
+            r#"{{"time_series_id":"{name}","timestamp_unit":"{unit}","timestamps":[{text}],"columns":{{"c":[1]}}}}"#
+        );
         bed.producer.send(&bed.points_topic, 0, name, Some(message.as_bytes()));
     }
     bed.producer.flush();
@@ -87,7 +88,8 @@ async fn every_form_of_a_timestamp_is_stored_as_the_same_instant() {
     bed.until_applied(60).await;
     let mut published = Published::default();
     let us = 1_325_376_000_000_000;
-    published.rows = forms.iter().map(|(name, ..)| ((*name).to_owned(), "c".to_owned(), us, 1.0_f64.to_bits())).collect();
+    published.rows =
+        forms.iter().map(|(name, ..)| ((*name).to_owned(), "c".to_owned(), us, 1.0_f64.to_bits())).collect();
     bed.assert_exact(&published).await;
     drop(worker);
     bed.remove().await;
@@ -103,9 +105,21 @@ async fn values_that_are_not_finite_are_stored_as_what_they_are() {
     let worker = bed.worker(&[]);
     bed.until_applied(60).await;
     let infinity = Some(f64::INFINITY);
-    let values = [None, None, None, infinity, infinity, Some(f64::NEG_INFINITY), Some(f64::NEG_INFINITY), Some(-0.0), Some(5e-324), Some(f64::MAX)];
+    let values = [
+        None,
+        None,
+        None,
+        infinity,
+        infinity,
+        Some(f64::NEG_INFINITY),
+        Some(f64::NEG_INFINITY),
+        Some(-0.0),
+        Some(5e-324),
+        Some(f64::MAX),
+    ];
     let mut published = Published::default();
-    published.rows = (0..).zip(values).map(|(time, value)| ("s".to_owned(), "c".to_owned(), time, bits(value))).collect();
+    published.rows =
+        (0..).zip(values).map(|(time, value)| ("s".to_owned(), "c".to_owned(), time, bits(value))).collect();
     bed.assert_exact(&published).await;
     drop(worker);
     bed.remove().await;
@@ -160,7 +174,9 @@ async fn what_cannot_be_read_becomes_a_dead_letter_and_the_rest_goes_on() {
     assert_eq!(stored, expected);
     assert_eq!(worker.metric("series_ingest_dead_letters_total{reason=\"time_window\"}"), Some(1.0));
     until(10, "lag 0", async || {
-        let lag = |partition| format!("series_ingest_kafka_lag_messages{{topic=\"{}\",partition=\"{partition}\"}}", bed.points_topic);
+        let lag = |partition| {
+            format!("series_ingest_kafka_lag_messages{{topic=\"{}\",partition=\"{partition}\"}}", bed.points_topic)
+        };
         worker.metric(&lag(0)) == Some(0.0) && worker.metric(&lag(1)) == Some(0.0)
     })
     .await;
@@ -187,7 +203,8 @@ async fn a_row_that_the_database_refuses_takes_no_good_one_with_it() {
     }
     bed.producer.flush();
     bed.until_applied(60).await;
-    let rows = bed.client.query("select \"offset\", reason, detail from ingest_dead_letter order by 1", &[]).await.unwrap();
+    let rows =
+        bed.client.query("select \"offset\", reason, detail from ingest_dead_letter order by 1", &[]).await.unwrap();
     assert_eq!(rows.iter().map(|row| row.get(0)).collect::<Vec<i64>>(), [24, 43]);
     for row in rows {
         assert_eq!(row.get::<_, &str>(1), "rejected_by_database");

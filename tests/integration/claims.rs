@@ -24,8 +24,17 @@ struct Writer {
 impl Writer {
     fn new(bed: &Bed) -> Self {
         let config = bed.config(&[]);
-        let source = Source { kind: Kind::Points, cluster_id: "c".into(), topic: bed.points_topic.clone(), topic_id: "t".into() };
-        Self { database: Database::new(&config).unwrap(), source: Arc::new(source), decoder: Decoder::new(config.message.limits()) }
+        let source = Source {
+            kind: Kind::Points,
+            cluster_id: "c".into(),
+            topic: bed.points_topic.clone(),
+            topic_id: "t".into(),
+        };
+        Self {
+            database: Database::new(&config).unwrap(),
+            source: Arc::new(source),
+            decoder: Decoder::new(config.message.limits()),
+        }
     }
 
     /// Messages of one point each at the offsets of `[from, until)`; a point's time is its offset in microseconds.
@@ -59,7 +68,8 @@ async fn commits_of_two(bed: &Bed) -> usize {
     let batch = first.batch(0, 0, 100);
     let release = async {
         // Both are at the claim: each waits for the row.
-        let waiting = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
+        let waiting =
+            "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
         until(20, "both writers are at their claims", async || bed.count(waiting).await == 2).await;
         lock.batch_execute("commit").await.unwrap();
     };
@@ -117,8 +127,13 @@ async fn a_batch_written_twice_is_there_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn planted_bug_an_overlap_is_not_raised() {
     let Some(bed) = Bed::new("overlap_bug", 1).await else { return };
-    plant(&bed.client, "ingest_claim", "if missing <> int8multirange(int8range(want.from_offset, want.until_offset)) then", "if false then")
-        .await;
+    plant(
+        &bed.client,
+        "ingest_claim",
+        "if missing <> int8multirange(int8range(want.from_offset, want.until_offset)) then",
+        "if false then",
+    )
+    .await;
     assert_eq!(points_of_a_batch_written_twice(&bed).await, 20, "the bug is caught: its points are there twice");
     bed.remove().await;
 }
@@ -183,7 +198,9 @@ async fn writers_at_random_agree_with_a_set_of_offsets() {
         let next = (0..).find(|offset| !known.contains(offset)).unwrap();
         let sql = format!("select next_offset from ingest_progress where partition = {partition}");
         assert_eq!(bed.count(&sql).await, next);
-        let sql = format!("select coalesce((select sum(upper(r) - lower(r))::bigint from unnest(ahead) as r), 0) from ingest_progress where partition = {partition}");
+        let sql = format!(
+            "select coalesce((select sum(upper(r) - lower(r))::bigint from unnest(ahead) as r), 0) from ingest_progress where partition = {partition}"
+        );
         assert_eq!(bed.count(&sql).await, known.range(next..).count() as i64);
     }
     bed.remove().await;
@@ -273,7 +290,8 @@ async fn kafka_is_ahead(bed: &Bed, extra: &[(&str, &str)]) -> bool {
     bed.until_applied(60).await;
     bed.assert_exact(&published).await;
     let end = bed.broker.end(&bed.points_topic, 0);
-    until(20, "the offset is committed", async || bed.broker.committed(&bed.group, &bed.points_topic, 0) == Some(end)).await;
+    until(20, "the offset is committed", async || bed.broker.committed(&bed.group, &bed.points_topic, 0) == Some(end))
+        .await;
     ahead
 }
 
@@ -288,6 +306,9 @@ async fn kafka_is_told_only_what_the_database_has() {
 #[tokio::test(flavor = "multi_thread")]
 async fn planted_bug_kafka_is_told_before_the_database_has_it() {
     let Some(bed) = Bed::new("commits_bug", 1).await else { return };
-    assert!(kafka_is_ahead(&bed, &[("SERIES_INGEST_PLANTED_BUGS", "commit-before-database")]).await, "the bug is caught");
+    assert!(
+        kafka_is_ahead(&bed, &[("SERIES_INGEST_PLANTED_BUGS", "commit-before-database")]).await,
+        "the bug is caught"
+    );
     bed.remove().await;
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 use crate::support::bed::Bed;
 use crate::support::data::Published;
 use crate::support::proxy::Proxy;
-use crate::support::worker::{run, text};
 use crate::support::until;
+use crate::support::worker::{run, text};
 
 fn pairs(environment: &[(&str, &str)]) -> Vec<(String, String)> {
     environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
@@ -18,7 +18,10 @@ fn bad_usage_is_told_from_bad_configuration_and_both_have_their_exit_code() {
     assert_eq!(output.status.code(), Some(0));
     assert!(text(&output).contains("Examples:"), "{}", text(&output));
     assert_eq!(run(&[], &["ran"]).status.code(), Some(64));
-    let output = run(&pairs(&[("SERIES_INGEST__BATCH__LINGER", "1"), ("SERIES_INGEST__BATCH__MAX_POINTS", "many")]), &["config"]);
+    let output = run(
+        &pairs(&[("SERIES_INGEST__BATCH__LINGER", "1"), ("SERIES_INGEST__BATCH__MAX_POINTS", "many")]),
+        &["config"],
+    );
     assert_eq!(output.status.code(), Some(64));
     for part in ["2 problems", "SERIES_INGEST__BATCH__LINGER", "SERIES_INGEST__BATCH__MAX_POINTS"] {
         assert!(text(&output).contains(part), "{}", text(&output));
@@ -177,7 +180,10 @@ async fn a_worker_waits_for_servers_that_are_away_when_it_starts() {
     bed.producer.send(&bed.points_topic, 0, "s", Some(payload.as_bytes()));
     bed.producer.flush();
     let mut worker = bed.worker(&[("DATABASE_URL", &url)]);
-    until(20, "the worker says why", async || worker.get("/readyz").is_some_and(|(code, why)| code == 503 && why.contains("schema"))).await;
+    until(20, "the worker says why", async || {
+        worker.get("/readyz").is_some_and(|(code, why)| code == 503 && why.contains("schema"))
+    })
+    .await;
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert!(worker.has_ended().is_none());
     proxy.refuse(false);
@@ -202,9 +208,14 @@ async fn the_demo_shows_that_all_of_it_arrives() {
         let output = run(&environment, &["demo", "--points", "20000"]);
         assert_eq!(output.status.code(), Some(0), "{}", text(&output));
         let printed = text(&output);
-        for (name, value) in [("published", "25844"), ("written", "25844"), ("dead letters", "0"), ("lost", "0"), ("doubled", "0")] {
+        for (name, value) in
+            [("published", "25844"), ("written", "25844"), ("dead letters", "0"), ("lost", "0"), ("doubled", "0")]
+        {
             let end = format!("  {value}");
-            assert!(printed.lines().any(|line| line.trim_start().starts_with(name) && line.ends_with(&end)), "{printed}");
+            assert!(
+                printed.lines().any(|line| line.trim_start().starts_with(name) && line.ends_with(&end)),
+                "{printed}"
+            );
         }
         assert!(printed.contains("points per second") && printed.contains("psql"), "{printed}");
         let name = printed.split_whitespace().find(|word| word.starts_with("series_ingest_demo_")).unwrap();

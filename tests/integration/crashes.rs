@@ -10,7 +10,8 @@ use crate::support::data::Published;
 use crate::support::worker::Worker;
 use crate::support::{seed, until};
 
-const SMALL_BATCHES: &[(&str, &str)] = &[("SERIES_INGEST__BATCH__MAX_POINTS", "10000"), ("SERIES_INGEST__BATCH__LINGER_MS", "50")];
+const SMALL_BATCHES: &[(&str, &str)] =
+    &[("SERIES_INGEST__BATCH__MAX_POINTS", "10000"), ("SERIES_INGEST__BATCH__LINGER_MS", "50")];
 
 /// Publishes `messages` of 100 points each, over all partitions and ten series.
 fn publish(bed: &Bed, published: &mut Published, messages: usize) {
@@ -90,7 +91,10 @@ async fn sigterm_under_load_stops_within_ten_seconds_and_loses_nothing() {
         until(60, "some points", async || bed.count_points().await > before).await;
         assert!((bed.count_points().await as usize) < published.rows.len(), "round {round}: under load");
         assert_eq!(worker.terminate(10), Some(0), "{}", worker.log());
-        let backends = format!("select count(*) from pg_stat_activity where datname = '{}' and application_name = 'series-ingest'", bed.name);
+        let backends = format!(
+            "select count(*) from pg_stat_activity where datname = '{}' and application_name = 'series-ingest'",
+            bed.name
+        );
         until(5, "no connection is left", async || bed.count(&backends).await == 0).await;
     }
     let worker = bed.worker(SMALL_BATCHES);

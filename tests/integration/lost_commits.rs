@@ -11,10 +11,7 @@ async fn write_through(bed: &Bed, at_commit: AtCommit) -> Difference {
     proxy.at_commit(at_commit, 3);
     let mut published = Published::default();
     let url = bed.url_by(proxy.port);
-    let worker = bed.worker(&[
-        ("DATABASE_URL", &url),
-        ("SERIES_INGEST__BATCH__LINGER_MS", "10"),
-    ]);
+    let worker = bed.worker(&[("DATABASE_URL", &url), ("SERIES_INGEST__BATCH__LINGER_MS", "10")]);
     until(120, "ten COMMITs are lost", async || {
         for partition in 0..bed.partitions {
             let payload = published.batch("s", 50);
@@ -89,6 +86,9 @@ async fn a_connection_with_an_unknown_commit_is_never_used_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn planted_bug_a_connection_with_an_unknown_commit_is_used_again() {
     let Some(bed) = Bed::new("held_bug", 1).await else { return };
-    assert!(hold_a_commit(&bed, &[("SERIES_INGEST_PLANTED_BUGS", "reuse-after-unknown-commit")]).await > 0, "the bug is caught");
+    assert!(
+        hold_a_commit(&bed, &[("SERIES_INGEST_PLANTED_BUGS", "reuse-after-unknown-commit")]).await > 0,
+        "the bug is caught"
+    );
     bed.remove().await;
 }

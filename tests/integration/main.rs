@@ -1,5 +1,10 @@
 //! Tests against a real broker and a real database, one file a subject. `make test` brings the servers up and runs them.
-#![allow(missing_docs, unreachable_pub, missing_debug_implementations, reason = "nobody uses a test's items from outside")]
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    missing_debug_implementations,
+    reason = "nobody uses a test's items from outside"
+)]
 
 mod arrival;
 mod claims;

@@ -7,7 +7,8 @@ use crate::support::data::Published;
 use crate::support::until;
 
 async fn backends(bed: &Bed) -> BTreeSet<i32> {
-    let sql = "select pid from pg_stat_activity where datname = current_database() and application_name = 'series-ingest'";
+    let sql =
+        "select pid from pg_stat_activity where datname = current_database() and application_name = 'series-ingest'";
     bed.client.query(sql, &[]).await.unwrap().iter().map(|row| row.get(0)).collect()
 }
 
@@ -34,7 +35,8 @@ async fn connections_beyond_the_kept_ones_are_made_when_needed_and_closed_when_i
     // While every claim waits, all four writers need a connection of their own.
     let lock = connect(&bed.url).await;
     lock.batch_execute("begin; lock table ingest_progress in exclusive mode").await.unwrap();
-    let waiting = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
+    let waiting =
+        "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
     until(30, "four writers at work", async || {
         publish(&bed, &mut published);
         bed.count(waiting).await == 4
@@ -54,7 +56,8 @@ async fn connections_beyond_the_kept_ones_are_made_when_needed_and_closed_when_i
 async fn no_connection_grows_older_than_its_age() {
     let Some(bed) = Bed::new("recycle", 1).await else { return };
     let mut published = Published::default();
-    let worker = bed.worker(&[("DATABASE_POOL_SIZE", "1"), ("DATABASE_MAX_OVERFLOW", "1"), ("DATABASE_POOL_RECYCLE", "2")]);
+    let worker =
+        bed.worker(&[("DATABASE_POOL_SIZE", "1"), ("DATABASE_MAX_OVERFLOW", "1"), ("DATABASE_POOL_RECYCLE", "2")]);
     publish(&bed, &mut published);
     bed.until_applied(60).await;
     let first = backends(&bed).await;

@@ -129,7 +129,8 @@ async fn on_the_community_edition_old_chunks_are_compressed() {
     let Some(bed) = Bed::unmigrated("community", 1).await else { return };
     let Ok(url) = std::env::var("TEST_DATABASE_URL_COMMUNITY") else {
         use std::io::Write as _;
-        let line = "SKIPPED on_the_community_edition_old_chunks_are_compressed: TEST_DATABASE_URL_COMMUNITY is not set\n";
+        let line =
+            "SKIPPED on_the_community_edition_old_chunks_are_compressed: TEST_DATABASE_URL_COMMUNITY is not set\n";
         std::io::stderr().write_all(line.as_bytes()).unwrap();
         return bed.remove().await;
     };

@@ -92,7 +92,9 @@ async fn points_of_a_series_deleted_meanwhile_make_it_again() {
     bed.producer.flush();
     bed.until_applied(60).await;
     bed.client
-        .batch_execute("delete from time_series_data_points; delete from time_series_metadata; delete from ingest_series")
+        .batch_execute(
+            "delete from time_series_data_points; delete from time_series_metadata; delete from ingest_series",
+        )
         .await
         .unwrap();
     bed.producer.send(&bed.points_topic, 0, "s", Some(points("s", "c").as_bytes()));

@@ -151,7 +151,11 @@ async fn of_transactions_only_what_is_committed_arrives() {
             let payload = if round % 2 == 0 { published.batch("s", 5) } else { aborted.batch("aborted", 5) };
             producer.send(&bed.points_topic, 0, "s", Some(payload.as_bytes()));
         }
-        if round % 2 == 0 { producer.commit() } else { producer.abort() }
+        if round % 2 == 0 {
+            producer.commit()
+        } else {
+            producer.abort()
+        }
         if round >= 4 {
             // The last record of the log is a marker, of a commit and then of an abort: neither may look unread.
             until(60, "all points", async || bed.count_points().await as usize == published.rows.len()).await;

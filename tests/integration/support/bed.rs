@@ -29,7 +29,8 @@ pub struct Bed {
 }
 
 pub async fn connect(url: &str) -> Client {
-    let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap_or_else(|error| panic!("{url}: {error}"));
+    let (client, connection) =
+        tokio_postgres::connect(url, NoTls).await.unwrap_or_else(|error| panic!("{url}: {error}"));
     tokio::spawn(async move { drop(connection.await) });
     client
 }
@@ -145,7 +146,11 @@ impl Bed {
     pub async fn until_applied(&self, seconds: u64) {
         let ends: Vec<i64> = (0..self.partitions).map(|n| self.broker.end(&self.points_topic, n)).collect();
         until(seconds, &format!("all of {ends:?} applied"), async || self.next_offsets().await == ends).await;
-        assert_eq!(self.count("select count(*) from ingest_progress where ahead <> '{}'").await, 0, "no island is left");
+        assert_eq!(
+            self.count("select count(*) from ingest_progress where ahead <> '{}'").await,
+            0,
+            "no island is left"
+        );
     }
 
     /// The next offset of each partition of the newest source of the points' topic; 0 where there is none.

@@ -33,7 +33,8 @@ impl Published {
             }
             columns.insert(column.to_owned(), values.into());
         }
-        serde_json::json!({"type": "point-batch", "time_series_id": series, "timestamps": times, "columns": columns}).to_string()
+        serde_json::json!({"type": "point-batch", "time_series_id": series, "timestamps": times, "columns": columns})
+            .to_string()
     }
 }
 
@@ -83,7 +84,8 @@ impl Difference {
 #[test]
 fn the_checker_tells_lost_from_doubled_and_invented() {
     let row = |n: i64| ("s".to_owned(), "c".to_owned(), n, 0);
-    let difference = Difference::between(vec![row(1), row(2), row(2), row(3)], vec![row(2), row(2), row(2), row(3), row(9)]);
+    let difference =
+        Difference::between(vec![row(1), row(2), row(2), row(3)], vec![row(2), row(2), row(2), row(3), row(9)]);
     assert_eq!(difference, Difference { lost: 1, doubled: 1, invented: 1 });
     assert_eq!(Difference::between(vec![row(1)], vec![row(1)]), Difference::default());
 }
