@@ -203,6 +203,9 @@ begin
         insert into ingest_gap (source_id, partition, from_offset, until_offset, reason)
         select p_source, p_partition, lower(island), upper(island), p_reason
         from unnest(ingest_cover(p_source, p_partition, p_from, p_until)) as island
+        -- After progress was set back the same gap may be met again.
+        on conflict (source_id, partition, from_offset) do update
+            set until_offset = greatest(ingest_gap.until_offset, excluded.until_offset), detected_at = excluded.detected_at
         returning ingest_gap.from_offset, ingest_gap.until_offset;
 end $$;
 
@@ -215,8 +218,9 @@ language sql immutable as $$
     ))::text
 $$;
 
--- Creates or updates series by their definitions; p_columns holds JSON arrays, p_message_ms Kafka's times. Of two definitions the one with the later
--- Kafka time holds, then the one with the higher offset; an older one than the stored changes nothing.
+-- Creates or updates series by their definitions; p_columns holds JSON arrays, p_message_ms Kafka's times. Of two
+-- definitions the one with the later Kafka time holds, then the one with the higher offset; an older one than the stored
+-- changes nothing.
 create function ingest_define_series(
     p_ids text[], p_names text[], p_descriptions text[], p_time_columns text[], p_columns text[],
     p_message_ms bigint[], p_sources integer[], p_partitions integer[], p_offsets bigint[])

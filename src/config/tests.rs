@@ -377,7 +377,7 @@ fn the_rendered_configuration_names_the_sources() {
         "pipeline = \"second\"  # SERIES_INGEST__PIPELINE",
         "[batch]",
         &format!("linger_ms = 50  # file {source}"),
-        "max_points = 50000  # default",
+        "max_points = 200000  # default",
         "[kafka.properties]",
         &format!("\"sasl.password\" = \"***\"  # file {source}"),
         &format!("\"client.rack\" = \"r1\"  # file {source}"),

@@ -170,7 +170,10 @@ async fn insert_dead_letters(session: &mut Session, ids: &SourceIds, letters: &[
              select source_id, partition, \"offset\", to_timestamp(ms / 1000.0), key, payload, bytes, reason, detail
              from unnest($1::integer[], $2::integer[], $3::bigint[], $4::bigint[], $5::bytea[], $6::bytea[],
                          $7::bigint[], $8::text[], $9::text[])
-                 as t (source_id, partition, \"offset\", ms, key, payload, bytes, reason, detail)",
+                 as t (source_id, partition, \"offset\", ms, key, payload, bytes, reason, detail)
+             -- After progress was set back the message comes again, and may have another fault now.
+             on conflict (source_id, partition, \"offset\") do update set
+                 payload = excluded.payload, reason = excluded.reason, detail = excluded.detail, created_at = now()",
             &[&sources, &partitions, &offsets, &times, &keys, &payloads, &lengths, &reasons, &details],
         )
         .await?;

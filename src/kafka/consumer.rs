@@ -44,15 +44,17 @@ pub struct Assigned {
     pub epoch: u64,
 }
 
-/// What the thread tells.
+/// The next messages of a partition, of the assignment with this epoch.
+pub type Messages = (MessageSet, u64);
+
+/// What happens to the thread's partitions. Messages come by a channel of their own: while these wait for the database, the
+/// pipeline still hears of rebalances. Their epochs tell what belongs together.
 #[derive(Debug)]
 pub enum Event {
     /// These partitions are ours, and wait for a [`Command::Start`].
     Assigned(Vec<Assigned>),
     /// These partitions are no longer ours.
     Revoked(Vec<TopicPartition>),
-    /// The next messages of a partition.
-    Messages(MessageSet, u64),
     /// Some partition's position is no longer, or not yet, in Kafka's log; it is not read from until it is moved.
     OffsetsLost,
     /// The group's farewell is done, or was given up.
@@ -107,6 +109,7 @@ pub fn spawn(
     budget: Budget,
     health: Arc<Health>,
     events: UnboundedSender<Event>,
+    messages: UnboundedSender<Messages>,
 ) -> Result<ConsumerHandle, StartError> {
     let (sender, commands) = mpsc::channel();
     let consumer = build(kafka)?;
@@ -118,6 +121,7 @@ pub fn spawn(
         budget,
         health,
         events,
+        messages,
         commands,
         paused: false,
         commits: HashMap::new(),
@@ -154,6 +158,7 @@ struct ConsumerThread {
     budget: Budget,
     health: Arc<Health>,
     events: UnboundedSender<Event>,
+    messages: UnboundedSender<Messages>,
     commands: mpsc::Receiver<Command>,
     paused: bool,
     commits: HashMap<TopicPartition, (u64, i64)>,
@@ -193,7 +198,7 @@ impl ConsumerThread {
         let mut failed = false;
         match polled {
             None => {}
-            Some(Ok(message)) => take(&mut self.assignment, &self.budget, &self.events, &message),
+            Some(Ok(message)) => take(&mut self.assignment, &self.budget, &self.messages, &message),
             Some(Err(error)) => failed = self.complain(&error),
         }
         for notice in self.consumer.context().take() {
@@ -319,7 +324,7 @@ impl ConsumerThread {
         for (epoch, reader) in self.assignment.readers() {
             let due = reader.waiting_since().is_some_and(|since| idle || now - since >= SET_LINGER);
             if due && let Some(set) = reader.take(&self.budget) {
-                send(&self.events, Event::Messages(set, epoch));
+                send(&self.messages, (set, epoch));
             }
         }
     }
@@ -378,7 +383,11 @@ impl ConsumerThread {
             self.health.beat(Component::Consumer);
             match build(&self.kafka) {
                 Ok(consumer) => {
-                    self.consumer = consumer;
+                    let failed = std::mem::replace(&mut self.consumer, consumer);
+                    // Destroying a consumer waits for its brokers without a limit: not on the thread that must poll.
+                    if let Err(error) = thread::Builder::new().name("kafka-end".into()).spawn(move || drop(failed)) {
+                        error!(%error, "the failed consumer cannot be ended on a thread of its own");
+                    }
                     return;
                 }
                 Err(error) => error!(%error, "the consumer cannot be made anew; trying again"),
@@ -420,14 +429,19 @@ impl ConsumerThread {
     }
 }
 
-/// The pipeline goes away only at the end of the process, when nobody needs the event.
-fn send(events: &UnboundedSender<Event>, event: Event) {
-    if events.send(event).is_err() {
+/// The pipeline goes away only at the end of the process, when nobody needs what is sent.
+fn send<T>(channel: &UnboundedSender<T>, what: T) {
+    if channel.send(what).is_err() {
         debug!("the pipeline has ended already");
     }
 }
 
-fn take(assignment: &mut Assignment, budget: &Budget, events: &UnboundedSender<Event>, message: &BorrowedMessage<'_>) {
+fn take(
+    assignment: &mut Assignment,
+    budget: &Budget,
+    messages: &UnboundedSender<Messages>,
+    message: &BorrowedMessage<'_>,
+) {
     let Some(owned) = assignment.get(message.topic(), message.partition()) else { return };
     let epoch = owned.epoch;
     let Some(reader) = &mut owned.reader else { return };
@@ -442,7 +456,7 @@ fn take(assignment: &mut Assignment, budget: &Budget, events: &UnboundedSender<E
         Some(false) => {}
         Some(true) => {
             if let Some(set) = reader.take(budget) {
-                send(events, Event::Messages(set, epoch));
+                send(messages, (set, epoch));
             }
         }
     }

@@ -24,10 +24,10 @@ use tokio::sync::mpsc::{self, UnboundedReceiver};
 use tokio::task::{JoinError, JoinSet};
 use tracing::{error, info, warn};
 
-use crate::batch::{Batch, Budget, Interval};
+use crate::batch::{Batch, Budget, Interval, MessageSet};
 use crate::config::Config;
 use crate::database::Database;
-use crate::kafka::consumer::{self, Assigned, Command, ConsumerHandle, Event};
+use crate::kafka::consumer::{self, Assigned, Command, ConsumerHandle, Event, Messages};
 use crate::kafka::lookup::{Lookup, TopicPartition};
 use crate::kafka::settings;
 use crate::message::Decoder;
@@ -41,6 +41,9 @@ use writer::{Outcome, Writer};
 
 /// How often the loop looks at its clock when nothing happens.
 const TICK: Duration = Duration::from_millis(100);
+/// How long nothing may come of a partition that has more. What could hold it, a broker that is away among it, is not known
+/// here, and starting again does no harm.
+const STUCK: Duration = Duration::from_secs(30);
 /// The longest wait between two attempts to start partitions.
 const MAX_START_DELAY: Duration = Duration::from_secs(5);
 /// How long the consumer may take to say farewell.
@@ -68,9 +71,10 @@ pub async fn run(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), StartError> {
     let budget = Budget::new(buffer_bytes(&config));
-    let (sender, events) = mpsc::unbounded_channel();
+    let (event_sender, events) = mpsc::unbounded_channel();
+    let (message_sender, messages) = mpsc::unbounded_channel();
     let lookup = Arc::new(Lookup::new(&config.kafka)?);
-    let consumer = consumer::spawn(&config.kafka, budget.clone(), Arc::clone(&health), sender)?;
+    let consumer = consumer::spawn(&config.kafka, budget.clone(), Arc::clone(&health), event_sender, message_sender)?;
     let watch = Watch::new(Arc::clone(&config), Arc::clone(&lookup), database.clone(), Arc::clone(&health));
     let decoder = Decoder::new(config.message.limits());
     let pipeline = Pipeline {
@@ -92,7 +96,7 @@ pub async fn run(
         decoder,
         watch,
     };
-    pipeline.run(events, shutdown).await;
+    pipeline.run(events, messages, shutdown).await;
     Ok(())
 }
 
@@ -124,7 +128,12 @@ struct Pipeline {
 }
 
 impl Pipeline {
-    async fn run(mut self, mut events: UnboundedReceiver<Event>, shutdown: impl Future<Output = ()>) {
+    async fn run(
+        mut self,
+        mut events: UnboundedReceiver<Event>,
+        mut messages: UnboundedReceiver<Messages>,
+        shutdown: impl Future<Output = ()>,
+    ) {
         let mut shutdown = pin!(shutdown);
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -138,29 +147,31 @@ impl Pipeline {
                 Some(done) = self.writers.join_next() => self.written(done),
                 Some(done) = self.start_tasks.join_next() => self.resolved(done),
                 Some(observation) = self.watch.next() => self.observed(observation),
-                Some(event) = events.recv(), if may_take => self.take(event),
+                Some(event) = events.recv() => self.heard(event),
+                Some((set, epoch)) = messages.recv(), if may_take => self.take(set, epoch),
                 _ = tick.tick() => self.tick(),
             }
         }
         self.drain(events).await;
     }
 
-    fn take(&mut self, event: Event) {
+    fn take(&mut self, set: MessageSet, epoch: u64) {
+        if !self.partitions.note_read(&set, epoch) {
+            return;
+        }
+        #[cfg(feature = "planted-bugs")]
+        if crate::planted_bugs::is_on("commit-before-database") {
+            let interval = set.interval();
+            let partition = (interval.source.topic.clone(), interval.partition);
+            self.consumer.send(Command::Commit(vec![(Assigned { partition, epoch }, interval.until)]));
+        }
+        metrics::messages_received(&set.source().topic, set.source().kind.as_str(), set.len() as u64);
+        self.filling.push(set, &mut self.decoder);
+        self.filling_since.get_or_insert_with(Instant::now);
+    }
+
+    fn heard(&mut self, event: Event) {
         match event {
-            Event::Messages(set, epoch) => {
-                if !self.partitions.note_read(&set, epoch) {
-                    return;
-                }
-                #[cfg(feature = "planted-bugs")]
-                if crate::planted_bugs::is_on("commit-before-database") {
-                    let interval = set.interval();
-                    let partition = (interval.source.topic.clone(), interval.partition);
-                    self.consumer.send(Command::Commit(vec![(Assigned { partition, epoch }, interval.until)]));
-                }
-                metrics::messages_received(&set.source().topic, set.source().kind.as_str(), set.len() as u64);
-                self.filling.push(set, &mut self.decoder);
-                self.filling_since.get_or_insert_with(Instant::now);
-            }
             Event::Assigned(assigned) => {
                 for one in &assigned {
                     self.partitions.assign(one);
@@ -204,6 +215,14 @@ impl Pipeline {
     }
 
     fn tick(&mut self) {
+        // A pause is no reason: it ends by itself.
+        if self.budget.has_room() {
+            let stuck = self.partitions.stuck(STUCK);
+            if !stuck.is_empty() {
+                warn!(?stuck, "there is more in Kafka, and nothing comes of it; starting these partitions again");
+                self.consumer.send(Command::Restart(stuck));
+            }
+        }
         if !self.starting.is_empty() && self.start_tasks.is_empty() && Instant::now() >= self.start_at {
             let in_flight = self.partitions.in_flight();
             self.start_tasks.spawn(self.starter.clone().resolve(self.starting.clone(), in_flight));

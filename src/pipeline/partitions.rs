@@ -33,6 +33,8 @@ struct Reading {
     source: Arc<Source>,
     position: i64,
     next_offset: i64,
+    /// When it was started, or messages came.
+    moved_at: Instant,
 }
 
 #[derive(Debug)]
@@ -76,8 +78,12 @@ impl Partitions {
     pub(super) fn start(&mut self, start: &Start) {
         if let Some(partition) = self.current_mut(&start.assigned) {
             let next_offset = partition.reading.as_ref().map_or(start.offset, |reading| reading.next_offset);
-            partition.reading =
-                Some(Reading { source: Arc::clone(&start.source), position: start.offset, next_offset });
+            partition.reading = Some(Reading {
+                source: Arc::clone(&start.source),
+                position: start.offset,
+                next_offset,
+                moved_at: Instant::now(),
+            });
         }
     }
 
@@ -88,6 +94,7 @@ impl Partitions {
         let Some(owned) = self.owned.get_mut(&partition).filter(|owned| owned.epoch == epoch) else { return false };
         if let Some(reading) = &mut owned.reading {
             reading.position = interval.until;
+            reading.moved_at = Instant::now();
         }
         let oldest_ms = set.messages().next().and_then(|first| first.time_ms);
         self.in_flight
@@ -169,6 +176,19 @@ impl Partitions {
                 Some((assigned, Arc::clone(&reading.source), reading.position))
             })
             .collect()
+    }
+
+    /// The partitions of which nothing was read for this long although their logs have more.
+    pub(super) fn stuck(&mut self, patience: Duration) -> Vec<Assigned> {
+        let mut stuck = Vec::new();
+        for (key, owned) in &mut self.owned {
+            let Some(reading) = &mut owned.reading else { continue };
+            if owned.log_end.is_some_and(|end| end > reading.position) && reading.moved_at.elapsed() >= patience {
+                reading.moved_at = Instant::now();
+                stuck.push(Assigned { partition: key.clone(), epoch: owned.epoch });
+            }
+        }
+        stuck
     }
 
     /// The partitions that are read of a topic whose id is now another one.

@@ -139,6 +139,22 @@ async fn kafkas_group_offsets_mean_nothing_to_the_tables() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_partition_never_read_before_starts_where_the_configuration_says() {
+    let Some(bed) = Bed::new("latest", 1).await else { return };
+    let mut before = Published::default();
+    publish(&bed, &mut before, 0, 10);
+    let worker = bed.worker(&[("SERIES_INGEST__KAFKA__START", "latest")]);
+    let started = "select count(*) from ingest_progress where next_offset = 10";
+    until(60, "the partition starts", async || bed.count(started).await == 1).await;
+    let mut published = Published::default();
+    publish(&bed, &mut published, 0, 10);
+    bed.until_applied(60).await;
+    bed.assert_exact(&published).await;
+    drop(worker);
+    bed.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn of_transactions_only_what_is_committed_arrives() {
     let Some(bed) = Bed::new("transactions", 1).await else { return };
     let producer = Producer::transactional(&bed.brokers, &bed.name);
