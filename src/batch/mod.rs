@@ -98,6 +98,31 @@ pub struct DeadLetter {
     pub rejected: Rejected,
 }
 
+/// What the messages of a set were.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Counts {
+    /// Messages with points.
+    pub point_batches: usize,
+    /// Definitions of series.
+    pub series_creates: usize,
+    /// Null payloads.
+    pub tombstones: usize,
+    /// Messages that cannot be read.
+    pub rejected: usize,
+}
+
+impl Counts {
+    /// Each count with the word for its kind, as in the metrics.
+    pub fn by_type(&self) -> [(&'static str, usize); 4] {
+        [
+            (Kind::Points.as_str(), self.point_batches),
+            (Kind::Series.as_str(), self.series_creates),
+            ("tombstone", self.tombstones),
+            ("rejected", self.rejected),
+        ]
+    }
+}
+
 /// What one transaction writes: decoded messages, and the intervals of positions they cover.
 #[derive(Debug, Default)]
 pub struct Batch {
@@ -105,7 +130,6 @@ pub struct Batch {
     points: Points,
     definitions: Vec<Definition>,
     dead_letters: Vec<DeadLetter>,
-    tombstones: usize,
     oldest_ms: Option<i64>,
     charge: Option<Charge>,
 }
@@ -116,18 +140,20 @@ impl Batch {
         Self { charge: Some(budget.charge(0)), ..Self::default() }
     }
 
-    /// Decodes the messages of `set` and adds them.
-    pub fn push(&mut self, set: MessageSet, decoder: &mut Decoder) {
+    /// Decodes the messages of `set` and adds them; answers what they were.
+    pub fn push(&mut self, set: MessageSet, decoder: &mut Decoder) -> Counts {
+        let mut counts = Counts::default();
         for message in set.messages() {
-            self.push_message(&set, &message, decoder);
+            self.push_message(&set, &message, decoder, &mut counts);
         }
         self.sets.push(set);
         if let Some(charge) = &mut self.charge {
             charge.resize(self.points.bytes());
         }
+        counts
     }
 
-    fn push_message(&mut self, set: &MessageSet, message: &RawMessage<'_>, decoder: &mut Decoder) {
+    fn push_message(&mut self, set: &MessageSet, message: &RawMessage<'_>, decoder: &mut Decoder, counts: &mut Counts) {
         let at = || MessageAt {
             source: Arc::clone(set.source()),
             partition: set.partition(),
@@ -138,10 +164,16 @@ impl Batch {
             self.oldest_ms = Some(self.oldest_ms.map_or(time, |oldest| oldest.min(time)));
         }
         match decoder.decode(set.source().kind, message.payload, &mut self.points) {
-            Ok(Message::PointBatch { .. }) => {}
-            Ok(Message::SeriesCreate(series)) => self.definitions.push(Definition { series, at: at() }),
-            Ok(Message::Tombstone) => self.tombstones += 1,
-            Err(rejected) => self.dead_letters.push(dead_letter(message, at(), rejected)),
+            Ok(Message::PointBatch { .. }) => counts.point_batches += 1,
+            Ok(Message::SeriesCreate(series)) => {
+                counts.series_creates += 1;
+                self.definitions.push(Definition { series, at: at() });
+            }
+            Ok(Message::Tombstone) => counts.tombstones += 1,
+            Err(rejected) => {
+                counts.rejected += 1;
+                self.dead_letters.push(dead_letter(message, at(), rejected));
+            }
         }
     }
 
@@ -158,11 +190,6 @@ impl Batch {
     /// The messages that cannot be written.
     pub fn dead_letters(&self) -> &[DeadLetter] {
         &self.dead_letters
-    }
-
-    /// How many messages had a null payload.
-    pub fn tombstones(&self) -> usize {
-        self.tombstones
     }
 
     /// The number of messages.

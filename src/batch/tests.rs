@@ -99,8 +99,9 @@ fn what_cannot_be_read_is_a_dead_letter_and_the_rest_goes_on() {
         builder.push(&RawMessage { offset, time_ms: None, key: None, payload });
     }
     let mut batch = Batch::default();
-    batch.push(builder.build(None), &mut decoder());
-    assert_eq!((batch.points().len(), batch.tombstones(), batch.message_count()), (1, 1, 4));
+    let counts = batch.push(builder.build(None), &mut decoder());
+    assert_eq!(counts, Counts { point_batches: 1, series_creates: 0, tombstones: 1, rejected: 2 });
+    assert_eq!((batch.points().len(), batch.message_count()), (1, 4));
     let letters: Vec<(i64, usize, usize)> = batch
         .dead_letters()
         .iter()

@@ -1,6 +1,6 @@
 //! `bench`: drains a topic with the real worker, beside a COPY of the same rows into the same table by the server itself.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -94,7 +94,7 @@ struct Drain {
     peak_rss_bytes: u64,
 }
 
-pub(super) async fn run(config: Arc<Config>, arguments: Arguments) -> Result<(), Failure> {
+pub(super) async fn run(config: Arc<Config>, file: Option<PathBuf>, arguments: Arguments) -> Result<(), Failure> {
     config.require_database()?;
     if [arguments.points, arguments.series, arguments.columns, arguments.timestamps].contains(&0) {
         return Err(Failure::Usage("--points, --series, --columns and --timestamps must be above 0".to_owned()));
@@ -107,7 +107,7 @@ pub(super) async fn run(config: Arc<Config>, arguments: Arguments) -> Result<(),
     bench.kafka.series_topic = format!("{}.series", bench.kafka.group_id);
     bench.kafka.points_topic = format!("{}.points", bench.kafka.group_id);
     bench.database.url = Secret::new(scratch.url().to_owned());
-    let result = measure(&bench, &arguments, &scratch).await;
+    let result = measure(&bench, file.as_deref(), &arguments, &scratch).await;
     let topics = [bench.kafka.series_topic.as_str(), bench.kafka.points_topic.as_str()];
     let deleted = async { Publisher::new(&settings::client(&bench.kafka))?.delete_topics(&topics).await };
     if let Err(error) = deleted.await {
@@ -119,22 +119,22 @@ pub(super) async fn run(config: Arc<Config>, arguments: Arguments) -> Result<(),
     result
 }
 
-async fn measure(bench: &Config, arguments: &Arguments, scratch: &Scratch) -> Result<(), Failure> {
+async fn measure(bench: &Config, file: Option<&Path>, arguments: &Arguments, scratch: &Scratch) -> Result<(), Failure> {
     for note in schema::migrate(bench).await?.notes {
         print_line(note);
     }
     publish(bench, arguments).await?;
 
-    let file = scratch.make_copy_file(&arguments.rows_sql()).await?;
+    let copy_file = scratch.make_copy_file(&arguments.rows_sql()).await?;
     let series_sql = format!(
         "insert into time_series_metadata (id, name) select 'bench-' || lpad(n::text, 6, '0'), n::text \
          from generate_series(0, {} - 1) as n",
         arguments.series
     );
-    let before = server_copy(scratch, &file, &series_sql, arguments.total()).await?;
-    let drain = drain(bench, arguments, scratch).await?;
-    let after = server_copy(scratch, &file, &series_sql, arguments.total()).await?;
-    scratch.remove_copy_file(&file).await?;
+    let before = server_copy(scratch, &copy_file, &series_sql, arguments.total()).await?;
+    let drain = drain(bench, file, arguments, scratch).await?;
+    let after = server_copy(scratch, &copy_file, &series_sql, arguments.total()).await?;
+    scratch.remove_copy_file(&copy_file).await?;
 
     let total = arguments.total() as f64;
     let rate = |took: Duration| total / took.as_secs_f64();
@@ -195,9 +195,14 @@ async fn server_copy(scratch: &Scratch, file: &str, series_sql: &str, total: usi
 }
 
 /// Runs the worker as a process of its own, until the table has all points.
-async fn drain(bench: &Config, arguments: &Arguments, scratch: &Scratch) -> Result<Drain, Failure> {
+async fn drain(
+    bench: &Config,
+    file: Option<&Path>,
+    arguments: &Arguments,
+    scratch: &Scratch,
+) -> Result<Drain, Failure> {
     print_line("drain by the worker");
-    let mut worker = Worker::start(bench, scratch)?;
+    let mut worker = Worker::start(bench, file, scratch)?;
     let bar = progress_bar(arguments.total(), "points");
     let start = Instant::now();
     let mut last = (0, Instant::now());
@@ -235,7 +240,7 @@ async fn drain(bench: &Config, arguments: &Arguments, scratch: &Scratch) -> Resu
 struct Worker(Child);
 
 impl Worker {
-    fn start(bench: &Config, scratch: &Scratch) -> Result<Self, Failure> {
+    fn start(bench: &Config, file: Option<&Path>, scratch: &Scratch) -> Result<Self, Failure> {
         let mut command = std::process::Command::new(std::env::current_exe()?);
         command
             .arg("run")
@@ -248,6 +253,9 @@ impl Worker {
             .env("SERIES_INGEST__LOG__FILTER", "warn")
             .stdin(Stdio::null())
             .stdout(Stdio::null());
+        if let Some(file) = file {
+            command.arg("--config").arg(file);
+        }
         Ok(Self(command.spawn()?))
     }
 

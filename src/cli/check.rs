@@ -18,7 +18,8 @@ pub(super) async fn run(config: &Arc<Config>) -> Result<(), Failure> {
     }
     let unreachable = problems.iter().any(|problem| problem.unreachable);
     let text: Vec<String> = problems.iter().map(|problem| format!("{}: {}", problem.key, problem.text)).collect();
-    let text = format!("{} problems\n  {}", problems.len(), text.join("\n  "));
+    let count = if text.len() == 1 { "1 problem".to_owned() } else { format!("{} problems", text.len()) };
+    let text = format!("{count}\n  {}", text.join("\n  "));
     Err(if unreachable { Failure::Unreachable(text) } else { Failure::Usage(text) })
 }
 

@@ -9,7 +9,7 @@ use clap::Args;
 use tokio::sync::oneshot;
 
 use super::{Failure, print, print_line, progress_bar};
-use crate::config::{Config, Secret};
+use crate::config::{Config, Kafka, Secret};
 use crate::database::schema;
 use crate::database::scratch::{Scratch, TableSummary};
 use crate::kafka::embedded::EmbeddedKafka;
@@ -24,8 +24,6 @@ const SEATTLE: &str = include_str!("../../examples/seattle-weather.csv");
 const SEATTLE_COLUMNS: [&str; 4] = ["precipitation", "temp_max", "temp_min", "wind"];
 const DAYS_A_MESSAGE: usize = 100;
 const PARTITIONS: i32 = 8;
-const SERIES_TOPIC: &str = "series-ingest-demo.series";
-const POINTS_TOPIC: &str = "series-ingest-demo.points";
 /// The points of one synthetic message: 20 timestamps of 5 columns.
 const SYNTHETIC_TIMES: usize = 20;
 const SYNTHETIC_COLUMNS: usize = 5;
@@ -71,8 +69,8 @@ pub(super) async fn run(config: Arc<Config>, arguments: Arguments) -> Result<(),
     let mut demo = (*config).clone();
     demo.kafka.brokers = brokers;
     demo.kafka.group_id = format!("series-ingest-demo-{}", std::process::id());
-    demo.kafka.series_topic = SERIES_TOPIC.to_owned();
-    demo.kafka.points_topic = POINTS_TOPIC.to_owned();
+    demo.kafka.series_topic = format!("{}.series", demo.kafka.group_id);
+    demo.kafka.points_topic = format!("{}.points", demo.kafka.group_id);
     demo.database.url = Secret::new(scratch.url().to_owned());
     // Four years of daily values: chunks of a day would hold four points each.
     demo.database.chunk_interval_s = CHUNK_S;
@@ -90,7 +88,9 @@ pub(super) async fn run(config: Arc<Config>, arguments: Arguments) -> Result<(),
 async fn clean_up(demo: &Config, scratch: Scratch, delete_topics: bool) {
     if delete_topics {
         let deleted = async {
-            Publisher::new(&settings::client(&demo.kafka))?.delete_topics(&[SERIES_TOPIC, POINTS_TOPIC]).await
+            Publisher::new(&settings::client(&demo.kafka))?
+                .delete_topics(&[&demo.kafka.series_topic, &demo.kafka.points_topic])
+                .await
         };
         if let Err(error) = deleted.await {
             print_line(format_args!("the demo's topics are still there: {error}"));
@@ -114,13 +114,15 @@ async fn ingest(
     let publisher = Publisher::new(&settings::client(&demo.kafka))?;
     match embedded {
         Some(embedded) => {
-            embedded.create_topic(SERIES_TOPIC, 1)?;
-            embedded.create_topic(POINTS_TOPIC, PARTITIONS)?;
+            embedded.create_topic(&demo.kafka.series_topic, 1)?;
+            embedded.create_topic(&demo.kafka.points_topic, PARTITIONS)?;
         }
-        None => publisher.create_topics(&[(SERIES_TOPIC, 1), (POINTS_TOPIC, PARTITIONS)]).await?,
+        None => {
+            publisher.create_topics(&[(&demo.kafka.series_topic, 1), (&demo.kafka.points_topic, PARTITIONS)]).await?
+        }
     }
-    let points = arguments.points;
-    let published = tokio::task::spawn_blocking(move || publish(&publisher, points))
+    let (points, kafka) = (arguments.points, demo.kafka.clone());
+    let published = tokio::task::spawn_blocking(move || publish(&publisher, &kafka, points))
         .await
         .map_err(|error| Failure::Internal(error.to_string()))??;
     print_line(format_args!("published {} messages with {} points", published.messages, published.points));
@@ -191,7 +193,7 @@ fn report(summary: &TableSummary, scratch: &Scratch, published: &Published, took
     Err(Failure::Internal("the table does not hold what was published".to_owned()))
 }
 
-fn publish(publisher: &Publisher, synthetic_points: usize) -> Result<Published, Failure> {
+fn publish(publisher: &Publisher, kafka: &Kafka, synthetic_points: usize) -> Result<Published, Failure> {
     let mut published = Published::default();
     let mut send = |topic: &str, key: &str, payload: &str, points: usize| -> Result<(), Failure> {
         publisher.send(topic, None, key, payload.as_bytes())?;
@@ -203,14 +205,14 @@ fn publish(publisher: &Publisher, synthetic_points: usize) -> Result<Published, 
         "type": "series-create", "id": "seattle-weather", "name": "Seattle weather", "description": "NOAA daily",
         "time_column": "date", "value_columns": SEATTLE_COLUMNS,
     });
-    send(SERIES_TOPIC, "seattle-weather", &definition.to_string(), 0)?;
+    send(&kafka.series_topic, "seattle-weather", &definition.to_string(), 0)?;
     for (payload, points) in seattle_batches() {
-        send(POINTS_TOPIC, "seattle-weather", &payload, points)?;
+        send(&kafka.points_topic, "seattle-weather", &payload, points)?;
     }
     let a_message = SYNTHETIC_TIMES * SYNTHETIC_COLUMNS;
     for number in 0..synthetic_points.div_ceil(a_message) {
         let series = format!("synthetic-{:03}", number % SYNTHETIC_SERIES);
-        send(POINTS_TOPIC, &series, &synthetic_batch(&series, number / SYNTHETIC_SERIES), a_message)?;
+        send(&kafka.points_topic, &series, &synthetic_batch(&series, number / SYNTHETIC_SERIES), a_message)?;
     }
     publisher.flush()?;
     Ok(published)

@@ -93,6 +93,7 @@ impl From<database::Error> for Failure {
     fn from(error: database::Error) -> Self {
         match error.class() {
             Class::Outage => Self::Unreachable(format!("the database: {error}")),
+            Class::Ours if error.is_missing_database() => Self::Usage(format!("database.url: {error}")),
             _ => Self::Internal(format!("the database: {error}")),
         }
     }
@@ -112,13 +113,19 @@ impl From<SchemaError> for Failure {
 
 impl From<pipeline::StartError> for Failure {
     fn from(error: pipeline::StartError) -> Self {
-        Self::Internal(error.to_string())
+        match error.refused_property() {
+            Some(property) => Self::Usage(format!("kafka.properties.{property}: {error}")),
+            None => Self::Internal(error.to_string()),
+        }
     }
 }
 
 impl From<kafka::Error> for Failure {
     fn from(error: kafka::Error) -> Self {
-        Self::Unreachable(format!("Kafka: {error}"))
+        match kafka::refused_property(&error) {
+            Some(property) => Self::Usage(format!("kafka.properties.{property}: {error}")),
+            None => Self::Unreachable(format!("Kafka: {error}")),
+        }
     }
 }
 
@@ -148,7 +155,7 @@ impl Cli {
                 Command::Check => check::run(&config).await,
                 Command::Config => Ok(()),
                 Command::Demo(arguments) => demo::run(config, arguments).await,
-                Command::Bench(arguments) => bench::run(config, arguments).await,
+                Command::Bench(arguments) => bench::run(config, self.config, arguments).await,
                 Command::Progress(command) => progress::run(&config, command).await,
             }
         });

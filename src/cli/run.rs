@@ -11,7 +11,7 @@ use tracing::{error, info, warn};
 use super::Failure;
 use crate::config::Config;
 use crate::database::schema::{self, SchemaError};
-use crate::database::{Class, Database};
+use crate::database::{Class, Database, Error};
 use crate::message::Reason;
 use crate::pipeline;
 use crate::telemetry::health::{Component, Health};
@@ -72,18 +72,27 @@ async fn work(config: &Arc<Config>, health: &Arc<Health>, stopping: watch::Recei
 async fn await_schema(config: &Config, health: &Health, stopping: watch::Receiver<bool>) -> Result<bool, Failure> {
     let mut stopped = std::pin::pin!(until(stopping));
     loop {
-        health.beat(Component::Pipeline);
-        health.beat(Component::Consumer);
         let attempt = async {
             if config.database.migrate_on_start {
                 for note in schema::migrate(config).await?.notes {
                     info!(note, "schema");
                 }
             }
-            schema::verify(&config.database).await
+            let limit = Duration::from_millis(config.database.statement_timeout_ms);
+            let verified = tokio::time::timeout(limit, schema::verify(&config.database)).await;
+            verified.map_err(|_| Error::TimedOut { step: "read the schema's version", seconds: limit.as_secs() })?
+        };
+        // A migration takes as long as it needs.
+        let beats = async {
+            loop {
+                health.beat(Component::Pipeline);
+                health.beat(Component::Consumer);
+                tokio::time::sleep(SCHEMA_RETRY).await;
+            }
         };
         let failure = tokio::select! {
             () = &mut stopped => return Ok(false),
+            () = beats => return Ok(false),
             attempt = attempt => match attempt {
                 Ok(server) => {
                     info!(

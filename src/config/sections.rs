@@ -23,7 +23,7 @@ pub struct Kafka {
     pub points_topic: String,
     /// Where a partition starts that was never read before. Default `earliest`.
     pub start: StartAt,
-    /// How long the group waits for a silent member, in milliseconds. Default 45000; 1000 to 1800000.
+    /// How long the group waits for a silent member, in milliseconds. Default 45000; 1000 to 300000.
     pub session_timeout_ms: u64,
     #[serde(serialize_with = "render::properties")]
     pub(super) properties: BTreeMap<String, Secret>,
@@ -133,7 +133,7 @@ pub struct MessageRules {
     pub max_bytes: usize,
     /// Points in a message. Default 100000; at least 1.
     pub max_points: usize,
-    /// The length of a series' id and of a column's name, in bytes. Default 1024; 1 to 2000.
+    /// The length of a series' id and of a column's name, in bytes. Default 1024; 1 to 1300.
     pub max_name_bytes: usize,
     /// The first accepted time. Default 1900-01-01T00:00:00Z; not before the year 1.
     pub min_timestamp: Timestamp,

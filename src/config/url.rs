@@ -88,3 +88,9 @@ fn percent_encoded(text: &str) -> String {
         })
         .collect()
 }
+
+/// A parameter of the URL's query, as it stands there.
+pub(super) fn parameter<'a>(url: &'a str, name: &str) -> Option<&'a str> {
+    let (_, query) = url.split_once('?')?;
+    query.split('&').filter_map(|pair| pair.split_once('=')).find_map(|(key, value)| (key == name).then_some(value))
+}

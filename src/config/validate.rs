@@ -46,7 +46,8 @@ fn kafka(kafka: &Kafka, problems: &mut Problems) {
     if kafka.series_topic == kafka.points_topic {
         problems.push("kafka.points_topic", "is the same as kafka.series_topic; set another one");
     }
-    within("kafka.session_timeout_ms", kafka.session_timeout_ms, 1000..=1_800_000, problems);
+    // librdkafka takes no session longer than its max.poll.interval.ms, which is 300000.
+    within("kafka.session_timeout_ms", kafka.session_timeout_ms, 1000..=300_000, problems);
     let set = kafka.properties.keys().map(|name| ("kafka.properties", name));
     let read = kafka.properties_files.keys().map(|name| ("kafka.properties_files", name));
     for (section, name) in set.chain(read) {
@@ -57,6 +58,13 @@ fn kafka(kafka: &Kafka, problems: &mut Problems) {
 }
 
 fn database(database: &Database, problems: &mut Problems) {
+    let mode = url::parameter(database.url.expose(), "sslmode");
+    if mode.is_some_and(|mode| !["disable", "allow", "prefer"].contains(&mode)) {
+        problems.push(
+            "database.url",
+            "asks for TLS by its sslmode, and this version has no TLS to PostgreSQL; use a TLS proxy on this host, or sslmode=disable",
+        );
+    }
     if !database.url.is_empty() && !url::is_postgres(database.url.expose()) {
         let key = if database.url_file.is_empty() { "database.url" } else { "database.url_file" };
         problems.push(key, "is no URL of PostgreSQL; set postgresql://user:password@host:port/database");
@@ -107,7 +115,7 @@ fn message(message: &MessageRules, memory: usize, problems: &mut Problems) {
     quarter_of_memory("message.max_bytes", message.max_bytes, memory, problems);
     at_least("message.max_points", message.max_points, 1, problems);
     // A key of an index may have 2704 bytes, and one index holds a series and a column.
-    within("message.max_name_bytes", message.max_name_bytes, 1..=2000, problems);
+    within("message.max_name_bytes", message.max_name_bytes, 1..=1300, problems);
     for (key, time) in
         [("message.min_timestamp", message.min_timestamp), ("message.max_timestamp", message.max_timestamp)]
     {

@@ -90,6 +90,19 @@ impl Error {
         }
     }
 
+    /// Whether the server has no database of the URL's name.
+    pub fn is_missing_database(&self) -> bool {
+        self.answer().is_some_and(|answer| *answer.code() == SqlState::UNDEFINED_DATABASE)
+    }
+
+    /// The server's own words, also where it refuses a new connection.
+    fn answer(&self) -> Option<&tokio_postgres::error::DbError> {
+        match self {
+            Self::Pool(PoolError::Backend(source)) | Self::Server { source, .. } => source.as_db_error(),
+            _ => None,
+        }
+    }
+
     /// Whether the row of a series that a point names is missing: the series was deleted after it was seen.
     pub fn is_missing_series(&self) -> bool {
         self.from_server().is_some_and(|answer| {
@@ -114,7 +127,8 @@ fn class_of_code(code: &str) -> Class {
         "57014" | "25006" | "25P03" => Class::Outage,
         _ => match &code[..2.min(code.len())] {
             "08" | "53" | "57" | "58" | "28" => Class::Outage,
-            "22" | "23" => Class::Data,
+            // 54 is a limit of the server's own that a row exceeds, such as the size of an index entry.
+            "22" | "23" | "54" => Class::Data,
             _ => Class::Ours,
         },
     }
@@ -172,6 +186,7 @@ mod tests {
             ("IC003", Class::Progress),
             ("22021", Class::Data),
             ("23514", Class::Data),
+            ("54000", Class::Data),
             ("42P01", Class::Ours),
             ("42501", Class::Ours),
             ("3D000", Class::Ours),

@@ -96,6 +96,10 @@ impl Reader {
         }
     }
 
+    pub(super) fn source(&self) -> &Arc<Source> {
+        &self.source
+    }
+
     pub(super) fn partition(&self) -> TopicPartition {
         (self.source.topic.clone(), self.partition)
     }

@@ -55,8 +55,9 @@ pub enum Event {
     Assigned(Vec<Assigned>),
     /// These partitions are no longer ours.
     Revoked(Vec<TopicPartition>),
-    /// Some partition's position is no longer, or not yet, in Kafka's log; it is not read from until it is moved.
-    OffsetsLost,
+    /// Some partition's position is no longer, or not yet, in Kafka's log; it is not read from until it is moved. With the
+    /// position behind what was handed on of each partition that is read.
+    OffsetsLost(Vec<(Assigned, Arc<Source>, i64)>),
     /// The group's farewell is done, or was given up.
     Stopped,
 }
@@ -145,7 +146,8 @@ pub enum StartError {
 }
 
 fn build(kafka: &Kafka) -> Result<BaseConsumer<Context>, KafkaError> {
-    let consumer: BaseConsumer<Context> = settings::consumer(kafka).create_with_context(Context::default())?;
+    let consumer: BaseConsumer<Context> =
+        settings::consumer(kafka).create_with_context(Context::default()).map_err(settings::without_value)?;
     consumer.subscribe(&[&kafka.series_topic, &kafka.points_topic])?;
     Ok(consumer)
 }
@@ -234,7 +236,17 @@ impl ConsumerThread {
     /// Handles an error of the consumer; whether it is the end of this consumer.
     fn complain(&mut self, error: &KafkaError) -> bool {
         match error {
-            KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset) => self.tell(Event::OffsetsLost),
+            KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset) => {
+                let reading = self
+                    .assignment
+                    .readers()
+                    .map(|(epoch, reader)| {
+                        let assigned = Assigned { partition: reader.partition(), epoch };
+                        (assigned, Arc::clone(reader.source()), reader.position())
+                    })
+                    .collect();
+                self.tell(Event::OffsetsLost(reading));
+            }
             KafkaError::MessageConsumptionFatal(code) => {
                 error!(%code, "the consumer has failed for good; it is made anew");
                 return true;

@@ -8,6 +8,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Offset, TopicPartitionList};
 
+use super::settings;
 use super::topic_id::{self, Topic};
 use crate::config::Kafka;
 
@@ -43,12 +44,12 @@ impl Lookup {
     /// # Errors
     /// Where librdkafka refuses a property.
     pub fn new(kafka: &Kafka) -> Result<Self, KafkaError> {
-        let mut properties = super::settings::client(kafka);
+        let mut properties = settings::client(kafka);
         properties.set("isolation.level", "read_committed");
-        Ok(Self { client: properties.create()? })
+        Ok(Self { client: properties.create().map_err(settings::without_value)? })
     }
 
-    /// The cluster's id; `None` where the brokers give none or do not answer.
+    /// The cluster's id; `None` where the brokers do not answer.
     pub fn cluster_id(&self) -> Option<String> {
         self.client.client().fetch_cluster_id(TIMEOUT)
     }
@@ -92,11 +93,7 @@ impl Lookup {
             .collect())
     }
 
-    /// What the group has committed, for `progress show`.
-    ///
-    /// # Errors
-    /// Where the brokers do not answer.
-    pub fn list_offsets(
+    fn list_offsets(
         &self,
         partitions: &[TopicPartition],
         which: Offset,

@@ -27,3 +27,11 @@ mod assignment;
 mod context;
 
 pub use rdkafka::error::KafkaError as Error;
+
+/// The name of the property that librdkafka refuses; `None` where the error is another one.
+pub fn refused_property(error: &Error) -> Option<&str> {
+    match error {
+        Error::ClientConfig(_, _, name, _) => Some(name),
+        _ => None,
+    }
+}

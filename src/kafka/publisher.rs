@@ -8,6 +8,8 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
 
+use super::settings;
+
 /// How long a full queue or a final flush may take.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -34,7 +36,10 @@ impl Publisher {
         properties.set("linger.ms", "20");
         properties.set("compression.type", "lz4");
         properties.set("queue.buffering.max.kbytes", "65536");
-        Ok(Self { producer: properties.create()?, admin: client.create()? })
+        Ok(Self {
+            producer: properties.create().map_err(settings::without_value)?,
+            admin: client.create().map_err(settings::without_value)?,
+        })
     }
 
     /// Creates topics, each with its number of partitions.

@@ -2,6 +2,7 @@
 
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::KafkaError;
 
 use crate::config::Kafka;
 
@@ -45,4 +46,14 @@ pub fn consumer(kafka: &Kafka) -> ClientConfig {
     properties.set("enable.partition.eof", "false");
     properties.set("statistics.interval.ms", "0");
     properties
+}
+
+/// librdkafka names the value of a property that it refuses, and that may be a secret.
+pub(super) fn without_value(error: KafkaError) -> KafkaError {
+    match error {
+        KafkaError::ClientConfig(result, description, name, _) => {
+            KafkaError::ClientConfig(result, description, name, "***".to_owned())
+        }
+        other => other,
+    }
 }

@@ -60,6 +60,18 @@ pub enum StartError {
     Lookup(#[from] crate::kafka::Error),
 }
 
+impl StartError {
+    /// The name of the property that librdkafka refuses, where that is the reason.
+    pub fn refused_property(&self) -> Option<&str> {
+        match self {
+            Self::Consumer(consumer::StartError::Kafka(error)) | Self::Lookup(error) => {
+                crate::kafka::refused_property(error)
+            }
+            Self::Consumer(consumer::StartError::Thread(_)) => None,
+        }
+    }
+}
+
 /// Runs until `shutdown` is ready, and then until what was read is written or the drain's time is over.
 ///
 /// # Errors
@@ -89,6 +101,7 @@ pub async fn run(
         start_tasks: JoinSet::new(),
         writers: JoinSet::new(),
         draining: false,
+        calm_since: Instant::now(),
         config,
         budget,
         health,
@@ -125,6 +138,8 @@ struct Pipeline {
     writers: JoinSet<Outcome>,
     watch: Watch,
     draining: bool,
+    /// Since when nothing but the consumer could hold messages up.
+    calm_since: Instant,
 }
 
 impl Pipeline {
@@ -149,7 +164,7 @@ impl Pipeline {
                 Some(observation) = self.watch.next() => self.observed(observation),
                 Some(event) = events.recv() => self.heard(event),
                 Some((set, epoch)) = messages.recv(), if may_take => self.take(set, epoch),
-                _ = tick.tick() => self.tick(),
+                _ = tick.tick() => self.tick(messages.len()),
             }
         }
         self.drain(events).await;
@@ -165,8 +180,11 @@ impl Pipeline {
             let partition = (interval.source.topic.clone(), interval.partition);
             self.consumer.send(Command::Commit(vec![(Assigned { partition, epoch }, interval.until)]));
         }
-        metrics::messages_received(&set.source().topic, set.source().kind.as_str(), set.len() as u64);
-        self.filling.push(set, &mut self.decoder);
+        let source = Arc::clone(set.source());
+        let counts = self.filling.push(set, &mut self.decoder);
+        for (kind, count) in counts.by_type().into_iter().filter(|(_, count)| *count > 0) {
+            metrics::messages_received(&source.topic, kind, count as u64);
+        }
         self.filling_since.get_or_insert_with(Instant::now);
     }
 
@@ -187,8 +205,7 @@ impl Pipeline {
                     metrics::forget_lag(&partition.0, partition.1);
                 }
             }
-            Event::OffsetsLost => {
-                let reading = self.partitions.positions();
+            Event::OffsetsLost(reading) => {
                 self.start_tasks.spawn(self.starter.clone().find_lost(reading));
             }
             Event::Stopped => error!("the consumer's thread has ended by itself"),
@@ -204,6 +221,8 @@ impl Pipeline {
     fn dispatch(&mut self) {
         let linger = Duration::from_millis(self.config.batch.linger_ms);
         let due = self.filling_since.is_some_and(|since| self.draining || since.elapsed() >= linger);
+        // What is paused brings nothing more that would be worth waiting for.
+        let due = due || (self.filling_since.is_some() && self.budget.is_full());
         if !(due || self.is_full()) || self.writers.len() >= self.config.database.writers {
             return;
         }
@@ -214,9 +233,12 @@ impl Pipeline {
         self.writers.spawn(self.writer.clone().write(batch, known));
     }
 
-    fn tick(&mut self) {
-        // A pause is no reason: it ends by itself.
-        if self.budget.has_room() {
+    /// Looks at the clock, while so many message sets wait to be taken.
+    fn tick(&mut self, waiting: usize) {
+        // What waits here, or a pause, is no reason: both end by themselves.
+        if waiting > 0 || !self.budget.has_room() {
+            self.calm_since = Instant::now();
+        } else if self.calm_since.elapsed() >= STUCK {
             let stuck = self.partitions.stuck(STUCK);
             if !stuck.is_empty() {
                 warn!(?stuck, "there is more in Kafka, and nothing comes of it; starting these partitions again");

@@ -103,8 +103,9 @@ impl Starter {
         for (assigned, source, position) in reading {
             let made_anew = topics.ids.get(&source.topic).is_some_and(|id| *id != source.topic_id);
             match topics.ranges.get(&assigned.partition) {
+                // Another partition's event, or one that is well again; were it not, the loop would find it stuck.
                 Some(range) if !made_anew && (range.start..=range.end).contains(&position) => {}
-                // What is on its way lies below the position, and is claimed by its own batch.
+                // The position is the consumer's own: what it has handed on lies below, and is claimed by its own batch.
                 Some(range) if !made_anew && position < range.start => {
                     match self.record_gap(&source, assigned.partition.1, (position, range.start)).await {
                         Ok(()) => resolution.starts.push(Start { assigned, source, offset: range.start }),
@@ -122,16 +123,17 @@ impl Starter {
 
     async fn ask_kafka(&self, partitions: Vec<TopicPartition>) -> Result<Topics, StartError> {
         let lookup = Arc::clone(&self.lookup);
-        let topics = tokio::task::spawn_blocking(move || -> Result<Topics, crate::kafka::Error> {
+        let topics = tokio::task::spawn_blocking(move || -> Result<Option<Topics>, crate::kafka::Error> {
             let mut names: Vec<&str> = partitions.iter().map(|(topic, _)| topic.as_str()).collect();
             names.sort_unstable();
             names.dedup();
             let described = lookup.topics(&names)?;
             let ids = described.into_iter().map(|topic| (topic.name, topic.id.unwrap_or_default())).collect();
             let ranges = lookup.log_ranges(&partitions)?;
-            Ok(Topics { cluster_id: lookup.cluster_id().unwrap_or_default(), ids, ranges })
+            Ok(lookup.cluster_id().map(|cluster_id| Topics { cluster_id, ids, ranges }))
         });
-        Ok(topics.await??)
+        // Another id is another source, of which all would be read again: none is better than an empty one.
+        topics.await??.ok_or_else(|| StartError::Wait("the brokers do not give the cluster's id".to_owned()))
     }
 
     fn source(&self, topic: &str, topics: &Topics) -> Source {
@@ -141,9 +143,6 @@ impl Starter {
                 topic,
                 "the broker gives topics no id: a topic deleted and made anew cannot be told from the old one"
             );
-        }
-        if topics.cluster_id.is_empty() {
-            warn!("the broker gives no cluster id: another cluster under this name cannot be told from this one");
         }
         Source {
             kind: if topic == self.kafka.series_topic { Kind::Series } else { Kind::Points },

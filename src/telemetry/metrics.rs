@@ -118,7 +118,7 @@ pub const METRICS: &[Metric] = &[
         name: TRANSACTION_SECONDS,
         kind: Kind::Histogram,
         labels: &[],
-        help: "Time of one write transaction, from its begin to its commit",
+        help: "Time of writing a batch once: connection, series, COPY, claim and COMMIT",
     },
     Metric {
         name: PRODUCE_TO_COMMIT_SECONDS,

@@ -155,6 +155,40 @@ async fn a_partition_never_read_before_starts_where_the_configuration_says() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_restored_database_has_lost_is_read_again() {
+    let Some(mut bed) = Bed::new("restored", 1).await else { return };
+    let mut published = Published::default();
+    publish(&bed, &mut published, 0, 5);
+    let worker = bed.worker(&[]);
+    bed.until_applied(60).await;
+    let backup = bed.stored().await;
+    publish(&bed, &mut published, 0, 15);
+    bed.until_applied(60).await;
+    // What a restore does: rows and progress go back together.
+    let client = &mut bed.client;
+    let restore = client.transaction().await.unwrap();
+    restore
+        .batch_execute("update ingest_progress set next_offset = 5, ahead = '{}' where next_offset = 20")
+        .await
+        .unwrap();
+    let keep = backup.iter().map(|row| row.2).max().unwrap();
+    let sql = "delete from time_series_data_points where (extract(epoch from \"timestamp\") * 1000000)::bigint > $1";
+    restore.execute(sql, &[&keep]).await.unwrap();
+    restore.commit().await.unwrap();
+    assert_eq!(bed.stored().await.len(), backup.len());
+    publish(&bed, &mut published, 0, 1);
+    bed.until_applied(60).await;
+    bed.assert_exact(&published).await;
+    // A restore to a time before the partition was ever read.
+    bed.client.batch_execute("truncate time_series_data_points, ingest_progress").await.unwrap();
+    publish(&bed, &mut published, 0, 1);
+    bed.until_applied(60).await;
+    bed.assert_exact(&published).await;
+    drop(worker);
+    bed.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn of_transactions_only_what_is_committed_arrives() {
     let Some(bed) = Bed::new("transactions", 1).await else { return };
     let producer = Producer::transactional(&bed.brokers, &bed.name);
