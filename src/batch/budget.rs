@@ -28,11 +28,6 @@ impl Budget {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// The limit, in bytes.
-    pub fn limit(&self) -> usize {
-        self.limit
-    }
-
     /// Whether nothing more should be brought in.
     pub fn is_full(&self) -> bool {
         self.used() >= self.limit
@@ -53,6 +48,11 @@ pub struct Charge {
 }
 
 impl Charge {
+    /// A charge of nothing to the same budget.
+    pub fn another(&self) -> Self {
+        Self { used: Arc::clone(&self.used), bytes: 0 }
+    }
+
     /// Charges `bytes` instead of what was charged before.
     pub fn resize(&mut self, bytes: usize) {
         if bytes >= self.bytes {

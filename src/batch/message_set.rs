@@ -50,6 +50,10 @@ struct Entry {
 /// The time of a message that has none, as in Kafka's format.
 const NO_TIME: i64 = -1;
 
+/// The end of the year 9999, in milliseconds since the Unix epoch. A producer may set any time, and a time in another unit
+/// than milliseconds would be beyond what the database takes: such a message counts as one without a time.
+const MAX_TIME_MS: i64 = 253_402_300_799_999;
+
 impl MessageSet {
     /// The partition's topic.
     pub fn source(&self) -> &Arc<Source> {
@@ -153,7 +157,7 @@ impl MessageSetBuilder {
             |bytes: Option<&[u8]>| bytes.map_or(-1, |b| i32::try_from(b.len()).expect("Kafka's lengths are int32"));
         self.entries.push(Entry {
             offset: message.offset,
-            time_ms: message.time_ms.unwrap_or(NO_TIME),
+            time_ms: message.time_ms.filter(|time| (0..=MAX_TIME_MS).contains(time)).unwrap_or(NO_TIME),
             start: self.bytes.len(),
             key_len: length(message.key),
             payload_len: length(message.payload),

@@ -131,6 +131,9 @@ pub struct Batch {
     definitions: Vec<Definition>,
     dead_letters: Vec<DeadLetter>,
     oldest_ms: Option<i64>,
+    raw_bytes: usize,
+    /// What definitions and dead letters hold besides the raw messages.
+    other_bytes: usize,
     charge: Option<Charge>,
 }
 
@@ -146,9 +149,10 @@ impl Batch {
         for message in set.messages() {
             self.push_message(&set, &message, decoder, &mut counts);
         }
+        self.raw_bytes += set.bytes();
         self.sets.push(set);
         if let Some(charge) = &mut self.charge {
-            charge.resize(self.points.bytes());
+            charge.resize(self.points.bytes() + self.other_bytes);
         }
         counts
     }
@@ -167,12 +171,15 @@ impl Batch {
             Ok(Message::PointBatch { .. }) => counts.point_batches += 1,
             Ok(Message::SeriesCreate(series)) => {
                 counts.series_creates += 1;
+                self.other_bytes += message.payload.map_or(0, <[u8]>::len) + size_of::<Definition>();
                 self.definitions.push(Definition { series, at: at() });
             }
             Ok(Message::Tombstone) => counts.tombstones += 1,
             Err(rejected) => {
                 counts.rejected += 1;
-                self.dead_letters.push(dead_letter(message, at(), rejected));
+                let letter = dead_letter(message, at(), rejected);
+                self.other_bytes += letter.bytes();
+                self.dead_letters.push(letter);
             }
         }
     }
@@ -197,9 +204,9 @@ impl Batch {
         self.sets.iter().map(MessageSet::len).sum()
     }
 
-    /// The raw messages' memory, in bytes.
-    pub fn raw_bytes(&self) -> usize {
-        self.sets.iter().map(MessageSet::bytes).sum()
+    /// The memory of the raw messages, of definitions and of dead letters, in bytes; points are counted by themselves.
+    pub fn message_bytes(&self) -> usize {
+        self.raw_bytes + self.other_bytes
     }
 
     /// The oldest message's Kafka time, in milliseconds since the Unix epoch; `None` where no message has one.
@@ -231,17 +238,29 @@ impl Batch {
         merged
     }
 
-    /// A batch of just those messages whose offsets lie in `missing`, decoded again.
+    /// A batch of just those messages whose offsets lie in `missing`, decoded again, each once: a partition that was lost
+    /// and assigned again is read again, and its two sets may overlap.
     pub fn keep(&self, missing: &[Interval], decoder: &mut Decoder) -> Self {
-        let mut kept = Self::default();
-        for set in &self.sets {
-            for interval in missing.iter().filter(|i| i.partition == set.partition() && *i.source == **set.source()) {
-                if let Some(part) = set.clip(interval.from, interval.until) {
+        let mut sets: Vec<(Interval, &MessageSet)> = self.sets.iter().map(|set| (set.interval(), set)).collect();
+        sets.sort_by(|(a, _), (b, _)| a.partition_order(b).then(a.from.cmp(&b.from)));
+        let mut kept = self.empty();
+        let mut reached: Option<Interval> = None;
+        for (interval, set) in sets {
+            let same = reached.take().filter(|last| last.partition_order(&interval).is_eq());
+            let from = same.map_or(interval.from, |last| last.until.max(interval.from));
+            for wanted in missing.iter().filter(|wanted| wanted.partition_order(&interval).is_eq()) {
+                if let Some(part) = set.clip(wanted.from.max(from), wanted.until) {
                     kept.push(part, decoder);
                 }
             }
+            reached = Some(Interval { until: interval.until.max(from), ..interval });
         }
         kept
+    }
+
+    /// An empty batch that is charged to the same budget.
+    fn empty(&self) -> Self {
+        Self { charge: self.charge.as_ref().map(Charge::another), ..Self::default() }
     }
 
     /// The batch's messages decoded again, because the decoder's rules have changed.
@@ -255,7 +274,7 @@ impl Batch {
         if half == 0 {
             return None;
         }
-        let (mut left, mut right) = (Self::default(), Self::default());
+        let (mut left, mut right) = (self.empty(), self.empty());
         let mut taken = 0;
         for set in &self.sets {
             if taken + set.len() <= half {
@@ -291,6 +310,14 @@ impl Batch {
             }
         }
         self
+    }
+}
+
+impl DeadLetter {
+    /// The memory it holds, in bytes, with what the statement that stores it takes of it once more.
+    fn bytes(&self) -> usize {
+        let held = |bytes: &Option<Vec<u8>>| bytes.as_ref().map_or(0, Vec::len);
+        2 * (size_of::<Self>() + held(&self.key) + held(&self.payload) + self.rejected.detail.len())
     }
 }
 

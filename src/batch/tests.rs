@@ -72,6 +72,13 @@ fn a_missing_part_is_kept() {
     let kept = batch.keep(&[interval(2, 5), interval(9, 10)], &mut decoder);
     assert_eq!(times(&kept), [4]);
     assert_eq!(spans(&kept), [(0, 2, 5), (0, 9, 10)]);
+    let mut twice = Batch::default();
+    for (from, until, offsets) in [(5, 12, vec![5, 8, 11]), (0, 10, vec![1, 4, 8]), (6, 9, vec![8])] {
+        twice.push(set(&source, 0, from, until, &offsets), &mut decoder);
+    }
+    let kept = twice.keep(&[interval(4, 20)], &mut decoder);
+    assert_eq!(times(&kept), [4, 8, 11], "an offset that is there more than once is kept once");
+    assert_eq!(spans(&kept), [(0, 4, 12)]);
     let other = Interval { partition: 1, ..interval(0, 10) };
     assert!(batch.keep(&[other], &mut decoder).is_empty());
 }

@@ -46,11 +46,12 @@ pub(super) struct Arguments {
     keep: bool,
 }
 
-/// What was published: counts, and a checksum that does not depend on the order.
+/// What was published. All values have one decimal, so that their sum can be compared exactly.
 #[derive(Debug, Default)]
 struct Published {
     messages: usize,
     points: usize,
+    tenths: i64,
 }
 
 pub(super) async fn run(config: Arc<Config>, arguments: Arguments) -> Result<(), Failure> {
@@ -187,7 +188,8 @@ fn report(summary: &TableSummary, scratch: &Scratch, published: &Published, took
     let seattle: BTreeMap<String, usize> = summary.columns_of("seattle-weather");
     let days = SEATTLE.lines().count() - 1;
     let complete = SEATTLE_COLUMNS.iter().all(|column| seattle.get(*column) == Some(&days));
-    if doubled == 0 && lost == 0 && summary.dead_letters == 0 && summary.points == published.points && complete {
+    let exact = summary.points == published.points && summary.tenths == published.tenths;
+    if doubled == 0 && lost == 0 && summary.dead_letters == 0 && exact && complete {
         return Ok(());
     }
     Err(Failure::Internal("the table does not hold what was published".to_owned()))
@@ -199,6 +201,7 @@ fn publish(publisher: &Publisher, kafka: &Kafka, synthetic_points: usize) -> Res
         publisher.send(topic, None, key, payload.as_bytes())?;
         published.messages += 1;
         published.points += points;
+        published.tenths += tenths(payload);
         Ok(())
     };
     let definition = serde_json::json!({
@@ -216,6 +219,15 @@ fn publish(publisher: &Publisher, kafka: &Kafka, synthetic_points: usize) -> Res
     }
     publisher.flush()?;
     Ok(published)
+}
+
+/// The sum of a message's values, in tenths.
+fn tenths(payload: &str) -> i64 {
+    let message: serde_json::Value = serde_json::from_str(payload).unwrap_or_default();
+    let columns = message["columns"].as_object().into_iter().flat_map(|columns| columns.values());
+    let values =
+        columns.flat_map(|values| values.as_array().into_iter().flatten()).filter_map(serde_json::Value::as_f64);
+    values.map(|value| (value * 10.0).round() as i64).sum()
 }
 
 /// The real data as point batches, in the columnar shape.

@@ -90,6 +90,11 @@ impl Error {
         }
     }
 
+    /// Whether the server has canceled the statement: it took longer than its time-out, or an administrator did it.
+    pub fn is_canceled(&self) -> bool {
+        self.answer().is_some_and(|answer| *answer.code() == SqlState::QUERY_CANCELED)
+    }
+
     /// Whether the server has no database of the URL's name.
     pub fn is_missing_database(&self) -> bool {
         self.answer().is_some_and(|answer| *answer.code() == SqlState::UNDEFINED_DATABASE)

@@ -114,8 +114,8 @@ impl Database {
     pub async fn start(&self, source: &Arc<Source>, partitions: &[(i32, i64)]) -> Result<HashMap<i32, i64>, Error> {
         let work = async {
             let mut session = self.session().await?;
-            self.sources.resolve(&mut session, &self.pipeline, &[source]).await?;
-            progress::start(&mut session, self.sources.get(source)?, partitions).await
+            let ids = self.sources.resolve(&mut session, &self.pipeline, &[source]).await?;
+            progress::start(&mut session, ids.get(source)?, partitions).await
         };
         self.noted(work.await)
     }
@@ -133,8 +133,8 @@ impl Database {
     ) -> Result<Vec<(i64, i64)>, Error> {
         let work = async {
             let mut session = self.session().await?;
-            self.sources.resolve(&mut session, &self.pipeline, &[source]).await?;
-            progress::record_gap(&mut session, self.sources.get(source)?, partition, interval, reason).await
+            let ids = self.sources.resolve(&mut session, &self.pipeline, &[source]).await?;
+            progress::record_gap(&mut session, ids.get(source)?, partition, interval, reason).await
         };
         self.noted(work.await)
     }

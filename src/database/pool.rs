@@ -41,7 +41,11 @@ impl Connections {
             .runtime(Runtime::Tokio1)
             .post_create(Hook::async_fn(move |client, _| {
                 let session = session.clone();
-                Box::pin(async move { client.batch_execute(&session).await.map_err(HookError::Backend) })
+                Box::pin(async move {
+                    // The pool's own limit ends with the connection's making.
+                    let told = tokio::time::timeout(connect, client.batch_execute(&session)).await;
+                    told.map_err(|_| HookError::message("no answer in time"))?.map_err(HookError::Backend)
+                })
             }))
             .pre_recycle(Hook::sync_fn(move |_, metrics| {
                 if metrics.age() < max_age { Ok(()) } else { Err(HookError::message("reached its age")) }

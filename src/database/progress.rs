@@ -15,13 +15,18 @@ pub(super) struct SourceIds {
     ids: Mutex<HashMap<Arc<Source>, i32>>,
 }
 
-impl SourceIds {
-    /// The id of a source that was resolved before.
-    pub(super) fn get(&self, source: &Source) -> Result<i32, Error> {
-        self.known(source)
-            .ok_or_else(|| Error::Unexpected(format!("the source of topic {} has no id yet", source.topic)))
-    }
+/// The ids of the sources of one piece of work; another's outage does not take them away in the middle of it.
+#[derive(Debug)]
+pub(super) struct Resolved(HashMap<Arc<Source>, i32>);
 
+impl Resolved {
+    pub(super) fn get(&self, source: &Source) -> Result<i32, Error> {
+        let id = self.0.get(source).copied();
+        id.ok_or_else(|| Error::Unexpected(format!("the source of topic {} was not asked for", source.topic)))
+    }
+}
+
+impl SourceIds {
     fn known(&self, source: &Source) -> Option<i32> {
         self.ids.lock().unwrap_or_else(PoisonError::into_inner).get(source).copied()
     }
@@ -31,15 +36,17 @@ impl SourceIds {
         self.ids.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    /// Asks the database for those of `sources` that are not known.
+    /// The ids of `sources`; the database is asked for those that are not known.
     pub(super) async fn resolve(
         &self,
         session: &mut Session,
         pipeline: &str,
         sources: &[&Arc<Source>],
-    ) -> Result<(), Error> {
+    ) -> Result<Resolved, Error> {
+        let mut resolved = HashMap::new();
         for source in sources {
-            if self.known(source).is_some() {
+            if let Some(id) = self.known(source) {
+                resolved.insert(Arc::clone(source), id);
                 continue;
             }
             let rows = session
@@ -51,8 +58,9 @@ impl SourceIds {
                 .await?;
             let id = rows.first().ok_or_else(|| Error::Unexpected("a source has no id".to_owned()))?.get(0);
             self.ids.lock().unwrap_or_else(PoisonError::into_inner).insert(Arc::clone(source), id);
+            resolved.insert(Arc::clone(source), id);
         }
-        Ok(())
+        Ok(Resolved(resolved))
     }
 }
 
@@ -77,7 +85,7 @@ pub struct Applied {
 }
 
 impl<'a> Claim<'a> {
-    pub(super) fn new(intervals: &'a [Interval], ids: &SourceIds) -> Result<Self, Error> {
+    pub(super) fn new(intervals: &'a [Interval], ids: &Resolved) -> Result<Self, Error> {
         Ok(Self {
             intervals,
             sources: intervals.iter().map(|i| ids.get(&i.source)).collect::<Result<_, _>>()?,

@@ -1,6 +1,7 @@
 //! The tables: numbered migrations by refinery, and after them a step that can be repeated: what depends on the server's
 //! TimescaleDB, which may come or change later.
 
+use std::future::Future;
 use std::time::Duration;
 
 use refinery::Runner;
@@ -134,6 +135,10 @@ pub async fn migrate(config: &config::Config) -> Result<Report, SchemaError> {
 /// # Errors
 /// Where the server does not answer, or the schema differs.
 pub async fn verify(database: &config::Database) -> Result<Server, SchemaError> {
+    in_time(database, "read the schema's version", verify_without_limit(database)).await?
+}
+
+async fn verify_without_limit(database: &config::Database) -> Result<Server, SchemaError> {
     let client = connect(database).await?;
     let known = runner().get_migrations().clone();
     let rows =
@@ -170,7 +175,17 @@ pub async fn verify(database: &config::Database) -> Result<Server, SchemaError> 
 /// # Errors
 /// Where it does not answer.
 pub async fn describe_server(database: &config::Database) -> Result<Server, Error> {
-    server(&connect(database).await?).await
+    in_time(database, "ask for the server's version", async { server(&connect(database).await?).await }).await?
+}
+
+/// A question to a server that may be frozen.
+async fn in_time<T>(
+    database: &config::Database,
+    step: &'static str,
+    question: impl Future<Output = T>,
+) -> Result<T, Error> {
+    let limit = Duration::from_millis(database.statement_timeout_ms);
+    tokio::time::timeout(limit, question).await.map_err(|_| Error::TimedOut { step, seconds: limit.as_secs() })
 }
 
 fn runner() -> Runner {

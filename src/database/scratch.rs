@@ -25,6 +25,8 @@ pub struct TableSummary {
     pub points: usize,
     /// Different (series, column, timestamp) among them.
     pub distinct_points: usize,
+    /// The sum of the points' values, each rounded to tenths, in tenths.
+    pub tenths: i64,
     /// Rows of dead letters.
     pub dead_letters: usize,
     /// Rows of points by series and column.
@@ -146,8 +148,12 @@ impl Scratch {
     }
 
     async fn count(&self, sql: &str) -> Result<usize, Error> {
+        Ok(usize::try_from(self.number(sql).await?).unwrap_or(0))
+    }
+
+    async fn number(&self, sql: &str) -> Result<i64, Error> {
         let row = self.client.query_one(sql, &[]).await.map_err(|source| Error::Server { step: "count", source })?;
-        Ok(usize::try_from(row.get::<_, i64>(0)).unwrap_or(0))
+        Ok(row.get(0))
     }
 
     /// What the tables hold.
@@ -171,6 +177,9 @@ impl Scratch {
                     "select count(*) from (select distinct time_series_id, column_name, \"timestamp\" \
                      from time_series_data_points) as point",
                 )
+                .await?,
+            tenths: self
+                .number("select coalesce(sum(round(value * 10)), 0)::bigint from time_series_data_points")
                 .await?,
             dead_letters: self.count("select count(*) from ingest_dead_letter").await?,
             columns,

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use super::error::Error;
-use super::progress::SourceIds;
+use super::progress::Resolved;
 use super::session::Session;
 use crate::batch::{Definition, Points};
 
@@ -69,11 +69,7 @@ pub(super) async fn see(session: &mut Session, known: &KnownSeries, points: &Poi
 }
 
 /// Creates or updates series by their definitions.
-pub(super) async fn define(
-    session: &mut Session,
-    sources: &SourceIds,
-    definitions: &[Definition],
-) -> Result<(), Error> {
+pub(super) async fn define(session: &mut Session, sources: &Resolved, definitions: &[Definition]) -> Result<(), Error> {
     if definitions.is_empty() {
         return Ok(());
     }

@@ -6,7 +6,7 @@ use std::time::Instant;
 use tracing::debug;
 
 use super::error::{Class, Error};
-use super::progress::{Applied, Claim, SourceIds};
+use super::progress::{Applied, Claim, Resolved};
 use super::session::Session;
 use super::{Database, series};
 use crate::batch::{Batch, DeadLetter, MessageAt, Source};
@@ -64,14 +64,14 @@ impl Database {
         let mut session = self.session().await?;
         let intervals = batch.intervals();
         let sources: Vec<&Arc<Source>> = intervals.iter().map(|interval| &interval.source).collect();
-        self.sources.resolve(&mut session, &self.pipeline, &sources).await?;
-        series::define(&mut session, &self.sources, batch.definitions()).await?;
+        let ids = self.sources.resolve(&mut session, &self.pipeline, &sources).await?;
+        series::define(&mut session, &ids, batch.definitions()).await?;
         let without_unknown = self.without_unknown_series(&mut session, batch, decoder).await?;
         let batch = without_unknown.as_ref().unwrap_or(batch);
         series::see(&mut session, &self.known_series, batch.points()).await?;
 
         session.begin().await?;
-        match self.fill(&mut session, batch, path, decoder).await {
+        match self.fill(&mut session, batch, &ids, path, decoder).await {
             Ok(written) => {
                 session.commit().await?;
                 Ok(written)
@@ -96,6 +96,8 @@ impl Database {
         if self.unknown_series == UnknownSeries::Create {
             return Ok(None);
         }
+        // What was unknown in an earlier attempt may have been created since.
+        decoder.reject_series([]);
         let unknown = series::without_row(session, batch.points()).await?;
         if unknown.is_empty() {
             return Ok(None);
@@ -108,29 +110,30 @@ impl Database {
         &self,
         session: &mut Session,
         batch: &Batch,
+        ids: &Resolved,
         path: Path,
         decoder: &mut Decoder,
     ) -> Result<Written, Error> {
         let intervals = batch.intervals();
-        let claim = Claim::new(&intervals, &self.sources)?;
+        let claim = Claim::new(&intervals, ids)?;
         if path == Path::Fast {
-            self.copy(session, batch).await?;
+            self.copy(session, batch, ids).await?;
             let applied = claim.all(session).await?;
             return Ok(written(batch, 0, applied));
         }
         let missing = claim.missing(session).await?;
         let applied = claim.next_offsets(session).await?;
         if missing == intervals {
-            self.copy(session, batch).await?;
+            self.copy(session, batch, ids).await?;
             return Ok(written(batch, 0, applied));
         }
         let part = batch.keep(&missing, decoder);
         debug!(messages = part.message_count(), of = batch.message_count(), "a part of the batch was applied already");
-        self.copy(session, &part).await?;
+        self.copy(session, &part, ids).await?;
         Ok(written(&part, batch.points().len() - part.points().len(), applied))
     }
 
-    async fn copy(&self, session: &mut Session, batch: &Batch) -> Result<(), Error> {
+    async fn copy(&self, session: &mut Session, batch: &Batch, ids: &Resolved) -> Result<(), Error> {
         let points = batch.points();
         if !points.is_empty() {
             let start = Instant::now();
@@ -140,7 +143,7 @@ impl Database {
             }
             metrics::copy_took(start.elapsed());
         }
-        insert_dead_letters(session, &self.sources, batch.dead_letters()).await
+        insert_dead_letters(session, ids, batch.dead_letters()).await
     }
 }
 
@@ -149,7 +152,7 @@ fn written(batch: &Batch, skipped: usize, applied: Vec<Applied>) -> Written {
     Written { points: batch.points().len(), skipped, dead_letters, applied }
 }
 
-async fn insert_dead_letters(session: &mut Session, ids: &SourceIds, letters: &[DeadLetter]) -> Result<(), Error> {
+async fn insert_dead_letters(session: &mut Session, ids: &Resolved, letters: &[DeadLetter]) -> Result<(), Error> {
     if letters.is_empty() {
         return Ok(());
     }

@@ -52,7 +52,12 @@ pub type Messages = (MessageSet, u64);
 #[derive(Debug)]
 pub enum Event {
     /// These partitions are ours, and wait for a [`Command::Start`].
-    Assigned(Vec<Assigned>),
+    Assigned {
+        /// The new assignments.
+        assigned: Vec<Assigned>,
+        /// How many message sets were sent before: among them may be some of the same partitions.
+        sets_before: u64,
+    },
     /// These partitions are no longer ours.
     Revoked(Vec<TopicPartition>),
     /// Some partition's position is no longer, or not yet, in Kafka's log; it is not read from until it is moved. With the
@@ -123,6 +128,7 @@ pub fn spawn(
         health,
         events,
         messages,
+        sets_sent: 0,
         commands,
         paused: false,
         commits: HashMap::new(),
@@ -161,6 +167,7 @@ struct ConsumerThread {
     health: Arc<Health>,
     events: UnboundedSender<Event>,
     messages: UnboundedSender<Messages>,
+    sets_sent: u64,
     commands: mpsc::Receiver<Command>,
     paused: bool,
     commits: HashMap<TopicPartition, (u64, i64)>,
@@ -200,7 +207,11 @@ impl ConsumerThread {
         let mut failed = false;
         match polled {
             None => {}
-            Some(Ok(message)) => take(&mut self.assignment, &self.budget, &self.messages, &message),
+            Some(Ok(message)) => {
+                if let Some((reader, epoch)) = take(&mut self.assignment, &message) {
+                    hand_on(reader, epoch, &self.budget, &self.messages, &mut self.sets_sent);
+                }
+            }
             Some(Err(error)) => failed = self.complain(&error),
         }
         for notice in self.consumer.context().take() {
@@ -251,6 +262,12 @@ impl ConsumerThread {
                 error!(%code, "the consumer has failed for good; it is made anew");
                 return true;
             }
+            // librdkafka does not say of which partition. It stays where it is, and the others go on.
+            KafkaError::MessageConsumption(
+                code @ (RDKafkaErrorCode::BadMessage
+                | RDKafkaErrorCode::BadCompression
+                | RDKafkaErrorCode::NotImplemented),
+            ) => error!(%code, "a message in Kafka's log is damaged; its partition cannot be read past it"),
             // Brokers come and go; librdkafka reconnects by itself, and lag tells whether it matters.
             KafkaError::MessageConsumption(code) => warn!(%code, "reading from Kafka is disturbed"),
             other => warn!(error = %other, "reading from Kafka is disturbed"),
@@ -262,7 +279,7 @@ impl ConsumerThread {
         info!(?partitions, "partitions assigned");
         metrics::rebalance();
         let assigned = partitions.iter().map(|partition| self.own(partition)).collect();
-        self.tell(Event::Assigned(assigned));
+        self.tell(Event::Assigned { assigned, sets_before: self.sets_sent });
     }
 
     fn own(&mut self, partition: &TopicPartition) -> Assigned {
@@ -291,8 +308,9 @@ impl ConsumerThread {
                 continue;
             };
             let reader = Reader::new(source, *number, offset, self.left_at.get(&partition).copied());
-            if owned.reader.replace(reader).is_some() {
+            if let Some(mut before) = owned.reader.replace(reader) {
                 moved.add_partition(topic, *number);
+                hand_on(&mut before, epoch, &self.budget, &self.messages, &mut self.sets_sent);
             }
             log_failure("set an offset", fresh.add_partition_offset(topic, *number, Offset::Offset(offset)));
         }
@@ -317,8 +335,9 @@ impl ConsumerThread {
             let Some(owned) = self.assignment.get(topic, *number).filter(|owned| owned.epoch == *epoch) else {
                 continue;
             };
-            if owned.reader.is_some() {
+            if let Some(mut before) = owned.reader.take() {
                 reading.add_partition(topic, *number);
+                hand_on(&mut before, *epoch, &self.budget, &self.messages, &mut self.sets_sent);
             }
             again.push(self.own(partition));
         }
@@ -326,7 +345,7 @@ impl ConsumerThread {
             log_failure("stop partitions", self.consumer.incremental_unassign(&reading));
         }
         if !again.is_empty() {
-            self.tell(Event::Assigned(again));
+            self.tell(Event::Assigned { assigned: again, sets_before: self.sets_sent });
         }
     }
 
@@ -335,8 +354,8 @@ impl ConsumerThread {
         let now = Instant::now();
         for (epoch, reader) in self.assignment.readers() {
             let due = reader.waiting_since().is_some_and(|since| idle || now - since >= SET_LINGER);
-            if due && let Some(set) = reader.take(&self.budget) {
-                send(&self.messages, (set, epoch));
+            if due {
+                hand_on(reader, epoch, &self.budget, &self.messages, &mut self.sets_sent);
             }
         }
     }
@@ -448,15 +467,11 @@ fn send<T>(channel: &UnboundedSender<T>, what: T) {
     }
 }
 
-fn take(
-    assignment: &mut Assignment,
-    budget: &Budget,
-    messages: &UnboundedSender<Messages>,
-    message: &BorrowedMessage<'_>,
-) {
-    let Some(owned) = assignment.get(message.topic(), message.partition()) else { return };
+/// Adds a message to its partition's set; the reader where the set is now full.
+fn take<'a>(assignment: &'a mut Assignment, message: &BorrowedMessage<'_>) -> Option<(&'a mut Reader, u64)> {
+    let owned = assignment.get(message.topic(), message.partition())?;
     let epoch = owned.epoch;
-    let Some(reader) = &mut owned.reader else { return };
+    let reader = owned.reader.as_mut()?;
     let raw = RawMessage {
         offset: message.offset(),
         time_ms: message.timestamp().to_millis(),
@@ -464,12 +479,25 @@ fn take(
         payload: message.payload(),
     };
     match reader.push(&raw) {
-        None => debug!(topic = message.topic(), partition = message.partition(), offset = raw.offset, "read twice"),
-        Some(false) => {}
-        Some(true) => {
-            if let Some(set) = reader.take(budget) {
-                send(messages, (set, epoch));
-            }
+        None => {
+            debug!(topic = message.topic(), partition = message.partition(), offset = raw.offset, "read twice");
+            None
         }
+        Some(false) => None,
+        Some(true) => Some((reader, epoch)),
+    }
+}
+
+/// Sends what a reader holds, if it holds anything.
+fn hand_on(
+    reader: &mut Reader,
+    epoch: u64,
+    budget: &Budget,
+    messages: &UnboundedSender<Messages>,
+    sets_sent: &mut u64,
+) {
+    if let Some(set) = reader.take(budget) {
+        *sets_sent += 1;
+        send(messages, (set, epoch));
     }
 }

@@ -46,6 +46,9 @@ impl Lookup {
     pub fn new(kafka: &Kafka) -> Result<Self, KafkaError> {
         let mut properties = settings::client(kafka);
         properties.set("isolation.level", "read_committed");
+        // It asks for the group's offsets, and never joins the group.
+        properties.set("group.id", &kafka.group_id);
+        properties.set("enable.auto.commit", "false");
         Ok(Self { client: properties.create().map_err(settings::without_value)? })
     }
 
@@ -93,6 +96,21 @@ impl Lookup {
             .collect())
     }
 
+    /// The offsets that the group has committed; partitions without one are left out.
+    ///
+    /// # Errors
+    /// Where the brokers do not answer.
+    pub fn committed(&self, partitions: &[TopicPartition]) -> Result<HashMap<TopicPartition, i64>, KafkaError> {
+        if partitions.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let mut question = TopicPartitionList::with_capacity(partitions.len());
+        for (topic, partition) in partitions {
+            question.add_partition(topic, *partition);
+        }
+        Ok(offsets(&self.client.committed_offsets(question, TIMEOUT)?))
+    }
+
     fn list_offsets(
         &self,
         partitions: &[TopicPartition],
@@ -102,15 +120,18 @@ impl Lookup {
         for (topic, partition) in partitions {
             question.add_partition_offset(topic, *partition, which)?;
         }
-        let answer = self.client.offsets_for_times(question, TIMEOUT)?;
-        Ok(answer
-            .elements()
-            .iter()
-            .filter(|element| element.error().is_ok())
-            .filter_map(|element| match element.offset() {
-                Offset::Offset(offset) => Some(((element.topic().to_owned(), element.partition()), offset)),
-                _ => None,
-            })
-            .collect())
+        Ok(offsets(&self.client.offsets_for_times(question, TIMEOUT)?))
     }
+}
+
+/// The offsets of a list, without the partitions that have an error or none.
+fn offsets(list: &TopicPartitionList) -> HashMap<TopicPartition, i64> {
+    list.elements()
+        .iter()
+        .filter(|element| element.error().is_ok())
+        .filter_map(|element| match element.offset() {
+            Offset::Offset(offset) => Some(((element.topic().to_owned(), element.partition()), offset)),
+            _ => None,
+        })
+        .collect()
 }

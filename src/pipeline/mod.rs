@@ -96,6 +96,9 @@ pub async fn run(
         filling_since: None,
         partitions: Partitions::default(),
         starting: Vec::new(),
+        sets_taken: 0,
+        finding_lost: false,
+        letters_logged: RateLimit::default(),
         start_delay: Duration::ZERO,
         start_at: Instant::now(),
         start_tasks: JoinSet::new(),
@@ -128,8 +131,14 @@ struct Pipeline {
     filling: Batch,
     filling_since: Option<Instant>,
     partitions: Partitions,
-    /// Assignments that wait for their start offset.
-    starting: Vec<Assigned>,
+    /// Assignments that wait for their start offset, and for this many message sets to be taken before: what was read of a
+    /// partition's last assignment must be known as being on its way, or it would look lost.
+    starting: Vec<(Assigned, u64)>,
+    /// How many message sets were taken.
+    sets_taken: u64,
+    /// Whether it is being found out which partitions have lost their offsets.
+    finding_lost: bool,
+    letters_logged: RateLimit,
     start_delay: Duration,
     start_at: Instant,
     starter: Starter,
@@ -171,6 +180,7 @@ impl Pipeline {
     }
 
     fn take(&mut self, set: MessageSet, epoch: u64) {
+        self.sets_taken += 1;
         if !self.partitions.note_read(&set, epoch) {
             return;
         }
@@ -190,22 +200,26 @@ impl Pipeline {
 
     fn heard(&mut self, event: Event) {
         match event {
-            Event::Assigned(assigned) => {
+            Event::Assigned { assigned, sets_before } => {
                 for one in &assigned {
                     self.partitions.assign(one);
                 }
-                self.starting.extend(assigned);
+                self.starting.extend(assigned.into_iter().map(|one| (one, sets_before)));
                 self.start_delay = Duration::ZERO;
                 self.start_at = Instant::now();
             }
             Event::Revoked(revoked) => {
-                self.starting.retain(|assigned| !revoked.contains(&assigned.partition));
+                self.starting.retain(|(assigned, _)| !revoked.contains(&assigned.partition));
                 for partition in &revoked {
                     self.partitions.revoke(partition);
                     metrics::forget_lag(&partition.0, partition.1);
                 }
             }
+            // One question at a time: the answer to a second one would move what the first has moved. What is lost meanwhile is
+            // found as stuck.
+            Event::OffsetsLost(_) if self.finding_lost => {}
             Event::OffsetsLost(reading) => {
+                self.finding_lost = true;
                 self.start_tasks.spawn(self.starter.clone().find_lost(reading));
             }
             Event::Stopped => error!("the consumer's thread has ended by itself"),
@@ -214,7 +228,7 @@ impl Pipeline {
 
     fn is_full(&self) -> bool {
         self.filling.points().len() >= self.config.batch.max_points
-            || self.filling.raw_bytes() >= self.config.batch.max_bytes
+            || self.filling.message_bytes() >= self.config.batch.max_bytes
     }
 
     /// Hands the batch to a writer, if it is due and one is free.
@@ -228,7 +242,7 @@ impl Pipeline {
         }
         let batch = std::mem::replace(&mut self.filling, Batch::new(&self.budget));
         self.filling_since = None;
-        metrics::batch_sealed(batch.points().len(), batch.raw_bytes());
+        metrics::batch_sealed(batch.points().len(), batch.message_bytes());
         let known = self.partitions.next_offsets(&batch.intervals());
         self.writers.spawn(self.writer.clone().write(batch, known));
     }
@@ -245,9 +259,15 @@ impl Pipeline {
                 self.consumer.send(Command::Restart(stuck));
             }
         }
-        if !self.starting.is_empty() && self.start_tasks.is_empty() && Instant::now() >= self.start_at {
+        let starting: Vec<Assigned> = self
+            .starting
+            .iter()
+            .filter(|(_, sets_before)| *sets_before <= self.sets_taken)
+            .map(|(assigned, _)| assigned.clone())
+            .collect();
+        if !starting.is_empty() && self.start_tasks.is_empty() && Instant::now() >= self.start_at {
             let in_flight = self.partitions.in_flight();
-            self.start_tasks.spawn(self.starter.clone().resolve(self.starting.clone(), in_flight));
+            self.start_tasks.spawn(self.starter.clone().resolve(starting, in_flight));
         }
         self.watch.tick(&self.partitions);
         self.measure();
@@ -280,10 +300,11 @@ impl Pipeline {
                 Resolution::default()
             }
         };
-        self.partitions.note_log_ends(&resolution.log_ranges);
+        self.finding_lost &= !resolution.found_lost;
+        self.partitions.note_log(&resolution.log_ranges);
         for start in &resolution.starts {
             self.partitions.start(start);
-            self.starting.retain(|assigned| *assigned != start.assigned);
+            self.starting.retain(|(assigned, _)| *assigned != start.assigned);
         }
         if !resolution.starts.is_empty() {
             self.consumer.send(Command::Start(resolution.starts));
@@ -313,9 +334,10 @@ impl Pipeline {
         metrics::points_skipped(outcome.skipped as u64);
         for (at, rejected) in &outcome.dead_letters {
             metrics::dead_letter(rejected.reason.as_str());
+            let Some(unlogged) = self.letters_logged.permit(rejected.reason.as_str()) else { continue };
             warn!(
                 topic = at.source.topic, partition = at.partition, offset = at.offset,
-                reason = rejected.reason.as_str(), detail = %escaped(&rejected.detail),
+                reason = rejected.reason.as_str(), detail = %escaped(&rejected.detail), unlogged,
                 "a message became a dead letter"
             );
         }
@@ -361,7 +383,8 @@ impl Pipeline {
     }
 
     fn observed(&mut self, observation: Observation) {
-        self.partitions.note_log_ends(&observation.log_ranges);
+        self.partitions.note_log(&observation.log_ranges);
+        self.partitions.note_committed(&observation.committed);
         let changed = self.partitions.of_changed_topics(&observation.topic_ids);
         if !changed.is_empty() {
             warn!(?changed, "a topic was deleted and made anew: it is read from its start");
@@ -407,4 +430,21 @@ type NextOffsets = HashMap<TopicPartition, i64>;
 
 fn unix_ms() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis() as i64)
+}
+
+/// One log line a second for each of a few words.
+#[derive(Debug, Default)]
+struct RateLimit(HashMap<&'static str, (Option<Instant>, u64)>);
+
+impl RateLimit {
+    /// Whether a line may be written, with the number of those that were not since the last.
+    fn permit(&mut self, word: &'static str) -> Option<u64> {
+        let (last, unlogged) = self.0.entry(word).or_default();
+        if last.is_some_and(|last| last.elapsed() < Duration::from_secs(1)) {
+            *unlogged += 1;
+            return None;
+        }
+        *last = Some(Instant::now());
+        Some(std::mem::take(unlogged))
+    }
 }

@@ -15,7 +15,6 @@ use crate::kafka::lookup::{LogRange, TopicPartition};
 pub(super) struct Partitions {
     owned: HashMap<TopicPartition, Partition>,
     in_flight: HashMap<(Arc<Source>, i32), BTreeMap<i64, InFlight>>,
-    last_progress: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -23,9 +22,13 @@ struct Partition {
     epoch: u64,
     assigned_at: Instant,
     reading: Option<Reading>,
-    log_end: Option<i64>,
-    /// Since when there is something to read of which nothing is on its way.
+    log: Option<LogRange>,
+    /// What Kafka has of the group, for as long as the database has not been asked.
+    committed: Option<i64>,
+    /// Since when there is something that is not applied.
     behind_since: Option<Instant>,
+    /// When the database's progress last moved.
+    applied_at: Instant,
 }
 
 #[derive(Debug)]
@@ -61,14 +64,19 @@ pub(super) struct Lag {
 
 impl Partitions {
     pub(super) fn assign(&mut self, assigned: &Assigned) {
-        let partition = Partition {
+        let now = Instant::now();
+        let partition = self.owned.entry(assigned.partition.clone()).or_insert_with(|| Partition {
             epoch: assigned.epoch,
-            assigned_at: Instant::now(),
+            assigned_at: now,
             reading: None,
-            log_end: None,
+            log: None,
+            committed: None,
             behind_since: None,
-        };
-        self.owned.insert(assigned.partition.clone(), partition);
+            applied_at: now,
+        });
+        // A partition that is started again has been behind all the time.
+        partition.epoch = assigned.epoch;
+        partition.reading = None;
     }
 
     pub(super) fn revoke(&mut self, partition: &TopicPartition) {
@@ -87,12 +95,13 @@ impl Partitions {
         }
     }
 
-    /// Notes messages that came; whether they are of a current assignment.
+    /// Notes messages that came; whether their partition is ours. Those of an earlier assignment of it are as good as any:
+    /// what is read twice is applied once.
     pub(super) fn note_read(&mut self, set: &MessageSet, epoch: u64) -> bool {
         let interval = set.interval();
         let partition = (interval.source.topic.clone(), interval.partition);
-        let Some(owned) = self.owned.get_mut(&partition).filter(|owned| owned.epoch == epoch) else { return false };
-        if let Some(reading) = &mut owned.reading {
+        let Some(owned) = self.owned.get_mut(&partition) else { return false };
+        if let Some(reading) = owned.reading.as_mut().filter(|_| owned.epoch == epoch) {
             reading.position = interval.until;
             reading.moved_at = Instant::now();
         }
@@ -106,7 +115,6 @@ impl Partitions {
 
     /// Notes that these intervals are no longer on their way.
     pub(super) fn note_done(&mut self, intervals: &[Interval]) {
-        self.last_progress = Some(Instant::now());
         for interval in intervals {
             let key = (Arc::clone(&interval.source), interval.partition);
             if let Some(sets) = self.in_flight.get_mut(&key) {
@@ -123,14 +131,25 @@ impl Partitions {
         let key = (applied.source.topic.clone(), applied.partition);
         let owned = self.owned.get_mut(&key)?;
         let reading = owned.reading.as_mut().filter(|reading| reading.source == applied.source)?;
-        reading.next_offset = reading.next_offset.max(applied.next_offset);
+        if applied.next_offset > reading.next_offset {
+            reading.next_offset = applied.next_offset;
+            owned.applied_at = Instant::now();
+        }
         Some(Assigned { partition: key, epoch: owned.epoch })
     }
 
-    pub(super) fn note_log_ends(&mut self, ranges: &HashMap<TopicPartition, LogRange>) {
+    pub(super) fn note_log(&mut self, ranges: &HashMap<TopicPartition, LogRange>) {
         for (key, range) in ranges {
             if let Some(partition) = self.owned.get_mut(key) {
-                partition.log_end = Some(range.end);
+                partition.log = Some(*range);
+            }
+        }
+    }
+
+    pub(super) fn note_committed(&mut self, offsets: &HashMap<TopicPartition, i64>) {
+        for (key, offset) in offsets {
+            if let Some(partition) = self.owned.get_mut(key) {
+                partition.committed = Some(*offset);
             }
         }
     }
@@ -183,7 +202,7 @@ impl Partitions {
         let mut stuck = Vec::new();
         for (key, owned) in &mut self.owned {
             let Some(reading) = &mut owned.reading else { continue };
-            if owned.log_end.is_some_and(|end| end > reading.position) && reading.moved_at.elapsed() >= patience {
+            if owned.log.is_some_and(|log| log.end > reading.position) && reading.moved_at.elapsed() >= patience {
                 reading.moved_at = Instant::now();
                 stuck.push(Assigned { partition: key.clone(), epoch: owned.epoch });
             }
@@ -213,18 +232,17 @@ impl Partitions {
             .collect()
     }
 
-    /// How long nothing was committed although there is something to commit.
+    /// The longest time for which some partition had something to apply, and nothing of it was applied.
     pub(super) fn stalled_for(&self) -> Option<Duration> {
-        let waiting_since = self.owned.values().filter_map(|partition| {
-            let behind = match (&partition.reading, partition.log_end) {
-                (Some(reading), Some(end)) => end > reading.next_offset,
+        let since = self.owned.values().filter_map(|partition| {
+            let behind = match (&partition.reading, partition.log) {
+                (Some(reading), Some(log)) => log.end > reading.next_offset,
                 (None, _) => true,
                 (Some(_), None) => false,
             };
-            behind.then_some(partition.behind_since.unwrap_or(partition.assigned_at))
+            behind.then_some(partition.behind_since.unwrap_or(partition.assigned_at).max(partition.applied_at))
         });
-        let since = waiting_since.min()?;
-        Some(self.last_progress.map_or(since, |progress| progress.max(since)).elapsed())
+        Some(since.min()?.elapsed())
     }
 
     pub(super) fn lags(&mut self, now_ms: i64) -> Vec<Lag> {
@@ -235,9 +253,13 @@ impl Partitions {
                 let sets = self.in_flight.get(&(Arc::clone(&reading.source), key.1))?;
                 sets.values().find_map(|set| set.oldest_ms)
             });
-            // Where the log's end is older than what was read since, the position is the better end.
-            let end = partition.log_end.zip(reading).map(|(end, reading)| end.max(reading.position));
-            let messages = end.zip(reading).map(|(end, reading)| (end - reading.next_offset).max(0));
+            // Where the log's end is older than what was read since, the position is the better end. Before the database was
+            // asked, Kafka's own offset of the group has to do: it is never above what the database has.
+            let messages = partition.log.map(|log| match reading {
+                Some(reading) => log.end.max(reading.position) - reading.next_offset,
+                None => log.end - partition.committed.unwrap_or(log.start).max(log.start),
+            });
+            let messages = messages.map(|messages| messages.max(0));
             let behind = messages.is_some_and(|messages| messages > 0);
             if !behind {
                 partition.behind_since = None;
@@ -253,7 +275,7 @@ impl Partitions {
                 partition: key.clone(),
                 next_offset: reading.map(|reading| reading.next_offset),
                 position: reading.map(|reading| reading.position),
-                log_end: partition.log_end,
+                log_end: partition.log.map(|log| log.end),
                 messages,
                 seconds,
             });

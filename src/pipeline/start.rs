@@ -36,6 +36,8 @@ pub(super) struct Resolution {
     pub(super) restarts: Vec<Assigned>,
     /// What their logs have.
     pub(super) log_ranges: HashMap<TopicPartition, LogRange>,
+    /// Whether it is the answer to lost offsets.
+    pub(super) found_lost: bool,
     /// Why some partitions cannot be read yet.
     pub(super) problem: Option<String>,
 }
@@ -90,7 +92,7 @@ impl Starter {
 
     /// Finds out which of the partitions that are read have lost their position, and where they go on.
     pub(super) async fn find_lost(self, reading: Vec<(Assigned, Arc<Source>, i64)>) -> Resolution {
-        let mut resolution = Resolution::default();
+        let mut resolution = Resolution { found_lost: true, ..Resolution::default() };
         let partitions: Vec<TopicPartition> = reading.iter().map(|(one, ..)| one.partition.clone()).collect();
         let topics = match self.ask_kafka(partitions).await {
             Ok(topics) => topics,

@@ -21,6 +21,7 @@ const INTERVAL: Duration = Duration::from_secs(2);
 pub(super) struct Observation {
     pub(super) log_ranges: HashMap<TopicPartition, LogRange>,
     pub(super) topic_ids: HashMap<String, String>,
+    pub(super) committed: HashMap<TopicPartition, i64>,
 }
 
 /// Looks at Kafka and the database.
@@ -132,6 +133,10 @@ fn ask(lookup: &Lookup, topics: &[String], owned: &[TopicPartition]) -> Option<O
     match lookup.log_ranges(owned) {
         Ok(ranges) => observation.log_ranges = ranges,
         Err(failure) => debug!(%failure, "the ends of the logs are not known"),
+    }
+    match lookup.committed(owned) {
+        Ok(offsets) => observation.committed = offsets,
+        Err(failure) => debug!(%failure, "the group's offsets are not known"),
     }
     Some(observation)
 }

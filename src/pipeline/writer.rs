@@ -72,8 +72,12 @@ impl Writer {
                 }
                 // The last half goes below, so that the pieces are written in the order of their offsets.
                 Piece::Refused(why) => match piece.split(&mut decoder) {
-                    Some((first, last)) => pieces.extend([(last, path), (first, path)]),
-                    None => pieces.push((piece.into_dead_letter(why), path)),
+                    Some((first, last)) => pieces.extend([(last, Path::Slow), (first, Path::Slow)]),
+                    None => pieces.push((piece.into_dead_letter(why), Path::Slow)),
+                },
+                Piece::TooLarge => match piece.split(&mut decoder) {
+                    Some((first, last)) => pieces.extend([(last, Path::Slow), (first, Path::Slow)]),
+                    None => pieces.push((piece, Path::Slow)),
                 },
             }
         }
@@ -123,6 +127,7 @@ impl Writer {
     async fn write_piece(&self, piece: &Batch, mut path: Path, decoder: &mut Decoder, outcome: &mut Outcome) -> Piece {
         let mut delays = self.backoff.build();
         let mut missing_series = 0;
+        let mut canceled = 0;
         loop {
             let failure = match self.database.write(piece, path, decoder).await {
                 Ok(written) => {
@@ -139,6 +144,7 @@ impl Writer {
                 }
                 Err(failure) => failure,
             };
+            canceled += u32::from(failure.is_canceled());
             let was_slow = std::mem::replace(&mut path, Path::Slow) == Path::Slow;
             match failure.class() {
                 Class::Overlap if !was_slow => {
@@ -155,6 +161,11 @@ impl Writer {
                     return Piece::Refused(refusal(&failure));
                 }
                 Class::Progress => return Piece::NoProgress,
+                // It may be larger than what the server writes within its time-out.
+                Class::Outage if failure.is_canceled() && canceled >= 2 => {
+                    warn!(%failure, messages = piece.message_count(), "a batch takes too long; trying its halves");
+                    return Piece::TooLarge;
+                }
                 Class::Outage | Class::Retry => {
                     warn!(%failure, class = failure.class().as_str(), "a batch was not written; trying again");
                 }
@@ -171,6 +182,7 @@ impl Writer {
 enum Piece {
     Written,
     Refused(String),
+    TooLarge,
     NoProgress,
 }
 

@@ -34,8 +34,15 @@ fn seattle() -> (Vec<String>, Published) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn four_years_of_seattles_weather_arrive() {
-    let Some(bed) = Bed::new("seattle", 3).await else { return };
-    let worker = bed.worker(&[("SERIES_INGEST__DATABASE__CHUNK_INTERVAL_S", "15724800")]);
+    let Some(bed) = Bed::unmigrated("seattle", 3).await else { return };
+    let worker = bed.worker(&[
+        ("SERIES_INGEST__DATABASE__MIGRATE_ON_START", "true"),
+        ("SERIES_INGEST__DATABASE__CHUNK_INTERVAL_S", "15724800"),
+    ]);
+    until(60, "the tables are there", async || {
+        bed.count("select count(*) from pg_class where relname = 'ingest_progress'").await == 1
+    })
+    .await;
     let definition = serde_json::json!({
         "type": "series-create", "id": "seattle-weather", "name": "Seattle weather", "description": "NOAA daily",
         "time_column": "date", "value_columns": COLUMNS,

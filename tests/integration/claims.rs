@@ -139,6 +139,41 @@ async fn planted_bug_an_overlap_is_not_raised() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_holds_offsets_twice_writes_them_once() {
+    let Some(bed) = Bed::new("overlapping", 1).await else { return };
+    let mut writer = Writer::new(&bed);
+    writer.database.start(&writer.source, &[(0, 0)]).await.unwrap();
+    // As a partition leaves it behind that was lost and assigned again while the database was slow.
+    let mut all = Batch::default();
+    for (from, until) in [(0, 10), (5, 20), (7, 9), (0, 3)] {
+        for set in writer.batch(0, from, until).sets() {
+            all.push(set.clone(), &mut writer.decoder);
+        }
+    }
+    assert_eq!(writer.write(&all, Path::Fast).await.unwrap_err().class(), Class::Overlap);
+    assert_eq!(writer.write(&all, Path::Slow).await.unwrap().points, 20);
+    assert_eq!(bed.count_points().await, 20);
+    assert_eq!(bed.count("select count(distinct \"timestamp\") from time_series_data_points").await, 20);
+    bed.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kafka_time_that_is_none_stops_nothing() {
+    let Some(bed) = Bed::new("far_time", 1).await else { return };
+    let mut writer = Writer::new(&bed);
+    writer.database.start(&writer.source, &[(0, 0)]).await.unwrap();
+    let mut set = MessageSetBuilder::new(Arc::clone(&writer.source), 0, 0);
+    for (offset, time_ms) in (0..).zip([1_700_000_000_000_000_000, i64::MAX, i64::MIN, -5]) {
+        set.push(&RawMessage { offset, time_ms: Some(time_ms), key: None, payload: Some(b"{") });
+    }
+    let mut batch = Batch::default();
+    batch.push(set.build(None), &mut writer.decoder);
+    assert_eq!(writer.write(&batch, Path::Fast).await.unwrap().dead_letters.len(), 4);
+    assert_eq!(bed.count("select count(*) from ingest_dead_letter").await, 4);
+    bed.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_slow_path_writes_just_what_is_missing() {
     let Some(bed) = Bed::new("slow_path", 2).await else { return };
     let mut writer = Writer::new(&bed);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::support::bed::Bed;
+use crate::support::bed::{Bed, connect};
 use crate::support::broker::Producer;
 use crate::support::data::{Difference, Published, Row};
 use crate::support::until;
@@ -110,6 +110,76 @@ async fn records_removed_while_a_worker_was_frozen_are_one_gap() {
     let rows = bed.client.query("select from_offset, until_offset from ingest_gap", &[]).await.unwrap();
     assert_eq!(rows.iter().map(|row| (row.get(0), row.get(1))).collect::<Vec<(i64, i64)>>(), [(10, 40)]);
     assert_eq!(bed.difference(&published).await, Difference::default());
+    drop(worker);
+    bed.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_in_memory_when_kafka_removes_it_is_no_gap() {
+    let Some(bed) = Bed::new("in_memory", 1).await else { return };
+    let mut published = Published::default();
+    publish(&bed, &mut published, 0, 10);
+    let worker = bed
+        .worker(&[("SERIES_INGEST__BATCH__MAX_POINTS", "50"), ("SERIES_INGEST__DATABASE__LOCK_TIMEOUT_MS", "60000")]);
+    bed.until_applied(60).await;
+    let lock = connect(&bed.url).await;
+    lock.batch_execute("begin; lock table time_series_data_points in exclusive mode").await.unwrap();
+    // One by one, so that each is a set of its own: the writers take the first, and the others wait in their channel.
+    for _ in 0..40 {
+        publish(&bed, &mut published, 0, 1);
+        tokio::time::sleep(Duration::from_millis(30)).await;
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    worker.signal("STOP");
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    let mut lost = Published::default();
+    for _ in 0..30 {
+        let payload = lost.batch("lost", 5);
+        bed.producer.send(&bed.points_topic, 0, "s", Some(payload.as_bytes()));
+    }
+    publish(&bed, &mut published, 0, 10);
+    bed.broker.delete_records(&bed.points_topic, 0, 80).await;
+    worker.signal("CONT");
+    until(30, "a gap", async || bed.count("select count(*) from ingest_gap").await > 0).await;
+    lock.batch_execute("rollback").await.unwrap();
+    bed.until_applied(60).await;
+    let rows = bed.client.query("select from_offset, until_offset from ingest_gap", &[]).await.unwrap();
+    assert_eq!(rows.iter().map(|row| (row.get(0), row.get(1))).collect::<Vec<(i64, i64)>>(), [(50, 80)]);
+    assert_eq!(bed.difference(&published).await, Difference::default());
+    drop(worker);
+    bed.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_partitions_overtaken_at_once_have_one_gap_each() {
+    let Some(bed) = Bed::new("all_overtaken", 8).await else { return };
+    let mut published = Published::default();
+    let mut lost = Published::default();
+    for partition in 0..8 {
+        publish(&bed, &mut published, partition, 10);
+    }
+    let worker = bed.worker(&[]);
+    bed.until_applied(60).await;
+    for round in 0..2 {
+        worker.signal("STOP");
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        for partition in 0..8 {
+            for _ in 0..30 {
+                let payload = lost.batch("lost", 5);
+                bed.producer.send(&bed.points_topic, partition, "s", Some(payload.as_bytes()));
+            }
+            publish(&bed, &mut published, partition, 20);
+            bed.broker.delete_records(&bed.points_topic, partition, 10 + 50 * round + 30).await;
+        }
+        worker.signal("CONT");
+        bed.until_applied(120).await;
+        assert_eq!(bed.difference(&published).await, Difference::default());
+        assert_eq!(bed.count("select count(*) from ingest_gap").await, 8 * (round + 1));
+        assert_eq!(
+            bed.count("select sum(until_offset - from_offset)::bigint from ingest_gap").await,
+            8 * 30 * (round + 1)
+        );
+    }
     drop(worker);
     bed.remove().await;
 }
