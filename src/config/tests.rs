@@ -126,7 +126,7 @@ fn all_problems_are_reported_at_once() {
             "log (file ",
             "unknown variant `never`, expected `earliest` or `latest`; set for instance \"earliest\"",
             "is the same as kafka.series_topic; set another one",
-            "is 900; set 1000 to 1800000",
+            "is 900; set 1000 to 300000",
             "is a string; it must be an integer",
             "is negative; set a value from 0 up",
             "message.min_timestamp (file ",
@@ -385,6 +385,18 @@ fn the_rendered_configuration_names_the_sources() {
         "min_timestamp = \"1900-01-01T00:00:00Z\"  # default",
     ] {
         assert!(rendered.lines().any(|other| other == line), "{line:?} is not in:\n{rendered}");
+    }
+}
+
+#[test]
+fn a_url_that_asks_for_tls_is_refused_instead_of_being_taken_in_clear() {
+    for (mode, fine) in [("disable", true), ("prefer", true), ("require", false), ("verify-full", false)] {
+        let url = format!("postgresql://u:p@h/d?connect_timeout=3&sslmode={mode}");
+        let loaded = Config::load(None, [(OsString::from("DATABASE_URL"), OsString::from(url))]);
+        assert_eq!(loaded.is_ok(), fine, "{mode}");
+        if let Err(problems) = loaded {
+            assert!(problems.to_string().contains("no TLS"), "{problems}");
+        }
     }
 }
 
