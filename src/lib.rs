@@ -2,17 +2,19 @@
 //!
 //! ```text
 //! Kafka ─ kafka ─ MessageSet ─▶ pipeline ─ Batch ─▶ database : one transaction {COPY + dead letters + claim}
-//!                                  │
-//!                     message: bytes ─▶ columnar points
+//!                                  │  ▲
+//!              the database is away ▼  │ replay: the same decode, batch, transaction
+//!                                journal
 //! ```
 //!
 //! The modules in the order in which a message meets them: [`config`], [`kafka`], [`message`], [`batch`], [`pipeline`],
-//! [`database`]; beside them [`telemetry`] and the commands in [`cli`]. ARCHITECTURE.md has the guarantee and its invariants.
+//! [`database`], [`journal`]; beside them [`telemetry`] and the commands in [`cli`]. ARCHITECTURE.md has the guarantee and its invariants.
 
 pub mod batch;
 pub mod cli;
 pub mod config;
 pub mod database;
+pub mod journal;
 pub mod kafka;
 pub mod message;
 pub mod pipeline;

@@ -219,6 +219,11 @@ impl Batch {
         self.sets.is_empty()
     }
 
+    /// Whether it has no point and no definition that the database could refuse.
+    pub fn has_nothing_to_refuse(&self) -> bool {
+        self.points.is_empty() && self.definitions.is_empty()
+    }
+
     /// The message sets it was built from.
     pub fn sets(&self) -> &[MessageSet] {
         &self.sets

@@ -250,6 +250,7 @@ impl Worker {
             .env("SERIES_INGEST__KAFKA__SERIES_TOPIC", &bench.kafka.series_topic)
             .env("SERIES_INGEST__KAFKA__POINTS_TOPIC", &bench.kafka.points_topic)
             .env("SERIES_INGEST__HTTP__LISTEN", "")
+            .env("SERIES_INGEST__JOURNAL__ENABLED", "false")
             .env("SERIES_INGEST__LOG__FILTER", "warn")
             .stdin(Stdio::null())
             .stdout(Stdio::null());

@@ -132,7 +132,8 @@ async fn ingest(
     let database = crate::database::Database::new(demo)?;
     let (stop, stopped) = oneshot::channel::<()>();
     let start = Instant::now();
-    let worker = tokio::spawn(pipeline::run(Arc::clone(demo), database, health, async move { drop(stopped.await) }));
+    let worker =
+        tokio::spawn(pipeline::run(Arc::clone(demo), database, None, health, async move { drop(stopped.await) }));
     let summary = watch(scratch, published.points).await;
     let took = start.elapsed();
     // Where the worker has ended already, its result says why.

@@ -3,6 +3,7 @@
 mod bench;
 mod check;
 mod demo;
+mod journal;
 mod migrate;
 mod progress;
 mod run;
@@ -29,7 +30,7 @@ use crate::{kafka, pipeline};
         series-ingest migrate                         make or update the tables\n  \
         series-ingest --config ingest.toml run        the worker\n  \
         DATABASE_URL=postgresql://... series-ingest demo   see it work\n\n\
-        Exit codes: 0 fine, 64 bad usage or configuration, 69 a server not reachable, 70 a fault of ours."
+        Exit codes: 0 fine, 64 bad usage or configuration, 65 a damaged journal, 69 a server not reachable, 70 a fault of ours."
 )]
 pub struct Cli {
     /// A TOML file; what it leaves out has its default. The environment stands above it.
@@ -53,6 +54,9 @@ enum Command {
     Demo(demo::Arguments),
     /// Measure: drain a topic, beside a COPY of the same rows by the server itself.
     Bench(bench::Arguments),
+    /// Look at the journal, or write it into the database.
+    #[command(subcommand)]
+    Journal(journal::Command),
     /// Show or reset how far each partition is applied.
     #[command(subcommand)]
     Progress(progress::Command),
@@ -70,6 +74,9 @@ pub enum Failure {
     /// A server does not answer, or refuses.
     #[error("{0}")]
     Unreachable(String),
+    /// What was looked at is damaged.
+    #[error("{0}")]
+    Damaged(String),
     /// A fault of ours, or of the schema.
     #[error("{0}")]
     Internal(String),
@@ -83,6 +90,7 @@ impl Failure {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Configuration(_) | Self::Usage(_) => Self::USAGE,
+            Self::Damaged(_) => 65,
             Self::Unreachable(_) => 69,
             Self::Internal(_) => 70,
         }
@@ -156,6 +164,7 @@ impl Cli {
                 Command::Config => Ok(()),
                 Command::Demo(arguments) => demo::run(config, arguments).await,
                 Command::Bench(arguments) => bench::run(config, self.config, arguments).await,
+                Command::Journal(command) => journal::run(config, command).await,
                 Command::Progress(command) => progress::run(&config, command).await,
             }
         });

@@ -1,7 +1,8 @@
 //! `run`: the worker.
 
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -12,13 +13,16 @@ use super::Failure;
 use crate::config::Config;
 use crate::database::schema::{self, SchemaError};
 use crate::database::{Class, Database};
+use crate::journal::{Journal, JournalHandle, Options, RealFiles};
 use crate::message::Reason;
 use crate::pipeline;
 use crate::telemetry::health::{Component, Health};
 use crate::telemetry::{http, logging, metrics};
 
+/// The signal's number on Linux; tokio has no name for it.
+const SIGXFSZ: i32 = 25;
 /// How long to wait before a schema that cannot be read is asked for again.
-const SCHEMA_RETRY: Duration = Duration::from_secs(2);
+const SCHEMA_RETRY: Duration = Duration::from_millis(500);
 
 pub(super) async fn run(config: Arc<Config>) -> Result<(), Failure> {
     config.require_database()?;
@@ -28,6 +32,8 @@ pub(super) async fn run(config: Arc<Config>) -> Result<(), Failure> {
     metrics::preset(Class::ALL.map(Class::as_str), Reason::ALL.map(Reason::as_str));
     let health = Arc::new(Health::new(&config.pipeline, Duration::from_millis(config.http.watchdog_ms)));
     let (stop, stopping) = watch::channel(false);
+    // With a limit on file sizes the system would end the process at a write of the journal: so it is an error of the write.
+    let _file_size = signal(SignalKind::from_raw(SIGXFSZ))?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     tokio::spawn(async move {
@@ -58,18 +64,79 @@ pub(super) async fn run(config: Arc<Config>) -> Result<(), Failure> {
 }
 
 async fn work(config: &Arc<Config>, health: &Arc<Health>, stopping: watch::Receiver<bool>) -> Result<(), Failure> {
-    if !await_schema(config, health, stopping.clone()).await? {
-        return Ok(());
+    let journal = if config.journal.enabled { Some(open_journal(config).await?) } else { None };
+    // With a journal the worker does not wait for a database that is away: its messages are kept meanwhile.
+    let patience = journal.as_ref().map(|_| Duration::from_millis(config.database.outage_grace_ms));
+    match await_schema(config, health, stopping.clone(), Wait { patience, alone: true }).await? {
+        Schema::Verified => {}
+        Schema::Later => {
+            let (config, health, stopping) = (Arc::clone(config), Arc::clone(health), stopping.clone());
+            tokio::spawn(async move {
+                if let Err(failure) =
+                    await_schema(&config, &health, stopping, Wait { patience: None, alone: false }).await
+                {
+                    // What is journaled stays there until somebody has mended it.
+                    health.set_condition("schema", Some(failure.to_string()));
+                }
+            });
+        }
+        Schema::Stopping => return Ok(()),
     }
     let database = Database::new(config)?;
-    pipeline::run(Arc::clone(config), database.clone(), Arc::clone(health), until(stopping)).await?;
+    pipeline::run(Arc::clone(config), database.clone(), journal.clone(), Arc::clone(health), until(stopping)).await?;
     database.close();
+    if let Some(journal) = journal {
+        journal.close().await;
+    }
     Ok(())
 }
 
-/// Waits until the schema is there; whether it is, or the worker is to stop. A database that is away is waited for; a schema
-/// that is another one is not.
-async fn await_schema(config: &Config, health: &Health, stopping: watch::Receiver<bool>) -> Result<bool, Failure> {
+/// Opens the journal, with what an earlier process left there.
+async fn open_journal(config: &Config) -> Result<JournalHandle, Failure> {
+    let options = Options {
+        directory: PathBuf::from(&config.journal.directory),
+        segment_bytes: config.journal.segment_bytes,
+        max_bytes: config.journal.max_bytes,
+        min_free_bytes: config.journal.min_free_bytes,
+    };
+    let opened = tokio::task::spawn_blocking(move || Journal::open(RealFiles, options)).await;
+    let mut journal = opened
+        .map_err(|failure| Failure::Internal(failure.to_string()))?
+        .map_err(|failure| Failure::Usage(format!("journal.directory = {}: {failure}", config.journal.directory)))?;
+    for damage in journal.damage() {
+        error!(?damage, "the journal is damaged; what is missing is read from Kafka again");
+    }
+    let usage = journal.usage();
+    info!(directory = config.journal.directory, records = usage.records, bytes = usage.bytes, "journal");
+    journal.observe_syncs(metrics::journal_synced);
+    Ok(JournalHandle::start(journal)?)
+}
+
+/// How to wait for the schema.
+struct Wait {
+    /// After this long a database that is away is given up for now.
+    patience: Option<Duration>,
+    /// Whether nothing else runs that would show that the worker is alive.
+    alone: bool,
+}
+
+/// How the wait for the schema has ended.
+enum Schema {
+    Verified,
+    /// The database is away, and there is a journal.
+    Later,
+    Stopping,
+}
+
+/// Waits until the schema is there. A database that is away is waited for, for as long as `patience` says; a schema that is
+/// another one is not.
+async fn await_schema(
+    config: &Config,
+    health: &Health,
+    stopping: watch::Receiver<bool>,
+    Wait { patience, alone }: Wait,
+) -> Result<Schema, Failure> {
+    let start = Instant::now();
     let mut stopped = std::pin::pin!(until(stopping));
     loop {
         let attempt = async {
@@ -83,14 +150,16 @@ async fn await_schema(config: &Config, health: &Health, stopping: watch::Receive
         // A migration takes as long as it needs.
         let beats = async {
             loop {
-                health.beat(Component::Pipeline);
-                health.beat(Component::Consumer);
+                if alone {
+                    health.beat(Component::Pipeline);
+                    health.beat(Component::Consumer);
+                }
                 tokio::time::sleep(SCHEMA_RETRY).await;
             }
         };
         let failure = tokio::select! {
-            () = &mut stopped => return Ok(false),
-            () = beats => return Ok(false),
+            () = &mut stopped => return Ok(Schema::Stopping),
+            () = beats => return Ok(Schema::Stopping),
             attempt = attempt => match attempt {
                 Ok(server) => {
                     info!(
@@ -103,12 +172,19 @@ async fn await_schema(config: &Config, health: &Health, stopping: watch::Receive
                         status.database.edition = Some(server.edition.as_str().to_owned());
                     });
                     health.set_condition("schema", None);
-                    return Ok(true);
+                    return Ok(Schema::Verified);
                 }
                 Err(failure) => failure,
             },
         };
         match &failure {
+            SchemaError::Database(error)
+                if error.class() == Class::Outage && patience.is_some_and(|patience| start.elapsed() >= patience) =>
+            {
+                warn!(%failure, "the database is away; messages go to the journal meanwhile");
+                health.set_condition("schema", None);
+                return Ok(Schema::Later);
+            }
             SchemaError::Database(error) if error.class() == Class::Outage => {
                 warn!(%failure, "the database is away; waiting for it");
             }
@@ -117,9 +193,11 @@ async fn await_schema(config: &Config, health: &Health, stopping: watch::Receive
                 return Err(failure.into());
             }
         }
-        health.set_condition("schema", Some(failure.to_string()));
+        if alone {
+            health.set_condition("schema", Some(failure.to_string()));
+        }
         tokio::select! {
-            () = &mut stopped => return Ok(false),
+            () = &mut stopped => return Ok(Schema::Stopping),
             () = tokio::time::sleep(SCHEMA_RETRY) => {}
         }
     }

@@ -34,7 +34,8 @@ use layers::Layers;
 pub use problems::Problems;
 pub use secret::Secret;
 pub use sections::{
-    Batch, Database, Http, Kafka, Log, LogFormat, Memory, MessageRules, Points, Shutdown, StartAt, UnknownSeries,
+    Batch, Database, Http, Journal, Kafka, Log, LogFormat, Memory, MessageRules, Points, Shutdown, StartAt,
+    UnknownSeries,
 };
 use sources::Sources;
 pub use url::mask_url;
@@ -57,6 +58,8 @@ pub struct Config {
     pub message: MessageRules,
     /// Section `[points]`.
     pub points: Points,
+    /// Section `[journal]`.
+    pub journal: Journal,
     /// Section `[http]`.
     pub http: Http,
     /// Section `[log]`.

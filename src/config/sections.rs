@@ -84,9 +84,12 @@ pub struct Database {
     pub keepalive_idle_ms: u64,
     /// How long sent data may stay unacknowledged, in milliseconds. Default 20000; 1 to 86400000.
     pub tcp_user_timeout_ms: u64,
+    /// For how long the database may fail before an outage is declared and messages go to the journal, in milliseconds.
+    /// Default 2000; 0 to 86400000.
+    pub outage_grace_ms: u64,
     /// The first pause before a failed write is tried again, in milliseconds. Default 100; 1 to `retry_max_ms`.
     pub retry_min_ms: u64,
-    /// The longest such pause, in milliseconds. Default 5000; up to 86400000.
+    /// The longest such pause, in milliseconds. Default 1000; up to 86400000.
     pub retry_max_ms: u64,
     /// Batches written at the same time. Default 2; 1 to `pool_size + max_overflow`.
     pub writers: usize,
@@ -170,6 +173,24 @@ pub enum UnknownSeries {
     Create,
     /// Their message becomes a dead letter.
     DeadLetter,
+}
+
+/// Where messages are kept while the database is away.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Journal {
+    /// Whether there is one; without it, reading pauses while the database is away. Default false.
+    pub enabled: bool,
+    /// Its directory, of this worker alone. Default `journal`; not empty.
+    pub directory: String,
+    /// What it may take on disk, in bytes. Default 10 GiB; at least twice `segment_bytes`.
+    pub max_bytes: u64,
+    /// What it leaves free on its disk, in bytes. Default 1 GiB.
+    pub min_free_bytes: u64,
+    /// The length of a segment, in bytes. Default 64 MiB; 1 MiB to 1 GiB.
+    pub segment_bytes: u64,
+    /// How long a segment stays after the database has all of it, in seconds. Default 600; up to 31536000.
+    pub grace_s: u64,
 }
 
 /// Metrics and health over HTTP.

@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::ops::RangeInclusive;
 
 use super::problems::Problems;
-use super::{Batch, Config, Database, Http, Kafka, MessageRules, properties, url};
+use super::{Batch, Config, Database, Http, Journal, Kafka, MessageRules, properties, url};
 
 const MIB: usize = 1024 * 1024;
 /// A day, in milliseconds.
@@ -23,6 +23,7 @@ pub(super) fn validate(config: &Config, problems: &mut Problems) {
     batch(&config.batch, config.memory.limit_bytes, problems);
     at_least("memory.limit_bytes", config.memory.limit_bytes, 96 * MIB, problems);
     message(&config.message, config.memory.limit_bytes, problems);
+    journal(&config.journal, problems);
     http(&config.http, problems);
     not_empty("log.filter", &config.log.filter, problems);
     let (drain, session) = (config.shutdown.drain_timeout_ms, config.kafka.session_timeout_ms);
@@ -82,6 +83,7 @@ fn database(database: &Database, problems: &mut Problems) {
         ("database.tcp_user_timeout_ms", database.tcp_user_timeout_ms),
         ("database.retry_min_ms", database.retry_min_ms),
         ("database.retry_max_ms", database.retry_max_ms),
+        ("database.outage_grace_ms", database.outage_grace_ms.max(1)),
     ] {
         within(key, value, 1..=DAY_MS, problems);
     }
@@ -101,6 +103,25 @@ fn database(database: &Database, problems: &mut Problems) {
     }
     within("database.chunk_interval_s", database.chunk_interval_s, 60..=10 * YEAR_S, problems);
     within("database.compress_after_s", database.compress_after_s, 1..=100 * YEAR_S, problems);
+}
+
+fn journal(journal: &Journal, problems: &mut Problems) {
+    if journal.directory.is_empty() {
+        problems
+            .push("journal.directory", "is empty; set a directory of this worker's own, or journal.enabled = false");
+    }
+    within("journal.segment_bytes", journal.segment_bytes, 1 << 20..=1 << 30, problems);
+    if journal.max_bytes < 2 * journal.segment_bytes {
+        problems.push(
+            "journal.max_bytes",
+            format!(
+                "is {}; set at least twice journal.segment_bytes, {}",
+                journal.max_bytes,
+                2 * journal.segment_bytes
+            ),
+        );
+    }
+    within("journal.grace_s", journal.grace_s, 0..=31_536_000, problems);
 }
 
 fn batch(batch: &Batch, memory: usize, problems: &mut Problems) {

@@ -24,7 +24,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 pub use error::{Class, Error};
-pub use progress::Applied;
+pub use progress::{Applied, Coverage};
 pub use write::{Path, Written};
 
 use crate::batch::Source;
@@ -120,6 +120,19 @@ impl Database {
         self.noted(work.await)
     }
 
+    /// What is applied of partitions of `source`; those without progress are left out.
+    ///
+    /// # Errors
+    /// Where the database does not answer.
+    pub async fn coverage(&self, source: &Arc<Source>, partitions: &[i32]) -> Result<HashMap<i32, Coverage>, Error> {
+        let work = async {
+            let mut session = self.session().await?;
+            let ids = self.sources.resolve(&mut session, &self.pipeline, &[source]).await?;
+            progress::coverage(&mut session, ids.get(source)?, partitions).await
+        };
+        self.noted(work.await)
+    }
+
     /// Records `[from, until)` as lost to Kafka, where it is not applied; the answer has the intervals recorded.
     ///
     /// # Errors
@@ -199,7 +212,9 @@ impl Database {
     /// # Errors
     /// Where it gives none.
     pub async fn probe(&self) -> Result<(), Error> {
-        let work = async { self.session().await?.query("probe", "select 1", &[]).await.map(drop) };
+        // It changes no row, and fails on a server that takes no writes.
+        let sql = "update ingest_progress set updated_at = updated_at where false";
+        let work = async { self.session().await?.query("probe", sql, &[]).await.map(drop) };
         self.noted(work.await)
     }
 
@@ -254,7 +269,7 @@ impl Database {
             self.forget();
         }
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.up {
+        if state.up || state.failure.is_none() {
             state.up = false;
             state.since = Instant::now();
         }

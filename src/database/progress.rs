@@ -160,6 +160,65 @@ pub(super) async fn start(
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
+/// What is applied of a partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Coverage {
+    /// Every offset below it is applied.
+    pub next_offset: i64,
+    /// The islands `[from, until)` applied above it, in their order.
+    pub ahead: Vec<(i64, i64)>,
+}
+
+impl Coverage {
+    /// Whether all of `[from, until)` is applied.
+    pub fn covers(&self, from: i64, until: i64) -> bool {
+        let from = from.max(self.next_offset);
+        from >= until || self.ahead.iter().any(|(start, end)| *start <= from && until <= *end)
+    }
+
+    /// What of `[from, until)` is not applied.
+    pub fn missing(&self, from: i64, until: i64) -> Vec<(i64, i64)> {
+        let mut missing = Vec::new();
+        let mut reached = from.max(self.next_offset);
+        for (start, end) in &self.ahead {
+            if *start > reached && reached < until {
+                missing.push((reached, (*start).min(until)));
+            }
+            reached = reached.max(*end);
+        }
+        if reached < until {
+            missing.push((reached, until));
+        }
+        missing
+    }
+}
+
+/// What is applied of partitions of a source.
+pub(super) async fn coverage(
+    session: &mut Session,
+    source_id: i32,
+    partitions: &[i32],
+) -> Result<HashMap<i32, Coverage>, Error> {
+    let rows = session
+        .query(
+            "read the progress",
+            "select progress.partition, progress.next_offset, lower(island), upper(island)
+             from ingest_progress as progress left join lateral unnest(progress.ahead) as island on true
+             where progress.source_id = $1 and progress.partition = any ($2::integer[])
+             order by 1, 3",
+            &[&source_id, &partitions],
+        )
+        .await?;
+    let mut all: HashMap<i32, Coverage> = HashMap::new();
+    for row in rows {
+        let coverage = all.entry(row.get(0)).or_insert(Coverage { next_offset: row.get(1), ahead: Vec::new() });
+        if let (Some(from), Some(until)) = (row.get(2), row.get(3)) {
+            coverage.ahead.push((from, until));
+        }
+    }
+    Ok(all)
+}
+
 /// Records `[from, until)` as lost to Kafka, where it is not applied; the answer has the intervals recorded.
 pub(super) async fn record_gap(
     session: &mut Session,

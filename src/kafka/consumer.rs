@@ -76,6 +76,8 @@ pub struct Start {
     pub source: Arc<Source>,
     /// The first position to read.
     pub offset: i64,
+    /// Every offset below it is applied; what lies between the two is on its way.
+    pub next_offset: i64,
 }
 
 /// What the thread is told.
@@ -302,7 +304,7 @@ impl ConsumerThread {
         let mut fresh = TopicPartitionList::new();
         let mut moved = TopicPartitionList::new();
         self.left_at.extend(positions(&self.consumer));
-        for Start { assigned: Assigned { partition, epoch }, source, offset } in starts {
+        for Start { assigned: Assigned { partition, epoch }, source, offset, .. } in starts {
             let (topic, number) = &partition;
             let Some(owned) = self.assignment.get(topic, *number).filter(|owned| owned.epoch == epoch) else {
                 continue;

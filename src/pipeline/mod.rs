@@ -5,11 +5,13 @@
 //! more messages: they stay charged to the memory budget, and the consumer pauses when that is used up.
 //!
 //! - [`partitions`](self): what is known of each partition: how far read, how far applied, what is on its way.
+//! - `spill`: the modes, and what goes to the journal and comes back from it.
 //! - `start`: where a partition starts, asked of the database and of Kafka.
 //! - `writer`: one batch until it is committed, through outages, overlaps and refused rows.
 //! - `watch`: lag, topic identities and health, looked at every few seconds.
 
 mod partitions;
+mod spill;
 mod start;
 mod watch;
 mod writer;
@@ -27,14 +29,16 @@ use tracing::{error, info, warn};
 use crate::batch::{Batch, Budget, Interval, MessageSet};
 use crate::config::Config;
 use crate::database::Database;
+use crate::journal::{JournalHandle, Record};
 use crate::kafka::consumer::{self, Assigned, Command, ConsumerHandle, Event, Messages};
 use crate::kafka::lookup::{Lookup, TopicPartition};
 use crate::kafka::settings;
 use crate::message::Decoder;
-use crate::telemetry::health::{Component, Health};
+use crate::telemetry::health::{Component, Health, JournalStatus};
 use crate::telemetry::{escaped, metrics};
 
 use partitions::Partitions;
+use spill::{Mode, Spill};
 use start::{Resolution, Starter};
 use watch::{Observation, Watch};
 use writer::{Outcome, Writer};
@@ -79,6 +83,7 @@ impl StartError {
 pub async fn run(
     config: Arc<Config>,
     database: Database,
+    journal: Option<JournalHandle>,
     health: Arc<Health>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), StartError> {
@@ -89,12 +94,28 @@ pub async fn run(
     let consumer = consumer::spawn(&config.kafka, budget.clone(), Arc::clone(&health), event_sender, message_sender)?;
     let watch = Watch::new(Arc::clone(&config), Arc::clone(&lookup), database.clone(), Arc::clone(&health));
     let decoder = Decoder::new(config.message.limits());
+    let starter = Starter {
+        kafka: config.kafka.clone(),
+        lookup: Arc::clone(&lookup),
+        database: database.clone(),
+        journaling: false,
+    };
+    let writer = Writer::new(&config, database.clone(), lookup);
+    let mut partitions = Partitions::default();
+    if let Some(journal) = &journal {
+        for record in journal.records().await {
+            partitions.note_journaled(&record);
+        }
+    }
     let pipeline = Pipeline {
-        starter: Starter { kafka: config.kafka.clone(), lookup: Arc::clone(&lookup), database: database.clone() },
-        writer: Writer::new(&config, database, lookup),
+        spill: journal.map(|journal| Spill::new(journal, &config, database, writer.clone())),
+        held: HashMap::new(),
+        batches: 0,
+        starter,
+        writer,
         filling: Batch::new(&budget),
         filling_since: None,
-        partitions: Partitions::default(),
+        partitions,
         starting: Vec::new(),
         sets_taken: 0,
         finding_lost: false,
@@ -145,6 +166,11 @@ struct Pipeline {
     start_tasks: JoinSet<Resolution>,
     writer: Writer,
     writers: JoinSet<Outcome>,
+    /// The journal's side, where there is one.
+    spill: Option<Spill>,
+    /// The messages of batches that are being written, by the batches' numbers, for the journal.
+    held: HashMap<u64, Vec<MessageSet>>,
+    batches: u64,
     watch: Watch,
     draining: bool,
     /// Since when nothing but the consumer could hold messages up.
@@ -164,13 +190,18 @@ impl Pipeline {
         loop {
             self.health.beat(Component::Pipeline);
             self.dispatch();
-            let may_take = !self.is_full();
+            self.take_unsaved();
+            let may_take = match &self.spill {
+                Some(spill) if spill.mode() == Mode::Journaling => spill.may_take(),
+                _ => !self.is_full(),
+            };
             tokio::select! {
                 biased;
                 () = &mut shutdown => break,
                 Some(done) = self.writers.join_next() => self.written(done),
                 Some(done) = self.start_tasks.join_next() => self.resolved(done),
                 Some(observation) = self.watch.next() => self.observed(observation),
+                event = next_of(&mut self.spill) => self.spilled(event),
                 Some(event) = events.recv() => self.heard(event),
                 Some((set, epoch)) = messages.recv(), if may_take => self.take(set, epoch),
                 _ = tick.tick() => self.tick(messages.len()),
@@ -190,6 +221,23 @@ impl Pipeline {
             let partition = (interval.source.topic.clone(), interval.partition);
             self.consumer.send(Command::Commit(vec![(Assigned { partition, epoch }, interval.until)]));
         }
+        if let Some(spill) = self.spill.as_mut().filter(|spill| spill.mode() == Mode::Journaling) {
+            metrics::messages_received(&set.source().topic, "journaled", set.len() as u64);
+            spill.save([set]);
+            return;
+        }
+        self.fill(set);
+    }
+
+    /// Takes what waits to be journaled, once the database is back.
+    fn take_unsaved(&mut self) {
+        while !self.is_full() {
+            let Some(set) = self.spill.as_mut().and_then(Spill::take_unsaved) else { return };
+            self.fill(set);
+        }
+    }
+
+    fn fill(&mut self, set: MessageSet) {
         let source = Arc::clone(set.source());
         let counts = self.filling.push(set, &mut self.decoder);
         for (kind, count) in counts.by_type().into_iter().filter(|(_, count)| *count > 0) {
@@ -237,14 +285,27 @@ impl Pipeline {
         let due = self.filling_since.is_some_and(|since| self.draining || since.elapsed() >= linger);
         // What is paused brings nothing more that would be worth waiting for.
         let due = due || (self.filling_since.is_some() && self.budget.is_full());
-        if !(due || self.is_full()) || self.writers.len() >= self.config.database.writers {
+        let writers = self.config.database.writers;
+        let free = writers.saturating_sub(self.writers.len());
+        if !(due || self.is_full()) || free == 0 {
+            if let Some(spill) = self.spill.as_mut().filter(|_| !self.draining)
+                && let Some(records) = spill.next_records(free, writers)
+            {
+                let intervals: Vec<Interval> = records.iter().map(interval_of).collect();
+                let known = self.partitions.next_offsets(&intervals);
+                self.writers.spawn(self.writer.clone().replay(spill.journal().clone(), records, known));
+            }
             return;
         }
         let batch = std::mem::replace(&mut self.filling, Batch::new(&self.budget));
         self.filling_since = None;
         metrics::batch_sealed(batch.points().len(), batch.message_bytes());
         let known = self.partitions.next_offsets(&batch.intervals());
-        self.writers.spawn(self.writer.clone().write(batch, known));
+        self.batches += 1;
+        if self.spill.is_some() {
+            self.held.insert(self.batches, batch.sets().to_vec());
+        }
+        self.writers.spawn(self.writer.clone().write(self.batches, batch, known));
     }
 
     /// Looks at the clock, while so many message sets wait to be taken.
@@ -269,15 +330,48 @@ impl Pipeline {
             let in_flight = self.partitions.in_flight();
             self.start_tasks.spawn(self.starter.clone().resolve(starting, in_flight));
         }
-        self.watch.tick(&self.partitions);
+        if let Some(spill) = &mut self.spill {
+            if spill.update() {
+                // It may have to outlive this process, and Kafka may not have it any more by then.
+                let held = std::mem::take(&mut self.held).into_values().flatten();
+                let filling = std::mem::replace(&mut self.filling, Batch::new(&self.budget));
+                self.filling_since = None;
+                spill.save(held.chain(filling.sets().iter().cloned()).collect::<Vec<_>>());
+                // Held by nobody else, they leave room in memory for what comes. A transaction that is cut off here is one
+                // whose end is not known, and the claim answers that.
+                self.writers.abort_all();
+                spill.abandoned();
+            }
+            self.starter.journaling = spill.mode() == Mode::Journaling;
+            self.health.set_condition("journal", spill.problem());
+        }
+        self.watch.tick(&self.partitions, self.starter.journaling);
         self.measure();
+    }
+
+    fn spilled(&mut self, event: spill::Event) {
+        let spill::Event::Surveyed(survey) = event else { return };
+        for record in &survey.missing {
+            self.partitions.note_journaled(record);
+        }
+        self.partitions.note_done(&survey.covered);
+        let holes = self.partitions.with_holes(&survey.coverage);
+        if !holes.is_empty() {
+            warn!(?holes, "messages are neither in the database nor in the journal; they are read from Kafka again");
+            self.consumer.send(Command::Restart(holes));
+        }
     }
 
     fn measure(&mut self) {
         metrics::buffered_bytes(self.budget.used() as u64);
         let now_ms = unix_ms();
         let stall = Duration::from_millis(self.config.http.stall_ms);
-        let stalled = self.partitions.stalled_for().filter(|stalled| *stalled >= stall);
+        // While messages go to the journal, data moves.
+        let stalled = self.partitions.stalled_for().filter(|stalled| *stalled >= stall && !self.starter.journaling);
+        match &self.spill {
+            Some(spill) => spill.measure(now_ms),
+            None => metrics::mode(Mode::Streaming.as_str(), true),
+        }
         self.health.set_condition(
             "stalled",
             stalled.map(|for_| format!("there is data to write, and none was committed for {} s", for_.as_secs())),
@@ -290,6 +384,20 @@ impl Pipeline {
         }
         let (buffered, limit, in_flight) = (self.budget.used(), self.config.memory.limit_bytes, self.writers.len());
         self.health.update(|status| watch::fill_status(status, &lags, (buffered, limit, in_flight)));
+        if let Some(spill) = &self.spill {
+            let usage = spill.journal().usage();
+            let mode = spill.mode().as_str();
+            self.health.update(|status| {
+                status.journal = Some(JournalStatus {
+                    mode,
+                    mode_seconds: spill.mode_since().elapsed().as_secs(),
+                    bytes: usage.bytes,
+                    limit_bytes: usage.limit_bytes,
+                    records: usage.records,
+                    quarantined_segments: usage.quarantined,
+                });
+            });
+        }
     }
 
     fn resolved(&mut self, done: Result<Resolution, JoinError>) {
@@ -321,6 +429,8 @@ impl Pipeline {
     fn written(&mut self, done: Result<Outcome, JoinError>) {
         let outcome = match done {
             Ok(outcome) => outcome,
+            // Its messages went to the journal.
+            Err(failure) if failure.is_cancelled() => return,
             Err(failure) => {
                 // What the task held is lost to this process, not to Kafka: all is read again from where the database is.
                 error!(%failure, "a writer ended by a fault of ours; its messages are read again");
@@ -329,7 +439,20 @@ impl Pipeline {
                 return;
             }
         };
-        self.partitions.note_done(&outcome.intervals);
+        // What a partition without progress has in the journal stays known: its progress must begin no later.
+        if !(outcome.lost && outcome.replayed) {
+            self.partitions.note_done(&outcome.intervals);
+        }
+        self.held.remove(&outcome.number);
+        if let Some(spill) = self.spill.as_mut().filter(|_| outcome.replayed) {
+            spill.replayed();
+            if !outcome.damaged.is_empty() {
+                self.consumer.send(Command::Restart(
+                    outcome.damaged.iter().filter_map(|interval| self.partitions.reading(interval)).collect(),
+                ));
+                spill.survey_soon();
+            }
+        }
         metrics::points_written(outcome.points as u64);
         metrics::points_skipped(outcome.skipped as u64);
         for (at, rejected) in &outcome.dead_letters {
@@ -423,6 +546,18 @@ impl Pipeline {
         }
         info!("stopped");
     }
+}
+
+/// What happens next to the journal; never ready where there is none.
+async fn next_of(spill: &mut Option<Spill>) -> spill::Event {
+    match spill {
+        Some(spill) => spill.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn interval_of(record: &Record) -> Interval {
+    Interval { source: Arc::clone(&record.source), partition: record.partition, from: record.from, until: record.until }
 }
 
 /// The next offset of partitions as it was known when a batch was handed to its writer.

@@ -1,12 +1,13 @@
 //! What is known of each partition: how far it is read, how far it is applied, and what is on its way.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::NextOffsets;
 use crate::batch::{Interval, MessageSet, Source};
-use crate::database::Applied;
+use crate::database::{Applied, Coverage};
+use crate::journal::Record;
 use crate::kafka::consumer::{Assigned, Start};
 use crate::kafka::lookup::{LogRange, TopicPartition};
 
@@ -46,8 +47,32 @@ struct InFlight {
     oldest_ms: Option<i64>,
 }
 
-/// Intervals read but not applied, by source and partition.
-pub(super) type InFlightPartitions = HashSet<(Arc<Source>, i32)>;
+/// Intervals `[from, until)` that were read or journaled and are not applied, by source and partition, in their order.
+pub(super) type InFlightPartitions = HashMap<(Arc<Source>, i32), Vec<(i64, i64)>>;
+
+/// The first offset from `next` on that lies in none of the intervals.
+pub(super) fn first_beyond(next: i64, intervals: Option<&Vec<(i64, i64)>>) -> i64 {
+    intervals
+        .into_iter()
+        .flatten()
+        .fold(next, |next, (from, until)| if *from <= next { next.max(*until) } else { next })
+}
+
+/// What of `[next, until)` lies in none of the intervals.
+pub(super) fn holes(next: i64, until: i64, intervals: Option<&Vec<(i64, i64)>>) -> Vec<(i64, i64)> {
+    let mut holes = Vec::new();
+    let mut reached = next;
+    for (from, end) in intervals.into_iter().flatten() {
+        if *from > reached && reached < until {
+            holes.push((reached, (*from).min(until)));
+        }
+        reached = reached.max(*end);
+    }
+    if reached < until {
+        holes.push((reached, until));
+    }
+    holes
+}
 
 /// How far a partition is behind.
 #[derive(Debug, Clone)]
@@ -85,7 +110,7 @@ impl Partitions {
 
     pub(super) fn start(&mut self, start: &Start) {
         if let Some(partition) = self.current_mut(&start.assigned) {
-            let next_offset = partition.reading.as_ref().map_or(start.offset, |reading| reading.next_offset);
+            let next_offset = partition.reading.as_ref().map_or(start.next_offset, |reading| reading.next_offset);
             partition.reading = Some(Reading {
                 source: Arc::clone(&start.source),
                 position: start.offset,
@@ -111,6 +136,32 @@ impl Partitions {
             .or_default()
             .insert(interval.from, InFlight { until: interval.until, oldest_ms });
         true
+    }
+
+    /// Notes an interval that the journal has.
+    pub(super) fn note_journaled(&mut self, record: &Record) {
+        self.in_flight
+            .entry((Arc::clone(&record.source), record.partition))
+            .or_default()
+            .entry(record.from)
+            .or_insert(InFlight { until: record.until, oldest_ms: record.oldest_ms });
+    }
+
+    /// The assignments of partitions of which the database lacks something that is not on its way either.
+    pub(super) fn with_holes(&self, coverage: &HashMap<(Arc<Source>, i32), Coverage>) -> Vec<Assigned> {
+        let in_flight = self.in_flight();
+        self.positions()
+            .into_iter()
+            .filter(|(assigned, source, position)| {
+                let key = (Arc::clone(source), assigned.partition.1);
+                let Some(coverage) = coverage.get(&key) else { return false };
+                let mut known = in_flight.get(&key).cloned().unwrap_or_default();
+                known.extend(&coverage.ahead);
+                known.sort_unstable();
+                first_beyond(coverage.next_offset, Some(&known)) < *position
+            })
+            .map(|(assigned, ..)| assigned)
+            .collect()
     }
 
     /// Notes that these intervals are no longer on their way.
@@ -159,7 +210,8 @@ impl Partitions {
     }
 
     pub(super) fn in_flight(&self) -> InFlightPartitions {
-        self.in_flight.keys().cloned().collect()
+        let spans = |sets: &BTreeMap<i64, InFlight>| sets.iter().map(|(from, set)| (*from, set.until)).collect();
+        self.in_flight.iter().map(|(key, sets)| (key.clone(), spans(sets))).collect()
     }
 
     pub(super) fn current(&self, partition: &TopicPartition) -> Option<Assigned> {

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use tokio::task::JoinError;
 use tracing::{error, info, warn};
 
-use super::partitions::InFlightPartitions;
+use super::partitions::{InFlightPartitions, first_beyond, holes};
 use crate::batch::Source;
 use crate::config::{Kafka, StartAt};
-use crate::database::{self, Database};
+use crate::database::{self, Class, Database};
 use crate::kafka::consumer::{Assigned, Start};
 use crate::kafka::lookup::{LogRange, Lookup, TopicPartition};
 use crate::message::Kind;
@@ -25,6 +25,8 @@ pub(super) struct Starter {
     pub(super) kafka: Kafka,
     pub(super) lookup: Arc<Lookup>,
     pub(super) database: Database,
+    /// Whether messages go to the journal, so that partitions start without the database.
+    pub(super) journaling: bool,
 }
 
 /// What an attempt has found.
@@ -110,7 +112,12 @@ impl Starter {
                 // The position is the consumer's own: what it has handed on lies below, and is claimed by its own batch.
                 Some(range) if !made_anew && position < range.start => {
                     match self.record_gap(&source, assigned.partition.1, (position, range.start)).await {
-                        Ok(()) => resolution.starts.push(Start { assigned, source, offset: range.start }),
+                        Ok(()) => resolution.starts.push(Start {
+                            assigned,
+                            source,
+                            offset: range.start,
+                            next_offset: position,
+                        }),
                         Err(failure) => {
                             resolution.restarts.push(assigned);
                             resolution = resolution.with_problem(&failure);
@@ -169,14 +176,26 @@ impl Starter {
                 None => problem = Some(wait(one, "its leader does not say which offsets its log has")),
             }
         }
+        let spans = |number: i32| in_flight.get(&(Arc::clone(source), number));
         let firsts: Vec<(i32, i64)> = with_range
             .iter()
-            .map(|(one, range)| match self.kafka.start {
-                StartAt::Earliest => (one.partition.1, range.start),
-                StartAt::Latest => (one.partition.1, range.end),
+            .map(|(one, range)| {
+                let first = match self.kafka.start {
+                    StartAt::Earliest => range.start,
+                    StartAt::Latest => range.end,
+                };
+                // What was journaled of a partition before it had progress is to be written, too.
+                let lowest = spans(one.partition.1).and_then(|spans| spans.first()).map_or(first, |(from, _)| *from);
+                (one.partition.1, first.min(lowest))
             })
             .collect();
-        let next_offsets = self.database.start(source, &firsts).await?;
+        let next_offsets = match self.database.start(source, &firsts).await {
+            Err(failure) if self.journaling && failure.class() != Class::Data => {
+                warn!(%failure, topic = source.topic, "the database is away: the partitions start where Kafka has the group");
+                self.committed(&with_range, &firsts).await?
+            }
+            next_offsets => next_offsets?,
+        };
         let mut starts = Vec::new();
         for (one, range) in with_range {
             let number = one.partition.1;
@@ -184,21 +203,16 @@ impl Starter {
                 problem = Some(wait(one, "the database has no progress of it"));
                 continue;
             };
-            let mut offset = next;
-            if next < range.start {
-                // An interval that this worker has read and not written yet is no gap.
-                if in_flight.contains(&(Arc::clone(source), number)) {
-                    problem = Some(wait(one, "messages of its last assignment are still on their way"));
-                    continue;
+            // What was read or journaled before, and is still on its way, need not be read again.
+            let mut offset = first_beyond(next, spans(number));
+            if offset < range.start && !self.journaling {
+                for hole in holes(next, range.start, spans(number)) {
+                    self.record_gap(source, number, hole).await?;
                 }
-                self.record_gap(source, number, (next, range.start)).await?;
-                offset = self
-                    .database
-                    .start(source, &[(number, range.start)])
-                    .await?
-                    .get(&number)
-                    .map_or(range.start, |n| *n);
+                offset = first_beyond(range.start, spans(number));
             }
+            // A gap is for the database to record, when it is back: its progress then lies before what is read now.
+            offset = if self.journaling { offset.max(range.start) } else { offset };
             if offset > range.end {
                 error!(
                     topic = source.topic,
@@ -212,9 +226,23 @@ impl Starter {
                 continue;
             }
             info!(topic = source.topic, partition = number, offset, log_end = range.end, "partition starts");
-            starts.push(Start { assigned: one.clone(), source: Arc::clone(source), offset });
+            starts.push(Start { assigned: one.clone(), source: Arc::clone(source), offset, next_offset: next });
         }
         Ok((starts, problem))
+    }
+
+    /// The group's offsets in Kafka, which are never above what the database has; where there is none, the first offset.
+    async fn committed(
+        &self,
+        with_range: &[(&Assigned, LogRange)],
+        firsts: &[(i32, i64)],
+    ) -> Result<HashMap<i32, i64>, StartError> {
+        let (lookup, kafka) = (Arc::clone(&self.lookup), with_range.iter().map(|(one, _)| one.partition.clone()));
+        let partitions: Vec<TopicPartition> = kafka.collect();
+        let committed = tokio::task::spawn_blocking(move || lookup.committed(&partitions)).await??;
+        let by_number: HashMap<i32, i64> =
+            committed.into_iter().map(|((_, number), offset)| (number, offset)).collect();
+        Ok(firsts.iter().map(|(number, first)| (*number, by_number.get(number).copied().unwrap_or(*first))).collect())
     }
 
     async fn record_gap(&self, source: &Arc<Source>, partition: i32, interval: (i64, i64)) -> Result<(), StartError> {

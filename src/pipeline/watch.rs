@@ -9,12 +9,15 @@ use tracing::debug;
 
 use super::partitions::{Lag, Partitions};
 use crate::config::Config;
-use crate::database::Database;
+use crate::database::{Class, Database};
 use crate::kafka::lookup::{LogRange, Lookup, TopicPartition};
 use crate::telemetry::health::{Health, PartitionStatus, Status};
 
 /// How often Kafka and the database are asked.
 const INTERVAL: Duration = Duration::from_secs(2);
+
+/// How often a database that is away is asked.
+const PROBE_INTERVAL: Duration = Duration::from_millis(500);
 
 /// What Kafka says.
 #[derive(Debug, Default)]
@@ -64,8 +67,8 @@ impl Watch {
     }
 
     /// Asks, if it is time.
-    pub(super) fn tick(&mut self, partitions: &Partitions) {
-        self.report_database();
+    pub(super) fn tick(&mut self, partitions: &Partitions, journaling: bool) {
+        self.report_database(journaling);
         self.probe();
         if self.asked.is_some_and(|asked| asked.elapsed() < INTERVAL) || !self.questions.is_empty() {
             return;
@@ -81,10 +84,12 @@ impl Watch {
     fn probe(&mut self) {
         while self.probes.try_join_next().is_some() {}
         let state = self.database.state();
-        if self.probes.is_empty() && self.probed.is_none_or(|last| last.elapsed() >= INTERVAL) {
+        if self.probes.is_empty()
+            && self.probed.is_none_or(|last| last.elapsed() >= if state.up { INTERVAL } else { PROBE_INTERVAL })
+        {
             self.probed = Some(Instant::now());
             self.database.tidy();
-            if state.last_success.is_none_or(|last| last.elapsed() >= INTERVAL) {
+            if !state.up || state.last_success.is_none_or(|last| last.elapsed() >= INTERVAL) {
                 let database = self.database.clone();
                 self.probes.spawn(async move {
                     // The answer is noted where it is given.
@@ -96,10 +101,11 @@ impl Watch {
         }
     }
 
-    fn report_database(&self) {
+    /// While messages go to the journal, a database that is away keeps nothing from moving.
+    fn report_database(&self, journaling: bool) {
         let state = self.database.state();
         // Before the first answer nothing is known, and nothing is wrong.
-        let down = state.failure.as_ref().filter(|_| !state.up);
+        let down = state.failure.as_ref().filter(|(_, class)| !(state.up || journaling && *class == Class::Outage));
         self.health.set_condition(
             "database",
             down.map(|(words, class)| {

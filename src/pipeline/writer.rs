@@ -7,9 +7,10 @@ use backon::{BackoffBuilder, ExponentialBuilder};
 use tracing::{debug, error, warn};
 
 use super::NextOffsets;
-use crate::batch::{Batch, Interval, MessageAt, Source};
+use crate::batch::{Batch, Interval, MessageAt, MessageSet, Source};
 use crate::config::Config;
 use crate::database::{Applied, Class, Database, Error, Path};
+use crate::journal::{JournalHandle, ReadError, Record};
 use crate::kafka::lookup::Lookup;
 use crate::message::{Decoder, Limits, Rejected};
 
@@ -32,6 +33,12 @@ pub(super) struct Outcome {
     pub(super) oldest_ms: Option<i64>,
     /// Whether the batch was dropped because the database has no progress row of a partition.
     pub(super) lost: bool,
+    /// Intervals of journal records that could not be read.
+    pub(super) damaged: Vec<Interval>,
+    /// Whether the batch came from the journal.
+    pub(super) replayed: bool,
+    /// The batch's number, where the pipeline holds its messages.
+    pub(super) number: u64,
     /// Intervals that were not written, because their topic was made anew meanwhile.
     pub(super) of_deleted_topics: Vec<Interval>,
 }
@@ -57,25 +64,61 @@ impl Writer {
     }
 
     /// Writes the batch, and answers when all of it is committed.
-    pub(super) async fn write(self, batch: Batch, known: NextOffsets) -> Outcome {
-        let mut outcome =
-            Outcome { intervals: batch.intervals(), oldest_ms: batch.oldest_ms(), known, ..Outcome::default() };
+    pub(super) async fn write(self, number: u64, batch: Batch, known: NextOffsets) -> Outcome {
+        let intervals = batch.intervals();
+        let mut outcome = Outcome { number, intervals, oldest_ms: batch.oldest_ms(), known, ..Outcome::default() };
         let mut decoder = Decoder::new(self.limits.clone());
         let batch = self.without_deleted_topics(batch, &mut decoder, &mut outcome).await;
-        let mut pieces = vec![(batch, Path::Fast)];
+        self.write_pieces(batch, Path::Fast, &mut decoder, outcome).await
+    }
+
+    /// Writes what the journal has of these records. Their topics were looked at before they were journaled, and may be gone
+    /// since.
+    pub(super) async fn replay(self, journal: JournalHandle, records: Vec<Record>, known: NextOffsets) -> Outcome {
+        let mut decoder = Decoder::new(self.limits.clone());
+        let mut batch = Batch::default();
+        let mut outcome = Outcome { replayed: true, known, ..Outcome::default() };
+        for record in records {
+            let (source, partition) = (Arc::clone(&record.source), record.partition);
+            let interval = Interval { source, partition, from: record.from, until: record.until };
+            outcome.intervals.push(interval.clone());
+            match journal.read(record).await {
+                Ok(set) => {
+                    batch.push(set, &mut decoder);
+                }
+                Err(failure @ ReadError::Damaged(_)) => {
+                    error!(%failure, ?interval, "a record of the journal is damaged; its messages are read from Kafka again");
+                    outcome.damaged.push(interval);
+                }
+                // It is still there, or the database has it: the next survey tells.
+                Err(failure) => {
+                    warn!(%failure, ?interval, "a record of the journal cannot be read now");
+                    outcome.intervals.pop();
+                }
+            }
+        }
+        outcome.oldest_ms = batch.oldest_ms();
+        if batch.is_empty() {
+            return outcome;
+        }
+        self.write_pieces(batch, Path::Slow, &mut decoder, outcome).await
+    }
+
+    async fn write_pieces(&self, batch: Batch, path: Path, decoder: &mut Decoder, mut outcome: Outcome) -> Outcome {
+        let mut pieces = vec![(batch, path)];
         while let Some((piece, path)) = pieces.pop() {
-            match self.write_piece(&piece, path, &mut decoder, &mut outcome).await {
+            match self.write_piece(&piece, path, decoder, &mut outcome).await {
                 Piece::Written => {}
                 Piece::NoProgress => {
                     outcome.lost = true;
                     return outcome;
                 }
                 // The last half goes below, so that the pieces are written in the order of their offsets.
-                Piece::Refused(why) => match piece.split(&mut decoder) {
+                Piece::Refused(why) => match piece.split(decoder) {
                     Some((first, last)) => pieces.extend([(last, Path::Slow), (first, Path::Slow)]),
                     None => pieces.push((piece.into_dead_letter(why), Path::Slow)),
                 },
-                Piece::TooLarge => match piece.split(&mut decoder) {
+                Piece::TooLarge => match piece.split(decoder) {
                     Some((first, last)) => pieces.extend([(last, Path::Slow), (first, Path::Slow)]),
                     None => pieces.push((piece, Path::Slow)),
                 },
@@ -104,6 +147,20 @@ impl Writer {
             outcome.intervals.iter().cloned().partition(|interval| deleted.contains(&interval.source));
         outcome.of_deleted_topics = dropped;
         batch.keep(&kept, decoder)
+    }
+
+    /// The sets without those of a topic that is now another one.
+    pub(super) async fn without_deleted(&self, mut sets: Vec<MessageSet>) -> Vec<MessageSet> {
+        let mut sources: Vec<Arc<Source>> = sets.iter().map(|set| Arc::clone(set.source())).collect();
+        sources.sort();
+        sources.dedup();
+        for source in sources {
+            if self.is_deleted(&source).await {
+                warn!(source.topic, "its topic was deleted and made anew; what was read of it is dropped");
+                sets.retain(|set| *set.source() != source);
+            }
+        }
+        sets
     }
 
     /// Whether a topic of this name has another id now. Where there is no topic of the name at all, what was read is of the
@@ -156,7 +213,7 @@ impl Writer {
                     missing_series += 1;
                     continue;
                 }
-                Class::Data if !is_dead_letter(piece) => {
+                Class::Data if !piece.has_nothing_to_refuse() => {
                     debug!(%failure, messages = piece.message_count(), "the database refuses a row; looking for its message");
                     return Piece::Refused(refusal(&failure));
                 }
@@ -184,11 +241,6 @@ enum Piece {
     Refused(String),
     TooLarge,
     NoProgress,
-}
-
-/// Whether the piece is one message that is a dead letter already: it has no row left that could be refused.
-fn is_dead_letter(piece: &Batch) -> bool {
-    piece.message_count() == 1 && !piece.dead_letters().is_empty()
 }
 
 /// The server's reason for a dead letter: code, constraint and column, without the row.

@@ -52,6 +52,8 @@ pub struct Status {
     pub memory_limit_bytes: u64,
     /// Batches that are being written.
     pub in_flight_batches: u64,
+    /// The journal; `null` where it is off.
+    pub journal: Option<JournalStatus>,
     /// The partitions this worker owns.
     pub partitions: Vec<PartitionStatus>,
     /// Why data does not move, by name; empty while all is well.
@@ -71,6 +73,24 @@ pub struct DatabaseStatus {
     pub edition: Option<String>,
     /// The last failure, also after the database came back.
     pub last_error: Option<String>,
+}
+
+/// The journal, and where messages go.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct JournalStatus {
+    /// `streaming`: to the database. `journaling`: to the journal, the database is away. `replaying`: to the database, and
+    /// what is journaled as well.
+    pub mode: &'static str,
+    /// For how long.
+    pub mode_seconds: u64,
+    /// What it takes on disk, in bytes.
+    pub bytes: u64,
+    /// What it may take.
+    pub limit_bytes: u64,
+    /// Its records, written or not; they go with their segment.
+    pub records: u64,
+    /// Segments that were set aside because of damage.
+    pub quarantined_segments: u64,
 }
 
 /// How far a partition is.

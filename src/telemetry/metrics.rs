@@ -33,6 +33,13 @@ const POOL_AVAILABLE: &str = "series_ingest_pool_available";
 const POOL_WAITING: &str = "series_ingest_pool_waiting";
 const POOL_MAX: &str = "series_ingest_pool_max";
 const POOL_WAIT_SECONDS: &str = "series_ingest_pool_wait_seconds";
+const MODE: &str = "series_ingest_mode";
+const JOURNAL_BYTES: &str = "series_ingest_journal_bytes";
+const JOURNAL_LIMIT_BYTES: &str = "series_ingest_journal_limit_bytes";
+const JOURNAL_RECORDS: &str = "series_ingest_journal_records";
+const JOURNAL_OLDEST_SECONDS: &str = "series_ingest_journal_oldest_seconds";
+const JOURNAL_FSYNC_SECONDS: &str = "series_ingest_journal_fsync_seconds";
+const JOURNAL_QUARANTINED: &str = "series_ingest_journal_quarantined_total";
 const BUILD_INFO: &str = "series_ingest_build_info";
 
 /// What a metric is.
@@ -143,6 +150,38 @@ pub const METRICS: &[Metric] = &[
         labels: &[],
         help: "Time until a connection was had or refused, with making it where there was none",
     },
+    Metric {
+        name: MODE,
+        kind: Kind::Gauge,
+        labels: &["mode"],
+        help: "1 for where messages go now: streaming, journaling or replaying; else 0",
+    },
+    Metric { name: JOURNAL_BYTES, kind: Kind::Gauge, labels: &[], help: "What the journal takes on disk" },
+    Metric { name: JOURNAL_LIMIT_BYTES, kind: Kind::Gauge, labels: &[], help: "What the journal may take on disk" },
+    Metric {
+        name: JOURNAL_RECORDS,
+        kind: Kind::Gauge,
+        labels: &[],
+        help: "Records in the journal; those that the database has go with their segment",
+    },
+    Metric {
+        name: JOURNAL_OLDEST_SECONDS,
+        kind: Kind::Gauge,
+        labels: &[],
+        help: "Age of the oldest message in the journal; 0 where it is empty",
+    },
+    Metric {
+        name: JOURNAL_FSYNC_SECONDS,
+        kind: Kind::Histogram,
+        labels: &[],
+        help: "Time of one fdatasync of the journal",
+    },
+    Metric {
+        name: JOURNAL_QUARANTINED,
+        kind: Kind::Counter,
+        labels: &[],
+        help: "Segments of the journal that were set aside because of damage",
+    },
     Metric { name: BUILD_INFO, kind: Kind::Gauge, labels: &["version"], help: "1, with the program's version" },
 ];
 
@@ -167,6 +206,7 @@ const BUCKETS: &[(&str, &[f64])] = &[
             604_800.0,
         ],
     ),
+    (JOURNAL_FSYNC_SECONDS, &[0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0]),
     (POOL_WAIT_SECONDS, &[0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0]),
 ];
 
@@ -311,6 +351,25 @@ pub fn pool_waited(time: Duration) {
     record(POOL_WAIT_SECONDS, time.as_secs_f64());
 }
 
+/// Whether messages go this way now.
+pub fn mode(mode: &'static str, is_on: bool) {
+    gauge!(MODE, "mode" => mode).set(if is_on { 1.0 } else { 0.0 });
+}
+
+/// What the journal holds.
+pub fn journal(bytes: u64, limit_bytes: u64, records: u64, oldest_seconds: f64, quarantined: u64) {
+    gauge!(JOURNAL_BYTES).set(bytes as f64);
+    gauge!(JOURNAL_LIMIT_BYTES).set(limit_bytes as f64);
+    gauge!(JOURNAL_RECORDS).set(records as f64);
+    gauge!(JOURNAL_OLDEST_SECONDS).set(oldest_seconds);
+    counter!(JOURNAL_QUARANTINED).absolute(quarantined);
+}
+
+/// An fdatasync of the journal took this long.
+pub fn journal_synced(time: Duration) {
+    record(JOURNAL_FSYNC_SECONDS, time.as_secs_f64());
+}
+
 /// A write transaction took this long.
 pub fn transaction_took(time: Duration) {
     record(TRANSACTION_SECONDS, time.as_secs_f64());
@@ -417,6 +476,9 @@ mod tests {
         database_up(true);
         database_error("data");
         pool(1, 2, 3, 4);
+        mode("streaming", true);
+        journal(1, 2, 3, 4.0, 0);
+        journal_synced(Duration::from_millis(1));
         pool_waited(Duration::from_millis(1));
         transaction_took(Duration::from_millis(1));
         copy_took(Duration::from_millis(1));

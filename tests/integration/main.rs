@@ -11,6 +11,7 @@ mod claims;
 mod commands;
 mod crashes;
 mod lost_commits;
+mod outages;
 mod pool;
 mod schema;
 mod series;

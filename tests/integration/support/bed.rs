@@ -92,6 +92,7 @@ impl Bed {
             ("SERIES_INGEST__SHUTDOWN__DRAIN_TIMEOUT_MS", "2500"),
             ("SERIES_INGEST__DATABASE__RETRY_MAX_MS", "500"),
             ("SERIES_INGEST__HTTP__LISTEN", ""),
+            ("SERIES_INGEST__JOURNAL__ENABLED", "false"),
         ]
         .into_iter()
         .map(|(name, value)| (name.to_owned(), value.to_owned()))

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -29,6 +30,7 @@ struct Shared {
     /// Messages that came on a connection after it was held.
     after_hold: AtomicUsize,
     refusing: AtomicBool,
+    frozen: AtomicBool,
     cut_all: Notify,
 }
 
@@ -49,6 +51,7 @@ impl Proxy {
             hits: AtomicUsize::new(0),
             after_hold: AtomicUsize::new(0),
             refusing: AtomicBool::new(false),
+            frozen: AtomicBool::new(false),
             cut_all: Notify::new(),
         });
         let accepting = Arc::clone(&shared);
@@ -86,6 +89,21 @@ impl Proxy {
     }
 }
 
+impl Proxy {
+    /// Whether nothing passes any more while all connections stay: a server that hangs does not refuse.
+    pub fn freeze(&self, freeze: bool) {
+        self.shared.frozen.store(freeze, Ordering::SeqCst);
+    }
+}
+
+impl Shared {
+    async fn thawed(&self) {
+        while self.frozen.load(Ordering::SeqCst) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
 async fn connection(client: TcpStream, shared: Arc<Shared>) {
     let Ok(server) = TcpStream::connect(&shared.server).await else { return };
     for stream in [&client, &server] {
@@ -96,18 +114,19 @@ async fn connection(client: TcpStream, shared: Arc<Shared>) {
     let drop_answer = AtomicBool::new(false);
     tokio::select! {
         () = requests(from_client, to_server, &shared, &drop_answer) => {}
-        () = answers(from_server, to_client, &drop_answer) => {}
+        () = answers(from_server, to_client, &shared, &drop_answer) => {}
         () = shared.cut_all.notified() => {}
     }
 }
 
-async fn answers(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, drop_answer: &AtomicBool) {
+async fn answers(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, shared: &Shared, drop_answer: &AtomicBool) {
     let mut buffer = vec![0; 64 * 1024];
     loop {
         match from.read(&mut buffer).await {
             Ok(0) | Err(_) => return,
             Ok(_) if drop_answer.load(Ordering::SeqCst) => return,
             Ok(n) => {
+                shared.thawed().await;
                 if to.write_all(&buffer[..n]).await.is_err() {
                     return;
                 }
@@ -155,6 +174,7 @@ async fn requests(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, shared: &Shar
                 }
             }
         }
+        shared.thawed().await;
         if to.write_all(&message).await.is_err() {
             return;
         }

@@ -1,0 +1,343 @@
+//! `journal status|verify|export|replay`: what the journal holds. All but `replay` only read, beside a running worker and on
+//! damaged files.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use clap::{Args, Subcommand};
+use jiff::Timestamp;
+use serde_json::{Map, Value};
+
+use super::{Failure, print, print_line, progress_bar};
+use crate::batch::{Batch, Interval, MessageSet, RawMessage, Source};
+use crate::config::Config;
+use crate::database::{Class, Coverage, Database, Path as WritePath};
+use crate::journal::{Inspection, ReadError, RealFiles, Record};
+use crate::message::Decoder;
+
+/// What one transaction of a replay takes, in bytes of the journal.
+const REPLAY_BYTES: u64 = 512 * 1024;
+/// How long to wait after the database refused.
+const RETRY: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// What is in it, by source and partition.
+    Status(Where),
+    /// Read all of it, and report exact damage; exit code 65 where there is any.
+    Verify(Where),
+    /// Print its messages as JSON lines.
+    Export {
+        #[command(flatten)]
+        at: Where,
+        #[command(flatten)]
+        filter: Filter,
+    },
+    /// Write what the database lacks of it; safe to stop, to repeat, and to run beside workers.
+    Replay {
+        #[command(flatten)]
+        at: Where,
+        #[command(flatten)]
+        filter: Filter,
+        /// Only count what would be written.
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Where {
+    /// The journal's directory, such as a copy from another host; the configured one by default.
+    #[arg(long, value_name = "DIRECTORY")]
+    directory: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Filter {
+    /// Only this topic.
+    #[arg(long)]
+    topic: Option<String>,
+    /// Only this partition.
+    #[arg(long)]
+    partition: Option<i32>,
+    /// Only from this offset on.
+    #[arg(long)]
+    from_offset: Option<i64>,
+    /// Only below this offset.
+    #[arg(long)]
+    until_offset: Option<i64>,
+    /// Only messages from this time on, such as 2026-01-31T12:00:00Z.
+    #[arg(long)]
+    from_time: Option<Timestamp>,
+    /// Only messages before this time.
+    #[arg(long)]
+    until_time: Option<Timestamp>,
+}
+
+impl Filter {
+    fn takes(&self, record: &Record) -> bool {
+        self.topic.as_ref().is_none_or(|topic| *topic == record.source.topic)
+            && self.partition.is_none_or(|partition| partition == record.partition)
+            && self.from_offset.is_none_or(|from| from < record.until)
+            && self.until_offset.is_none_or(|until| record.from < until)
+    }
+
+    /// The part of a set with the offsets that are asked for.
+    fn clip(&self, set: &MessageSet) -> Option<MessageSet> {
+        set.clip(self.from_offset.unwrap_or(i64::MIN), self.until_offset.unwrap_or(i64::MAX))
+    }
+
+    fn takes_time(&self, message: &RawMessage<'_>) -> bool {
+        let time = message.time_ms;
+        self.from_time.is_none_or(|from| time.is_some_and(|time| time >= from.as_millisecond()))
+            && self.until_time.is_none_or(|until| time.is_some_and(|time| time < until.as_millisecond()))
+    }
+
+    fn has_times(&self) -> bool {
+        self.from_time.is_some() || self.until_time.is_some()
+    }
+}
+
+pub(super) async fn run(config: Arc<Config>, command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Status(at) => status(&open(&config, &at)?),
+        Command::Verify(at) => verify(&open(&config, &at)?),
+        Command::Export { at, filter } => export(&mut open(&config, &at)?, &filter),
+        Command::Replay { at, filter, dry_run } => {
+            config.require_database()?;
+            if filter.has_times() {
+                // Progress is kept by offsets: a part of them in between would be left out.
+                return Err(Failure::Usage("replay takes no times: give offsets".to_owned()));
+            }
+            replay(&config, &mut open(&config, &at)?, &filter, dry_run).await
+        }
+    }
+}
+
+fn open(config: &Config, at: &Where) -> Result<Inspection, Failure> {
+    let directory = at.directory.as_deref().unwrap_or_else(|| Path::new(&config.journal.directory));
+    Inspection::open(RealFiles, directory)
+        .map_err(|failure| Failure::Usage(format!("the journal {}: {failure}", directory.display())))
+}
+
+#[derive(Default)]
+struct Sum {
+    intervals: Vec<(i64, i64)>,
+    messages: u64,
+    bytes: u64,
+    oldest_ms: Option<i64>,
+}
+
+fn status(journal: &Inspection) -> Result<(), Failure> {
+    let mut sums: BTreeMap<(Arc<Source>, i32), Sum> = BTreeMap::new();
+    for record in journal.records() {
+        let sum = sums.entry((Arc::clone(&record.source), record.partition)).or_default();
+        match sum.intervals.last_mut() {
+            Some((_, until)) if *until == record.from => *until = record.until,
+            _ => sum.intervals.push((record.from, record.until)),
+        }
+        sum.messages += u64::from(record.messages);
+        sum.bytes += record.bytes;
+        sum.oldest_ms = sum.oldest_ms.into_iter().chain(record.oldest_ms).min();
+    }
+    let records = journal.records().count();
+    print_line(format_args!("{records} records in {} segments", journal.segments().len()));
+    for ((source, partition), sum) in sums {
+        let shown: Vec<String> = sum.intervals.iter().map(|(from, until)| format!("[{from}, {until})")).collect();
+        let oldest = sum.oldest_ms.and_then(|ms| Timestamp::from_millisecond(ms).ok());
+        print_line(format_args!(
+            "{} partition {partition}: {} messages, {} bytes, oldest {}, offsets {} (topic id {})",
+            source.topic,
+            sum.messages,
+            sum.bytes,
+            oldest.map_or("unknown".to_owned(), |time| time.to_string()),
+            shown.join(" "),
+            source.topic_id,
+        ));
+    }
+    if journal.quarantined() > 0 {
+        print_line(format_args!("{} segments are in quarantine", journal.quarantined()));
+    }
+    for damage in journal.damage() {
+        print_line(format_args!("damaged: {damage}"));
+    }
+    Ok(())
+}
+
+fn verify(journal: &Inspection) -> Result<(), Failure> {
+    let bar = progress_bar(usize::try_from(journal.bytes()).unwrap_or(usize::MAX), "bytes");
+    let damage = journal.verify(|bytes| bar.inc(bytes));
+    bar.finish_and_clear();
+    if damage.is_empty() {
+        print_line(format_args!("{} records, {} bytes: no damage", journal.records().count(), journal.bytes()));
+        return Ok(());
+    }
+    for damage in &damage {
+        print_line(format_args!("damaged: {damage}"));
+    }
+    Err(Failure::Damaged(format!("the journal is damaged in {} places", damage.len())))
+}
+
+fn export(journal: &mut Inspection, filter: &Filter) -> Result<(), Failure> {
+    let mut damaged = 0;
+    let records: Vec<Record> = journal.records().filter(|record| filter.takes(record)).cloned().collect();
+    for record in records {
+        let set = match journal.read(&record) {
+            Ok(set) => set,
+            // The worker has removed it: the database has it.
+            Err(ReadError::Gone { .. }) => continue,
+            Err(failure) => {
+                eprintln!("series-ingest: {failure}");
+                damaged += 1;
+                continue;
+            }
+        };
+        let Some(set) = filter.clip(&set) else { continue };
+        for message in set.messages().filter(|message| filter.takes_time(message)) {
+            let mut line = Map::new();
+            line.insert("topic".to_owned(), set.source().topic.as_str().into());
+            line.insert("partition".to_owned(), set.partition().into());
+            line.insert("offset".to_owned(), message.offset.into());
+            line.insert("time_ms".to_owned(), message.time_ms.into());
+            insert(&mut line, "key", message.key);
+            insert(&mut line, "payload", message.payload);
+            print(&format!("{}\n", Value::Object(line)));
+        }
+    }
+    if damaged > 0 {
+        return Err(Failure::Damaged(format!("{damaged} records are damaged and were left out")));
+    }
+    Ok(())
+}
+
+/// Bytes as text, or in base 64 where they are no UTF-8.
+fn insert(line: &mut Map<String, Value>, name: &str, bytes: Option<&[u8]>) {
+    match bytes.map(std::str::from_utf8) {
+        None => line.insert(name.to_owned(), Value::Null),
+        Some(Ok(text)) => line.insert(name.to_owned(), text.into()),
+        Some(Err(_)) => line.insert(format!("{name}_base64"), BASE64.encode(bytes.unwrap_or_default()).into()),
+    };
+}
+
+/// What a replay has done, or would do.
+#[derive(Debug, Default)]
+struct Done {
+    messages: usize,
+    points: usize,
+    dead_letters: usize,
+    damaged: usize,
+}
+
+async fn replay(config: &Config, journal: &mut Inspection, filter: &Filter, dry_run: bool) -> Result<(), Failure> {
+    let database = Database::new(config)?;
+    let records: Vec<Record> = journal.records().filter(|record| filter.takes(record)).cloned().collect();
+    let mut firsts: HashMap<(Arc<Source>, i32), i64> = HashMap::new();
+    for record in &records {
+        let first = firsts.entry((Arc::clone(&record.source), record.partition)).or_insert(record.from);
+        *first = record.from.min(*first);
+    }
+    let mut coverage: HashMap<(Arc<Source>, i32), Coverage> = HashMap::new();
+    for ((source, partition), first) in firsts {
+        let known = database.coverage(&source, &[partition]).await?.remove(&partition);
+        // To begin its progress here would pass over what Kafka has before the journal's first message.
+        let known = known.ok_or_else(|| {
+            Failure::Usage(format!(
+                "partition {partition} of {} was never read by this pipeline: run a worker first, or leave it out (first offset {first})",
+                source.topic
+            ))
+        })?;
+        coverage.insert((source, partition), known);
+    }
+    let bar = progress_bar(records.len(), "records");
+    let mut decoder = Decoder::new(config.message.limits());
+    let (mut done, mut batch, mut bytes) = (Done::default(), Batch::default(), 0);
+    for record in &records {
+        bar.inc(1);
+        match journal.read(record) {
+            Ok(set) => {
+                let known = &coverage[&(Arc::clone(&record.source), record.partition)];
+                for part in filter.clip(&set).into_iter().flat_map(|set| missing_parts(&set, known)) {
+                    batch.push(part, &mut decoder);
+                }
+                bytes += record.bytes;
+            }
+            Err(ReadError::Gone { .. }) => {}
+            Err(failure) => {
+                eprintln!("series-ingest: {failure}");
+                done.damaged += 1;
+            }
+        }
+        if bytes >= REPLAY_BYTES {
+            finish(&database, std::mem::take(&mut batch), dry_run, &mut decoder, &mut done).await?;
+            bytes = 0;
+        }
+    }
+    finish(&database, batch, dry_run, &mut decoder, &mut done).await?;
+    bar.finish_and_clear();
+    let verb = if dry_run { "would be written" } else { "written" };
+    print_line(format_args!(
+        "{} messages with {} points {verb}, {} dead letters; the database had the rest",
+        done.messages, done.points, done.dead_letters
+    ));
+    if done.damaged > 0 {
+        return Err(Failure::Damaged(format!("{} records are damaged and were left out", done.damaged)));
+    }
+    Ok(())
+}
+
+fn missing_parts(set: &MessageSet, coverage: &Coverage) -> Vec<MessageSet> {
+    let Interval { from, until, .. } = set.interval();
+    coverage.missing(from, until).into_iter().filter_map(|(from, until)| set.clip(from, until)).collect()
+}
+
+async fn finish(
+    database: &Database,
+    batch: Batch,
+    dry_run: bool,
+    decoder: &mut Decoder,
+    done: &mut Done,
+) -> Result<(), Failure> {
+    if batch.is_empty() {
+        return Ok(());
+    }
+    if dry_run {
+        done.messages += batch.message_count();
+        done.points += batch.points().len();
+        done.dead_letters += batch.dead_letters().len();
+        return Ok(());
+    }
+    // As in a worker, a message that the database refuses takes no other with it.
+    let mut pieces = vec![batch];
+    while let Some(piece) = pieces.pop() {
+        let messages = piece.message_count();
+        match database.write(&piece, WritePath::Slow, decoder).await {
+            Ok(written) => {
+                done.messages += messages;
+                done.points += written.points;
+                done.dead_letters += written.dead_letters.len();
+            }
+            // A deleted series is made again by the next attempt.
+            Err(failure) if failure.is_missing_series() => {
+                pieces.push(piece);
+                tokio::time::sleep(RETRY).await;
+            }
+            Err(failure) if failure.class() == Class::Data && !piece.has_nothing_to_refuse() => {
+                match piece.split(decoder) {
+                    Some((first, last)) => pieces.extend([last, first]),
+                    None => pieces.push(piece.into_dead_letter(failure.to_string())),
+                }
+            }
+            Err(failure) if failure.class() == Class::Retry => {
+                pieces.push(piece);
+                tokio::time::sleep(RETRY).await;
+            }
+            // What is written stays written: the next run goes on from there.
+            Err(failure) => return Err(failure.into()),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,363 @@
+//! Appending: one write and one fdatasync for each segment that is touched, and what follows when one of them fails.
+
+use std::collections::HashMap;
+use std::collections::HashSet;
+use std::io;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::directory::segment_path;
+use super::error::{AppendError, Limit};
+use super::files::Files;
+use super::format::{HEADER_BYTES, RecordHeader, RecordKind, SegmentHeader, record_bytes, salt};
+use super::index::{Record, Segment};
+use super::journal::{Current, Journal};
+use super::payload::{Encoded, KEPT_BYTES, NO_TIME, encode_source};
+use super::planted::{self, Bug};
+use crate::batch::{MessageSet, Source};
+
+/// So many segments may fail, one after the other, before an append gives up.
+const ATTEMPTS: u32 = 2;
+
+/// What stops a write.
+enum Stop {
+    Full(AppendError),
+    Io(io::Error),
+}
+
+impl From<io::Error> for Stop {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+/// A set that waits to be written, with what its source's record needs.
+struct Waiting {
+    set: Encoded,
+    source: Arc<[u8]>,
+}
+
+impl Waiting {
+    /// The record's bytes on disk.
+    fn record_bytes(&self) -> u64 {
+        record_bytes(self.set.payload.len() as u64)
+    }
+
+    fn source_bytes(&self) -> u64 {
+        record_bytes(self.source.len() as u64)
+    }
+}
+
+impl<F: Files> Journal<F> {
+    /// Appends the sets, in their order. Sets that cover no position are left out. `Ok` means that all are durable.
+    ///
+    /// # Errors
+    /// [`AppendError`]: none of the sets is acknowledged, though some may be in the journal.
+    pub fn append(&mut self, sets: &[MessageSet]) -> Result<(), AppendError> {
+        let waiting = self.encode(sets).map_err(AppendError::Unavailable)?;
+        self.check_room(self.needed(&waiting))?;
+        let mut rest = waiting.as_slice();
+        let mut failures = 0;
+        while !rest.is_empty() {
+            match self.write_some(rest) {
+                Ok(written) => {
+                    rest = &rest[written..];
+                    failures = 0;
+                }
+                Err(Stop::Full(full)) => return Err(full),
+                Err(Stop::Io(error)) => {
+                    failures += 1;
+                    if failures == ATTEMPTS {
+                        return Err(AppendError::Unavailable(error));
+                    }
+                    tracing::warn!(%error, "the journal goes on in a new segment");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn encode(&mut self, sets: &[MessageSet]) -> io::Result<Vec<Waiting>> {
+        let mut sources: HashMap<Arc<Source>, Arc<[u8]>> = HashMap::new();
+        let mut waiting = Vec::with_capacity(sets.len());
+        for set in sets {
+            let interval = set.interval();
+            if interval.from == interval.until {
+                continue;
+            }
+            let source = match sources.get(set.source()) {
+                Some(source) => Arc::clone(source),
+                None => {
+                    let encoded: Arc<[u8]> = encode_source(set.source())?.into();
+                    sources.insert(Arc::clone(set.source()), Arc::clone(&encoded));
+                    encoded
+                }
+            };
+            waiting.push(Waiting { set: self.encoder.encode(set)?, source });
+        }
+        Ok(waiting)
+    }
+
+    /// The length of a segment that begins with this set.
+    fn segment_bytes(&self, first: &Waiting) -> u64 {
+        self.options.segment_bytes.max(HEADER_BYTES + first.source_bytes() + first.record_bytes())
+    }
+
+    /// What the new segments for these sets will take, in bytes.
+    fn needed(&self, waiting: &[Waiting]) -> u64 {
+        let (mut left, mut known) = match &self.current {
+            Some(current) => (current.bytes - current.position, current.sources.keys().collect()),
+            None => (0, HashSet::new()),
+        };
+        let mut needed = 0;
+        for next in waiting {
+            let with_source = |is_known: bool| next.record_bytes() + if is_known { 0 } else { next.source_bytes() };
+            if with_source(known.contains(&next.set.source)) > left {
+                let bytes = self.segment_bytes(next);
+                needed += bytes;
+                left = bytes - HEADER_BYTES;
+                known.clear();
+            }
+            left -= with_source(!known.insert(&next.set.source));
+        }
+        needed
+    }
+
+    /// Whether there is room for new segments of so many bytes.
+    fn check_room(&self, needed_bytes: u64) -> Result<(), AppendError> {
+        let is_reserved = self.current.as_ref().is_none_or(|current| current.is_allocated);
+        if needed_bytes == 0 && is_reserved {
+            return Ok(());
+        }
+        let used_bytes = self.index.bytes();
+        let full = |limit| Err(AppendError::Full { limit, used_bytes, needed_bytes });
+        if needed_bytes > 0 && used_bytes.saturating_add(needed_bytes) > self.options.max_bytes {
+            return full(Limit::MaxBytes);
+        }
+        let free = self.files.free_bytes(&self.options.directory).map_err(AppendError::Unavailable)?;
+        if free < needed_bytes.saturating_add(self.options.min_free_bytes) {
+            return full(Limit::MinFreeBytes);
+        }
+        Ok(())
+    }
+
+    /// Writes as many sets as go into one segment, durably, and gives their number.
+    fn write_some(&mut self, waiting: &[Waiting]) -> Result<usize, Stop> {
+        let Some(first) = waiting.first() else { return Ok(0) };
+        let mut current = match self.current.take() {
+            Some(current) if fits(&current, first) => current,
+            other => {
+                self.current = other;
+                self.seal();
+                self.make_segment(self.segment_bytes(first))?
+            }
+        };
+        let start = current.position;
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let (records, next_sequence) = self.fill(&mut current, waiting, &mut buffer);
+        let result = self.write_durably(&current.file, &buffer, start);
+        buffer.clear();
+        buffer.shrink_to(KEPT_BYTES);
+        self.buffer = buffer;
+        let written = records.len();
+        match result {
+            Ok(()) => {
+                self.previous = current.number;
+                self.next_sequence = next_sequence;
+                if let Some(segment) = self.index.segments.get_mut(&current.number) {
+                    segment.add(records);
+                }
+                self.current = Some(current);
+                Ok(written)
+            }
+            Err(error) => {
+                self.fence(current.number, &error);
+                Err(Stop::Io(error))
+            }
+        }
+    }
+
+    /// Puts records of the sets into the buffer while they fit into the segment. Gives the records, and the sequence number
+    /// behind them.
+    fn fill(&self, current: &mut Current<F>, waiting: &[Waiting], buffer: &mut Vec<u8>) -> (Vec<Record>, u64) {
+        let mut sequence = self.next_sequence;
+        let mut records = Vec::new();
+        for next in waiting {
+            if !fits(current, next) {
+                break;
+            }
+            let set = &next.set;
+            let source = match current.sources.get(&set.source) {
+                Some(number) => *number,
+                None => {
+                    let number = current.sources.len() as u32 + 1;
+                    current.sources.insert(Arc::clone(&set.source), number);
+                    let header = RecordHeader {
+                        kind: RecordKind::Source,
+                        flags: 0,
+                        sequence,
+                        from: 0,
+                        until: 0,
+                        source: number,
+                        partition: 0,
+                        messages: 0,
+                        uncompressed_bytes: next.source.len() as u32,
+                        oldest_ms: NO_TIME,
+                        payload_bytes: 0,
+                        payload_crc: 0,
+                    };
+                    self.put(current, header, &next.source, buffer);
+                    sequence += 1;
+                    number
+                }
+            };
+            let header = RecordHeader {
+                kind: RecordKind::Messages,
+                flags: set.flags,
+                sequence,
+                from: set.from,
+                until: set.until,
+                source,
+                partition: set.partition,
+                messages: set.messages,
+                uncompressed_bytes: set.uncompressed_bytes,
+                oldest_ms: set.oldest_ms,
+                payload_bytes: 0,
+                payload_crc: 0,
+            };
+            let position = current.position;
+            let header = self.put(current, header, &set.payload, buffer);
+            records.push(Record::new(Arc::clone(&set.source), current.number, position, &header));
+            sequence += 1;
+        }
+        (records, sequence)
+    }
+
+    /// Adds a record at the segment's position; gives its header, with length and checksum.
+    fn put(
+        &self,
+        current: &mut Current<F>,
+        header: RecordHeader,
+        payload: &[u8],
+        buffer: &mut Vec<u8>,
+    ) -> RecordHeader {
+        let salt = salt(&self.id, current.number, current.position);
+        let payload_crc = crc32c::crc32c_append(salt, payload);
+        // Payloads are not longer than MAX_PAYLOAD_BYTES.
+        let header = RecordHeader { payload_bytes: payload.len() as u32, payload_crc, ..header };
+        let end = buffer.len() + header.record_bytes() as usize;
+        buffer.extend_from_slice(&header.encode(salt));
+        buffer.extend_from_slice(payload);
+        buffer.resize(end, 0);
+        current.position += header.record_bytes();
+        header
+    }
+
+    fn write_durably(&self, file: &F::File, bytes: &[u8], position: u64) -> io::Result<()> {
+        self.files.write_at(file, bytes, position)?;
+        if planted::is_on(Bug::NoSync) {
+            return Ok(());
+        }
+        let start = Instant::now();
+        let result = self.files.sync_data(file);
+        (self.on_sync)(start.elapsed());
+        if result.is_err() && planted::is_on(Bug::SyncRetried) {
+            return self.files.sync_data(file);
+        }
+        result
+    }
+
+    /// Makes the segment that is written from now on, whole and durable before it has any record: what the disk has no room
+    /// for shows here.
+    fn make_segment(&mut self, bytes: u64) -> Result<Current<F>, Stop> {
+        self.check_room(bytes).map_err(|error| match error {
+            AppendError::Full { .. } => Stop::Full(error),
+            AppendError::Unavailable(error) => Stop::Io(error),
+        })?;
+        let number = self.next_number;
+        let path = segment_path(&self.options.directory, number);
+        let header = SegmentHeader { number, previous: self.previous, first_sequence: self.next_sequence, id: self.id };
+        // Even where it fails: a file of that name may be left.
+        self.next_number += 1;
+        let make = || {
+            let file = self.files.create(&path)?;
+            let is_allocated = match self.files.allocate(&file, bytes) {
+                Ok(()) => true,
+                Err(error) if error.kind() == io::ErrorKind::Unsupported => false,
+                Err(error) => return Err(error),
+            };
+            self.files.write_at(&file, &header.encode(), 0)?;
+            self.files.sync_data(&file)?;
+            if !planted::is_on(Bug::NoDirectorySync) {
+                self.files.sync_directory(&self.options.directory)?;
+            }
+            Ok((file, is_allocated))
+        };
+        let (file, is_allocated) = match make() {
+            Ok(made) => made,
+            Err(error) => {
+                // It may not be there. If it stays, the next opening knows it for a stray: no segment names it.
+                let _ = self.files.unlink(&path);
+                return Err(match error.kind() {
+                    io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Stop::Full(AppendError::Full {
+                        limit: Limit::Disk,
+                        used_bytes: self.index.bytes(),
+                        needed_bytes: bytes,
+                    }),
+                    _ => Stop::Io(error),
+                });
+            }
+        };
+        self.index.segments.insert(number, Segment { bytes, ..Segment::default() });
+        Ok(Current { number, file, position: HEADER_BYTES, bytes, is_allocated, sources: HashMap::new() })
+    }
+
+    /// Ends the segment that is written, and gives back the space that it does not use.
+    pub(super) fn seal(&mut self) {
+        let Some(current) = self.current.take() else { return };
+        if self.drop_unused(current.number) {
+            return;
+        }
+        let Some(segment) = self.index.segments.get_mut(&current.number) else { return };
+        segment.sealed = true;
+        if !current.is_allocated {
+            segment.bytes = current.position;
+        } else if current.position < current.bytes {
+            // Not synced: after a crash the zeros are there again, and cut off again.
+            match self.files.truncate(&current.file, current.position) {
+                Ok(()) => segment.bytes = current.position,
+                Err(error) => tracing::warn!(segment = current.number, %error, "a segment keeps its unused space"),
+            }
+        }
+    }
+
+    /// Ends a segment whose write or fdatasync failed. Nobody knows what of that write is on the disk, and a second fdatasync
+    /// would say that all is: so there is none, and no other write either. What was acknowledged in it stays readable.
+    fn fence(&mut self, number: u64, error: &io::Error) {
+        tracing::warn!(segment = number, %error, "writing to a segment failed, it is not written any more");
+        if self.drop_unused(number) {
+            return;
+        }
+        if let Some(segment) = self.index.segments.get_mut(&number) {
+            segment.sealed = true;
+            segment.fenced = true;
+        }
+    }
+
+    /// Takes away a segment in which nothing was acknowledged: a disk that fails for hours must not fill with them. No other
+    /// segment will name it as the one before, so nobody will miss it.
+    fn drop_unused(&mut self, number: u64) -> bool {
+        let is_unused = self.previous != number;
+        let has_gone = is_unused && self.files.unlink(&segment_path(&self.options.directory, number)).is_ok();
+        if has_gone {
+            self.index.forget(number);
+        }
+        has_gone
+    }
+}
+
+/// Whether the set's record fits into the segment, with its source's where that is not there yet.
+fn fits<F: Files>(current: &Current<F>, next: &Waiting) -> bool {
+    let source = if current.sources.contains_key(&next.set.source) { 0 } else { next.source_bytes() };
+    current.position + source + next.record_bytes() <= current.bytes
+}

@@ -1,0 +1,152 @@
+//! The names in a journal's directory, and its file `JOURNAL`.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::error::OpenError;
+use super::files::{Access, Files};
+use super::format::{HEADER_BYTES, JournalFault, JournalId, SegmentHeader, decode_journal, encode_journal};
+
+const LOCK: &str = "LOCK";
+const JOURNAL: &str = "JOURNAL";
+/// `JOURNAL` before it is whole.
+const NEW_JOURNAL: &str = "JOURNAL.new";
+const SEGMENT: &str = ".segment";
+const QUARANTINE: &str = ".quarantine";
+/// Digits in the name of a segment.
+const DIGITS: usize = 20;
+
+/// A segment's file.
+pub(super) fn segment_path(directory: &Path, number: u64) -> PathBuf {
+    directory.join(format!("{number:020}{SEGMENT}"))
+}
+
+/// A damaged segment's file, once its intact records are drained.
+pub(super) fn quarantine_path(directory: &Path, number: u64) -> PathBuf {
+    directory.join(format!("{number:020}{QUARANTINE}"))
+}
+
+/// The segment's number, from just such names as [`segment_path`] gives.
+fn number(name: &str, suffix: &str) -> Option<u64> {
+    let digits = name.strip_suffix(suffix)?;
+    (digits.len() == DIGITS && digits.bytes().all(|byte| byte.is_ascii_digit())).then(|| digits.parse().ok())?
+}
+
+/// The segments of a directory.
+#[derive(Debug, Default)]
+pub(super) struct Listing {
+    /// Numbers of segments.
+    pub(super) segments: BTreeSet<u64>,
+    /// Numbers of segments in quarantine.
+    pub(super) quarantined: BTreeSet<u64>,
+}
+
+impl Listing {
+    pub(super) fn read<F: Files>(files: &F, directory: &Path) -> Result<Self, OpenError> {
+        let names = files.list(directory).map_err(|source| failed("list", directory, source))?;
+        let with = |suffix| names.iter().filter_map(|name| number(name, suffix)).filter(|number| *number > 0).collect();
+        Ok(Self { segments: with(SEGMENT), quarantined: with(QUARANTINE) })
+    }
+}
+
+/// An [`OpenError::Io`].
+pub(super) fn failed(action: &'static str, path: &Path, source: io::Error) -> OpenError {
+    OpenError::Io { action, path: path.to_owned(), source }
+}
+
+/// Makes the directory where it is missing, and locks it until the answer is dropped.
+pub(super) fn lock<F: Files>(files: &F, directory: &Path) -> Result<F::File, OpenError> {
+    files.make_directory(directory).map_err(|error| failed("make", directory, error))?;
+    files.check_directory(directory).map_err(|why| OpenError::Refused { directory: directory.to_owned(), why })?;
+    files.lock(&directory.join(LOCK)).map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => OpenError::Locked { directory: directory.to_owned() },
+        _ => failed("lock", &directory.join(LOCK), error),
+    })
+}
+
+/// Where a journal's id came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Identity {
+    /// From the file `JOURNAL`.
+    Known(JournalId),
+    /// From a segment, because `JOURNAL` is damaged or missing.
+    Recovered(JournalId),
+    /// From nowhere.
+    None,
+}
+
+/// Finds the journal's id.
+pub(super) fn identity<F: Files>(files: &F, directory: &Path, listing: &Listing) -> Result<Identity, OpenError> {
+    let path = directory.join(JOURNAL);
+    match header(files, &path).as_ref().map(decode_journal) {
+        Ok(Ok(id)) => return Ok(Identity::Known(id)),
+        Ok(Err(JournalFault::Version(version))) => {
+            return Err(OpenError::Version { directory: directory.to_owned(), version });
+        }
+        Ok(Err(JournalFault::Damaged)) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        // What stands there is no file of ours, or may not be read: another id must not be put in its place.
+        Err(error) => return Err(failed("read", &path, io::Error::new(error.kind(), error.to_string()))),
+    }
+    let ids = listing.segments.iter().filter_map(|number| {
+        let header = header(files, &segment_path(directory, *number)).ok()?;
+        SegmentHeader::decode(&header).filter(|header| header.number == *number).map(|header| header.id)
+    });
+    Ok(ids.last().map_or(Identity::None, Identity::Recovered))
+}
+
+/// The first 64 bytes of a file, zeros where it is shorter.
+fn header<F: Files>(files: &F, path: &Path) -> io::Result<[u8; HEADER_BYTES as usize]> {
+    let file = files.open(path, Access::Read)?;
+    let mut bytes = [0; HEADER_BYTES as usize];
+    files.read_at(&file, &mut bytes, 0)?;
+    Ok(bytes)
+}
+
+/// A new journal's id.
+pub(super) fn random_id(directory: &Path) -> Result<JournalId, OpenError> {
+    let mut id = JournalId::default();
+    getrandom::fill(&mut id)
+        .map_err(|error| failed("make an id for", directory, io::Error::other(error.to_string())))?;
+    Ok(id)
+}
+
+/// Writes the file `JOURNAL`: it is whole and durable, or not there.
+pub(super) fn write_identity<F: Files>(files: &F, directory: &Path, id: &JournalId) -> Result<(), OpenError> {
+    let (path, new) = (directory.join(JOURNAL), directory.join(NEW_JOURNAL));
+    let write = || {
+        match files.unlink(&new) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let file = files.create(&new)?;
+        files.write_at(&file, &encode_journal(id), 0)?;
+        files.sync_data(&file)?;
+        files.rename(&new, &path)?;
+        files.sync_directory(directory)
+    };
+    write().map_err(|error| failed("write", &path, error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_of_segments_are_segments() {
+        assert_eq!(number("00000000000000000001.segment", SEGMENT), Some(1));
+        assert_eq!(number("18446744073709551615.segment", SEGMENT), Some(u64::MAX));
+        for name in [
+            "1.segment",
+            "+0000000000000000001.segment",
+            "00000000000000000001.quarantine",
+            "00000000000000000001.segment.new",
+            "99999999999999999999.segment",
+            "０0000000000000000001.segment",
+            ".segment",
+        ] {
+            assert_eq!(number(name, SEGMENT), None, "{name}");
+        }
+    }
+}

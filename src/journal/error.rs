@@ -1,0 +1,172 @@
+//! What can go wrong, by operation, and what is wrong with files.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+/// Why a journal cannot be opened. Damage is none of them: a damaged journal opens.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process has it.
+    #[error("the journal {directory} is used by another process")]
+    Locked {
+        /// The journal's directory.
+        directory: PathBuf,
+    },
+    /// The directory is not safe: it belongs to somebody else, or others may write to it.
+    #[error("the journal's directory {directory} is refused: {why}")]
+    Refused {
+        /// The journal's directory.
+        directory: PathBuf,
+        /// What is wrong with it.
+        why: io::Error,
+    },
+    /// Written by a newer program.
+    #[error("the journal {directory} has the format version {version}, which this program does not know")]
+    Version {
+        /// The journal's directory.
+        directory: PathBuf,
+        /// Its version.
+        version: u32,
+    },
+    /// The file system said no.
+    #[error("cannot {action} {path}: {source}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On which file or directory.
+        path: PathBuf,
+        /// The answer.
+        source: io::Error,
+    },
+}
+
+/// Why nothing was acknowledged. Either passes by itself: append the sets again later.
+#[derive(Debug, thiserror::Error)]
+pub enum AppendError {
+    /// There is no room. Nothing was dropped.
+    #[error("the journal is full: {limit}, {used_bytes} bytes used, {needed_bytes} bytes more needed")]
+    Full {
+        /// The limit that was met.
+        limit: Limit,
+        /// What the journal's segments take now, in bytes.
+        used_bytes: u64,
+        /// What is needed on top, in bytes.
+        needed_bytes: u64,
+    },
+    /// Writing failed on two segments, one after the other. Some of the sets may be in the journal all the same.
+    #[error("the journal cannot be written: {0}")]
+    Unavailable(#[source] io::Error),
+}
+
+impl AppendError {
+    /// The same error for another caller of the same write.
+    pub(super) fn again(&self) -> Self {
+        match self {
+            Self::Full { limit, used_bytes, needed_bytes } => {
+                Self::Full { limit: *limit, used_bytes: *used_bytes, needed_bytes: *needed_bytes }
+            }
+            Self::Unavailable(error) => Self::Unavailable(match error.raw_os_error() {
+                Some(code) => io::Error::from_raw_os_error(code),
+                None => io::Error::new(error.kind(), error.to_string()),
+            }),
+        }
+    }
+}
+
+/// Which limit a full journal has met.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Limit {
+    /// `journal.max_bytes`.
+    MaxBytes,
+    /// `journal.min_free_bytes`.
+    MinFreeBytes,
+    /// The disk, or the user's quota.
+    Disk,
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::MaxBytes => "journal.max_bytes is reached",
+            Self::MinFreeBytes => "journal.min_free_bytes is reached",
+            Self::Disk => "no space is left on the disk",
+        })
+    }
+}
+
+/// Why a record was not read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// Its bytes are not those that were written. It is no record of the journal any more.
+    #[error("a record is damaged: {0}")]
+    Damaged(Damage),
+    /// The journal has no such record: its segment was removed, or it was found damaged before.
+    #[error("segment {segment} has no record at position {position}")]
+    Gone {
+        /// The segment's number.
+        segment: u64,
+        /// The record's position, in bytes.
+        position: u64,
+    },
+    /// The file cannot be opened now. The record stays; try again.
+    #[error("segment {segment} cannot be opened: {source}")]
+    Io {
+        /// The segment's number.
+        segment: u64,
+        /// The answer.
+        source: io::Error,
+    },
+}
+
+/// A place whose bytes are not those that were written.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Damage {
+    /// The segment's number; 0 for the file `JOURNAL`.
+    pub segment: u64,
+    /// The first bad position, in bytes from the file's beginning.
+    pub from: u64,
+    /// The position behind the last bad one.
+    pub until: u64,
+    /// What is bad.
+    pub what: DamageKind,
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "segment {}, bytes {} to {}: {}", self.segment, self.from, self.until, self.what)
+    }
+}
+
+/// What is bad about a place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum DamageKind {
+    /// The file `JOURNAL`; the id was found in a segment.
+    JournalFile,
+    /// The whole segment is not there.
+    SegmentMissing,
+    /// The segment's header.
+    SegmentHeader,
+    /// No record's header where there must be one, up to the next record.
+    NoRecord,
+    /// Records are missing at the segment's end.
+    EndMissing,
+    /// A record whose payload is not what was written.
+    Payload,
+    /// The disk cannot read it.
+    Unreadable,
+}
+
+impl fmt::Display for DamageKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::JournalFile => "the file JOURNAL is damaged",
+            Self::SegmentMissing => "the segment is missing",
+            Self::SegmentHeader => "the segment's header is damaged",
+            Self::NoRecord => "no record",
+            Self::EndMissing => "records are missing at the end",
+            Self::Payload => "a record's payload is damaged",
+            Self::Unreadable => "unreadable",
+        })
+    }
+}

@@ -1,0 +1,217 @@
+//! The three headers, 64 bytes each, little-endian, as the module's documentation lays them down.
+
+/// The length of each header, in bytes.
+pub(super) const HEADER_BYTES: u64 = 64;
+/// The same as an array's length.
+const HEADER: usize = HEADER_BYTES as usize;
+/// The version of the whole format.
+const VERSION: u32 = 1;
+const RECORD_VERSION: u8 = 1;
+/// Records begin at multiples of it.
+pub(super) const ALIGNMENT: u64 = 8;
+/// The largest payload, in bytes, before and after compression: what a reader may be made to allocate.
+pub(super) const MAX_PAYLOAD_BYTES: usize = 1 << 30;
+/// `flags`: the payload is compressed with zstd.
+pub(super) const COMPRESSED: u16 = 1;
+
+const JOURNAL_MAGIC: [u8; 8] = *b"SI-JRNL\n";
+const SEGMENT_MAGIC: [u8; 8] = *b"SI-SEGM\n";
+
+/// What tells one journal from another.
+pub(super) type JournalId = [u8; 16];
+
+/// Bytes of a header.
+pub(super) type HeaderBytes = [u8; HEADER];
+
+/// Writes fields one after the other.
+struct Fields {
+    bytes: HeaderBytes,
+    at: usize,
+}
+
+impl Fields {
+    fn new() -> Self {
+        Self { bytes: [0; HEADER], at: 0 }
+    }
+
+    fn put(mut self, field: &[u8]) -> Self {
+        self.bytes[self.at..self.at + field.len()].copy_from_slice(field);
+        self.at += field.len();
+        self
+    }
+
+    /// Puts the checksum of all before into the last four bytes.
+    fn sealed(mut self, salt: u32) -> HeaderBytes {
+        let crc = crc32c::crc32c_append(salt, &self.bytes[..HEADER - 4]);
+        self.bytes[HEADER - 4..].copy_from_slice(&crc.to_le_bytes());
+        self.bytes
+    }
+}
+
+fn is_sealed(bytes: &HeaderBytes, salt: u32) -> bool {
+    field::<4>(bytes, HEADER - 4) == crc32c::crc32c_append(salt, &bytes[..HEADER - 4]).to_le_bytes()
+}
+
+fn field<const N: usize>(bytes: &HeaderBytes, at: usize) -> [u8; N] {
+    let mut field = [0; N];
+    field.copy_from_slice(&bytes[at..at + N]);
+    field
+}
+
+/// Why the file `JOURNAL` says nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum JournalFault {
+    /// Its bytes are not what was written.
+    Damaged,
+    /// A format that this program does not know.
+    Version(u32),
+}
+
+/// The bytes of the file `JOURNAL`.
+pub(super) fn encode_journal(id: &JournalId) -> HeaderBytes {
+    Fields::new().put(&JOURNAL_MAGIC).put(&VERSION.to_le_bytes()).put(&[0; 4]).put(id).sealed(0)
+}
+
+/// The journal's id.
+pub(super) fn decode_journal(bytes: &HeaderBytes) -> Result<JournalId, JournalFault> {
+    if field(bytes, 0) != JOURNAL_MAGIC || !is_sealed(bytes, 0) {
+        return Err(JournalFault::Damaged);
+    }
+    match u32::from_le_bytes(field(bytes, 8)) {
+        VERSION => Ok(field(bytes, 16)),
+        other => Err(JournalFault::Version(other)),
+    }
+}
+
+/// What stands at a segment's beginning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct SegmentHeader {
+    /// The segment's number, as in its name.
+    pub(super) number: u64,
+    /// The segment before it that has acknowledged records; 0 for none.
+    pub(super) previous: u64,
+    /// The sequence number of its first record: all below were acknowledged in older segments, none from it on.
+    pub(super) first_sequence: u64,
+    /// The journal's id.
+    pub(super) id: JournalId,
+}
+
+impl SegmentHeader {
+    pub(super) fn encode(&self) -> HeaderBytes {
+        Fields::new()
+            .put(&SEGMENT_MAGIC)
+            .put(&VERSION.to_le_bytes())
+            .put(&[0; 4])
+            .put(&self.number.to_le_bytes())
+            .put(&self.previous.to_le_bytes())
+            .put(&self.first_sequence.to_le_bytes())
+            .put(&self.id)
+            .sealed(0)
+    }
+
+    /// The header, where the bytes are one.
+    pub(super) fn decode(bytes: &HeaderBytes) -> Option<Self> {
+        let known = field(bytes, 0) == SEGMENT_MAGIC && u32::from_le_bytes(field(bytes, 8)) == VERSION;
+        (known && is_sealed(bytes, 0)).then(|| Self {
+            number: u64::from_le_bytes(field(bytes, 16)),
+            previous: u64::from_le_bytes(field(bytes, 24)),
+            first_sequence: u64::from_le_bytes(field(bytes, 32)),
+            id: field(bytes, 40),
+        })
+    }
+}
+
+/// What a record is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum RecordKind {
+    /// A topic, and the number that stands for it in this segment.
+    Source,
+    /// Messages.
+    Messages,
+}
+
+/// What stands before a record's payload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct RecordHeader {
+    pub(super) payload_bytes: u32,
+    pub(super) kind: RecordKind,
+    pub(super) flags: u16,
+    pub(super) sequence: u64,
+    pub(super) from: i64,
+    pub(super) until: i64,
+    pub(super) source: u32,
+    pub(super) partition: i32,
+    pub(super) messages: u32,
+    pub(super) uncompressed_bytes: u32,
+    pub(super) oldest_ms: i64,
+    pub(super) payload_crc: u32,
+}
+
+/// Where a checksum belongs: a record at another place, in another segment or of another journal has another salt.
+pub(super) fn salt(id: &JournalId, segment: u64, position: u64) -> u32 {
+    if super::planted::is_on(super::planted::Bug::NoSalt) {
+        return 0;
+    }
+    let mut bytes = [0; 32];
+    bytes[..16].copy_from_slice(id);
+    bytes[16..24].copy_from_slice(&segment.to_le_bytes());
+    bytes[24..].copy_from_slice(&position.to_le_bytes());
+    crc32c::crc32c(&bytes)
+}
+
+impl RecordHeader {
+    pub(super) fn encode(&self, salt: u32) -> HeaderBytes {
+        let kind: u8 = match self.kind {
+            RecordKind::Source => 1,
+            RecordKind::Messages => 2,
+        };
+        Fields::new()
+            .put(&self.payload_bytes.to_le_bytes())
+            .put(&[kind, RECORD_VERSION])
+            .put(&self.flags.to_le_bytes())
+            .put(&self.sequence.to_le_bytes())
+            .put(&self.from.to_le_bytes())
+            .put(&self.until.to_le_bytes())
+            .put(&self.source.to_le_bytes())
+            .put(&self.partition.to_le_bytes())
+            .put(&self.messages.to_le_bytes())
+            .put(&self.uncompressed_bytes.to_le_bytes())
+            .put(&self.oldest_ms.to_le_bytes())
+            .put(&self.payload_crc.to_le_bytes())
+            .sealed(salt)
+    }
+
+    /// The header, where the bytes are one that was written at this place. What cannot be one is told from its kind and
+    /// version alone, so that looking for headers is fast.
+    pub(super) fn decode(bytes: &HeaderBytes, salt: impl FnOnce() -> u32) -> Option<Self> {
+        let kind = match (bytes[4], bytes[5]) {
+            (1, RECORD_VERSION) => RecordKind::Source,
+            (2, RECORD_VERSION) => RecordKind::Messages,
+            _ => return None,
+        };
+        is_sealed(bytes, salt()).then(|| Self {
+            payload_bytes: u32::from_le_bytes(field(bytes, 0)),
+            kind,
+            flags: u16::from_le_bytes(field(bytes, 6)),
+            sequence: u64::from_le_bytes(field(bytes, 8)),
+            from: i64::from_le_bytes(field(bytes, 16)),
+            until: i64::from_le_bytes(field(bytes, 24)),
+            source: u32::from_le_bytes(field(bytes, 32)),
+            partition: i32::from_le_bytes(field(bytes, 36)),
+            messages: u32::from_le_bytes(field(bytes, 40)),
+            uncompressed_bytes: u32::from_le_bytes(field(bytes, 44)),
+            oldest_ms: i64::from_le_bytes(field(bytes, 48)),
+            payload_crc: u32::from_le_bytes(field(bytes, 56)),
+        })
+    }
+
+    /// The record's bytes on disk, with header and padding.
+    pub(super) fn record_bytes(&self) -> u64 {
+        record_bytes(u64::from(self.payload_bytes))
+    }
+}
+
+/// The bytes on disk of a record with such a payload.
+pub(super) fn record_bytes(payload_bytes: u64) -> u64 {
+    HEADER_BYTES + payload_bytes.next_multiple_of(ALIGNMENT)
+}

@@ -1,0 +1,174 @@
+//! What a journal holds, in memory: one small struct a record.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+use super::error::{Damage, DamageKind};
+use super::format::RecordHeader;
+use super::payload::NO_TIME;
+use crate::batch::Source;
+
+/// The messages of one interval of positions of one partition, as the journal has them. Two records may overlap: what an
+/// append did not acknowledge may be there all the same, and is appended again.
+#[derive(Debug, Clone)]
+pub struct Record {
+    /// The partition's topic.
+    pub source: Arc<Source>,
+    /// The partition's number.
+    pub partition: i32,
+    /// The interval's first offset.
+    pub from: i64,
+    /// The offset behind its last.
+    pub until: i64,
+    /// The number of messages.
+    pub messages: u32,
+    /// The record's length on disk, in bytes.
+    pub bytes: u64,
+    /// The oldest message's Kafka time, in milliseconds since the Unix epoch.
+    pub oldest_ms: Option<i64>,
+    /// The number of its segment.
+    pub segment: u64,
+    /// Where it begins there, in bytes.
+    pub position: u64,
+    /// Its number in the order of appends.
+    pub sequence: u64,
+}
+
+impl Record {
+    pub(super) fn new(source: Arc<Source>, segment: u64, position: u64, header: &RecordHeader) -> Self {
+        Self {
+            source,
+            partition: header.partition,
+            from: header.from,
+            until: header.until,
+            messages: header.messages,
+            bytes: header.record_bytes(),
+            oldest_ms: (header.oldest_ms != NO_TIME).then_some(header.oldest_ms),
+            segment,
+            position,
+            sequence: header.sequence,
+        }
+    }
+}
+
+/// A segment in memory.
+#[derive(Debug, Default)]
+pub(super) struct Segment {
+    /// What it takes on disk, in bytes.
+    pub(super) bytes: u64,
+    /// Its records, by position.
+    pub(super) records: Vec<Record>,
+    /// The oldest message's time among them.
+    pub(super) oldest_ms: Option<i64>,
+    /// Nothing more is written to it.
+    pub(super) sealed: bool,
+    /// It is sealed because a write or an fdatasync failed.
+    pub(super) fenced: bool,
+    /// It is asked to go, and goes once all older ones have gone.
+    pub(super) leaving: bool,
+}
+
+impl Segment {
+    /// A segment that is not written any more.
+    pub(super) fn sealed(bytes: u64, records: Vec<Record>) -> Self {
+        let oldest_ms = records.iter().filter_map(|record| record.oldest_ms).min();
+        Self { bytes, records, oldest_ms, sealed: true, ..Self::default() }
+    }
+
+    /// Adds records that were acknowledged.
+    pub(super) fn add(&mut self, records: Vec<Record>) {
+        self.oldest_ms = self.oldest_ms.into_iter().chain(records.iter().filter_map(|record| record.oldest_ms)).min();
+        self.records.extend(records);
+    }
+}
+
+/// What a caller sees of a segment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SegmentInfo {
+    /// Its number.
+    pub number: u64,
+    /// What it takes on disk, in bytes.
+    pub bytes: u64,
+    /// How many records it has.
+    pub records: usize,
+    /// Whether nothing more is written to it.
+    pub sealed: bool,
+    /// Whether that is because a write or an fdatasync failed.
+    pub fenced: bool,
+    /// Whether a part of it is damaged.
+    pub damaged: bool,
+}
+
+/// All segments with their records, and all known damage.
+#[derive(Debug, Default)]
+pub(super) struct Index {
+    pub(super) segments: BTreeMap<u64, Segment>,
+    /// In the order of segments and positions.
+    pub(super) damage: Vec<Damage>,
+}
+
+impl Index {
+    /// The records that callers see, the oldest first.
+    pub(super) fn records(&self) -> impl Iterator<Item = &Record> {
+        self.segments.values().filter(|segment| !segment.leaving).flat_map(|segment| &segment.records)
+    }
+
+    /// The record that stands at such a place.
+    pub(super) fn record(&self, segment: u64, position: u64) -> Option<&Record> {
+        let records = &self.segments.get(&segment)?.records;
+        records.binary_search_by_key(&position, |record| record.position).ok().map(|index| &records[index])
+    }
+
+    pub(super) fn segments(&self) -> Vec<SegmentInfo> {
+        let damaged: HashSet<u64> = self.damage.iter().map(|damage| damage.segment).collect();
+        let shown = self.segments.iter().filter(|(_, segment)| !segment.leaving);
+        shown
+            .map(|(number, segment)| SegmentInfo {
+                number: *number,
+                bytes: segment.bytes,
+                records: segment.records.len(),
+                sealed: segment.sealed,
+                fenced: segment.fenced,
+                damaged: damaged.contains(number),
+            })
+            .collect()
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.segments.values().map(|segment| segment.bytes).sum()
+    }
+
+    pub(super) fn is_damaged(&self, segment: u64) -> bool {
+        self.damage.iter().any(|damage| damage.segment == segment)
+    }
+
+    /// Adds to the damage, in order, once.
+    pub(super) fn report(&mut self, damage: Damage) {
+        if let Err(at) = self.damage.binary_search(&damage) {
+            self.damage.insert(at, damage);
+        }
+    }
+
+    /// Lists a record as damaged and no longer as a record.
+    pub(super) fn give_up(&mut self, record: &Record, what: DamageKind) -> Damage {
+        let (segment, from) = (record.segment, record.position);
+        let damage = Damage { segment, from, until: from + record.bytes, what };
+        if let Some(segment) = self.segments.get_mut(&segment) {
+            segment.records.retain(|other| other.position != from);
+            segment.oldest_ms = segment.records.iter().filter_map(|record| record.oldest_ms).min();
+        }
+        self.report(damage.clone());
+        damage
+    }
+
+    /// Forgets a segment, and damage that no longer lies behind any segment.
+    pub(super) fn forget(&mut self, number: u64) {
+        self.segments.remove(&number);
+        let oldest = self.segments.keys().next().copied();
+        self.damage.retain(|damage| {
+            damage.segment == 0
+                || self.segments.contains_key(&damage.segment)
+                || (damage.what == DamageKind::SegmentMissing && oldest.is_some_and(|oldest| oldest < damage.segment))
+        });
+    }
+}

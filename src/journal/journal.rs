@@ -1,0 +1,294 @@
+//! The journal as its owner has it: open, read, remove.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::directory::{self, Identity, Listing, quarantine_path, segment_path};
+use super::error::{Damage, DamageKind, OpenError, ReadError};
+use super::files::{Access, Files, RealFiles};
+use super::format::{HEADER_BYTES, JournalId};
+use super::index::{Index, Record, SegmentInfo};
+use super::load::{Loaded, load};
+use super::payload::{Encoder, decode};
+use super::reader::Reader;
+use crate::batch::{MessageSet, Source};
+
+/// Where a journal is and how large it may get.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Its directory, made where it is missing.
+    pub directory: PathBuf,
+    /// The length of a segment, in bytes. A record that is larger gets a segment of its own length.
+    pub segment_bytes: u64,
+    /// What all segments may take together on the disk, in bytes.
+    pub max_bytes: u64,
+    /// What is left to others on the disk, in bytes.
+    pub min_free_bytes: u64,
+}
+
+/// What a journal holds, in numbers.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// What its segments take on the disk, in bytes; without those in quarantine.
+    pub bytes: u64,
+    /// What they may take, in bytes.
+    pub limit_bytes: u64,
+    /// The number of records.
+    pub records: u64,
+    /// The oldest message's Kafka time, in milliseconds since the Unix epoch.
+    pub oldest_ms: Option<i64>,
+    /// The number of segments in quarantine.
+    pub quarantined: u64,
+}
+
+/// A journal, opened by the one process that has it. The module's documentation says what it promises.
+pub struct Journal<F: Files = RealFiles> {
+    pub(super) files: F,
+    pub(super) options: Options,
+    /// Holds the lock.
+    _lock: F::File,
+    pub(super) id: JournalId,
+    pub(super) index: Index,
+    /// The segment that is written.
+    pub(super) current: Option<Current<F>>,
+    /// The number of the next segment.
+    pub(super) next_number: u64,
+    /// The last segment that has acknowledged records; 0 for none.
+    pub(super) previous: u64,
+    /// The sequence number of the next record.
+    pub(super) next_sequence: u64,
+    quarantined: u64,
+    torn_tails: u64,
+    /// The segment that was read last, so that reading in order opens each file once.
+    reading: Option<(u64, F::File)>,
+    pub(super) encoder: Encoder,
+    /// What is written at once, kept for the next time.
+    pub(super) buffer: Vec<u8>,
+    pub(super) on_sync: Box<dyn Fn(Duration) + Send>,
+}
+
+/// The segment that is written.
+#[derive(Debug)]
+pub(super) struct Current<F: Files> {
+    pub(super) number: u64,
+    pub(super) file: F::File,
+    /// Where the next record begins.
+    pub(super) position: u64,
+    /// Its length, in bytes.
+    pub(super) bytes: u64,
+    /// Whether it has its space on the disk already.
+    pub(super) is_allocated: bool,
+    /// The sources that have a record in it, with their numbers.
+    pub(super) sources: HashMap<Arc<Source>, u32>,
+}
+
+impl<F: Files> fmt::Debug for Journal<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Journal")
+            .field("options", &self.options)
+            .field("current", &self.current)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<F: Files> Journal<F> {
+    /// Opens the journal, made where there is none. Reads the headers of all records, and the payloads of the last segment.
+    ///
+    /// # Errors
+    /// Where another process has it, the directory is not safe, or the file system fails. Damage is no error.
+    pub fn open(files: F, options: Options) -> Result<Self, OpenError> {
+        let directory = options.directory.as_path();
+        let lock = directory::lock(&files, directory)?;
+        let listing = Listing::read(&files, directory)?;
+        let identity = directory::identity(&files, directory, &listing)?;
+        let id = match identity {
+            Identity::Known(id) | Identity::Recovered(id) => id,
+            Identity::None => directory::random_id(directory)?,
+        };
+        let mut loaded = load(&files, directory, &id, &listing)?;
+        if !matches!(identity, Identity::Known(_)) {
+            if !listing.segments.is_empty() {
+                let what = DamageKind::JournalFile;
+                loaded.index.report(Damage { segment: 0, from: 0, until: HEADER_BYTES, what });
+            }
+            directory::write_identity(&files, directory, &id)?;
+        }
+        let used = listing.segments.iter().chain(&listing.quarantined).max().copied().unwrap_or(0);
+        let mut journal = Self {
+            encoder: Encoder::new().map_err(|error| directory::failed("open", directory, error))?,
+            files,
+            options,
+            _lock: lock,
+            id,
+            index: Index::default(),
+            current: None,
+            next_number: used + 1,
+            previous: loaded.last,
+            next_sequence: loaded.next_sequence,
+            quarantined: listing.quarantined.len() as u64,
+            torn_tails: loaded.torn_tails,
+            reading: None,
+            buffer: Vec::new(),
+            on_sync: Box::new(|_| {}),
+        };
+        journal.tidy(&mut loaded);
+        journal.index = loaded.index;
+        Ok(journal)
+    }
+
+    /// Takes away what is not needed, and makes durable what the last process has written but perhaps not synced, because
+    /// from now on it counts as a record. A failure does no harm: what was acknowledged is durable, and no cut-off byte is
+    /// ever believed. So a disk that fails here does not keep the worker from its Kafka and its database.
+    fn tidy(&self, loaded: &mut Loaded) {
+        for number in &loaded.strays {
+            if let Err(error) = self.files.unlink(&segment_path(&self.options.directory, *number)) {
+                tracing::warn!(segment = number, %error, "an unused segment stays in the journal");
+            }
+        }
+        let last = loaded.index.segments.keys().next_back().copied();
+        for (number, segment) in &mut loaded.index.segments {
+            let (cut, is_last) = (loaded.cuts.get(number).copied(), Some(*number) == last);
+            if cut.is_none() && !is_last {
+                continue;
+            }
+            let mut settle = || {
+                let file = self.files.open(&segment_path(&self.options.directory, *number), Access::Write)?;
+                if let Some(length) = cut {
+                    self.files.truncate(&file, length)?;
+                    segment.bytes = length;
+                }
+                if is_last { self.files.sync_data(&file) } else { Ok(()) }
+            };
+            if let Err(error) = settle() {
+                tracing::warn!(segment = number, %error, "the end of a segment was not put in order");
+                segment.fenced = true;
+            }
+        }
+    }
+
+    /// The records, the oldest first.
+    pub fn records(&self) -> impl Iterator<Item = &Record> {
+        self.index.records()
+    }
+
+    /// The messages of a record of this journal.
+    ///
+    /// # Errors
+    /// Where the record is damaged: it is then listed in [`Journal::damage`] and no longer in [`Journal::records`]. Where
+    /// its file cannot be opened now, the record stays.
+    pub fn read(&mut self, record: &Record) -> Result<MessageSet, ReadError> {
+        let (segment, position) = (record.segment, record.position);
+        let Some(record) = self.index.record(segment, position).cloned() else {
+            return Err(ReadError::Gone { segment, position });
+        };
+        if self.reading.as_ref().is_none_or(|(number, _)| *number != segment) {
+            match self.files.open(&segment_path(&self.options.directory, segment), Access::Read) {
+                Ok(file) => self.reading = Some((segment, file)),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    return Err(ReadError::Damaged(self.index.give_up(&record, DamageKind::Unreadable)));
+                }
+                Err(source) => return Err(ReadError::Io { segment, source }),
+            }
+        }
+        let Some((_, file)) = &self.reading else { return Err(ReadError::Gone { segment, position }) };
+        let length = self.files.length(file).map_err(|source| ReadError::Io { segment, source })?;
+        let mut reader = Reader::new(&self.files, file, &self.id, segment, length);
+        read_record(&mut reader, &record).map_err(|what| ReadError::Damaged(self.index.give_up(&record, what)))
+    }
+
+    /// The segments, the oldest first.
+    pub fn segments(&self) -> Vec<SegmentInfo> {
+        self.index.segments()
+    }
+
+    /// Takes a segment away whose records are no longer needed; a damaged one is kept under another name, and does not count
+    /// any more. They go in the order of their numbers, so that a missing number always means damage: one that is not the
+    /// oldest gives up its records at once, and its file when all older ones have gone. If the process ends before, it is
+    /// there again. A number that the journal does not have is no error.
+    ///
+    /// # Errors
+    /// Those of the file system. The segment then stays, or comes back after a crash: ask again.
+    pub fn remove_segment(&mut self, number: u64) -> io::Result<()> {
+        if self.current.as_ref().is_some_and(|current| current.number == number) {
+            self.seal();
+        }
+        match self.index.segments.get_mut(&number) {
+            Some(segment) => segment.leaving = true,
+            None => return Ok(()),
+        }
+        while let Some((oldest, segment)) = self.index.segments.first_key_value()
+            && segment.leaving
+        {
+            let oldest = *oldest;
+            self.take_away(oldest)?;
+        }
+        Ok(())
+    }
+
+    fn take_away(&mut self, number: u64) -> io::Result<()> {
+        let directory = &self.options.directory;
+        let path = segment_path(directory, number);
+        let is_damaged = self.index.is_damaged(number);
+        let result = match is_damaged {
+            true => self.files.rename(&path, &quarantine_path(directory, number)),
+            false => self.files.unlink(&path),
+        };
+        match result {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        if self.reading.as_ref().is_some_and(|(reading, _)| *reading == number) {
+            self.reading = None;
+        }
+        self.quarantined += u64::from(is_damaged);
+        self.index.forget(number);
+        // Before the next one goes: after a crash no older segment may be back while a younger one is missing.
+        self.files.sync_directory(directory)
+    }
+
+    /// What it holds, in numbers.
+    pub fn usage(&self) -> Usage {
+        let shown = || self.index.segments.values().filter(|segment| !segment.leaving);
+        Usage {
+            bytes: self.index.bytes(),
+            limit_bytes: self.options.max_bytes,
+            records: shown().map(|segment| segment.records.len() as u64).sum(),
+            oldest_ms: shown().filter_map(|segment| segment.oldest_ms).min(),
+            quarantined: self.quarantined,
+        }
+    }
+
+    /// What is known to be damaged, by segment and position. What was only found on reading is found again on reading after
+    /// the next opening.
+    pub fn damage(&self) -> &[Damage] {
+        &self.index.damage
+    }
+
+    /// How many torn ends the opening has cut off: the marks of a crash, not damage.
+    pub fn torn_tails(&self) -> u64 {
+        self.torn_tails
+    }
+
+    /// Has `observe` called with the time that each fdatasync of records took.
+    pub fn observe_syncs(&mut self, observe: impl Fn(Duration) + Send + 'static) {
+        self.on_sync = Box::new(observe);
+    }
+}
+
+/// The messages at the record's place, where they are the record's.
+pub(super) fn read_record<F: Files>(reader: &mut Reader<'_, F>, record: &Record) -> Result<MessageSet, DamageKind> {
+    let set = (|| {
+        let found = reader.record(record.position).filter(|found| found.header.sequence == record.sequence)?;
+        let set = decode(&found.header, &reader.payload(&found)?)?;
+        let interval = set.interval();
+        let is_the_records = interval.partition == record.partition
+            && (interval.from, interval.until) == (record.from, record.until)
+            && **set.source() == *record.source;
+        is_the_records.then_some(set)
+    })();
+    set.ok_or(if reader.unreadable { DamageKind::Unreadable } else { DamageKind::Payload })
+}

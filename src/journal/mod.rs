@@ -1,0 +1,108 @@
+//! The file journal: what keeps Kafka's messages while the database is away.
+//!
+//! One process has a journal: a directory of segments, files of numbered records. A record holds the raw messages of one
+//! interval of positions of one partition. What of it is drained is not written here: the database's progress says so, and a
+//! segment that it covers is removed.
+//!
+//! - [`Journal`]: open, append, read, remove. [`JournalHandle`]: the same on a thread of its own, with group commit.
+//! - [`Inspection`]: the same files, to read alone, without the lock.
+//! - [`Files`]: the file system behind it all.
+//!
+//! # Invariants
+//! 1. *Acknowledged means durable*: [`Journal::append`] says `Ok` after an fdatasync of all its bytes, in a segment whose
+//!    header was synced and whose name was synced with the directory.
+//! 2. *A failure is final*: after a failed write or fdatasync nothing more is written to that file and it is not synced
+//!    again. What was not acknowledged is written once more, to a new segment; after two failures in a row the append fails,
+//!    and the next one tries anew.
+//! 3. *Bounded*: a new segment is made only where [`Options::max_bytes`] and [`Options::min_free_bytes`] hold with its whole
+//!    length, and it takes that length from the disk before its first record. A full journal says so; it drops nothing.
+//! 4. *Nothing is invented*: a record is what was written there, or damage. A checksum belongs to one place of one journal.
+//! 5. *Nothing goes silently*: a bad place is reported by segment and positions, and the records on both sides stay. Only
+//!    the end of the last segment may be torn, which is what a crash leaves of a write that was not acknowledged.
+//! 6. *Numbers grow*, and segments go in the order of their numbers: a missing one between two segments is damage.
+//! 7. *Opening twice gives the same*, also when the first was cut short. An older segment is never appended to.
+//! 8. *Memory for the index alone*: opening reads the headers of records, and payloads only in the last segment.
+//!
+//! # The directory
+//! Mode 0700, files 0600. It is refused where others may write to it; symbolic links are not followed.
+//!
+//! | name | |
+//! |---|---|
+//! | `LOCK` | empty; locked with flock by the process that has the journal |
+//! | `JOURNAL` | the journal's header; made as `JOURNAL.new`, synced, renamed |
+//! | `00000000000000000001.segment` | a segment; 20 digits, from 1 on |
+//! | `00000000000000000001.quarantine` | a damaged segment whose intact records are drained; never read again |
+//!
+//! # Headers
+//! All numbers are little-endian. All headers are 64 bytes and end with a CRC32C of the 60 bytes before. Bytes that are not
+//! listed are zero.
+//!
+//! | `JOURNAL` | | segment | | record | |
+//! |---|---|---|---|---|---|
+//! | 0 | `SI-JRNL\n` | 0 | `SI-SEGM\n` | 0 | payload length, u32 |
+//! | 8 | version 1, u32 | 8 | version 1, u32 | 4 | kind, u8: 1 source, 2 messages |
+//! | 16 | journal id, 128 random bits | 16 | segment number, u64 | 5 | version 1, u8 |
+//! | 60 | CRC | 24 | previous segment, u64 | 6 | flags, u16: 1 zstd |
+//! | | | 32 | first sequence number, u64 | 8 | sequence number, u64 |
+//! | | | 40 | journal id | 16 | from, i64 |
+//! | | | 60 | CRC | 24 | until, i64 |
+//! | | | | | 32 | source, u32 |
+//! | | | | | 36 | partition, i32 |
+//! | | | | | 40 | messages, u32 |
+//! | | | | | 44 | uncompressed length, u32 |
+//! | | | | | 48 | oldest time in ms, i64; -1 none |
+//! | | | | | 56 | CRC of the payload |
+//! | | | | | 60 | CRC |
+//!
+//! A record is its header, its payload, and zeros up to a multiple of 8 bytes. The records of a segment follow each other
+//! without a gap from position 64 on; none spans two segments. Both CRCs of a record begin with the CRC32C of the journal's
+//! id, the segment's number and the record's position (16 + 8 + 8 bytes): a stale block, a misplaced write or another
+//! journal's record does not pass.
+//!
+//! # Payloads
+//! *Source* (never compressed): JSON, `{"kind","cluster_id","topic","topic_id"}`. Its header's `source` is the number that
+//! stands for it in this segment; it comes before the first record that uses the number, so that every segment stands alone.
+//!
+//! *Messages*: the length of the source's JSON, u32, and that JSON once more, so that a record stands alone where its source
+//! record is damaged; then for each message offset i64, time in ms i64 (-1 none), key length i32 (-1 none), payload length
+//! i32 (-1 none, a tombstone), key, payload. As zstd where that is smaller.
+//!
+//! # Opening
+//! The *sequence number* goes up by one from record to record, sources too, across segments. A segment's header has the
+//! first one of its own: all below were acknowledged, in the segment named as the previous one and those before it; none
+//! from it on was. Therefore, in all segments but the last:
+//! - records from the successor's first sequence number on, and all bytes behind, are remainders of a failed write;
+//! - records that are missing below it are damage;
+//! - a segment that its successor does not name as previous, and that is not older than that one, never had an acknowledged
+//!   record.
+//!
+//! In the last segment the payloads are read, too. Behind its last intact record there may be bad places; they are a *torn
+//! end* where each has a 512-byte sector that was never written (zero, or behind the file's end), and are cut off. Anything
+//! else is damage; then as many sequence numbers are left out as records may have stood there, so that they are missed again
+//! by the rule above.
+//!
+//! Behind a bad place the next record is looked for at every multiple of 8 bytes.
+
+mod append;
+mod directory;
+mod error;
+mod files;
+mod format;
+mod handle;
+mod index;
+mod inspect;
+#[expect(clippy::module_inception, reason = "the file of the type that the module is named after")]
+mod journal;
+mod load;
+mod payload;
+mod planted;
+mod reader;
+#[cfg(test)]
+mod tests;
+
+pub use error::{AppendError, Damage, DamageKind, Limit, OpenError, ReadError};
+pub use files::{Access, Files, RealFiles};
+pub use handle::JournalHandle;
+pub use index::{Record, SegmentInfo};
+pub use inspect::Inspection;
+pub use journal::{Journal, Options, Usage};

@@ -1,0 +1,222 @@
+//! Payloads: a topic as JSON, and the messages of one interval.
+
+use std::io::{self, Read};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::format::{COMPRESSED, MAX_PAYLOAD_BYTES, RecordHeader};
+use crate::batch::{MessageSet, MessageSetBuilder, RawMessage, Source};
+use crate::message::Kind;
+
+/// The time of messages that have none, and of records whose messages have none.
+pub(super) const NO_TIME: i64 = -1;
+/// The length of a key or payload that is not there.
+const NONE: i32 = -1;
+/// zstd's fastest level that still compresses JSON well.
+const LEVEL: i32 = 1;
+
+/// A topic as it is stored.
+#[derive(Serialize, Deserialize)]
+struct StoredSource {
+    kind: String,
+    cluster_id: String,
+    topic: String,
+    topic_id: String,
+}
+
+/// The topic as JSON.
+pub(super) fn encode_source(source: &Source) -> io::Result<Vec<u8>> {
+    let stored = StoredSource {
+        kind: source.kind.as_str().to_owned(),
+        cluster_id: source.cluster_id.clone(),
+        topic: source.topic.clone(),
+        topic_id: source.topic_id.clone(),
+    };
+    Ok(serde_json::to_vec(&stored)?)
+}
+
+/// The topic, where the bytes are one.
+pub(super) fn decode_source(bytes: &[u8]) -> Option<Source> {
+    let stored: StoredSource = serde_json::from_slice(bytes).ok()?;
+    let kind = [Kind::Series, Kind::Points].into_iter().find(|kind| kind.as_str() == stored.kind)?;
+    Some(Source { kind, cluster_id: stored.cluster_id, topic: stored.topic, topic_id: stored.topic_id })
+}
+
+/// A message set as it will be written, and what its header says about it.
+#[derive(Debug)]
+pub(super) struct Encoded {
+    pub(super) source: Arc<Source>,
+    pub(super) partition: i32,
+    pub(super) from: i64,
+    pub(super) until: i64,
+    pub(super) messages: u32,
+    pub(super) oldest_ms: i64,
+    pub(super) flags: u16,
+    pub(super) uncompressed_bytes: u32,
+    pub(super) payload: Vec<u8>,
+}
+
+/// Encodes message sets, with buffers that are used again.
+pub(super) struct Encoder {
+    compressor: zstd::bulk::Compressor<'static>,
+    plain: Vec<u8>,
+}
+
+impl std::fmt::Debug for Encoder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Encoder").finish_non_exhaustive()
+    }
+}
+
+impl Encoder {
+    pub(super) fn new() -> io::Result<Self> {
+        Ok(Self { compressor: zstd::bulk::Compressor::new(LEVEL)?, plain: Vec::new() })
+    }
+
+    /// # Errors
+    /// `InvalidInput` where the set is larger than a record can be.
+    pub(super) fn encode(&mut self, set: &MessageSet) -> io::Result<Encoded> {
+        let interval = set.interval();
+        let source = encode_source(set.source())?;
+        self.plain.clear();
+        self.plain.extend_from_slice(&length(source.len())?.to_le_bytes());
+        self.plain.extend_from_slice(&source);
+        let mut oldest_ms: Option<i64> = None;
+        for message in set.messages() {
+            put(&mut self.plain, &message)?;
+            oldest_ms = oldest_ms.into_iter().chain(message.time_ms).min();
+        }
+        if self.plain.len() > MAX_PAYLOAD_BYTES {
+            return Err(too_large(self.plain.len()));
+        }
+        let mut payload = vec![0; self.plain.len()];
+        // Into a buffer of the plain length: what does not fit is not smaller.
+        let flags = match self.compressor.compress_to_buffer(&self.plain, &mut payload[..]) {
+            Ok(bytes) if bytes < self.plain.len() => {
+                payload.truncate(bytes);
+                payload.shrink_to_fit();
+                COMPRESSED
+            }
+            _ => {
+                payload.copy_from_slice(&self.plain);
+                0
+            }
+        };
+        let encoded = Encoded {
+            source: Arc::clone(set.source()),
+            partition: interval.partition,
+            from: interval.from,
+            until: interval.until,
+            messages: length(set.len())?,
+            oldest_ms: oldest_ms.unwrap_or(NO_TIME),
+            flags,
+            uncompressed_bytes: length(self.plain.len())?,
+            payload,
+        };
+        // One large set does not keep its memory for the small ones that follow.
+        self.plain.shrink_to(KEPT_BYTES);
+        Ok(encoded)
+    }
+}
+
+/// The memory that a buffer keeps between two uses, in bytes.
+pub(super) const KEPT_BYTES: usize = 4 << 20;
+
+fn too_large(bytes: usize) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, format!("{bytes} bytes are more than one record can hold"))
+}
+
+fn length(length: usize) -> io::Result<u32> {
+    u32::try_from(length).map_err(|_| too_large(length))
+}
+
+fn put(plain: &mut Vec<u8>, message: &RawMessage<'_>) -> io::Result<()> {
+    let stored = |part: Option<&[u8]>| match part {
+        Some(part) => i32::try_from(part.len()).map_err(|_| too_large(part.len())),
+        None => Ok(NONE),
+    };
+    plain.extend_from_slice(&message.offset.to_le_bytes());
+    plain.extend_from_slice(&message.time_ms.unwrap_or(NO_TIME).to_le_bytes());
+    plain.extend_from_slice(&stored(message.key)?.to_le_bytes());
+    plain.extend_from_slice(&stored(message.payload)?.to_le_bytes());
+    plain.extend_from_slice(message.key.unwrap_or_default());
+    plain.extend_from_slice(message.payload.unwrap_or_default());
+    Ok(())
+}
+
+/// The message set of a record; `None` where header and payload do not agree. No length is believed before it is checked:
+/// any bytes may be given.
+pub(super) fn decode(header: &RecordHeader, payload: &[u8]) -> Option<MessageSet> {
+    let plain = uncompressed(header, payload)?;
+    let mut rest = Rest(&plain);
+    let source_bytes = usize::try_from(u32::from_le_bytes(rest.array()?)).ok()?;
+    let source = Arc::new(decode_source(rest.take(source_bytes)?)?);
+    if header.from > header.until {
+        return None;
+    }
+    let mut builder = MessageSetBuilder::new(source, header.partition, header.from);
+    for _ in 0..header.messages {
+        let message = rest.message()?;
+        // In order and inside the interval, which is also what the builder asks for.
+        if message.offset < builder.until() || message.offset >= header.until {
+            return None;
+        }
+        builder.push(&message);
+    }
+    builder.extend_to(header.until);
+    rest.0.is_empty().then(|| builder.build(None))
+}
+
+fn uncompressed(header: &RecordHeader, payload: &[u8]) -> Option<Vec<u8>> {
+    let expected = usize::try_from(header.uncompressed_bytes).ok().filter(|bytes| *bytes <= MAX_PAYLOAD_BYTES)?;
+    let plain = match header.flags {
+        0 => payload.to_vec(),
+        COMPRESSED => {
+            // As much as compression plausibly made of it; more is allocated only as it comes out.
+            let mut plain = Vec::with_capacity(expected.min(payload.len().saturating_mul(16)));
+            let limit = u64::from(header.uncompressed_bytes) + 1;
+            let decoder = zstd::stream::read::Decoder::with_buffer(payload).ok()?.single_frame();
+            decoder.take(limit).read_to_end(&mut plain).ok()?;
+            plain
+        }
+        _ => return None,
+    };
+    (plain.len() == expected).then_some(plain)
+}
+
+/// What is left to decode.
+struct Rest<'a>(&'a [u8]);
+
+impl<'a> Rest<'a> {
+    fn take(&mut self, bytes: usize) -> Option<&'a [u8]> {
+        let (head, rest) = self.0.split_at_checked(bytes)?;
+        self.0 = rest;
+        Some(head)
+    }
+
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        self.take(N)?.try_into().ok()
+    }
+
+    /// The bytes of a part with such a length; the outer `None` is a fault, the inner one says that there is no part.
+    fn part(&mut self, length: i32) -> Option<Option<&'a [u8]>> {
+        if length == NONE {
+            return Some(None);
+        }
+        Some(Some(self.take(usize::try_from(length).ok()?)?))
+    }
+
+    fn message(&mut self) -> Option<RawMessage<'a>> {
+        let offset = i64::from_le_bytes(self.array()?);
+        let time_ms = i64::from_le_bytes(self.array()?);
+        let key_length = i32::from_le_bytes(self.array()?);
+        let payload_length = i32::from_le_bytes(self.array()?);
+        Some(RawMessage {
+            offset,
+            time_ms: (time_ms != NO_TIME).then_some(time_ms),
+            key: self.part(key_length)?,
+            payload: self.part(payload_length)?,
+        })
+    }
+}

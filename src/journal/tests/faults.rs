@@ -1,0 +1,260 @@
+//! Errors of the file system while the journal is in use, and limits.
+
+use super::fault_files::{Call, Fault, FaultFiles, WRITING};
+use super::{Log, SEGMENT_BYTES, Sets, delivered, open, options, seed};
+use crate::journal::{AppendError, DamageKind, Journal, Limit, ReadError};
+
+const EIO: i32 = 5;
+const ENOSPC: i32 = 28;
+const EROFS: i32 = 30;
+
+/// The checker: one or more errors at a call of a workload; afterwards all is well again.
+pub(super) fn inject(seed: u64, fault: Fault) -> Result<bool, String> {
+    let files = FaultFiles::new(seed);
+    let (mut journal, mut sets, mut log) = (open(&files), Sets::new(seed), Log::default());
+    files.fail(Fault { nth: files.count(fault.call) + fault.nth, ..fault });
+    let mut has_failed = false;
+    for step in 0..10 {
+        has_failed |= !log.append(&mut journal, &sets.some());
+        log.check(&mut journal)?;
+        if step == 6 {
+            let oldest = journal.segments().first().map(|segment| segment.number);
+            log.release(&journal, oldest.unwrap_or(0));
+            // It may fail; then the segment is there or comes back.
+            let _ = journal.remove_segment(oldest.unwrap_or(0));
+        }
+    }
+    files.heal();
+    if !log.append(&mut journal, &sets.some()) {
+        return Err("it does not append when the fault is gone".to_owned());
+    }
+    log.check(&mut journal)?;
+    if !journal.damage().is_empty() {
+        return Err(format!("damage: {:?}", journal.damage()));
+    }
+    drop(journal);
+    let violation = files.violations().into_iter().next();
+    // Killed: what the last process has written is seen. Nothing of it is damage.
+    files.restart();
+    let alive = files.copy();
+    let mut journal = open(&alive);
+    log.check(&mut journal).map_err(|error| format!("after a restart: {error}"))?;
+    if !journal.damage().is_empty() {
+        return Err(format!("after a restart: damage {:?}", journal.damage()));
+    }
+    for power_failure in 0..4 {
+        let files = files.after_crash(seed ^ power_failure);
+        let mut journal = open(&files);
+        log.check(&mut journal).map_err(|error| format!("after a power failure: {error}"))?;
+        // Where the directory's sync failed, a removed file may come back, and those removed after it are then missed: a
+        // false alarm, which costs nothing but a look into Kafka.
+        let is_alarm = fault.call == Call::SyncDirectory;
+        if journal.damage().iter().any(|d| !is_alarm || d.what != DamageKind::SegmentMissing) {
+            return Err(format!("after a power failure: damage {:?}", journal.damage()));
+        }
+    }
+    match violation {
+        Some(violation) => Err(violation),
+        None => Ok(has_failed),
+    }
+}
+
+#[test]
+fn after_any_error_nothing_acknowledged_is_lost_and_no_file_is_synced_again() {
+    let seed = seed();
+    for call in WRITING {
+        for errno in [EIO, ENOSPC, EROFS] {
+            for times in [1, 2, 3, 1000] {
+                let mut failures = 0;
+                for nth in 0..14 {
+                    let fault = Fault { call, nth, times, errno };
+                    let result = inject(seed.wrapping_add(nth), fault);
+                    failures += u32::from(result.unwrap_or_else(|error| panic!("{fault:?}: {error}")));
+                }
+                println!("{call:?} errno {errno} x{times}: {failures} of 14 runs refused an append");
+                let must_pass = times == 1 && errno != ENOSPC;
+                assert!(!must_pass || failures == 0, "one failure is answered by a new segment");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_failed_sync_moves_what_waits_to_a_new_segment() {
+    let files = FaultFiles::new(1);
+    let (mut journal, mut sets, mut log) = (open(&files), Sets::new(1), Log::default());
+    sets.payload = 10;
+    assert!(log.append(&mut journal, &[sets.one()]));
+    files.fail(Fault { call: Call::Sync, nth: files.count(Call::Sync), times: 1, errno: EIO });
+    assert!(log.append(&mut journal, &[sets.one(), sets.one()]));
+    let segments = journal.segments();
+    assert_eq!(
+        segments.iter().map(|s| (s.number, s.records, s.fenced)).collect::<Vec<_>>(),
+        [(1, 1, true), (2, 2, false)]
+    );
+    log.check(&mut journal).unwrap();
+    assert_eq!(files.violations(), [""; 0]);
+}
+
+#[test]
+fn two_failures_in_a_row_are_told_and_the_next_append_tries_again() {
+    let files = FaultFiles::new(1);
+    let (mut journal, mut sets, mut log) = (open(&files), Sets::new(1), Log::default());
+    let lost = [sets.one()];
+    let nth = files.count(Call::Write);
+    files.fail(Fault { call: Call::Write, nth, times: 1000, errno: EIO });
+    for _ in 0..50 {
+        let error = journal.append(&lost).unwrap_err();
+        assert!(matches!(&error, AppendError::Unavailable(error) if error.raw_os_error() == Some(EIO)), "{error}");
+    }
+    // A disk that fails for long does not fill with files.
+    assert_eq!((journal.segments().len(), journal.usage().bytes), (0, 0));
+    files.heal();
+    assert!(log.append(&mut journal, &lost));
+    log.check(&mut journal).unwrap();
+}
+
+#[test]
+fn no_space_shows_before_the_first_record_of_a_segment() {
+    let files = FaultFiles::new(1);
+    let (mut journal, mut sets, mut log) = (open(&files), Sets::new(1), Log::default());
+    assert!(log.append(&mut journal, &[sets.one()]));
+    files.set_free(0);
+    let writes = files.count(Call::Write);
+    let mut refused = None;
+    while refused.is_none() {
+        let one = [sets.one()];
+        refused = journal.append(&one).err();
+        if refused.is_none() {
+            log.attempted.extend(super::Plain::all(&one));
+            log.acknowledged.extend(super::Plain::all(&one));
+        }
+    }
+    assert!(files.count(Call::Write) > writes, "what is allocated can be used");
+    assert!(matches!(refused, Some(AppendError::Full { limit: Limit::MinFreeBytes, .. })), "{refused:?}");
+    log.check(&mut journal).unwrap();
+    files.set_free(1 << 30);
+    assert!(log.append(&mut journal, &[sets.one()]));
+    log.check(&mut journal).unwrap();
+}
+
+#[test]
+fn full_is_told_before_anything_is_written_and_nothing_is_dropped() {
+    let files = FaultFiles::new(1);
+    let limited = crate::journal::Options { max_bytes: 3 * SEGMENT_BYTES, ..options() };
+    let mut journal = Journal::open(files.clone(), limited).unwrap();
+    let (mut sets, mut log) = (Sets::new(1), Log::default());
+    loop {
+        let some = sets.some();
+        let writes = files.count(Call::Write);
+        match journal.append(&some) {
+            Ok(()) => {
+                log.attempted.extend(super::Plain::all(&some));
+                log.acknowledged.extend(super::Plain::all(&some));
+            }
+            Err(AppendError::Full { limit, used_bytes, needed_bytes }) => {
+                assert_eq!(limit, Limit::MaxBytes);
+                assert!(used_bytes + needed_bytes > 3 * SEGMENT_BYTES);
+                assert_eq!(files.count(Call::Write), writes);
+                break;
+            }
+            Err(error) => panic!("{error}"),
+        }
+        assert!(journal.usage().bytes <= 3 * SEGMENT_BYTES);
+    }
+    // Not a set of it was written.
+    log.check(&mut journal).unwrap();
+    let oldest = journal.segments()[0].number;
+    log.release(&journal, oldest);
+    journal.remove_segment(oldest).unwrap();
+    assert!(log.append(&mut journal, &[sets.one()]));
+    log.check(&mut journal).unwrap();
+}
+
+#[test]
+fn a_place_that_cannot_be_read_is_damage_and_the_rest_is_delivered() {
+    let files = FaultFiles::new(1);
+    let (mut journal, mut sets, mut log) = (open(&files), Sets::new(1), Log::default());
+    for _ in 0..10 {
+        assert!(log.append(&mut journal, &sets.some()));
+    }
+    let records: Vec<_> = journal.records().cloned().collect();
+    // The window, and the page after it.
+    files.fail(Fault { call: Call::Read, nth: files.count(Call::Read), times: 4, errno: EIO });
+    let error = journal.read(&records[0]).unwrap_err();
+    assert!(matches!(&error, ReadError::Damaged(damage) if damage.what == DamageKind::Unreadable), "{error}");
+    files.heal();
+    assert_eq!(journal.damage().len(), 1);
+    assert_eq!(delivered(&mut journal).len(), records.len() - 1);
+    assert!(matches!(journal.read(&records[0]), Err(ReadError::Gone { .. })));
+}
+
+/// A disk that cannot read for a while: nothing is cut off or taken away for it.
+#[test]
+fn what_cannot_be_read_at_one_opening_is_there_at_the_next() {
+    for seed in 0..4 {
+        let files = FaultFiles::new(seed);
+        let (mut journal, mut sets, mut log) = (open(&files), Sets::new(seed), Log::default());
+        for _ in 0..8 {
+            assert!(log.append(&mut journal, &sets.some()));
+        }
+        drop(journal);
+        let reads = {
+            let copy = files.copy();
+            open(&copy);
+            copy.count(Call::Read)
+        };
+        for nth in 0..reads {
+            for times in [1, 2, 5, 1000] {
+                let (files, mut log) = (files.copy(), log.clone());
+                files.fail(Fault { call: Call::Read, nth, times, errno: EIO });
+                if let Ok(mut journal) = Journal::open(files.clone(), options()) {
+                    let shown: u64 = journal.usage().records;
+                    assert!(shown == log.acknowledged.len() as u64 || !journal.damage().is_empty(), "{nth}, {times}");
+                    assert!(log.append(&mut journal, &[sets.one()]));
+                }
+                files.heal();
+                files.restart();
+                let mut journal = open(&files);
+                log.check(&mut journal).unwrap_or_else(|error| panic!("seed {seed}, read {nth} x{times}: {error}"));
+            }
+        }
+    }
+}
+
+#[test]
+fn opening_reads_headers_and_not_bodies() {
+    let files = FaultFiles::new(1);
+    let large = crate::journal::Options { segment_bytes: 1 << 20, ..options() };
+    let mut journal = Journal::open(files.clone(), large.clone()).unwrap();
+    let (mut sets, mut log) = (Sets::new(1), Log::default());
+    sets.payload = 100_000;
+    while journal.segments().len() < 6 {
+        assert!(log.append(&mut journal, &[sets.one()]));
+    }
+    drop(journal);
+    let bytes: usize = files.contents().values().map(Vec::len).sum();
+    let before = files.bytes_read();
+    let mut journal = Journal::open(files.clone(), large).unwrap();
+    let read = files.bytes_read() - before;
+    println!("{read} of {bytes} bytes read for {} records", journal.records().count());
+    // The whole last segment, and the headers of the others.
+    let records = journal.records().count() as u64;
+    assert!(read < (1 << 20) + 200 * records, "{read} of {bytes}");
+    log.check(&mut journal).unwrap();
+}
+
+#[test]
+fn one_write_and_one_sync_for_all_sets() {
+    let files = FaultFiles::new(1);
+    let large = crate::journal::Options { segment_bytes: 1 << 20, ..options() };
+    let mut journal = Journal::open(files.clone(), large).unwrap();
+    let mut sets = Sets::new(1);
+    journal.append(&[sets.one()]).unwrap();
+    let count = || [Call::Write, Call::Sync, Call::SyncDirectory, Call::Create].map(|call| files.count(call));
+    let before = count();
+    let many: Vec<_> = (0..50).map(|_| sets.one()).collect();
+    journal.append(&many).unwrap();
+    let [write, sync, directory, create] = before;
+    assert_eq!(count(), [write + 1, sync + 1, directory, create]);
+}

@@ -1,0 +1,66 @@
+//! The journal's thread.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::fault_files::{Call, Fault, FaultFiles};
+use super::{Plain, Sets, open, options};
+use crate::journal::{AppendError, Journal, JournalHandle, ReadError};
+
+#[tokio::test]
+async fn callers_append_together_and_read_and_remove() {
+    let files = FaultFiles::new(1);
+    let large = crate::journal::Options { segment_bytes: 1 << 20, ..options() };
+    let mut journal = Journal::open(files.clone(), large).unwrap();
+    let syncs = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&syncs);
+    journal.observe_syncs(move |_| {
+        counter.fetch_add(1, Ordering::Relaxed);
+    });
+    let handle = JournalHandle::start(journal).unwrap();
+    let mut sets = Sets::new(1);
+    let mut expected = Vec::new();
+    let mut callers = Vec::new();
+    for _ in 0..100 {
+        let some = sets.some();
+        expected.extend(Plain::all(&some));
+        let handle = handle.clone();
+        callers.push(tokio::spawn(async move { handle.append(some).await }));
+    }
+    for caller in callers {
+        caller.await.unwrap().unwrap();
+    }
+    assert_eq!(handle.usage().records, expected.len() as u64);
+    println!("{} syncs for 100 appends", syncs.load(Ordering::Relaxed));
+    let mut read = Vec::new();
+    let records = handle.records().await;
+    for record in &records {
+        read.push(Plain::of(&handle.read(record.clone()).await.unwrap()));
+    }
+    read.sort();
+    expected.sort();
+    assert_eq!(read, expected);
+    let segments = handle.segments().await.iter().map(|segment| segment.number).collect();
+    handle.remove_segments(segments).await;
+    assert_eq!((handle.usage().records, handle.usage().bytes), (0, 0));
+    assert!(matches!(handle.read(records[0].clone()).await, Err(ReadError::Gone { .. })));
+    assert_eq!(handle.damage().await, []);
+    handle.close().await;
+    // The lock is free, and the handle says that it is closed.
+    open(&files);
+    assert!(matches!(handle.append(sets.some()).await, Err(AppendError::Unavailable(_))));
+}
+
+#[tokio::test]
+async fn all_callers_of_a_failed_write_are_told() {
+    let files = FaultFiles::new(1);
+    let handle = JournalHandle::start(open(&files)).unwrap();
+    files.fail(Fault { call: Call::Sync, nth: files.count(Call::Sync), times: 1000, errno: 5 });
+    let mut sets = Sets::new(1);
+    let (a, b) = tokio::join!(handle.append(sets.some()), handle.append(sets.some()));
+    for result in [a, b] {
+        assert!(matches!(result, Err(AppendError::Unavailable(error)) if error.raw_os_error() == Some(5)));
+    }
+    files.heal();
+    handle.append(sets.some()).await.unwrap();
+}

@@ -1,0 +1,394 @@
+//! The modes, and what goes to the journal and comes back from it.
+//!
+//! - *Streaming*: messages go straight to the database.
+//! - *Journaling*: the database is away; messages go to the journal instead. What was on its way to the database is
+//!   journaled as well: it may have to outlive this process.
+//! - *Replaying*: the database is back; what is journaled is written, oldest first, while new messages go straight again.
+//!
+//! What is drained is asked of the database's progress, again and again: a *survey*. There is no other record of it.
+
+use std::collections::{HashMap, VecDeque};
+use std::future::pending;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::task::{JoinError, JoinSet};
+use tracing::{error, info, warn};
+
+use super::writer::Writer;
+use crate::batch::{Interval, MessageSet, Source};
+use crate::config;
+use crate::database::{Coverage, Database, Error};
+use crate::journal::{AppendError, JournalHandle, Record};
+use crate::telemetry::metrics;
+
+/// What one append takes at most, in bytes of messages.
+const APPEND_BYTES: usize = 8 * 1024 * 1024;
+/// How much may wait for an append before no more is taken, in bytes of messages.
+const UNSAVED_BYTES: usize = 16 * 1024 * 1024;
+/// How long to wait after a failed append.
+const APPEND_RETRY: Duration = Duration::from_secs(1);
+/// How often the database is asked what of the journal it has.
+const SURVEY_INTERVAL: Duration = Duration::from_secs(5);
+/// What one batch takes of the journal at most, in bytes on disk, where messages are compressed.
+const REPLAY_BYTES: u64 = 512 * 1024;
+
+/// Where messages go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mode {
+    Streaming,
+    Journaling,
+    Replaying,
+}
+
+impl Mode {
+    pub(super) const ALL: [Self; 3] = [Self::Streaming, Self::Journaling, Self::Replaying];
+
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Streaming => "streaming",
+            Self::Journaling => "journaling",
+            Self::Replaying => "replaying",
+        }
+    }
+}
+
+/// What has happened to the journal.
+pub(super) enum Event {
+    /// An append has ended.
+    Appended,
+    /// The database has been asked.
+    Surveyed(Survey),
+}
+
+/// What of the journal the database has.
+#[derive(Debug, Default)]
+pub(super) struct Survey {
+    /// Records that are not covered, oldest first.
+    pub(super) missing: Vec<Record>,
+    /// Intervals of records that are.
+    pub(super) covered: Vec<Interval>,
+    /// The progress of the partitions that were asked for.
+    pub(super) coverage: HashMap<(Arc<Source>, i32), Coverage>,
+    /// Segments of which all is covered, and whether nothing more is written to them.
+    covered_segments: Vec<(u64, bool)>,
+    /// How many records there were.
+    records: u64,
+}
+
+type Appended = Result<(), (Vec<MessageSet>, AppendError)>;
+
+/// The journal's side of the pipeline.
+pub(super) struct Spill {
+    journal: JournalHandle,
+    database: Database,
+    writer: Writer,
+    outage_grace: Duration,
+    segment_grace: Duration,
+    mode: Mode,
+    mode_since: Instant,
+    unsaved: VecDeque<MessageSet>,
+    unsaved_bytes: usize,
+    append_at: Instant,
+    /// How many sets the next append takes at most: fewer and fewer where there is little room.
+    append_sets: usize,
+    appending: JoinSet<Appended>,
+    problem: Option<String>,
+    replay: VecDeque<Record>,
+    replaying: usize,
+    surveying: JoinSet<Result<Survey, Error>>,
+    survey_at: Instant,
+    /// Whether the journal was compared with the database since it came back.
+    surveyed: bool,
+    covered_since: HashMap<u64, Instant>,
+}
+
+impl Spill {
+    pub(super) fn new(journal: JournalHandle, config: &config::Config, database: Database, writer: Writer) -> Self {
+        Self {
+            journal,
+            database,
+            writer,
+            outage_grace: Duration::from_millis(config.database.outage_grace_ms),
+            segment_grace: Duration::from_secs(config.journal.grace_s),
+            mode: Mode::Streaming,
+            mode_since: Instant::now(),
+            unsaved: VecDeque::new(),
+            unsaved_bytes: 0,
+            append_at: Instant::now(),
+            append_sets: usize::MAX,
+            appending: JoinSet::new(),
+            problem: None,
+            replay: VecDeque::new(),
+            replaying: 0,
+            surveying: JoinSet::new(),
+            survey_at: Instant::now(),
+            surveyed: false,
+            covered_since: HashMap::new(),
+        }
+    }
+
+    pub(super) fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    pub(super) fn mode_since(&self) -> Instant {
+        self.mode_since
+    }
+
+    pub(super) fn journal(&self) -> &JournalHandle {
+        &self.journal
+    }
+
+    /// Why the journal takes nothing.
+    pub(super) fn problem(&self) -> Option<String> {
+        self.problem.clone()
+    }
+
+    /// Whether messages are to be given to [`Spill::save`] now, or not even that.
+    pub(super) fn may_take(&self) -> bool {
+        self.unsaved_bytes < UNSAVED_BYTES
+    }
+
+    /// Looks at the database's well-being; whether an outage begins now, so that what is on its way has to be saved.
+    pub(super) fn update(&mut self) -> bool {
+        let state = self.database.state();
+        let is_outage = !state.up && state.failure.is_some() && state.since.elapsed() >= self.outage_grace;
+        let was = self.mode;
+        match self.mode {
+            Mode::Streaming | Mode::Replaying if is_outage => self.mode = Mode::Journaling,
+            Mode::Journaling if state.up => {
+                self.mode = Mode::Replaying;
+                self.surveyed = false;
+                self.survey_at = Instant::now();
+            }
+            Mode::Replaying if self.is_drained() => self.mode = Mode::Streaming,
+            // A journal that was left behind by an earlier process.
+            Mode::Streaming if !self.is_drained() => self.mode = Mode::Replaying,
+            _ => {}
+        }
+        if self.mode != was {
+            self.mode_since = Instant::now();
+            let usage = self.journal.usage();
+            info!(from = was.as_str(), to = self.mode.as_str(), records = usage.records, bytes = usage.bytes, "mode");
+        }
+        if state.up && self.surveying.is_empty() && Instant::now() >= self.survey_at {
+            self.survey_at = Instant::now() + SURVEY_INTERVAL;
+            if self.journal.usage().records > 0 || !self.surveyed {
+                self.surveying.spawn(survey(self.journal.clone(), self.database.clone()));
+            }
+        }
+        self.pump();
+        was != Mode::Journaling && self.mode == Mode::Journaling
+    }
+
+    fn is_drained(&self) -> bool {
+        (self.surveyed || self.journal.usage().records == 0)
+            && self.replay.is_empty()
+            && self.replaying == 0
+            && self.unsaved.is_empty()
+            && self.appending.is_empty()
+    }
+
+    /// Takes sets for the journal.
+    pub(super) fn save(&mut self, sets: impl IntoIterator<Item = MessageSet>) {
+        for set in sets {
+            self.unsaved_bytes += set.bytes();
+            self.unsaved.push_back(set);
+        }
+        self.pump();
+    }
+
+    /// What was not journaled before the database came back; it goes there straight.
+    pub(super) fn take_unsaved(&mut self) -> Option<MessageSet> {
+        if self.mode == Mode::Journaling {
+            return None;
+        }
+        let set = self.unsaved.pop_front()?;
+        self.unsaved_bytes = self.unsaved_bytes.saturating_sub(set.bytes());
+        self.problem = None;
+        Some(set)
+    }
+
+    /// Starts an append, if there is something to append and none is under way: what comes meanwhile goes with the next.
+    fn pump(&mut self) {
+        let may = self.mode == Mode::Journaling && self.appending.is_empty() && Instant::now() >= self.append_at;
+        if !may || self.unsaved.is_empty() {
+            return;
+        }
+        let mut sets = Vec::new();
+        let mut bytes = 0;
+        while let Some(set) = self.unsaved.pop_front() {
+            bytes += set.bytes();
+            sets.push(set);
+            if bytes >= APPEND_BYTES || sets.len() >= self.append_sets {
+                break;
+            }
+        }
+        let (journal, writer) = (self.journal.clone(), self.writer.clone());
+        self.appending.spawn(async move {
+            // What was read of a topic that is now another one must not be kept under the old one's name.
+            let sets = writer.without_deleted(sets).await;
+            match journal.append(sets.clone()).await {
+                Ok(()) => Ok(()),
+                Err(failure) => Err((sets, failure)),
+            }
+        });
+    }
+
+    /// What happens next to the journal; never ready while nothing is under way.
+    pub(super) async fn next(&mut self) -> Event {
+        loop {
+            tokio::select! {
+                Some(done) = self.appending.join_next() => {
+                    self.appended(done);
+                    return Event::Appended;
+                }
+                Some(done) = self.surveying.join_next() => match done {
+                    Ok(Ok(survey)) => {
+                        self.note_survey(&survey).await;
+                        return Event::Surveyed(survey);
+                    }
+                    Ok(Err(failure)) => warn!(%failure, "the journal cannot be compared with the database; trying again"),
+                    Err(failure) => error!(%failure, "comparing the journal with the database ended by a fault of ours"),
+                },
+                else => pending().await,
+            }
+        }
+    }
+
+    fn appended(&mut self, done: Result<Appended, JoinError>) {
+        self.unsaved_bytes = self.unsaved.iter().map(MessageSet::bytes).sum();
+        match done {
+            Ok(Ok(())) => {
+                self.problem = None;
+                self.append_sets = usize::MAX;
+            }
+            Ok(Err((sets, failure))) => {
+                if sets.len() > 1 && matches!(failure, AppendError::Full { .. }) {
+                    // There may be room for less.
+                    self.append_sets = sets.len() / 2;
+                } else {
+                    if self.problem.is_none() {
+                        warn!(%failure, "messages are not journaled; they are kept in memory, and reading pauses");
+                    }
+                    self.problem = Some(failure.to_string());
+                    self.append_at = Instant::now() + APPEND_RETRY;
+                }
+                for set in sets.into_iter().rev() {
+                    self.unsaved_bytes += set.bytes();
+                    self.unsaved.push_front(set);
+                }
+            }
+            // What it held was read and is not applied: the next survey finds it missing and has it read again.
+            Err(failure) => error!(%failure, "an append ended by a fault of ours"),
+        }
+        self.pump();
+    }
+
+    async fn note_survey(&mut self, survey: &Survey) {
+        self.surveyed = true;
+        if self.replaying == 0 {
+            self.replay = survey.missing.iter().cloned().collect();
+        }
+        let covered = &survey.covered_segments;
+        self.covered_since.retain(|segment, _| covered.iter().any(|(number, _)| number == segment));
+        for (segment, _) in covered {
+            self.covered_since.entry(*segment).or_insert_with(Instant::now);
+        }
+        // The segment being written goes as well, where nothing was added to the journal since it was looked at.
+        let unchanged =
+            survey.records == self.journal.usage().records && self.appending.is_empty() && self.unsaved.is_empty();
+        // After a failover the database may have lost its last commits: for a while the journal still has them.
+        let due: Vec<u64> = covered
+            .iter()
+            .filter(|(segment, sealed)| {
+                (*sealed || unchanged) && self.covered_since[segment].elapsed() >= self.segment_grace
+            })
+            .map(|(segment, _)| *segment)
+            .collect();
+        if !due.is_empty() {
+            self.journal.remove_segments(due).await;
+        }
+    }
+
+    /// The records for the next batch, if it is time for them: `free` writers have nothing else to do.
+    pub(super) fn next_records(&mut self, free: usize, writers: usize) -> Option<Vec<Record>> {
+        // One writer is kept for what comes from Kafka.
+        let may = self.mode != Mode::Journaling && (free > 1 || (writers == 1 && free == 1));
+        if !may || self.replay.is_empty() {
+            return None;
+        }
+        let mut records = Vec::new();
+        let mut bytes = 0;
+        while let Some(record) = self.replay.front() {
+            if bytes > 0 && bytes + record.bytes > REPLAY_BYTES {
+                break;
+            }
+            bytes += record.bytes;
+            records.extend(self.replay.pop_front());
+        }
+        self.replaying += 1;
+        Some(records)
+    }
+
+    /// Notes that a batch of the journal's is done.
+    pub(super) fn replayed(&mut self) {
+        self.replaying = self.replaying.saturating_sub(1);
+    }
+
+    /// Notes that the batches of the journal's that were being written were given up.
+    pub(super) fn abandoned(&mut self) {
+        self.replaying = 0;
+        self.replay.clear();
+    }
+
+    /// Has the journal compared with the database soon.
+    pub(super) fn survey_soon(&mut self) {
+        self.survey_at = Instant::now();
+    }
+
+    pub(super) fn measure(&self, now_ms: i64) {
+        for mode in Mode::ALL {
+            metrics::mode(mode.as_str(), mode == self.mode);
+        }
+        let usage = self.journal.usage();
+        let oldest = usage.oldest_ms.map_or(0.0, |oldest| (now_ms - oldest).max(0) as f64 / 1000.0);
+        metrics::journal(usage.bytes, usage.limit_bytes, usage.records, oldest, usage.quarantined);
+    }
+}
+
+async fn survey(journal: JournalHandle, database: Database) -> Result<Survey, Error> {
+    let records = journal.records().await;
+    let mut partitions: HashMap<Arc<Source>, Vec<i32>> = HashMap::new();
+    for record in &records {
+        let known = partitions.entry(Arc::clone(&record.source)).or_default();
+        if !known.contains(&record.partition) {
+            known.push(record.partition);
+        }
+    }
+    let mut survey = Survey { records: records.len() as u64, ..Survey::default() };
+    for (source, partitions) in partitions {
+        for (partition, coverage) in database.coverage(&source, &partitions).await? {
+            survey.coverage.insert((Arc::clone(&source), partition), coverage);
+        }
+    }
+    let mut open_segments = Vec::new();
+    for record in records {
+        let coverage = survey.coverage.get(&(Arc::clone(&record.source), record.partition));
+        if coverage.is_some_and(|coverage| coverage.covers(record.from, record.until)) {
+            let (source, partition) = (Arc::clone(&record.source), record.partition);
+            survey.covered.push(Interval { source, partition, from: record.from, until: record.until });
+        } else {
+            open_segments.push(record.segment);
+            survey.missing.push(record);
+        }
+    }
+    let segments = journal.segments().await;
+    survey.covered_segments = segments
+        .iter()
+        .filter(|segment| !open_segments.contains(&segment.number))
+        .map(|segment| (segment.number, segment.sealed))
+        .collect();
+    Ok(survey)
+}

@@ -1,0 +1,420 @@
+//! The database goes away and comes back: with a journal messages go on, without one they wait in Kafka.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
+
+use crate::support::bed::Bed;
+use crate::support::broker::Producer;
+use crate::support::data::{Difference, Published};
+use crate::support::proxy::Proxy;
+use crate::support::worker::{Worker, run, text};
+use crate::support::{seed, until};
+
+/// A database behind a proxy, and a folder for journals.
+struct Away {
+    bed: Bed,
+    proxy: Proxy,
+    url: String,
+    folder: tempfile::TempDir,
+}
+
+impl Away {
+    async fn new(test: &str, partitions: i32) -> Option<Self> {
+        let bed = Bed::new(test, partitions).await?;
+        let proxy = Proxy::start(&bed.server()).await;
+        let url = bed.url_by(proxy.port);
+        Some(Self { bed, proxy, url, folder: tempfile::tempdir().unwrap() })
+    }
+
+    fn journal(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// A worker with a journal of this name.
+    fn worker(&self, journal: &str, extra: &[(&str, &str)]) -> Worker {
+        let directory = self.journal(journal).to_str().unwrap().to_owned();
+        let mut settings = vec![
+            ("DATABASE_URL", self.url.as_str()),
+            ("SERIES_INGEST__JOURNAL__ENABLED", "true"),
+            ("SERIES_INGEST__JOURNAL__DIRECTORY", &directory),
+            ("SERIES_INGEST__JOURNAL__SEGMENT_BYTES", "1048576"),
+            ("SERIES_INGEST__JOURNAL__GRACE_S", "2"),
+            ("SERIES_INGEST__JOURNAL__MIN_FREE_BYTES", "0"),
+            ("SERIES_INGEST__DATABASE__OUTAGE_GRACE_MS", "300"),
+            ("SERIES_INGEST__BATCH__LINGER_MS", "50"),
+        ];
+        settings.extend_from_slice(extra);
+        self.bed.worker(&settings)
+    }
+
+    fn publish(&self, published: &mut Published, messages: usize) {
+        publish(&self.bed.producer, &self.bed, published, messages);
+    }
+
+    async fn remove(self) {
+        self.bed.remove().await;
+    }
+}
+
+fn publish(producer: &Producer, bed: &Bed, published: &mut Published, messages: usize) {
+    for number in 0..messages {
+        let payload = published.batch("s", 25);
+        producer.send(&bed.points_topic, number as i32 % bed.partitions, "s", Some(payload.as_bytes()));
+    }
+    producer.flush();
+}
+
+async fn until_mode(worker: &Worker, mode: &str) {
+    let name = format!("series_ingest_mode{{mode=\"{mode}\"}}");
+    until(30, &format!("mode {mode}"), async || worker.metric(&name) == Some(1.0)).await;
+}
+
+/// Waits until the journal has everything that Kafka has.
+async fn until_journaled(away: &Away, worker: &Worker) {
+    let bed = &away.bed;
+    let ends: Vec<i64> = (0..bed.partitions).map(|n| bed.broker.end(&bed.points_topic, n)).collect();
+    until(30, "everything is read", async || {
+        let Some((200, status)) = worker.get("/status") else { return false };
+        let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+        ends.iter().enumerate().all(|(number, end)| {
+            let partitions = status["partitions"].as_array().unwrap();
+            partitions.iter().any(|partition| {
+                partition["topic"] == bed.points_topic.as_str()
+                    && partition["partition"] == number
+                    && partition["position"] == *end
+            })
+        })
+    })
+    .await;
+    // What was read is journaled by an append that is under way, if any.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_go_to_the_journal_and_from_there_to_the_database_without_hands() {
+    let Some(away) = Away::new("outage", 4).await else { return };
+    let mut published = Published::default();
+    let worker = away.worker("journal", &[]);
+    away.publish(&mut published, 40);
+    away.bed.until_applied(60).await;
+    until_mode(&worker, "streaming").await;
+
+    away.proxy.refuse(true);
+    away.publish(&mut published, 400);
+    until_mode(&worker, "journaling").await;
+    until_journaled(&away, &worker).await;
+    assert!(worker.metric("series_ingest_journal_records").unwrap() > 0.0);
+    assert_eq!(worker.get("/readyz").unwrap().0, 200, "in an outage with room in the journal the worker is ready");
+    let lag = format!("series_ingest_kafka_lag_seconds{{topic=\"{}\",partition=\"0\"}}", away.bed.points_topic);
+    assert!(worker.metric(&lag).unwrap() > 0.0, "what is only journaled is behind");
+    // Kafka may lose it now.
+    for partition in 0..4 {
+        let end = away.bed.broker.end(&away.bed.points_topic, partition);
+        away.bed.broker.delete_records(&away.bed.points_topic, partition, end).await;
+    }
+    away.publish(&mut published, 40);
+
+    away.proxy.refuse(false);
+    away.bed.until_applied(60).await;
+    away.bed.assert_exact(&published).await;
+    until_mode(&worker, "streaming").await;
+    until(60, "the journal is empty", async || worker.metric("series_ingest_journal_records") == Some(0.0)).await;
+    away.publish(&mut published, 40);
+    away.bed.until_applied(60).await;
+    away.bed.assert_exact(&published).await;
+    drop(worker);
+    away.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_hangs_is_away_too() {
+    let Some(away) = Away::new("outage_hang", 2).await else { return };
+    let mut published = Published::default();
+    let settings = [
+        ("SERIES_INGEST__DATABASE__CONNECT_TIMEOUT_MS", "1000"),
+        ("SERIES_INGEST__DATABASE__POOL_WAIT_TIMEOUT_MS", "1000"),
+        ("SERIES_INGEST__DATABASE__STATEMENT_TIMEOUT_MS", "2000"),
+    ];
+    let worker = away.worker("journal", &settings);
+    away.publish(&mut published, 20);
+    away.bed.until_applied(60).await;
+    away.proxy.freeze(true);
+    away.publish(&mut published, 200);
+    until_mode(&worker, "journaling").await;
+    until_journaled(&away, &worker).await;
+    assert_eq!(worker.get("/livez").unwrap().0, 200);
+    away.proxy.freeze(false);
+    away.bed.until_applied(60).await;
+    away.bed.assert_exact(&published).await;
+    until_mode(&worker, "streaming").await;
+    drop(worker);
+    away.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_killed_in_an_outage_finds_its_journal_again() {
+    let Some(away) = Away::new("outage_kill", 2).await else { return };
+    let mut published = Published::default();
+    let mut worker = away.worker("journal", &[]);
+    away.publish(&mut published, 20);
+    away.bed.until_applied(60).await;
+    away.proxy.refuse(true);
+    away.publish(&mut published, 200);
+    until_mode(&worker, "journaling").await;
+    until_journaled(&away, &worker).await;
+    worker.kill();
+    for partition in 0..2 {
+        let end = away.bed.broker.end(&away.bed.points_topic, partition);
+        away.bed.broker.delete_records(&away.bed.points_topic, partition, end).await;
+    }
+    // It starts without the database, goes on journaling, and reconciles when it is back.
+    let worker = away.worker("journal", &[]);
+    away.publish(&mut published, 100);
+    until_mode(&worker, "journaling").await;
+    until_journaled(&away, &worker).await;
+    away.proxy.refuse(false);
+    away.bed.until_applied(60).await;
+    away.bed.assert_exact(&published).await;
+    drop(worker);
+    away.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_starts_in_an_outage_with_an_empty_journal() {
+    let Some(away) = Away::new("outage_start", 2).await else { return };
+    let mut published = Published::default();
+    away.publish(&mut published, 50);
+    away.proxy.refuse(true);
+    let worker = away.worker("journal", &[]);
+    until_mode(&worker, "journaling").await;
+    away.publish(&mut published, 50);
+    until_journaled(&away, &worker).await;
+    away.proxy.refuse(false);
+    away.bed.until_applied(60).await;
+    away.bed.assert_exact(&published).await;
+    drop(worker);
+    away.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_journal_messages_wait_in_kafka() {
+    let Some(away) = Away::new("outage_off", 2).await else { return };
+    let mut published = Published::default();
+    let worker = away.worker("journal", &[("SERIES_INGEST__JOURNAL__ENABLED", "false")]);
+    away.publish(&mut published, 20);
+    away.bed.until_applied(60).await;
+    away.proxy.refuse(true);
+    away.publish(&mut published, 300);
+    until(20, "not ready", async || worker.get("/readyz").unwrap().0 == 503).await;
+    away.proxy.refuse(false);
+    away.bed.until_applied(60).await;
+    away.bed.assert_exact(&published).await;
+    until(20, "ready again", async || worker.get("/readyz").unwrap().0 == 200).await;
+    assert!(!away.journal("journal").try_exists().unwrap());
+    drop(worker);
+    away.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_journal_pauses_and_goes_on_by_itself() {
+    let Some(away) = Away::new("outage_full", 2).await else { return };
+    let mut published = Published::default();
+    let worker = away.worker("journal", &[("SERIES_INGEST__JOURNAL__MAX_BYTES", "2097152")]);
+    away.publish(&mut published, 20);
+    away.bed.until_applied(60).await;
+    away.proxy.refuse(true);
+    until_mode_after(&away, &worker, &mut published).await;
+    // More than the journal takes, in values that do not compress well.
+    let mut random = StdRng::seed_from_u64(seed("outage_full"));
+    for number in 0..240 {
+        let times: Vec<i64> = (0..2000).map(|n| 1_600_000_000 + number * 2000 + n).collect();
+        let values: Vec<f64> = times.iter().map(|_| random.random()).collect();
+        for (time, value) in times.iter().zip(&values) {
+            published.rows.push(("noise".to_owned(), "c".to_owned(), time * 1_000_000, value.to_bits()));
+        }
+        let payload = serde_json::json!({"time_series_id": "noise", "timestamps": times, "columns": {"c": values}});
+        away.bed.producer.send(
+            &away.bed.points_topic,
+            number as i32 % 2,
+            "noise",
+            Some(payload.to_string().as_bytes()),
+        );
+    }
+    away.bed.producer.flush();
+    until(60, "the journal is full, and the worker says so", async || {
+        worker.get("/readyz").is_some_and(|(code, why)| code == 503 && why.contains("journal"))
+    })
+    .await;
+    assert!(worker.metric("series_ingest_journal_bytes").unwrap() <= 2_097_152.0);
+    away.proxy.refuse(false);
+    away.bed.until_applied(90).await;
+    away.bed.assert_exact(&published).await;
+    until(30, "ready again", async || worker.get("/readyz").unwrap().0 == 200).await;
+    drop(worker);
+    away.remove().await;
+}
+
+async fn until_mode_after(away: &Away, worker: &Worker, published: &mut Published) {
+    away.publish(published, 10);
+    until_mode(worker, "journaling").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_record_is_read_again_from_kafka() {
+    let Some(away) = Away::new("outage_damage", 1).await else { return };
+    let mut published = Published::default();
+    let mut worker = away.worker("journal", &[]);
+    away.publish(&mut published, 20);
+    away.bed.until_applied(60).await;
+    away.proxy.refuse(true);
+    for _ in 0..20 {
+        away.publish(&mut published, 10);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    until_mode(&worker, "journaling").await;
+    until_journaled(&away, &worker).await;
+    worker.kill();
+    // A byte in the middle of the first segment that has records.
+    let mut segments: Vec<PathBuf> = std::fs::read_dir(away.journal("journal"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "segment"))
+        .collect();
+    segments.sort();
+    let mut bytes = std::fs::read(&segments[0]).unwrap();
+    let used = bytes.iter().rposition(|byte| *byte != 0).unwrap();
+    bytes[used / 2] ^= 0x40;
+    std::fs::write(&segments[0], bytes).unwrap();
+    let worker = away.worker("journal", &[]);
+    until_mode(&worker, "journaling").await;
+    away.proxy.refuse(false);
+    away.bed.until_applied(60).await;
+    away.bed.assert_exact(&published).await;
+    assert!(worker.log().contains("damage"), "{}", worker.log());
+    drop(worker);
+    away.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn outages_kills_and_rebalances_in_random_order_lose_and_double_nothing() {
+    const STEPS: usize = 14;
+    let Some(away) = Away::new("outage_random", 4).await else { return };
+    let mut random = StdRng::seed_from_u64(seed("outage_random"));
+    let mut published = Published::default();
+    let names = ["first", "second"];
+    let mut workers: [Option<Worker>; 2] = [Some(away.worker(names[0], &[])), Some(away.worker(names[1], &[]))];
+    away.publish(&mut published, 40);
+    away.bed.until_applied(60).await;
+    let mut is_away = false;
+    for _ in 0..STEPS {
+        let chosen = random.random_range(0..2);
+        match random.random_range(0..4) {
+            0 => {
+                is_away = !is_away;
+                away.proxy.refuse(is_away);
+            }
+            1 => {
+                if let Some(worker) = &mut workers[chosen] {
+                    worker.kill();
+                }
+                workers[chosen] = None;
+            }
+            2 if workers[chosen].is_none() => workers[chosen] = Some(away.worker(names[chosen], &[])),
+            _ => {}
+        }
+        away.publish(&mut published, random.random_range(0..80));
+        tokio::time::sleep(Duration::from_millis(random.random_range(200..1500))).await;
+    }
+    away.proxy.refuse(false);
+    for (worker, name) in workers.iter_mut().zip(names) {
+        if worker.is_none() {
+            *worker = Some(away.worker(name, &[]));
+        }
+    }
+    away.bed.until_applied(120).await;
+    assert_eq!(away.bed.difference(&published).await, Difference::default());
+    drop(workers);
+    away.remove().await;
+}
+
+/// The lines of a command, and its exit code.
+fn journal(away: &Away, arguments: &[&str]) -> (Vec<String>, Option<i32>) {
+    let output = run(&away.bed.environment(), &[&["journal"], arguments].concat());
+    (text(&output).lines().map(str::to_owned).collect(), output.status.code())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_journal_is_looked_at_exported_and_replayed_beside_its_worker() {
+    let Some(away) = Away::new("outage_commands", 2).await else { return };
+    let mut published = Published::default();
+    let worker = away.worker("journal", &[]);
+    away.publish(&mut published, 20);
+    away.bed.until_applied(60).await;
+    away.proxy.refuse(true);
+    away.publish(&mut published, 20);
+    until_mode(&worker, "journaling").await;
+    away.publish(&mut published, 200);
+    until_journaled(&away, &worker).await;
+
+    let directory = away.journal("journal").to_str().unwrap().to_owned();
+    let (lines, code) = journal(&away, &["status", "--directory", &directory]);
+    assert_eq!(code, Some(0), "{lines:?}");
+    let topic = &away.bed.points_topic;
+    assert_eq!(lines.iter().filter(|line| line.starts_with(topic) && line.contains("[10, ")).count(), 2, "{lines:?}");
+    let (lines, code) = journal(&away, &["verify", "--directory", &directory]);
+    assert_eq!(code, Some(0), "{lines:?}");
+
+    let (lines, code) = journal(&away, &["export", "--directory", &directory]);
+    assert_eq!(code, Some(0));
+    assert_eq!(lines.len(), 220);
+    let exported: Vec<serde_json::Value> = lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(
+        exported.iter().all(|line| line["key"] == "s" && line["payload"].as_str().unwrap().contains("time_series_id"))
+    );
+    let filter =
+        ["export", "--directory", &directory, "--partition", "1", "--from-offset", "15", "--until-offset", "18"];
+    let (lines, _) = journal(&away, &filter);
+    let offsets: Vec<i64> = lines
+        .iter()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["offset"].as_i64().unwrap())
+        .collect();
+    assert_eq!(offsets, [15, 16, 17]);
+
+    // Another host has a copy of it. The database is up: it is only the worker that is cut off from it.
+    let copy = away.journal("copy");
+    std::fs::create_dir(&copy).unwrap();
+    for entry in std::fs::read_dir(away.journal("journal")).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), copy.join(entry.file_name())).unwrap();
+    }
+    let copy = copy.to_str().unwrap();
+    let (planned, code) = journal(&away, &["replay", "--directory", copy, "--dry-run"]);
+    assert_eq!(code, Some(0), "{planned:?}");
+    assert!(planned[0].starts_with("220 messages with 11000 points would be written"), "{planned:?}");
+    away.proxy.refuse(false);
+    let (done, code) = journal(&away, &["replay", "--directory", copy]);
+    assert_eq!(code, Some(0), "{done:?}");
+    away.bed.until_applied(60).await;
+    away.bed.assert_exact(&published).await;
+    let (again, _) = journal(&away, &["replay", "--directory", copy]);
+    assert!(again[0].starts_with("0 messages with 0 points written"), "{again:?}");
+    away.bed.assert_exact(&published).await;
+    drop(worker);
+    away.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_process_with_the_same_journal_refuses_to_start() {
+    let Some(away) = Away::new("outage_lock", 1).await else { return };
+    let worker = away.worker("journal", &[]);
+    until(30, "it runs", async || worker.get("/livez").is_some()).await;
+    until_mode(&worker, "streaming").await;
+    let mut second = away.worker("journal", &[]);
+    assert_eq!(second.exit_code(20), Some(64), "{}", second.log());
+    assert!(second.log().contains("journal.directory"), "{}", second.log());
+    drop(worker);
+    away.remove().await;
+}
