@@ -61,6 +61,22 @@ impl Interval {
     }
 }
 
+/// What of `[from, until)` lies in none of the intervals, which are in their order.
+pub fn holes(from: i64, until: i64, intervals: &[(i64, i64)]) -> Vec<(i64, i64)> {
+    let mut holes = Vec::new();
+    let mut reached = from;
+    for (start, end) in intervals {
+        if *start > reached && reached < until {
+            holes.push((reached, (*start).min(until)));
+        }
+        reached = reached.max(*end);
+    }
+    if reached < until {
+        holes.push((reached, until));
+    }
+    holes
+}
+
 /// A `series-create` with the place and time that make it newer or older than another.
 #[derive(Debug, Clone)]
 pub struct Definition {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 
-use super::{Failure, print_line, progress_bar};
+use super::{Failure, SYNTHETIC_FIRST_S, print_line, progress_bar, synthetic_message};
 use crate::config::{Config, Secret};
 use crate::database::schema;
 use crate::database::scratch::Scratch;
@@ -17,8 +17,6 @@ use crate::kafka::settings;
 const PARTITIONS: i32 = 8;
 /// How long the worker may take without a single new point.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// The first timestamp, in seconds since the Unix epoch: 2025-01-01.
-const FIRST_S: usize = 1_735_689_600;
 
 #[derive(Debug, Clone, Args)]
 pub(super) struct Arguments {
@@ -54,27 +52,18 @@ impl Arguments {
     }
 
     fn message(&self, series: usize, round: usize) -> String {
-        let first = FIRST_S + round * self.timestamps;
-        let times: Vec<usize> = (first..first + self.timestamps).collect();
-        let columns: serde_json::Map<String, serde_json::Value> = (0..self.columns)
-            .map(|column| {
-                let values: Vec<f64> = times.iter().map(|time| (time * (column + 1) % 1000) as f64 / 10.0).collect();
-                (format!("c{column}"), values.into())
-            })
-            .collect();
-        let id = series_id(series);
-        serde_json::json!({"type": "point-batch", "time_series_id": id, "timestamps": times, "columns": columns})
-            .to_string()
+        synthetic_message(&series_id(series), round, self.timestamps, self.columns)
     }
 
     /// The rows of all messages, in the order of the messages and within each as the worker reads them.
     fn rows_sql(&self) -> String {
         format!(
-            "select 'bench-' || lpad(series::text, 6, '0'), to_timestamp({FIRST_S} + round * {times} + time), \
-                    'c' || col, (({FIRST_S} + round * {times} + time) * (col + 1) % 1000) / 10.0::float8 \
+            "select 'bench-' || lpad(series::text, 6, '0'), to_timestamp({first} + round * {times} + time), \
+                    'c' || col, (({first} + round * {times} + time) * (col + 1) % 1000) / 10.0::float8 \
              from generate_series(0::bigint, {rounds} - 1) as round, generate_series(0, {series} - 1) as series, \
                   generate_series(0, {columns} - 1) as col, generate_series(0, {times} - 1) as time \
              order by round, series, col, time",
+            first = SYNTHETIC_FIRST_S,
             times = self.timestamps,
             rounds = self.rounds(),
             series = self.series,

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use tokio::sync::oneshot;
 
-use super::{Failure, print, print_line, progress_bar};
+use super::{Failure, print, print_line, progress_bar, synthetic_message};
 use crate::config::{Config, Kafka, Secret};
 use crate::database::schema;
 use crate::database::scratch::{Scratch, TableSummary};
@@ -216,7 +216,12 @@ fn publish(publisher: &Publisher, kafka: &Kafka, synthetic_points: usize) -> Res
     let a_message = SYNTHETIC_TIMES * SYNTHETIC_COLUMNS;
     for number in 0..synthetic_points.div_ceil(a_message) {
         let series = format!("synthetic-{:03}", number % SYNTHETIC_SERIES);
-        send(&kafka.points_topic, &series, &synthetic_batch(&series, number / SYNTHETIC_SERIES), a_message)?;
+        send(
+            &kafka.points_topic,
+            &series,
+            &synthetic_message(&series, number / SYNTHETIC_SERIES, SYNTHETIC_TIMES, SYNTHETIC_COLUMNS),
+            a_message,
+        )?;
     }
     publisher.flush()?;
     Ok(published)
@@ -251,18 +256,4 @@ fn seattle_batches() -> Vec<(String, usize)> {
             (message.to_string(), days.len() * SEATTLE_COLUMNS.len())
         })
         .collect()
-}
-
-/// The `round`-th message of a synthetic series: one value a second in each column.
-fn synthetic_batch(series: &str, round: usize) -> String {
-    let first = 1_735_689_600 + round * SYNTHETIC_TIMES;
-    let times: Vec<usize> = (first..first + SYNTHETIC_TIMES).collect();
-    let columns: serde_json::Map<String, serde_json::Value> = (0..SYNTHETIC_COLUMNS)
-        .map(|column| {
-            let values: Vec<f64> = times.iter().map(|time| ((time * (column + 1)) % 1000) as f64 / 10.0).collect();
-            (format!("c{column}"), values.into())
-        })
-        .collect();
-    serde_json::json!({"type": "point-batch", "time_series_id": series, "timestamps": times, "columns": columns})
-        .to_string()
 }

@@ -7,7 +7,7 @@ use tokio_postgres::Row;
 
 use super::error::Error;
 use super::session::Session;
-use crate::batch::{Interval, Source};
+use crate::batch::{Interval, Source, holes};
 
 /// The ids that the database gave to sources.
 #[derive(Debug, Default)]
@@ -178,18 +178,7 @@ impl Coverage {
 
     /// What of `[from, until)` is not applied.
     pub fn missing(&self, from: i64, until: i64) -> Vec<(i64, i64)> {
-        let mut missing = Vec::new();
-        let mut reached = from.max(self.next_offset);
-        for (start, end) in &self.ahead {
-            if *start > reached && reached < until {
-                missing.push((reached, (*start).min(until)));
-            }
-            reached = reached.max(*end);
-        }
-        if reached < until {
-            missing.push((reached, until));
-        }
-        missing
+        holes(from.max(self.next_offset), until, &self.ahead)
     }
 }
 

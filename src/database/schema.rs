@@ -93,7 +93,7 @@ pub enum SchemaError {
 }
 
 /// A connection outside the pool, without its statement time-out: migrations take as long as they need.
-async fn connect(database: &config::Database) -> Result<Client, Error> {
+pub(super) async fn connect(database: &config::Database) -> Result<Client, Error> {
     let step = "connect";
     let connect = connection_config(database)?;
     let limit = Duration::from_millis(database.connect_timeout_ms);

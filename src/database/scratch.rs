@@ -2,11 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use tokio_postgres::{Client, NoTls};
-use tracing::warn;
+use tokio_postgres::Client;
 
-use super::error::{Error, describe};
-use super::pool::connection_config;
+use super::error::Error;
+use super::schema::connect;
 use crate::config::{self, Secret};
 
 /// The database; [`Scratch::remove`] takes it away again.
@@ -197,19 +196,6 @@ impl Scratch {
             .await
             .map_err(|source| Error::Server { step: "drop the database", source })
     }
-}
-
-async fn connect(database: &config::Database) -> Result<Client, Error> {
-    let (client, connection) = connection_config(database)?
-        .connect(NoTls)
-        .await
-        .map_err(|source| Error::Server { step: "connect", source })?;
-    tokio::spawn(async move {
-        if let Err(error) = connection.await {
-            warn!(error = %describe(&error), "a connection ended");
-        }
-    });
-    Ok(client)
 }
 
 fn quoted(text: &str) -> String {

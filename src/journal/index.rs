@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::error::{Damage, DamageKind};
 use super::format::RecordHeader;
 use super::payload::NO_TIME;
-use crate::batch::Source;
+use crate::batch::{Interval, Source};
 
 /// The messages of one interval of positions of one partition, as the journal has them. Two records may overlap: what an
 /// append did not acknowledge may be there all the same, and is appended again.
@@ -79,6 +79,13 @@ impl Segment {
     pub(super) fn add(&mut self, records: Vec<Record>) {
         self.oldest_ms = self.oldest_ms.into_iter().chain(records.iter().filter_map(|record| record.oldest_ms)).min();
         self.records.extend(records);
+    }
+}
+
+impl Record {
+    /// The positions it covers.
+    pub fn interval(&self) -> Interval {
+        Interval { source: Arc::clone(&self.source), partition: self.partition, from: self.from, until: self.until }
     }
 }
 

@@ -291,7 +291,7 @@ impl Pipeline {
             if let Some(spill) = self.spill.as_mut().filter(|_| !self.draining)
                 && let Some(records) = spill.next_records(free, writers)
             {
-                let intervals: Vec<Interval> = records.iter().map(interval_of).collect();
+                let intervals: Vec<Interval> = records.iter().map(Record::interval).collect();
                 let known = self.partitions.next_offsets(&intervals);
                 self.writers.spawn(self.writer.clone().replay(spill.journal().clone(), records, known));
             }
@@ -554,10 +554,6 @@ async fn next_of(spill: &mut Option<Spill>) -> spill::Event {
         Some(spill) => spill.next().await,
         None => std::future::pending().await,
     }
-}
-
-fn interval_of(record: &Record) -> Interval {
-    Interval { source: Arc::clone(&record.source), partition: record.partition, from: record.from, until: record.until }
 }
 
 /// The next offset of partitions as it was known when a batch was handed to its writer.

@@ -58,22 +58,6 @@ pub(super) fn first_beyond(next: i64, intervals: Option<&Vec<(i64, i64)>>) -> i6
         .fold(next, |next, (from, until)| if *from <= next { next.max(*until) } else { next })
 }
 
-/// What of `[next, until)` lies in none of the intervals.
-pub(super) fn holes(next: i64, until: i64, intervals: Option<&Vec<(i64, i64)>>) -> Vec<(i64, i64)> {
-    let mut holes = Vec::new();
-    let mut reached = next;
-    for (from, end) in intervals.into_iter().flatten() {
-        if *from > reached && reached < until {
-            holes.push((reached, (*from).min(until)));
-        }
-        reached = reached.max(*end);
-    }
-    if reached < until {
-        holes.push((reached, until));
-    }
-    holes
-}
-
 /// How far a partition is behind.
 #[derive(Debug, Clone)]
 pub(super) struct Lag {

@@ -377,8 +377,7 @@ async fn survey(journal: JournalHandle, database: Database) -> Result<Survey, Er
     for record in records {
         let coverage = survey.coverage.get(&(Arc::clone(&record.source), record.partition));
         if coverage.is_some_and(|coverage| coverage.covers(record.from, record.until)) {
-            let (source, partition) = (Arc::clone(&record.source), record.partition);
-            survey.covered.push(Interval { source, partition, from: record.from, until: record.until });
+            survey.covered.push(record.interval());
         } else {
             open_segments.push(record.segment);
             survey.missing.push(record);

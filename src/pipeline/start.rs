@@ -7,8 +7,8 @@ use std::sync::Arc;
 use tokio::task::JoinError;
 use tracing::{error, info, warn};
 
-use super::partitions::{InFlightPartitions, first_beyond, holes};
-use crate::batch::Source;
+use super::partitions::{InFlightPartitions, first_beyond};
+use crate::batch::{Source, holes};
 use crate::config::{Kafka, StartAt};
 use crate::database::{self, Class, Database};
 use crate::kafka::consumer::{Assigned, Start};
@@ -206,7 +206,7 @@ impl Starter {
             // What was read or journaled before, and is still on its way, need not be read again.
             let mut offset = first_beyond(next, spans(number));
             if offset < range.start && !self.journaling {
-                for hole in holes(next, range.start, spans(number)) {
+                for hole in holes(next, range.start, spans(number).map_or(&[], Vec::as_slice)) {
                     self.record_gap(source, number, hole).await?;
                 }
                 offset = first_beyond(range.start, spans(number));

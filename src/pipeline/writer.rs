@@ -79,8 +79,7 @@ impl Writer {
         let mut batch = Batch::default();
         let mut outcome = Outcome { replayed: true, known, ..Outcome::default() };
         for record in records {
-            let (source, partition) = (Arc::clone(&record.source), record.partition);
-            let interval = Interval { source, partition, from: record.from, until: record.until };
+            let interval = record.interval();
             outcome.intervals.push(interval.clone());
             match journal.read(record).await {
                 Ok(set) => {
