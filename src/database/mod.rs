@@ -75,14 +75,31 @@ pub struct Database {
 /// What is known of the database's well-being.
 #[derive(Debug, Clone)]
 pub struct State {
-    /// Whether the last answer was a good one.
+    /// Whether it does what it is asked. After a failed write only a write says so: a server whose disk is full answers
+    /// questions.
     pub up: bool,
     /// When it became so.
     pub since: Instant,
+    /// Whether it answers questions, so that a write is worth trying.
+    pub answers: bool,
+    write_failed: bool,
     /// When the last good answer came.
     pub last_success: Option<Instant>,
     /// The last failure's words and class, while it lasts.
     pub failure: Option<(String, Class)>,
+}
+
+impl State {
+    fn new(up: bool) -> Self {
+        Self { up, since: Instant::now(), answers: up, write_failed: false, last_success: None, failure: None }
+    }
+}
+
+/// What the database was asked to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    Question,
+    Write,
 }
 
 impl Database {
@@ -99,7 +116,7 @@ impl Database {
             limit: Duration::from_millis(database.statement_timeout_ms) + PATIENCE,
             sources: Arc::default(),
             known_series: Arc::default(),
-            state: Arc::new(Mutex::new(State { up: false, since: Instant::now(), last_success: None, failure: None })),
+            state: Arc::new(Mutex::new(State::new(false))),
         })
     }
 
@@ -239,26 +256,31 @@ impl Database {
         self.known_series.forget();
     }
 
+    /// Takes answers to questions as a sign that writes succeed, too, where there is nothing to write that would tell.
+    pub fn trust_answers(&self) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).write_failed = false;
+    }
+
     fn noted<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
         match &result {
-            Ok(_) => self.note_success(),
-            Err(failure) => self.note_failure(failure),
+            Ok(_) => self.note_success(Asked::Question),
+            Err(failure) => self.note_failure(failure, Asked::Question),
         }
         result
     }
 
-    fn note_success(&self) {
+    fn note_success(&self, asked: Asked) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
-        if !state.up {
-            *state = State { up: true, since: now, last_success: None, failure: None };
+        state.answers = true;
+        if !state.up && (asked == Asked::Write || !state.write_failed) {
+            *state = State::new(true);
+            metrics::database_up(true);
         }
-        state.last_success = Some(now);
-        metrics::database_up(true);
+        state.last_success = Some(Instant::now());
     }
 
     /// A refused row or an overlap is an answer: the database is up.
-    fn note_failure(&self, failure: &Error) {
+    fn note_failure(&self, failure: &Error, asked: Asked) {
         let class = failure.class();
         metrics::database_error(class.as_str());
         if !matches!(class, Class::Outage | Class::Ours) {
@@ -273,6 +295,8 @@ impl Database {
             state.up = false;
             state.since = Instant::now();
         }
+        state.answers = false;
+        state.write_failed |= asked == Asked::Write;
         state.failure = Some((failure.to_string(), class));
         metrics::database_up(false);
     }

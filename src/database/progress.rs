@@ -108,8 +108,16 @@ impl<'a> Claim<'a> {
 
     /// Covers the intervals; the answer has those that were not covered before.
     pub(super) async fn missing(&self, session: &mut Session) -> Result<Vec<Interval>, Error> {
-        let rows =
-            self.call(session, "claim what is missing", "select * from ingest_claim_missing($1, $2, $3, $4)").await?;
+        self.parts(session, "select * from ingest_claim_missing($1, $2, $3, $4)").await
+    }
+
+    /// Covers the intervals, and fills the gaps that lie in them; the answer has what was not covered before or was a gap.
+    pub(super) async fn journaled(&self, session: &mut Session) -> Result<Vec<Interval>, Error> {
+        self.parts(session, "select * from ingest_claim_journaled($1, $2, $3, $4)").await
+    }
+
+    async fn parts(&self, session: &mut Session, sql: &str) -> Result<Vec<Interval>, Error> {
+        let rows = self.call(session, "claim what is missing", sql).await?;
         rows.iter()
             .map(|row| {
                 let source = self.source(row.get(0))?;
@@ -167,18 +175,23 @@ pub struct Coverage {
     pub next_offset: i64,
     /// The islands `[from, until)` applied above it, in their order.
     pub ahead: Vec<(i64, i64)>,
+    /// The gaps `[from, until)` that nobody has filled: progress has passed them, and their messages are not there.
+    pub gaps: Vec<(i64, i64)>,
 }
 
 impl Coverage {
     /// Whether all of `[from, until)` is applied.
     pub fn covers(&self, from: i64, until: i64) -> bool {
-        let from = from.max(self.next_offset);
-        from >= until || self.ahead.iter().any(|(start, end)| *start <= from && until <= *end)
+        self.missing(from, until).is_empty()
     }
 
-    /// What of `[from, until)` is not applied.
+    /// What of `[from, until)` is not applied, in the order of offsets.
     pub fn missing(&self, from: i64, until: i64) -> Vec<(i64, i64)> {
-        holes(from.max(self.next_offset), until, &self.ahead)
+        let mut missing = holes(from.max(self.next_offset), until, &self.ahead);
+        let inside = self.gaps.iter().map(|(start, end)| (from.max(*start), until.min(*end)));
+        missing.extend(inside.filter(|(start, end)| start < end));
+        missing.sort_unstable();
+        missing
     }
 }
 
@@ -200,9 +213,23 @@ pub(super) async fn coverage(
         .await?;
     let mut all: HashMap<i32, Coverage> = HashMap::new();
     for row in rows {
-        let coverage = all.entry(row.get(0)).or_insert(Coverage { next_offset: row.get(1), ahead: Vec::new() });
+        let coverage =
+            all.entry(row.get(0)).or_insert(Coverage { next_offset: row.get(1), ahead: Vec::new(), gaps: Vec::new() });
         if let (Some(from), Some(until)) = (row.get(2), row.get(3)) {
             coverage.ahead.push((from, until));
+        }
+    }
+    let gaps = session
+        .query(
+            "read the gaps",
+            "select partition, from_offset, until_offset from ingest_gap
+             where source_id = $1 and partition = any ($2::integer[]) and filled_at is null",
+            &[&source_id, &partitions],
+        )
+        .await?;
+    for row in gaps {
+        if let Some(coverage) = all.get_mut(&row.get(0)) {
+            coverage.gaps.push((row.get(1), row.get(2)));
         }
     }
     Ok(all)

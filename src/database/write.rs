@@ -8,7 +8,7 @@ use tracing::debug;
 use super::error::{Class, Error};
 use super::progress::{Applied, Claim, Resolved};
 use super::session::Session;
-use super::{Database, series};
+use super::{Asked, Database, series};
 use crate::batch::{Batch, DeadLetter, MessageAt, Source};
 use crate::config::UnknownSeries;
 use crate::message::{Decoder, Rejected};
@@ -21,6 +21,18 @@ pub enum Path {
     Fast,
     /// Claim first, and copy only what was missing: after any doubt.
     Slow,
+    /// As [`Path::Slow`], and gaps that the batch has the messages of are filled: for what comes from a journal.
+    Journaled,
+}
+
+impl Path {
+    /// The way that is right when an attempt has failed, or for a part of a batch.
+    pub fn after_doubt(self) -> Self {
+        match self {
+            Self::Fast | Self::Slow => Self::Slow,
+            Self::Journaled => Self::Journaled,
+        }
+    }
 }
 
 /// What a committed transaction has done.
@@ -47,11 +59,11 @@ impl Database {
         let result = self.try_write(batch, path, decoder).await;
         match &result {
             Ok(_) => {
-                self.note_success();
+                self.note_success(Asked::Write);
                 metrics::transaction_took(start.elapsed());
             }
             Err(failure) => {
-                self.note_failure(failure);
+                self.note_failure(failure, Asked::Write);
                 if failure.is_missing_series() {
                     self.known_series.forget();
                 }
@@ -121,7 +133,10 @@ impl Database {
             let applied = claim.all(session).await?;
             return Ok(written(batch, 0, applied));
         }
-        let missing = claim.missing(session).await?;
+        let missing = match path {
+            Path::Journaled => claim.journaled(session).await?,
+            Path::Fast | Path::Slow => claim.missing(session).await?,
+        };
         let applied = claim.next_offsets(session).await?;
         if missing == intervals {
             self.copy(session, batch, ids).await?;

@@ -6,6 +6,7 @@
 //!
 //! - [`partitions`](self): what is known of each partition: how far read, how far applied, what is on its way.
 //! - `spill`: the modes, and what goes to the journal and comes back from it.
+//! - `survey`: what of it the database has, and what is nowhere.
 //! - `start`: where a partition starts, asked of the database and of Kafka.
 //! - `writer`: one batch until it is committed, through outages, overlaps and refused rows.
 //! - `watch`: lag, topic identities and health, looked at every few seconds.
@@ -13,6 +14,7 @@
 mod partitions;
 mod spill;
 mod start;
+mod survey;
 mod watch;
 mod writer;
 
@@ -40,6 +42,7 @@ use crate::telemetry::{escaped, metrics};
 use partitions::Partitions;
 use spill::{Mode, Spill};
 use start::{Resolution, Starter};
+use survey::{Survey, Surveyor};
 use watch::{Observation, Watch};
 use writer::{Outcome, Writer};
 
@@ -108,6 +111,7 @@ pub async fn run(
         }
     }
     let pipeline = Pipeline {
+        surveyor: Surveyor::new(journal.clone(), database.clone()),
         spill: journal.map(|journal| Spill::new(journal, &config, database, writer.clone())),
         held: HashMap::new(),
         batches: 0,
@@ -168,6 +172,7 @@ struct Pipeline {
     writers: JoinSet<Outcome>,
     /// The journal's side, where there is one.
     spill: Option<Spill>,
+    surveyor: Surveyor,
     /// The messages of batches that are being written, by the batches' numbers, for the journal.
     held: HashMap<u64, Vec<MessageSet>>,
     batches: u64,
@@ -201,7 +206,11 @@ impl Pipeline {
                 Some(done) = self.writers.join_next() => self.written(done),
                 Some(done) = self.start_tasks.join_next() => self.resolved(done),
                 Some(observation) = self.watch.next() => self.observed(observation),
-                event = next_of(&mut self.spill) => self.spilled(event),
+                survey = self.surveyor.next() => self.surveyed(survey).await,
+                appended = next_append(&mut self.spill) => {
+                    self.partitions.note_saved(&appended.saved);
+                    self.partitions.note_done(&appended.dropped);
+                }
                 Some(event) = events.recv() => self.heard(event),
                 Some((set, epoch)) = messages.recv(), if may_take => self.take(set, epoch),
                 _ = tick.tick() => self.tick(messages.len()),
@@ -288,12 +297,17 @@ impl Pipeline {
         let writers = self.config.database.writers;
         let free = writers.saturating_sub(self.writers.len());
         if !(due || self.is_full()) || free == 0 {
-            if let Some(spill) = self.spill.as_mut().filter(|_| !self.draining)
+            if let Some(spill) = self.spill.as_mut().filter(|_| !self.draining && !self.budget.is_full())
                 && let Some(records) = spill.next_records(free, writers)
             {
                 let intervals: Vec<Interval> = records.iter().map(Record::interval).collect();
                 let known = self.partitions.next_offsets(&intervals);
-                self.writers.spawn(self.writer.clone().replay(spill.journal().clone(), records, known));
+                self.writers.spawn(self.writer.clone().replay(
+                    spill.journal().clone(),
+                    records,
+                    known,
+                    self.budget.clone(),
+                ));
             }
             return;
         }
@@ -345,18 +359,21 @@ impl Pipeline {
             self.starter.journaling = spill.mode() == Mode::Journaling;
             self.health.set_condition("journal", spill.problem());
         }
+        self.surveyor.tick(&self.partitions);
         self.watch.tick(&self.partitions, self.starter.journaling);
         self.measure();
     }
 
-    fn spilled(&mut self, event: spill::Event) {
-        let spill::Event::Surveyed(survey) = event else { return };
+    async fn surveyed(&mut self, survey: Survey) {
+        if let Some(spill) = &mut self.spill {
+            spill.note_survey(&survey).await;
+        }
         for record in &survey.missing {
             self.partitions.note_journaled(record);
         }
         self.partitions.note_done(&survey.covered);
-        let holes = self.partitions.with_holes(&survey.coverage);
-        if !holes.is_empty() {
+        if !survey.holes.is_empty() {
+            let holes = survey.holes;
             warn!(?holes, "messages are neither in the database nor in the journal; they are read from Kafka again");
             self.consumer.send(Command::Restart(holes));
         }
@@ -417,6 +434,9 @@ impl Pipeline {
         if !resolution.starts.is_empty() {
             self.consumer.send(Command::Start(resolution.starts));
         }
+        if !resolution.commits.is_empty() {
+            self.consumer.send(Command::Commit(resolution.commits));
+        }
         if !resolution.restarts.is_empty() {
             self.consumer.send(Command::Restart(resolution.restarts));
         }
@@ -432,8 +452,15 @@ impl Pipeline {
             // Its messages went to the journal.
             Err(failure) if failure.is_cancelled() => return,
             Err(failure) => {
-                // What the task held is lost to this process, not to Kafka: all is read again from where the database is.
+                // What the task held is lost to this process, not to Kafka or the journal: all is read again from where the
+                // database is. Which task it was is not known, so the others end, too.
                 error!(%failure, "a writer ended by a fault of ours; its messages are read again");
+                self.writers.abort_all();
+                self.held.clear();
+                if let Some(spill) = &mut self.spill {
+                    spill.abandoned();
+                }
+                self.surveyor.soon();
                 self.partitions.forget_in_flight();
                 self.consumer.send(Command::Restart(self.partitions.assigned()));
                 return;
@@ -450,7 +477,7 @@ impl Pipeline {
                 self.consumer.send(Command::Restart(
                     outcome.damaged.iter().filter_map(|interval| self.partitions.reading(interval)).collect(),
                 ));
-                spill.survey_soon();
+                self.surveyor.soon();
             }
         }
         metrics::points_written(outcome.points as u64);
@@ -468,6 +495,7 @@ impl Pipeline {
             metrics::produce_to_commit((unix_ms() - oldest).max(0) as f64 / 1000.0);
         }
         if outcome.lost {
+            self.surveyor.soon();
             self.restart(&outcome.intervals, "the database has no progress of them");
         }
         if !outcome.of_deleted_topics.is_empty() {
@@ -548,10 +576,10 @@ impl Pipeline {
     }
 }
 
-/// What happens next to the journal; never ready where there is none.
-async fn next_of(spill: &mut Option<Spill>) -> spill::Event {
+/// The end of the next append to the journal; never ready where there is none.
+async fn next_append(spill: &mut Option<Spill>) -> spill::Appended {
     match spill {
-        Some(spill) => spill.next().await,
+        Some(spill) => spill.appended().await,
         None => std::future::pending().await,
     }
 }

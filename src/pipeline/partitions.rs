@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::NextOffsets;
 use crate::batch::{Interval, MessageSet, Source};
-use crate::database::{Applied, Coverage};
+use crate::database::Applied;
 use crate::journal::Record;
 use crate::kafka::consumer::{Assigned, Start};
 use crate::kafka::lookup::{LogRange, TopicPartition};
@@ -45,6 +45,8 @@ struct Reading {
 struct InFlight {
     until: i64,
     oldest_ms: Option<i64>,
+    /// Whether the journal has it, so that no fault of a writer loses it.
+    is_journaled: bool,
 }
 
 /// Intervals `[from, until)` that were read or journaled and are not applied, by source and partition, in their order.
@@ -118,7 +120,7 @@ impl Partitions {
         self.in_flight
             .entry((interval.source, interval.partition))
             .or_default()
-            .insert(interval.from, InFlight { until: interval.until, oldest_ms });
+            .insert(interval.from, InFlight { until: interval.until, oldest_ms, is_journaled: false });
         true
     }
 
@@ -128,24 +130,18 @@ impl Partitions {
             .entry((Arc::clone(&record.source), record.partition))
             .or_default()
             .entry(record.from)
-            .or_insert(InFlight { until: record.until, oldest_ms: record.oldest_ms });
+            .or_insert(InFlight { until: record.until, oldest_ms: record.oldest_ms, is_journaled: true })
+            .is_journaled = true;
     }
 
-    /// The assignments of partitions of which the database lacks something that is not on its way either.
-    pub(super) fn with_holes(&self, coverage: &HashMap<(Arc<Source>, i32), Coverage>) -> Vec<Assigned> {
-        let in_flight = self.in_flight();
-        self.positions()
-            .into_iter()
-            .filter(|(assigned, source, position)| {
-                let key = (Arc::clone(source), assigned.partition.1);
-                let Some(coverage) = coverage.get(&key) else { return false };
-                let mut known = in_flight.get(&key).cloned().unwrap_or_default();
-                known.extend(&coverage.ahead);
-                known.sort_unstable();
-                first_beyond(coverage.next_offset, Some(&known)) < *position
-            })
-            .map(|(assigned, ..)| assigned)
-            .collect()
+    /// Notes that the journal has what was read of these intervals.
+    pub(super) fn note_saved(&mut self, intervals: &[Interval]) {
+        for interval in intervals {
+            let sets = self.in_flight.get_mut(&(Arc::clone(&interval.source), interval.partition));
+            if let Some(set) = sets.and_then(|sets| sets.get_mut(&interval.from)) {
+                set.is_journaled |= set.until <= interval.until;
+            }
+        }
     }
 
     /// Notes that these intervals are no longer on their way.
@@ -189,8 +185,12 @@ impl Partitions {
         }
     }
 
+    /// Forgets what is on its way, but for what the journal has.
     pub(super) fn forget_in_flight(&mut self) {
-        self.in_flight.clear();
+        for sets in self.in_flight.values_mut() {
+            sets.retain(|_, set| set.is_journaled);
+        }
+        self.in_flight.retain(|_, sets| !sets.is_empty());
     }
 
     pub(super) fn in_flight(&self) -> InFlightPartitions {

@@ -5,20 +5,24 @@
 //!   journaled as well: it may have to outlive this process.
 //! - *Replaying*: the database is back; what is journaled is written, oldest first, while new messages go straight again.
 //!
-//! What is drained is asked of the database's progress, again and again: a *survey*. There is no other record of it.
+//! A database that answers questions may still take no rows, with a full disk for instance. So a first record is written on
+//! trial while the rest still goes to the journal, and the mode ends when that succeeds.
+//!
+//! What is drained is asked of the database's progress, again and again, by the surveys of `survey`. There is no other
+//! record of it.
 
 use std::collections::{HashMap, VecDeque};
 use std::future::pending;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::task::{JoinError, JoinSet};
 use tracing::{error, info, warn};
 
+use super::survey::Survey;
 use super::writer::Writer;
-use crate::batch::{Interval, MessageSet, Source};
+use crate::batch::{Interval, MessageSet};
 use crate::config;
-use crate::database::{Coverage, Database, Error};
+use crate::database::Database;
 use crate::journal::{AppendError, JournalHandle, Record};
 use crate::telemetry::metrics;
 
@@ -28,8 +32,6 @@ const APPEND_BYTES: usize = 8 * 1024 * 1024;
 const UNSAVED_BYTES: usize = 16 * 1024 * 1024;
 /// How long to wait after a failed append.
 const APPEND_RETRY: Duration = Duration::from_secs(1);
-/// How often the database is asked what of the journal it has.
-const SURVEY_INTERVAL: Duration = Duration::from_secs(5);
 /// What one batch takes of the journal at most, in bytes on disk, where messages are compressed.
 const REPLAY_BYTES: u64 = 512 * 1024;
 
@@ -53,30 +55,16 @@ impl Mode {
     }
 }
 
-/// What has happened to the journal.
-pub(super) enum Event {
-    /// An append has ended.
-    Appended,
-    /// The database has been asked.
-    Surveyed(Survey),
-}
-
-/// What of the journal the database has.
+/// What an append has done.
 #[derive(Debug, Default)]
-pub(super) struct Survey {
-    /// Records that are not covered, oldest first.
-    pub(super) missing: Vec<Record>,
-    /// Intervals of records that are.
-    pub(super) covered: Vec<Interval>,
-    /// The progress of the partitions that were asked for.
-    pub(super) coverage: HashMap<(Arc<Source>, i32), Coverage>,
-    /// Segments of which all is covered, and whether nothing more is written to them.
-    covered_segments: Vec<(u64, bool)>,
-    /// How many records there were.
-    records: u64,
+pub(super) struct Appended {
+    /// Intervals that are durable now.
+    pub(super) saved: Vec<Interval>,
+    /// Intervals that were dropped: their topic was deleted and made anew.
+    pub(super) dropped: Vec<Interval>,
+    /// What was refused, and why.
+    refused: Option<(Vec<MessageSet>, AppendError)>,
 }
-
-type Appended = Result<(), (Vec<MessageSet>, AppendError)>;
 
 /// The journal's side of the pipeline.
 pub(super) struct Spill {
@@ -96,8 +84,6 @@ pub(super) struct Spill {
     problem: Option<String>,
     replay: VecDeque<Record>,
     replaying: usize,
-    surveying: JoinSet<Result<Survey, Error>>,
-    survey_at: Instant,
     /// Whether the journal was compared with the database since it came back.
     surveyed: bool,
     covered_since: HashMap<u64, Instant>,
@@ -121,8 +107,6 @@ impl Spill {
             problem: None,
             replay: VecDeque::new(),
             replaying: 0,
-            surveying: JoinSet::new(),
-            survey_at: Instant::now(),
             surveyed: false,
             covered_since: HashMap::new(),
         }
@@ -157,10 +141,10 @@ impl Spill {
         let was = self.mode;
         match self.mode {
             Mode::Streaming | Mode::Replaying if is_outage => self.mode = Mode::Journaling,
-            Mode::Journaling if state.up => {
-                self.mode = Mode::Replaying;
-                self.surveyed = false;
-                self.survey_at = Instant::now();
+            Mode::Journaling if state.up => self.mode = Mode::Replaying,
+            // There is nothing to write on trial.
+            Mode::Journaling if state.answers && self.surveyed && self.replay.is_empty() && self.replaying == 0 => {
+                self.database.trust_answers();
             }
             Mode::Replaying if self.is_drained() => self.mode = Mode::Streaming,
             // A journal that was left behind by an earlier process.
@@ -172,14 +156,12 @@ impl Spill {
             let usage = self.journal.usage();
             info!(from = was.as_str(), to = self.mode.as_str(), records = usage.records, bytes = usage.bytes, "mode");
         }
-        if state.up && self.surveying.is_empty() && Instant::now() >= self.survey_at {
-            self.survey_at = Instant::now() + SURVEY_INTERVAL;
-            if self.journal.usage().records > 0 || !self.surveyed {
-                self.surveying.spawn(survey(self.journal.clone(), self.database.clone()));
-            }
+        let begins = was != Mode::Journaling && self.mode == Mode::Journaling;
+        if begins || (self.mode == Mode::Journaling && !state.answers) {
+            self.surveyed = false;
         }
         self.pump();
-        was != Mode::Journaling && self.mode == Mode::Journaling
+        begins
     }
 
     fn is_drained(&self) -> bool {
@@ -228,65 +210,57 @@ impl Spill {
         let (journal, writer) = (self.journal.clone(), self.writer.clone());
         self.appending.spawn(async move {
             // What was read of a topic that is now another one must not be kept under the old one's name.
-            let sets = writer.without_deleted(sets).await;
+            let (sets, dropped) = writer.without_deleted(sets).await;
+            let intervals = sets.iter().map(MessageSet::interval).collect();
             match journal.append(sets.clone()).await {
-                Ok(()) => Ok(()),
-                Err(failure) => Err((sets, failure)),
+                Ok(()) => Appended { saved: intervals, dropped, refused: None },
+                Err(failure) => Appended { saved: Vec::new(), dropped, refused: Some((sets, failure)) },
             }
         });
     }
 
-    /// What happens next to the journal; never ready while nothing is under way.
-    pub(super) async fn next(&mut self) -> Event {
-        loop {
-            tokio::select! {
-                Some(done) = self.appending.join_next() => {
-                    self.appended(done);
-                    return Event::Appended;
-                }
-                Some(done) = self.surveying.join_next() => match done {
-                    Ok(Ok(survey)) => {
-                        self.note_survey(&survey).await;
-                        return Event::Surveyed(survey);
-                    }
-                    Ok(Err(failure)) => warn!(%failure, "the journal cannot be compared with the database; trying again"),
-                    Err(failure) => error!(%failure, "comparing the journal with the database ended by a fault of ours"),
-                },
-                else => pending().await,
-            }
-        }
-    }
-
-    fn appended(&mut self, done: Result<Appended, JoinError>) {
-        self.unsaved_bytes = self.unsaved.iter().map(MessageSet::bytes).sum();
-        match done {
-            Ok(Ok(())) => {
-                self.problem = None;
-                self.append_sets = usize::MAX;
-            }
-            Ok(Err((sets, failure))) => {
-                if sets.len() > 1 && matches!(failure, AppendError::Full { .. }) {
-                    // There may be room for less.
-                    self.append_sets = sets.len() / 2;
-                } else {
-                    if self.problem.is_none() {
-                        warn!(%failure, "messages are not journaled; they are kept in memory, and reading pauses");
-                    }
-                    self.problem = Some(failure.to_string());
-                    self.append_at = Instant::now() + APPEND_RETRY;
-                }
-                for set in sets.into_iter().rev() {
-                    self.unsaved_bytes += set.bytes();
-                    self.unsaved.push_front(set);
-                }
-            }
-            // What it held was read and is not applied: the next survey finds it missing and has it read again.
-            Err(failure) => error!(%failure, "an append ended by a fault of ours"),
-        }
+    /// The end of the next append; never ready while none is under way.
+    pub(super) async fn appended(&mut self) -> Appended {
+        let Some(done) = self.appending.join_next().await else { return pending().await };
+        let appended = self.note_appended(done);
         self.pump();
+        appended
     }
 
-    async fn note_survey(&mut self, survey: &Survey) {
+    fn note_appended(&mut self, done: Result<Appended, JoinError>) -> Appended {
+        self.unsaved_bytes = self.unsaved.iter().map(MessageSet::bytes).sum();
+        let mut appended = match done {
+            Ok(appended) => appended,
+            Err(failure) => {
+                // What it held was read and is not applied: a survey finds it missing and has it read again.
+                error!(%failure, "an append ended by a fault of ours");
+                return Appended::default();
+            }
+        };
+        let Some((sets, failure)) = appended.refused.take() else {
+            self.problem = None;
+            self.append_sets = usize::MAX;
+            return appended;
+        };
+        if sets.len() > 1 && matches!(failure, AppendError::Full { .. }) {
+            // There may be room for less.
+            self.append_sets = sets.len() / 2;
+        } else {
+            if self.problem.is_none() {
+                warn!(%failure, "messages are not journaled; they are kept in memory, and reading pauses");
+            }
+            self.problem = Some(failure.to_string());
+            self.append_at = Instant::now() + APPEND_RETRY;
+        }
+        for set in sets.into_iter().rev() {
+            self.unsaved_bytes += set.bytes();
+            self.unsaved.push_front(set);
+        }
+        appended
+    }
+
+    /// Notes what of the journal the database has, and lets go of segments that it covers.
+    pub(super) async fn note_survey(&mut self, survey: &Survey) {
         self.surveyed = true;
         if self.replaying == 0 {
             self.replay = survey.missing.iter().cloned().collect();
@@ -314,12 +288,20 @@ impl Spill {
 
     /// The records for the next batch, if it is time for them: `free` writers have nothing else to do.
     pub(super) fn next_records(&mut self, free: usize, writers: usize) -> Option<Vec<Record>> {
-        // One writer is kept for what comes from Kafka.
-        let may = self.mode != Mode::Journaling && (free > 1 || (writers == 1 && free == 1));
+        let may = match self.mode {
+            Mode::Journaling => self.replaying == 0 && self.surveyed && self.database.state().answers,
+            // One writer is kept for what comes from Kafka.
+            Mode::Streaming | Mode::Replaying => free > 1 || (writers == 1 && free == 1),
+        };
         if !may || self.replay.is_empty() {
             return None;
         }
         let mut records = Vec::new();
+        if self.mode == Mode::Journaling {
+            records.extend(self.replay.pop_front());
+            self.replaying += 1;
+            return Some(records);
+        }
         let mut bytes = 0;
         while let Some(record) = self.replay.front() {
             if bytes > 0 && bytes + record.bytes > REPLAY_BYTES {
@@ -343,11 +325,6 @@ impl Spill {
         self.replay.clear();
     }
 
-    /// Has the journal compared with the database soon.
-    pub(super) fn survey_soon(&mut self) {
-        self.survey_at = Instant::now();
-    }
-
     pub(super) fn measure(&self, now_ms: i64) {
         for mode in Mode::ALL {
             metrics::mode(mode.as_str(), mode == self.mode);
@@ -356,38 +333,4 @@ impl Spill {
         let oldest = usage.oldest_ms.map_or(0.0, |oldest| (now_ms - oldest).max(0) as f64 / 1000.0);
         metrics::journal(usage.bytes, usage.limit_bytes, usage.records, oldest, usage.quarantined);
     }
-}
-
-async fn survey(journal: JournalHandle, database: Database) -> Result<Survey, Error> {
-    let records = journal.records().await;
-    let mut partitions: HashMap<Arc<Source>, Vec<i32>> = HashMap::new();
-    for record in &records {
-        let known = partitions.entry(Arc::clone(&record.source)).or_default();
-        if !known.contains(&record.partition) {
-            known.push(record.partition);
-        }
-    }
-    let mut survey = Survey { records: records.len() as u64, ..Survey::default() };
-    for (source, partitions) in partitions {
-        for (partition, coverage) in database.coverage(&source, &partitions).await? {
-            survey.coverage.insert((Arc::clone(&source), partition), coverage);
-        }
-    }
-    let mut open_segments = Vec::new();
-    for record in records {
-        let coverage = survey.coverage.get(&(Arc::clone(&record.source), record.partition));
-        if coverage.is_some_and(|coverage| coverage.covers(record.from, record.until)) {
-            survey.covered.push(record.interval());
-        } else {
-            open_segments.push(record.segment);
-            survey.missing.push(record);
-        }
-    }
-    let segments = journal.segments().await;
-    survey.covered_segments = segments
-        .iter()
-        .filter(|segment| !open_segments.contains(&segment.number))
-        .map(|segment| (segment.number, segment.sealed))
-        .collect();
-    Ok(survey)
 }

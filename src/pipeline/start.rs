@@ -34,6 +34,8 @@ pub(super) struct Starter {
 pub(super) struct Resolution {
     /// Partitions that can be read now.
     pub(super) starts: Vec<Start>,
+    /// Offsets to commit to Kafka, so that whoever comes next starts no later.
+    pub(super) commits: Vec<(Assigned, i64)>,
     /// Partitions that must be resolved anew.
     pub(super) restarts: Vec<Assigned>,
     /// What their logs have.
@@ -61,6 +63,8 @@ struct Topics {
     cluster_id: String,
     ids: HashMap<String, String>,
     ranges: HashMap<TopicPartition, LogRange>,
+    /// The group's offsets: never above what the database has.
+    committed: HashMap<TopicPartition, i64>,
 }
 
 impl Starter {
@@ -78,14 +82,9 @@ impl Starter {
         }
         for (topic, assigned) in by_topic {
             let source = Arc::new(self.source(topic, &topics));
-            match self.starts_of(&source, &assigned, &topics.ranges, &in_flight).await {
-                Ok((starts, problem)) => {
-                    resolution.starts.extend(starts);
-                    if let Some(problem) = problem {
-                        resolution = resolution.with_problem(&problem);
-                    }
-                }
-                Err(failure) => resolution = resolution.with_problem(&failure),
+            match self.starts_of(&source, &assigned, &topics, &in_flight, &mut resolution).await {
+                Ok(None) => {}
+                Ok(Some(problem)) | Err(problem) => resolution = resolution.with_problem(&problem),
             }
         }
         resolution.log_ranges = topics.ranges;
@@ -139,7 +138,8 @@ impl Starter {
             let described = lookup.topics(&names)?;
             let ids = described.into_iter().map(|topic| (topic.name, topic.id.unwrap_or_default())).collect();
             let ranges = lookup.log_ranges(&partitions)?;
-            Ok(lookup.cluster_id().map(|cluster_id| Topics { cluster_id, ids, ranges }))
+            let committed = lookup.committed(&partitions)?;
+            Ok(lookup.cluster_id().map(|cluster_id| Topics { cluster_id, ids, ranges, committed }))
         });
         // Another id is another source, of which all would be read again: none is better than an empty one.
         topics.await??.ok_or_else(|| StartError::Wait("the brokers do not give the cluster's id".to_owned()))
@@ -165,18 +165,22 @@ impl Starter {
         &self,
         source: &Arc<Source>,
         assigned: &[&Assigned],
-        ranges: &HashMap<TopicPartition, LogRange>,
+        topics: &Topics,
         in_flight: &InFlightPartitions,
-    ) -> Result<(Vec<Start>, Option<StartError>), StartError> {
+        resolution: &mut Resolution,
+    ) -> Result<Option<StartError>, StartError> {
         let mut problem = None;
         let mut with_range: Vec<(&Assigned, LogRange)> = Vec::new();
         for one in assigned {
-            match ranges.get(&one.partition) {
+            match topics.ranges.get(&one.partition) {
                 Some(range) => with_range.push((one, *range)),
                 None => problem = Some(wait(one, "its leader does not say which offsets its log has")),
             }
         }
         let spans = |number: i32| in_flight.get(&(Arc::clone(source), number));
+        let committed = |one: &Assigned| topics.committed.get(&one.partition).copied();
+        // Where a partition starts of which the database knows nothing. What was journaled of it before it had progress is to
+        // be written, too: this worker knows its own journal's, and of another's the group's offset tells the begin.
         let firsts: Vec<(i32, i64)> = with_range
             .iter()
             .map(|(one, range)| {
@@ -184,19 +188,24 @@ impl Starter {
                     StartAt::Earliest => range.start,
                     StartAt::Latest => range.end,
                 };
-                // What was journaled of a partition before it had progress is to be written, too.
-                let lowest = spans(one.partition.1).and_then(|spans| spans.first()).map_or(first, |(from, _)| *from);
-                (one.partition.1, first.min(lowest))
+                let journaled = spans(one.partition.1).and_then(|spans| spans.first()).map(|(from, _)| *from);
+                let first = [journaled, committed(one)].into_iter().flatten().fold(first, i64::min);
+                (one.partition.1, first)
             })
             .collect();
         let next_offsets = match self.database.start(source, &firsts).await {
             Err(failure) if self.journaling && failure.class() != Class::Data => {
                 warn!(%failure, topic = source.topic, "the database is away: the partitions start where Kafka has the group");
-                self.committed(&with_range, &firsts).await?
+                let without = with_range.iter().zip(&firsts).filter(|((one, _), _)| committed(one).is_none());
+                resolution.commits.extend(without.map(|((one, _), (_, first))| ((*one).clone(), *first)));
+                with_range
+                    .iter()
+                    .zip(&firsts)
+                    .map(|((one, _), (number, first))| (*number, committed(one).unwrap_or(*first)))
+                    .collect()
             }
             next_offsets => next_offsets?,
         };
-        let mut starts = Vec::new();
         for (one, range) in with_range {
             let number = one.partition.1;
             let Some(&next) = next_offsets.get(&number) else {
@@ -226,23 +235,14 @@ impl Starter {
                 continue;
             }
             info!(topic = source.topic, partition = number, offset, log_end = range.end, "partition starts");
-            starts.push(Start { assigned: one.clone(), source: Arc::clone(source), offset, next_offset: next });
+            resolution.starts.push(Start {
+                assigned: one.clone(),
+                source: Arc::clone(source),
+                offset,
+                next_offset: next,
+            });
         }
-        Ok((starts, problem))
-    }
-
-    /// The group's offsets in Kafka, which are never above what the database has; where there is none, the first offset.
-    async fn committed(
-        &self,
-        with_range: &[(&Assigned, LogRange)],
-        firsts: &[(i32, i64)],
-    ) -> Result<HashMap<i32, i64>, StartError> {
-        let (lookup, kafka) = (Arc::clone(&self.lookup), with_range.iter().map(|(one, _)| one.partition.clone()));
-        let partitions: Vec<TopicPartition> = kafka.collect();
-        let committed = tokio::task::spawn_blocking(move || lookup.committed(&partitions)).await??;
-        let by_number: HashMap<i32, i64> =
-            committed.into_iter().map(|((_, number), offset)| (number, offset)).collect();
-        Ok(firsts.iter().map(|(number, first)| (*number, by_number.get(number).copied().unwrap_or(*first))).collect())
+        Ok(problem)
     }
 
     async fn record_gap(&self, source: &Arc<Source>, partition: i32, interval: (i64, i64)) -> Result<(), StartError> {

@@ -7,7 +7,7 @@ use backon::{BackoffBuilder, ExponentialBuilder};
 use tracing::{debug, error, warn};
 
 use super::NextOffsets;
-use crate::batch::{Batch, Interval, MessageAt, MessageSet, Source};
+use crate::batch::{Batch, Budget, Interval, MessageAt, MessageSet, Source};
 use crate::config::Config;
 use crate::database::{Applied, Class, Database, Error, Path};
 use crate::journal::{JournalHandle, ReadError, Record};
@@ -74,9 +74,16 @@ impl Writer {
 
     /// Writes what the journal has of these records. Their topics were looked at before they were journaled, and may be gone
     /// since.
-    pub(super) async fn replay(self, journal: JournalHandle, records: Vec<Record>, known: NextOffsets) -> Outcome {
+    pub(super) async fn replay(
+        self,
+        journal: JournalHandle,
+        records: Vec<Record>,
+        known: NextOffsets,
+        budget: Budget,
+    ) -> Outcome {
         let mut decoder = Decoder::new(self.limits.clone());
-        let mut batch = Batch::default();
+        let mut batch = Batch::new(&budget);
+        let mut messages = budget.charge(0);
         let mut outcome = Outcome { replayed: true, known, ..Outcome::default() };
         for record in records {
             let interval = record.interval();
@@ -84,6 +91,7 @@ impl Writer {
             match journal.read(record).await {
                 Ok(set) => {
                     batch.push(set, &mut decoder);
+                    messages.resize(batch.message_bytes());
                 }
                 Err(failure @ ReadError::Damaged(_)) => {
                     error!(%failure, ?interval, "a record of the journal is damaged; its messages are read from Kafka again");
@@ -100,7 +108,7 @@ impl Writer {
         if batch.is_empty() {
             return outcome;
         }
-        self.write_pieces(batch, Path::Slow, &mut decoder, outcome).await
+        self.write_pieces(batch, Path::Journaled, &mut decoder, outcome).await
     }
 
     async fn write_pieces(&self, batch: Batch, path: Path, decoder: &mut Decoder, mut outcome: Outcome) -> Outcome {
@@ -114,12 +122,12 @@ impl Writer {
                 }
                 // The last half goes below, so that the pieces are written in the order of their offsets.
                 Piece::Refused(why) => match piece.split(decoder) {
-                    Some((first, last)) => pieces.extend([(last, Path::Slow), (first, Path::Slow)]),
-                    None => pieces.push((piece.into_dead_letter(why), Path::Slow)),
+                    Some((first, last)) => pieces.extend([(last, path.after_doubt()), (first, path.after_doubt())]),
+                    None => pieces.push((piece.into_dead_letter(why), path.after_doubt())),
                 },
                 Piece::TooLarge => match piece.split(decoder) {
-                    Some((first, last)) => pieces.extend([(last, Path::Slow), (first, Path::Slow)]),
-                    None => pieces.push((piece, Path::Slow)),
+                    Some((first, last)) => pieces.extend([(last, path.after_doubt()), (first, path.after_doubt())]),
+                    None => pieces.push((piece, path.after_doubt())),
                 },
             }
         }
@@ -148,18 +156,20 @@ impl Writer {
         batch.keep(&kept, decoder)
     }
 
-    /// The sets without those of a topic that is now another one.
-    pub(super) async fn without_deleted(&self, mut sets: Vec<MessageSet>) -> Vec<MessageSet> {
+    /// The sets without those of a topic that is now another one, and these sets' intervals.
+    pub(super) async fn without_deleted(&self, mut sets: Vec<MessageSet>) -> (Vec<MessageSet>, Vec<Interval>) {
+        let mut dropped = Vec::new();
         let mut sources: Vec<Arc<Source>> = sets.iter().map(|set| Arc::clone(set.source())).collect();
         sources.sort();
         sources.dedup();
         for source in sources {
             if self.is_deleted(&source).await {
                 warn!(source.topic, "its topic was deleted and made anew; what was read of it is dropped");
-                sets.retain(|set| *set.source() != source);
+                let of_it = sets.extract_if(.., |set| *set.source() == source);
+                dropped.extend(of_it.map(|set| set.interval()));
             }
         }
-        sets
+        (sets, dropped)
     }
 
     /// Whether a topic of this name has another id now. Where there is no topic of the name at all, what was read is of the
@@ -201,9 +211,10 @@ impl Writer {
                 Err(failure) => failure,
             };
             canceled += u32::from(failure.is_canceled());
-            let was_slow = std::mem::replace(&mut path, Path::Slow) == Path::Slow;
+            let was_fast = path == Path::Fast;
+            path = path.after_doubt();
             match failure.class() {
-                Class::Overlap if !was_slow => {
+                Class::Overlap if was_fast => {
                     debug!(%failure, "asking the database what is missing");
                     continue;
                 }

@@ -88,6 +88,37 @@ async fn of_two_writers_of_the_same_offsets_exactly_one_commits() {
     bed.remove().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_journal_has_of_a_gap_fills_just_that_part_of_it_once() {
+    let Some(bed) = Bed::new("gap_filled", 1).await else { return };
+    let mut writer = Writer::new(&bed);
+    let source = Arc::clone(&writer.source);
+    writer.database.start(&source, &[(0, 0)]).await.unwrap();
+    let recorded = writer.database.record_gap(&source, 0, (10, 50), "retention").await.unwrap();
+    assert_eq!(recorded, [(10, 50)]);
+    let batch = writer.batch(0, 0, 10);
+    writer.write(&batch, Path::Fast).await.unwrap();
+    assert_eq!(bed.count("select next_offset from ingest_progress").await, 50);
+    // A batch from Kafka fills nothing: what is covered is covered.
+    let (before, inside, across) = (writer.batch(0, 5, 15), writer.batch(0, 20, 30), writer.batch(0, 40, 60));
+    assert_eq!(writer.write(&before, Path::Slow).await.unwrap().points, 0);
+    assert_eq!(writer.write(&before, Path::Journaled).await.unwrap().points, 5);
+    assert_eq!(writer.write(&inside, Path::Journaled).await.unwrap().points, 10);
+    assert_eq!(writer.write(&across, Path::Journaled).await.unwrap().points, 20);
+    for batch in [&before, &inside, &across] {
+        assert_eq!(writer.write(batch, Path::Journaled).await.unwrap().points, 0);
+    }
+    assert_eq!(bed.count_points().await, 45);
+    assert_eq!(bed.count("select next_offset from ingest_progress").await, 60);
+    let gaps = "select from_offset, until_offset, filled_at is not null from ingest_gap order by 1";
+    let rows = bed.client.query(gaps, &[]).await.unwrap();
+    let gaps: Vec<(i64, i64, bool)> = rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect();
+    assert_eq!(gaps, [(10, 15, true), (15, 20, false), (20, 30, true), (30, 40, false), (40, 50, true)]);
+    let coverage = writer.database.coverage(&source, &[0]).await.unwrap().remove(&0).unwrap();
+    assert_eq!(coverage.missing(0, 70), [(15, 20), (30, 40), (60, 70)]);
+    bed.remove().await;
+}
+
 /// Replaces a piece of one of the claim's functions, as a bug would.
 async fn plant(client: &Client, function: &str, good: &str, bad: &str) {
     let definition: String =

@@ -340,6 +340,72 @@ async fn outages_kills_and_rebalances_in_random_order_lose_and_double_nothing() 
     away.remove().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gap_is_filled_by_the_journal_of_a_worker_that_returns() {
+    let Some(away) = Away::new("outage_gap", 2).await else { return };
+    let mut published = Published::default();
+    let mut first = away.worker("first", &[]);
+    away.publish(&mut published, 20);
+    away.bed.until_applied(60).await;
+    away.proxy.refuse(true);
+    away.publish(&mut published, 60);
+    until_mode(&first, "journaling").await;
+    until_journaled(&away, &first).await;
+    first.kill();
+    for partition in 0..2 {
+        let end = away.bed.broker.end(&away.bed.points_topic, partition);
+        away.bed.broker.delete_records(&away.bed.points_topic, partition, end).await;
+    }
+    away.proxy.refuse(false);
+    let second = away.worker("second", &[]);
+    away.bed.until_applied(60).await;
+    let lost = "select coalesce(sum(until_offset - from_offset), 0)::bigint from ingest_gap where filled_at is null";
+    assert_eq!(away.bed.count(lost).await, 60);
+    let first = away.worker("first", &[]);
+    until(60, "the gaps are filled", async || away.bed.count(lost).await == 0).await;
+    away.publish(&mut published, 20);
+    away.bed.until_applied(60).await;
+    away.bed.assert_exact(&published).await;
+    until(60, "the journal is empty", async || first.metric("series_ingest_journal_records") == Some(0.0)).await;
+    drop((first, second));
+    away.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_journaled_before_there_was_any_progress_is_not_left_out() {
+    let Some(away) = Away::new("outage_first", 2).await else { return };
+    let mut published = Published::default();
+    let latest = [("SERIES_INGEST__KAFKA__START", "latest")];
+    away.proxy.refuse(true);
+    let mut first = away.worker("first", &latest);
+    until_mode(&first, "journaling").await;
+    until(30, "both partitions are read", async || {
+        let status = first.get("/status").map_or(String::new(), |(_, body)| body);
+        let status: serde_json::Value = serde_json::from_str(&status).unwrap_or_default();
+        let is_read = |partition: &serde_json::Value| partition["topic"] == away.bed.points_topic && !partition["position"].is_null();
+        status["partitions"].as_array().is_some_and(|all| all.iter().filter(|one| is_read(one)).count() == 2)
+    })
+    .await;
+    away.publish(&mut published, 40);
+    until_journaled(&away, &first).await;
+    let committed = |partition| away.bed.broker.committed(&away.bed.group, &away.bed.points_topic, partition);
+    until(30, "the group's offsets tell where it began", async || committed(0).is_some() && committed(1).is_some()).await;
+    first.kill();
+    for partition in 0..2 {
+        away.bed.broker.delete_records(&away.bed.points_topic, partition, 10).await;
+    }
+    away.proxy.refuse(false);
+    let second = away.worker("second", &latest);
+    away.bed.until_applied(60).await;
+    let first = away.worker("first", &latest);
+    let lost = "select count(*) from ingest_gap where filled_at is null";
+    until(60, "the gaps are filled", async || away.bed.count(lost).await == 0).await;
+    away.bed.until_applied(60).await;
+    away.bed.assert_exact(&published).await;
+    drop((first, second));
+    away.remove().await;
+}
+
 /// The lines of a command, and its exit code.
 fn journal(away: &Away, arguments: &[&str]) -> (Vec<String>, Option<i32>) {
     let output = run(&away.bed.environment(), &[&["journal"], arguments].concat());

@@ -1,0 +1,163 @@
+//! The comparison of what the database has with what was read and journaled, every few seconds and whenever the database
+//! answers again. It finds what of the journal is drained, and what is nowhere: a database that was restored, or a standby
+//! that was promoted, has lost its last transactions, and a damaged record is lost to the journal.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::task::JoinSet;
+use tracing::{error, warn};
+
+use super::partitions::{InFlightPartitions, Partitions, first_beyond};
+use crate::batch::{Interval, Source};
+use crate::database::{Coverage, Database, Error};
+use crate::journal::{JournalHandle, Record};
+use crate::kafka::consumer::Assigned;
+
+/// How often the database is asked while the journal holds records.
+const INTERVAL: Duration = Duration::from_secs(5);
+/// How often otherwise.
+const CALM_INTERVAL: Duration = Duration::from_secs(15);
+
+/// What was found.
+#[derive(Debug, Default)]
+pub(super) struct Survey {
+    /// Records that the database does not have, oldest first.
+    pub(super) missing: Vec<Record>,
+    /// Intervals of records that it has.
+    pub(super) covered: Vec<Interval>,
+    /// Segments of which all is covered, and whether nothing more is written to them.
+    pub(super) covered_segments: Vec<(u64, bool)>,
+    /// How many records there were.
+    pub(super) records: u64,
+    /// The assignments of partitions of which something that was read is neither in the database, nor in the journal, nor on
+    /// its way.
+    pub(super) holes: Vec<Assigned>,
+}
+
+/// Asks for surveys, one at a time.
+pub(super) struct Surveyor {
+    journal: Option<JournalHandle>,
+    database: Database,
+    /// Whether the database answered when it was looked at last.
+    answered: bool,
+    at: Instant,
+    running: JoinSet<Result<Survey, Error>>,
+}
+
+/// What was read when a survey began. What is committed meanwhile was on its way then, so it is no hole.
+struct Reading {
+    positions: Vec<(Assigned, Arc<Source>, i64)>,
+    in_flight: InFlightPartitions,
+}
+
+impl Surveyor {
+    pub(super) fn new(journal: Option<JournalHandle>, database: Database) -> Self {
+        Self { journal, database, answered: false, at: Instant::now(), running: JoinSet::new() }
+    }
+
+    /// Begins a survey, if it is time.
+    pub(super) fn tick(&mut self, partitions: &Partitions) {
+        let answers = self.database.state().answers;
+        if answers && !self.answered {
+            self.at = Instant::now();
+        }
+        self.answered = answers;
+        if !answers || !self.running.is_empty() || Instant::now() < self.at {
+            return;
+        }
+        let has_records = self.journal.as_ref().is_some_and(|journal| journal.usage().records > 0);
+        self.at = Instant::now() + if has_records { INTERVAL } else { CALM_INTERVAL };
+        let reading = Reading { positions: partitions.positions(), in_flight: partitions.in_flight() };
+        self.running.spawn(survey(self.journal.clone(), self.database.clone(), reading));
+    }
+
+    /// Has the next one begin at once.
+    pub(super) fn soon(&mut self) {
+        self.at = Instant::now();
+    }
+
+    /// The next survey; never ready while none is under way.
+    pub(super) async fn next(&mut self) -> Survey {
+        loop {
+            match self.running.join_next().await {
+                Some(Ok(Ok(survey))) => return survey,
+                Some(Ok(Err(failure))) => {
+                    warn!(%failure, "what was read cannot be compared with the database; trying again");
+                    self.soon();
+                }
+                Some(Err(failure)) => error!(%failure, "the comparison with the database ended by a fault of ours"),
+                None => std::future::pending().await,
+            }
+        }
+    }
+}
+
+async fn survey(journal: Option<JournalHandle>, database: Database, reading: Reading) -> Result<Survey, Error> {
+    let records = match &journal {
+        Some(journal) => journal.records().await,
+        None => Vec::new(),
+    };
+    let mut partitions: HashMap<Arc<Source>, HashSet<i32>> = HashMap::new();
+    for record in &records {
+        partitions.entry(Arc::clone(&record.source)).or_default().insert(record.partition);
+    }
+    for (assigned, source, _) in &reading.positions {
+        partitions.entry(Arc::clone(source)).or_default().insert(assigned.partition.1);
+    }
+    let mut coverage: HashMap<(Arc<Source>, i32), Coverage> = HashMap::new();
+    for (source, partitions) in partitions {
+        let numbers: Vec<i32> = partitions.into_iter().collect();
+        for (partition, known) in database.coverage(&source, &numbers).await? {
+            coverage.insert((Arc::clone(&source), partition), known);
+        }
+    }
+    let mut survey =
+        Survey { records: records.len() as u64, holes: reading.holes(&records, &coverage), ..Survey::default() };
+    let mut open_segments = HashSet::new();
+    for record in records {
+        let coverage = coverage.get(&(Arc::clone(&record.source), record.partition));
+        if coverage.is_some_and(|coverage| coverage.covers(record.from, record.until)) {
+            survey.covered.push(record.interval());
+        } else {
+            open_segments.insert(record.segment);
+            survey.missing.push(record);
+        }
+    }
+    if let Some(journal) = &journal {
+        survey.covered_segments = journal
+            .segments()
+            .await
+            .iter()
+            .filter(|segment| !open_segments.contains(&segment.number))
+            .map(|segment| (segment.number, segment.sealed))
+            .collect();
+    }
+    Ok(survey)
+}
+
+impl Reading {
+    fn holes(
+        mut self,
+        records: &[Record],
+        coverage: &HashMap<(Arc<Source>, i32), Coverage>,
+    ) -> Vec<Assigned> {
+        for record in records {
+            let key = (Arc::clone(&record.source), record.partition);
+            self.in_flight.entry(key).or_default().push((record.from, record.until));
+        }
+        let Self { positions, mut in_flight } = self;
+        let is_whole = |(assigned, source, position): &(Assigned, Arc<Source>, i64)| {
+            let key = (Arc::clone(source), assigned.partition.1);
+            // A partition whose progress is not there at all has lost everything.
+            let Some(coverage) = coverage.get(&key) else { return false };
+            let mut known = in_flight.remove(&key).unwrap_or_default();
+            known.extend(&coverage.ahead);
+            known.sort_unstable();
+            first_beyond(coverage.next_offset, Some(&known)) >= *position
+        };
+        let mut is_whole = is_whole;
+        positions.into_iter().filter(|read| !is_whole(read)).map(|(assigned, ..)| assigned).collect()
+    }
+}
