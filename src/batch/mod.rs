@@ -146,6 +146,8 @@ pub struct Batch {
     points: Points,
     definitions: Vec<Definition>,
     dead_letters: Vec<DeadLetter>,
+    /// For each message, the number of points up to its last.
+    point_ends: Vec<u32>,
     oldest_ms: Option<i64>,
     raw_bytes: usize,
     /// What definitions and dead letters hold besides the raw messages.
@@ -168,7 +170,8 @@ impl Batch {
         self.raw_bytes += set.bytes();
         self.sets.push(set);
         if let Some(charge) = &mut self.charge {
-            charge.resize(self.points.bytes() + self.other_bytes);
+            let ends = self.point_ends.capacity() * size_of::<u32>();
+            charge.resize(self.points.bytes() + ends + self.other_bytes);
         }
         counts
     }
@@ -198,6 +201,8 @@ impl Batch {
                 self.dead_letters.push(letter);
             }
         }
+        // As the indices of points, bounded far below what 32 bits count.
+        self.point_ends.push(self.points.len() as u32);
     }
 
     /// The columnar points.
@@ -311,6 +316,66 @@ impl Batch {
             }
         }
         Some((left, right))
+    }
+
+    /// At most `count` batches of about as many messages each, that cover together what this one covers, in its order.
+    pub fn split_into(&self, count: usize, decoder: &mut Decoder) -> Vec<Self> {
+        let size = self.message_count().div_ceil(count.max(1)).max(1);
+        let mut pieces = Vec::new();
+        let mut piece = self.empty();
+        for set in &self.sets {
+            let mut rest = set.clone();
+            while piece.message_count() + rest.len() > size {
+                let room = size - piece.message_count();
+                if room > 0 {
+                    let (head, tail) = rest.split_at(room);
+                    piece.push(head, decoder);
+                    rest = tail;
+                }
+                pieces.push(std::mem::replace(&mut piece, self.empty()));
+            }
+            piece.push(rest, decoder);
+        }
+        if !piece.is_empty() {
+            pieces.push(piece);
+        }
+        pieces
+    }
+
+    /// The message that the point at `index` came from, as its number in this batch.
+    pub fn message_of_point(&self, index: usize) -> Option<usize> {
+        let message = self.point_ends.partition_point(|end| *end as usize <= index);
+        (message < self.point_ends.len()).then_some(message)
+    }
+
+    /// The batch without the message of this number, and that message alone; `None` where there is no other.
+    pub fn without_message(&self, number: usize, decoder: &mut Decoder) -> Option<(Self, Self)> {
+        if self.message_count() < 2 {
+            return None;
+        }
+        let (mut rest, mut alone) = (self.empty(), self.empty());
+        let mut before = 0;
+        for set in &self.sets {
+            let at = number.checked_sub(before).filter(|at| *at < set.len());
+            before += set.len();
+            let Some(at) = at else {
+                rest.push(set.clone(), decoder);
+                continue;
+            };
+            let (head, tail) =
+                if at > 0 { (Some(set.split_at(at).0), set.split_at(at).1) } else { (None, set.clone()) };
+            let (one, tail) = if tail.len() > 1 {
+                let (one, tail) = tail.split_at(1);
+                (one, Some(tail))
+            } else {
+                (tail, None)
+            };
+            for part in [head, tail].into_iter().flatten() {
+                rest.push(part, decoder);
+            }
+            alone.push(one, decoder);
+        }
+        Some((rest, alone))
     }
 
     /// The batch with its only message as a dead letter instead of what it decoded to.

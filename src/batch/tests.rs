@@ -173,3 +173,72 @@ proptest! {
         prop_assert_eq!(covered, (0..100).collect::<BTreeSet<i64>>());
     }
 }
+
+/// A batch of messages of different numbers of points in several sets, with positions without a message.
+fn uneven(sets: &[Vec<usize>], decoder: &mut Decoder) -> Batch {
+    let source = source("t");
+    let mut batch = Batch::default();
+    let mut offset = 0;
+    for messages in sets {
+        let mut builder = MessageSetBuilder::new(Arc::clone(&source), 0, offset);
+        for points in messages {
+            let times: Vec<i64> = (0..*points as i64).map(|n| offset * 100 + n).collect();
+            let payload = serde_json::json!({
+                "time_series_id": "s", "timestamp_unit": "us", "timestamps": times, "columns": {"c": vec![1; times.len()]},
+            });
+            let payload = payload.to_string();
+            builder.push(&RawMessage { offset, time_ms: None, key: None, payload: Some(payload.as_bytes()) });
+            offset += 2;
+        }
+        builder.extend_to(offset);
+        batch.push(builder.build(None), decoder);
+    }
+    batch
+}
+
+proptest! {
+    #[test]
+    fn pieces_cover_together_what_the_batch_covers(
+        sets in prop::collection::vec(prop::collection::vec(0_usize..4, 0..6), 0..6), count in 1_usize..9
+    ) {
+        let mut decoder = decoder();
+        let batch = uneven(&sets, &mut decoder);
+        let pieces = batch.split_into(count, &mut decoder);
+        prop_assert!(pieces.len() <= count.max(1));
+        prop_assert_eq!(pieces.iter().flat_map(times).collect::<Vec<_>>(), times(&batch));
+        let sizes: Vec<usize> = pieces.iter().map(Batch::message_count).collect();
+        prop_assert_eq!(sizes.iter().sum::<usize>(), batch.message_count());
+        let mut together = Batch::default();
+        for set in pieces.iter().flat_map(|piece| piece.sets()) {
+            together.push(set.clone(), &mut decoder);
+        }
+        prop_assert_eq!(spans(&together), spans(&batch));
+    }
+
+    #[test]
+    fn a_message_is_taken_out_by_its_number_or_by_one_of_its_points(
+        sets in prop::collection::vec(prop::collection::vec(0_usize..4, 1..6), 1..6), number in 0_usize..30
+    ) {
+        let mut decoder = decoder();
+        let batch = uneven(&sets, &mut decoder);
+        let points: Vec<usize> = sets.concat();
+        let number = number % points.len();
+        let mut index = 0;
+        for (message, count) in points.iter().enumerate() {
+            for _ in 0..*count {
+                prop_assert_eq!(batch.message_of_point(index), Some(message));
+                index += 1;
+            }
+        }
+        prop_assert_eq!(batch.message_of_point(index), None);
+        let Some((rest, alone)) = batch.without_message(number, &mut decoder) else {
+            prop_assert_eq!(points.len(), 1);
+            return Ok(());
+        };
+        prop_assert_eq!((rest.message_count(), alone.message_count()), (points.len() - 1, 1));
+        let of_message: Vec<i64> = (0..points[number] as i64).map(|n| 2 * number as i64 * 100 + n).collect();
+        prop_assert_eq!(times(&alone), of_message.clone());
+        let others: Vec<i64> = times(&batch).into_iter().filter(|time| !of_message.contains(time)).collect();
+        prop_assert_eq!(times(&rest), others);
+    }
+}

@@ -90,6 +90,35 @@ impl Error {
         }
     }
 
+    /// What was being done, where the server has answered.
+    pub fn step(&self) -> Option<&'static str> {
+        match self {
+            Self::Server { step, .. } => Some(step),
+            _ => None,
+        }
+    }
+
+    /// The row of a COPY at which the server has ended it, counted from 1. In the binary format the server calls the row a
+    /// line (PostgreSQL's source, `CopyFromErrorCallback`).
+    pub fn row(&self) -> Option<usize> {
+        let (_, from_line) = self.from_server()?.where_()?.rsplit_once(", line ")?;
+        let digits = from_line.bytes().take_while(u8::is_ascii_digit).count();
+        from_line[..digits].parse().ok()
+    }
+
+    /// The server's reason for a dead letter: code, constraint and column, without the row.
+    pub fn refusal(&self) -> String {
+        let Some(answer) = self.from_server() else { return self.to_string() };
+        let mut text = format!("SQLSTATE {}: {}", answer.code().code(), answer.message());
+        let places = [("table", answer.table()), ("column", answer.column()), ("constraint", answer.constraint())];
+        for (name, value) in places {
+            if let Some(value) = value {
+                text.push_str(&format!("; {name} {value}"));
+            }
+        }
+        text
+    }
+
     /// Whether the server has canceled the statement: it took longer than its time-out, or an administrator did it.
     pub fn is_canceled(&self) -> bool {
         self.answer().is_some_and(|answer| *answer.code() == SqlState::QUERY_CANCELED)

@@ -5,6 +5,7 @@
 //! - `progress`: which offsets are applied, and the claim.
 //! - `series`: the rows that points refer to.
 //! - [`copy`]: the binary encoder.
+//! - `bisect`: a batch of which the server refuses rows.
 //! - `write`: the one transaction {COPY, dead letters, claim, COMMIT}.
 //! - [`error`]: what a failure means.
 
@@ -13,6 +14,7 @@ pub mod error;
 pub mod schema;
 pub mod scratch;
 
+mod bisect;
 mod pool;
 mod progress;
 mod series;
@@ -216,8 +218,20 @@ impl Database {
         let rows = session
             .query(
                 "reset the progress",
-                "update ingest_progress set next_offset = $3, ahead = '{}', updated_at = now()
-                 where source_id = $1 and ($2::integer is null or partition = $2) returning partition",
+                // What is read again is no gap any more, or a journal would fill it once more.
+                "with moved as (
+                     update ingest_progress set next_offset = $3, ahead = '{}', updated_at = now()
+                     where source_id = $1 and ($2::integer is null or partition = $2) returning source_id, partition
+                 ), cut as (
+                     update ingest_gap as gap set until_offset = $3 from moved
+                     where gap.source_id = moved.source_id and gap.partition = moved.partition
+                         and gap.filled_at is null and gap.from_offset < $3 and gap.until_offset > $3
+                 ), forgotten as (
+                     delete from ingest_gap as gap using moved
+                     where gap.source_id = moved.source_id and gap.partition = moved.partition
+                         and gap.filled_at is null and gap.from_offset >= $3
+                 )
+                 select partition from moved",
                 &[&source_id, &partition, &next_offset],
             )
             .await?;

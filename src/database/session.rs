@@ -20,6 +20,9 @@ const COPY_CHUNK_BYTES: usize = 256 * 1024;
 const COPY: &str = "copy time_series_data_points (time_series_id, \"timestamp\", column_name, value) \
                     from stdin with (format binary)";
 
+/// The step at which the server refuses rows.
+pub(super) const COPY_STEP: &str = "copy";
+
 /// A connection taken from the pool for one piece of work.
 pub(super) struct Session {
     client: Option<Object>,
@@ -54,6 +57,13 @@ impl Session {
         answer
     }
 
+    /// Runs statements without parameters and answers.
+    pub(super) async fn execute(&mut self, step: &'static str, sql: &str) -> Result<(), Error> {
+        let answer = within(self.limit, step, self.client().batch_execute(sql)).await;
+        self.clean &= answer.is_ok();
+        answer
+    }
+
     pub(super) async fn begin(&mut self) -> Result<(), Error> {
         self.clean = false;
         within(self.limit, "begin", self.client().batch_execute("begin")).await
@@ -78,7 +88,7 @@ impl Session {
 
     /// Copies the points, in this order.
     pub(super) async fn copy(&mut self, points: &Points, order: &Order) -> Result<u64, Error> {
-        let step = "copy";
+        let step = COPY_STEP;
         let client = self.client();
         let sink = within(self.limit, step, async {
             let statement = client.prepare_cached(COPY).await?;

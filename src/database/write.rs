@@ -7,12 +7,21 @@ use tracing::debug;
 
 use super::error::{Class, Error};
 use super::progress::{Applied, Claim, Resolved};
-use super::session::Session;
-use super::{Asked, Database, series};
+use super::session::{COPY_STEP, Session};
+use super::{Asked, Database, bisect, series};
 use crate::batch::{Batch, DeadLetter, MessageAt, Source};
 use crate::config::UnknownSeries;
 use crate::message::{Decoder, Rejected};
 use crate::telemetry::metrics;
+
+/// Whether the server is known to refuse rows of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rows {
+    /// One COPY takes them all.
+    Together,
+    /// They are copied in pieces, to find those that are refused.
+    Apart,
+}
 
 /// Which way a batch is claimed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,7 +65,15 @@ impl Database {
     /// [`Path::Slow`]: it may be committed.
     pub async fn write(&self, batch: &Batch, path: Path, decoder: &mut Decoder) -> Result<Written, Error> {
         let start = Instant::now();
-        let result = self.try_write(batch, path, decoder).await;
+        let mut result = self.try_write(batch, path, Rows::Together, decoder).await;
+        if let Err(refused) = &result
+            && refused.class() == Class::Data
+            && refused.step() == Some(COPY_STEP)
+            && !refused.is_missing_series()
+        {
+            debug!(%refused, messages = batch.message_count(), "the database refuses a row; looking for its message");
+            result = self.try_write(batch, path.after_doubt(), Rows::Apart, decoder).await;
+        }
         match &result {
             Ok(_) => {
                 self.note_success(Asked::Write);
@@ -72,7 +89,7 @@ impl Database {
         result
     }
 
-    async fn try_write(&self, batch: &Batch, path: Path, decoder: &mut Decoder) -> Result<Written, Error> {
+    async fn try_write(&self, batch: &Batch, path: Path, rows: Rows, decoder: &mut Decoder) -> Result<Written, Error> {
         let mut session = self.session().await?;
         let intervals = batch.intervals();
         let sources: Vec<&Arc<Source>> = intervals.iter().map(|interval| &interval.source).collect();
@@ -83,7 +100,7 @@ impl Database {
         series::see(&mut session, &self.known_series, batch.points()).await?;
 
         session.begin().await?;
-        match self.fill(&mut session, batch, &ids, path, decoder).await {
+        match self.fill(&mut session, batch, &ids, (path, rows), decoder).await {
             Ok(written) => {
                 session.commit().await?;
                 Ok(written)
@@ -123,7 +140,7 @@ impl Database {
         session: &mut Session,
         batch: &Batch,
         ids: &Resolved,
-        path: Path,
+        (path, rows): (Path, Rows),
         decoder: &mut Decoder,
     ) -> Result<Written, Error> {
         let intervals = batch.intervals();
@@ -138,14 +155,29 @@ impl Database {
             Path::Fast | Path::Slow => claim.missing(session).await?,
         };
         let applied = claim.next_offsets(session).await?;
-        if missing == intervals {
-            self.copy(session, batch, ids).await?;
-            return Ok(written(batch, 0, applied));
+        let part = (missing != intervals).then(|| batch.keep(&missing, decoder));
+        if let Some(part) = &part {
+            debug!(
+                messages = part.message_count(),
+                of = batch.message_count(),
+                "a part of the batch was applied already"
+            );
         }
-        let part = batch.keep(&missing, decoder);
-        debug!(messages = part.message_count(), of = batch.message_count(), "a part of the batch was applied already");
-        self.copy(session, &part, ids).await?;
-        Ok(written(&part, batch.points().len() - part.points().len(), applied))
+        let part = part.as_ref().unwrap_or(batch);
+        let mut written = written(part, batch.points().len() - part.points().len(), applied);
+        match rows {
+            Rows::Together => self.copy(session, part, ids).await?,
+            Rows::Apart => {
+                insert_dead_letters(session, ids, part.dead_letters()).await?;
+                let copied = bisect::copy(session, part, decoder).await?;
+                for refused in &copied.refused {
+                    insert_dead_letters(session, ids, refused.dead_letters()).await?;
+                    written.dead_letters.extend(letters(refused));
+                }
+                written.points = copied.points;
+            }
+        }
+        Ok(written)
     }
 
     async fn copy(&self, session: &mut Session, batch: &Batch, ids: &Resolved) -> Result<(), Error> {
@@ -163,8 +195,11 @@ impl Database {
 }
 
 fn written(batch: &Batch, skipped: usize, applied: Vec<Applied>) -> Written {
-    let dead_letters = batch.dead_letters().iter().map(|l| (l.at.clone(), l.rejected.clone())).collect();
-    Written { points: batch.points().len(), skipped, dead_letters, applied }
+    Written { points: batch.points().len(), skipped, dead_letters: letters(batch).collect(), applied }
+}
+
+fn letters(batch: &Batch) -> impl Iterator<Item = (MessageAt, Rejected)> {
+    batch.dead_letters().iter().map(|letter| (letter.at.clone(), letter.rejected.clone()))
 }
 
 async fn insert_dead_letters(session: &mut Session, ids: &Resolved, letters: &[DeadLetter]) -> Result<(), Error> {

@@ -138,11 +138,7 @@ async fn survey(journal: Option<JournalHandle>, database: Database, reading: Rea
 }
 
 impl Reading {
-    fn holes(
-        mut self,
-        records: &[Record],
-        coverage: &HashMap<(Arc<Source>, i32), Coverage>,
-    ) -> Vec<Assigned> {
+    fn holes(mut self, records: &[Record], coverage: &HashMap<(Arc<Source>, i32), Coverage>) -> Vec<Assigned> {
         for record in records {
             let key = (Arc::clone(&record.source), record.partition);
             self.in_flight.entry(key).or_default().push((record.from, record.until));

@@ -9,7 +9,7 @@ use tracing::{debug, error, warn};
 use super::NextOffsets;
 use crate::batch::{Batch, Budget, Interval, MessageAt, MessageSet, Source};
 use crate::config::Config;
-use crate::database::{Applied, Class, Database, Error, Path};
+use crate::database::{Applied, Class, Database, Path};
 use crate::journal::{JournalHandle, ReadError, Record};
 use crate::kafka::lookup::Lookup;
 use crate::message::{Decoder, Limits, Rejected};
@@ -225,7 +225,7 @@ impl Writer {
                 }
                 Class::Data if !piece.has_nothing_to_refuse() => {
                     debug!(%failure, messages = piece.message_count(), "the database refuses a row; looking for its message");
-                    return Piece::Refused(refusal(&failure));
+                    return Piece::Refused(failure.refusal());
                 }
                 Class::Progress => return Piece::NoProgress,
                 // It may be larger than what the server writes within its time-out.
@@ -251,16 +251,4 @@ enum Piece {
     Refused(String),
     TooLarge,
     NoProgress,
-}
-
-/// The server's reason for a dead letter: code, constraint and column, without the row.
-fn refusal(failure: &Error) -> String {
-    let Some(answer) = failure.from_server() else { return failure.to_string() };
-    let mut text = format!("SQLSTATE {}: {}", answer.code().code(), answer.message());
-    for (name, value) in [("table", answer.table()), ("column", answer.column()), ("constraint", answer.constraint())] {
-        if let Some(value) = value {
-            text.push_str(&format!("; {name} {value}"));
-        }
-    }
-    text
 }

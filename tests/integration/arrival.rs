@@ -190,34 +190,3 @@ async fn what_cannot_be_read_becomes_a_dead_letter_and_the_rest_goes_on() {
     drop(worker);
     bed.remove().await;
 }
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_row_that_the_database_refuses_takes_no_good_one_with_it() {
-    let Some(bed) = Bed::new("refused", 1).await else { return };
-    bed.client
-        .batch_execute("alter table time_series_data_points add constraint no_sevens check (value <> -7)")
-        .await
-        .unwrap();
-    let mut published = Published::default();
-    let worker = bed.worker(&[]);
-    for number in 0..60 {
-        let good = published.batch("s", 10);
-        bed.producer.send(&bed.points_topic, 0, "s", Some(good.as_bytes()));
-        if number == 23 || number == 41 {
-            let refused = br#"{"time_series_id":"s","timestamps":[0,1],"columns":{"c":[1,-7]}}"#;
-            bed.producer.send(&bed.points_topic, 0, "s", Some(refused));
-        }
-    }
-    bed.producer.flush();
-    bed.until_applied(60).await;
-    let rows =
-        bed.client.query("select \"offset\", reason, detail from ingest_dead_letter order by 1", &[]).await.unwrap();
-    assert_eq!(rows.iter().map(|row| row.get(0)).collect::<Vec<i64>>(), [24, 43]);
-    for row in rows {
-        assert_eq!(row.get::<_, &str>(1), "rejected_by_database");
-        assert!(row.get::<_, &str>(2).contains("23514") && row.get::<_, &str>(2).contains("no_sevens"));
-    }
-    assert_eq!(bed.difference(&published).await, crate::support::data::Difference::default());
-    drop(worker);
-    bed.remove().await;
-}

@@ -13,6 +13,7 @@ mod crashes;
 mod lost_commits;
 mod outages;
 mod pool;
+mod refusals;
 mod schema;
 mod series;
 mod support;

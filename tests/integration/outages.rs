@@ -382,14 +382,17 @@ async fn what_was_journaled_before_there_was_any_progress_is_not_left_out() {
     until(30, "both partitions are read", async || {
         let status = first.get("/status").map_or(String::new(), |(_, body)| body);
         let status: serde_json::Value = serde_json::from_str(&status).unwrap_or_default();
-        let is_read = |partition: &serde_json::Value| partition["topic"] == away.bed.points_topic && !partition["position"].is_null();
+        let is_read = |partition: &serde_json::Value| {
+            partition["topic"] == away.bed.points_topic && !partition["position"].is_null()
+        };
         status["partitions"].as_array().is_some_and(|all| all.iter().filter(|one| is_read(one)).count() == 2)
     })
     .await;
     away.publish(&mut published, 40);
     until_journaled(&away, &first).await;
     let committed = |partition| away.bed.broker.committed(&away.bed.group, &away.bed.points_topic, partition);
-    until(30, "the group's offsets tell where it began", async || committed(0).is_some() && committed(1).is_some()).await;
+    until(30, "the group's offsets tell where it began", async || committed(0).is_some() && committed(1).is_some())
+        .await;
     first.kill();
     for partition in 0..2 {
         away.bed.broker.delete_records(&away.bed.points_topic, partition, 10).await;
