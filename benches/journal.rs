@@ -1,31 +1,50 @@
-//! What the journal adds to a disk: append and fdatasync of sets of 128 KiB, beside a plain writer with the same number of
-//! fdatasyncs. Where the disk is: `CARGO_TARGET_DIR`.
+//! What the journal adds to a disk. Where the disk is: `CARGO_TARGET_DIR`.
+//!
+//! Appends go through the journal's thread, as in the worker. Beside them, in alternate rounds, a plain writer writes the same
+//! number of bytes by the same number of writes and fdatasyncs, into files that are allocated ahead like segments. Bytes are
+//! the raw messages' keys and payloads at both: the journal compresses them and writes fewer, the plain writer writes all.
 #![allow(missing_docs, reason = "criterion's macros make items without documentation")]
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{Criterion, Throughput, criterion_group};
 use series_ingest::batch::{MessageSet, MessageSetBuilder, RawMessage, Source};
-use series_ingest::journal::{Inspection, Journal, Options, RealFiles};
+use series_ingest::journal::{Inspection, Journal, JournalHandle, Options, RealFiles};
 use series_ingest::message::Kind;
 
 const SET_BYTES: usize = 128 * 1024;
 const SEGMENT_BYTES: u64 = 64 << 20;
+const PARTITIONS: usize = 8;
+/// Of each measurement, alternately of the journal and of the plain writer.
+const ROUNDS: usize = 5;
+
+/// Sets of all partitions in turn, each partition's one behind the other.
+fn sets(count: usize) -> Vec<MessageSet> {
+    let mut next = [0; PARTITIONS];
+    let one = |number| {
+        let partition = number % PARTITIONS;
+        let set = set(partition as i32, next[partition]);
+        next[partition] = set.interval().until;
+        set
+    };
+    (0..count).map(one).collect()
+}
 
 /// Messages as sensors send them: JSON with digits that differ.
-fn set(from: i64) -> MessageSet {
+fn set(partition: i32, from: i64) -> MessageSet {
     let source = Arc::new(Source {
         kind: Kind::Points,
         cluster_id: "bench".to_owned(),
         topic: "time-series.points".to_owned(),
         topic_id: "AAAAAAAAAAAAAAAAAAAAAA".to_owned(),
     });
-    let mut builder = MessageSetBuilder::new(source, 0, from);
-    let (mut bytes, mut state) = (0, from.unsigned_abs() | 1);
+    let mut builder = MessageSetBuilder::new(source, partition, from);
+    let (mut bytes, mut state) = (0, (from.unsigned_abs() << 3) + u64::from(partition.unsigned_abs()) + 1);
     while bytes < SET_BYTES {
         let values: Vec<String> = (0..20)
             .map(|_| {
@@ -57,31 +76,38 @@ fn options(directory: &Path) -> Options {
     Options { directory, segment_bytes: SEGMENT_BYTES, max_bytes: u64::MAX, min_free_bytes: 0 }
 }
 
-/// A file that is written from front to back, allocated ahead like a segment; then from the front again.
+/// Files that are written from front to back, allocated ahead like segments; two are kept, as of the journal.
 struct Plain {
+    directory: PathBuf,
+    number: u64,
     file: File,
     position: u64,
 }
 
 impl Plain {
     fn new(directory: &Path) -> Self {
-        let path = directory.join("plain");
-        let file = OpenOptions::new().create(true).truncate(true).write(true).open(path).unwrap();
-        let mut plain = Self { file, position: 0 };
-        plain.begin();
-        plain
+        Self { directory: directory.to_owned(), number: 0, file: Self::begin(directory, 0), position: 0 }
     }
 
-    fn begin(&mut self) {
-        self.file.set_len(0).unwrap();
-        rustix::fs::fallocate(&self.file, rustix::fs::FallocateFlags::empty(), 0, SEGMENT_BYTES).unwrap();
-        self.file.sync_data().unwrap();
-        self.position = 0;
+    fn path(directory: &Path, number: u64) -> PathBuf {
+        directory.join(format!("plain-{number}"))
+    }
+
+    fn begin(directory: &Path, number: u64) -> File {
+        let file = OpenOptions::new().create_new(true).write(true).open(Self::path(directory, number)).unwrap();
+        rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, SEGMENT_BYTES).unwrap();
+        file.sync_data().unwrap();
+        file
     }
 
     fn append(&mut self, bytes: &[u8]) {
         if self.position + bytes.len() as u64 > SEGMENT_BYTES {
-            self.begin();
+            self.number += 1;
+            self.file = Self::begin(&self.directory, self.number);
+            self.position = 0;
+            if let Some(oldest) = self.number.checked_sub(2) {
+                std::fs::remove_file(Self::path(&self.directory, oldest)).unwrap();
+            }
         }
         self.file.write_all_at(bytes, self.position).unwrap();
         self.file.sync_data().unwrap();
@@ -89,41 +115,97 @@ impl Plain {
     }
 }
 
-fn append(c: &mut Criterion) {
-    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let sets: Vec<MessageSet> = (0..64).map(|number| set(number * 10_000)).collect();
-    let plain_set = vec![b'x'; SET_BYTES];
-    let mut group = c.benchmark_group("journal append");
-    // Alternately more and less per fdatasync: one set, and sixteen that waited together.
-    for together in [1, 16] {
-        group.throughput(Throughput::Bytes((together * SET_BYTES) as u64));
-        group.bench_function(format!("plain writer, {together} x 128 KiB a sync"), |b| {
-            let mut plain = Plain::new(folder.path());
-            let bytes = plain_set.repeat(together);
-            b.iter(|| plain.append(&bytes));
-        });
-        group.bench_function(format!("journal, {together} x 128 KiB a sync"), |b| {
-            let mut journal = Journal::open(RealFiles, options(folder.path())).unwrap();
-            let mut next = 0;
-            b.iter(|| {
-                let at = next % (sets.len() - together + 1);
-                journal.append(&sets[at..at + together]).unwrap();
-                next += together;
-                // As the worker does once the database has them; the plain writer's file does not grow either.
-                let segments = journal.segments();
-                if segments.len() > 2 {
-                    journal.remove_segment(segments[0].number).unwrap();
+fn raw_bytes(sets: &[MessageSet]) -> usize {
+    let part = |part: Option<&[u8]>| part.map_or(0, <[u8]>::len);
+    sets.iter().flat_map(MessageSet::messages).map(|message| part(message.key) + part(message.payload)).sum()
+}
+
+/// So many appends of so many sets each, some at a time.
+async fn append_all(journal: &JournalHandle, sets: &Arc<Vec<MessageSet>>, appends: usize, at_once: usize, each: usize) {
+    let next = Arc::new(AtomicUsize::new(0));
+    let callers = (0..at_once).map(|_| {
+        let (journal, sets, next) = (journal.clone(), Arc::clone(sets), Arc::clone(&next));
+        tokio::spawn(async move {
+            loop {
+                let number = next.fetch_add(1, Ordering::Relaxed);
+                if number >= appends {
+                    return;
                 }
-            });
-        });
+                let from = number * each % sets.len();
+                journal.append(sets[from..from + each].to_vec()).await.unwrap();
+                // As the worker does once the database has them; the plain writer keeps two files, too.
+                if journal.usage().bytes > 2 * SEGMENT_BYTES {
+                    let oldest = journal.segments().await[0].number;
+                    journal.remove_segments(vec![oldest]).await;
+                }
+            }
+        })
+    });
+    for caller in callers.collect::<Vec<_>>() {
+        caller.await.unwrap();
     }
-    group.finish();
+}
+
+/// Prints the journal's speed beside the plain writer's: `each` sets an append, `at_once` appends at a time.
+fn compare_append(runtime: &tokio::runtime::Runtime, each: usize, at_once: usize, appends: usize) {
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let sets = Arc::new(sets(128));
+    let round_bytes = raw_bytes(&sets) * each / sets.len() * appends;
+    let plain_bytes = vec![b'x'; round_bytes];
+    let mut journal = Journal::open(RealFiles, options(folder.path())).unwrap();
+    let syncs = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&syncs);
+    journal.observe_syncs(move |_| {
+        counter.fetch_add(1, Ordering::Relaxed);
+    });
+    let journal = JournalHandle::start(journal).unwrap();
+    let mut plain = Plain::new(folder.path());
+    let (mut of_journal, mut of_plain, mut all_syncs) = (Duration::ZERO, Duration::ZERO, 0);
+    for round in 0..=ROUNDS {
+        syncs.store(0, Ordering::Relaxed);
+        let start = Instant::now();
+        runtime.block_on(append_all(&journal, &sets, appends, at_once, each));
+        let journal_took = start.elapsed();
+        let round_syncs = syncs.load(Ordering::Relaxed);
+        let start = Instant::now();
+        plain_bytes.chunks(round_bytes.div_ceil(round_syncs)).for_each(|piece| plain.append(piece));
+        let plain_took = start.elapsed();
+        // The first round warms up.
+        if round > 0 {
+            of_journal += journal_took;
+            of_plain += plain_took;
+            all_syncs += round_syncs;
+        }
+    }
+    let records = runtime.block_on(journal.records());
+    let on_disk = records.iter().map(|r| r.bytes).sum::<u64>() as f64
+        / records.iter().map(|r| u64::from(r.messages)).sum::<u64>() as f64;
+    let a_message = raw_bytes(&sets) as f64 / sets.iter().map(MessageSet::len).sum::<usize>() as f64;
+    runtime.block_on(journal.close());
+    let total = (round_bytes * ROUNDS) as f64;
+    let rate = |took: Duration| total / took.as_secs_f64() / 1e6;
+    println!(
+        "journal append: {:.0} MB/s, plain {:.0} MB/s, ratio {:.2} ({each} x 128 KiB an append, {at_once} at a time, \
+         {:.0} KB a fdatasync; {:.0} % of the bytes on disk)",
+        rate(of_journal),
+        rate(of_plain),
+        rate(of_journal) / rate(of_plain),
+        total / all_syncs as f64 / 1e3,
+        on_disk / a_message * 100.0
+    );
+}
+
+fn compare() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    for (each, at_once, appends) in [(1, 1, 1024), (1, 2, 1024), (16, 1, 128), (16, 2, 128), (64, 1, 32), (64, 2, 32)] {
+        compare_append(&runtime, each, at_once, appends);
+    }
 }
 
 fn read(c: &mut Criterion) {
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let mut journal = Journal::open(RealFiles, options(folder.path())).unwrap();
-    let sets: Vec<MessageSet> = (0..64).map(|number| set(number * 10_000)).collect();
+    let sets = sets(64);
     for _ in 0..16 {
         journal.append(&sets).unwrap();
     }
@@ -146,6 +228,14 @@ fn read(c: &mut Criterion) {
 criterion_group! {
     name = benches;
     config = Criterion::default().sample_size(20).warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(4));
-    targets = append, read
+    targets = read
 }
-criterion_main!(benches);
+
+fn main() {
+    // Not where cargo only tests that it runs.
+    if std::env::args().any(|argument| argument == "--bench") {
+        compare();
+    }
+    benches();
+    Criterion::default().configure_from_args().final_summary();
+}

@@ -9,12 +9,12 @@ use std::time::Instant;
 use super::directory::segment_path;
 use super::error::{AppendError, Limit};
 use super::files::Files;
-use super::format::{HEADER_BYTES, RecordHeader, RecordKind, SegmentHeader, record_bytes, salt};
+use super::format::{HEADER_BYTES, RecordHeader, RecordKind, SegmentHeader, salt};
 use super::index::{Record, Segment};
 use super::journal::{Current, Journal};
-use super::payload::{Encoded, KEPT_BYTES, NO_TIME, encode_source};
+use super::payload::{Encoded, Encoder, KEPT_BYTES, NO_TIME, runs};
 use super::planted::{self, Bug};
-use crate::batch::{MessageSet, Source};
+use crate::batch::MessageSet;
 
 /// So many segments may fail, one after the other, before an append gives up.
 const ATTEMPTS: u32 = 2;
@@ -31,32 +31,23 @@ impl From<io::Error> for Stop {
     }
 }
 
-/// A set that waits to be written, with what its source's record needs.
-struct Waiting {
-    set: Encoded,
-    source: Arc<[u8]>,
-}
-
-impl Waiting {
-    /// The record's bytes on disk.
-    fn record_bytes(&self) -> u64 {
-        record_bytes(self.set.payload.len() as u64)
-    }
-
-    fn source_bytes(&self) -> u64 {
-        record_bytes(self.source.len() as u64)
-    }
-}
-
 impl<F: Files> Journal<F> {
-    /// Appends the sets, in their order. Sets that cover no position are left out. `Ok` means that all are durable.
+    /// Appends the sets. Sets of one partition stay in their order, and neighbours among them become one record; sets that
+    /// cover no position are left out. `Ok` means that all are durable.
     ///
     /// # Errors
     /// [`AppendError`]: none of the sets is acknowledged, though some may be in the journal.
     pub fn append(&mut self, sets: &[MessageSet]) -> Result<(), AppendError> {
-        let waiting = self.encode(sets).map_err(AppendError::Unavailable)?;
-        self.check_room(self.needed(&waiting))?;
-        let mut rest = waiting.as_slice();
+        let mut encoder = Encoder::new().map_err(AppendError::Unavailable)?;
+        let encoded: io::Result<Vec<Encoded>> =
+            runs(sets.iter().cloned()).iter().map(|run| encoder.encode(run)).collect();
+        self.append_encoded(&encoded.map_err(AppendError::Unavailable)?)
+    }
+
+    /// The same for what is encoded already.
+    pub(super) fn append_encoded(&mut self, encoded: &[Encoded]) -> Result<(), AppendError> {
+        self.check_room(self.needed(encoded))?;
+        let mut rest = encoded;
         let mut failures = 0;
         while !rest.is_empty() {
             match self.write_some(rest) {
@@ -77,48 +68,27 @@ impl<F: Files> Journal<F> {
         Ok(())
     }
 
-    fn encode(&mut self, sets: &[MessageSet]) -> io::Result<Vec<Waiting>> {
-        let mut sources: HashMap<Arc<Source>, Arc<[u8]>> = HashMap::new();
-        let mut waiting = Vec::with_capacity(sets.len());
-        for set in sets {
-            let interval = set.interval();
-            if interval.from == interval.until {
-                continue;
-            }
-            let source = match sources.get(set.source()) {
-                Some(source) => Arc::clone(source),
-                None => {
-                    let encoded: Arc<[u8]> = encode_source(set.source())?.into();
-                    sources.insert(Arc::clone(set.source()), Arc::clone(&encoded));
-                    encoded
-                }
-            };
-            waiting.push(Waiting { set: self.encoder.encode(set)?, source });
-        }
-        Ok(waiting)
-    }
-
     /// The length of a segment that begins with this set.
-    fn segment_bytes(&self, first: &Waiting) -> u64 {
+    fn segment_bytes(&self, first: &Encoded) -> u64 {
         self.options.segment_bytes.max(HEADER_BYTES + first.source_bytes() + first.record_bytes())
     }
 
     /// What the new segments for these sets will take, in bytes.
-    fn needed(&self, waiting: &[Waiting]) -> u64 {
+    fn needed(&self, encoded: &[Encoded]) -> u64 {
         let (mut left, mut known) = match &self.current {
             Some(current) => (current.bytes - current.position, current.sources.keys().collect()),
             None => (0, HashSet::new()),
         };
         let mut needed = 0;
-        for next in waiting {
+        for next in encoded {
             let with_source = |is_known: bool| next.record_bytes() + if is_known { 0 } else { next.source_bytes() };
-            if with_source(known.contains(&next.set.source)) > left {
+            if with_source(known.contains(&next.source)) > left {
                 let bytes = self.segment_bytes(next);
                 needed += bytes;
                 left = bytes - HEADER_BYTES;
                 known.clear();
             }
-            left -= with_source(!known.insert(&next.set.source));
+            left -= with_source(!known.insert(&next.source));
         }
         needed
     }
@@ -142,8 +112,8 @@ impl<F: Files> Journal<F> {
     }
 
     /// Writes as many sets as go into one segment, durably, and gives their number.
-    fn write_some(&mut self, waiting: &[Waiting]) -> Result<usize, Stop> {
-        let Some(first) = waiting.first() else { return Ok(0) };
+    fn write_some(&mut self, encoded: &[Encoded]) -> Result<usize, Stop> {
+        let Some(first) = encoded.first() else { return Ok(0) };
         let mut current = match self.current.take() {
             Some(current) if fits(&current, first) => current,
             other => {
@@ -154,7 +124,7 @@ impl<F: Files> Journal<F> {
         };
         let start = current.position;
         let mut buffer = std::mem::take(&mut self.buffer);
-        let (records, next_sequence) = self.fill(&mut current, waiting, &mut buffer);
+        let (records, next_sequence) = self.fill(&mut current, encoded, &mut buffer);
         let result = self.write_durably(&current.file, &buffer, start);
         buffer.clear();
         buffer.shrink_to(KEPT_BYTES);
@@ -179,19 +149,18 @@ impl<F: Files> Journal<F> {
 
     /// Puts records of the sets into the buffer while they fit into the segment. Gives the records, and the sequence number
     /// behind them.
-    fn fill(&self, current: &mut Current<F>, waiting: &[Waiting], buffer: &mut Vec<u8>) -> (Vec<Record>, u64) {
+    fn fill(&self, current: &mut Current<F>, encoded: &[Encoded], buffer: &mut Vec<u8>) -> (Vec<Record>, u64) {
         let mut sequence = self.next_sequence;
         let mut records = Vec::new();
-        for next in waiting {
+        for next in encoded {
             if !fits(current, next) {
                 break;
             }
-            let set = &next.set;
-            let source = match current.sources.get(&set.source) {
+            let source = match current.sources.get(&next.source) {
                 Some(number) => *number,
                 None => {
                     let number = current.sources.len() as u32 + 1;
-                    current.sources.insert(Arc::clone(&set.source), number);
+                    current.sources.insert(Arc::clone(&next.source), number);
                     let header = RecordHeader {
                         kind: RecordKind::Source,
                         flags: 0,
@@ -201,33 +170,33 @@ impl<F: Files> Journal<F> {
                         source: number,
                         partition: 0,
                         messages: 0,
-                        uncompressed_bytes: next.source.len() as u32,
+                        uncompressed_bytes: next.source_payload.len() as u32,
                         oldest_ms: NO_TIME,
                         payload_bytes: 0,
                         payload_crc: 0,
                     };
-                    self.put(current, header, &next.source, buffer);
+                    self.put(current, header, &next.source_payload, buffer);
                     sequence += 1;
                     number
                 }
             };
             let header = RecordHeader {
                 kind: RecordKind::Messages,
-                flags: set.flags,
+                flags: next.flags,
                 sequence,
-                from: set.from,
-                until: set.until,
+                from: next.from,
+                until: next.until,
                 source,
-                partition: set.partition,
-                messages: set.messages,
-                uncompressed_bytes: set.uncompressed_bytes,
-                oldest_ms: set.oldest_ms,
+                partition: next.partition,
+                messages: next.messages,
+                uncompressed_bytes: next.uncompressed_bytes,
+                oldest_ms: next.oldest_ms,
                 payload_bytes: 0,
                 payload_crc: 0,
             };
             let position = current.position;
-            let header = self.put(current, header, &set.payload, buffer);
-            records.push(Record::new(Arc::clone(&set.source), current.number, position, &header));
+            let header = self.put(current, header, &next.payload, buffer);
+            records.push(Record::new(Arc::clone(&next.source), current.number, position, &header));
             sequence += 1;
         }
         (records, sequence)
@@ -357,7 +326,7 @@ impl<F: Files> Journal<F> {
 }
 
 /// Whether the set's record fits into the segment, with its source's where that is not there yet.
-fn fits<F: Files>(current: &Current<F>, next: &Waiting) -> bool {
-    let source = if current.sources.contains_key(&next.set.source) { 0 } else { next.source_bytes() };
+fn fits<F: Files>(current: &Current<F>, next: &Encoded) -> bool {
+    let source = if current.sources.contains_key(&next.source) { 0 } else { next.source_bytes() };
     current.position + source + next.record_bytes() <= current.bytes
 }

@@ -1,24 +1,36 @@
-//! The journal on a thread of its own, for many asynchronous callers.
+//! The journal on a thread of its own, for many asynchronous callers. They encode what they append, on tokio's threads for
+//! blocking work: while one group is written, the next ones are compressed.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::task::spawn_blocking;
 
 use super::error::{AppendError, Damage, ReadError};
 use super::files::Files;
 use super::index::{Record, SegmentInfo};
 use super::journal::{Journal, Usage};
+use super::payload::{Encoded, Encoder, runs};
 use crate::batch::MessageSet;
 
-/// How many bytes of raw messages are written at once: it bounds the memory for their encoded copies.
+/// How many bytes of raw messages are encoded and not written yet: it bounds the memory for their encoded copies, and what is
+/// written at once. A larger append goes alone.
 const GROUP_BYTES: usize = 32 << 20;
 
 type Reply<T> = oneshot::Sender<T>;
 
+/// An append that waits to be written.
+struct Waiting {
+    encoded: Vec<Encoded>,
+    reply: Reply<Result<(), AppendError>>,
+    /// Its share of [`GROUP_BYTES`], given back when it is written.
+    _room: OwnedSemaphorePermit,
+}
+
 enum Command {
-    Append(Vec<MessageSet>, Reply<Result<(), AppendError>>),
+    Append(Waiting),
     Records(Reply<Vec<Record>>),
     Read(Record, Reply<Result<MessageSet, ReadError>>),
     RemoveSegments(Vec<u64>, Reply<()>),
@@ -33,6 +45,46 @@ enum Command {
 pub struct JournalHandle {
     commands: mpsc::UnboundedSender<Command>,
     usage: Arc<Mutex<Usage>>,
+    encoders: Arc<Encoders>,
+    room: Arc<Semaphore>,
+}
+
+/// As many encoders as the machine has cores.
+#[derive(Debug)]
+struct Encoders {
+    turns: Arc<Semaphore>,
+    /// Those that nobody uses, with their buffers.
+    idle: Mutex<Vec<Encoder>>,
+}
+
+impl Encoders {
+    fn new() -> Self {
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        Self { turns: Arc::new(Semaphore::new(cores)), idle: Mutex::default() }
+    }
+
+    /// Encodes the sets, each run of neighbours by itself.
+    async fn encode(self: &Arc<Self>, sets: Vec<MessageSet>) -> io::Result<Vec<Encoded>> {
+        let mut tasks = Vec::new();
+        for run in runs(sets) {
+            let turn = Arc::clone(&self.turns).acquire_owned().await.map_err(io::Error::other)?;
+            let encoders = Arc::clone(self);
+            tasks.push(spawn_blocking(move || {
+                let _turn = turn;
+                let idle = || encoders.idle.lock().unwrap_or_else(PoisonError::into_inner);
+                let known = idle().pop();
+                let mut encoder = known.map_or_else(Encoder::new, Ok)?;
+                let encoded = encoder.encode(&run);
+                idle().push(encoder);
+                encoded
+            }));
+        }
+        let mut encoded = Vec::with_capacity(tasks.len());
+        for task in tasks {
+            encoded.push(task.await.map_err(io::Error::other)??);
+        }
+        Ok(encoded)
+    }
 }
 
 impl JournalHandle {
@@ -45,7 +97,8 @@ impl JournalHandle {
         let usage = Arc::new(Mutex::new(journal.usage()));
         let owner = Owner { journal, queue, usage: Arc::clone(&usage) };
         thread::Builder::new().name("journal".to_owned()).spawn(move || owner.run())?;
-        Ok(Self { commands, usage })
+        let (encoders, room) = (Arc::new(Encoders::new()), Arc::new(Semaphore::new(GROUP_BYTES)));
+        Ok(Self { commands, usage, encoders, room })
     }
 
     async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Option<T> {
@@ -54,13 +107,20 @@ impl JournalHandle {
         answer.await.ok()
     }
 
-    /// Appends the sets. `Ok` means that all are durable. A caller that stops waiting does not take them back.
+    /// Appends the sets, as [`Journal::append`]. `Ok` means that all are durable. A caller that stops waiting does not take
+    /// them back; those of two appends at a time have no order.
     ///
     /// # Errors
-    /// As [`Journal::append`], for all that were written together.
+    /// As [`Journal::append`].
     pub async fn append(&self, sets: Vec<MessageSet>) -> Result<(), AppendError> {
-        let closed = || Err(AppendError::Unavailable(io::Error::other("the journal is closed")));
-        self.ask(|reply| Command::Append(sets, reply)).await.unwrap_or_else(closed)
+        let bytes = sets.iter().map(MessageSet::bytes).sum::<usize>().min(GROUP_BYTES) as u32;
+        let unavailable = |error| AppendError::Unavailable(io::Error::other(error));
+        let room =
+            Arc::clone(&self.room).acquire_many_owned(bytes).await.map_err(|error| unavailable(error.to_string()))?;
+        let encoded = self.encoders.encode(sets).await.map_err(AppendError::Unavailable)?;
+        self.ask(|reply| Command::Append(Waiting { encoded, reply, _room: room }))
+            .await
+            .unwrap_or_else(|| Err(unavailable("the journal is closed".to_owned())))
     }
 
     /// The records, the oldest first; none once it is closed.
@@ -114,7 +174,7 @@ impl<F: Files> Owner<F> {
         let mut next = self.queue.blocking_recv();
         while let Some(command) = next {
             next = match command {
-                Command::Append(sets, reply) => self.append_group(sets, reply),
+                Command::Append(first) => self.append_group(first),
                 Command::Close(reply) => {
                     self.queue.close();
                     // The lock is released before the caller goes on.
@@ -138,30 +198,39 @@ impl<F: Files> Owner<F> {
         *self.usage.lock().unwrap_or_else(PoisonError::into_inner) = self.journal.usage();
     }
 
-    /// Writes the sets together with those of the appends that wait behind; gives the command after them, if one waits.
-    fn append_group(&mut self, mut sets: Vec<MessageSet>, reply: Reply<Result<(), AppendError>>) -> Option<Command> {
-        let mut replies = vec![reply];
-        let mut bytes: usize = sets.iter().map(MessageSet::bytes).sum();
+    /// Writes the append together with those that wait behind; gives the command after them, if one waits.
+    fn append_group(&mut self, first: Waiting) -> Option<Command> {
+        let mut group = vec![first];
         let mut after = None;
-        while bytes < GROUP_BYTES {
-            match self.queue.try_recv() {
-                Ok(Command::Append(more, reply)) => {
-                    bytes += more.iter().map(MessageSet::bytes).sum::<usize>();
-                    sets.extend(more);
-                    replies.push(reply);
-                }
-                Ok(other) => {
+        while let Ok(command) = self.queue.try_recv() {
+            match command {
+                Command::Append(next) => group.push(next),
+                other => {
                     after = Some(other);
                     break;
                 }
-                Err(_) => break,
             }
         }
-        let result = self.journal.append(&sets);
+        let (mut all, mut parts) = (Vec::new(), Vec::new());
+        for Waiting { mut encoded, reply, _room } in group {
+            let start = all.len();
+            all.append(&mut encoded);
+            parts.push((start..all.len(), reply, _room));
+        }
+        let result = self.journal.append_encoded(&all);
+        // Where there is no room for all of them, there may be room for some.
+        let is_each_alone = parts.len() > 1 && matches!(result, Err(AppendError::Full { .. }));
+        let results: Vec<_> = parts
+            .iter()
+            .map(|(part, ..)| match is_each_alone {
+                true => self.journal.append_encoded(&all[part.clone()]),
+                false => result.as_ref().copied().map_err(AppendError::again),
+            })
+            .collect();
         self.publish();
-        // A caller that has gone does not want the answer.
-        for reply in replies {
-            let _ = reply.send(result.as_ref().copied().map_err(AppendError::again));
+        for ((_, reply, _room), result) in parts.into_iter().zip(results) {
+            // A caller that has gone does not want the answer.
+            let _ = reply.send(result);
         }
         after
     }
@@ -192,7 +261,7 @@ impl<F: Files> Owner<F> {
                 let _ = reply.send(self.journal.damage().to_vec());
             }
             // `run` keeps these to itself.
-            Command::Append(..) | Command::Close(_) => {}
+            Command::Append(_) | Command::Close(_) => {}
         }
     }
 }

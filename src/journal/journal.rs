@@ -13,7 +13,7 @@ use super::files::{Access, Files, RealFiles};
 use super::format::{HEADER_BYTES, JournalId};
 use super::index::{Index, Record, SegmentInfo};
 use super::load::{Loaded, load};
-use super::payload::{Encoder, decode};
+use super::payload::decode;
 use super::reader::Reader;
 use crate::batch::{MessageSet, Source};
 
@@ -65,7 +65,6 @@ pub struct Journal<F: Files = RealFiles> {
     torn_tails: u64,
     /// The segment that was read last, so that reading in order opens each file once.
     reading: Option<(u64, F::File)>,
-    pub(super) encoder: Encoder,
     /// What is written at once, kept for the next time.
     pub(super) buffer: Vec<u8>,
     pub(super) on_sync: Box<dyn Fn(Duration) + Send>,
@@ -119,7 +118,6 @@ impl<F: Files> Journal<F> {
         }
         let used = listing.segments.iter().chain(&listing.quarantined).max().copied().unwrap_or(0);
         let mut journal = Self {
-            encoder: Encoder::new().map_err(|error| directory::failed("open", directory, error))?,
             files,
             options,
             _lock: lock,

@@ -4,7 +4,8 @@
 //! interval of positions of one partition. What of it is drained is not written here: the database's progress says so, and a
 //! segment that it covers is removed.
 //!
-//! - [`Journal`]: open, append, read, remove. [`JournalHandle`]: the same on a thread of its own, with group commit.
+//! - [`Journal`]: open, append, read, remove. [`JournalHandle`]: the same on a thread of its own, with group commit; payloads
+//!   are compressed before they reach that thread.
 //! - [`Inspection`]: the same files, to read alone, without the lock.
 //! - [`Files`]: the file system behind it all.
 //!
@@ -65,7 +66,8 @@
 //!
 //! *Messages*: the length of the source's JSON, u32, and that JSON once more, so that a record stands alone where its source
 //! record is damaged; then for each message offset i64, time in ms i64 (-1 none), key length i32 (-1 none), payload length
-//! i32 (-1 none, a tombstone), key, payload. As zstd where that is smaller.
+//! i32 (-1 none, a tombstone), key, payload. As zstd where that is smaller. Message sets of one append that follow each other
+//! in their partition share a record, up to 1 MiB of messages.
 //!
 //! # Opening
 //! The *sequence number* goes up by one from record to record, sources too, across segments. A segment's header has the

@@ -1,11 +1,12 @@
 //! Payloads: a topic as JSON, and the messages of one interval.
 
+use std::collections::HashMap;
 use std::io::{self, Read};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::format::{COMPRESSED, MAX_PAYLOAD_BYTES, RecordHeader};
+use super::format::{COMPRESSED, MAX_PAYLOAD_BYTES, RecordHeader, record_bytes};
 use crate::batch::{MessageSet, MessageSetBuilder, RawMessage, Source};
 use crate::message::Kind;
 
@@ -43,10 +44,41 @@ pub(super) fn decode_source(bytes: &[u8]) -> Option<Source> {
     Some(Source { kind, cluster_id: stored.cluster_id, topic: stored.topic, topic_id: stored.topic_id })
 }
 
-/// A message set as it will be written, and what its header says about it.
+/// What one record takes at most, in bytes of messages, unless a single set is larger.
+const RECORD_BYTES: usize = 1 << 20;
+
+/// The sets that become one record each: neighbours in their partition, in their order. Fewer records are fewer to keep in
+/// memory, and messages compress better together. Sets that cover no position are left out.
+pub(super) fn runs(sets: impl IntoIterator<Item = MessageSet>) -> Vec<Vec<MessageSet>> {
+    let mut runs: Vec<Vec<MessageSet>> = Vec::new();
+    // Each partition's last run: its number, where it ends, and its bytes.
+    let mut last: HashMap<(Arc<Source>, i32), (usize, i64, usize)> = HashMap::new();
+    for set in sets {
+        let interval = set.interval();
+        if interval.from == interval.until {
+            continue;
+        }
+        let bytes = set.bytes();
+        let (run, until, run_bytes) =
+            last.entry((interval.source, interval.partition)).or_insert((0, -1, RECORD_BYTES));
+        if *until == interval.from && *run_bytes + bytes <= RECORD_BYTES {
+            *run_bytes += bytes;
+            runs[*run].push(set);
+        } else {
+            (*run, *run_bytes) = (runs.len(), bytes);
+            runs.push(vec![set]);
+        }
+        *until = interval.until;
+    }
+    runs
+}
+
+/// A record as it will be written, and what its header says about it.
 #[derive(Debug)]
 pub(super) struct Encoded {
     pub(super) source: Arc<Source>,
+    /// The payload of the source's own record.
+    pub(super) source_payload: Vec<u8>,
     pub(super) partition: i32,
     pub(super) from: i64,
     pub(super) until: i64,
@@ -61,6 +93,7 @@ pub(super) struct Encoded {
 pub(super) struct Encoder {
     compressor: zstd::bulk::Compressor<'static>,
     plain: Vec<u8>,
+    compressed: Vec<u8>,
 }
 
 impl std::fmt::Debug for Encoder {
@@ -71,52 +104,66 @@ impl std::fmt::Debug for Encoder {
 
 impl Encoder {
     pub(super) fn new() -> io::Result<Self> {
-        Ok(Self { compressor: zstd::bulk::Compressor::new(LEVEL)?, plain: Vec::new() })
+        Ok(Self { compressor: zstd::bulk::Compressor::new(LEVEL)?, plain: Vec::new(), compressed: Vec::new() })
     }
 
+    /// Encodes the sets of one run as one record.
+    ///
     /// # Errors
-    /// `InvalidInput` where the set is larger than a record can be.
-    pub(super) fn encode(&mut self, set: &MessageSet) -> io::Result<Encoded> {
-        let interval = set.interval();
-        let source = encode_source(set.source())?;
+    /// `InvalidInput` where the run is empty, or larger than a record can be.
+    pub(super) fn encode(&mut self, run: &[MessageSet]) -> io::Result<Encoded> {
+        let (Some(first), Some(last)) = (run.first(), run.last()) else {
+            return Err(io::ErrorKind::InvalidInput.into());
+        };
+        let source_payload = encode_source(first.source())?;
         self.plain.clear();
-        self.plain.extend_from_slice(&length(source.len())?.to_le_bytes());
-        self.plain.extend_from_slice(&source);
+        self.plain.extend_from_slice(&length(source_payload.len())?.to_le_bytes());
+        self.plain.extend_from_slice(&source_payload);
         let mut oldest_ms: Option<i64> = None;
-        for message in set.messages() {
+        for message in run.iter().flat_map(MessageSet::messages) {
             put(&mut self.plain, &message)?;
             oldest_ms = oldest_ms.into_iter().chain(message.time_ms).min();
         }
         if self.plain.len() > MAX_PAYLOAD_BYTES {
             return Err(too_large(self.plain.len()));
         }
-        let mut payload = vec![0; self.plain.len()];
-        // Into a buffer of the plain length: what does not fit is not smaller.
-        let flags = match self.compressor.compress_to_buffer(&self.plain, &mut payload[..]) {
-            Ok(bytes) if bytes < self.plain.len() => {
-                payload.truncate(bytes);
-                payload.shrink_to_fit();
-                COMPRESSED
-            }
-            _ => {
-                payload.copy_from_slice(&self.plain);
-                0
-            }
+        self.compressed.clear();
+        self.compressed.reserve(self.plain.len());
+        let (flags, payload) = match self.compressor.compress_to_buffer(&self.plain, &mut self.compressed) {
+            Ok(bytes) if bytes < self.plain.len() => (COMPRESSED, self.compressed.as_slice()),
+            // It does not fit, or is not smaller.
+            _ => (0, self.plain.as_slice()),
         };
         let encoded = Encoded {
-            source: Arc::clone(set.source()),
-            partition: interval.partition,
-            from: interval.from,
-            until: interval.until,
-            messages: length(set.len())?,
+            source: Arc::clone(first.source()),
+            source_payload,
+            partition: first.partition(),
+            from: first.interval().from,
+            until: last.interval().until,
+            messages: length(run.iter().map(MessageSet::len).sum())?,
             oldest_ms: oldest_ms.unwrap_or(NO_TIME),
             flags,
             uncompressed_bytes: length(self.plain.len())?,
-            payload,
+            payload: payload.to_vec(),
         };
         // One large set does not keep its memory for the small ones that follow.
+        self.plain.clear();
         self.plain.shrink_to(KEPT_BYTES);
+        self.compressed.clear();
+        self.compressed.shrink_to(KEPT_BYTES);
         Ok(encoded)
+    }
+}
+
+impl Encoded {
+    /// The record's bytes on disk.
+    pub(super) fn record_bytes(&self) -> u64 {
+        record_bytes(self.payload.len() as u64)
+    }
+
+    /// Those of its source's record.
+    pub(super) fn source_bytes(&self) -> u64 {
+        record_bytes(self.source_payload.len() as u64)
     }
 }
 

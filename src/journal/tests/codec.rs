@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use super::{Plain, source};
 use crate::batch::{MessageSet, MessageSetBuilder, RawMessage};
 use crate::journal::format::{COMPRESSED, RecordHeader, RecordKind, SegmentHeader, decode_journal};
-use crate::journal::payload::{Encoded, Encoder, decode, decode_source, encode_source};
+use crate::journal::payload::{Encoded, Encoder, decode, decode_source, encode_source, runs};
 
 fn header(encoded: &Encoded) -> RecordHeader {
     RecordHeader {
@@ -52,7 +52,7 @@ fn any_set() -> impl Strategy<Value = MessageSet> {
 proptest! {
     #[test]
     fn a_set_comes_back_as_it_was(set in any_set()) {
-        let encoded = Encoder::new().unwrap().encode(&set).unwrap();
+        let encoded = Encoder::new().unwrap().encode(&[set.clone()]).unwrap();
         prop_assert!(encoded.payload.len() <= encoded.uncompressed_bytes as usize);
         let decoded = decode(&header(&encoded), &encoded.payload);
         prop_assert_eq!(decoded.as_ref().map(Plain::of), Some(Plain::of(&set)));
@@ -66,8 +66,26 @@ proptest! {
     fn a_part_of_a_set_comes_back_as_that_part(set in any_set(), from in 0..30i64, length in 1..30i64) {
         let start = set.interval().from;
         if let Some(part) = set.clip(start + from, start + from + length) {
-            let encoded = Encoder::new().unwrap().encode(&part).unwrap();
+            let encoded = Encoder::new().unwrap().encode(&[part.clone()]).unwrap();
             prop_assert_eq!(decode(&header(&encoded), &encoded.payload).as_ref().map(Plain::of), Some(Plain::of(&part)));
+        }
+    }
+
+    #[test]
+    fn the_parts_of_a_set_come_back_as_the_whole(set in any_set(), cuts in vec(0..30i64, 0..4)) {
+        let interval = set.interval();
+        let mut ends: Vec<i64> = cuts.iter().map(|cut| interval.from + cut).chain([interval.until]).collect();
+        ends.sort_unstable();
+        let mut parts = Vec::new();
+        for end in ends {
+            let from = parts.last().map_or(interval.from, |part: &MessageSet| part.interval().until);
+            parts.extend(set.clip(from, end));
+        }
+        let runs = runs(parts);
+        prop_assert_eq!(runs.len(), usize::from(interval.from < interval.until));
+        for run in runs {
+            let encoded = Encoder::new().unwrap().encode(&run).unwrap();
+            prop_assert_eq!(decode(&header(&encoded), &encoded.payload).as_ref().map(Plain::of), Some(Plain::of(&set)));
         }
     }
 
@@ -80,7 +98,7 @@ proptest! {
         flags in 0..3u16,
         which in 0..4u8,
     ) {
-        let mut encoded = Encoder::new().unwrap().encode(&set).unwrap();
+        let mut encoded = Encoder::new().unwrap().encode(&[set.clone()]).unwrap();
         for (at, byte) in changes {
             let at = at.index(encoded.payload.len());
             encoded.payload[at] = byte;
@@ -118,6 +136,35 @@ proptest! {
         prop_assert!(decode(&header, &payload).is_none());
         let _ = decode_source(&payload);
     }
+}
+
+#[test]
+fn neighbours_in_a_partition_become_one_record_up_to_its_limit() {
+    let set = |topic, partition, from: i64, until, payload: &[u8]| {
+        let mut builder = MessageSetBuilder::new(source(topic), partition, from);
+        if from < until {
+            builder.push(&RawMessage { offset: from, time_ms: None, key: None, payload: Some(payload) });
+        }
+        builder.extend_to(until);
+        builder.build(None)
+    };
+    let sets = [
+        set(0, 0, 0, 2, b"a"),
+        set(0, 1, 2, 3, b"b"),
+        set(0, 0, 2, 2, b""),
+        set(0, 0, 2, 3, b"c"),
+        set(1, 0, 3, 4, b"d"),
+        set(0, 0, 4, 5, b"e"),
+        set(0, 0, 3, 4, b"f"),
+        set(0, 1, 3, 9, b"g"),
+    ];
+    let ends = |run: &Vec<MessageSet>| (run[0].interval().from, run[run.len() - 1].interval().until, run.len());
+    let found: Vec<_> = runs(sets).iter().map(ends).collect();
+    assert_eq!(found, [(0, 3, 2), (2, 9, 2), (3, 4, 1), (4, 5, 1), (3, 4, 1)]);
+
+    let large = vec![0; 400 << 10];
+    let found: Vec<_> = runs((0..5).map(|from| set(0, 0, from, from + 1, &large))).iter().map(ends).collect();
+    assert_eq!(found, [(0, 2, 2), (2, 4, 2), (4, 5, 1)]);
 }
 
 #[test]

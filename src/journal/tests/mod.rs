@@ -127,7 +127,18 @@ impl Plain {
     }
 
     fn all(sets: &[MessageSet]) -> Vec<Self> {
-        sets.iter().map(Self::of).collect()
+        let mut all: Vec<Self> = Vec::new();
+        for set in sets.iter().map(Self::of) {
+            let is_same = |other: &&mut Self| (&other.source, other.partition) == (&set.source, set.partition);
+            match all.iter_mut().rev().find(is_same) {
+                Some(last) if last.until == set.from => {
+                    last.until = set.until;
+                    last.messages.extend(set.messages);
+                }
+                _ => all.push(set),
+            }
+        }
+        all
     }
 }
 
