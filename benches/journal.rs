@@ -135,7 +135,7 @@ async fn append_all(journal: &JournalHandle, sets: &Arc<Vec<MessageSet>>, append
                 journal.append(sets[from..from + each].to_vec()).await.unwrap();
                 // As the worker does once the database has them; the plain writer keeps two files, too.
                 if journal.usage().bytes > 2 * SEGMENT_BYTES {
-                    let oldest = journal.segments().await[0].number;
+                    let oldest = journal.segments().await.unwrap()[0].number;
                     journal.remove_segments(vec![oldest]).await;
                 }
             }

@@ -119,8 +119,8 @@ impl From<SchemaError> for Failure {
     }
 }
 
-impl From<pipeline::StartError> for Failure {
-    fn from(error: pipeline::StartError) -> Self {
+impl From<pipeline::RunError> for Failure {
+    fn from(error: pipeline::RunError) -> Self {
         match error.refused_property() {
             Some(property) => Self::Usage(format!("kafka.properties.{property}: {error}")),
             None => Self::Internal(error.to_string()),

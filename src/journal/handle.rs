@@ -123,9 +123,14 @@ impl JournalHandle {
             .unwrap_or_else(|| Err(unavailable("the journal is closed".to_owned())))
     }
 
-    /// The records, the oldest first; none once it is closed.
-    pub async fn records(&self) -> Vec<Record> {
-        self.ask(Command::Records).await.unwrap_or_default()
+    /// Whether the thread has ended: it was closed, or a fault of ours has ended it.
+    pub fn has_ended(&self) -> bool {
+        self.commands.is_closed()
+    }
+
+    /// The records, the oldest first; `None` where the thread has ended.
+    pub async fn records(&self) -> Option<Vec<Record>> {
+        self.ask(Command::Records).await
     }
 
     /// The messages of a record.
@@ -142,14 +147,14 @@ impl JournalHandle {
         self.ask(|reply| Command::RemoveSegments(numbers, reply)).await;
     }
 
-    /// The segments, the oldest first; none once it is closed.
-    pub async fn segments(&self) -> Vec<SegmentInfo> {
-        self.ask(Command::Segments).await.unwrap_or_default()
+    /// The segments, the oldest first; `None` where the thread has ended.
+    pub async fn segments(&self) -> Option<Vec<SegmentInfo>> {
+        self.ask(Command::Segments).await
     }
 
-    /// What is known to be damaged; nothing once it is closed.
-    pub async fn damage(&self) -> Vec<Damage> {
-        self.ask(Command::Damage).await.unwrap_or_default()
+    /// What is known to be damaged; `None` where the thread has ended.
+    pub async fn damage(&self) -> Option<Vec<Damage>> {
+        self.ask(Command::Damage).await
     }
 
     /// What it held after the last command, in numbers; does not wait.

@@ -1,5 +1,6 @@
 //! Looking at a journal without having it: beside a running worker, or at files from a dead host.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::directory::{self, Identity, Listing, segment_path};
@@ -8,7 +9,7 @@ use super::files::{Access, Files, RealFiles};
 use super::format::{HEADER_BYTES, JournalId};
 use super::index::{Index, Record, SegmentInfo};
 use super::journal::read_record;
-use super::load::load;
+use super::load::{Unopened, load};
 use super::reader::{Body, Reader};
 use crate::batch::MessageSet;
 
@@ -33,7 +34,8 @@ impl<F: Files> Inspection<F> {
     /// Reads the headers of all records, and the payloads of the last segment.
     ///
     /// # Errors
-    /// Where the directory or a file cannot be opened, or the format is a newer one. Damage is no error.
+    /// Where the directory or the file `JOURNAL` cannot be opened, or the format is a newer one. Damage is no error, and a
+    /// segment that cannot be opened is damage.
     pub fn open(files: F, directory: &Path) -> Result<Self, OpenError> {
         let mut attempts = 0;
         let (listing, identity, id, mut loaded) = loop {
@@ -44,7 +46,7 @@ impl<F: Files> Inspection<F> {
                 Identity::Known(id) | Identity::Recovered(id) => id,
                 Identity::None => JournalId::default(),
             };
-            let loaded = load(&files, directory, &id, &listing)?;
+            let loaded = load(&files, directory, &id, &listing, Unopened::IsDamage)?;
             // A worker that writes or removes segments just now leaves the same traces.
             if attempts == ATTEMPTS || loaded.index.damage.is_empty() {
                 break (listing, identity, id, loaded);
@@ -96,8 +98,8 @@ impl<F: Files> Inspection<F> {
                 let length = self.files.length(&file)?;
                 Ok((segment, file, length))
             };
-            self.reading = Some(open().map_err(|source: std::io::Error| match source.kind() {
-                std::io::ErrorKind::NotFound => ReadError::Gone { segment, position },
+            self.reading = Some(open().map_err(|source: io::Error| match source.kind() {
+                io::ErrorKind::NotFound => ReadError::Gone { segment, position },
                 _ => ReadError::Io { segment, source },
             })?);
         }
@@ -114,9 +116,18 @@ impl<F: Files> Inspection<F> {
     pub fn verify(&self, mut progress: impl FnMut(u64)) -> Vec<Damage> {
         let mut damage = self.index.damage.clone();
         for (number, segment) in &self.index.segments {
-            // A segment that is gone was removed by the worker.
-            let Ok(file) = self.files.open(&segment_path(&self.directory, *number), Access::Read) else { continue };
-            let Ok(length) = self.files.length(&file) else { continue };
+            let opened = self.files.open(&segment_path(&self.directory, *number), Access::Read);
+            let opened = opened.and_then(|file| Ok((self.files.length(&file)?, file)));
+            let (length, file) = match opened {
+                Ok(opened) => opened,
+                // It was removed by the worker.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(_) => {
+                    let (from, until, what) = (0, segment.bytes, DamageKind::Unreadable);
+                    damage.push(Damage { segment: *number, from, until, what });
+                    continue;
+                }
+            };
             let mut reader = Reader::new(&self.files, &file, &self.id, *number, length).with_window(LARGE_READ);
             for record in &segment.records {
                 reader.unreadable = false;

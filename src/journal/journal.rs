@@ -1,6 +1,6 @@
 //! The journal as its owner has it: open, read, remove.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
@@ -12,7 +12,7 @@ use super::error::{Damage, DamageKind, OpenError, ReadError};
 use super::files::{Access, Files, RealFiles};
 use super::format::{HEADER_BYTES, JournalId};
 use super::index::{Index, Record, SegmentInfo};
-use super::load::{Loaded, load};
+use super::load::{Loaded, Unopened, load};
 use super::payload::decode;
 use super::reader::Reader;
 use crate::batch::{MessageSet, Source};
@@ -24,7 +24,7 @@ pub struct Options {
     pub directory: PathBuf,
     /// The length of a segment, in bytes. A record that is larger gets a segment of its own length.
     pub segment_bytes: u64,
-    /// What all segments may take together on the disk, in bytes.
+    /// What all segments may take together on the disk, in bytes, with those in quarantine.
     pub max_bytes: u64,
     /// What is left to others on the disk, in bytes.
     pub min_free_bytes: u64,
@@ -33,7 +33,7 @@ pub struct Options {
 /// What a journal holds, in numbers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// What its segments take on the disk, in bytes; without those in quarantine.
+    /// What its segments take on the disk, in bytes, with those in quarantine.
     pub bytes: u64,
     /// What they may take, in bytes.
     pub limit_bytes: u64,
@@ -41,7 +41,7 @@ pub struct Usage {
     pub records: u64,
     /// The oldest message's Kafka time, in milliseconds since the Unix epoch.
     pub oldest_ms: Option<i64>,
-    /// The number of segments in quarantine.
+    /// The number of segments that went into quarantine, with those that were there at the opening.
     pub quarantined: u64,
 }
 
@@ -61,7 +61,10 @@ pub struct Journal<F: Files = RealFiles> {
     pub(super) previous: u64,
     /// The sequence number of the next record.
     pub(super) next_sequence: u64,
-    quarantined: u64,
+    /// The segments in quarantine, with what they take on the disk, in bytes.
+    pub(super) quarantined: BTreeMap<u64, u64>,
+    /// How many there were since it was opened, with those that were there then.
+    quarantined_ever: u64,
     torn_tails: u64,
     /// The segment that was read last, so that reading in order opens each file once.
     reading: Option<(u64, F::File)>,
@@ -108,7 +111,7 @@ impl<F: Files> Journal<F> {
             Identity::Known(id) | Identity::Recovered(id) => id,
             Identity::None => directory::random_id(directory)?,
         };
-        let mut loaded = load(&files, directory, &id, &listing)?;
+        let mut loaded = load(&files, directory, &id, &listing, Unopened::IsError)?;
         if !matches!(identity, Identity::Known(_)) {
             if !listing.segments.is_empty() {
                 let what = DamageKind::JournalFile;
@@ -117,6 +120,11 @@ impl<F: Files> Journal<F> {
             directory::write_identity(&files, directory, &id)?;
         }
         let used = listing.segments.iter().chain(&listing.quarantined).max().copied().unwrap_or(0);
+        // One that cannot be opened now counts when it can.
+        let length =
+            |number: &u64| files.length(&files.open(&quarantine_path(directory, *number), Access::Read).ok()?).ok();
+        let quarantined: BTreeMap<u64, u64> =
+            listing.quarantined.iter().map(|number| (*number, length(number).unwrap_or(0))).collect();
         let mut journal = Self {
             files,
             options,
@@ -127,7 +135,8 @@ impl<F: Files> Journal<F> {
             next_number: used + 1,
             previous: loaded.last,
             next_sequence: loaded.next_sequence,
-            quarantined: listing.quarantined.len() as u64,
+            quarantined_ever: quarantined.len() as u64,
+            quarantined,
             torn_tails: loaded.torn_tails,
             reading: None,
             buffer: Vec::new(),
@@ -203,8 +212,8 @@ impl<F: Files> Journal<F> {
         self.index.segments()
     }
 
-    /// Takes a segment away whose records are no longer needed; a damaged one is kept under another name, and does not count
-    /// any more. They go in the order of their numbers, so that a missing number always means damage: one that is not the
+    /// Takes a segment away whose records are no longer needed; a damaged one is kept under another name, to be examined, until
+    /// its space is needed. They go in the order of their numbers, so that a missing number always means damage: one that is not the
     /// oldest gives up its records at once, and its file when all older ones have gone. If the process ends before, it is
     /// there again. A number that the journal does not have is no error.
     ///
@@ -235,28 +244,49 @@ impl<F: Files> Journal<F> {
             true => self.files.rename(&path, &quarantine_path(directory, number)),
             false => self.files.unlink(&path),
         };
-        match result {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        match &result {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return result,
             _ => {}
         }
         if self.reading.as_ref().is_some_and(|(reading, _)| *reading == number) {
             self.reading = None;
         }
-        self.quarantined += u64::from(is_damaged);
+        let bytes = self.index.segments.get(&number).map_or(0, |segment| segment.bytes);
+        if is_damaged && result.is_ok() {
+            self.quarantined.insert(number, bytes);
+            self.quarantined_ever += 1;
+        }
         self.index.forget(number);
         // Before the next one goes: after a crash no older segment may be back while a younger one is missing.
         self.files.sync_directory(directory)
+    }
+
+    /// What all its segments take on the disk, in bytes.
+    pub(super) fn used_bytes(&self) -> u64 {
+        self.index.bytes() + self.quarantined.values().sum::<u64>()
+    }
+
+    /// Deletes the oldest segment in quarantine, if there is one.
+    pub(super) fn delete_quarantined(&mut self) -> bool {
+        let Some((number, bytes)) = self.quarantined.pop_first() else { return false };
+        match self.files.unlink(&quarantine_path(&self.options.directory, number)) {
+            Ok(()) => {
+                tracing::warn!(segment = number, bytes, "a segment in quarantine was deleted, its space is needed")
+            }
+            Err(error) => tracing::warn!(segment = number, %error, "a segment in quarantine was not deleted"),
+        }
+        true
     }
 
     /// What it holds, in numbers.
     pub fn usage(&self) -> Usage {
         let shown = || self.index.segments.values().filter(|segment| !segment.leaving);
         Usage {
-            bytes: self.index.bytes(),
+            bytes: self.used_bytes(),
             limit_bytes: self.options.max_bytes,
             records: shown().map(|segment| segment.records.len() as u64).sum(),
             oldest_ms: shown().filter_map(|segment| segment.oldest_ms).min(),
-            quarantined: self.quarantined,
+            quarantined: self.quarantined_ever,
         }
     }
 

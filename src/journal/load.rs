@@ -4,7 +4,7 @@
 //! was made; what an older segment has from that number on is a remainder of a write that failed, and what it lacks below it
 //! is lost. Only the last segment has no successor that says so: there the sectors decide whether a bad end was torn.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -63,17 +63,28 @@ impl Walk {
     }
 }
 
+/// What a segment's file is that cannot be opened although it is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unopened {
+    /// An error: who has the journal must not go on without what is in it.
+    IsError,
+    /// Damage: who only looks sees the rest.
+    IsDamage,
+}
+
 /// Loads the directory's segments.
 ///
 /// # Errors
-/// Where a segment's file cannot be opened although it is there.
+/// Where a segment's file cannot be opened, and that is an error.
 pub(super) fn load<F: Files>(
     files: &F,
     directory: &Path,
     id: &JournalId,
     listing: &Listing,
+    unopened: Unopened,
 ) -> Result<Loaded, OpenError> {
-    let mut load = Load { files, directory, id, loaded: Loaded::default(), sources: HashSet::new() };
+    let (loaded, sources) = (Loaded::default(), HashSet::new());
+    let mut load = Load { files, directory, id, loaded, sources, unopened, unopened_segments: BTreeSet::new() };
     let mut headers = load.headers(listing)?;
     load.take_strays(&mut headers, listing)?;
     load.report_missing(&headers, listing);
@@ -94,13 +105,15 @@ struct Load<'a, F: Files> {
     loaded: Loaded,
     /// All sources, so that records share them.
     sources: HashSet<Arc<Source>>,
+    unopened: Unopened,
+    unopened_segments: BTreeSet<u64>,
 }
 
 type Headers = Vec<(u64, Option<SegmentHeader>)>;
 
 impl<F: Files> Load<'_, F> {
-    /// The segment's file; `None` where it has gone since it was listed.
-    fn open(&self, number: u64) -> Result<Option<(F::File, u64)>, OpenError> {
+    /// The segment's file; `None` where it has gone since it was listed, or is given up as damaged.
+    fn open(&mut self, number: u64) -> Result<Option<(F::File, u64)>, OpenError> {
         let path = segment_path(self.directory, number);
         let open = || {
             let file = self.files.open(&path, Access::Read)?;
@@ -111,11 +124,16 @@ impl<F: Files> Load<'_, F> {
         match opened {
             Ok(opened) => Ok(Some(opened)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(_) if self.unopened == Unopened::IsDamage => {
+                self.unopened_segments.insert(number);
+                self.report(number, 0, 0, DamageKind::Unreadable);
+                Ok(None)
+            }
             Err(error) => Err(failed("open", &path, error)),
         }
     }
 
-    fn headers(&self, listing: &Listing) -> Result<Headers, OpenError> {
+    fn headers(&mut self, listing: &Listing) -> Result<Headers, OpenError> {
         let mut headers = Headers::new();
         for number in &listing.segments {
             if let Some((file, length)) = self.open(*number)? {
@@ -148,7 +166,7 @@ impl<F: Files> Load<'_, F> {
         }
         kept.reverse();
         *headers = kept;
-        let newest = |numbers: &std::collections::BTreeSet<u64>| numbers.last().copied().unwrap_or(0);
+        let newest = |numbers: &BTreeSet<u64>| numbers.last().copied().unwrap_or(0);
         self.loaded.last = headers.last().map_or(0, |(number, _)| *number).max(newest(&listing.quarantined));
         Ok(())
     }
@@ -159,6 +177,7 @@ impl<F: Files> Load<'_, F> {
             let ((before, _), (number, header)) = (pair[0], pair[1]);
             let last = header.map_or(number - 1, |header| header.previous);
             let missing = (before + 1..=last).filter(|missing| !listing.quarantined.contains(missing));
+            let missing = missing.filter(|missing| !self.unopened_segments.contains(missing));
             for segment in missing.take(LISTED_MISSING as usize) {
                 let damage = Damage { segment, from: 0, until: 0, what: DamageKind::SegmentMissing };
                 self.loaded.index.report(damage);
@@ -166,7 +185,7 @@ impl<F: Files> Load<'_, F> {
         }
     }
 
-    fn walk(&self, number: u64, limit: Option<u64>) -> Result<Walk, OpenError> {
+    fn walk(&mut self, number: u64, limit: Option<u64>) -> Result<Walk, OpenError> {
         match self.open(number)? {
             Some((file, length)) => {
                 Ok(walk(&mut Reader::new(self.files, &file, self.id, number, length), limit.unwrap_or(u64::MAX)))

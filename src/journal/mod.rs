@@ -16,7 +16,8 @@
 //!    again. What was not acknowledged is written once more, to a new segment; after two failures in a row the append fails,
 //!    and the next one tries anew.
 //! 3. *Bounded*: a new segment is made only where [`Options::max_bytes`] and [`Options::min_free_bytes`] hold with its whole
-//!    length, and it takes that length from the disk before its first record. A full journal says so; it drops nothing.
+//!    length, and it takes that length from the disk before its first record. A full journal says so; it drops nothing but
+//!    segments in quarantine, the oldest first: they count, too, but are only there to be examined.
 //! 4. *Nothing is invented*: a record is what was written there, or damage. A checksum belongs to one place of one journal.
 //! 5. *Nothing goes silently*: a bad place is reported by segment and positions, and the records on both sides stay. Only
 //!    the end of the last segment may be torn, which is what a crash leaves of a write that was not acknowledged.
@@ -32,7 +33,7 @@
 //! | `LOCK` | empty; locked with flock by the process that has the journal |
 //! | `JOURNAL` | the journal's header; made as `JOURNAL.new`, synced, renamed |
 //! | `00000000000000000001.segment` | a segment; 20 digits, from 1 on |
-//! | `00000000000000000001.quarantine` | a damaged segment whose intact records are drained; never read again |
+//! | `00000000000000000001.quarantine` | a damaged segment whose intact records are drained; never read again, and deleted where its space is needed |
 //!
 //! # Headers
 //! All numbers are little-endian. All headers are 64 bytes and end with a CRC32C of the 60 bytes before. Bytes that are not

@@ -14,6 +14,8 @@ pub(super) enum Bug {
     DamageIsTornTail,
     /// Checksums do not depend on the place.
     NoSalt,
+    /// What a full journal has no room for is acknowledged and dropped.
+    DropWhenFull,
 }
 
 #[cfg(feature = "planted-bugs")]
@@ -37,6 +39,7 @@ pub(super) fn is_on(bug: Bug) -> bool {
         (Bug::SyncRetried, "journal-sync-retried"),
         (Bug::DamageIsTornTail, "journal-damage-is-torn-tail"),
         (Bug::NoSalt, "journal-no-salt"),
+        (Bug::DropWhenFull, "journal-drop-when-full"),
     ];
     let named = NAMED.get_or_init(|| {
         names.into_iter().filter(|(_, name)| crate::planted_bugs::is_on(name)).map(|(bug, _)| bug).collect()

@@ -56,25 +56,28 @@ const MAX_START_DELAY: Duration = Duration::from_secs(5);
 /// How long the consumer may take to say farewell.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Why the pipeline could not start.
+/// Why the pipeline did not start, or ended by itself.
 #[derive(Debug, thiserror::Error)]
-pub enum StartError {
+pub enum RunError {
     /// The consumer cannot start.
     #[error(transparent)]
     Consumer(#[from] consumer::StartError),
     /// The client for questions cannot start.
     #[error("librdkafka refuses the client: {0}")]
     Lookup(#[from] crate::kafka::Error),
+    /// Nobody has the journal any more; a new process opens it again.
+    #[error("the journal's thread has ended by a fault of ours; start the worker again")]
+    JournalEnded,
 }
 
-impl StartError {
+impl RunError {
     /// The name of the property that librdkafka refuses, where that is the reason.
     pub fn refused_property(&self) -> Option<&str> {
         match self {
             Self::Consumer(consumer::StartError::Kafka(error)) | Self::Lookup(error) => {
                 crate::kafka::refused_property(error)
             }
-            Self::Consumer(consumer::StartError::Thread(_)) => None,
+            Self::Consumer(consumer::StartError::Thread(_)) | Self::JournalEnded => None,
         }
     }
 }
@@ -82,14 +85,14 @@ impl StartError {
 /// Runs until `shutdown` is ready, and then until what was read is written or the drain's time is over.
 ///
 /// # Errors
-/// Where it cannot start. Once it runs, faults of Kafka and of the database are waited out.
+/// Where it cannot start, or has lost its journal. Faults of Kafka and of the database are waited out.
 pub async fn run(
     config: Arc<Config>,
     database: Database,
     journal: Option<JournalHandle>,
     health: Arc<Health>,
     shutdown: impl Future<Output = ()>,
-) -> Result<(), StartError> {
+) -> Result<(), RunError> {
     let budget = Budget::new(buffer_bytes(&config));
     let (event_sender, events) = mpsc::unbounded_channel();
     let (message_sender, messages) = mpsc::unbounded_channel();
@@ -106,7 +109,7 @@ pub async fn run(
     let writer = Writer::new(&config, database.clone(), lookup);
     let mut partitions = Partitions::default();
     if let Some(journal) = &journal {
-        for record in journal.records().await {
+        for record in journal.records().await.into_iter().flatten() {
             partitions.note_journaled(&record);
         }
     }
@@ -137,8 +140,7 @@ pub async fn run(
         decoder,
         watch,
     };
-    pipeline.run(events, messages, shutdown).await;
-    Ok(())
+    pipeline.run(events, messages, shutdown).await
 }
 
 /// The part of the memory limit for messages and points. The rest is for what librdkafka fetches ahead, for encoding, and
@@ -188,11 +190,11 @@ impl Pipeline {
         mut events: UnboundedReceiver<Event>,
         mut messages: UnboundedReceiver<Messages>,
         shutdown: impl Future<Output = ()>,
-    ) {
+    ) -> Result<(), RunError> {
         let mut shutdown = pin!(shutdown);
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
+        let end = loop {
             self.health.beat(Component::Pipeline);
             self.dispatch();
             self.take_unsaved();
@@ -202,7 +204,7 @@ impl Pipeline {
             };
             tokio::select! {
                 biased;
-                () = &mut shutdown => break,
+                () = &mut shutdown => break Ok(()),
                 Some(done) = self.writers.join_next() => self.written(done),
                 Some(done) = self.start_tasks.join_next() => self.resolved(done),
                 Some(observation) = self.watch.next() => self.observed(observation),
@@ -213,10 +215,16 @@ impl Pipeline {
                 }
                 Some(event) = events.recv() => self.heard(event),
                 Some((set, epoch)) = messages.recv(), if may_take => self.take(set, epoch),
-                _ = tick.tick() => self.tick(messages.len()),
+                _ = tick.tick() => {
+                    if self.spill.as_ref().is_some_and(|spill| spill.journal().has_ended()) {
+                        break Err(RunError::JournalEnded);
+                    }
+                    self.tick(messages.len());
+                }
             }
-        }
+        };
         self.drain(events).await;
+        end
     }
 
     fn take(&mut self, set: MessageSet, epoch: u64) {

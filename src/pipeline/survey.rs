@@ -12,7 +12,7 @@ use tracing::{error, warn};
 use super::partitions::{InFlightPartitions, Partitions, first_beyond};
 use crate::batch::{Interval, Source};
 use crate::database::{Coverage, Database, Error};
-use crate::journal::{JournalHandle, Record};
+use crate::journal::{JournalHandle, Record, SegmentInfo};
 use crate::kafka::consumer::Assigned;
 
 /// How often the database is asked while the journal holds records.
@@ -43,7 +43,7 @@ pub(super) struct Surveyor {
     /// Whether the database answered when it was looked at last.
     answered: bool,
     at: Instant,
-    running: JoinSet<Result<Survey, Error>>,
+    running: JoinSet<Option<Result<Survey, Error>>>,
 }
 
 /// What was read when a survey began. What is committed meanwhile was on its way then, so it is no hole.
@@ -82,8 +82,10 @@ impl Surveyor {
     pub(super) async fn next(&mut self) -> Survey {
         loop {
             match self.running.join_next().await {
-                Some(Ok(Ok(survey))) => return survey,
-                Some(Ok(Err(failure))) => {
+                Some(Ok(Some(Ok(survey)))) => return survey,
+                // Without the journal's thread nothing is known of it; the loop finds that, too.
+                Some(Ok(None)) => {}
+                Some(Ok(Some(Err(failure)))) => {
                     warn!(%failure, "what was read cannot be compared with the database; trying again");
                     self.soon();
                 }
@@ -94,11 +96,26 @@ impl Surveyor {
     }
 }
 
-async fn survey(journal: Option<JournalHandle>, database: Database, reading: Reading) -> Result<Survey, Error> {
-    let records = match &journal {
-        Some(journal) => journal.records().await,
-        None => Vec::new(),
+/// `None` where the journal's thread has ended.
+async fn survey(
+    journal: Option<JournalHandle>,
+    database: Database,
+    reading: Reading,
+) -> Option<Result<Survey, Error>> {
+    let (segments, records) = match &journal {
+        // In this order: a segment that is made in between must not look as if it had no records.
+        Some(journal) => (journal.segments().await?, journal.records().await?),
+        None => Default::default(),
     };
+    Some(compare(records, segments, database, reading).await)
+}
+
+async fn compare(
+    records: Vec<Record>,
+    segments: Vec<SegmentInfo>,
+    database: Database,
+    reading: Reading,
+) -> Result<Survey, Error> {
     let mut partitions: HashMap<Arc<Source>, HashSet<i32>> = HashMap::new();
     for record in &records {
         partitions.entry(Arc::clone(&record.source)).or_default().insert(record.partition);
@@ -125,15 +142,11 @@ async fn survey(journal: Option<JournalHandle>, database: Database, reading: Rea
             survey.missing.push(record);
         }
     }
-    if let Some(journal) = &journal {
-        survey.covered_segments = journal
-            .segments()
-            .await
-            .iter()
-            .filter(|segment| !open_segments.contains(&segment.number))
-            .map(|segment| (segment.number, segment.sealed))
-            .collect();
-    }
+    survey.covered_segments = segments
+        .iter()
+        .filter(|segment| !open_segments.contains(&segment.number))
+        .map(|segment| (segment.number, segment.sealed))
+        .collect();
     Ok(survey)
 }
 

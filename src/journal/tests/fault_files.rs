@@ -121,6 +121,7 @@ struct State {
     faults: Vec<Fault>,
     free: u64,
     can_allocate: bool,
+    denied: Option<String>,
     bytes_read: u64,
     violations: Vec<String>,
 }
@@ -238,6 +239,7 @@ impl FaultFiles {
             faults: Vec::new(),
             free: u64::MAX / 2,
             can_allocate: true,
+            denied: None,
             bytes_read: 0,
             violations: Vec::new(),
         })))
@@ -271,7 +273,14 @@ impl FaultFiles {
     }
 
     pub(super) fn heal(&self) {
-        self.state().faults.clear();
+        let mut state = self.state();
+        state.faults.clear();
+        state.denied = None;
+    }
+
+    /// A file that this user may not open.
+    pub(super) fn deny(&self, name: &str) {
+        self.state().denied = Some(name.to_owned());
     }
 
     pub(super) fn set_free(&self, bytes: u64) {
@@ -400,6 +409,7 @@ impl Files for FaultFiles {
     fn open(&self, path: &Path, _: Access) -> io::Result<FaultFile> {
         let mut state = self.state();
         match state.call(Call::Open) {
+            Go::Do if state.denied.as_deref() == Some(&name(path)) => Err(io::ErrorKind::PermissionDenied.into()),
             Go::Do => {
                 let inode = state.names.get(&name(path)).copied().ok_or(io::ErrorKind::NotFound)?;
                 Ok(FaultFile { inode, _lock: None })

@@ -2,7 +2,7 @@
 
 use super::fault_files::{Call, Fault, FaultFiles, WRITING};
 use super::{Log, SEGMENT_BYTES, Sets, delivered, open, options, seed};
-use crate::journal::{AppendError, DamageKind, Journal, Limit, ReadError};
+use crate::journal::{AppendError, Damage, DamageKind, Inspection, Journal, Limit, ReadError};
 
 const EIO: i32 = 5;
 const ENOSPC: i32 = 28;
@@ -138,11 +138,11 @@ fn no_space_shows_before_the_first_record_of_a_segment() {
     log.check(&mut journal).unwrap();
 }
 
-#[test]
-fn full_is_told_before_anything_is_written_and_nothing_is_dropped() {
+/// The checker: a journal is filled; full is told before anything is written, and nothing is dropped.
+pub(super) fn fill() -> Result<(), String> {
     let files = FaultFiles::new(1);
     let limited = crate::journal::Options { max_bytes: 3 * SEGMENT_BYTES, ..options() };
-    let mut journal = Journal::open(files.clone(), limited).unwrap();
+    let mut journal = Journal::open(files.clone(), limited).map_err(|error| error.to_string())?;
     let (mut sets, mut log) = (Sets::new(1), Log::default());
     loop {
         let some = sets.some();
@@ -151,24 +151,120 @@ fn full_is_told_before_anything_is_written_and_nothing_is_dropped() {
             Ok(()) => {
                 log.attempted.extend(super::Plain::all(&some));
                 log.acknowledged.extend(super::Plain::all(&some));
+                log.check(&mut journal)?;
             }
-            Err(AppendError::Full { limit, used_bytes, needed_bytes }) => {
-                assert_eq!(limit, Limit::MaxBytes);
-                assert!(used_bytes + needed_bytes > 3 * SEGMENT_BYTES);
-                assert_eq!(files.count(Call::Write), writes);
+            Err(AppendError::Full { limit: Limit::MaxBytes, used_bytes, needed_bytes })
+                if used_bytes + needed_bytes > 3 * SEGMENT_BYTES && files.count(Call::Write) == writes =>
+            {
                 break;
             }
-            Err(error) => panic!("{error}"),
+            Err(error) => return Err(error.to_string()),
         }
-        assert!(journal.usage().bytes <= 3 * SEGMENT_BYTES);
+        if journal.usage().bytes > 3 * SEGMENT_BYTES {
+            return Err("it takes more than it may".to_owned());
+        }
     }
     // Not a set of it was written.
-    log.check(&mut journal).unwrap();
+    log.check(&mut journal)?;
     let oldest = journal.segments()[0].number;
     log.release(&journal, oldest);
-    journal.remove_segment(oldest).unwrap();
-    assert!(log.append(&mut journal, &[sets.one()]));
-    log.check(&mut journal).unwrap();
+    journal.remove_segment(oldest).map_err(|error| error.to_string())?;
+    if !log.append(&mut journal, &[sets.one()]) {
+        return Err("it does not append when there is room again".to_owned());
+    }
+    log.check(&mut journal)
+}
+
+#[test]
+fn full_is_told_before_anything_is_written_and_nothing_is_dropped() {
+    fill().unwrap();
+}
+
+#[test]
+fn segments_in_quarantine_count_and_make_room_the_oldest_first() {
+    let files = FaultFiles::new(1);
+    let limited = crate::journal::Options { max_bytes: 4 * SEGMENT_BYTES, ..options() };
+    let mut journal = Journal::open(files.clone(), limited.clone()).unwrap();
+    let mut sets = Sets::new(1);
+    let quarantined = || files.contents().into_keys().filter(|name| name.ends_with(".quarantine")).count();
+    while journal.segments().len() < 3 {
+        journal.append(&[sets.one()]).unwrap();
+    }
+    for number in [1, 2] {
+        let record = journal.records().find(|record| record.segment == number).unwrap().clone();
+        let name = format!("{number:020}.segment");
+        let mut data = files.contents()[&name].clone();
+        data[record.position as usize + 70] ^= 1;
+        files.put(&name, data);
+        journal.read(&record).unwrap_err();
+        journal.remove_segment(number).unwrap();
+    }
+    let used = journal.usage();
+    assert_eq!((used.bytes, used.quarantined, quarantined()), (files_bytes(&files), 2, 2));
+    drop(journal);
+    let mut journal = Journal::open(files.clone(), limited).unwrap();
+    assert_eq!((journal.usage().bytes, journal.usage().quarantined), (files_bytes(&files), 2));
+
+    // Both go before it is full, the older one first, and no record does.
+    let mut log = Log::default();
+    let mut left = Vec::new();
+    loop {
+        let one = [sets.one()];
+        match journal.append(&one) {
+            Ok(()) => log.acknowledged.extend(super::Plain::all(&one)),
+            Err(error) => {
+                assert!(matches!(error, AppendError::Full { limit: Limit::MaxBytes, .. }), "{error}");
+                break;
+            }
+        }
+        assert!(journal.usage().bytes <= 4 * SEGMENT_BYTES);
+        let names = files.contents().into_keys().filter(|name| name.ends_with(".quarantine"));
+        left.push(names.collect::<Vec<_>>());
+    }
+    left.dedup();
+    let name = |number: u64| format!("{number:020}.quarantine");
+    let expected = [vec![name(1), name(2)], vec![name(2)], vec![]];
+    assert!(left.iter().all(|names| expected.contains(names)) && left.last() == Some(&vec![]), "{left:?}");
+    let delivered = delivered(&mut journal);
+    assert!(log.acknowledged.iter().all(|set| delivered.contains(set)));
+    assert_eq!(journal.usage().quarantined, 2);
+}
+
+/// What the segments take, those in quarantine among them.
+fn files_bytes(files: &FaultFiles) -> u64 {
+    files.contents().iter().filter(|(name, _)| name.contains('.')).map(|(_, data)| data.len() as u64).sum()
+}
+
+#[test]
+fn a_segment_that_cannot_be_opened_is_damage_to_who_looks_and_one_that_is_gone_is_not() {
+    const EACCES: i32 = 13;
+    let files = FaultFiles::new(1);
+    let (mut journal, mut sets, mut log) = (open(&files), Sets::new(1), Log::default());
+    while journal.segments().len() < 4 {
+        assert!(log.append(&mut journal, &sets.some()));
+    }
+    let segments = journal.segments();
+    let directory = std::path::Path::new("/journal");
+    let inspection = Inspection::open(files.clone(), directory).unwrap();
+    for (nth, segment) in (0..).zip(&segments) {
+        for errno in [EACCES, EIO] {
+            files.fail(Fault { call: Call::Open, nth: files.count(Call::Open) + nth, times: 1, errno });
+            let whole = Damage { segment: segment.number, from: 0, until: segment.bytes, what: DamageKind::Unreadable };
+            assert_eq!(inspection.verify(|_| {}), [whole]);
+            files.heal();
+        }
+    }
+    assert_eq!(inspection.verify(|_| {}), []);
+
+    files.deny(&format!("{:020}.segment", segments[1].number));
+    let looking = Inspection::open(files.clone(), directory).unwrap();
+    let unreadable = Damage { segment: segments[1].number, from: 0, until: 0, what: DamageKind::Unreadable };
+    assert_eq!((looking.damage(), looking.verify(|_| {})), ([unreadable.clone()].as_slice(), vec![unreadable]));
+    assert_eq!(looking.records().count(), journal.records().filter(|r| r.segment != segments[1].number).count());
+
+    files.heal();
+    journal.remove_segment(segments[0].number).unwrap();
+    assert_eq!(inspection.verify(|_| {}), [], "the worker has removed it");
 }
 
 #[test]

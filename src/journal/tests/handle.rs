@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::fault_files::{Call, Fault, FaultFiles};
-use super::{Plain, Sets, open, options};
+use super::{Plain, SEGMENT_BYTES, Sets, open, options};
 use crate::journal::{AppendError, Journal, JournalHandle, ReadError};
 
 #[tokio::test]
@@ -33,18 +33,19 @@ async fn callers_append_together_and_read_and_remove() {
     assert_eq!(handle.usage().records, expected.len() as u64);
     println!("{} syncs for 100 appends", syncs.load(Ordering::Relaxed));
     let mut read = Vec::new();
-    let records = handle.records().await;
+    let records = handle.records().await.unwrap();
     for record in &records {
         read.push(Plain::of(&handle.read(record.clone()).await.unwrap()));
     }
     read.sort();
     expected.sort();
     assert_eq!(read, expected);
-    let segments = handle.segments().await.iter().map(|segment| segment.number).collect();
+    let segments = handle.segments().await.unwrap().iter().map(|segment| segment.number).collect();
     handle.remove_segments(segments).await;
     assert_eq!((handle.usage().records, handle.usage().bytes), (0, 0));
     assert!(matches!(handle.read(records[0].clone()).await, Err(ReadError::Gone { .. })));
-    assert_eq!(handle.damage().await, []);
+    assert_eq!(handle.damage().await.unwrap(), []);
+    assert!(!handle.has_ended());
     handle.close().await;
     // The lock is free, and the handle says that it is closed.
     open(&files);
@@ -63,4 +64,31 @@ async fn all_callers_of_a_failed_write_are_told() {
     }
     files.heal();
     handle.append(sets.some()).await.unwrap();
+}
+
+/// A thread that has ended by a fault knows nothing; that is not the same as an empty journal.
+#[tokio::test]
+async fn a_thread_that_has_ended_is_told_from_an_empty_journal() {
+    let mut journal = open(&FaultFiles::new(1));
+    journal.observe_syncs(|_| panic!("a fault of ours"));
+    let handle = JournalHandle::start(journal).unwrap();
+    assert_eq!(handle.records().await.map(|records| records.len()), Some(0));
+    assert!(matches!(handle.append(Sets::new(1).some()).await, Err(AppendError::Unavailable(_))));
+    assert!(handle.records().await.is_none());
+    assert!(handle.has_ended());
+    assert!(handle.segments().await.is_none() && handle.damage().await.is_none());
+}
+
+/// One append that there is room for is not refused because of another one that waits beside it.
+#[tokio::test]
+async fn where_there_is_no_room_for_all_that_wait_there_is_for_some() {
+    let files = FaultFiles::new(1);
+    let limited = crate::journal::Options { max_bytes: 2 * SEGMENT_BYTES, ..options() };
+    let handle = JournalHandle::start(Journal::open(files, limited).unwrap()).unwrap();
+    let mut sets = Sets::new(1);
+    let many: Vec<_> = (0..200).map(|_| sets.one()).collect();
+    let (large, small) = tokio::join!(handle.append(many), handle.append(vec![sets.one()]));
+    assert!(matches!(large, Err(AppendError::Full { .. })), "{large:?}");
+    small.unwrap();
+    assert_eq!(handle.usage().records, 1);
 }

@@ -56,3 +56,8 @@ fn damage_in_the_middle_taken_for_a_torn_tail_is_caught() {
 fn a_checksum_without_its_salt_is_caught() {
     caught(Bug::NoSalt, "invented", damage::another_journals_records);
 }
+
+#[test]
+fn a_full_journal_that_drops_is_caught() {
+    caught(Bug::DropWhenFull, "lost", faults::fill);
+}
