@@ -64,6 +64,7 @@ fn set(partition: i32, from: i64) -> MessageSet {
             time_ms: Some(1_735_689_600_000 + offset),
             key: Some(b"sensor"),
             payload: Some(payload.as_bytes()),
+            headers: None,
         };
         builder.push(&message);
         bytes += payload.len() + 6;
@@ -177,7 +178,7 @@ fn compare_append(runtime: &tokio::runtime::Runtime, each: usize, at_once: usize
             all_syncs += round_syncs;
         }
     }
-    let records = runtime.block_on(journal.records());
+    let records = runtime.block_on(journal.records()).unwrap();
     let on_disk = records.iter().map(|r| r.bytes).sum::<u64>() as f64
         / records.iter().map(|r| u64::from(r.messages)).sum::<u64>() as f64;
     let a_message = raw_bytes(&sets) as f64 / sets.iter().map(MessageSet::len).sum::<usize>() as f64;

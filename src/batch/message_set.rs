@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{Charge, Interval, Source};
 
 /// One message as it came from Kafka.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RawMessage<'a> {
     /// Kafka's offset.
     pub offset: i64,
@@ -16,6 +16,8 @@ pub struct RawMessage<'a> {
     pub key: Option<&'a [u8]>,
     /// The payload; `None` is a tombstone.
     pub payload: Option<&'a [u8]>,
+    /// The headers, as [`headers`](super::headers) encodes them; `None` where there are none.
+    pub headers: Option<&'a [u8]>,
 }
 
 /// The raw messages of `[from, until)` of one partition, in the order of their offsets. A view: clones and parts share the
@@ -37,7 +39,8 @@ struct Block {
     _charge: Option<Charge>,
 }
 
-/// Key and payload lie one after the other in the block's bytes; a length of -1 says there is none, as in Kafka's format.
+/// Key, payload and headers lie one after the other in the block's bytes; a length of -1 says there is none, as in Kafka's
+/// format.
 #[derive(Debug)]
 struct Entry {
     offset: i64,
@@ -45,6 +48,13 @@ struct Entry {
     start: usize,
     key_len: i32,
     payload_len: i32,
+    headers_len: i32,
+}
+
+impl Entry {
+    fn bytes(&self) -> usize {
+        [self.key_len, self.payload_len, self.headers_len].iter().filter_map(|len| usize::try_from(*len).ok()).sum()
+    }
 }
 
 /// The time of a message that has none, as in Kafka's format.
@@ -87,21 +97,25 @@ impl MessageSet {
 
     /// The memory of the messages, in bytes; of a part, its share.
     pub fn bytes(&self) -> usize {
-        self.messages().map(|m| m.key.map_or(0, <[u8]>::len) + m.payload.map_or(0, <[u8]>::len)).sum::<usize>()
-            + self.len() * size_of::<Entry>()
+        let entries = &self.block.entries[self.entries.clone()];
+        entries.iter().map(|entry| entry.bytes() + size_of::<Entry>()).sum()
     }
 
     /// The messages in the order of their offsets.
     pub fn messages(&self) -> impl ExactSizeIterator<Item = RawMessage<'_>> {
         self.block.entries[self.entries.clone()].iter().map(|entry| {
-            let slice =
-                |start: usize, len: i32| usize::try_from(len).ok().map(|len| &self.block.bytes[start..start + len]);
-            let payload_start = entry.start + usize::try_from(entry.key_len).unwrap_or(0);
+            let mut rest = &self.block.bytes[entry.start..];
+            let mut part = |len: i32| {
+                let (part, behind) = rest.split_at(usize::try_from(len).ok()?);
+                rest = behind;
+                Some(part)
+            };
             RawMessage {
                 offset: entry.offset,
                 time_ms: (entry.time_ms != NO_TIME).then_some(entry.time_ms),
-                key: slice(entry.start, entry.key_len),
-                payload: slice(payload_start, entry.payload_len),
+                key: part(entry.key_len),
+                payload: part(entry.payload_len),
+                headers: part(entry.headers_len),
             }
         })
     }
@@ -161,9 +175,11 @@ impl MessageSetBuilder {
             start: self.bytes.len(),
             key_len: length(message.key),
             payload_len: length(message.payload),
+            headers_len: length(message.headers),
         });
-        self.bytes.extend_from_slice(message.key.unwrap_or_default());
-        self.bytes.extend_from_slice(message.payload.unwrap_or_default());
+        for part in [message.key, message.payload, message.headers].into_iter().flatten() {
+            self.bytes.extend_from_slice(part);
+        }
         self.until = message.offset + 1;
     }
 

@@ -9,6 +9,7 @@
 //! have: compaction and transaction markers leave offsets without a message, and these belong to the interval as well.
 
 mod budget;
+pub mod headers;
 mod message_set;
 mod points;
 
@@ -110,6 +111,8 @@ pub struct DeadLetter {
     pub payload: Option<Vec<u8>>,
     /// The payload's full length, in bytes.
     pub payload_bytes: usize,
+    /// Its headers, as [`headers`] encodes them; none where they are longer than [`DEAD_LETTER_PAYLOAD_BYTES`].
+    pub headers: Option<Vec<u8>>,
     /// Why it was rejected.
     pub rejected: Rejected,
 }
@@ -402,8 +405,9 @@ impl Batch {
 impl DeadLetter {
     /// The memory it holds, in bytes, with what the statement that stores it takes of it once more.
     fn bytes(&self) -> usize {
-        let held = |bytes: &Option<Vec<u8>>| bytes.as_ref().map_or(0, Vec::len);
-        2 * (size_of::<Self>() + held(&self.key) + held(&self.payload) + self.rejected.detail.len())
+        let length = |bytes: &Option<Vec<u8>>| bytes.as_ref().map_or(0, Vec::len);
+        let held = length(&self.key) + length(&self.payload) + length(&self.headers);
+        2 * (size_of::<Self>() + held + self.rejected.detail.len())
     }
 }
 
@@ -414,6 +418,7 @@ fn dead_letter(message: &RawMessage<'_>, at: MessageAt, rejected: Rejected) -> D
         key: message.key.map(head),
         payload: message.payload.map(head),
         payload_bytes: message.payload.map_or(0, <[u8]>::len),
+        headers: message.headers.filter(|headers| headers.len() <= DEAD_LETTER_PAYLOAD_BYTES).map(<[u8]>::to_vec),
         rejected,
     }
 }

@@ -31,6 +31,7 @@ fn set(source: &Arc<Source>, partition: i32, from: i64, until: i64, offsets: &[i
             time_ms: Some(*offset),
             key: Some(b"k"),
             payload: Some(payload.as_bytes()),
+            headers: None,
         });
     }
     builder.extend_to(until);
@@ -103,7 +104,7 @@ fn what_cannot_be_read_is_a_dead_letter_and_the_rest_goes_on() {
     let long = vec![b'x'; DEAD_LETTER_PAYLOAD_BYTES + 1];
     let good: &[u8] = br#"{"time_series_id":"s","timestamps":[0],"columns":{"c":[1]}}"#;
     for (offset, payload) in (0..).zip([Some(b"{".as_slice()), None, Some(good), Some(&long)]) {
-        builder.push(&RawMessage { offset, time_ms: None, key: None, payload });
+        builder.push(&RawMessage { offset, time_ms: None, key: None, payload, ..RawMessage::default() });
     }
     let mut batch = Batch::default();
     let counts = batch.push(builder.build(None), &mut decoder());
@@ -122,7 +123,7 @@ fn memory_is_charged_until_the_last_part_is_gone() {
     let budget = Budget::new(1 << 20);
     let mut builder = MessageSetBuilder::new(source("t"), 0, 0);
     for offset in 0..10 {
-        builder.push(&RawMessage { offset, time_ms: None, key: None, payload: Some(&[b' '; 1000]) });
+        builder.push(&RawMessage { offset, time_ms: None, key: None, payload: Some(&[b' '; 1000]), ..RawMessage::default() });
     }
     let set = builder.build(Some(&budget));
     assert!(budget.used() > 10_000);
@@ -187,7 +188,7 @@ fn uneven(sets: &[Vec<usize>], decoder: &mut Decoder) -> Batch {
                 "time_series_id": "s", "timestamp_unit": "us", "timestamps": times, "columns": {"c": vec![1; times.len()]},
             });
             let payload = payload.to_string();
-            builder.push(&RawMessage { offset, time_ms: None, key: None, payload: Some(payload.as_bytes()) });
+            builder.push(&RawMessage { offset, time_ms: None, key: None, payload: Some(payload.as_bytes()), ..RawMessage::default() });
             offset += 2;
         }
         builder.extend_to(offset);

@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 use super::{Failure, print, print_line, progress_bar};
-use crate::batch::{Batch, Interval, MessageSet, RawMessage, Source};
+use crate::batch::{Batch, Interval, MessageSet, RawMessage, Source, headers};
 use crate::config::Config;
 use crate::database::{Class, Coverage, Database, Path as WritePath};
 use crate::journal::{Inspection, ReadError, RealFiles, Record};
@@ -205,6 +205,16 @@ fn export(journal: &mut Inspection, filter: &Filter) -> Result<(), Failure> {
             line.insert("time_ms".to_owned(), message.time_ms.into());
             insert(&mut line, "key", message.key);
             insert(&mut line, "payload", message.payload);
+            if let Some(encoded) = message.headers {
+                // An array, because a name may come more than once.
+                let of = |(name, value)| {
+                    let mut header = Map::new();
+                    header.insert("name".to_owned(), Value::from(name));
+                    insert(&mut header, "value", value);
+                    Value::Object(header)
+                };
+                line.insert("headers".to_owned(), headers::iter(encoded).map(of).collect());
+            }
             print(&format!("{}\n", Value::Object(line)));
         }
     }

@@ -66,8 +66,9 @@
 //! stands for it in this segment; it comes before the first record that uses the number, so that every segment stands alone.
 //!
 //! *Messages*: the length of the source's JSON, u32, and that JSON once more, so that a record stands alone where its source
-//! record is damaged; then for each message offset i64, time in ms i64 (-1 none), key length i32 (-1 none), payload length
-//! i32 (-1 none, a tombstone), key, payload. As zstd where that is smaller. Message sets of one append that follow each other
+//! record is damaged; then for each message offset i64, time in ms i64 (-1 none), the lengths of key, payload and headers as
+//! i32 each (-1 none; a payload of none is a tombstone), and these three, the headers as [`crate::batch::headers`] has them.
+//! As zstd where that is smaller. Message sets of one append that follow each other
 //! in their partition share a record, up to 1 MiB of messages.
 //!
 //! # Opening

@@ -187,8 +187,10 @@ fn put(plain: &mut Vec<u8>, message: &RawMessage<'_>) -> io::Result<()> {
     plain.extend_from_slice(&message.time_ms.unwrap_or(NO_TIME).to_le_bytes());
     plain.extend_from_slice(&stored(message.key)?.to_le_bytes());
     plain.extend_from_slice(&stored(message.payload)?.to_le_bytes());
-    plain.extend_from_slice(message.key.unwrap_or_default());
-    plain.extend_from_slice(message.payload.unwrap_or_default());
+    plain.extend_from_slice(&stored(message.headers)?.to_le_bytes());
+    for part in [message.key, message.payload, message.headers].into_iter().flatten() {
+        plain.extend_from_slice(part);
+    }
     Ok(())
 }
 
@@ -259,11 +261,13 @@ impl<'a> Rest<'a> {
         let time_ms = i64::from_le_bytes(self.array()?);
         let key_length = i32::from_le_bytes(self.array()?);
         let payload_length = i32::from_le_bytes(self.array()?);
+        let headers_length = i32::from_le_bytes(self.array()?);
         Some(RawMessage {
             offset,
             time_ms: (time_ms != NO_TIME).then_some(time_ms),
             key: self.part(key_length)?,
             payload: self.part(payload_length)?,
+            headers: self.part(headers_length)?,
         })
     }
 }

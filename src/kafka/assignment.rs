@@ -160,7 +160,7 @@ mod tests {
     }
 
     fn message(offset: i64) -> RawMessage<'static> {
-        RawMessage { offset, time_ms: None, key: None, payload: Some(b"{}") }
+        RawMessage { offset, time_ms: None, key: None, payload: Some(b"{}"), ..RawMessage::default() }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Message as _};
+use rdkafka::message::{BorrowedMessage, Headers, Message as _};
 use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::mpsc::UnboundedSender;
 use tracing::{debug, error, info, warn};
@@ -17,7 +17,7 @@ use super::assignment::{Assignment, Reader};
 use super::context::{Context, Notice, log_failure, positions};
 use super::lookup::TopicPartition;
 use super::settings;
-use crate::batch::{Budget, MessageSet, RawMessage, Source};
+use crate::batch::{Budget, MessageSet, RawMessage, Source, headers};
 use crate::config::Kafka;
 use crate::telemetry::health::{Component, Health};
 use crate::telemetry::metrics;
@@ -474,11 +474,16 @@ fn take<'a>(assignment: &'a mut Assignment, message: &BorrowedMessage<'_>) -> Op
     let owned = assignment.get(message.topic(), message.partition())?;
     let epoch = owned.epoch;
     let reader = owned.reader.as_mut()?;
+    let mut headers = Vec::new();
+    for header in message.headers().into_iter().flat_map(Headers::iter) {
+        headers::put(&mut headers, header.key, header.value);
+    }
     let raw = RawMessage {
         offset: message.offset(),
         time_ms: message.timestamp().to_millis(),
         key: message.key(),
         payload: message.payload(),
+        headers: (!headers.is_empty()).then_some(&headers),
     };
     match reader.push(&raw) {
         None => {

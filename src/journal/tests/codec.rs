@@ -29,18 +29,19 @@ fn header(encoded: &Encoded) -> RecordHeader {
 }
 
 fn any_set() -> impl Strategy<Value = MessageSet> {
-    let message =
-        (0..3i64, option::of(0..i64::MAX), option::of(vec(any::<u8>(), 0..40)), option::of(vec(0..3u8, 0..400)));
+    let part = || option::of(vec(any::<u8>(), 0..40));
+    let message = (0..3i64, option::of(0..i64::MAX), part(), option::of(vec(0..3u8, 0..400)), part());
     (0..2usize, 0..i32::MAX, 0..i64::MAX / 2, vec(message, 0..20), 0..5i64).prop_map(
         |(number, partition, from, messages, behind)| {
             let mut builder = MessageSetBuilder::new(source(number), partition, from);
-            for (skip, time_ms, key, payload) in &messages {
+            for (skip, time_ms, key, payload, headers) in &messages {
                 let offset = builder.until() + skip;
                 builder.push(&RawMessage {
                     offset,
                     time_ms: *time_ms,
                     key: key.as_deref(),
                     payload: payload.as_deref(),
+                    headers: headers.as_deref(),
                 });
             }
             builder.extend_to(builder.until() + behind);
@@ -143,7 +144,7 @@ fn neighbours_in_a_partition_become_one_record_up_to_its_limit() {
     let set = |topic, partition, from: i64, until, payload: &[u8]| {
         let mut builder = MessageSetBuilder::new(source(topic), partition, from);
         if from < until {
-            builder.push(&RawMessage { offset: from, time_ms: None, key: None, payload: Some(payload) });
+            builder.push(&RawMessage { offset: from, time_ms: None, key: None, payload: Some(payload), ..RawMessage::default() });
         }
         builder.extend_to(until);
         builder.build(None)

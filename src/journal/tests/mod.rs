@@ -84,6 +84,7 @@ impl Sets {
                 time_ms: rng.random_bool(0.8).then(|| rng.random_range(0..2_000_000_000_000)),
                 key: rng.random_bool(0.5).then_some(b"key".as_slice()),
                 payload: rng.random_bool(0.9).then_some(payload.as_slice()),
+                headers: rng.random_bool(0.3).then_some(b"headers".as_slice()),
             });
         }
         builder.extend_to(builder.until() + 1);
@@ -96,7 +97,7 @@ impl Sets {
     }
 }
 
-type PlainMessage = (i64, Option<i64>, Option<Vec<u8>>, Option<Vec<u8>>);
+type PlainMessage = (i64, Option<i64>, [Option<Vec<u8>>; 3]);
 
 /// A message set by value.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -117,7 +118,10 @@ impl Plain {
             partition: interval.partition,
             from: interval.from,
             until: interval.until,
-            messages: set.messages().map(|m| (m.offset, m.time_ms, part(m.key), part(m.payload))).collect(),
+            messages: set
+                .messages()
+                .map(|m| (m.offset, m.time_ms, [m.key, m.payload, m.headers].map(part)))
+                .collect(),
         }
     }
 
