@@ -10,6 +10,7 @@ mod arrival;
 mod claims;
 mod commands;
 mod crashes;
+mod disk_faults;
 mod lost_commits;
 mod outages;
 mod pool;

@@ -6,92 +6,10 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
-use crate::support::bed::Bed;
-use crate::support::broker::Producer;
+use crate::support::away::{Away, until_journaled, until_mode};
 use crate::support::data::{Difference, Published};
-use crate::support::proxy::Proxy;
 use crate::support::worker::{Worker, run, text};
 use crate::support::{seed, until};
-
-/// A database behind a proxy, and a folder for journals.
-struct Away {
-    bed: Bed,
-    proxy: Proxy,
-    url: String,
-    folder: tempfile::TempDir,
-}
-
-impl Away {
-    async fn new(test: &str, partitions: i32) -> Option<Self> {
-        let bed = Bed::new(test, partitions).await?;
-        let proxy = Proxy::start(&bed.server()).await;
-        let url = bed.url_by(proxy.port);
-        Some(Self { bed, proxy, url, folder: tempfile::tempdir().unwrap() })
-    }
-
-    fn journal(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    /// A worker with a journal of this name.
-    fn worker(&self, journal: &str, extra: &[(&str, &str)]) -> Worker {
-        let directory = self.journal(journal).to_str().unwrap().to_owned();
-        let mut settings = vec![
-            ("DATABASE_URL", self.url.as_str()),
-            ("SERIES_INGEST__JOURNAL__ENABLED", "true"),
-            ("SERIES_INGEST__JOURNAL__DIRECTORY", &directory),
-            ("SERIES_INGEST__JOURNAL__SEGMENT_BYTES", "1048576"),
-            ("SERIES_INGEST__JOURNAL__GRACE_S", "2"),
-            ("SERIES_INGEST__JOURNAL__MIN_FREE_BYTES", "0"),
-            ("SERIES_INGEST__DATABASE__OUTAGE_GRACE_MS", "300"),
-            ("SERIES_INGEST__BATCH__LINGER_MS", "50"),
-        ];
-        settings.extend_from_slice(extra);
-        self.bed.worker(&settings)
-    }
-
-    fn publish(&self, published: &mut Published, messages: usize) {
-        publish(&self.bed.producer, &self.bed, published, messages);
-    }
-
-    async fn remove(self) {
-        self.bed.remove().await;
-    }
-}
-
-fn publish(producer: &Producer, bed: &Bed, published: &mut Published, messages: usize) {
-    for number in 0..messages {
-        let payload = published.batch("s", 25);
-        producer.send(&bed.points_topic, number as i32 % bed.partitions, "s", Some(payload.as_bytes()));
-    }
-    producer.flush();
-}
-
-async fn until_mode(worker: &Worker, mode: &str) {
-    let name = format!("series_ingest_mode{{mode=\"{mode}\"}}");
-    until(30, &format!("mode {mode}"), async || worker.metric(&name) == Some(1.0)).await;
-}
-
-/// Waits until the journal has everything that Kafka has.
-async fn until_journaled(away: &Away, worker: &Worker) {
-    let bed = &away.bed;
-    let ends: Vec<i64> = (0..bed.partitions).map(|n| bed.broker.end(&bed.points_topic, n)).collect();
-    until(30, "everything is read", async || {
-        let Some((200, status)) = worker.get("/status") else { return false };
-        let status: serde_json::Value = serde_json::from_str(&status).unwrap();
-        ends.iter().enumerate().all(|(number, end)| {
-            let partitions = status["partitions"].as_array().unwrap();
-            partitions.iter().any(|partition| {
-                partition["topic"] == bed.points_topic.as_str()
-                    && partition["partition"] == number
-                    && partition["position"] == *end
-            })
-        })
-    })
-    .await;
-    // What was read is journaled by an append that is under way, if any.
-    tokio::time::sleep(Duration::from_millis(500)).await;
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn messages_go_to_the_journal_and_from_there_to_the_database_without_hands() {

@@ -36,6 +36,14 @@ impl Published {
         serde_json::json!({"type": "point-batch", "time_series_id": series, "timestamps": times, "columns": columns})
             .to_string()
     }
+
+    /// The same with a field that is passed over, of so many random characters.
+    pub fn large_batch(&mut self, series: &str, timestamps: usize, bytes: usize) -> String {
+        use rand::Rng as _;
+        let noise: String = rand::rng().sample_iter(rand::distr::Alphanumeric).take(bytes).map(char::from).collect();
+        let batch = self.batch(series, timestamps);
+        format!("{{\"noise\": \"{noise}\", {}", &batch[1..])
+    }
 }
 
 /// How a table differs from what was published.

@@ -1,6 +1,7 @@
 //! What the tests against real servers share. Each test has a database, topics and a group of its own, so that they run side
 //! by side; what a failed test leaves behind stays, to be looked at.
 
+pub mod away;
 pub mod bed;
 pub mod broker;
 pub mod data;
@@ -26,13 +27,16 @@ pub fn servers(test: &str) -> Option<Servers> {
         (None, None) => {
             let required = variable("SERIES_INGEST_TESTS").is_some_and(|value| value == "required");
             assert!(!required, "{test}: KAFKA_BROKERS and DATABASE_URL are not set, and SERIES_INGEST_TESTS=required");
-            // Past the test runner, which shows only what failed tests print.
-            let line = format!("SKIPPED {test}: no servers; `make test` brings them up and runs it\n");
-            std::io::stderr().write_all(line.as_bytes()).unwrap();
+            skip(test, "no servers; `make test` brings them up and runs it");
             None
         }
         _ => panic!("{test}: only one of KAFKA_BROKERS and DATABASE_URL is set"),
     }
+}
+
+/// Says that a test is skipped, past the test runner, which shows only what failed tests print.
+pub fn skip(test: &str, why: &str) {
+    std::io::stderr().write_all(format!("SKIPPED {test}: {why}\n").as_bytes()).unwrap();
 }
 
 /// Waits until `fact` holds, and fails after `seconds`.

@@ -38,13 +38,21 @@ pub fn text(output: &Output) -> String {
 
 impl Worker {
     pub fn start(name: &str, environment: &[(String, String)], extra: &[(&str, &str)]) -> Self {
+        Self::start_by(&[], name, environment, extra)
+    }
+
+    /// The same by another program, which replaces itself by the one that its arguments name.
+    pub fn start_by(launcher: &[&str], name: &str, environment: &[(String, String)], extra: &[(&str, &str)]) -> Self {
         let number = NUMBER.fetch_add(1, Ordering::SeqCst);
         let log = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{number}.log"));
         let file = File::create(&log).unwrap();
         // A port that was free a moment ago; two tests that get the same one would see the second worker refuse to start.
         let http = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-        let child = command(environment)
-            .arg("run")
+        let words = [launcher, &[PROGRAM, "run"]].concat();
+        let child = Command::new(words[0])
+            .args(&words[1..])
+            .env_clear()
+            .envs(environment.iter().map(|(name, value)| (name, value)))
             .env("SERIES_INGEST__HTTP__LISTEN", &http)
             .envs(extra.iter().copied())
             .stdin(Stdio::null())
@@ -53,6 +61,10 @@ impl Worker {
             .spawn()
             .unwrap();
         Self { child, log, http }
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     pub fn kill(&mut self) {

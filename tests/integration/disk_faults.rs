@@ -1,0 +1,330 @@
+//! The journal's disk is full, limited or broken in an outage: nothing is lost, and it goes on by itself.
+
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use rustix::fs::{FallocateFlags, fallocate};
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
+
+use crate::support::away::{Away, until_journaled, until_mode};
+use crate::support::data::Published;
+use crate::support::worker::Worker;
+use crate::support::{skip, until};
+
+const SEGMENT_BYTES: u64 = 1 << 20;
+/// Messages of this length, so many that they need several segments.
+const LARGE: (usize, usize) = (100, 60_000);
+
+/// An outage begins, and the worker journals.
+async fn begin(away: &Away, worker: &Worker, published: &mut Published) {
+    away.publish(published, 20);
+    away.bed.until_applied(60).await;
+    away.proxy.refuse(true);
+    away.publish(published, 20);
+    until_mode(worker, "journaling").await;
+    until_journaled(away, worker).await;
+    assert_eq!(worker.get("/readyz").unwrap().0, 200);
+}
+
+/// Waits until the worker says that its journal takes nothing, and gives its words.
+async fn until_unready(worker: &Worker) -> String {
+    let mut why = String::new();
+    until(60, "the journal takes nothing, and the worker says so", async || {
+        let Some((code, body)) = worker.get("/readyz") else { return false };
+        why = body;
+        code == 503 && why.contains("journal:")
+    })
+    .await;
+    assert_eq!(worker.get("/livez").unwrap().0, 200);
+    why
+}
+
+/// Waits until the worker has journaled all. From here on nobody else has it.
+async fn until_safe(away: &Away, worker: &mut Worker) {
+    until(60, "ready again", async || worker.get("/readyz").is_some_and(|(code, _)| code == 200)).await;
+    until_journaled(away, worker).await;
+    away.delete_records().await;
+    assert_eq!(worker.has_ended(), None);
+}
+
+/// The database comes back.
+async fn end(away: Away, mut worker: Worker, mut published: Published) {
+    away.publish(&mut published, 20);
+    away.proxy.refuse(false);
+    away.bed.until_applied(60).await;
+    away.bed.assert_exact(&published).await;
+    until_mode(&worker, "streaming").await;
+    assert_eq!(worker.has_ended(), None);
+    assert!(!worker.log().contains("damage"), "a failed write leaves no damage\n{}", worker.log());
+    drop(worker);
+    away.remove().await;
+}
+
+/// A worker with a small disk of its own for its journal: a tmpfs in its own mount namespace, which goes with the process.
+struct SmallDisk {
+    worker: Worker,
+    /// Where everybody else finds it.
+    folder: PathBuf,
+}
+
+impl SmallDisk {
+    /// `None` where this user may mount nothing.
+    fn start(test: &str, away: &Away) -> Option<Self> {
+        const MOUNT: &str = r#"mount -t tmpfs -o size=16m,nr_inodes=64,mode=700 none "$0" && exec "$@""#;
+        let folder = away.journal("disk");
+        fs::create_dir(&folder).unwrap();
+        let path = folder.to_str().unwrap();
+        let is_allowed = |how: &&str| {
+            let mut command = Command::new("unshare");
+            command.args([how, "sh", "-c", MOUNT, path, "true"]).stderr(Stdio::null());
+            command.status().is_ok_and(|status| status.success())
+        };
+        let Some(how) = ["-m", "-Urm"].into_iter().find(is_allowed) else {
+            skip(test, "no tmpfs may be mounted here, neither as this user nor in a user namespace");
+            return None;
+        };
+        let worker = away.worker_by(&["unshare", how, "sh", "-c", MOUNT, path], &folder.join("journal"), &[]);
+        let folder = PathBuf::from(format!("/proc/{}/root{path}", worker.id()));
+        Some(Self { worker, folder })
+    }
+
+    /// Takes all bytes but so many.
+    fn fill(&self, left: u64) {
+        let file = File::create(self.folder.join("ballast")).unwrap();
+        let free = rustix::fs::statvfs(&self.folder).unwrap();
+        fallocate(&file, FallocateFlags::empty(), 0, free.f_bfree * free.f_frsize - left).unwrap();
+    }
+
+    /// Takes all names.
+    fn take_names(&self) {
+        for number in 0.. {
+            match File::create(self.folder.join(format!("ballast-{number}"))) {
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::StorageFull => return,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
+    /// Gives back what was taken.
+    fn clear(&self) {
+        for path in fs::read_dir(&self.folder).unwrap().map(|entry| entry.unwrap().path()) {
+            if path.is_file() {
+                fs::remove_file(path).unwrap();
+            }
+        }
+    }
+
+    /// Takes the space away that the segment being written has on the disk and has not used, as a file system may that does
+    /// not keep what it has promised.
+    fn take_reserved(&self) {
+        let path = newest_segment(&self.folder.join("journal"));
+        let used = fs::read(&path).unwrap().iter().rposition(|byte| *byte != 0).unwrap() as u64;
+        let from = used.next_multiple_of(4096);
+        let file = File::options().write(true).open(path).unwrap();
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        fallocate(&file, flags, from, SEGMENT_BYTES - from).unwrap();
+    }
+}
+
+fn newest_segment(journal: &Path) -> PathBuf {
+    let paths = fs::read_dir(journal).unwrap().map(|entry| entry.unwrap().path());
+    paths.filter(|path| path.extension().is_some_and(|extension| extension == "segment")).max().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_without_space_for_the_next_segment_pauses_and_goes_on_by_itself() {
+    let Some(away) = Away::new("disk_space", 2).await else { return };
+    let Some(mut disk) = SmallDisk::start("disk_space", &away) else { return away.remove().await };
+    let mut published = Published::default();
+    begin(&away, &disk.worker, &mut published).await;
+    disk.fill(3 * SEGMENT_BYTES / 2);
+    away.publish_large(&mut published, LARGE.0, LARGE.1);
+    let why = until_unready(&disk.worker).await;
+    assert!(why.contains("full"), "{why}");
+    disk.clear();
+    until_safe(&away, &mut disk.worker).await;
+    end(away, disk.worker, published).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_without_a_name_for_the_next_segment_pauses_and_goes_on_by_itself() {
+    let Some(away) = Away::new("disk_names", 2).await else { return };
+    let Some(mut disk) = SmallDisk::start("disk_names", &away) else { return away.remove().await };
+    let mut published = Published::default();
+    begin(&away, &disk.worker, &mut published).await;
+    disk.take_names();
+    away.publish_large(&mut published, LARGE.0, LARGE.1);
+    let why = until_unready(&disk.worker).await;
+    assert!(why.contains("no space is left on the disk"), "{why}");
+    disk.clear();
+    until_safe(&away, &mut disk.worker).await;
+    end(away, disk.worker, published).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_gets_full_in_the_middle_of_a_segment_costs_nothing() {
+    let Some(away) = Away::new("disk_middle", 2).await else { return };
+    let Some(mut disk) = SmallDisk::start("disk_middle", &away) else { return away.remove().await };
+    let mut published = Published::default();
+    begin(&away, &disk.worker, &mut published).await;
+    disk.take_reserved();
+    disk.fill(16 * 1024);
+    away.publish_large(&mut published, 4, LARGE.1);
+    until_unready(&disk.worker).await;
+    let log = disk.worker.log();
+    assert!(log.contains("writing to a segment failed") && log.contains("No space left on device"), "{log}");
+    disk.clear();
+    until_safe(&away, &mut disk.worker).await;
+    end(away, disk.worker, published).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_on_the_length_of_files_pauses_until_it_is_lifted() {
+    let Some(away) = Away::new("disk_limit", 2).await else { return };
+    let mut published = Published::default();
+    let mut worker = away.worker("journal", &[]);
+    begin(&away, &worker, &mut published).await;
+    // Less than a segment: that which is there fails in its middle, and no other one can be made.
+    let limit = |bytes: Option<u64>| {
+        let pid = Pid::from_raw(worker.id().cast_signed());
+        let before = prlimit(pid, Resource::Fsize, Rlimit { current: bytes, maximum: None });
+        before.unwrap_or_else(|error| panic!("the limit on this machine cannot be moved: {error}"));
+    };
+    limit(Some(SEGMENT_BYTES / 2));
+    away.publish_large(&mut published, LARGE.0, LARGE.1);
+    let why = until_unready(&worker).await;
+    assert!(why.contains("File too large"), "{why}");
+    let log = worker.log();
+    assert!(log.contains("writing to a segment failed"), "{log}");
+    limit(None);
+    until_safe(&away, &mut worker).await;
+    // What it has acknowledged is on the disk, also for another process.
+    worker.kill();
+    let worker = away.worker("journal", &[]);
+    end(away, worker, published).await;
+}
+
+/// The shim of `tests/shims`, compiled; what it is told, and what it has done.
+struct FailingDisk {
+    library: PathBuf,
+    control: PathBuf,
+    log: PathBuf,
+}
+
+impl FailingDisk {
+    fn new(test: &str, away: &Away) -> Self {
+        let library = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{test}-{}.so", std::process::id()));
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/shims/failing_disk.c");
+        // The compiler that the program's own build needs.
+        let output = Command::new("cc")
+            .args(["-Wall", "-Werror", "-O1", "-shared", "-fPIC", "-o"])
+            .args([&library, &source])
+            .arg("-ldl")
+            .output()
+            .expect("cc runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Self { library, control: away.journal("control"), log: away.journal("calls") }
+    }
+
+    fn worker(&self, away: &Away, extra: &[(&str, &str)]) -> Worker {
+        let path = |path: &PathBuf| path.to_str().unwrap().to_owned();
+        let (library, control, log) = (path(&self.library), path(&self.control), path(&self.log));
+        let own = [("LD_PRELOAD", &*library), ("FAILING_DISK", &control), ("FAILING_DISK_LOG", &log)];
+        away.worker("journal", &[&own, extra].concat())
+    }
+
+    /// From now on every `every`-th call of this name fails; the worker reads this at each call.
+    fn fail(&self, call: &str, every: u32) {
+        self.tell(&format!("{call} {every}\n"));
+    }
+
+    fn heal(&self) {
+        self.tell("");
+    }
+
+    fn tell(&self, words: &str) {
+        let new = self.control.with_extension("new");
+        File::create(&new).unwrap().write_all(words.as_bytes()).unwrap();
+        fs::rename(new, &self.control).unwrap();
+    }
+
+    /// The calls so far: name, whether it failed, segment.
+    fn calls(&self) -> Vec<(String, bool, String)> {
+        let log = fs::read_to_string(&self.log).expect("the worker's calls go through the shim");
+        log.lines()
+            .map(|line| {
+                let [call, result, segment] = line.splitn(3, ' ').collect::<Vec<_>>()[..] else { panic!("{line}") };
+                (call.to_owned(), result == "failed", segment.to_owned())
+            })
+            .collect()
+    }
+
+    fn failures(&self) -> usize {
+        self.calls().iter().filter(|(_, has_failed, _)| *has_failed).count()
+    }
+
+    /// That no segment was written or synced once one of these has failed on it.
+    fn assert_failures_were_final(&self) {
+        let mut failed = HashSet::new();
+        for (call, has_failed, segment) in self.calls() {
+            assert!(!failed.contains(&segment), "{call} of {segment} after a failure");
+            if has_failed {
+                failed.insert(segment);
+            }
+        }
+    }
+}
+
+impl Drop for FailingDisk {
+    fn drop(&mut self) {
+        drop(fs::remove_file(&self.library));
+    }
+}
+
+/// Every third call of this name fails, then all of them, then none.
+async fn outage_on_a_failing_disk(test: &str, call: &str) {
+    let Some(away) = Away::new(test, 2).await else { return };
+    let disk = FailingDisk::new(test, &away);
+    let mut published = Published::default();
+    let mut worker = disk.worker(&away, &[]);
+    begin(&away, &worker, &mut published).await;
+
+    disk.fail(call, 3);
+    let mut rounds = 0;
+    until(60, "some calls fail, one here and one there", async || {
+        away.publish_large(&mut published, 4, LARGE.1);
+        until_journaled(&away, &worker).await;
+        rounds += 1;
+        disk.failures() >= 3
+    })
+    .await;
+    assert_eq!(worker.get("/readyz").unwrap().0, 200, "another segment takes what one has not");
+    let log = worker.log();
+    assert!(!log.contains("messages are not journaled"), "{rounds} rounds\n{log}");
+
+    disk.fail(call, 1);
+    away.publish_large(&mut published, 20, LARGE.1);
+    let why = until_unready(&worker).await;
+    assert!(why.contains("Input/output error"), "{why}");
+    disk.heal();
+    until_safe(&away, &mut worker).await;
+    disk.assert_failures_were_final();
+    // What it has acknowledged is on the disk, also for another process.
+    worker.kill();
+    let worker = away.worker("journal", &[]);
+    end(away, worker, published).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failing_writes_cost_nothing() {
+    outage_on_a_failing_disk("disk_writes", "pwrite").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failing_fdatasyncs_cost_nothing() {
+    outage_on_a_failing_disk("disk_syncs", "fdatasync").await;
+}

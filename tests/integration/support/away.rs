@@ -1,0 +1,115 @@
+//! A database that can be away, and workers with journals meanwhile.
+
+use std::path::{Path, PathBuf};
+
+use super::bed::Bed;
+use super::data::Published;
+use super::proxy::Proxy;
+use super::until;
+use super::worker::Worker;
+
+/// A database behind a proxy, and a folder for journals.
+pub struct Away {
+    pub bed: Bed,
+    pub proxy: Proxy,
+    url: String,
+    folder: tempfile::TempDir,
+}
+
+impl Away {
+    pub async fn new(test: &str, partitions: i32) -> Option<Self> {
+        let bed = Bed::new(test, partitions).await?;
+        let proxy = Proxy::start(&bed.server()).await;
+        let url = bed.url_by(proxy.port);
+        Some(Self { bed, proxy, url, folder: tempfile::tempdir().unwrap() })
+    }
+
+    pub fn journal(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// A worker with a journal of this name.
+    pub fn worker(&self, journal: &str, extra: &[(&str, &str)]) -> Worker {
+        self.worker_by(&[], &self.journal(journal), extra)
+    }
+
+    /// The same with a journal at any place, started by another program: its words, before the worker's own.
+    pub fn worker_by(&self, launcher: &[&str], journal: &Path, extra: &[(&str, &str)]) -> Worker {
+        let directory = journal.to_str().unwrap().to_owned();
+        let mut settings = vec![
+            ("DATABASE_URL", self.url.as_str()),
+            ("SERIES_INGEST__JOURNAL__ENABLED", "true"),
+            ("SERIES_INGEST__JOURNAL__DIRECTORY", &directory),
+            ("SERIES_INGEST__JOURNAL__SEGMENT_BYTES", "1048576"),
+            ("SERIES_INGEST__JOURNAL__GRACE_S", "2"),
+            ("SERIES_INGEST__JOURNAL__MIN_FREE_BYTES", "0"),
+            ("SERIES_INGEST__DATABASE__OUTAGE_GRACE_MS", "300"),
+            ("SERIES_INGEST__BATCH__LINGER_MS", "50"),
+        ];
+        settings.extend_from_slice(extra);
+        Worker::start_by(launcher, &self.bed.name, &self.bed.environment(), &settings)
+    }
+
+    /// Publishes so many messages, over all partitions.
+    pub fn publish(&self, published: &mut Published, messages: usize) {
+        self.publish_batches(published, messages, 25);
+    }
+
+    /// The same with so many timestamps in each message.
+    pub fn publish_batches(&self, published: &mut Published, messages: usize, timestamps: usize) {
+        for number in 0..messages {
+            self.send(number, &published.batch("s", timestamps));
+        }
+        self.bed.producer.flush();
+    }
+
+    /// The same with messages of so many bytes that hardly compress: they fill a journal, and few points a table.
+    pub fn publish_large(&self, published: &mut Published, messages: usize, bytes: usize) {
+        for number in 0..messages {
+            self.send(number, &published.large_batch("s", 5, bytes));
+        }
+        self.bed.producer.flush();
+    }
+
+    fn send(&self, number: usize, payload: &str) {
+        let partition = number as i32 % self.bed.partitions;
+        self.bed.producer.send(&self.bed.points_topic, partition, "s", Some(payload.as_bytes()));
+    }
+
+    /// Kafka loses all that it has: only the journal has it now.
+    pub async fn delete_records(&self) {
+        for partition in 0..self.bed.partitions {
+            let end = self.bed.broker.end(&self.bed.points_topic, partition);
+            self.bed.broker.delete_records(&self.bed.points_topic, partition, end).await;
+        }
+    }
+
+    pub async fn remove(self) {
+        self.bed.remove().await;
+    }
+}
+
+pub async fn until_mode(worker: &Worker, mode: &str) {
+    let name = format!("series_ingest_mode{{mode=\"{mode}\"}}");
+    until(30, &format!("mode {mode}"), async || worker.metric(&name) == Some(1.0)).await;
+}
+
+/// Waits until a worker that journals has read everything that Kafka has, and holds nothing of it in memory any more.
+pub async fn until_journaled(away: &Away, worker: &Worker) {
+    let bed = &away.bed;
+    let ends: Vec<i64> = (0..bed.partitions).map(|n| bed.broker.end(&bed.points_topic, n)).collect();
+    until(30, "everything is journaled", async || {
+        let Some((200, status)) = worker.get("/status") else { return false };
+        let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+        let partitions = status["partitions"].as_array().unwrap();
+        let is_read = |number: usize, end: i64| {
+            partitions.iter().any(|partition| {
+                partition["topic"] == bed.points_topic.as_str()
+                    && partition["partition"] == number
+                    && partition["position"] == end
+            })
+        };
+        status["buffered_bytes"] == 0 && ends.iter().enumerate().all(|(number, end)| is_read(number, *end))
+    })
+    .await;
+}
