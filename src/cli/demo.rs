@@ -1,15 +1,22 @@
-//! `demo`: real data and a larger load through the real worker, and the table compared with what was published.
+//! `demo`: real data and a larger load through the real worker, with an outage of the database in the middle, and the table
+//! compared with what was published.
 
-use std::collections::BTreeMap;
+mod load;
+mod outage;
+mod proxy;
+
 use std::fmt::Write as _;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use clap::Args;
 use tokio::sync::oneshot;
 
+use super::run::open_journal;
 use super::{Failure, print, print_line, progress_bar, synthetic_message};
-use crate::config::{Config, Kafka, Secret};
+use crate::config::{Config, Secret};
+use crate::database::Database;
 use crate::database::schema;
 use crate::database::scratch::{Scratch, TableSummary};
 use crate::kafka::embedded::EmbeddedKafka;
@@ -19,19 +26,18 @@ use crate::pipeline;
 use crate::telemetry::health::Health;
 use crate::telemetry::logging;
 
-/// NOAA's daily observations of Seattle, 2012 to 2015, in the public domain.
-const SEATTLE: &str = include_str!("../../examples/seattle-weather.csv");
-const SEATTLE_COLUMNS: [&str; 4] = ["precipitation", "temp_max", "temp_min", "wind"];
-const DAYS_A_MESSAGE: usize = 100;
+use load::Load;
+use outage::Story;
+use proxy::Proxy;
+
 const PARTITIONS: i32 = 8;
-/// The points of one synthetic message: 20 timestamps of 5 columns.
-const SYNTHETIC_TIMES: usize = 20;
-const SYNTHETIC_COLUMNS: usize = 5;
-const SYNTHETIC_SERIES: usize = 100;
 /// The time span of the demo's chunks: 26 weeks.
 const CHUNK_S: u64 = 26 * 7 * 86_400;
-/// How long the worker may take without a single new point.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// For how long the database may be away before the demo's worker journals.
+const OUTAGE_GRACE_MS: u64 = 500;
+/// The length of a segment of the demo's journal, and what all may take.
+const SEGMENT_BYTES: u64 = 1 << 20;
+const JOURNAL_BYTES: u64 = 1 << 30;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -46,21 +52,35 @@ pub(super) struct Arguments {
     keep: bool,
 }
 
-/// What was published. All values have one decimal, so that their sum can be compared exactly.
-#[derive(Debug, Default)]
-struct Published {
-    messages: usize,
-    points: usize,
-    tenths: i64,
+/// A directory of this process alone, which goes when this is dropped.
+#[derive(Debug)]
+struct JournalDirectory(String);
+
+impl JournalDirectory {
+    fn create() -> Result<Self, Failure> {
+        let name = format!("{}/series-ingest-demo-{}", std::env::temp_dir().display(), std::process::id());
+        let made = std::fs::DirBuilder::new().mode(0o700).create(&name);
+        made.map_err(|error| Failure::Usage(format!("the demo's journal, {name}: {error}")))?;
+        Ok(Self(name))
+    }
+}
+
+impl Drop for JournalDirectory {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.0) {
+            print_line(format_args!("the demo's journal {} is still there: {error}", self.0));
+        }
+    }
 }
 
 pub(super) async fn run(config: Arc<Config>, arguments: Arguments) -> Result<(), Failure> {
     config.require_database()?;
-    // The worker's own story is not the demo's: only what goes wrong.
-    logging::init(config.log.format, "warn").map_err(|error| Failure::Usage(error.to_string()))?;
+    // The worker's own story is not the demo's, and a warning of the outage tells nothing new: only what goes wrong.
+    logging::init(config.log.format, "error").map_err(|error| Failure::Usage(error.to_string()))?;
     let embedded = if arguments.brokers.is_none() { Some(EmbeddedKafka::start()?) } else { None };
     let brokers =
         embedded.as_ref().map_or_else(|| arguments.brokers.clone().unwrap_or_default(), EmbeddedKafka::brokers);
+    let directory = JournalDirectory::create()?;
     let scratch = Scratch::create(&config.database, "series_ingest_demo").await?;
     print_line(format_args!(
         "Kafka {} at {brokers}; database {} made for the demo",
@@ -72,12 +92,21 @@ pub(super) async fn run(config: Arc<Config>, arguments: Arguments) -> Result<(),
     demo.kafka.group_id = format!("series-ingest-demo-{}", std::process::id());
     demo.kafka.series_topic = format!("{}.series", demo.kafka.group_id);
     demo.kafka.points_topic = format!("{}.points", demo.kafka.group_id);
-    demo.database.url = Secret::new(scratch.url().to_owned());
+    let proxy = Proxy::start(scratch.addresses()?).await?;
+    demo.database.url = Secret::new(scratch.url_by(proxy.port())?);
+    demo.database.outage_grace_ms = OUTAGE_GRACE_MS;
+    demo.journal.enabled = true;
+    demo.journal.directory = directory.0.clone();
+    demo.journal.segment_bytes = SEGMENT_BYTES;
+    demo.journal.max_bytes = JOURNAL_BYTES;
+    demo.journal.min_free_bytes = 0;
+    // What the database has need not stay: so an empty journal is one that is drained.
+    demo.journal.grace_s = 0;
     // Four years of daily values: chunks of a day would hold four points each.
     demo.database.chunk_interval_s = CHUNK_S;
     let demo = Arc::new(demo);
 
-    let result = ingest(&demo, &arguments, &scratch, embedded.as_ref()).await;
+    let result = ingest(&demo, &arguments, &scratch, embedded.as_ref(), &proxy).await;
     if arguments.keep {
         print_line(format_args!("kept: database {}", scratch.name()));
     } else {
@@ -108,6 +137,7 @@ async fn ingest(
     arguments: &Arguments,
     scratch: &Scratch,
     embedded: Option<&EmbeddedKafka>,
+    proxy: &Proxy,
 ) -> Result<(), Failure> {
     for note in schema::migrate(demo).await?.notes {
         print_line(note);
@@ -122,58 +152,45 @@ async fn ingest(
             publisher.create_topics(&[(&demo.kafka.series_topic, 1), (&demo.kafka.points_topic, PARTITIONS)]).await?
         }
     }
-    let (points, kafka) = (arguments.points, demo.kafka.clone());
-    let published = tokio::task::spawn_blocking(move || publish(&publisher, &kafka, points))
-        .await
-        .map_err(|error| Failure::Internal(error.to_string()))??;
-    print_line(format_args!("published {} messages with {} points", published.messages, published.points));
+    let load = Arc::new(Load::new(publisher, &demo.kafka, arguments.points));
+    let published = load.publish(0..4).await?;
 
     let health = Arc::new(Health::new("demo", Duration::from_secs(30)));
-    let database = crate::database::Database::new(demo)?;
+    let database = Database::new(demo)?;
+    let journal = open_journal(demo).await?;
     let (stop, stopped) = oneshot::channel::<()>();
-    let start = Instant::now();
-    let worker =
-        tokio::spawn(pipeline::run(Arc::clone(demo), database, None, health, async move { drop(stopped.await) }));
-    let summary = watch(scratch, published.points).await;
-    let took = start.elapsed();
+    let worker = pipeline::run(Arc::clone(demo), database, Some(journal.clone()), Arc::clone(&health), async move {
+        drop(stopped.await)
+    });
+    let worker = tokio::spawn(worker);
+    let bar = progress_bar(load.points(), "points");
+    let mut story =
+        Story { load: &load, scratch, proxy, journal: &journal, health: &health, bar, published, rate: None };
+    let told = story.run().await;
+    story.bar.finish_and_clear();
     // Where the worker has ended already, its result says why.
     let _ = stop.send(());
     worker.await.map_err(|error| Failure::Internal(error.to_string()))??;
-    let summary = summary?;
-    report(&summary, scratch, &published, took)
+    journal.close().await;
+    let agrees = report(&scratch.summary().await?, scratch, &story);
+    told?;
+    if agrees { Ok(()) } else { Err(Failure::Internal("the table does not hold what was published".to_owned())) }
 }
 
-/// Waits until the table has as many points as were published, or nothing comes any more.
-async fn watch(scratch: &Scratch, expected: usize) -> Result<TableSummary, Failure> {
-    let bar = progress_bar(expected, "points");
-    let mut last = (0, Instant::now());
-    loop {
-        let points = scratch.count_points().await?;
-        bar.set_position(points as u64);
-        if points != last.0 {
-            last = (points, Instant::now());
-        }
-        if points >= expected || last.1.elapsed() >= PATIENCE {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
-    bar.finish_and_clear();
-    Ok(scratch.summary().await?)
-}
-
-fn report(summary: &TableSummary, scratch: &Scratch, published: &Published, took: Duration) -> Result<(), Failure> {
+/// Prints what is in the table beside what was published; whether they agree.
+fn report(summary: &TableSummary, scratch: &Scratch, story: &Story<'_>) -> bool {
+    let published = story.published;
     // Every published point has a (series, column, time) of its own, so what is there twice was doubled.
     let doubled = summary.points - summary.distinct_points;
     let lost = published.points.saturating_sub(summary.distinct_points);
-    let rate = summary.points as f64 / took.as_secs_f64();
+    let rate = story.rate.map_or_else(|| "-".to_owned(), |rate| format!("{rate:.0}"));
     let rows: [(&str, String); 6] = [
         ("published", published.points.to_string()),
         ("written", summary.points.to_string()),
         ("dead letters", summary.dead_letters.to_string()),
         ("lost", lost.to_string()),
         ("doubled", doubled.to_string()),
-        ("points per second", format!("{rate:.0}")),
+        ("points per second", rate),
     ];
     let mut table = String::from("\n");
     for (name, value) in rows {
@@ -186,74 +203,7 @@ fn report(summary: &TableSummary, scratch: &Scratch, published: &Published, took
         scratch.masked_url()
     );
     print(&table);
-    let seattle: BTreeMap<String, usize> = summary.columns_of("seattle-weather");
-    let days = SEATTLE.lines().count() - 1;
-    let complete = SEATTLE_COLUMNS.iter().all(|column| seattle.get(*column) == Some(&days));
+    let complete = load::is_all_of_seattle(&summary.columns_of("seattle-weather"));
     let exact = summary.points == published.points && summary.tenths == published.tenths;
-    if doubled == 0 && lost == 0 && summary.dead_letters == 0 && exact && complete {
-        return Ok(());
-    }
-    Err(Failure::Internal("the table does not hold what was published".to_owned()))
-}
-
-fn publish(publisher: &Publisher, kafka: &Kafka, synthetic_points: usize) -> Result<Published, Failure> {
-    let mut published = Published::default();
-    let mut send = |topic: &str, key: &str, payload: &str, points: usize| -> Result<(), Failure> {
-        publisher.send(topic, None, key, payload.as_bytes())?;
-        published.messages += 1;
-        published.points += points;
-        published.tenths += tenths(payload);
-        Ok(())
-    };
-    let definition = serde_json::json!({
-        "type": "series-create", "id": "seattle-weather", "name": "Seattle weather", "description": "NOAA daily",
-        "time_column": "date", "value_columns": SEATTLE_COLUMNS,
-    });
-    send(&kafka.series_topic, "seattle-weather", &definition.to_string(), 0)?;
-    for (payload, points) in seattle_batches() {
-        send(&kafka.points_topic, "seattle-weather", &payload, points)?;
-    }
-    let a_message = SYNTHETIC_TIMES * SYNTHETIC_COLUMNS;
-    for number in 0..synthetic_points.div_ceil(a_message) {
-        let series = format!("synthetic-{:03}", number % SYNTHETIC_SERIES);
-        send(
-            &kafka.points_topic,
-            &series,
-            &synthetic_message(&series, number / SYNTHETIC_SERIES, SYNTHETIC_TIMES, SYNTHETIC_COLUMNS),
-            a_message,
-        )?;
-    }
-    publisher.flush()?;
-    Ok(published)
-}
-
-/// The sum of a message's values, in tenths.
-fn tenths(payload: &str) -> i64 {
-    let message: serde_json::Value = serde_json::from_str(payload).unwrap_or_default();
-    let columns = message["columns"].as_object().into_iter().flat_map(|columns| columns.values());
-    let values =
-        columns.flat_map(|values| values.as_array().into_iter().flatten()).filter_map(serde_json::Value::as_f64);
-    values.map(|value| (value * 10.0).round() as i64).sum()
-}
-
-/// The real data as point batches, in the columnar shape.
-fn seattle_batches() -> Vec<(String, usize)> {
-    let rows: Vec<Vec<&str>> = SEATTLE.lines().skip(1).map(|line| line.split(',').collect()).collect();
-    rows.chunks(DAYS_A_MESSAGE)
-        .map(|days| {
-            let dates: Vec<String> = days.iter().map(|row| row[0].replace('/', "-")).collect();
-            let columns: serde_json::Map<String, serde_json::Value> = SEATTLE_COLUMNS
-                .iter()
-                .zip(1..)
-                .map(|(name, at)| {
-                    let values: Vec<f64> = days.iter().map(|row| row[at].parse().unwrap_or(f64::NAN)).collect();
-                    ((*name).to_owned(), values.into())
-                })
-                .collect();
-            let message = serde_json::json!({
-                "type": "point-batch", "time_series_id": "seattle-weather", "timestamps": dates, "columns": columns,
-            });
-            (message.to_string(), days.len() * SEATTLE_COLUMNS.len())
-        })
-        .collect()
+    doubled == 0 && lost == 0 && summary.dead_letters == 0 && exact && complete
 }

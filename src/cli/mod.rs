@@ -50,7 +50,7 @@ enum Command {
     Check,
     /// Print the effective configuration, with secrets masked.
     Config,
-    /// Show the worker at work: publish real data, ingest it, compare.
+    /// Show the worker at work: publish real data, cut the database off meanwhile, ingest it, compare.
     Demo(demo::Arguments),
     /// Measure: drain a topic, beside a COPY of the same rows by the server itself.
     Bench(bench::Arguments),
@@ -176,7 +176,7 @@ impl Cli {
 
 /// A bar over `length` things, shown where standard error is a terminal.
 fn progress_bar(length: usize, things: &str) -> ProgressBar {
-    let template = format!("{{elapsed_precise}} {{wide_bar}} {{human_pos}}/{{human_len}} {things} {{per_sec}}");
+    let template = format!("{{elapsed_precise}} {{wide_bar}} {{human_pos}}/{{human_len}} {things} {{per_sec}} {{msg}}");
     let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::new(length as u64).with_style(style)
 }

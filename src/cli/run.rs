@@ -92,7 +92,7 @@ async fn work(config: &Arc<Config>, health: &Arc<Health>, stopping: watch::Recei
 }
 
 /// Opens the journal, with what an earlier process left there.
-async fn open_journal(config: &Config) -> Result<JournalHandle, Failure> {
+pub(super) async fn open_journal(config: &Config) -> Result<JournalHandle, Failure> {
     let options = Options {
         directory: PathBuf::from(&config.journal.directory),
         segment_bytes: config.journal.segment_bytes,

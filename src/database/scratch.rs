@@ -1,8 +1,10 @@
 //! A database made for one demo or benchmark, and looked at from outside the write path.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use tokio_postgres::Client;
+use tokio_postgres::config::Host;
 
 use super::error::Error;
 use super::schema::connect;
@@ -15,6 +17,15 @@ pub struct Scratch {
     url: String,
     admin: Client,
     client: Client,
+}
+
+/// Where a server listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Address {
+    /// A host and a port.
+    Tcp(String, u16),
+    /// A socket's file.
+    Unix(PathBuf),
 }
 
 /// What the tables hold.
@@ -64,6 +75,22 @@ impl Scratch {
     /// Its URL, with the password.
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Where its server listens, in the order to try.
+    ///
+    /// # Errors
+    /// Where the URL cannot be read.
+    pub fn addresses(&self) -> Result<Vec<Address>, Error> {
+        addresses(&self.url)
+    }
+
+    /// Its URL by another port of loopback, with the password.
+    ///
+    /// # Errors
+    /// Where the URL cannot be read.
+    pub fn url_by(&self, port: u16) -> Result<String, Error> {
+        with_server(&self.url, &format!("127.0.0.1:{port}"))
     }
 
     /// Its URL, without the password.
@@ -202,11 +229,47 @@ fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
 
+/// The default port of PostgreSQL.
+const PORT: u16 = 5432;
+
+fn addresses(url: &str) -> Result<Vec<Address>, Error> {
+    let connection: tokio_postgres::Config =
+        url.parse().map_err(|_| Error::Unexpected("database.url cannot be read".to_owned()))?;
+    let (hosts, numeric, ports) = (connection.get_hosts(), connection.get_hostaddrs(), connection.get_ports());
+    let address = |at: usize| {
+        // One port is that of all hosts.
+        let port = ports.get(at).or(ports.first()).copied().unwrap_or(PORT);
+        match (numeric.get(at), hosts.get(at)) {
+            (Some(numeric), _) => Some(Address::Tcp(numeric.to_string(), port)),
+            (None, Some(Host::Tcp(host))) => Some(Address::Tcp(host.clone(), port)),
+            (None, Some(Host::Unix(folder))) => Some(Address::Unix(folder.join(format!(".s.PGSQL.{port}")))),
+            (None, None) => None,
+        }
+    };
+    Ok((0..hosts.len().max(numeric.len())).filter_map(address).collect())
+}
+
+/// Where the part behind `scheme://` begins.
+fn authority_start(url: &str) -> Result<usize, Error> {
+    url.find("://").map(|at| at + 3).ok_or_else(|| Error::Unexpected("database.url is no URL".to_owned()))
+}
+
+/// The URL with another server in it.
+fn with_server(url: &str, server: &str) -> Result<String, Error> {
+    let start = authority_start(url)?;
+    let end = url[start..].find(['/', '?']).map_or(url.len(), |at| start + at);
+    let host = url[start..end].rfind('@').map_or(start, |at| start + at + 1);
+    let (path, query) = url[end..].split_once('?').unwrap_or((&url[end..], ""));
+    let of_server = |pair: &&str| ["host=", "hostaddr=", "port="].iter().any(|name| pair.starts_with(name));
+    let kept: Vec<&str> = query.split('&').filter(|pair| !pair.is_empty() && !of_server(pair)).collect();
+    let mark = if kept.is_empty() { "" } else { "?" };
+    Ok(format!("{}{server}{path}{mark}{}", &url[..host], kept.join("&")))
+}
+
 /// The URL with another database in it.
 fn with_database(url: &str, name: &str) -> Result<String, Error> {
     let (base, query) = url.split_once('?').map_or((url, None), |(base, query)| (base, Some(query)));
-    let start =
-        base.find("://").map(|at| at + 3).ok_or_else(|| Error::Unexpected("database.url is no URL".to_owned()))?;
+    let start = authority_start(base)?;
     let host_end = base[start..].find('/').map_or(base.len(), |at| start + at);
     let query = query.map_or(String::new(), |query| format!("?{query}"));
     Ok(format!("{}/{name}{query}", &base[..host_end]))
@@ -214,7 +277,7 @@ fn with_database(url: &str, name: &str) -> Result<String, Error> {
 
 #[cfg(test)]
 mod tests {
-    use super::with_database;
+    use super::{Address, addresses, with_database, with_server};
 
     #[test]
     fn only_the_database_of_the_url_changes() {
@@ -224,6 +287,31 @@ mod tests {
             ("postgresql://h/", "postgresql://h/x"),
         ] {
             assert_eq!(with_database(url, "x").unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn only_the_server_of_the_url_changes() {
+        for (url, expected) in [
+            ("postgresql://u:p@h:1/a?sslmode=disable", "postgresql://u:p@s:2/a?sslmode=disable"),
+            ("postgresql://h1:1,h2:2/a", "postgresql://s:2/a"),
+            ("postgresql://u@/a?host=/run&port=1&user=v", "postgresql://u@s:2/a?user=v"),
+            ("postgresql:///a?host=/run", "postgresql://s:2/a"),
+        ] {
+            assert_eq!(with_server(url, "s:2").unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn a_server_is_found_where_the_connection_would_find_it() {
+        let tcp = |host: &str, port| Address::Tcp(host.to_owned(), port);
+        for (url, expected) in [
+            ("postgresql://u:p@h/a", vec![tcp("h", 5432)]),
+            ("postgresql://h1:1,h2:2/a", vec![tcp("h1", 1), tcp("h2", 2)]),
+            ("postgresql://h:1/a?hostaddr=10.0.0.1", vec![tcp("10.0.0.1", 1)]),
+            ("postgresql:///a?host=/run&port=1", vec![Address::Unix("/run/.s.PGSQL.1".into())]),
+        ] {
+            assert_eq!(addresses(url).unwrap(), expected, "{url}");
         }
     }
 }

@@ -202,7 +202,7 @@ async fn a_worker_waits_for_servers_that_are_away_when_it_starts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_demo_shows_that_all_of_it_arrives() {
+async fn the_demo_shows_that_all_of_it_arrives_through_an_outage() {
     let Some(bed) = Bed::unmigrated("demo", 1).await else { return };
     // With a Kafka of its own, and with the real one.
     for brokers in [None, Some(bed.brokers.as_str())] {
@@ -221,9 +221,22 @@ async fn the_demo_shows_that_all_of_it_arrives() {
             );
         }
         assert!(printed.contains("points per second") && printed.contains("psql"), "{printed}");
+        let mut rest = printed.as_str();
+        let outage = ["cut off", "\njournaling: ", "\njournaling: ", "is back", "\nstreaming: 0 messages in 0 records"];
+        for part in outage {
+            let at = rest.find(part).unwrap_or_else(|| panic!("{part}, in this order: {printed}"));
+            rest = &rest[at + part.len()..];
+        }
+        let journaled: Vec<usize> = printed
+            .lines()
+            .filter_map(|line| line.strip_prefix("journaling: ")?.split(' ').next()?.parse().ok())
+            .collect();
+        assert!(journaled.is_sorted_by(|before, after| before < after) && journaled[0] > 0, "it grows: {printed}");
         let name = printed.split_whitespace().find(|word| word.starts_with("series_ingest_demo_")).unwrap();
         let sql = format!("select count(*) from pg_database where datname = '{name}'");
         assert_eq!(bed.count(&sql).await, 0, "it cleans up");
+        let journal = std::env::temp_dir().join(name.replace('_', "-"));
+        assert!(!journal.try_exists().unwrap(), "{} is left over", journal.display());
     }
     bed.remove().await;
 }

@@ -1,0 +1,147 @@
+//! The load with an outage of the database in its middle, and what is seen of it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use indicatif::{HumanBytes, ProgressBar};
+
+use super::load::{Load, Published};
+use super::proxy::Proxy;
+use super::{Failure, print_line};
+use crate::database::scratch::Scratch;
+use crate::journal::JournalHandle;
+use crate::telemetry::health::Health;
+
+/// How long the worker may take without anything that is seen of it changing.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How often it is looked at.
+const INTERVAL: Duration = Duration::from_millis(100);
+
+/// What happens, and what it is seen by.
+#[derive(Debug)]
+pub(super) struct Story<'a> {
+    pub(super) load: &'a Arc<Load>,
+    pub(super) scratch: &'a Scratch,
+    pub(super) proxy: &'a Proxy,
+    pub(super) journal: &'a JournalHandle,
+    pub(super) health: &'a Health,
+    pub(super) bar: ProgressBar,
+    /// What is in Kafka: at first the half that is written straight.
+    pub(super) published: Published,
+    /// How fast the first half was written, in points per second, with the worker's start.
+    pub(super) rate: Option<f64>,
+}
+
+/// What is seen at one moment.
+#[derive(Debug, Default, PartialEq)]
+struct Seen {
+    points: usize,
+    /// Messages that the database has.
+    applied: usize,
+    mode: &'static str,
+    /// The messages in the journal, its records and their bytes.
+    messages: usize,
+    records: usize,
+    bytes: u64,
+}
+
+impl std::fmt::Display for Seen {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (mode, bytes) = (self.mode, HumanBytes(self.bytes));
+        write!(f, "{mode}: {} messages in {} records of the journal, {bytes}", self.messages, self.records)
+    }
+}
+
+impl Story<'_> {
+    /// The half of the load that is in Kafka is written straight. An eighth is on its way when the database is cut off, a quarter comes while it
+    /// is away, and an eighth while the journal drains.
+    pub(super) async fn run(&mut self) -> Result<(), Failure> {
+        let start = Instant::now();
+        let straight = self.published;
+        self.until("the table has the first half", |seen| seen.points >= straight.points).await?;
+        let took = start.elapsed().as_secs_f64();
+        self.rate = Some(straight.points as f64 / took);
+        self.tell(format_args!(
+            "streaming: {} messages with {} points are in the table, after {took:.1} s",
+            straight.messages, straight.points
+        ));
+
+        self.published += self.load.publish(4..5).await?;
+        self.proxy.cut();
+        self.tell(format_args!(
+            "the database is cut off, with {} messages on their way",
+            self.published.messages - straight.messages
+        ));
+        let mut away = 0;
+        for eighth in [5, 6] {
+            let published = self.load.publish(eighth..eighth + 1).await?;
+            self.published += published;
+            away += published.messages;
+            let all = self.published.messages;
+            let seen = self
+                .until("the journal has what the database lacks", |seen| {
+                    seen.mode == "journaling" && seen.messages >= away && seen.messages + seen.applied >= all
+                })
+                .await?;
+            self.tell(seen);
+        }
+
+        self.proxy.mend();
+        let back = Instant::now();
+        self.tell("the database is back");
+        let seen = self.until("the worker sees the database again", |seen| seen.mode != "journaling").await?;
+        self.tell(seen);
+        let last = self.load.publish(7..8).await?;
+        self.published += last;
+        self.tell(format_args!("{} messages more are published", last.messages));
+        let points = self.published.points;
+        self.until("the table has all points", |seen| seen.points >= points).await?;
+        self.tell(format_args!(
+            "all points are in the table, {:.1} s after the database came back",
+            back.elapsed().as_secs_f64()
+        ));
+        let seen = self.until("the journal is drained", |seen| seen.mode == "streaming" && seen.records == 0).await?;
+        self.tell(seen);
+        Ok(())
+    }
+
+    /// Waits for something to be seen, and shows all that is seen meanwhile.
+    async fn until(&self, what: &str, reached: impl Fn(&Seen) -> bool) -> Result<Seen, Failure> {
+        let mut last = (Seen::default(), Instant::now());
+        loop {
+            let seen = self.look().await?;
+            self.bar.set_position(seen.points as u64);
+            self.bar.set_message(seen.to_string());
+            if reached(&seen) {
+                return Ok(seen);
+            }
+            if seen != last.0 {
+                last = (seen, Instant::now());
+            } else if last.1.elapsed() >= PATIENCE {
+                let mut lines = vec![format!("nothing has moved for {} s before {what}", PATIENCE.as_secs())];
+                lines.push(seen.to_string());
+                lines.extend(self.health.not_ready());
+                return Err(Failure::Internal(lines.join("\n  ")));
+            }
+            tokio::time::sleep(INTERVAL).await;
+        }
+    }
+
+    async fn look(&self) -> Result<Seen, Failure> {
+        let mode = self.health.status().journal.map_or("starting", |journal| journal.mode);
+        let records = self.journal.records().await;
+        Ok(Seen {
+            points: self.scratch.count_points().await?,
+            applied: self.scratch.applied_messages().await?,
+            mode,
+            messages: records.iter().map(|record| record.messages as usize).sum(),
+            records: records.len(),
+            bytes: records.iter().map(|record| record.bytes).sum(),
+        })
+    }
+
+    /// Prints a line, above the bar where there is one.
+    fn tell(&self, line: impl std::fmt::Display) {
+        self.bar.suspend(|| print_line(line));
+    }
+}
