@@ -123,7 +123,13 @@ fn memory_is_charged_until_the_last_part_is_gone() {
     let budget = Budget::new(1 << 20);
     let mut builder = MessageSetBuilder::new(source("t"), 0, 0);
     for offset in 0..10 {
-        builder.push(&RawMessage { offset, time_ms: None, key: None, payload: Some(&[b' '; 1000]), ..RawMessage::default() });
+        builder.push(&RawMessage {
+            offset,
+            time_ms: None,
+            key: None,
+            payload: Some(&[b' '; 1000]),
+            ..RawMessage::default()
+        });
     }
     let set = builder.build(Some(&budget));
     assert!(budget.used() > 10_000);
@@ -188,7 +194,13 @@ fn uneven(sets: &[Vec<usize>], decoder: &mut Decoder) -> Batch {
                 "time_series_id": "s", "timestamp_unit": "us", "timestamps": times, "columns": {"c": vec![1; times.len()]},
             });
             let payload = payload.to_string();
-            builder.push(&RawMessage { offset, time_ms: None, key: None, payload: Some(payload.as_bytes()), ..RawMessage::default() });
+            builder.push(&RawMessage {
+                offset,
+                time_ms: None,
+                key: None,
+                payload: Some(payload.as_bytes()),
+                ..RawMessage::default()
+            });
             offset += 2;
         }
         builder.extend_to(offset);

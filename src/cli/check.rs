@@ -1,10 +1,12 @@
 //! `check`: the configuration and both servers.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use super::{Failure, print_line};
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::database::schema;
+use crate::journal::{Inspection, RealFiles};
 use crate::kafka::lookup::Lookup;
 
 pub(super) async fn run(config: &Arc<Config>) -> Result<(), Failure> {
@@ -13,6 +15,7 @@ pub(super) async fn run(config: &Arc<Config>) -> Result<(), Failure> {
     let mut problems = Vec::new();
     check_database(config, &mut problems).await;
     check_kafka(config, &mut problems).await?;
+    check_journal(&config.journal, &mut problems);
     if problems.is_empty() {
         return Ok(());
     }
@@ -48,6 +51,30 @@ async fn check_database(config: &Config, problems: &mut Vec<Problem>) {
     match schema::verify(&config.database).await {
         Ok(_) => print_line("schema: up to date"),
         Err(error) => problems.push(Problem { key: "database.url", text: error.to_string(), unreachable: false }),
+    }
+}
+
+/// The journal's directory, beside a worker that may have it.
+fn check_journal(journal: &config::Journal, problems: &mut Vec<Problem>) {
+    if !journal.enabled {
+        print_line("journal: none; reading pauses while the database is away");
+        return;
+    }
+    let directory = Path::new(&journal.directory);
+    if !directory.exists() {
+        print_line(format_args!("journal: {} will be made", directory.display()));
+        return;
+    }
+    match Inspection::open(RealFiles, directory) {
+        Ok(found) => print_line(format_args!(
+            "journal: {} with {} records, {} damaged places",
+            directory.display(),
+            found.records().count(),
+            found.damage().len()
+        )),
+        Err(error) => {
+            problems.push(Problem { key: "journal.directory", text: error.to_string(), unreachable: false });
+        }
     }
 }
 

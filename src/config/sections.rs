@@ -179,7 +179,7 @@ pub enum UnknownSeries {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Journal {
-    /// Whether there is one; without it, reading pauses while the database is away. Default false.
+    /// Whether there is one; without it, reading pauses while the database is away. Default true.
     pub enabled: bool,
     /// Its directory, of this worker alone. Default `journal`; not empty.
     pub directory: String,

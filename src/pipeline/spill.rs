@@ -331,6 +331,7 @@ impl Spill {
         }
         let usage = self.journal.usage();
         let oldest = usage.oldest_ms.map_or(0.0, |oldest| (now_ms - oldest).max(0) as f64 / 1000.0);
+        metrics::journal_up(self.problem.is_none());
         metrics::journal(usage.bytes, usage.limit_bytes, usage.records, oldest, usage.quarantined);
     }
 }

@@ -97,11 +97,7 @@ impl Surveyor {
 }
 
 /// `None` where the journal's thread has ended.
-async fn survey(
-    journal: Option<JournalHandle>,
-    database: Database,
-    reading: Reading,
-) -> Option<Result<Survey, Error>> {
+async fn survey(journal: Option<JournalHandle>, database: Database, reading: Reading) -> Option<Result<Survey, Error>> {
     let (segments, records) = match &journal {
         // In this order: a segment that is made in between must not look as if it had no records.
         Some(journal) => (journal.segments().await?, journal.records().await?),

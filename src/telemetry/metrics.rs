@@ -34,6 +34,7 @@ const POOL_WAITING: &str = "series_ingest_pool_waiting";
 const POOL_MAX: &str = "series_ingest_pool_max";
 const POOL_WAIT_SECONDS: &str = "series_ingest_pool_wait_seconds";
 const MODE: &str = "series_ingest_mode";
+const JOURNAL_UP: &str = "series_ingest_journal_up";
 const JOURNAL_BYTES: &str = "series_ingest_journal_bytes";
 const JOURNAL_LIMIT_BYTES: &str = "series_ingest_journal_limit_bytes";
 const JOURNAL_RECORDS: &str = "series_ingest_journal_records";
@@ -155,6 +156,12 @@ pub const METRICS: &[Metric] = &[
         kind: Kind::Gauge,
         labels: &["mode"],
         help: "1 for where messages go now: streaming, journaling or replaying; else 0",
+    },
+    Metric {
+        name: JOURNAL_UP,
+        kind: Kind::Gauge,
+        labels: &[],
+        help: "1 while the journal takes messages, 0 while it is full or its disk fails",
     },
     Metric { name: JOURNAL_BYTES, kind: Kind::Gauge, labels: &[], help: "What the journal takes on disk" },
     Metric { name: JOURNAL_LIMIT_BYTES, kind: Kind::Gauge, labels: &[], help: "What the journal may take on disk" },
@@ -356,6 +363,11 @@ pub fn mode(mode: &'static str, is_on: bool) {
     gauge!(MODE, "mode" => mode).set(if is_on { 1.0 } else { 0.0 });
 }
 
+/// Whether the journal takes messages.
+pub fn journal_up(up: bool) {
+    gauge!(JOURNAL_UP).set(if up { 1.0 } else { 0.0 });
+}
+
 /// What the journal holds.
 pub fn journal(bytes: u64, limit_bytes: u64, records: u64, oldest_seconds: f64, quarantined: u64) {
     gauge!(JOURNAL_BYTES).set(bytes as f64);
@@ -478,6 +490,7 @@ mod tests {
         pool(1, 2, 3, 4);
         mode("streaming", true);
         journal(1, 2, 3, 4.0, 0);
+        journal_up(true);
         journal_synced(Duration::from_millis(1));
         pool_waited(Duration::from_millis(1));
         transaction_took(Duration::from_millis(1));

@@ -44,7 +44,13 @@ impl Writer {
             let payload = format!(
                 r#"{{"time_series_id":"p{partition}","timestamp_unit":"us","timestamps":[{offset}],"columns":{{"c":[1]}}}}"#
             );
-            set.push(&RawMessage { offset, time_ms: None, key: None, payload: Some(payload.as_bytes()), ..RawMessage::default() });
+            set.push(&RawMessage {
+                offset,
+                time_ms: None,
+                key: None,
+                payload: Some(payload.as_bytes()),
+                ..RawMessage::default()
+            });
         }
         let mut batch = Batch::default();
         batch.push(set.build(None), &mut self.decoder);
@@ -195,7 +201,13 @@ async fn a_kafka_time_that_is_none_stops_nothing() {
     writer.database.start(&writer.source, &[(0, 0)]).await.unwrap();
     let mut set = MessageSetBuilder::new(Arc::clone(&writer.source), 0, 0);
     for (offset, time_ms) in (0..).zip([1_700_000_000_000_000_000, i64::MAX, i64::MIN, -5]) {
-        set.push(&RawMessage { offset, time_ms: Some(time_ms), key: None, payload: Some(b"{"), ..RawMessage::default() });
+        set.push(&RawMessage {
+            offset,
+            time_ms: Some(time_ms),
+            key: None,
+            payload: Some(b"{"),
+            ..RawMessage::default()
+        });
     }
     let mut batch = Batch::default();
     batch.push(set.build(None), &mut writer.decoder);

@@ -144,7 +144,13 @@ fn neighbours_in_a_partition_become_one_record_up_to_its_limit() {
     let set = |topic, partition, from: i64, until, payload: &[u8]| {
         let mut builder = MessageSetBuilder::new(source(topic), partition, from);
         if from < until {
-            builder.push(&RawMessage { offset: from, time_ms: None, key: None, payload: Some(payload), ..RawMessage::default() });
+            builder.push(&RawMessage {
+                offset: from,
+                time_ms: None,
+                key: None,
+                payload: Some(payload),
+                ..RawMessage::default()
+            });
         }
         builder.extend_to(until);
         builder.build(None)

@@ -118,10 +118,7 @@ impl Plain {
             partition: interval.partition,
             from: interval.from,
             until: interval.until,
-            messages: set
-                .messages()
-                .map(|m| (m.offset, m.time_ms, [m.key, m.payload, m.headers].map(part)))
-                .collect(),
+            messages: set.messages().map(|m| (m.offset, m.time_ms, [m.key, m.payload, m.headers].map(part))).collect(),
         }
     }
 
