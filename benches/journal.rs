@@ -35,15 +35,18 @@ fn sets(count: usize) -> Vec<MessageSet> {
     (0..count).map(one).collect()
 }
 
-/// Messages as sensors send them: JSON with digits that differ.
-fn set(partition: i32, from: i64) -> MessageSet {
-    let source = Arc::new(Source {
+fn source() -> Arc<Source> {
+    Arc::new(Source {
         kind: Kind::Points,
         cluster_id: "bench".to_owned(),
         topic: "time-series.points".to_owned(),
         topic_id: "AAAAAAAAAAAAAAAAAAAAAA".to_owned(),
-    });
-    let mut builder = MessageSetBuilder::new(source, partition, from);
+    })
+}
+
+/// Messages as sensors send them: JSON with digits that differ.
+fn set(partition: i32, from: i64) -> MessageSet {
+    let mut builder = MessageSetBuilder::new(source(), partition, from);
     let (mut bytes, mut state) = (0, (from.unsigned_abs() << 3) + u64::from(partition.unsigned_abs()) + 1);
     while bytes < SET_BYTES {
         let values: Vec<String> = (0..20)
@@ -203,6 +206,117 @@ fn compare() {
     }
 }
 
+/// The bytes of a large journal: `journal.max_bytes` by default.
+const LARGE_BYTES: u64 = 10 << 30;
+/// Names a journal to a process of this program that only opens it.
+const OPEN: &str = "SERIES_INGEST_BENCH_OPEN";
+
+/// Sets that are not neighbours, so that each becomes a record, as large as a set of [`SET_BYTES`] when it is compressed.
+fn noise(count: usize) -> Vec<MessageSet> {
+    let mut state = 1u64;
+    let mut payload = vec![0; SET_BYTES / 3];
+    let one = |number: usize| {
+        payload.fill_with(|| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 56) as u8
+        });
+        let mut builder = MessageSetBuilder::new(source(), (number % PARTITIONS) as i32, number as i64 * 10);
+        let message = RawMessage { offset: builder.until(), time_ms: Some(1), key: None, payload: Some(&payload) };
+        builder.push(&message);
+        builder.build(None)
+    };
+    (0..count).map(one).collect()
+}
+
+/// A field of a file of /proc, in its unit.
+fn proc_field(file: &str, name: &str) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/self/{file}")).unwrap();
+    let rest = text.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+    rest.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+/// What a worker does with its journal before anything else: it opens it, and asks for all records.
+fn open_large(directory: &Path) {
+    let before = proc_field("io", "rchar:");
+    let start = Instant::now();
+    let journal = Journal::open(RealFiles, options(directory)).unwrap();
+    let records: Vec<_> = journal.records().cloned().collect();
+    println!(
+        "journal start-up: {:.2} GB in {} records of {} bytes in memory, {} MiB resident at the peak, {:.1} MB read, {:.2} s",
+        journal.usage().bytes as f64 / 1e9,
+        records.len(),
+        size_of_val(&records[0]),
+        proc_field("status", "VmHWM:") / 1024,
+        (proc_field("io", "rchar:") - before) as f64 / 1e6,
+        start.elapsed().as_secs_f64()
+    );
+}
+
+/// Reads all segments from front to back.
+fn read_plainly(directory: &Path) -> u64 {
+    let mut buffer = vec![0; 1 << 20];
+    let mut total = 0;
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let file = File::open(entry.unwrap().path()).unwrap();
+        let mut position = 0;
+        while let read @ 1.. = file.read_at(&mut buffer, position).unwrap() {
+            position += read as u64;
+        }
+        total += position;
+    }
+    total
+}
+
+/// Asks the system to forget the files' pages. The disk's own cache may still have them.
+fn forget_pages(directory: &Path) {
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let file = File::open(entry.unwrap().path()).unwrap();
+        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+    }
+}
+
+/// Opens and verifies a journal of 10 GiB.
+fn measure_large() {
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let disk = rustix::fs::statvfs(folder.path()).unwrap();
+    if disk.f_bavail * disk.f_frsize < LARGE_BYTES + (2 << 30) {
+        println!(
+            "journal start-up and verify: skipped: 12 GiB of free space are needed in {}",
+            env!("CARGO_TARGET_TMPDIR")
+        );
+        return;
+    }
+    let directory = options(folder.path()).directory;
+    let mut journal = Journal::open(RealFiles, options(folder.path())).unwrap();
+    let sets = noise(180);
+    while journal.usage().bytes < LARGE_BYTES {
+        journal.append(&sets).unwrap();
+    }
+    drop(journal);
+    let this = std::env::current_exe().unwrap();
+    assert!(std::process::Command::new(this).env(OPEN, folder.path()).status().unwrap().success());
+
+    let inspection = Inspection::open(RealFiles, &directory).unwrap();
+    for (cache, is_cold) in [("the files' pages forgotten before", true), ("right after that", false)] {
+        let timed = |f: &dyn Fn() -> u64| {
+            if is_cold {
+                forget_pages(&directory);
+            }
+            let start = Instant::now();
+            f() as f64 / start.elapsed().as_secs_f64() / 1e6
+        };
+        let plain = timed(&|| read_plainly(&directory));
+        let verify = timed(&|| {
+            assert_eq!(inspection.verify(|_| {}), []);
+            inspection.bytes()
+        });
+        println!(
+            "journal verify: {verify:.0} MB/s, plain sequential read {plain:.0} MB/s, ratio {:.2} (1 MiB a read at both, {cache})",
+            verify / plain
+        );
+    }
+}
+
 fn read(c: &mut Criterion) {
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let mut journal = Journal::open(RealFiles, options(folder.path())).unwrap();
@@ -233,9 +347,13 @@ criterion_group! {
 }
 
 fn main() {
+    if let Some(directory) = std::env::var_os(OPEN) {
+        return open_large(Path::new(&directory));
+    }
     // Not where cargo only tests that it runs.
     if std::env::args().any(|argument| argument == "--bench") {
         compare();
+        measure_large();
     }
     benches();
     Criterion::default().configure_from_args().final_summary();
