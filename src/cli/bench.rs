@@ -1,20 +1,28 @@
-//! `bench`: drains a topic with the real worker, beside a COPY of the same rows into the same table by the server itself.
+//! `bench`: drains a topic with the real worker, beside a COPY of the same rows into the same table by the server itself, and
+//! beside a replay of the same messages from a journal.
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Args;
 
 use super::{Failure, SYNTHETIC_FIRST_S, print_line, progress_bar, synthetic_message};
+use crate::batch::{MessageSetBuilder, RawMessage, Source};
 use crate::config::{Config, Secret};
-use crate::database::schema;
 use crate::database::scratch::Scratch;
+use crate::database::{Database, schema};
+use crate::journal::{Journal, Options, RealFiles};
 use crate::kafka::publisher::Publisher;
 use crate::kafka::settings;
+use crate::message::Kind;
 
 const PARTITIONS: i32 = 8;
+/// What the consumer hands on at once, in bytes.
+const SET_BYTES: usize = 128 * 1024;
+/// Sets of one append.
+const APPEND_SETS: usize = 64;
 /// How long the worker may take without a single new point.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -122,6 +130,7 @@ async fn measure(bench: &Config, file: Option<&Path>, arguments: &Arguments, scr
     );
     let before = server_copy(scratch, &copy_file, &series_sql, arguments.total()).await?;
     let drain = drain(bench, file, arguments, scratch).await?;
+    let replay = replay(bench, file, arguments, scratch).await?;
     let after = server_copy(scratch, &copy_file, &series_sql, arguments.total()).await?;
     scratch.remove_copy_file(&copy_file).await?;
 
@@ -135,6 +144,8 @@ async fn measure(bench: &Config, file: Option<&Path>, arguments: &Arguments, scr
         ("server-side COPY after", format!("{:.0} points/s", rate(after))),
         ("drain by the worker", format!("{drained:.0} points/s with {} writers", bench.database.writers)),
         ("ratio to the faster COPY", format!("{:.2}", drained / limit)),
+        ("replay of a journal", format!("{:.0} points/s by journal replay", rate(replay))),
+        ("ratio to the drain", format!("{:.2}, both from the start of their process", rate(replay) / drained)),
         ("CPU of the worker", format!("{:.2} s per million points", drain.cpu.as_secs_f64() * 1e6 / total)),
         ("peak resident memory", format!("{:.0} MiB", drain.peak_rss_bytes as f64 / f64::from(1 << 20))),
     ];
@@ -214,6 +225,12 @@ async fn drain(
     bar.finish_and_clear();
     let drain = worker.usage(took)?;
     worker.stop()?;
+    check_points(scratch, arguments).await?;
+    Ok(drain)
+}
+
+/// Whether the table has all points once.
+async fn check_points(scratch: &Scratch, arguments: &Arguments) -> Result<(), Failure> {
     let summary = scratch.summary().await?;
     if summary.points != arguments.total() || summary.distinct_points != arguments.total() {
         return Err(Failure::Internal(format!(
@@ -223,30 +240,104 @@ async fn drain(
             arguments.total()
         )));
     }
-    Ok(drain)
+    Ok(())
+}
+
+/// This program with the benchmark's servers and topics.
+fn program(bench: &Config, file: Option<&Path>, scratch: &Scratch) -> Result<Command, Failure> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command
+        .env("DATABASE_URL", scratch.url())
+        .env("SERIES_INGEST__KAFKA__BROKERS", &bench.kafka.brokers)
+        .env("SERIES_INGEST__KAFKA__GROUP_ID", &bench.kafka.group_id)
+        .env("SERIES_INGEST__KAFKA__SERIES_TOPIC", &bench.kafka.series_topic)
+        .env("SERIES_INGEST__KAFKA__POINTS_TOPIC", &bench.kafka.points_topic)
+        .env("SERIES_INGEST__HTTP__LISTEN", "")
+        .env("SERIES_INGEST__JOURNAL__ENABLED", "false")
+        .env("SERIES_INGEST__LOG__FILTER", "warn")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null());
+    if let Some(file) = file {
+        command.arg("--config").arg(file);
+    }
+    Ok(command)
+}
+
+/// Writes the messages into a journal, and has `journal replay` write them into empty tables; how long that took.
+async fn replay(
+    bench: &Config,
+    file: Option<&Path>,
+    arguments: &Arguments,
+    scratch: &Scratch,
+) -> Result<Duration, Failure> {
+    scratch.empty_tables().await?;
+    let source = Arc::new(Source {
+        kind: Kind::Points,
+        cluster_id: "bench".to_owned(),
+        topic: bench.kafka.points_topic.clone(),
+        topic_id: "bench".to_owned(),
+    });
+    let starts: Vec<(i32, i64)> = (0..PARTITIONS).map(|partition| (partition, 0)).collect();
+    Database::new(bench)?.start(&source, &starts).await?;
+    let directory = std::env::temp_dir().join(scratch.name());
+    let replayed = async {
+        let (journal, messages) = (directory.clone(), arguments.clone());
+        let filled = tokio::task::spawn_blocking(move || fill_journal(&journal, &source, &messages)).await;
+        filled.map_err(|error| Failure::Internal(error.to_string()))??;
+        print_line("replay of a journal");
+        let start = Instant::now();
+        let mut child =
+            program(bench, file, scratch)?.args(["journal", "replay", "--directory"]).arg(&directory).spawn()?;
+        let status = tokio::task::spawn_blocking(move || child.wait()).await;
+        let took = start.elapsed();
+        if !status.map_err(|error| Failure::Internal(error.to_string()))??.success() {
+            return Err(Failure::Internal("the replay failed".to_owned()));
+        }
+        check_points(scratch, arguments).await?;
+        Ok(took)
+    };
+    let result = replayed.await;
+    std::fs::remove_dir_all(&directory)?;
+    result
+}
+
+/// A journal with all messages, as a worker would have written them.
+fn fill_journal(directory: &Path, source: &Arc<Source>, arguments: &Arguments) -> Result<(), Failure> {
+    let failed = |error: &dyn std::error::Error| Failure::Internal(format!("the benchmark's journal: {error}"));
+    let segment_bytes = 64 << 20;
+    let options = Options { directory: directory.to_owned(), segment_bytes, max_bytes: u64::MAX, min_free_bytes: 0 };
+    let mut journal = Journal::open(RealFiles, options).map_err(|error| failed(&error))?;
+    let mut building: Vec<MessageSetBuilder> =
+        (0..PARTITIONS).map(|partition| MessageSetBuilder::new(Arc::clone(source), partition, 0)).collect();
+    let mut sets = Vec::new();
+    let next = |builder: &mut MessageSetBuilder, partition: usize| {
+        let next = MessageSetBuilder::new(Arc::clone(source), partition as i32, builder.until());
+        std::mem::replace(builder, next).build(None)
+    };
+    for round in 0..arguments.rounds() {
+        for series in 0..arguments.series {
+            let partition = series % building.len();
+            let builder = &mut building[partition];
+            let (key, payload) = (series_id(series), arguments.message(series, round));
+            let (key, payload) = (Some(key.as_bytes()), Some(payload.as_bytes()));
+            builder.push(&RawMessage { offset: builder.until(), time_ms: None, key, payload });
+            if builder.bytes() >= SET_BYTES {
+                sets.push(next(builder, partition));
+            }
+        }
+        if sets.len() >= APPEND_SETS {
+            journal.append(&std::mem::take(&mut sets)).map_err(|error| failed(&error))?;
+        }
+    }
+    sets.extend(building.iter_mut().zip(0..).map(|(builder, partition)| next(builder, partition)));
+    journal.append(&sets).map_err(|error| failed(&error))
 }
 
 struct Worker(Child);
 
 impl Worker {
     fn start(bench: &Config, file: Option<&Path>, scratch: &Scratch) -> Result<Self, Failure> {
-        let mut command = std::process::Command::new(std::env::current_exe()?);
-        command
-            .arg("run")
-            .env("DATABASE_URL", scratch.url())
-            .env("SERIES_INGEST__KAFKA__BROKERS", &bench.kafka.brokers)
-            .env("SERIES_INGEST__KAFKA__GROUP_ID", &bench.kafka.group_id)
-            .env("SERIES_INGEST__KAFKA__SERIES_TOPIC", &bench.kafka.series_topic)
-            .env("SERIES_INGEST__KAFKA__POINTS_TOPIC", &bench.kafka.points_topic)
-            .env("SERIES_INGEST__HTTP__LISTEN", "")
-            .env("SERIES_INGEST__JOURNAL__ENABLED", "false")
-            .env("SERIES_INGEST__LOG__FILTER", "warn")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null());
-        if let Some(file) = file {
-            command.arg("--config").arg(file);
-        }
-        Ok(Self(command.spawn()?))
+        Ok(Self(program(bench, file, scratch)?.arg("run").spawn()?))
     }
 
     fn has_ended(&mut self) -> Result<bool, Failure> {

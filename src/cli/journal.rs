@@ -11,6 +11,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
 use serde_json::{Map, Value};
+use tokio::task::JoinSet;
 
 use super::{Failure, print, print_line, progress_bar};
 use crate::batch::{Batch, Interval, MessageSet, RawMessage, Source, headers};
@@ -19,8 +20,6 @@ use crate::database::{Class, Coverage, Database, Path as WritePath};
 use crate::journal::{Inspection, ReadError, RealFiles, Record};
 use crate::message::Decoder;
 
-/// What one transaction of a replay takes, in bytes of the journal.
-const REPLAY_BYTES: u64 = 512 * 1024;
 /// How long to wait after the database refused.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -242,6 +241,18 @@ struct Done {
     damaged: usize,
 }
 
+impl Done {
+    /// Adds what the next writer to end has done.
+    async fn add_one_of(&mut self, writers: &mut JoinSet<Result<Self, Failure>>) -> Result<(), Failure> {
+        let Some(ended) = writers.join_next().await else { return Ok(()) };
+        let done = ended.map_err(|failure| Failure::Internal(failure.to_string()))??;
+        self.messages += done.messages;
+        self.points += done.points;
+        self.dead_letters += done.dead_letters;
+        Ok(())
+    }
+}
+
 async fn replay(config: &Config, journal: &mut Inspection, filter: &Filter, dry_run: bool) -> Result<(), Failure> {
     let database = Database::new(config)?;
     let records: Vec<Record> = journal.records().filter(|record| filter.takes(record)).cloned().collect();
@@ -264,7 +275,7 @@ async fn replay(config: &Config, journal: &mut Inspection, filter: &Filter, dry_
     }
     let bar = progress_bar(records.len(), "records");
     let mut decoder = Decoder::new(config.message.limits());
-    let (mut done, mut batch, mut bytes) = (Done::default(), Batch::default(), 0);
+    let (mut done, mut batch, mut writers) = (Done::default(), Batch::default(), JoinSet::new());
     for record in &records {
         bar.inc(1);
         match journal.read(record) {
@@ -273,7 +284,6 @@ async fn replay(config: &Config, journal: &mut Inspection, filter: &Filter, dry_
                 for part in filter.clip(&set).into_iter().flat_map(|set| missing_parts(&set, known)) {
                     batch.push(part, &mut decoder);
                 }
-                bytes += record.bytes;
             }
             Err(ReadError::Gone { .. }) => {}
             Err(failure) => {
@@ -281,12 +291,19 @@ async fn replay(config: &Config, journal: &mut Inspection, filter: &Filter, dry_
                 done.damaged += 1;
             }
         }
-        if bytes >= REPLAY_BYTES {
-            finish(&database, std::mem::take(&mut batch), dry_run, &mut decoder, &mut done).await?;
-            bytes = 0;
+        // As large as a worker's batches, so that their points are sorted as far.
+        if batch.points().len() >= config.batch.max_points || batch.message_bytes() >= config.batch.max_bytes {
+            if writers.len() >= config.database.writers {
+                done.add_one_of(&mut writers).await?;
+            }
+            let decoder = Decoder::new(config.message.limits());
+            writers.spawn(finish(database.clone(), std::mem::take(&mut batch), dry_run, decoder));
         }
     }
-    finish(&database, batch, dry_run, &mut decoder, &mut done).await?;
+    writers.spawn(finish(database, batch, dry_run, decoder));
+    while !writers.is_empty() {
+        done.add_one_of(&mut writers).await?;
+    }
     bar.finish_and_clear();
     let verb = if dry_run { "would be written" } else { "written" };
     print_line(format_args!(
@@ -304,50 +321,51 @@ fn missing_parts(set: &MessageSet, coverage: &Coverage) -> Vec<MessageSet> {
     coverage.missing(from, until).into_iter().filter_map(|(from, until)| set.clip(from, until)).collect()
 }
 
-async fn finish(
-    database: &Database,
-    batch: Batch,
-    dry_run: bool,
-    decoder: &mut Decoder,
-    done: &mut Done,
-) -> Result<(), Failure> {
+/// Writes a batch. The locks on its partitions are held for the commit only, so that several are written at a time; whatever
+/// went wrong, the next attempt asks first what the database has.
+async fn finish(database: Database, batch: Batch, dry_run: bool, mut decoder: Decoder) -> Result<Done, Failure> {
+    let mut done = Done::default();
     if batch.is_empty() {
-        return Ok(());
+        return Ok(done);
     }
     if dry_run {
-        done.messages += batch.message_count();
-        done.points += batch.points().len();
-        done.dead_letters += batch.dead_letters().len();
-        return Ok(());
+        done.messages = batch.message_count();
+        done.points = batch.points().len();
+        done.dead_letters = batch.dead_letters().len();
+        return Ok(done);
     }
     // As in a worker, a message that the database refuses takes no other with it.
-    let mut pieces = vec![batch];
-    while let Some(piece) = pieces.pop() {
+    let mut pieces = vec![(batch, WritePath::Fast)];
+    while let Some((piece, path)) = pieces.pop() {
         let messages = piece.message_count();
-        match database.write(&piece, WritePath::Slow, decoder).await {
+        match database.write(&piece, path, &mut decoder).await {
             Ok(written) => {
                 done.messages += messages;
                 done.points += written.points;
                 done.dead_letters += written.dead_letters.len();
             }
+            Err(failure) if failure.class() == Class::Overlap && path == WritePath::Fast => {
+                pieces.push((piece, WritePath::Slow));
+            }
             // A deleted series is made again by the next attempt.
             Err(failure) if failure.is_missing_series() => {
-                pieces.push(piece);
+                pieces.push((piece, WritePath::Slow));
                 tokio::time::sleep(RETRY).await;
             }
             Err(failure) if failure.class() == Class::Data && !piece.has_nothing_to_refuse() => {
-                match piece.split(decoder) {
-                    Some((first, last)) => pieces.extend([last, first]),
-                    None => pieces.push(piece.into_dead_letter(failure.to_string())),
-                }
+                let parts = match piece.split(&mut decoder) {
+                    Some((first, last)) => vec![last, first],
+                    None => vec![piece.into_dead_letter(failure.to_string())],
+                };
+                pieces.extend(parts.into_iter().map(|part| (part, WritePath::Slow)));
             }
             Err(failure) if failure.class() == Class::Retry => {
-                pieces.push(piece);
+                pieces.push((piece, WritePath::Slow));
                 tokio::time::sleep(RETRY).await;
             }
             // What is written stays written: the next run goes on from there.
             Err(failure) => return Err(failure.into()),
         }
     }
-    Ok(())
+    Ok(done)
 }
