@@ -9,8 +9,9 @@ use tokio_postgres::{Client, NoTls};
 
 use super::broker::{Broker, Producer};
 use super::data::{Difference, Published, Row};
+use super::server::Server;
 use super::worker::Worker;
-use super::{servers, until};
+use super::{Servers, servers, until};
 
 static NUMBER: AtomicUsize = AtomicUsize::new(0);
 
@@ -54,7 +55,18 @@ impl Bed {
     }
 
     pub async fn unmigrated(test: &str, partitions: i32) -> Option<Self> {
-        let servers = servers(test)?;
+        Some(Self::make(test, partitions, servers(test)?).await)
+    }
+
+    /// A bed on a database server of the test's own.
+    pub async fn on(server: &Server, test: &str, partitions: i32) -> Self {
+        let servers = servers(test).expect("the server was started because there are servers");
+        let bed = Self::make(test, partitions, Servers { database_url: server.url(), ..servers }).await;
+        schema::migrate(&bed.config(&[])).await.unwrap();
+        bed
+    }
+
+    async fn make(test: &str, partitions: i32, servers: Servers) -> Self {
         let number = NUMBER.fetch_add(1, Ordering::SeqCst);
         let name = format!("si_{test}_{}_{number}", std::process::id());
         let admin = connect(&servers.database_url).await;
@@ -65,7 +77,7 @@ impl Bed {
         let (series_topic, points_topic) = (format!("{name}.series"), format!("{name}.points"));
         broker.create(&series_topic, 1, &[]).await;
         broker.create(&points_topic, partitions, &[]).await;
-        Some(Self {
+        Self {
             producer: Producer::new(&servers.brokers),
             brokers: servers.brokers,
             group: name.clone(),
@@ -77,7 +89,14 @@ impl Bed {
             admin,
             url,
             name,
-        })
+        }
+    }
+
+    /// Connects to the database anew: its server was away, or another one has it now.
+    pub async fn connect_to(&mut self, server: &Server) {
+        self.url = url_with(&server.url(), &self.name, None);
+        self.client = connect(&self.url).await;
+        self.admin = connect(&server.url()).await;
     }
 
     /// What the program is told of this bed; retries are quick, and a lost member is noticed soon.

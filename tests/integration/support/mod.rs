@@ -6,6 +6,7 @@ pub mod bed;
 pub mod broker;
 pub mod data;
 pub mod proxy;
+pub mod server;
 pub mod worker;
 
 use std::io::Write as _;

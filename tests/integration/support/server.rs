@@ -1,0 +1,270 @@
+//! A PostgreSQL with TimescaleDB of one test's own, which may be killed, frozen, filled and set back. It ends with the test,
+//! and its data goes.
+
+use std::fs::File;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use tokio_postgres::{Client, NoTls};
+
+use super::{servers, skip, until};
+
+const STACK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/stack");
+
+/// What `scripts/stack spare` says where there can be none.
+const NOT_POSSIBLE: i32 = 77;
+
+/// How long its processes may take to be gone.
+const GONE: Duration = Duration::from_secs(30);
+
+pub struct Server {
+    name: String,
+    /// Its data folder, as this process sees it.
+    data: PathBuf,
+    port: u16,
+    small_mib: Option<u32>,
+    child: Option<Child>,
+    log: PathBuf,
+}
+
+fn stack(arguments: &[&str]) -> Output {
+    Command::new(STACK).arg("spare").args(arguments).stdin(Stdio::null()).output().unwrap()
+}
+
+fn words(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).trim().to_owned()
+}
+
+/// The running processes whose parent is this one.
+fn children_of(parent: u32) -> Vec<u32> {
+    let parent_of = |pid: u32| -> Option<u32> {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // Behind the name, which may hold anything: the state and the parent.
+        stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
+    };
+    std::fs::read_dir("/proc")
+        .unwrap()
+        .filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok())
+        .filter(|pid| parent_of(*pid) == Some(parent))
+        .collect()
+}
+
+fn signal(name: &str, pids: &[u32]) {
+    let pids = pids.iter().map(u32::to_string);
+    // One of them may have ended by itself.
+    drop(Command::new("kill").arg(format!("-{name}")).args(pids).stderr(Stdio::null()).status());
+}
+
+fn copy(from: &Path, to: &Path) {
+    let status = Command::new("cp").args(["-a", "--reflink=auto"]).args([from, to]).status().unwrap();
+    assert!(status.success(), "{} is copied", from.display());
+}
+
+impl Server {
+    /// A new server that answers; `None`, loudly, where there can be none.
+    pub async fn start(test: &str) -> Option<Self> {
+        Self::start_with(test, None).await
+    }
+
+    /// One with a small disk beside its data, for a tablespace: [`Server::small_disk`].
+    pub async fn start_with_small_disk(test: &str, mib: u32) -> Option<Self> {
+        Self::start_with(test, Some(mib)).await
+    }
+
+    async fn start_with(test: &str, small_mib: Option<u32>) -> Option<Self> {
+        servers(test)?;
+        let name = format!("{test}_{}", std::process::id());
+        let made = stack(&["make", &name]);
+        if made.status.code() == Some(NOT_POSSIBLE) {
+            skip(test, &words(&made));
+            return None;
+        }
+        let mut server = Self::of(name, &made, small_mib);
+        server.launch();
+        if !server.answers_or_ends().await {
+            let why = std::fs::read_to_string(&server.log).unwrap_or_default();
+            let ended = server.child.take().unwrap().wait().unwrap();
+            assert_eq!(ended.code(), Some(NOT_POSSIBLE), "the server ended at once: {why}");
+            skip(test, why.trim());
+            return None;
+        }
+        Some(server)
+    }
+
+    fn of(name: String, made: &Output, small_mib: Option<u32>) -> Self {
+        assert!(made.status.success(), "{}", words(made));
+        let answer = String::from_utf8(made.stdout.clone()).unwrap();
+        let (data, port) = answer.trim().rsplit_once(' ').unwrap();
+        let log = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-server.log"));
+        File::create(&log).unwrap();
+        Self { name, data: data.into(), port: port.parse().unwrap(), small_mib, child: None, log }
+    }
+
+    /// A streaming standby of this server, with all that it has now.
+    pub async fn standby(&self) -> Self {
+        let name = format!("{}_standby", self.name);
+        let made = stack(&["standby", &name, &self.name]);
+        let mut standby = Self::of(name, &made, None);
+        standby.launch();
+        standby.until_answers().await;
+        standby
+    }
+
+    /// Starts it, and does not wait for it.
+    pub fn launch(&mut self) {
+        let log = File::options().append(true).open(&self.log).unwrap();
+        let mut command = Command::new(STACK);
+        command.args(["spare", "run", &self.name]).args(self.small_mib.map(|mib| mib.to_string()));
+        self.child = Some(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap());
+    }
+
+    /// Starts it after its end.
+    pub async fn start_again(&mut self) {
+        self.launch();
+        self.until_answers().await;
+    }
+
+    async fn answers_or_ends(&mut self) -> bool {
+        let url = self.url();
+        let child = self.child.as_mut().unwrap();
+        let mut answers = false;
+        until(60, "the server answers", async || {
+            answers = answers_once(&url).await.is_some();
+            answers || child.try_wait().unwrap().is_some()
+        })
+        .await;
+        answers
+    }
+
+    async fn until_answers(&mut self) {
+        assert!(self.answers_or_ends().await, "the server ended: {}", self.log.display());
+    }
+
+    pub fn url(&self) -> String {
+        format!("postgresql://postgres@{}/postgres", self.address())
+    }
+
+    /// Host and port.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    fn pid(&self) -> u32 {
+        self.child.as_ref().expect("the server runs").id()
+    }
+
+    fn processes(&self) -> Vec<u32> {
+        let mut all = vec![self.pid()];
+        all.extend(children_of(self.pid()));
+        all
+    }
+
+    /// Ends it by this signal, and waits until its children are gone, too: they hold its memory.
+    fn end_by(&mut self, name: &str) {
+        let processes = self.processes();
+        signal(name, &processes[..1]);
+        self.child.take().unwrap().wait().unwrap();
+        let deadline = Instant::now() + GONE;
+        while processes.iter().any(|pid| Path::new(&format!("/proc/{pid}")).exists()) {
+            if Instant::now() >= deadline {
+                assert!(std::thread::panicking(), "the server's processes are gone within {GONE:?}");
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    pub fn kill_9(&mut self) {
+        self.end_by("KILL");
+    }
+
+    /// Stops it as an administrator does: sessions are ended, all is written.
+    pub fn stop_fast(&mut self) {
+        self.end_by("INT");
+    }
+
+    /// Stops all of its processes where they are: it hangs, and refuses nothing.
+    pub fn freeze(&self) {
+        // The postmaster first: it makes no new ones then.
+        signal("STOP", &[self.pid()]);
+        signal("STOP", &children_of(self.pid()));
+    }
+
+    pub fn thaw(&self) {
+        signal("CONT", &self.processes());
+    }
+
+    /// A folder on a small disk of its own, as the server sees it; the disk ends with the server's process.
+    pub async fn small_disk(&self) -> String {
+        assert!(self.small_mib.is_some(), "the server was started with a small disk");
+        let client = super::bed::connect(&self.url()).await;
+        let data: String = client.query_one("select current_setting('data_directory')", &[]).await.unwrap().get(0);
+        format!("{data}.small")
+    }
+
+    /// The file that fills the small disk. The disk is seen by the server's processes only, and so through one of them.
+    async fn ballast(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/root{}/ballast", self.pid(), self.small_disk().await))
+    }
+
+    pub async fn fill_small_disk(&self) {
+        let mut file = File::create(self.ballast().await).unwrap();
+        let zeros = vec![0; 64 * 1024];
+        let full = loop {
+            if let Err(error) = file.write_all(&zeros) {
+                break error;
+            }
+        };
+        assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
+    }
+
+    pub async fn free_small_disk(&self) {
+        std::fs::remove_file(self.ballast().await).unwrap();
+    }
+
+    fn backup(&self) -> PathBuf {
+        self.data.with_file_name(format!("{}.backup", self.name))
+    }
+
+    /// Copies the data of the server, which is stopped, to be set back to.
+    pub fn back_up(&self) {
+        assert!(self.child.is_none(), "the server is stopped");
+        drop(std::fs::remove_dir_all(self.backup()));
+        copy(&self.data, &self.backup());
+    }
+
+    /// Sets the server, which is stopped, back to the copy, which stays.
+    pub fn restore(&self) {
+        assert!(self.child.is_none(), "the server is stopped");
+        std::fs::remove_dir_all(&self.data).unwrap();
+        copy(&self.backup(), &self.data);
+    }
+}
+
+/// A connection, where the server makes one at once.
+async fn answers_once(url: &str) -> Option<Client> {
+    let connecting = tokio::time::timeout(Duration::from_secs(1), tokio_postgres::connect(url, NoTls));
+    let (client, connection) = connecting.await.ok()?.ok()?;
+    tokio::spawn(async move { drop(connection.await) });
+    Some(client)
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if self.child.is_some() {
+            self.thaw();
+            self.end_by("QUIT");
+        }
+        if std::thread::panicking() {
+            let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+            let lines: Vec<&str> = log.lines().collect();
+            eprintln!("--- the end of {}", self.log.display());
+            for line in &lines[lines.len().saturating_sub(15)..] {
+                eprintln!("{line}");
+            }
+        }
+        stack(&["remove", &self.name]);
+    }
+}
