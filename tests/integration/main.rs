@@ -17,5 +17,6 @@ mod pool;
 mod refusals;
 mod schema;
 mod series;
+mod server_faults;
 mod support;
 mod topics;

@@ -24,17 +24,27 @@ impl Published {
     pub fn batch(&mut self, series: &str, timestamps: usize) -> String {
         let first = FIRST_S + self.next_s;
         self.next_s += timestamps as i64;
-        let times: Vec<i64> = (first..).take(timestamps).collect();
+        self.batch_of(series, (first..).take(timestamps).collect(), "s", 1_000_000)
+    }
+
+    /// The same with the given timestamps, in microseconds.
+    pub fn batch_at(&mut self, series: &str, times_us: Vec<i64>) -> String {
+        self.batch_of(series, times_us, "us", 1)
+    }
+
+    fn batch_of(&mut self, series: &str, times: Vec<i64>, unit: &str, unit_us: i64) -> String {
         let mut columns = serde_json::Map::new();
         for (column, factor) in [("a", 3), ("b", 7)] {
             let values: Vec<f64> = times.iter().map(|time| (time * factor % 10_000) as f64 / 8.0).collect();
             for (time, value) in times.iter().zip(&values) {
-                self.rows.push((series.to_owned(), column.to_owned(), time * 1_000_000, value.to_bits()));
+                self.rows.push((series.to_owned(), column.to_owned(), time * unit_us, value.to_bits()));
             }
             columns.insert(column.to_owned(), values.into());
         }
-        serde_json::json!({"type": "point-batch", "time_series_id": series, "timestamps": times, "columns": columns})
-            .to_string()
+        serde_json::json!({
+            "type": "point-batch", "time_series_id": series, "timestamp_unit": unit, "timestamps": times, "columns": columns
+        })
+        .to_string()
     }
 
     /// The same with a field that is passed over, of so many random characters.

@@ -8,6 +8,8 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use super::until;
+
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_series-ingest");
 
 static NUMBER: AtomicUsize = AtomicUsize::new(0);
@@ -98,6 +100,14 @@ impl Worker {
         }
     }
 
+    /// The most memory that it ever had resident.
+    pub fn most_resident_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        let kib: u64 = line.trim().trim_end_matches(" kB").parse().unwrap();
+        kib * 1024
+    }
+
     /// What it has printed.
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
@@ -114,6 +124,14 @@ impl Worker {
         stream.read_to_string(&mut answer).ok()?;
         let code = answer.split_whitespace().nth(1)?.parse().ok()?;
         Some((code, answer.split_once("\r\n\r\n")?.1.to_owned()))
+    }
+
+    pub fn is_mode(&self, mode: &str) -> bool {
+        self.metric(&format!("series_ingest_mode{{mode=\"{mode}\"}}")) == Some(1.0)
+    }
+
+    pub async fn until_mode(&self, mode: &str) {
+        until(60, &format!("mode {mode}"), async || self.is_mode(mode)).await;
     }
 
     /// The value of a metric's line that begins with `name`, labels included.
