@@ -15,6 +15,7 @@ mod lost_commits;
 mod outages;
 mod pool;
 mod refusals;
+mod restores;
 mod schema;
 mod series;
 mod server_faults;

@@ -23,7 +23,7 @@ pub enum AtCommit {
 
 #[derive(Debug)]
 struct Shared {
-    server: String,
+    server: Mutex<String>,
     at_commit: Mutex<(AtCommit, usize)>,
     commits: AtomicUsize,
     hits: AtomicUsize,
@@ -45,7 +45,7 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let shared = Arc::new(Shared {
-            server: server.to_owned(),
+            server: Mutex::new(server.to_owned()),
             at_commit: Mutex::new((AtCommit::Pass, 1)),
             commits: AtomicUsize::new(0),
             hits: AtomicUsize::new(0),
@@ -90,6 +90,12 @@ impl Proxy {
 }
 
 impl Proxy {
+    /// Passes on to another server from now on, and cuts the connections to the old one.
+    pub fn point_to(&self, server: &str) {
+        server.clone_into(&mut self.shared.server.lock().unwrap());
+        self.shared.cut_all.notify_waiters();
+    }
+
     /// Whether nothing passes any more while all connections stay: a server that hangs does not refuse.
     pub fn freeze(&self, freeze: bool) {
         self.shared.frozen.store(freeze, Ordering::SeqCst);
@@ -105,7 +111,8 @@ impl Shared {
 }
 
 async fn connection(client: TcpStream, shared: Arc<Shared>) {
-    let Ok(server) = TcpStream::connect(&shared.server).await else { return };
+    let server = shared.server.lock().unwrap().clone();
+    let Ok(server) = TcpStream::connect(server).await else { return };
     for stream in [&client, &server] {
         stream.set_nodelay(true).unwrap();
     }
