@@ -11,6 +11,8 @@ TEST_FLAGS ?= --release --features planted-bugs
 # What goes to the tests' own runner, for instance: make test TEST_ARGS='--nocapture exactly_once'
 TEST_ARGS ?=
 CARGO_TARGET_DIR ?= target
+# How many seeds the small random test gets under make chaos, for instance: make chaos CHAOS_SEEDS=50
+CHAOS_SEEDS ?= 0
 
 # Sets KAFKA_BROKERS and DATABASE_URL of the servers that run.
 STACK_ENV = stack_env=$$(scripts/stack env); eval "$$stack_env"
@@ -32,6 +34,16 @@ test: tools up ## set everything up and run all tests, against real servers
 	$(CARGO) test $(TEST_FLAGS) --no-run
 	@# required: a server that does not answer fails a test instead of skipping it.
 	@$(STACK_ENV); export SERIES_INGEST_TESTS=required; set -x; $(CARGO) test $(TEST_FLAGS) --no-fail-fast -- $(TEST_ARGS)
+
+.PHONY: chaos
+chaos: tools up ## break servers and workers at random for CHAOS_MINUTES (30), after each kind of outage for 30 s
+	$(CARGO) test $(TEST_FLAGS) --test integration --test chaos --no-run
+	@# A round of CHAOS_SEEDS is the small one of make test, with the seeds from 1 on.
+	@$(STACK_ENV); export SERIES_INGEST_TESTS=required; set -x; \
+	OUTAGE_S=30 $(CARGO) test $(TEST_FLAGS) --test integration -- --nocapture server_faults::; \
+	for seed in $$(seq "$(CHAOS_SEEDS)"); do \
+	  SEED=$$seed $(CARGO) test $(TEST_FLAGS) --test integration -- --nocapture outages_kills_and_rebalances; done; \
+	$(CARGO) test $(TEST_FLAGS) --test chaos
 
 .PHONY: bench
 bench: tools up ## measure decode and encode, then the whole way from Kafka to the table
