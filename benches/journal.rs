@@ -221,7 +221,8 @@ fn noise(count: usize) -> Vec<MessageSet> {
             (state >> 56) as u8
         });
         let mut builder = MessageSetBuilder::new(source(), (number % PARTITIONS) as i32, number as i64 * 10);
-        let message = RawMessage { offset: builder.until(), time_ms: Some(1), key: None, payload: Some(&payload) };
+        let message =
+            RawMessage { offset: builder.until(), time_ms: Some(1), payload: Some(&payload), ..RawMessage::default() };
         builder.push(&message);
         builder.build(None)
     };

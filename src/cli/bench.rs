@@ -320,7 +320,7 @@ fn fill_journal(directory: &Path, source: &Arc<Source>, arguments: &Arguments) -
             let builder = &mut building[partition];
             let (key, payload) = (series_id(series), arguments.message(series, round));
             let (key, payload) = (Some(key.as_bytes()), Some(payload.as_bytes()));
-            builder.push(&RawMessage { offset: builder.until(), time_ms: None, key, payload });
+            builder.push(&RawMessage { offset: builder.until(), key, payload, ..RawMessage::default() });
             if builder.bytes() >= SET_BYTES {
                 sets.push(next(builder, partition));
             }

@@ -335,7 +335,7 @@ async fn finish(database: Database, batch: Batch, dry_run: bool, mut decoder: De
         return Ok(done);
     }
     // As in a worker, a message that the database refuses takes no other with it.
-    let mut pieces = vec![(batch, WritePath::Fast)];
+    let mut pieces = vec![(batch, WritePath::JournalFast)];
     while let Some((piece, path)) = pieces.pop() {
         let messages = piece.message_count();
         match database.write(&piece, path, &mut decoder).await {
@@ -344,23 +344,23 @@ async fn finish(database: Database, batch: Batch, dry_run: bool, mut decoder: De
                 done.points += written.points;
                 done.dead_letters += written.dead_letters.len();
             }
-            Err(failure) if failure.class() == Class::Overlap && path == WritePath::Fast => {
-                pieces.push((piece, WritePath::Slow));
+            Err(failure) if failure.class() == Class::Overlap && path.is_fast() => {
+                pieces.push((piece, path.after_doubt()));
             }
             // A deleted series is made again by the next attempt.
             Err(failure) if failure.is_missing_series() => {
-                pieces.push((piece, WritePath::Slow));
+                pieces.push((piece, path.after_doubt()));
                 tokio::time::sleep(RETRY).await;
             }
             Err(failure) if failure.class() == Class::Data && !piece.has_nothing_to_refuse() => {
                 let parts = match piece.split(&mut decoder) {
                     Some((first, last)) => vec![last, first],
-                    None => vec![piece.into_dead_letter(failure.to_string())],
+                    None => vec![piece.into_dead_letter(failure.refusal())],
                 };
-                pieces.extend(parts.into_iter().map(|part| (part, WritePath::Slow)));
+                pieces.extend(parts.into_iter().map(|part| (part, path.after_doubt())));
             }
             Err(failure) if failure.class() == Class::Retry => {
-                pieces.push((piece, WritePath::Slow));
+                pieces.push((piece, path.after_doubt()));
                 tokio::time::sleep(RETRY).await;
             }
             // What is written stays written: the next run goes on from there.

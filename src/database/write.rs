@@ -30,16 +30,23 @@ pub enum Path {
     Fast,
     /// Claim first, and copy only what was missing: after any doubt.
     Slow,
-    /// As [`Path::Slow`], and gaps that the batch has the messages of are filled: for what comes from a journal.
-    Journaled,
+    /// As [`Path::Fast`], for what comes from a journal.
+    JournalFast,
+    /// As [`Path::Slow`], for what comes from a journal: what lies in gaps counts as missing, and fills them.
+    JournalSlow,
 }
 
 impl Path {
+    /// Whether it fails where anything is applied already.
+    pub fn is_fast(self) -> bool {
+        matches!(self, Self::Fast | Self::JournalFast)
+    }
+
     /// The way that is right when an attempt has failed, or for a part of a batch.
     pub fn after_doubt(self) -> Self {
         match self {
             Self::Fast | Self::Slow => Self::Slow,
-            Self::Journaled => Self::Journaled,
+            Self::JournalFast | Self::JournalSlow => Self::JournalSlow,
         }
     }
 }
@@ -145,13 +152,13 @@ impl Database {
     ) -> Result<Written, Error> {
         let intervals = batch.intervals();
         let claim = Claim::new(&intervals, ids)?;
-        if path == Path::Fast {
+        if path.is_fast() {
             self.copy(session, batch, ids).await?;
             let applied = claim.all(session).await?;
             return Ok(written(batch, 0, applied));
         }
         let missing = match path {
-            Path::Journaled => claim.journaled(session).await?,
+            Path::JournalFast | Path::JournalSlow => claim.journaled(session).await?,
             Path::Fast | Path::Slow => claim.missing(session).await?,
         };
         let applied = claim.next_offsets(session).await?;

@@ -108,7 +108,8 @@ impl Writer {
         if batch.is_empty() {
             return outcome;
         }
-        self.write_pieces(batch, Path::Journaled, &mut decoder, outcome).await
+        // The locks of its partitions are held for the commit only: new messages of them are written meanwhile.
+        self.write_pieces(batch, Path::JournalFast, &mut decoder, outcome).await
     }
 
     async fn write_pieces(&self, batch: Batch, path: Path, decoder: &mut Decoder, mut outcome: Outcome) -> Outcome {
@@ -211,7 +212,7 @@ impl Writer {
                 Err(failure) => failure,
             };
             canceled += u32::from(failure.is_canceled());
-            let was_fast = path == Path::Fast;
+            let was_fast = path.is_fast();
             path = path.after_doubt();
             match failure.class() {
                 Class::Overlap if was_fast => {

@@ -108,11 +108,11 @@ async fn what_a_journal_has_of_a_gap_fills_just_that_part_of_it_once() {
     // A batch from Kafka fills nothing: what is covered is covered.
     let (before, inside, across) = (writer.batch(0, 5, 15), writer.batch(0, 20, 30), writer.batch(0, 40, 60));
     assert_eq!(writer.write(&before, Path::Slow).await.unwrap().points, 0);
-    assert_eq!(writer.write(&before, Path::Journaled).await.unwrap().points, 5);
-    assert_eq!(writer.write(&inside, Path::Journaled).await.unwrap().points, 10);
-    assert_eq!(writer.write(&across, Path::Journaled).await.unwrap().points, 20);
+    assert_eq!(writer.write(&before, Path::JournalSlow).await.unwrap().points, 5);
+    assert_eq!(writer.write(&inside, Path::JournalSlow).await.unwrap().points, 10);
+    assert_eq!(writer.write(&across, Path::JournalSlow).await.unwrap().points, 20);
     for batch in [&before, &inside, &across] {
-        assert_eq!(writer.write(batch, Path::Journaled).await.unwrap().points, 0);
+        assert_eq!(writer.write(batch, Path::JournalSlow).await.unwrap().points, 0);
     }
     assert_eq!(bed.count_points().await, 45);
     assert_eq!(bed.count("select next_offset from ingest_progress").await, 60);

@@ -129,7 +129,8 @@ impl Story<'_> {
 
     async fn look(&self) -> Result<Seen, Failure> {
         let mode = self.health.status().journal.map_or("starting", |journal| journal.mode);
-        let records = self.journal.records().await;
+        let ended = || Failure::Internal("the journal's thread has ended".to_owned());
+        let records = self.journal.records().await.ok_or_else(ended)?;
         Ok(Seen {
             points: self.scratch.count_points().await?,
             applied: self.scratch.applied_messages().await?,
