@@ -104,6 +104,7 @@ pub async fn run(
         kafka: config.kafka.clone(),
         lookup: Arc::clone(&lookup),
         database: database.clone(),
+        journal: journal.clone(),
         journaling: false,
     };
     let writer = Writer::new(&config, database.clone(), lookup);

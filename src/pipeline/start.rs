@@ -11,6 +11,7 @@ use super::partitions::{InFlightPartitions, first_beyond};
 use crate::batch::{Source, holes};
 use crate::config::{Kafka, StartAt};
 use crate::database::{self, Class, Database};
+use crate::journal::JournalHandle;
 use crate::kafka::consumer::{Assigned, Start};
 use crate::kafka::lookup::{LogRange, Lookup, TopicPartition};
 use crate::message::Kind;
@@ -25,6 +26,7 @@ pub(super) struct Starter {
     pub(super) kafka: Kafka,
     pub(super) lookup: Arc<Lookup>,
     pub(super) database: Database,
+    pub(super) journal: Option<JournalHandle>,
     /// Whether messages go to the journal, so that partitions start without the database.
     pub(super) journaling: bool,
 }
@@ -69,8 +71,9 @@ struct Topics {
 
 impl Starter {
     /// Finds the starts of new assignments.
-    pub(super) async fn resolve(self, assigned: Vec<Assigned>, in_flight: InFlightPartitions) -> Resolution {
+    pub(super) async fn resolve(self, assigned: Vec<Assigned>, mut in_flight: InFlightPartitions) -> Resolution {
         let mut resolution = Resolution::default();
+        self.add_journaled(&mut in_flight).await;
         let partitions: Vec<TopicPartition> = assigned.iter().map(|one| one.partition.clone()).collect();
         let topics = match self.ask_kafka(partitions).await {
             Ok(topics) => topics,
@@ -91,6 +94,21 @@ impl Starter {
         resolution
     }
 
+    /// Adds all that the journal has, also what was known to be in the database: it may have been restored since, and a gap
+    /// must name nothing that the next survey finds here.
+    async fn add_journaled(&self, in_flight: &mut InFlightPartitions) {
+        let Some(journal) = &self.journal else { return };
+        for record in journal.records().await.into_iter().flatten() {
+            in_flight
+                .entry((Arc::clone(&record.source), record.partition))
+                .or_default()
+                .push((record.from, record.until));
+        }
+        for spans in in_flight.values_mut() {
+            spans.sort_unstable();
+        }
+    }
+
     /// Finds out which of the partitions that are read have lost their position, and where they go on.
     pub(super) async fn find_lost(self, reading: Vec<(Assigned, Arc<Source>, i64)>) -> Resolution {
         let mut resolution = Resolution { found_lost: true, ..Resolution::default() };
@@ -103,6 +121,8 @@ impl Starter {
                 return resolution.with_problem(&failure);
             }
         };
+        let mut journaled = InFlightPartitions::new();
+        self.add_journaled(&mut journaled).await;
         for (assigned, source, position) in reading {
             let made_anew = topics.ids.get(&source.topic).is_some_and(|id| *id != source.topic_id);
             match topics.ranges.get(&assigned.partition) {
@@ -110,7 +130,9 @@ impl Starter {
                 Some(range) if !made_anew && (range.start..=range.end).contains(&position) => {}
                 // The position is the consumer's own: what it has handed on lies below, and is claimed by its own batch.
                 Some(range) if !made_anew && position < range.start => {
-                    match self.record_gap(&source, assigned.partition.1, (position, range.start)).await {
+                    let number = assigned.partition.1;
+                    let spans = journaled.get(&(Arc::clone(&source), number)).map_or(&[][..], Vec::as_slice);
+                    match self.record_gaps(&source, number, holes(position, range.start, spans)).await {
                         Ok(()) => resolution.starts.push(Start {
                             assigned,
                             source,
@@ -215,9 +237,8 @@ impl Starter {
             // What was read or journaled before, and is still on its way, need not be read again.
             let mut offset = first_beyond(next, spans(number));
             if offset < range.start && !self.journaling {
-                for hole in holes(next, range.start, spans(number).map_or(&[], Vec::as_slice)) {
-                    self.record_gap(source, number, hole).await?;
-                }
+                let lost = holes(next, range.start, spans(number).map_or(&[], Vec::as_slice));
+                self.record_gaps(source, number, lost).await?;
                 offset = first_beyond(range.start, spans(number));
             }
             // A gap is for the database to record, when it is back: its progress then lies before what is read now.
@@ -245,13 +266,18 @@ impl Starter {
         Ok(problem)
     }
 
-    async fn record_gap(&self, source: &Arc<Source>, partition: i32, interval: (i64, i64)) -> Result<(), StartError> {
-        for (from, until) in self.database.record_gap(source, partition, interval, RETENTION).await? {
-            metrics::gap();
-            error!(
-                topic = source.topic,
-                partition, from, until, "Kafka deleted messages before they were read; they are recorded in ingest_gap"
-            );
+    async fn record_gaps(&self, source: &Arc<Source>, partition: i32, lost: Vec<(i64, i64)>) -> Result<(), StartError> {
+        for interval in lost {
+            for (from, until) in self.database.record_gap(source, partition, interval, RETENTION).await? {
+                metrics::gap();
+                error!(
+                    topic = source.topic,
+                    partition,
+                    from,
+                    until,
+                    "Kafka deleted messages before they were read; they are recorded in ingest_gap"
+                );
+            }
         }
         Ok(())
     }

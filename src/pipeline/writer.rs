@@ -8,7 +8,7 @@ use tracing::{debug, error, warn};
 
 use super::NextOffsets;
 use crate::batch::{Batch, Budget, Interval, MessageAt, MessageSet, Source};
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::database::{Applied, Class, Database, Path};
 use crate::journal::{JournalHandle, ReadError, Record};
 use crate::kafka::lookup::Lookup;
@@ -49,6 +49,7 @@ pub(super) struct Writer {
     database: Database,
     lookup: Arc<Lookup>,
     limits: Limits,
+    batch: config::Batch,
     backoff: ExponentialBuilder,
 }
 
@@ -60,7 +61,7 @@ impl Writer {
             .with_factor(2.0)
             .with_jitter()
             .without_max_times();
-        Self { database, lookup, limits: config.message.limits(), backoff }
+        Self { database, lookup, limits: config.message.limits(), batch: config.batch.clone(), backoff }
     }
 
     /// Writes the batch, and answers when all of it is committed.
@@ -103,13 +104,25 @@ impl Writer {
                     outcome.intervals.pop();
                 }
             }
+            if batch.points().len() >= self.batch.max_points || batch.message_bytes() >= self.batch.max_bytes {
+                let full = std::mem::replace(&mut batch, Batch::new(&budget));
+                outcome = self.write_journaled(full, &mut decoder, outcome).await;
+                messages.resize(0);
+                if outcome.lost {
+                    return outcome;
+                }
+            }
         }
-        outcome.oldest_ms = batch.oldest_ms();
+        self.write_journaled(batch, &mut decoder, outcome).await
+    }
+
+    /// The locks of the partitions are held for the commit only: new messages of them are written meanwhile.
+    async fn write_journaled(&self, batch: Batch, decoder: &mut Decoder, mut outcome: Outcome) -> Outcome {
         if batch.is_empty() {
             return outcome;
         }
-        // The locks of its partitions are held for the commit only: new messages of them are written meanwhile.
-        self.write_pieces(batch, Path::JournalFast, &mut decoder, outcome).await
+        outcome.oldest_ms = outcome.oldest_ms.into_iter().chain(batch.oldest_ms()).min();
+        self.write_pieces(batch, Path::JournalFast, decoder, outcome).await
     }
 
     async fn write_pieces(&self, batch: Batch, path: Path, decoder: &mut Decoder, mut outcome: Outcome) -> Outcome {

@@ -105,6 +105,8 @@ async fn take_all_connections(ground: &Ground) -> Vec<Client> {
         }
     }
     admin.batch_execute(&format!("alter role {ROLE} login")).await.unwrap();
+    // Its connection counts: were it closed, a worker would get that one.
+    others.push(admin);
     others
 }
 
