@@ -281,6 +281,12 @@ impl Spill {
             })
             .map(|(segment, _)| *segment)
             .collect();
+        #[cfg(feature = "planted-bugs")]
+        let due = if crate::planted_bugs::is_on("journal-segment-deleted-early") {
+            self.journal.segments().await.iter().map(|segment| segment.number).collect()
+        } else {
+            due
+        };
         if !due.is_empty() {
             self.journal.remove_segments(due).await;
         }

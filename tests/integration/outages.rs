@@ -9,7 +9,7 @@ use rand::{Rng as _, SeedableRng as _};
 use crate::support::away::{Away, until_journaled, until_mode};
 use crate::support::data::{Difference, Published};
 use crate::support::worker::{Worker, run, text};
-use crate::support::{seed, until};
+use crate::support::{seed, servers, until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn messages_go_to_the_journal_and_from_there_to_the_database_without_hands() {
@@ -98,6 +98,36 @@ async fn a_worker_killed_in_an_outage_finds_its_journal_again() {
     away.bed.assert_exact(&published).await;
     drop(worker);
     away.remove().await;
+}
+
+/// How many rows are lost when Kafka has nothing of an outage any more and the worker, with such a fault, has emptied its
+/// journal.
+#[cfg(feature = "planted-bugs")]
+async fn lost_with(test: &str, bug: &str) -> usize {
+    let away = Away::new(test, 2).await.expect("there are servers");
+    let mut published = Published::default();
+    let worker = away.worker("journal", &[("SERIES_INGEST_PLANTED_BUGS", bug)]);
+    away.publish(&mut published, 20);
+    away.bed.until_applied(60).await;
+    away.proxy.refuse(true);
+    away.publish(&mut published, 100);
+    until_mode(&worker, "journaling").await;
+    until_journaled(&away, &worker).await;
+    away.delete_records().await;
+    away.proxy.refuse(false);
+    until(60, "the journal is empty", async || worker.metric("series_ingest_journal_records") == Some(0.0)).await;
+    let lost = away.bed.difference(&published).await.lost;
+    drop(worker);
+    away.remove().await;
+    lost
+}
+
+#[cfg(feature = "planted-bugs")]
+#[tokio::test(flavor = "multi_thread")]
+async fn planted_bug_a_segment_is_deleted_before_the_database_has_it() {
+    let Some(_) = servers("outage_deleted_early") else { return };
+    assert_eq!(lost_with("outage_deleted_never", "none").await, 0);
+    assert!(lost_with("outage_deleted_early", "journal-segment-deleted-early").await > 0, "the bug is caught");
 }
 
 #[tokio::test(flavor = "multi_thread")]
