@@ -89,7 +89,8 @@ impl Decoder {
     fn series_create(&self, fields: &Fields<'_>) -> Result<SeriesCreate, Fault> {
         let limit = self.limits.max_name_bytes;
         let mut id = fields.required("id")?;
-        let id = name(id.position(), id.text()?, limit).map_err(|fault| fault.under("id"))?.to_owned();
+        let at = id.position();
+        let id = id.text().and_then(|text| name(at, text, limit)).map_err(|fault| fault.under("id"))?.to_owned();
         let text = |field: &str| -> Result<Option<String>, Fault> {
             let Some(mut cursor) = fields.cursor(field) else { return Ok(None) };
             let text = cursor.optional_text().map_err(|fault| fault.under(field))?;
@@ -137,10 +138,11 @@ impl Decoder {
         let id = id.text().and_then(|text| name(at, text, self.limits.max_name_bytes));
         let id = id.map_err(|fault| fault.under("time_series_id"))?;
         if self.rejected_series.contains(id) {
-            return Err(Fault::new(Reason::UnknownSeries, at, "no series-create has come for this series"));
+            let what = "no series-create has come for this series";
+            return Err(Fault::new(Reason::UnknownSeries, at, what).under("time_series_id"));
         }
         let series = points.series(id);
-        match (fields.cursor("points"), fields.cursor("timestamps"), fields.cursor("columns")) {
+        match (fields.not_null("points"), fields.not_null("timestamps"), fields.not_null("columns")) {
             (Some(mut rows), None, None) => {
                 self.rows(&mut rows, series, unit, points).map_err(|fault| fault.under("points"))?;
             }
@@ -157,7 +159,10 @@ impl Decoder {
             }
             (None, None, Some(_)) => return Err(fields.missing("timestamps")),
             (None, Some(_), None) => return Err(fields.missing("columns")),
-            (None, None, None) => return Err(fields.missing("timestamps and columns, or points,")),
+            (None, None, None) => {
+                let what = "expected timestamps and columns, or points: all are missing";
+                return Err(Fault::new(Reason::Schema, fields.end.saturating_sub(1), what));
+            }
         }
         Ok(points.len() - before)
     }
@@ -179,7 +184,7 @@ impl Decoder {
 
     fn columns(&self, cursor: &mut Cursor<'_>, series: SeriesIndex, points: &mut Points) -> Result<(), Fault> {
         let mut columns = 0;
-        let mut at = cursor.position();
+        let mut at = cursor.next_quote();
         let mut next = column(cursor.first_key()?, at, series, points, &self.limits)?;
         while let Some(key) = next {
             columns += 1;
@@ -191,7 +196,7 @@ impl Decoder {
                 return Err(too_many(cursor.position(), self.limits.max_points));
             }
             self.values(cursor, key, points).map_err(|fault| wrapped(fault, points))?;
-            at = cursor.position();
+            at = cursor.next_quote();
             next = column(cursor.next_key()?, at, series, points, &self.limits)?;
         }
         Ok(())
@@ -294,7 +299,10 @@ impl<'a> Fields<'a> {
         let index = |key: &str| FIELDS.iter().position(|field| *field == key);
         let mut next = cursor.first_key()?.map(index);
         while let Some(field) = next {
-            let start = cursor.skip()?;
+            let start = cursor.skip().map_err(|fault| match field {
+                Some(field) => fault.under(FIELDS[field]),
+                None => fault,
+            })?;
             if let Some(field) = field
                 && starts[field].replace(start).is_some()
             {
@@ -311,6 +319,11 @@ impl<'a> Fields<'a> {
     fn cursor(&self, field: &str) -> Option<Cursor<'a>> {
         let start = FIELDS.iter().zip(self.starts).find_map(|(name, start)| (*name == field).then_some(start)?)?;
         Some(Cursor::at(self.message, start))
+    }
+
+    /// As [`Fields::cursor`], with null as if the field were missing: so do Java and Go write what is not set.
+    fn not_null(&self, field: &str) -> Option<Cursor<'a>> {
+        self.cursor(field).filter(|cursor| !self.message[cursor.position()..].starts_with(b"null"))
     }
 
     fn required(&self, field: &str) -> Result<Cursor<'a>, Fault> {

@@ -63,6 +63,12 @@ impl<'a> Cursor<'a> {
         self.base + self.json.current_index()
     }
 
+    /// Where the next key begins; it is read after this.
+    pub(super) fn next_quote(&self) -> usize {
+        let at = self.position();
+        at + self.message[at..].iter().position(|byte| *byte == b'"').unwrap_or(0)
+    }
+
     pub(super) fn peek(&mut self) -> Result<Peek, Fault> {
         self.json.peek().map_err(|error| fault(self.base, error))
     }
@@ -151,7 +157,11 @@ impl<'a> Cursor<'a> {
                 "NaN" => Ok(f64::NAN),
                 "Infinity" => Ok(f64::INFINITY),
                 "-Infinity" => Ok(f64::NEG_INFINITY),
-                _ => Err(Fault::new(Reason::Schema, start, format!("{VALUE}, found another string"))),
+                other => {
+                    let is_number = other.parse().is_ok_and(f64::is_finite);
+                    let found = if is_number { "a number in quotes" } else { "another string" };
+                    Err(Fault::new(Reason::Schema, start, format!("{VALUE}, found {found}")))
+                }
             },
             _ => Err(self.unexpected_here(VALUE, peek)),
         }
@@ -187,14 +197,40 @@ fn fault(base: usize, error: JiterError) -> Fault {
     let at = base + error.index;
     match error.error_type {
         JiterErrorType::JsonError(JsonErrorType::RecursionLimitExceeded) => {
-            Fault::new(Reason::Limits, at, "the nesting is too deep")
+            Fault::new(Reason::Limits, at, "the nesting is too deep: expected at most 201 levels in a field")
         }
         JiterErrorType::JsonError(JsonErrorType::NumberOutOfRange) => {
-            Fault::new(Reason::Limits, at, "the number is too long")
+            Fault::new(Reason::Limits, at, "the number is too long: expected at most 4300 digits")
         }
-        JiterErrorType::JsonError(kind) => Fault::new(Reason::Syntax, at, kind.to_string()),
+        JiterErrorType::JsonError(kind) => Fault::new(Reason::Syntax, at, syntax(&kind)),
         JiterErrorType::WrongType { expected, actual } => {
             Fault::new(Reason::Schema, at, format!("expected {expected}, found {actual}"))
         }
+    }
+}
+
+/// What was found and expected, in words for a producer.
+fn syntax(kind: &JsonErrorType) -> String {
+    match kind {
+        JsonErrorType::EofWhileParsingList => "the payload ends inside an array".to_owned(),
+        JsonErrorType::EofWhileParsingObject => "the payload ends inside an object".to_owned(),
+        JsonErrorType::EofWhileParsingString => "the payload ends inside a string".to_owned(),
+        JsonErrorType::EofWhileParsingValue => "the payload ends where a JSON value was expected".to_owned(),
+        JsonErrorType::ExpectedSomeIdent => "expected null, true, false, NaN or Infinity".to_owned(),
+        JsonErrorType::ExpectedSomeValue => "expected a JSON value".to_owned(),
+        JsonErrorType::InvalidNumber => "invalid number: expected a number as JSON writes it".to_owned(),
+        JsonErrorType::InvalidEscape => {
+            "invalid escape: after a backslash expected one of \" \\ / b f n r t, or u and four hex digits".to_owned()
+        }
+        JsonErrorType::ControlCharacterWhileParsingString => {
+            "a control character stands in a string: expected it as an escape, such as \\n or \\u001b".to_owned()
+        }
+        JsonErrorType::KeyMustBeAString => "expected a key in double quotes".to_owned(),
+        JsonErrorType::TrailingComma => "trailing comma: expected another value".to_owned(),
+        JsonErrorType::TrailingCharacters => "trailing characters: expected nothing behind the JSON object".to_owned(),
+        JsonErrorType::LoneLeadingSurrogateInHexEscape | JsonErrorType::UnexpectedEndOfHexEscape => {
+            "half a surrogate pair in a hex escape: expected both halves, each \\u and four hex digits".to_owned()
+        }
+        other => other.to_string(),
     }
 }

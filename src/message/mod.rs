@@ -146,4 +146,6 @@ impl Rejected {
 }
 
 #[cfg(test)]
+mod corpus;
+#[cfg(test)]
 mod tests;

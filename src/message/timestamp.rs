@@ -76,17 +76,20 @@ pub(super) fn read(cursor: &mut Cursor<'_>, peek: Peek, unit: Unit, limits: &Lim
     };
     match time {
         Some(time) if (limits.min_us..limits.max_us).contains(&time) => Ok(time),
-        _ if peek == Peek::String => {
-            Err(Fault::new(Reason::TimeWindow, at, "the timestamp lies outside the accepted window"))
-        }
+        _ if peek == Peek::String => Err(Fault::new(Reason::TimeWindow, at, outside("the timestamp", limits))),
         _ => {
-            let what = format!(
-                "the timestamp, as a number of the unit \"{}\", lies outside the accepted window: is timestamp_unit right?",
-                unit.word()
-            );
+            let number = format!("the timestamp, as a number of the unit \"{}\",", unit.word());
+            let what = format!("{}: is timestamp_unit right?", outside(&number, limits));
             Err(Fault::new(Reason::TimeWindow, at, what))
         }
     }
+}
+
+fn outside(what: &str, limits: &Limits) -> String {
+    // A window that the calendar does not have is nobody's configuration.
+    let shown = |us| jiff::Timestamp::from_microsecond(us).map_or_else(|_| format!("{us} us"), |time| time.to_string());
+    let (min, max) = (shown(limits.min_us), shown(limits.max_us));
+    format!("{what} lies outside the accepted window, from {min} to before {max}")
 }
 
 fn not_finite(at: usize) -> Fault {
@@ -139,16 +142,29 @@ fn microseconds(number: &[u8], unit: Unit) -> Option<i64> {
 
 fn parse(text: &str) -> Result<i64, String> {
     let bytes = text.as_bytes();
-    // speedate names its errors, such as out_of_range_day.
-    let words = |error: speedate::ParseError| error.to_string().replace('_', " ");
+    let is_number = || text.parse().is_ok_and(f64::is_finite);
+    let why = |error: speedate::ParseError| match is_number() {
+        true => "a number must stand without quotes".to_owned(),
+        false => words(&error.to_string()),
+    };
     if bytes.len() == "2012-01-01".len() {
-        return Ok(Date::parse_bytes_rfc3339(bytes).map_err(words)?.timestamp() * 1_000_000);
+        return Ok(Date::parse_bytes_rfc3339(bytes).map_err(why)?.timestamp() * 1_000_000);
     }
     let config = TimeConfig {
         microseconds_precision_overflow_behavior: MicrosecondsPrecisionOverflowBehavior::Truncate,
         ..TimeConfig::default()
     };
-    let time = DateTime::parse_bytes_rfc3339_with_config(bytes, &config).map_err(words)?;
+    let time = DateTime::parse_bytes_rfc3339_with_config(bytes, &config).map_err(why)?;
     // Years have four digits: the multiplication cannot overflow.
     Ok(time.timestamp_tz() * 1_000_000 + i64::from(time.time.microsecond))
+}
+
+/// A fault as a person says it: speedate names it, such as `out_of_range_day` or `invalid_char_tz_sign`.
+fn words(name: &str) -> String {
+    let part = |part: &str| part.replace("sep", "separator").replace("tz", "zone").replace('_', " ");
+    match (name.strip_prefix("invalid_char_"), name.strip_prefix("out_of_range_")) {
+        (Some(place), _) => format!("a wrong character stands for the {}", part(place)),
+        (_, Some(place)) => format!("the {} is out of range", part(place)),
+        _ => part(name),
+    }
 }

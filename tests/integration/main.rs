@@ -9,6 +9,7 @@
 mod arrival;
 mod claims;
 mod commands;
+mod corpus;
 mod crashes;
 mod disk_faults;
 mod lost_commits;
