@@ -106,6 +106,35 @@ async fn every_case_of_the_corpus_goes_through_the_program() {
     bed.remove().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn names_from_outside_cannot_forge_log_lines_or_reach_a_terminal() {
+    let Some(bed) = Bed::new("log", 1).await else { return };
+    let column = "\\u001b[31mred\\u001b[0m\\r\\nINFO all is well\\u0007\\u009b2J\u{202e}";
+    let forging = format!(r#"{{"time_series_id":"s","timestamps":[0],"columns":{{"{column}":[1,2]}}}}"#);
+    let long = format!(r#"{{"time_series_id":"s","timestamps":[0],"columns":{{"{}":[1e999]}}}}"#, "x".repeat(1000));
+    for format in ["human", "json"] {
+        // Each for another reason: of one reason only some are logged.
+        bed.producer.send(&bed.points_topic, 0, "s", Some(forging.as_bytes()));
+        bed.producer.send(&bed.points_topic, 0, "s", Some(long.as_bytes()));
+        bed.producer.flush();
+        let mut worker = bed.worker(&[("SERIES_INGEST__LOG__FORMAT", format)]);
+        until(60, "both are logged", async || worker.log().matches("a message became a dead letter").count() == 2)
+            .await;
+        bed.until_applied(60).await;
+        assert_eq!(worker.terminate(20), Some(0));
+        let log = worker.log();
+        let misleading = |c: char| c.is_control() && c != '\n' || c == '\u{202e}';
+        assert!(!log.contains(misleading), "{format}: {log:?}");
+        assert!(!log.lines().any(|line| line.starts_with("INFO all is well")), "{format}: {log}");
+        let lines: Vec<&str> = log.lines().filter(|line| line.contains("a message became a dead letter")).collect();
+        let escape = if format == "json" { r"\\u{1b}[31mred" } else { r"\u{1b}[31mred" };
+        assert!(lines.iter().any(|line| line.contains(escape)), "{format}: {lines:?}");
+        assert!(lines.iter().any(|line| line.contains("xxx…")), "{format}: {lines:?}");
+        assert!(lines.iter().all(|line| line.len() < 1000), "{format}: {lines:?}");
+    }
+    bed.remove().await;
+}
+
 /// Text that a name may be: all of Unicode but U+0000.
 fn name(rng: &mut StdRng) -> String {
     let length = rng.random_range(1..20);
