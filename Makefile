@@ -45,6 +45,15 @@ chaos: tools up ## break servers and workers at random for CHAOS_MINUTES (30), a
 	  SEED=$$seed $(CARGO) test $(TEST_FLAGS) --test integration -- --nocapture outages_kills_and_rebalances; done; \
 	$(CARGO) test $(TEST_FLAGS) --test chaos
 
+# How long each fuzz target runs.
+FUZZ_SECONDS ?= 600
+
+# The sanitizer is in the C libraries too, and librdkafka's configure links with them: LDFLAGS.
+.PHONY: fuzz
+fuzz: tools ## give each fuzz target random input for FUZZ_SECONDS; takes a nightly compiler and cargo-fuzz
+	@fuzz() { set -x; mkdir -p "fuzz/corpus/$$1"; LDFLAGS=-fsanitize=address $(CARGO) +nightly fuzz run "$$1" "fuzz/corpus/$$1" "$${@:2}" -- -max_total_time=$(FUZZ_SECONDS); }; \
+	fuzz message tests/corpus; fuzz journal; fuzz copy; fuzz configuration config
+
 .PHONY: bench
 bench: tools up ## measure decode and encode, then the whole way from Kafka to the table
 	@$(STACK_ENV); set -x; $(CARGO) bench; $(CARGO) run --release -- bench

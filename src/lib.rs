@@ -14,6 +14,8 @@ pub mod batch;
 pub mod cli;
 pub mod config;
 pub mod database;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod journal;
 pub mod kafka;
 pub mod message;

@@ -63,8 +63,13 @@ impl Layers {
                 return;
             }
         };
+        self.add_text(&text, &source);
+    }
+
+    /// Puts a file's text over what is there.
+    pub(super) fn add_text(&mut self, text: &str, source: &Source) {
         match text.parse::<Table>() {
-            Ok(table) => self.add_table(&[], table, &source),
+            Ok(table) => self.add_table(&[], table, source),
             Err(error) => {
                 // The error's own text quotes the line, which may hold a password.
                 let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();

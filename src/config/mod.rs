@@ -92,6 +92,24 @@ impl Config {
         if let Some(file) = file {
             layers.add_file(file);
         }
+        Self::finish(layers, environment)
+    }
+
+    /// As [`Config::load`], with the text of a file.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn from_text(
+        text: &str,
+        environment: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<Self, Problems> {
+        let mut layers = Layers::new()?;
+        layers.add_text(text, &sources::Source::File("text".into()));
+        Self::finish(layers, environment)
+    }
+
+    fn finish(
+        mut layers: Layers,
+        environment: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<Self, Problems> {
         layers.add_environment(environment);
         let (mut config, sources, mut problems) = layers.finish()?;
         let mut found = Problems::default();

@@ -101,6 +101,8 @@ mod load;
 mod payload;
 mod planted;
 mod reader;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod sealed;
 #[cfg(test)]
 mod tests;
 

@@ -1,0 +1,166 @@
+//! What the fuzz targets of `fuzz/` do with their input. The tests here give the same functions random input, so that they
+//! also run on a stable compiler. A function panics where the code breaks a promise.
+
+mod configuration;
+mod copy;
+mod files;
+mod journal;
+mod message;
+
+pub use configuration::configuration;
+pub use copy::copy;
+pub use journal::journal;
+pub use message::message;
+
+/// Takes decisions from a fuzzer's bytes; zeros where they have run out.
+struct Input<'a>(&'a [u8]);
+
+impl<'a> Input<'a> {
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn array<const N: usize>(&mut self) -> [u8; N] {
+        let mut array = [0; N];
+        let taken = self.take(N);
+        array[..taken.len()].copy_from_slice(taken);
+        array
+    }
+
+    fn byte(&mut self) -> u8 {
+        u8::from_le_bytes(self.array())
+    }
+
+    /// A number below `limit`.
+    fn below(&mut self, limit: usize) -> usize {
+        usize::from(u16::from_le_bytes(self.array())) % limit.max(1)
+    }
+
+    /// At most so many bytes.
+    fn take(&mut self, bytes: usize) -> &'a [u8] {
+        let (taken, rest) = self.0.split_at(bytes.min(self.0.len()));
+        self.0 = rest;
+        taken
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Pieces of messages, put together at random, are nearer to the contract than random bytes.
+    const PIECES: [&str; 43] = [
+        "{",
+        "}",
+        "[",
+        "]",
+        ":",
+        ",",
+        "\"",
+        "\\",
+        "\\u0000",
+        "\\ud800",
+        "null",
+        "true",
+        "NaN",
+        "Infinity",
+        "-",
+        "0",
+        "1",
+        ".",
+        "e",
+        "E+",
+        "1e999",
+        "\"time_series_id\":",
+        "\"timestamps\":",
+        "\"columns\":",
+        "\"points\":",
+        "\"timestamp\":",
+        "\"value\":",
+        "\"column_name\":",
+        "\"type\":\"series-create\"",
+        "\"id\":",
+        "\"s\"",
+        " ",
+        "\n",
+        "é",
+        "\"2012-01-01\"",
+        "\u{feff}",
+        "\"timestamp_unit\":",
+        "\"ms\"",
+        "{\"time_series_id\":\"s\",",
+        "\"timestamps\":[0],",
+        "\"columns\":{\"c\":[",
+        "]}}",
+        "\"value_columns\":[\"a\"]",
+    ];
+
+    fn bytes(up_to: usize) -> impl Strategy<Value = Vec<u8>> {
+        prop::collection::vec(any::<u8>(), 0..up_to)
+    }
+
+    proptest! {
+        #[test]
+        fn messages_of_random_bytes(input in bytes(200)) {
+            message(&input);
+        }
+
+        #[test]
+        fn messages_of_random_pieces(pieces in prop::collection::vec(prop::sample::select(PIECES.to_vec()), 0..40)) {
+            message(pieces.concat().as_bytes());
+        }
+
+        #[test]
+        fn numbers(number in "-?(0|[1-9][0-9]{0,40})(\\.[0-9]{1,40})?([eE][+-]?[0-9]{1,4})?") {
+            message(number.as_bytes());
+        }
+
+        #[test]
+        fn times(text in "[012][0-9]{3}-[01][0-9]-[0-3][0-9][Tt _][0-2][0-9]:[0-5][0-9](:[0-6][0-9]([.,][0-9]{1,12})?)?([zZ]|[+-][0-2][0-9]:?[0-6][0-9])?") {
+            message(text.as_bytes());
+        }
+
+        #[test]
+        fn changes_of_a_good_message(at in 0_usize..200, byte in any::<u8>(), cut in any::<bool>()) {
+            let mut changed = br#"{"type":"point-batch","time_series_id":"s","timestamp_unit":"s","timestamps":["2012-01-01T00:00:00+01:00",1.5e3,7],"columns":{"a\u00e9":[12.8,null,-1e-3],"b":[NaN,"Infinity",-Infinity]},"x":[{}]}"#.to_vec();
+            let at = at.min(changed.len() - 1);
+            if cut { changed.truncate(at) } else { changed[at] = byte }
+            message(&changed);
+        }
+
+        #[test]
+        fn journals(input in bytes(600)) {
+            journal(&input);
+        }
+
+        #[test]
+        fn copies(input in bytes(2000)) {
+            copy(&input);
+        }
+
+        #[test]
+        fn configurations_of_random_bytes(input in bytes(200)) {
+            configuration(&input);
+        }
+
+        #[test]
+        fn configurations_of_random_lines(
+            file in prop::collection::vec(prop::sample::select(include_str!("../../config/default.toml").lines().collect::<Vec<_>>()), 0..30),
+            value in "[a-z0-9\"\\[\\]{}.=:/@?&% -]{0,12}",
+            variable in "SERIES_INGEST__(KAFKA|DATABASE|BATCH|MESSAGE|KAFKA__PROPERTIES)__[A-Z_]{1,20}",
+        ) {
+            let mut sections = std::collections::BTreeMap::<&str, Vec<&str>>::new();
+            let mut section = "";
+            for line in file {
+                if line.starts_with('[') { section = line }
+                sections.entry(section).or_default().push(line);
+            }
+            let text: Vec<&str> = sections.into_values().flatten().collect();
+            configuration(format!("{}\nx = {value}\0{variable}={value}", text.join("\n")).as_bytes());
+            configuration(format!("{}\0{variable}={value}", text.join("\n")).as_bytes());
+            configuration(format!("[kafka.properties]\n\"a.b\" = {value}\0DATABASE_URL={value}").as_bytes());
+        }
+    }
+}
