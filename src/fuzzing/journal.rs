@@ -1,5 +1,6 @@
 //! Any bytes as a journal's segments.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -15,8 +16,8 @@ const ID: [u8; 16] = *b"a journal's id..";
 /// Opens and reads a journal made of the input: segments of its bytes, or a real one with changes.
 ///
 /// # Panics
-/// Where a set is not its record's, what cannot be read is no damage, opening a second time gives something else, or what is appended
-/// is not there.
+/// Where a set is not its record's, an intact record is not delivered, what cannot be read is no damage, opening a second
+/// time gives something else, or what is appended is not there.
 pub fn journal(input: &[u8]) {
     let mut input = Input(input);
     let choice = input.byte();
@@ -24,9 +25,24 @@ pub fn journal(input: &[u8]) {
     let files = MemoryFiles::default();
     let (path, bytes) = sealed::journal_file(Path::new(DIRECTORY), &ID);
     files.put(path.clone(), bytes);
+    let mut intact = Vec::new();
     if is_real {
-        real(&files, &mut input);
+        let appended = real(&files, &mut input);
+        let before: BTreeMap<PathBuf, Vec<u8>> = files.contents().into_iter().collect();
         change(&files, &mut input);
+        let after: BTreeMap<PathBuf, Vec<u8>> = files.contents().into_iter().collect();
+        // Without the file, a segment's header must say the id, and may be changed too.
+        if has_identity && !is_sealed && before.get(&path) == after.get(&path) {
+            let bytes = |files: &BTreeMap<PathBuf, Vec<u8>>, record: &Record| {
+                let (from, until) = (record.position as usize, (record.position + record.bytes) as usize);
+                files
+                    .get(&sealed::segment_file(Path::new(DIRECTORY), record.segment))?
+                    .get(from..until)
+                    .map(<[u8]>::to_vec)
+            };
+            intact = appended;
+            intact.retain(|record| bytes(&after, record) == bytes(&before, record));
+        }
     } else {
         while !input.is_empty() {
             let (number, length) = (1 + u64::from(input.byte() % 4), input.below(2048));
@@ -45,7 +61,7 @@ pub fn journal(input: &[u8]) {
     if !has_identity {
         files.unlink(&path).expect("it was put there");
     }
-    check(&files, is_sealed);
+    check(&files, is_sealed, &intact);
 }
 
 fn open(files: &MemoryFiles) -> Option<Journal<MemoryFiles>> {
@@ -55,8 +71,8 @@ fn open(files: &MemoryFiles) -> Option<Journal<MemoryFiles>> {
     Journal::open(files.clone(), options).ok()
 }
 
-/// Appends sets to an empty journal.
-fn real(files: &MemoryFiles, input: &mut Input<'_>) {
+/// Appends sets to an empty journal; gives their records.
+fn real(files: &MemoryFiles, input: &mut Input<'_>) -> Vec<Record> {
     let mut journal = open(files).expect("an empty journal opens");
     let mut from = 0;
     for _ in 0..input.below(8) {
@@ -64,6 +80,7 @@ fn real(files: &MemoryFiles, input: &mut Input<'_>) {
         from = set.interval().until;
         journal.append(&[set]).expect("memory does not fail");
     }
+    journal.records().cloned().collect()
 }
 
 fn set(input: &mut Input<'_>, from: i64) -> MessageSet {
@@ -127,12 +144,17 @@ fn delivered(journal: &mut Journal<MemoryFiles>) -> Vec<Read> {
     records.iter().filter_map(|record| read(record, journal.read(record))).collect()
 }
 
-fn check(files: &MemoryFiles, is_sealed: bool) {
+fn check(files: &MemoryFiles, is_sealed: bool, intact: &[Record]) {
     let Ok(mut inspection) = Inspection::open(files.clone(), Path::new(DIRECTORY)) else {
         return assert!(open(files).is_none(), "a journal that cannot be inspected opens");
     };
     let records: Vec<Record> = inspection.records().cloned().collect();
     let seen: Vec<Read> = records.iter().filter_map(|record| read(record, inspection.read(record))).collect();
+    for record in intact {
+        let is_read =
+            seen.iter().any(|(segment, position, ..)| (*segment, *position) == (record.segment, record.position));
+        assert!(is_read, "an intact record is not delivered: {record:?}");
+    }
     let damage = inspection.verify(|_| {});
     for record in &records {
         let is_read =
@@ -149,7 +171,7 @@ fn check(files: &MemoryFiles, is_sealed: bool) {
     let mut journal = open(files).expect("it opened before");
     assert_eq!(delivered(&mut journal), first, "opening twice gives something else");
     let appended = set(&mut Input(&[0, 0, 1, 3, 1, 2, 3, 0, 9]), 1 << 40);
-    if journal.append(&[appended.clone()]).is_ok() {
+    if journal.append(std::slice::from_ref(&appended)).is_ok() {
         drop(journal);
         let after = delivered(&mut open(files).expect("it opened before"));
         assert_eq!(after.len(), first.len() + 1, "{after:?}");
