@@ -96,7 +96,7 @@ fn set(input: &mut Input<'_>, from: i64) -> MessageSet {
         let payload = input.take(length);
         let offset = builder.until() + i64::from(input.byte() % 2);
         let time_ms = Some(i64::from(input.byte()));
-        builder.push(&RawMessage { offset, time_ms, key: None, payload: Some(payload) });
+        builder.push(&RawMessage { offset, time_ms, payload: Some(payload), ..RawMessage::default() });
     }
     builder.extend_to(builder.until() + 1);
     builder.build(None)

@@ -283,7 +283,7 @@ impl Spill {
             .collect();
         #[cfg(feature = "planted-bugs")]
         let due = if crate::planted_bugs::is_on("journal-segment-deleted-early") {
-            self.journal.segments().await.iter().map(|segment| segment.number).collect()
+            self.journal.segments().await.into_iter().flatten().map(|segment| segment.number).collect()
         } else {
             due
         };
