@@ -2,7 +2,8 @@
 
 use super::fault_files::{Call, Fault, FaultFiles, WRITING};
 use super::{Log, SEGMENT_BYTES, Sets, delivered, open, options, seed};
-use crate::journal::{AppendError, Damage, DamageKind, Inspection, Journal, Limit, ReadError};
+use crate::batch::{MessageSet, MessageSetBuilder, RawMessage};
+use crate::journal::{AppendError, Damage, DamageKind, Inspection, Journal, Limit, ReadError, Record};
 
 const EIO: i32 = 5;
 const ENOSPC: i32 = 28;
@@ -334,9 +335,34 @@ fn opening_reads_headers_and_not_bodies() {
     let mut journal = Journal::open(files.clone(), large).unwrap();
     let read = files.bytes_read() - before;
     println!("{read} of {bytes} bytes read for {} records", journal.records().count());
+    // What 100 MiB have room for is over a million records.
+    assert!(size_of::<Record>() <= 80, "{} bytes a record in memory", size_of::<Record>());
     // The whole last segment, and the headers of the others.
     assert!(read < (1 << 20) + (1 << 17), "{read} of {bytes}");
     log.check(&mut journal).unwrap();
+}
+
+/// A slow topic gives sets of few messages, and each record is kept in mind: what waits together is one record a partition.
+#[test]
+fn small_sets_that_wait_together_are_one_record_of_each_partition() {
+    let files = FaultFiles::new(1);
+    let large = crate::journal::Options { segment_bytes: 1 << 20, ..options() };
+    let mut journal = Journal::open(files.clone(), large.clone()).unwrap();
+    let sets: Vec<_> = (0..1000).map(|number| small_set(number % 8, number / 8)).collect();
+    journal.append(&sets).unwrap();
+    assert_eq!(journal.records().map(|record| record.messages).collect::<Vec<_>>(), [125; 8]);
+    let delivered = delivered(&mut journal);
+    drop(journal);
+    let before = files.count(Call::Read);
+    let mut journal = Journal::open(files.clone(), large).unwrap();
+    assert_eq!(super::delivered(&mut journal), delivered);
+    assert!(files.count(Call::Read) - before < 100);
+}
+
+fn small_set(partition: i64, offset: i64) -> MessageSet {
+    let mut builder = MessageSetBuilder::new(super::source(0), partition as i32, offset);
+    builder.push(&RawMessage { offset, time_ms: None, key: None, payload: Some(b"{}") });
+    builder.build(None)
 }
 
 #[test]
