@@ -8,8 +8,9 @@
 //! Intervals are half-open, `[from, until)`, and are intervals of *positions*, not of the offsets that messages happen to
 //! have: compaction and transaction markers leave offsets without a message, and these belong to the interval as well.
 
-mod budget;
 pub mod headers;
+
+mod budget;
 mod message_set;
 mod points;
 

@@ -97,9 +97,12 @@ async fn check_kafka(config: &Arc<Config>, problems: &mut Vec<Problem>) -> Resul
             return vec![Problem { key: "kafka.brokers", text, unreachable: true }];
         };
         print_line(format_args!("kafka: cluster {cluster}"));
-        for (key, topic) in
-            [("kafka.series_topic", &config.kafka.series_topic), ("kafka.points_topic", &config.kafka.points_topic)]
-        {
+        let topics = [
+            ("kafka.series_topic", &config.kafka.series_topic),
+            ("kafka.points_topic", &config.kafka.points_topic),
+            ("kafka.dead_letter_topic", &config.kafka.dead_letter_topic),
+        ];
+        for (key, topic) in topics.into_iter().filter(|(_, topic)| !topic.is_empty()) {
             match lookup.topics(&[topic]) {
                 Ok(topics) => {
                     for topic in topics {

@@ -206,13 +206,13 @@ fn export(journal: &mut Inspection, filter: &Filter) -> Result<(), Failure> {
             insert(&mut line, "payload", message.payload);
             if let Some(encoded) = message.headers {
                 // An array, because a name may come more than once.
-                let of = |(name, value)| {
+                let of = |(name, value): (String, Option<&[u8]>)| {
                     let mut header = Map::new();
-                    header.insert("name".to_owned(), Value::from(name));
+                    header.insert("name".to_owned(), name.into());
                     insert(&mut header, "value", value);
                     Value::Object(header)
                 };
-                line.insert("headers".to_owned(), headers::iter(encoded).map(of).collect());
+                line.insert("headers".to_owned(), headers::decode(encoded).into_iter().map(of).collect());
             }
             print(&format!("{}\n", Value::Object(line)));
         }
@@ -224,7 +224,7 @@ fn export(journal: &mut Inspection, filter: &Filter) -> Result<(), Failure> {
 }
 
 /// Bytes as text, or in base 64 where they are no UTF-8.
-fn insert(line: &mut Map<String, Value>, name: &str, bytes: Option<&[u8]>) {
+pub(super) fn insert(line: &mut Map<String, Value>, name: &str, bytes: Option<&[u8]>) {
     match bytes.map(std::str::from_utf8) {
         None => line.insert(name.to_owned(), Value::Null),
         Some(Ok(text)) => line.insert(name.to_owned(), text.into()),

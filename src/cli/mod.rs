@@ -2,6 +2,7 @@
 
 mod bench;
 mod check;
+mod dead_letter;
 mod demo;
 mod journal;
 mod migrate;
@@ -54,6 +55,9 @@ enum Command {
     Demo(demo::Arguments),
     /// Measure: drain a topic, beside a COPY of the same rows by the server itself.
     Bench(bench::Arguments),
+    /// Look at messages that could not be stored, send them again, or delete them.
+    #[command(subcommand)]
+    DeadLetter(dead_letter::Command),
     /// Look at the journal, or write it into the database.
     #[command(subcommand)]
     Journal(journal::Command),
@@ -164,6 +168,7 @@ impl Cli {
                 Command::Config => Ok(()),
                 Command::Demo(arguments) => demo::run(config, arguments).await,
                 Command::Bench(arguments) => bench::run(config, self.config, arguments).await,
+                Command::DeadLetter(command) => dead_letter::run(config, command).await,
                 Command::Journal(command) => journal::run(config, command).await,
                 Command::Progress(command) => progress::run(&config, command).await,
             }

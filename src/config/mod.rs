@@ -34,8 +34,8 @@ use layers::Layers;
 pub use problems::Problems;
 pub use secret::Secret;
 pub use sections::{
-    Batch, Database, Http, Journal, Kafka, Log, LogFormat, Memory, MessageRules, Points, Shutdown, StartAt,
-    UnknownSeries,
+    Batch, Database, DeadLetters, Http, Journal, Kafka, Log, LogFormat, Memory, MessageRules, Points, Shutdown,
+    StartAt, UnknownSeries,
 };
 use sources::Sources;
 pub use url::mask_url;
@@ -58,6 +58,8 @@ pub struct Config {
     pub message: MessageRules,
     /// Section `[points]`.
     pub points: Points,
+    /// Section `[dead_letter]`.
+    pub dead_letter: DeadLetters,
     /// Section `[journal]`.
     pub journal: Journal,
     /// Section `[http]`.

@@ -21,6 +21,8 @@ pub struct Kafka {
     pub series_topic: String,
     /// The topic of `point-batch` messages, another than `series_topic`. Default `time-series.points`.
     pub points_topic: String,
+    /// Where copies of dead letters are published, another than the two above. Default empty: nowhere.
+    pub dead_letter_topic: String,
     /// Where a partition starts that was never read before. Default `earliest`.
     pub start: StartAt,
     /// How long the group waits for a silent member, in milliseconds. Default 45000; 1000 to 300000.
@@ -173,6 +175,17 @@ pub enum UnknownSeries {
     Create,
     /// Their message becomes a dead letter.
     DeadLetter,
+}
+
+/// What becomes of messages that cannot be stored.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeadLetters {
+    /// The dead letters that are stored; beyond it, they are counted, and the newest of each partition and reason is stored.
+    /// Default 100000; 0 to 1000000000.
+    pub max_rows: u64,
+    /// The attempts to send a dead letter again after which it is parked. Default 5; 1 to 1000000.
+    pub max_attempts: u32,
 }
 
 /// Where messages are kept while the database is away.

@@ -23,6 +23,8 @@ pub(super) fn validate(config: &Config, problems: &mut Problems) {
     batch(&config.batch, config.memory.limit_bytes, problems);
     at_least("memory.limit_bytes", config.memory.limit_bytes, 96 * MIB, problems);
     message(&config.message, config.memory.limit_bytes, problems);
+    within("dead_letter.max_rows", config.dead_letter.max_rows, 0..=1_000_000_000, problems);
+    within("dead_letter.max_attempts", config.dead_letter.max_attempts, 1..=1_000_000, problems);
     journal(&config.journal, problems);
     http(&config.http, problems);
     not_empty("log.filter", &config.log.filter, problems);
@@ -37,7 +39,8 @@ fn kafka(kafka: &Kafka, problems: &mut Problems) {
     not_empty("kafka.brokers", &kafka.brokers, problems);
     not_empty("kafka.group_id", &kafka.group_id, problems);
     let topics = [("kafka.series_topic", &kafka.series_topic), ("kafka.points_topic", &kafka.points_topic)];
-    for (key, topic) in topics {
+    let copies = ("kafka.dead_letter_topic", &kafka.dead_letter_topic);
+    for (key, topic) in topics.into_iter().chain((!copies.1.is_empty()).then_some(copies)) {
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
         if !(1..=249).contains(&topic.len()) || !topic.bytes().all(allowed) || topic == "." || topic == ".." {
             let text = format!("is {topic:?}, no name of a topic; use 1 to 249 of a-z, A-Z, 0-9, '.', '_' and '-'");
@@ -46,6 +49,10 @@ fn kafka(kafka: &Kafka, problems: &mut Problems) {
     }
     if kafka.series_topic == kafka.points_topic {
         problems.push("kafka.points_topic", "is the same as kafka.series_topic; set another one");
+    }
+    if let Some((key, _)) = topics.iter().find(|(_, topic)| **topic == kafka.dead_letter_topic) {
+        let text = format!("is the same as {key}: each dead letter would come back for ever; set another one");
+        problems.push("kafka.dead_letter_topic", text);
     }
     // librdkafka takes no session longer than its max.poll.interval.ms, which is 300000.
     within("kafka.session_timeout_ms", kafka.session_timeout_ms, 1000..=300_000, problems);

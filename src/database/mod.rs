@@ -6,10 +6,12 @@
 //! - `series`: the rows that points refer to.
 //! - [`copy`]: the binary encoder.
 //! - `bisect`: a batch of which the server refuses rows.
+//! - [`dead_letters`]: messages that cannot be stored, and what is done with them.
 //! - `write`: the one transaction {COPY, dead letters, claim, COMMIT}.
 //! - [`error`]: what a failure means.
 
 pub mod copy;
+pub mod dead_letters;
 pub mod error;
 pub mod schema;
 pub mod scratch;
@@ -68,6 +70,7 @@ pub struct Database {
     connections: Connections,
     pipeline: Arc<str>,
     unknown_series: UnknownSeries,
+    letters: dead_letters::Rules,
     limit: Duration,
     sources: Arc<SourceIds>,
     known_series: Arc<KnownSeries>,
@@ -115,6 +118,7 @@ impl Database {
             connections: Connections::new(database)?,
             pipeline: config.pipeline.as_str().into(),
             unknown_series: config.points.unknown_series,
+            letters: dead_letters::Rules::new(config),
             limit: Duration::from_millis(database.statement_timeout_ms) + PATIENCE,
             sources: Arc::default(),
             known_series: Arc::default(),

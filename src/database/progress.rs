@@ -20,6 +20,11 @@ pub(super) struct SourceIds {
 pub(super) struct Resolved(HashMap<Arc<Source>, i32>);
 
 impl Resolved {
+    /// Ids that came with the rows they are of.
+    pub(super) fn from_known(ids: impl IntoIterator<Item = (Arc<Source>, i32)>) -> Self {
+        Self(ids.into_iter().collect())
+    }
+
     pub(super) fn get(&self, source: &Source) -> Result<i32, Error> {
         let id = self.0.get(source).copied();
         id.ok_or_else(|| Error::Unexpected(format!("the source of topic {} was not asked for", source.topic)))

@@ -1,4 +1,4 @@
-//! The write transaction: points by COPY, dead letters, claim, COMMIT.
+//! The write transaction: points by COPY, claim, dead letters, COMMIT.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -8,7 +8,7 @@ use tracing::debug;
 use super::error::{Class, Error};
 use super::progress::{Applied, Claim, Resolved};
 use super::session::{COPY_STEP, Session};
-use super::{Asked, Database, bisect, series};
+use super::{Asked, Database, bisect, dead_letters, series};
 use crate::batch::{Batch, DeadLetter, MessageAt, Source};
 use crate::config::UnknownSeries;
 use crate::message::{Decoder, Rejected};
@@ -60,6 +60,8 @@ pub struct Written {
     pub skipped: usize,
     /// The messages that became dead letters now.
     pub dead_letters: Vec<(MessageAt, Rejected)>,
+    /// How many of these are counted, and not stored.
+    pub only_counted: u64,
     /// The next offset of each partition.
     pub applied: Vec<Applied>,
 }
@@ -153,9 +155,11 @@ impl Database {
         let intervals = batch.intervals();
         let claim = Claim::new(&intervals, ids)?;
         if path.is_fast() {
-            self.copy(session, batch, ids).await?;
+            copy(session, batch).await?;
             let applied = claim.all(session).await?;
-            return Ok(written(batch, 0, applied));
+            let mut written = written(batch, 0, applied);
+            written.only_counted = self.insert_dead_letters(session, ids, batch, &[]).await?;
+            return Ok(written);
         }
         let missing = match path {
             Path::JournalFast | Path::JournalSlow => claim.journaled(session).await?,
@@ -173,69 +177,52 @@ impl Database {
         let part = part.as_ref().unwrap_or(batch);
         let mut written = written(part, batch.points().len() - part.points().len(), applied);
         match rows {
-            Rows::Together => self.copy(session, part, ids).await?,
+            Rows::Together => {
+                copy(session, part).await?;
+                written.only_counted = self.insert_dead_letters(session, ids, part, &[]).await?;
+            }
             Rows::Apart => {
-                insert_dead_letters(session, ids, part.dead_letters()).await?;
                 let copied = bisect::copy(session, part, decoder).await?;
-                for refused in &copied.refused {
-                    insert_dead_letters(session, ids, refused.dead_letters()).await?;
-                    written.dead_letters.extend(letters(refused));
-                }
+                written.only_counted = self.insert_dead_letters(session, ids, part, &copied.refused).await?;
+                written.dead_letters.extend(copied.refused.iter().flat_map(letters));
                 written.points = copied.points;
             }
         }
         Ok(written)
     }
 
-    async fn copy(&self, session: &mut Session, batch: &Batch, ids: &Resolved) -> Result<(), Error> {
-        let points = batch.points();
-        if !points.is_empty() {
-            let start = Instant::now();
-            let copied = session.copy(points, &points.order()).await?;
-            if copied != points.len() as u64 {
-                return Err(Error::Unexpected(format!("{copied} rows copied of {}", points.len())));
-            }
-            metrics::copy_took(start.elapsed());
-        }
-        insert_dead_letters(session, ids, batch.dead_letters()).await
+    /// Stores the dead letters of a batch and of messages of it that the server has refused.
+    async fn insert_dead_letters(
+        &self,
+        session: &mut Session,
+        ids: &Resolved,
+        batch: &Batch,
+        refused: &[Batch],
+    ) -> Result<u64, Error> {
+        let letters: Vec<&DeadLetter> =
+            batch.dead_letters().iter().chain(refused.iter().flat_map(Batch::dead_letters)).collect();
+        dead_letters::insert(session, ids, &letters, self.letters).await
     }
 }
 
+async fn copy(session: &mut Session, batch: &Batch) -> Result<(), Error> {
+    let points = batch.points();
+    if points.is_empty() {
+        return Ok(());
+    }
+    let start = Instant::now();
+    let copied = session.copy(points, &points.order()).await?;
+    if copied != points.len() as u64 {
+        return Err(Error::Unexpected(format!("{copied} rows copied of {}", points.len())));
+    }
+    metrics::copy_took(start.elapsed());
+    Ok(())
+}
+
 fn written(batch: &Batch, skipped: usize, applied: Vec<Applied>) -> Written {
-    Written { points: batch.points().len(), skipped, dead_letters: letters(batch).collect(), applied }
+    Written { points: batch.points().len(), skipped, dead_letters: letters(batch).collect(), only_counted: 0, applied }
 }
 
 fn letters(batch: &Batch) -> impl Iterator<Item = (MessageAt, Rejected)> {
     batch.dead_letters().iter().map(|letter| (letter.at.clone(), letter.rejected.clone()))
-}
-
-async fn insert_dead_letters(session: &mut Session, ids: &Resolved, letters: &[DeadLetter]) -> Result<(), Error> {
-    if letters.is_empty() {
-        return Ok(());
-    }
-    let sources = letters.iter().map(|l| ids.get(&l.at.source)).collect::<Result<Vec<i32>, Error>>()?;
-    let partitions: Vec<i32> = letters.iter().map(|l| l.at.partition).collect();
-    let offsets: Vec<i64> = letters.iter().map(|l| l.at.offset).collect();
-    let times: Vec<i64> = letters.iter().map(|l| l.at.time_ms).collect();
-    let keys: Vec<Option<&[u8]>> = letters.iter().map(|l| l.key.as_deref()).collect();
-    let payloads: Vec<Option<&[u8]>> = letters.iter().map(|l| l.payload.as_deref()).collect();
-    let lengths: Vec<i64> = letters.iter().map(|l| l.payload_bytes as i64).collect();
-    let reasons: Vec<&str> = letters.iter().map(|l| l.rejected.reason.as_str()).collect();
-    let details: Vec<&str> = letters.iter().map(|l| l.rejected.detail.as_str()).collect();
-    session
-        .query(
-            "insert dead letters",
-            "insert into ingest_dead_letter
-                 (source_id, partition, \"offset\", message_time, key, payload, payload_bytes, reason, detail)
-             select source_id, partition, \"offset\", to_timestamp(ms / 1000.0), key, payload, bytes, reason, detail
-             from unnest($1::integer[], $2::integer[], $3::bigint[], $4::bigint[], $5::bytea[], $6::bytea[],
-                         $7::bigint[], $8::text[], $9::text[])
-                 as t (source_id, partition, \"offset\", ms, key, payload, bytes, reason, detail)
-             -- After progress was set back the message comes again, and may have another fault now.
-             on conflict (source_id, partition, \"offset\") do update set
-                 payload = excluded.payload, reason = excluded.reason, detail = excluded.detail, created_at = now()",
-            &[&sources, &partitions, &offsets, &times, &keys, &payloads, &lengths, &reasons, &details],
-        )
-        .await?;
-    Ok(())
 }

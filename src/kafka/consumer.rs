@@ -474,16 +474,14 @@ fn take<'a>(assignment: &'a mut Assignment, message: &BorrowedMessage<'_>) -> Op
     let owned = assignment.get(message.topic(), message.partition())?;
     let epoch = owned.epoch;
     let reader = owned.reader.as_mut()?;
-    let mut headers = Vec::new();
-    for header in message.headers().into_iter().flat_map(Headers::iter) {
-        headers::put(&mut headers, header.key, header.value);
-    }
+    let headers = message.headers().into_iter().flat_map(Headers::iter).map(|header| (header.key, header.value));
+    let headers = headers::encode(headers);
     let raw = RawMessage {
         offset: message.offset(),
         time_ms: message.timestamp().to_millis(),
         key: message.key(),
         payload: message.payload(),
-        headers: (!headers.is_empty()).then_some(&headers),
+        headers: headers.as_deref(),
     };
     match reader.push(&raw) {
         None => {

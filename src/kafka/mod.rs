@@ -3,6 +3,8 @@
 //!
 //! - [`consumer`]: the thread, its events and its commands.
 //! - [`lookup`]: questions about topics and offsets, asked beside the consumer.
+//! - [`reread`]: one message, read once more.
+//! - [`dead_letter_topic`]: copies of dead letters.
 //! - [`topic_id`]: the one question that rdkafka has no safe call for.
 //! - [`publisher`], [`embedded`]: publishing, and a broker in this process, for the demo and the benchmark.
 //!
@@ -17,9 +19,11 @@
 //! are refused by the configuration.
 
 pub mod consumer;
+pub mod dead_letter_topic;
 pub mod embedded;
 pub mod lookup;
 pub mod publisher;
+pub mod reread;
 pub mod settings;
 pub mod topic_id;
 

@@ -2,13 +2,16 @@
 //!
 //! - [`Decoder`]: one message into the columns of a batch.
 //! - `json`: the JSON of a message, read where it stands, with the place of each fault.
+//! - `lenient`: what can be told of a message that cannot be read.
 //! - `timestamp`: all forms of a timestamp, as microseconds since the Unix epoch.
 
 mod decode;
 mod json;
+mod lenient;
 mod timestamp;
 
 pub use decode::Decoder;
+pub use lenient::series_of;
 
 /// What a topic's messages are where they do not say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -8,9 +8,11 @@
 //! - `spill`: the modes, and what goes to the journal and comes back from it.
 //! - `survey`: what of it the database has, and what is nowhere.
 //! - `start`: where a partition starts, asked of the database and of Kafka.
+//! - `letters`: copies of dead letters for a topic.
 //! - `writer`: one batch until it is committed, through outages, overlaps and refused rows.
 //! - `watch`: lag, topic identities and health, looked at every few seconds.
 
+mod letters;
 mod partitions;
 mod spill;
 mod start;
@@ -39,6 +41,7 @@ use crate::message::Decoder;
 use crate::telemetry::health::{Component, Health, JournalStatus};
 use crate::telemetry::{escaped, metrics};
 
+use letters::Publishing;
 use partitions::Partitions;
 use spill::{Mode, Spill};
 use start::{Resolution, Starter};
@@ -114,7 +117,13 @@ pub async fn run(
             partitions.note_journaled(&record);
         }
     }
+    let publishing = if config.kafka.dead_letter_topic.is_empty() {
+        None
+    } else {
+        Some(Publishing::start(&config, database.clone())?)
+    };
     let pipeline = Pipeline {
+        publishing,
         surveyor: Surveyor::new(journal.clone(), database.clone()),
         spill: journal.map(|journal| Spill::new(journal, &config, database, writer.clone())),
         held: HashMap::new(),
@@ -176,6 +185,8 @@ struct Pipeline {
     /// The journal's side, where there is one.
     spill: Option<Spill>,
     surveyor: Surveyor,
+    /// The publishing of dead letters, where they are published.
+    publishing: Option<Publishing>,
     /// The messages of batches that are being written, by the batches' numbers, for the journal.
     held: HashMap<u64, Vec<MessageSet>>,
     batches: u64,
@@ -491,6 +502,10 @@ impl Pipeline {
         }
         metrics::points_written(outcome.points as u64);
         metrics::points_skipped(outcome.skipped as u64);
+        metrics::dead_letters_only_counted(outcome.only_counted);
+        if let Some(publishing) = self.publishing.as_ref().filter(|_| !outcome.dead_letters.is_empty()) {
+            publishing.wake();
+        }
         for (at, rejected) in &outcome.dead_letters {
             metrics::dead_letter(rejected.reason.as_str());
             let Some(unlogged) = self.letters_logged.permit(rejected.reason.as_str()) else { continue };

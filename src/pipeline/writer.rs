@@ -25,6 +25,8 @@ pub(super) struct Outcome {
     pub(super) skipped: usize,
     /// Messages that became dead letters now.
     pub(super) dead_letters: Vec<(MessageAt, Rejected)>,
+    /// How many of these are counted, and not stored.
+    pub(super) only_counted: u64,
     /// The next offset of each partition.
     pub(super) applied: Vec<Applied>,
     /// The next offset of each partition as it was known before.
@@ -214,6 +216,7 @@ impl Writer {
                     outcome.points += written.points;
                     outcome.skipped += written.skipped;
                     outcome.dead_letters.extend(written.dead_letters);
+                    outcome.only_counted += written.only_counted;
                     for applied in written.applied {
                         outcome
                             .applied

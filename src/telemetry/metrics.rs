@@ -18,6 +18,8 @@ const REBALANCES: &str = "series_ingest_rebalances_total";
 const GAPS: &str = "series_ingest_gaps_total";
 const MESSAGES: &str = "series_ingest_messages_total";
 const DEAD_LETTERS: &str = "series_ingest_dead_letters_total";
+const DEAD_LETTERS_ONLY_COUNTED: &str = "series_ingest_dead_letters_only_counted_total";
+const DEAD_LETTERS_PUBLISHED: &str = "series_ingest_dead_letters_published_total";
 const BUFFERED_BYTES: &str = "series_ingest_buffered_bytes";
 const BATCH_POINTS: &str = "series_ingest_batch_points";
 const BATCH_BYTES: &str = "series_ingest_batch_bytes";
@@ -109,7 +111,19 @@ pub const METRICS: &[Metric] = &[
         name: DEAD_LETTERS,
         kind: Kind::Counter,
         labels: &["reason"],
-        help: "Messages that cannot be stored; each is a row of ingest_dead_letter",
+        help: "Messages that cannot be stored; each is a row of ingest_dead_letter, or is counted there",
+    },
+    Metric {
+        name: DEAD_LETTERS_ONLY_COUNTED,
+        kind: Kind::Counter,
+        labels: &[],
+        help: "Dead letters beyond dead_letter.max_rows, which are counted and not stored",
+    },
+    Metric {
+        name: DEAD_LETTERS_PUBLISHED,
+        kind: Kind::Counter,
+        labels: &["outcome"],
+        help: "Copies of dead letters for kafka.dead_letter_topic, by what became of the attempt",
     },
     Metric { name: BUFFERED_BYTES, kind: Kind::Gauge, labels: &[], help: "Messages and points in memory" },
     Metric { name: BATCH_POINTS, kind: Kind::Histogram, labels: &[], help: "Points in a batch" },
@@ -307,6 +321,16 @@ pub fn points_skipped(n: u64) {
 /// A message became a dead letter.
 pub fn dead_letter(reason: &'static str) {
     counter!(DEAD_LETTERS, "reason" => reason).increment(1);
+}
+
+/// `n` dead letters were counted and not stored.
+pub fn dead_letters_only_counted(n: u64) {
+    counter!(DEAD_LETTERS_ONLY_COUNTED).increment(n);
+}
+
+/// `n` copies of dead letters were published, were not and are tried again, or were refused for good.
+pub fn dead_letters_published(outcome: &'static str, n: u64) {
+    counter!(DEAD_LETTERS_PUBLISHED, "outcome" => outcome).increment(n);
 }
 
 /// A batch was committed, `seconds` after its oldest message was produced.

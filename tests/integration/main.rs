@@ -11,6 +11,7 @@ mod claims;
 mod commands;
 mod corpus;
 mod crashes;
+mod dead_letters;
 mod disk_faults;
 mod lost_commits;
 mod outages;

@@ -8,6 +8,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::{ClientContext, DefaultClientContext};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{Header, OwnedHeaders, OwnedMessage};
 use rdkafka::producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
@@ -60,7 +61,22 @@ impl Producer {
     }
 
     pub fn send(&self, topic: &str, partition: i32, key: &str, payload: Option<&[u8]>) {
-        let mut record = BaseRecord::to(topic).partition(partition).key(key);
+        self.send_with_headers(topic, partition, key, payload, &[]);
+    }
+
+    pub fn send_with_headers(
+        &self,
+        topic: &str,
+        partition: i32,
+        key: &str,
+        payload: Option<&[u8]>,
+        headers: &[(&str, &str)],
+    ) {
+        let mut all = OwnedHeaders::new();
+        for (key, value) in headers {
+            all = all.insert(Header { key, value: Some(*value) });
+        }
+        let mut record = BaseRecord::to(topic).partition(partition).key(key).headers(all);
         if let Some(payload) = payload {
             record = record.payload(payload);
         }
@@ -189,6 +205,11 @@ impl Broker {
     /// The offsets of all records of a partition that a consumer can read.
     pub fn offsets(&self, topic: &str, partition: i32) -> Vec<i64> {
         use rdkafka::Message as _;
+        self.records(topic, partition).iter().map(|record| record.offset()).collect()
+    }
+
+    /// All records of a partition that a consumer can read.
+    pub fn records(&self, topic: &str, partition: i32) -> Vec<OwnedMessage> {
         let consumer: BaseConsumer = ClientConfig::new()
             .set("bootstrap.servers", &self.brokers)
             .set("group.id", "series-ingest-tests")
@@ -199,11 +220,11 @@ impl Broker {
         let mut list = TopicPartitionList::new();
         list.add_partition_offset(topic, partition, Offset::Beginning).unwrap();
         consumer.assign(&list).unwrap();
-        let mut offsets = Vec::new();
+        let mut records = Vec::new();
         loop {
             match consumer.poll(TIMEOUT) {
-                Some(Ok(message)) => offsets.push(message.offset()),
-                Some(Err(KafkaError::PartitionEOF(_))) => return offsets,
+                Some(Ok(message)) => records.push(message.detach()),
+                Some(Err(KafkaError::PartitionEOF(_))) => return records,
                 Some(Err(error)) => panic!("{error}"),
                 None => panic!("the end of {topic}/{partition} was not reached"),
             }

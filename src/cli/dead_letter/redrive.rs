@@ -1,0 +1,320 @@
+//! `dead-letter redrive`: letters into the database, each once.
+
+use std::collections::HashSet;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::Arc;
+
+use clap::Args;
+use indicatif::ProgressBar;
+
+use super::{Filter, Letters, answer, max_attempts};
+use crate::batch::Points;
+use crate::cli::{Failure, print, print_line, progress_bar};
+use crate::config::Config;
+use crate::database::Database;
+use crate::database::dead_letters::{Fate, Letter, Redrive as OneRedrive, RedriveMode};
+use crate::kafka::reread::Rereader;
+use crate::message::{Decoder, Rejected};
+use crate::telemetry::escaped;
+
+/// What one transaction takes: more is faster, and less is held when it is given up.
+const MAX_LETTERS: usize = 500;
+const MAX_BYTES: usize = 8 * 1024 * 1024;
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Redrive {
+    #[command(flatten)]
+    filter: Filter,
+    /// Also those that are parked.
+    #[arg(long)]
+    parked: bool,
+    /// Repair each payload in $VISUAL or $EDITOR first.
+    #[arg(long, conflicts_with = "dry_run")]
+    edit: bool,
+    /// Do all of it but the COMMIT, and say what would be written.
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// What was done, or would be.
+#[derive(Debug, Default)]
+struct Done {
+    written: usize,
+    points: usize,
+    rejected: usize,
+    elsewhere: usize,
+    cut: usize,
+    skipped: usize,
+}
+
+pub(super) async fn run(config: &Arc<Config>, database: &Database, arguments: &Redrive) -> Result<(), Failure> {
+    let mut letters = Letters::new(config, database, &arguments.filter);
+    let parked = if arguments.parked {
+        0
+    } else {
+        let mut asked = arguments.filter.in_database();
+        asked.from_attempts = Some(max_attempts(config));
+        letters.asked.until_attempts = Some(max_attempts(config));
+        database.count_letters(&asked).await?
+    };
+    let count = usize::try_from(database.count_letters(&letters.asked).await?).unwrap_or(usize::MAX);
+    let bar = if arguments.edit { ProgressBar::hidden() } else { progress_bar(count, "letters") };
+    let mut work = Work {
+        database,
+        wholes: Wholes { config: Arc::clone(config), rereader: None, unreachable: false },
+        decoder: Decoder::new(config.message.limits()),
+        defined: HashSet::new(),
+        done: Done::default(),
+        mode: if arguments.dry_run { RedriveMode::Try } else { RedriveMode::Write },
+    };
+    'pages: while let Some((page, read)) = letters.next().await? {
+        let mut page = work.with_whole_payloads(page).await;
+        if arguments.edit {
+            for (letter, payload) in page {
+                if !work.edit(&letter, payload).await? {
+                    break 'pages;
+                }
+            }
+            continue;
+        }
+        bar.inc((read - page.len()) as u64);
+        while !page.is_empty() {
+            let rest = page.split_off(transaction(&page));
+            work.write(&page).await?;
+            bar.inc(page.len() as u64);
+            page = rest;
+        }
+    }
+    bar.finish_and_clear();
+    work.done.report(arguments.dry_run, parked);
+    Ok(())
+}
+
+/// How many of these letters one transaction takes.
+fn transaction(letters: &[(Letter, Option<Vec<u8>>)]) -> usize {
+    let mut bytes = 0;
+    let fits = letters.iter().take(MAX_LETTERS).take_while(|(_, payload)| {
+        bytes += payload.as_ref().map_or(0, Vec::len);
+        bytes <= MAX_BYTES
+    });
+    fits.count().max(1)
+}
+
+impl Done {
+    fn report(&self, dry_run: bool, parked: u64) {
+        let verb = if dry_run { "would be written" } else { "written" };
+        print_line(format_args!(
+            "{} dead letters with {} points {verb}; {} rejected again",
+            self.written, self.points, self.rejected
+        ));
+        if self.cut > 0 {
+            print_line(format_args!(
+                "{} left alone: the database has only the head of the payload, and Kafka no longer has the message, or does not \
+                 answer. Ask the producer to send it again, then purge it",
+                self.cut
+            ));
+        }
+        if self.elsewhere > 0 {
+            print_line(format_args!("{} left to another command that has them now", self.elsewhere));
+        }
+        if self.skipped > 0 {
+            print_line(format_args!("{} skipped", self.skipped));
+        }
+        if parked > 0 {
+            print_line(format_args!("{parked} are parked after so many attempts; --parked takes them too"));
+        }
+    }
+}
+
+struct Work<'a> {
+    database: &'a Database,
+    wholes: Wholes,
+    decoder: Decoder,
+    defined: HashSet<String>,
+    done: Done,
+    mode: RedriveMode,
+}
+
+impl Work<'_> {
+    /// The letters of which the whole payload can be had, with it.
+    async fn with_whole_payloads(&mut self, page: Vec<Letter>) -> Vec<(Letter, Option<Vec<u8>>)> {
+        let mut whole = Vec::with_capacity(page.len());
+        for mut letter in page {
+            if !letter.is_cut() {
+                let payload = letter.payload.take();
+                whole.push((letter, payload));
+                continue;
+            }
+            match self.wholes.read(&letter).await {
+                Ok(payload) => whole.push((letter, payload)),
+                Err(why) => {
+                    let has = letter.payload.as_ref().map_or(0, Vec::len);
+                    eprintln!(
+                        "series-ingest: dead letter {} has {has} bytes of {}: {why}",
+                        letter.id, letter.payload_bytes
+                    );
+                    self.done.cut += 1;
+                }
+            }
+        }
+        whole
+    }
+
+    async fn write(&mut self, letters: &[(Letter, Option<Vec<u8>>)]) -> Result<(), Failure> {
+        let asked: Vec<OneRedrive<'_>> =
+            letters.iter().map(|(letter, payload)| OneRedrive { letter, payload: payload.as_deref() }).collect();
+        let redriven = self.database.redrive(&asked, self.mode, &mut self.decoder, &mut self.defined).await?;
+        self.done.points += redriven.points;
+        for fate in &redriven.fates {
+            match fate {
+                Fate::Written => self.done.written += 1,
+                Fate::Rejected(_) => self.done.rejected += 1,
+                Fate::Elsewhere => self.done.elsewhere += 1,
+            }
+        }
+        Ok(())
+    }
+
+    /// Edits a letter until it is written or given up; whether to go on to the next.
+    async fn edit(&mut self, letter: &Letter, payload: Option<Vec<u8>>) -> Result<bool, Failure> {
+        print_line(format_args!(
+            "dead letter {}, {} partition {} offset {}: {}: {}",
+            letter.id,
+            letter.source.topic,
+            letter.partition,
+            letter.offset,
+            letter.reason,
+            escaped(&letter.detail)
+        ));
+        let mut text = payload.unwrap_or_default();
+        loop {
+            text = edited(letter.id, &text)?;
+            let failure = match self.decoder.decode(letter.source.kind, Some(&text), &mut Points::default()) {
+                Err(rejected) => rejected,
+                Ok(_) => {
+                    let asked = [OneRedrive { letter, payload: Some(&text) }];
+                    // The row has the message as it came: what is wrong with another text is not its fault.
+                    let mode = RedriveMode::WriteOnly;
+                    let redriven = self.database.redrive(&asked, mode, &mut self.decoder, &mut self.defined).await?;
+                    match redriven.fates.into_iter().next() {
+                        Some(Fate::Rejected(rejected)) => rejected,
+                        Some(Fate::Elsewhere) | None => {
+                            print_line("another command has written, changed or deleted it meanwhile");
+                            self.done.elsewhere += 1;
+                            return Ok(true);
+                        }
+                        Some(Fate::Written) => {
+                            print_line(format_args!(
+                                "dead letter {} is written, with {} points",
+                                letter.id, redriven.points
+                            ));
+                            self.done.written += 1;
+                            self.done.points += redriven.points;
+                            return Ok(true);
+                        }
+                    }
+                }
+            };
+            match ask_again(&failure) {
+                Next::Again => {}
+                Next::Skip => {
+                    self.done.skipped += 1;
+                    return Ok(true);
+                }
+                Next::Quit => {
+                    self.done.skipped += 1;
+                    return Ok(false);
+                }
+            }
+        }
+    }
+}
+
+enum Next {
+    Again,
+    Skip,
+    Quit,
+}
+
+fn ask_again(rejected: &Rejected) -> Next {
+    print_line(format_args!("not written: {}: {}", rejected.reason.as_str(), escaped(&rejected.detail)));
+    loop {
+        print("[e]dit again, [s]kip it, [q]uit? ");
+        match answer().as_deref() {
+            Some("e" | "edit") => return Next::Again,
+            Some("s" | "skip") => return Next::Skip,
+            Some("q" | "quit") | None => return Next::Quit,
+            Some(_) => {}
+        }
+    }
+}
+
+/// The text as the operator's editor leaves it, by a file that only this user may read.
+fn edited(id: i64, text: &[u8]) -> Result<Vec<u8>, Failure> {
+    let editor = ["VISUAL", "EDITOR"].iter().find_map(|name| std::env::var_os(name).filter(|value| !value.is_empty()));
+    let editor =
+        editor.ok_or_else(|| Failure::Usage("--edit needs an editor: set EDITOR, such as EDITOR=vi".to_owned()))?;
+    let mut random = [0; 8];
+    getrandom::fill(&mut random).map_err(|failure| Failure::Internal(failure.to_string()))?;
+    let name = format!("series-ingest-dead-letter-{id}-{:016x}.json", u64::from_le_bytes(random));
+    let file = Removed(std::env::temp_dir().join(name));
+    let mut writer = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&file.0)?;
+    writer.write_all(text)?;
+    drop(writer);
+    // As other programs do: an editor may be given with arguments.
+    let status = Command::new("sh").arg("-c").arg("$0 \"$1\"").arg(&editor).arg(&file.0).status()?;
+    if !status.success() {
+        return Err(Failure::Usage(format!("the editor ended with {status}: nothing was written of dead letter {id}")));
+    }
+    let mut text = std::fs::read(&file.0)?;
+    // Editors end the last line; that is no part of the message.
+    if text.ends_with(b"\n") {
+        text.pop();
+    }
+    Ok(text)
+}
+
+/// A file that is removed at the end of its scope.
+struct Removed(PathBuf);
+
+impl Drop for Removed {
+    fn drop(&mut self) {
+        drop(std::fs::remove_file(&self.0));
+    }
+}
+
+/// Reads messages from Kafka of which the database has only the head.
+struct Wholes {
+    config: Arc<Config>,
+    rereader: Option<Arc<Rereader>>,
+    /// Whether the brokers did not answer: they are asked once, because each question takes its time-out.
+    unreachable: bool,
+}
+
+impl Wholes {
+    async fn read(&mut self, letter: &Letter) -> Result<Option<Vec<u8>>, String> {
+        if self.unreachable {
+            return Err("Kafka does not answer".to_owned());
+        }
+        let rereader = match &self.rereader {
+            Some(rereader) => Arc::clone(rereader),
+            None => {
+                let new = Rereader::new(&self.config.kafka).map_err(|failure| failure.to_string())?;
+                Arc::clone(self.rereader.insert(Arc::new(new)))
+            }
+        };
+        let (source, partition, offset) = (Arc::clone(&letter.source), letter.partition, letter.offset);
+        let read = tokio::task::spawn_blocking(move || rereader.read(&source, partition, offset)).await;
+        match read.map_err(|failure| failure.to_string())? {
+            Ok(Some(whole)) => Ok(whole.payload),
+            Ok(None) => Err("Kafka no longer has the message, or its topic or cluster is another one now".to_owned()),
+            Err(failure) => {
+                self.unreachable = true;
+                Err(failure.to_string())
+            }
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! Copies of dead letters in a topic, with the headers that Kafka Connect's `DeadLetterQueueReporter` adds, so that what reads
+//! its topics reads ours. Key, payload, time and headers are those of the message.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rdkafka::client::ClientContext;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext};
+
+use super::settings;
+use crate::config::Kafka;
+
+/// How long librdkafka tries to deliver a copy. What it has not delivered is tried again later.
+const TIMEOUT: Duration = Duration::from_secs(20);
+/// How much longer to wait for its word on it.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The reasons for which the first of these stages of Kafka Connect failed; for all others it was the writing.
+const BEFORE_WRITING: &str = "VALUE_CONVERTER";
+const WRITING: &str = "TASK_PUT";
+
+/// A message, and why it became a dead letter.
+#[derive(Debug)]
+pub struct Letter {
+    /// Its topic.
+    pub topic: String,
+    /// The partition's number.
+    pub partition: i32,
+    /// Kafka's offset.
+    pub offset: i64,
+    /// Kafka's time, in milliseconds since the Unix epoch.
+    pub time_ms: Option<i64>,
+    /// The key.
+    pub key: Option<Vec<u8>>,
+    /// Its own headers.
+    pub headers: Vec<(String, Option<Vec<u8>>)>,
+    /// The payload.
+    pub payload: Option<Vec<u8>>,
+    /// The payload's full length, where only its head is there.
+    pub cut_from: Option<i64>,
+    /// Whether it could not be decoded; else the database has refused it.
+    pub undecodable: bool,
+    /// A word of the closed list.
+    pub reason: String,
+    /// Where the fault is.
+    pub detail: String,
+}
+
+/// What became of a copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Published {
+    /// The broker has it.
+    Delivered,
+    /// It is to be tried again.
+    Failed,
+    /// It will never be taken.
+    Refused,
+}
+
+#[derive(Default)]
+struct Deliveries(Mutex<Vec<(usize, Published)>>);
+
+impl ClientContext for Deliveries {}
+
+impl ProducerContext for Deliveries {
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, index: usize) {
+        let outcome = result.as_ref().map_or_else(|(error, _)| of(error), |_| Published::Delivered);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push((index, outcome));
+    }
+}
+
+/// What an error means for the copy that met it.
+fn of(error: &KafkaError) -> Published {
+    match error.rdkafka_error_code() {
+        Some(
+            RDKafkaErrorCode::MessageSizeTooLarge
+            | RDKafkaErrorCode::InvalidRecord
+            | RDKafkaErrorCode::InvalidMessage
+            | RDKafkaErrorCode::InvalidTimestamp,
+        ) => Published::Refused,
+        _ => Published::Failed,
+    }
+}
+
+/// Publishes copies of dead letters.
+pub struct DeadLetterTopic {
+    producer: BaseProducer<Deliveries>,
+    topic: String,
+    pipeline: String,
+}
+
+impl std::fmt::Debug for DeadLetterTopic {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DeadLetterTopic").field("topic", &self.topic).finish_non_exhaustive()
+    }
+}
+
+impl DeadLetterTopic {
+    /// A publisher to the configured topic, in the name of a pipeline.
+    ///
+    /// # Errors
+    /// Where librdkafka refuses a property.
+    pub fn new(kafka: &Kafka, pipeline: &str) -> Result<Self, KafkaError> {
+        let mut properties = settings::client(kafka);
+        properties.set("message.timeout.ms", TIMEOUT.as_millis().to_string());
+        // What the broker takes is for it to say.
+        properties.set("message.max.bytes", "100000000");
+        let producer = properties.create_with_context(Deliveries::default()).map_err(settings::without_value)?;
+        Ok(Self { producer, topic: kafka.dead_letter_topic.clone(), pipeline: pipeline.to_owned() })
+    }
+
+    /// Publishes letters, and waits until it is known of each what became of it. Blocks, for less than half a minute.
+    pub fn publish(&self, letters: &[Letter]) -> Vec<Published> {
+        let mut outcomes = vec![Published::Failed; letters.len()];
+        // Those of an earlier call that was given up.
+        self.deliveries().clear();
+        let mut waiting = 0;
+        for (index, letter) in letters.iter().enumerate() {
+            let mut record: BaseRecord<'_, [u8], [u8], usize> =
+                BaseRecord::with_opaque_to(&self.topic, index).headers(self.headers(letter));
+            record.key = letter.key.as_deref();
+            record.payload = letter.payload.as_deref();
+            record.timestamp = letter.time_ms;
+            match self.producer.send(record) {
+                Ok(()) => waiting += 1,
+                Err((error, _)) => outcomes[index] = of(&error),
+            }
+        }
+        let deadline = Instant::now() + TIMEOUT + PATIENCE;
+        while waiting > 0 && Instant::now() < deadline {
+            self.producer.poll(Duration::from_millis(100));
+            for (index, outcome) in self.deliveries().drain(..) {
+                outcomes[index] = outcome;
+                waiting -= 1;
+            }
+        }
+        if waiting > 0 {
+            // Their words must not come in a later call.
+            self.producer.purge(rdkafka::producer::PurgeConfig::default().queue().inflight());
+            self.producer.poll(Duration::ZERO);
+        }
+        outcomes
+    }
+
+    fn deliveries(&self) -> std::sync::MutexGuard<'_, Vec<(usize, Published)>> {
+        self.producer.context().0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The message's own headers, and behind them those of Kafka Connect, which adds none that is there already.
+    fn headers(&self, letter: &Letter) -> OwnedHeaders {
+        let stage = if letter.undecodable { BEFORE_WRITING } else { WRITING };
+        let class =
+            if letter.undecodable { "series_ingest::message::Decoder" } else { "series_ingest::database::Database" };
+        let mut ours = vec![
+            ("topic", letter.topic.clone()),
+            ("partition", letter.partition.to_string()),
+            ("offset", letter.offset.to_string()),
+            ("connector.name", self.pipeline.clone()),
+            ("task.id", "0".to_owned()),
+            ("stage", stage.to_owned()),
+            ("class.name", class.to_owned()),
+            ("exception.class.name", letter.reason.clone()),
+            ("exception.message", letter.detail.clone()),
+            ("exception.stacktrace", format!("{}: {}", letter.reason, letter.detail)),
+        ];
+        ours.extend(letter.cut_from.map(|bytes| ("payload.bytes", bytes.to_string())));
+        let mut all = OwnedHeaders::new_with_capacity(letter.headers.len() + ours.len());
+        for (key, value) in &letter.headers {
+            all = all.insert(Header { key, value: value.as_deref() });
+        }
+        for (name, value) in ours {
+            let key = format!("__connect.errors.{name}");
+            if !letter.headers.iter().any(|(known, _)| *known == key) {
+                all = all.insert(Header { key: &key, value: Some(&value) });
+            }
+        }
+        all
+    }
+}

@@ -1,0 +1,100 @@
+//! One message read once more, by its offset: for a dead letter of which the database has only the head. All calls block: make
+//! them where blocking is allowed.
+
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::message::{Headers as _, Message as _};
+use rdkafka::{Offset, TopicPartitionList};
+
+use super::lookup::{Lookup, TIMEOUT};
+use super::settings;
+use crate::batch::{Source, headers};
+use crate::config::Kafka;
+
+/// A message as Kafka has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Whole {
+    /// The key.
+    pub key: Option<Vec<u8>>,
+    /// The headers, in the form of [`headers`].
+    pub headers: Option<Vec<u8>>,
+    /// The payload.
+    pub payload: Option<Vec<u8>>,
+}
+
+/// Reads messages once more.
+pub struct Rereader {
+    consumer: BaseConsumer,
+    lookup: Lookup,
+}
+
+impl std::fmt::Debug for Rereader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Rereader").finish_non_exhaustive()
+    }
+}
+
+impl Rereader {
+    /// A reader of the configured brokers; connects when it is first asked.
+    ///
+    /// # Errors
+    /// Where librdkafka refuses a property.
+    pub fn new(kafka: &Kafka) -> Result<Self, KafkaError> {
+        let mut properties = settings::consumer(kafka);
+        // What is next is not wanted.
+        properties.set("enable.partition.eof", "true");
+        Ok(Self { consumer: properties.create().map_err(settings::without_value)?, lookup: Lookup::new(kafka)? })
+    }
+
+    /// The message at an offset; `None` where Kafka no longer has it, or the topic is another one now.
+    ///
+    /// # Errors
+    /// Where the brokers do not answer.
+    pub fn read(&self, source: &Source, partition: i32, offset: i64) -> Result<Option<Whole>, KafkaError> {
+        if source.topic_id.is_empty() || self.lookup.cluster_id().as_ref() != Some(&source.cluster_id) {
+            return Ok(None);
+        }
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(&source.topic, partition, Offset::Offset(offset))?;
+        self.consumer.assign(&list)?;
+        let message = self.poll(offset);
+        self.consumer.unassign()?;
+        // Ids do not come back: a topic that has its id after the message was read had it when it was read.
+        if self.lookup.topic_id(&source.topic)?.as_ref() != Some(&source.topic_id) {
+            return Ok(None);
+        }
+        message
+    }
+
+    fn poll(&self, offset: i64) -> Result<Option<Whole>, KafkaError> {
+        let deadline = Instant::now() + TIMEOUT;
+        while Instant::now() < deadline {
+            match self.consumer.poll(Duration::from_millis(100)) {
+                None => {}
+                Some(Ok(message)) if message.offset() == offset => {
+                    let named = message.headers().and_then(|all| headers::encode(all.iter().map(|h| (h.key, h.value))));
+                    return Ok(Some(Whole {
+                        key: message.key().map(<[u8]>::to_vec),
+                        headers: named,
+                        payload: message.payload().map(<[u8]>::to_vec),
+                    }));
+                }
+                // It is gone: the offset is below or above the log, or holds nothing any more.
+                Some(Ok(_) | Err(KafkaError::PartitionEOF(_))) => return Ok(None),
+                Some(Err(error)) if is_gone(&error) => return Ok(None),
+                Some(Err(error)) => return Err(error),
+            }
+        }
+        Err(KafkaError::MessageConsumption(rdkafka::error::RDKafkaErrorCode::OperationTimedOut))
+    }
+}
+
+fn is_gone(error: &KafkaError) -> bool {
+    use rdkafka::error::RDKafkaErrorCode as Code;
+    matches!(
+        error.rdkafka_error_code(),
+        Some(Code::AutoOffsetReset | Code::OffsetOutOfRange | Code::UnknownTopicOrPartition | Code::UnknownPartition)
+    )
+}

@@ -1,0 +1,446 @@
+//! What is done with messages that cannot be stored: found, repaired, sent again, counted beyond a bound, published.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
+
+use rdkafka::Message as _;
+use rdkafka::message::Headers as _;
+use serde_json::Value;
+
+use crate::support::bed::{Bed, connect};
+use crate::support::data::{Difference, Published};
+use crate::support::until;
+use crate::support::worker::{command, run, text};
+
+const LETTERS: &str = "select count(*) from ingest_dead_letter";
+const UNKNOWN: (&str, &str) = ("SERIES_INGEST__POINTS__UNKNOWN_SERIES", "dead-letter");
+
+/// Environment with other settings behind it.
+fn with(bed: &Bed, extra: &[(&str, &str)]) -> Vec<(String, String)> {
+    let mut environment = bed.environment();
+    environment.retain(|(name, _)| !extra.iter().any(|(other, _)| other == name));
+    environment.extend(extra.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+    environment
+}
+
+/// Runs `dead-letter` with arguments; what it has printed.
+fn dead_letter(bed: &Bed, extra: &[(&str, &str)], arguments: &[&str]) -> String {
+    let output = run(&with(bed, extra), &[&["dead-letter"], arguments].concat());
+    assert_eq!(output.status.code(), Some(0), "{arguments:?}: {}", text(&output));
+    text(&output)
+}
+
+/// Publishes messages, lets a worker take them, and ends it.
+async fn take(bed: &Bed, extra: &[(&str, &str)]) {
+    bed.producer.flush();
+    let mut worker = bed.worker(extra);
+    bed.until_applied(120).await;
+    assert_eq!(worker.terminate(10), Some(0));
+}
+
+/// Good messages of a series that nobody has created, which are dead letters for now.
+async fn letters_of_an_unknown_series(bed: &Bed, messages: i32) -> Published {
+    let mut published = Published::default();
+    for number in 0..messages {
+        let payload = published.batch("s", 2);
+        bed.producer.send(&bed.points_topic, number % bed.partitions, "s", Some(payload.as_bytes()));
+    }
+    take(bed, &[UNKNOWN]).await;
+    assert_eq!(bed.count(LETTERS).await, i64::from(messages));
+    published
+}
+
+fn spawn_redrive(bed: &Bed, extra: &[(&str, &str)]) -> Child {
+    command(&with(bed, extra))
+        .args(["dead-letter", "redrive"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+/// Each number of letters is where it should be: as rows, and as the counts have it.
+async fn assert_counted(bed: &Bed, kept: i64, only_counted: i64, redriven: i64) {
+    let row = bed
+        .client
+        .query_one(
+            "select (select count(*) from ingest_dead_letter), sum(kept)::bigint, sum(only_counted)::bigint,
+                    sum(redriven)::bigint
+             from ingest_dead_letter_count",
+            &[],
+        )
+        .await
+        .unwrap();
+    let found: [Option<i64>; 4] = [row.get(0), row.get(1), row.get(2), row.get(3)];
+    assert_eq!(found, [kept, kept, only_counted, redriven].map(Some));
+}
+
+async fn waiting_for_locks(bed: &Bed) -> i64 {
+    bed.count("select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'")
+        .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_thousand_letters_are_written_once_through_two_kills() {
+    let Some(bed) = Bed::new("redrive", 4).await else { return };
+    let published = letters_of_an_unknown_series(&bed, 10_000).await;
+    let would = dead_letter(&bed, &[], &["redrive", "--dry-run"]);
+    assert!(would.contains("10000 dead letters with 40000 points would be written; 0 rejected"), "{would}");
+    assert_counted(&bed, 10_000, 0, 0).await;
+    assert_eq!(bed.count("select count(*) from time_series_metadata").await, 0, "nothing stays of a dry run");
+    let lock = connect(&bed.url).await;
+    let mut left = 10_000;
+    for _ in 0..2 {
+        let mut redrive = spawn_redrive(&bed, &[]);
+        until(60, "some are written", async || bed.count(LETTERS).await < left).await;
+        // It is stopped inside of a transaction.
+        lock.batch_execute("begin; lock table time_series_data_points in share mode").await.unwrap();
+        until(60, "it waits in a transaction", async || waiting_for_locks(&bed).await == 1).await;
+        redrive.kill().unwrap();
+        redrive.wait().unwrap();
+        lock.batch_execute("commit").await.unwrap();
+        let now = bed.count(LETTERS).await;
+        assert!(0 < now && now < left, "{now} letters are left of {left}");
+        left = now;
+    }
+    let done = dead_letter(&bed, &[], &["redrive"]);
+    until(60, "the killed ones' locks are gone", async || {
+        dead_letter(&bed, &[], &["redrive"]).contains("0 dead letters with 0 points written")
+    })
+    .await;
+    assert_eq!(bed.difference(&published).await, Difference::default(), "{done}");
+    assert_counted(&bed, 0, 0, 10_000).await;
+    bed.remove().await;
+}
+
+/// Two redrives of the same letters, of which the first is held until the second has read them too; the points then.
+async fn points_of_two_redrives(bed: &Bed, extra: &[(&str, &str)]) -> i64 {
+    letters_of_an_unknown_series(bed, 10).await;
+    let lock = connect(&bed.url).await;
+    lock.batch_execute("begin; lock table time_series_data_points in share mode").await.unwrap();
+    let mut first = spawn_redrive(bed, extra);
+    until(60, "the first one copies", async || waiting_for_locks(bed).await == 1).await;
+    let mut second = spawn_redrive(bed, extra);
+    until(60, "the second one copies, or has found nothing to do", async || {
+        second.try_wait().unwrap().is_some() || waiting_for_locks(bed).await == 2
+    })
+    .await;
+    lock.batch_execute("commit").await.unwrap();
+    assert!(first.wait().unwrap().success() && second.wait().unwrap().success());
+    bed.count_points().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_redrives_at_once_one_writes() {
+    let Some(bed) = Bed::new("two_redrives", 1).await else { return };
+    assert_eq!(points_of_two_redrives(&bed, &[]).await, 40);
+    assert_counted(&bed, 0, 0, 10).await;
+    bed.remove().await;
+}
+
+#[cfg(feature = "planted-bugs")]
+#[tokio::test(flavor = "multi_thread")]
+async fn planted_bug_a_redrive_takes_no_lock() {
+    let Some(bed) = Bed::new("redrive_bug", 1).await else { return };
+    let bug = [("SERIES_INGEST_PLANTED_BUGS", "redrive-takes-no-lock")];
+    assert_eq!(points_of_two_redrives(&bed, &bug).await, 80, "the bug is caught: all points are there twice");
+    bed.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn letters_are_found_shown_exported_and_deleted() {
+    let Some(bed) = Bed::new("letters", 2).await else { return };
+    let bad: [(i32, &[u8]); 4] = [
+        (0, br#"{"time_series_id":"a","timestamps":[0],"columns":{"c":[1,2]}}"#),
+        (0, br#"{"time_series_id":"b","timestamps":[0"#),
+        (1, b"{\"time_series_id\":\"a\xff\"}"),
+        (1, br#"{"time_series_id":"a","timestamps":["never"],"columns":{"c":[1]}}"#),
+    ];
+    for (partition, payload) in bad {
+        bed.producer.send(&bed.points_topic, partition, "key", Some(payload));
+    }
+    take(&bed, &[]).await;
+    let list = |arguments: &[&str]| -> Vec<Value> {
+        let printed = dead_letter(&bed, &[], &[&["list", "--json"], arguments].concat());
+        printed.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let topic = bed.points_topic.as_str();
+    let year_ago = "2020-01-01T00:00:00Z";
+    for (arguments, count) in [
+        (&[][..], 4),
+        (&["--reason", "schema"], 2),
+        (&["--reason", "encoding"], 1),
+        (&["--partition", "1"], 2),
+        (&["--topic", topic, "--from-offset", "1"], 2),
+        (&["--until-offset", "1"], 2),
+        (&["--topic", "another"], 0),
+        (&["--series", "a"], 2),
+        (&["--series", "b", "--reason", "syntax"], 1),
+        (&["--from-time", year_ago, "--created-from", year_ago], 4),
+        (&["--until-time", year_ago], 0),
+        (&["--created-until", year_ago], 0),
+        (&["--limit", "3"], 3),
+        (&["--parked"], 0),
+    ] {
+        assert_eq!(list(arguments).len(), count, "{arguments:?}");
+    }
+    let table = dead_letter(&bed, &[], &["list"]);
+    for part in
+        ["syntax", "schema", "encoding", topic, "4 of 4 dead letters shown", "more values than the 1 timestamps"]
+    {
+        assert!(table.contains(part), "{part}: {table}");
+    }
+    let letters = list(&["--partition", "0"]);
+    let id = letters[0]["id"].to_string();
+    let shown = dead_letter(&bed, &[], &["show", &id]);
+    assert!(shown.contains(r#""columns":{"c":[1,2]}"#) && shown.contains("columns.c"), "{shown}");
+    let exported = dead_letter(&bed, &[], &["export", "--partition", "1"]);
+    let exported: Vec<Value> = exported.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(exported.len(), 2);
+    assert!(exported[0]["payload_base64"].is_string(), "{}", exported[0]);
+    assert_eq!(exported[1]["payload"].as_str().unwrap().as_bytes(), bad[3].1);
+    assert_eq!((&exported[1]["key"], &exported[1]["offset"]), (&"key".into(), &1.into()));
+
+    assert_eq!(run(&bed.environment(), &["dead-letter", "show", "99999"]).status.code(), Some(64));
+    let unsure = run(&bed.environment(), &["dead-letter", "purge", "--reason", "schema"]);
+    assert_eq!(unsure.status.code(), Some(64), "{}", text(&unsure));
+    assert!(dead_letter(&bed, &[], &["purge", "--dry-run"]).contains("4 dead letters would be deleted"));
+    assert_counted(&bed, 4, 0, 0).await;
+    let purged = dead_letter(&bed, &[], &["purge", "--series", "a", "--yes"]);
+    assert!(purged.contains("2 dead letters deleted"), "{purged}");
+    assert_counted(&bed, 2, 0, 0).await;
+    bed.client.batch_execute("delete from ingest_dead_letter where partition = 0").await.unwrap();
+    assert_counted(&bed, 1, 0, 0).await;
+    bed.client.batch_execute("truncate ingest_dead_letter").await.unwrap();
+    assert_counted(&bed, 0, 0, 0).await;
+    bed.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_rejected_again_and_again_is_parked_and_takes_no_other_with_it() {
+    let Some(bed) = Bed::new("parked", 1).await else { return };
+    bed.client
+        .batch_execute("alter table time_series_data_points add constraint no_sevens check (value <> -7)")
+        .await
+        .unwrap();
+    let mut published = Published::default();
+    for number in 0..40 {
+        let refused = r#"{"time_series_id":"s","timestamps":[0,1],"columns":{"c":[1,-7]}}"#;
+        let payload = match number {
+            7 | 30 => refused.to_owned(),
+            8 => "{".to_owned(),
+            _ => published.batch("s", 3),
+        };
+        bed.producer.send(&bed.points_topic, 0, "s", Some(payload.as_bytes()));
+    }
+    take(&bed, &[UNKNOWN]).await;
+    assert_eq!(bed.count(LETTERS).await, 40);
+    let limit = [("SERIES_INGEST__DEAD_LETTER__MAX_ATTEMPTS", "2")];
+    let expected = "37 dead letters with 222 points";
+    let would = dead_letter(&bed, &limit, &["redrive", "--dry-run"]);
+    assert!(would.contains(&format!("{expected} would be written; 3 rejected again")), "{would}");
+    let done = dead_letter(&bed, &limit, &["redrive"]);
+    assert!(done.contains(&format!("{expected} written; 3 rejected again")), "{done}");
+    assert_eq!(bed.difference(&published).await, Difference::default());
+    let detail = "select count(*) from ingest_dead_letter where reason = 'rejected_by_database'
+                  and detail like '%23514%no_sevens%' and detail not like '%-7%' and attempts = 1";
+    assert_eq!(bed.count(detail).await, 2);
+    assert_counted(&bed, 3, 0, 37).await;
+    assert!(dead_letter(&bed, &limit, &["redrive"]).contains("0 dead letters with 0 points written; 3 rejected again"));
+    let parked = dead_letter(&bed, &limit, &["redrive"]);
+    assert!(parked.contains("written; 0 rejected again") && parked.contains("3 are parked"), "{parked}");
+    assert!(dead_letter(&bed, &limit, &["list", "--parked"]).contains("3 of 3 dead letters shown"));
+    bed.client.batch_execute("alter table time_series_data_points drop constraint no_sevens").await.unwrap();
+    let done = dead_letter(&bed, &limit, &["redrive", "--parked"]);
+    assert!(done.contains("2 dead letters with 4 points written; 1 rejected again"), "{done}");
+    assert_counted(&bed, 1, 0, 39).await;
+    bed.remove().await;
+}
+
+/// A program in the test's folder that does as an editor does.
+fn editor(bed: &Bed, script: &str) -> PathBuf {
+    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{}-editor", bed.name));
+    std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o700)).unwrap();
+    path
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_payload_is_repaired_in_the_editor() {
+    use std::io::Write as _;
+    let Some(bed) = Bed::new("edit", 1).await else { return };
+    for _ in 0..2 {
+        let bad = r#"{"time_series_id":"s","timestamps":[0],"columns":{"c":["one"]}}"#;
+        bed.producer.send(&bed.points_topic, 0, "s", Some(bad.as_bytes()));
+    }
+    take(&bed, &[]).await;
+    // The first edit is not good enough, the second one is; the next letter is skipped.
+    let script = r#"if grep -q '"one"' "$1"; then sed -i 's/"one"/tow/' "$1"; else sed -i 's/tow/2.5/' "$1"; fi"#;
+    let editor = editor(&bed, script);
+    let mut redrive = command(&with(&bed, &[("EDITOR", editor.to_str().unwrap()), ("PATH", "/usr/bin:/bin")]))
+        .args(["dead-letter", "redrive", "--edit"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    redrive.stdin.take().unwrap().write_all(b"e\ns\n").unwrap();
+    let output = redrive.wait_with_output().unwrap();
+    let printed = text(&output);
+    assert!(output.status.success(), "{printed}");
+    for part in
+        ["not written: syntax", "is written, with 1 points", "1 dead letters with 1 points written", "1 skipped"]
+    {
+        assert!(printed.contains(part), "{part}: {printed}");
+    }
+    let value: f64 = bed.client.query_one("select value from time_series_data_points", &[]).await.unwrap().get(0);
+    assert_eq!(value, 2.5);
+    assert_eq!(bed.count("select count(*) from ingest_dead_letter where attempts = 0 and reason = 'schema'").await, 1);
+    assert_counted(&bed, 1, 0, 1).await;
+    std::fs::remove_file(editor).unwrap();
+    bed.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_storm_of_bad_messages_is_bounded_and_counted_exactly() {
+    let Some(bed) = Bed::new("storm", 2).await else { return };
+    let (messages, max_rows) = (6000, 500);
+    for number in 0..messages {
+        let payload: &[u8] = if number % 3 == 0 { b"{" } else { b"7" };
+        bed.producer.send(&bed.points_topic, number % 2, "s", Some(payload));
+    }
+    bed.producer.flush();
+    let settings = [
+        ("SERIES_INGEST__DEAD_LETTER__MAX_ROWS", "500"),
+        ("SERIES_INGEST__BATCH__MAX_BYTES", "1024"),
+        ("SERIES_INGEST__DATABASE__WRITERS", "1"),
+    ];
+    // Killed on the way, so that what it had in its hands comes again.
+    let mut killed = bed.worker(&settings);
+    until(60, "some are counted", async || {
+        bed.count("select coalesce(sum(only_counted), 0)::bigint from ingest_dead_letter_count").await > 0
+    })
+    .await;
+    killed.kill();
+    let worker = bed.worker(&settings);
+    bed.until_applied(120).await;
+    // One sample for each partition and reason.
+    let kept = max_rows + 4;
+    assert_counted(&bed, kept, i64::from(messages) - kept, 0).await;
+    assert_eq!(bed.count("select count(*) from ingest_dead_letter where is_sample").await, 4);
+    let newest = "select count(*) from ingest_dead_letter where is_sample and \"offset\" >= 2997";
+    assert_eq!(bed.count(newest).await, 4, "the samples are the newest");
+    let counted = worker.metric("series_ingest_dead_letters_only_counted_total").unwrap();
+    assert!(counted > 0.0 && counted <= f64::from(messages));
+    drop(worker);
+    let listed = dead_letter(&bed, &[], &["list", "--limit", "1"]);
+    assert_eq!(listed.lines().filter(|line| line.contains("were only counted")).count(), 4, "{listed}");
+    let purged = dead_letter(&bed, &[], &["purge", "--yes", "--counts"]);
+    assert!(purged.contains(&format!("{} that were only counted", i64::from(messages) - kept)), "{purged}");
+    assert_counted(&bed, 0, 0, 0).await;
+    bed.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_payload_that_was_cut_is_read_from_kafka_again() {
+    let Some(bed) = Bed::new("cut", 1).await else { return };
+    let mut published = Published::default();
+    for _ in 0..2 {
+        let payload = published.batch("s", 4000);
+        assert!(payload.len() > 65_536);
+        bed.producer.send(&bed.points_topic, 0, "s", Some(payload.as_bytes()));
+    }
+    take(&bed, &[("SERIES_INGEST__MESSAGE__MAX_BYTES", "1024")]).await;
+    assert_eq!(bed.count("select count(*) from ingest_dead_letter where reason = 'too_large'").await, 2);
+    let id = bed.count("select min(id) from ingest_dead_letter").await.to_string();
+    assert!(dead_letter(&bed, &[], &["show", &id]).contains("only the first 65536 bytes"));
+    // Of the first one Kafka has nothing any more.
+    bed.broker.delete_records(&bed.points_topic, 0, 1).await;
+    let done = dead_letter(&bed, &[], &["redrive"]);
+    assert!(done.contains("1 dead letters with 8000 points written; 0 rejected again"), "{done}");
+    assert!(done.contains("1 left alone") && done.contains("no longer has the message"), "{done}");
+    let difference = bed.difference(&published).await;
+    assert_eq!(difference, Difference { lost: 8000, ..Difference::default() });
+    assert_counted(&bed, 1, 0, 1).await;
+    bed.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_of_each_letter_is_published_also_by_the_next_worker() {
+    let Some(bed) = Bed::new("published", 1).await else { return };
+    let topic = format!("{}.dead", bed.name);
+    bed.broker.create(&topic, 1, &[]).await;
+    let settings =
+        [("SERIES_INGEST__KAFKA__DEAD_LETTER_TOPIC", topic.as_str()), ("SERIES_INGEST__MESSAGE__MAX_BYTES", "70000")];
+    let bad = |number: usize| format!("{{\"time_series_id\":\"s\",\"n\":{number}}}");
+    let large = format!("[{}]", "1,".repeat(40_000));
+    for number in 0..60 {
+        bed.producer.send(&bed.points_topic, 0, &format!("key-{number}"), Some(bad(number).as_bytes()));
+    }
+    bed.producer.send_with_headers(&bed.points_topic, 0, "large", Some(large.as_bytes()), &[("trace", "42")]);
+    bed.producer.flush();
+    // The first worker ends before it has published any.
+    let function: String = bed
+        .client
+        .query_one("select pg_get_functiondef('ingest_letters_to_publish'::regproc)", &[])
+        .await
+        .unwrap()
+        .get(0);
+    bed.client
+        .batch_execute(
+            "alter function ingest_letters_to_publish(text, integer) rename to ingest_letters_to_publish_later",
+        )
+        .await
+        .unwrap();
+    let mut killed = bed.worker(&settings);
+    bed.until_applied(60).await;
+    killed.kill();
+    assert_eq!(bed.count("select count(*) from ingest_dead_letter where to_publish").await, 61);
+    assert_eq!(bed.broker.offsets(&topic, 0).len(), 0);
+    bed.client.batch_execute("drop function ingest_letters_to_publish_later(text, integer)").await.unwrap();
+    bed.client.batch_execute(&function).await.unwrap();
+    let worker = bed.worker(&settings);
+    until(60, "all are published", async || {
+        bed.count("select count(*) from ingest_dead_letter where to_publish").await == 0
+    })
+    .await;
+    // And one that comes now.
+    bed.producer.send(&bed.points_topic, 0, "late", Some(b"{"));
+    bed.producer.flush();
+    until(60, "the late one is published", async || bed.broker.offsets(&topic, 0).len() == 62).await;
+    let records = bed.broker.records(&topic, 0);
+    let original = bed.broker.records(&bed.points_topic, 0);
+    assert_eq!(original.len(), 62);
+    for (record, original) in records.iter().zip(&original) {
+        assert_eq!(record.key(), original.key());
+        assert_eq!(record.payload(), original.payload());
+        assert_eq!(record.timestamp(), original.timestamp());
+        let headers = record.headers().unwrap();
+        let value = |name: &str| {
+            let found: Vec<_> = headers.iter().filter(|header| header.key == name).collect();
+            assert_eq!(found.len(), 1, "{name}");
+            String::from_utf8(found[0].value.unwrap().to_vec()).unwrap()
+        };
+        assert_eq!(value("__connect.errors.topic"), bed.points_topic);
+        assert_eq!(value("__connect.errors.partition"), "0");
+        assert_eq!(value("__connect.errors.offset"), original.offset().to_string());
+        assert_eq!(value("__connect.errors.connector.name"), "default");
+        assert_eq!(value("__connect.errors.task.id"), "0");
+        assert_eq!(value("__connect.errors.stage"), "VALUE_CONVERTER");
+        assert_eq!(value("__connect.errors.class.name"), "series_ingest::message::Decoder");
+        let reason = value("__connect.errors.exception.class.name");
+        assert!(["schema", "too_large", "syntax"].contains(&reason.as_str()), "{reason}");
+        let detail = value("__connect.errors.exception.message");
+        assert!(!detail.is_empty());
+        assert_eq!(value("__connect.errors.exception.stacktrace"), format!("{reason}: {detail}"));
+        if original.key() == Some(b"large") {
+            assert_eq!(value("trace"), "42");
+        }
+    }
+    let metric = "series_ingest_dead_letters_published_total{outcome=\"delivered\"}";
+    until(20, "they are counted", async || worker.metric(metric) == Some(62.0)).await;
+    drop(worker);
+    bed.broker.delete(&[&topic]).await;
+    bed.remove().await;
+}
