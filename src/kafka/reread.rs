@@ -1,6 +1,7 @@
 //! One message read once more, by its offset: for a dead letter of which the database has only the head. All calls block: make
 //! them where blocking is allowed.
 
+use std::mem::ManuallyDrop;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -26,7 +27,8 @@ pub struct Whole {
 
 /// Reads messages once more.
 pub struct Rereader {
-    consumer: BaseConsumer,
+    /// Destroying a consumer waits for its brokers without a limit; who has this needs it until the process ends.
+    consumer: ManuallyDrop<BaseConsumer>,
     lookup: Lookup,
 }
 
@@ -45,7 +47,10 @@ impl Rereader {
         let mut properties = settings::consumer(kafka);
         // What is next is not wanted.
         properties.set("enable.partition.eof", "true");
-        Ok(Self { consumer: properties.create().map_err(settings::without_value)?, lookup: Lookup::new(kafka)? })
+        properties.set("queued.max.messages.kbytes", "2048");
+        properties.set("fetch.max.bytes", (2 * 1024 * 1024).to_string());
+        let consumer = properties.create().map_err(settings::without_value)?;
+        Ok(Self { consumer: ManuallyDrop::new(consumer), lookup: Lookup::new(kafka)? })
     }
 
     /// The message at an offset; `None` where Kafka no longer has it, or the topic is another one now.

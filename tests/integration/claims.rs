@@ -126,7 +126,7 @@ async fn what_a_journal_has_of_a_gap_fills_just_that_part_of_it_once() {
 }
 
 /// Replaces a piece of one of the claim's functions, as a bug would.
-async fn plant(client: &Client, function: &str, good: &str, bad: &str) {
+pub async fn plant(client: &Client, function: &str, good: &str, bad: &str) {
     let definition: String =
         client.query_one("select pg_get_functiondef($1::text::regproc)", &[&function]).await.unwrap().get(0);
     assert!(definition.contains(good), "{definition}");

@@ -71,36 +71,34 @@ pub(super) async fn run(config: &Arc<Config>, database: &Database, arguments: &R
         mode: if arguments.dry_run { RedriveMode::Try } else { RedriveMode::Write },
     };
     'pages: while let Some((page, read)) = letters.next().await? {
-        let mut page = work.with_whole_payloads(page).await;
-        if arguments.edit {
-            for (letter, payload) in page {
+        bar.inc((read - page.len()) as u64);
+        let (mut waiting, mut bytes) = (Vec::new(), 0);
+        for letter in page {
+            let Some((letter, payload)) = work.with_whole_payload(letter).await else {
+                bar.inc(1);
+                continue;
+            };
+            if arguments.edit {
                 if !work.edit(&letter, payload).await? {
                     break 'pages;
                 }
+                continue;
             }
-            continue;
+            bytes += payload.as_ref().map_or(0, Vec::len);
+            waiting.push((letter, payload));
+            if waiting.len() == MAX_LETTERS || bytes >= MAX_BYTES {
+                work.write(&waiting).await?;
+                bar.inc(waiting.len() as u64);
+                waiting.clear();
+                bytes = 0;
+            }
         }
-        bar.inc((read - page.len()) as u64);
-        while !page.is_empty() {
-            let rest = page.split_off(transaction(&page));
-            work.write(&page).await?;
-            bar.inc(page.len() as u64);
-            page = rest;
-        }
+        work.write(&waiting).await?;
+        bar.inc(waiting.len() as u64);
     }
     bar.finish_and_clear();
     work.done.report(arguments.dry_run, parked);
     Ok(())
-}
-
-/// How many of these letters one transaction takes.
-fn transaction(letters: &[(Letter, Option<Vec<u8>>)]) -> usize {
-    let mut bytes = 0;
-    let fits = letters.iter().take(MAX_LETTERS).take_while(|(_, payload)| {
-        bytes += payload.as_ref().map_or(0, Vec::len);
-        bytes <= MAX_BYTES
-    });
-    fits.count().max(1)
 }
 
 impl Done {
@@ -139,31 +137,30 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    /// The letters of which the whole payload can be had, with it.
-    async fn with_whole_payloads(&mut self, page: Vec<Letter>) -> Vec<(Letter, Option<Vec<u8>>)> {
-        let mut whole = Vec::with_capacity(page.len());
-        for mut letter in page {
-            if !letter.is_cut() {
-                let payload = letter.payload.take();
-                whole.push((letter, payload));
-                continue;
-            }
-            match self.wholes.read(&letter).await {
-                Ok(payload) => whole.push((letter, payload)),
-                Err(why) => {
-                    let has = letter.payload.as_ref().map_or(0, Vec::len);
-                    eprintln!(
-                        "series-ingest: dead letter {} has {has} bytes of {}: {why}",
-                        letter.id, letter.payload_bytes
-                    );
-                    self.done.cut += 1;
-                }
+    /// The letter with its whole payload, where that can be had.
+    async fn with_whole_payload(&mut self, mut letter: Letter) -> Option<(Letter, Option<Vec<u8>>)> {
+        if !letter.is_cut() {
+            let payload = letter.payload.take();
+            return Some((letter, payload));
+        }
+        match self.wholes.read(&letter).await {
+            Ok(payload) => Some((letter, payload)),
+            Err(why) => {
+                let has = letter.payload.as_ref().map_or(0, Vec::len);
+                eprintln!(
+                    "series-ingest: dead letter {} has {has} bytes of {}: {why}",
+                    letter.id, letter.payload_bytes
+                );
+                self.done.cut += 1;
+                None
             }
         }
-        whole
     }
 
     async fn write(&mut self, letters: &[(Letter, Option<Vec<u8>>)]) -> Result<(), Failure> {
+        if letters.is_empty() {
+            return Ok(());
+        }
         let asked: Vec<OneRedrive<'_>> =
             letters.iter().map(|(letter, payload)| OneRedrive { letter, payload: payload.as_deref() }).collect();
         let redriven = self.database.redrive(&asked, self.mode, &mut self.decoder, &mut self.defined).await?;
