@@ -306,8 +306,8 @@ async fn a_payload_is_repaired_in_the_editor() {
 }
 
 /// Takes 6000 bad messages where there is room for 500, with a worker that is killed in a transaction on the way; how many
-/// are kept, and only counted.
-async fn storm(bed: &Bed) -> (i64, i64) {
+/// are kept, how many are only counted, and by how much the metric differs from that.
+async fn storm(bed: &Bed) -> (i64, i64, i64) {
     let publish = |messages: std::ops::Range<i32>| {
         for number in messages {
             let payload: &[u8] = if number % 3 == 0 { b"{" } else { b"7" };
@@ -336,14 +336,15 @@ async fn storm(bed: &Bed) -> (i64, i64) {
     let now = bed.count(counted).await;
     let metric = "series_ingest_dead_letters_only_counted_total";
     until(20, "the metric counts", async || worker.metric(metric) >= Some((now - before) as f64)).await;
-    (bed.count(LETTERS).await, now)
+    let differs = worker.metric(metric).unwrap() as i64 - (now - before);
+    (bed.count(LETTERS).await, now, differs)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_storm_of_bad_messages_is_bounded_and_counted_exactly() {
     let Some(bed) = Bed::new("storm", 2).await else { return };
     // With a sample for each of two partitions and two reasons.
-    assert_eq!(storm(&bed).await, (504, 5496));
+    assert_eq!(storm(&bed).await, (504, 5496, 0));
     assert_counted(&bed, 504, 5496, 0).await;
     assert_eq!(bed.count("select count(*) from ingest_dead_letter where is_sample").await, 4);
     let newest = "select count(*) from ingest_dead_letter where is_sample and \"offset\" >= 2997";
@@ -360,7 +361,7 @@ async fn a_storm_of_bad_messages_is_bounded_and_counted_exactly() {
 async fn planted_bug_a_replaced_sample_is_not_counted() {
     let Some(bed) = Bed::new("storm_bug", 2).await else { return };
     plant(&bed.client, "ingest_add_dead_letters", "only_counted = known.only_counted + 1,", "").await;
-    let (kept, counted) = storm(&bed).await;
+    let (kept, counted, _) = storm(&bed).await;
     assert!(kept + counted < 6000, "the bug is caught: {kept} kept and {counted} counted of 6000");
     bed.remove().await;
 }
