@@ -23,3 +23,4 @@ pub mod pipeline;
 #[cfg(feature = "planted-bugs")]
 pub mod planted_bugs;
 pub mod telemetry;
+mod tls;

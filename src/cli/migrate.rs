@@ -1,10 +1,19 @@
 //! `migrate`: make or update the tables.
 
+use clap::Args;
+
 use super::{Failure, print_line};
 use crate::config::Config;
-use crate::database::schema;
+use crate::database::{roles, schema};
 
-pub(super) async fn run(config: &Config) -> Result<(), Failure> {
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// Give this role, which must exist, the rights that the worker needs on the tables, and take all others from it.
+    #[arg(long, value_name = "NAME")]
+    worker_role: Option<String>,
+}
+
+pub(super) async fn run(config: &Config, arguments: Arguments) -> Result<(), Failure> {
     config.require_database()?;
     let report = schema::migrate(config).await?;
     if report.applied.is_empty() {
@@ -15,6 +24,10 @@ pub(super) async fn run(config: &Config) -> Result<(), Failure> {
     }
     for note in report.notes {
         print_line(note);
+    }
+    if let Some(role) = arguments.worker_role {
+        roles::grant_worker(&config.database, &role).await?;
+        print_line(format_args!("role {role} has the worker's rights, and no others, on the tables"));
     }
     Ok(())
 }

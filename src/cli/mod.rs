@@ -46,7 +46,7 @@ enum Command {
     /// Run the worker until SIGTERM or SIGINT.
     Run,
     /// Make or update the tables.
-    Migrate,
+    Migrate(migrate::Arguments),
     /// Check the configuration and both servers; name every problem, with its key and a fix.
     Check,
     /// Print the effective configuration, with secrets masked.
@@ -103,6 +103,9 @@ impl Failure {
 
 impl From<database::Error> for Failure {
     fn from(error: database::Error) -> Self {
+        if let database::Error::Tls(text) = error {
+            return Self::Usage(text);
+        }
         match error.class() {
             Class::Outage => Self::Unreachable(format!("the database: {error}")),
             Class::Ours if error.is_missing_database() => Self::Usage(format!("database.url: {error}")),
@@ -115,9 +118,10 @@ impl From<SchemaError> for Failure {
     fn from(error: SchemaError) -> Self {
         match error {
             SchemaError::Database(error) => error.into(),
-            SchemaError::NotMigrated { .. } | SchemaError::TooNew { .. } | SchemaError::Different { .. } => {
-                Self::Usage(error.to_string())
-            }
+            SchemaError::NotMigrated { .. }
+            | SchemaError::TooNew { .. }
+            | SchemaError::Different { .. }
+            | SchemaError::Role(_) => Self::Usage(error.to_string()),
             SchemaError::Migration(_) => Self::Internal(error.to_string()),
         }
     }
@@ -163,7 +167,7 @@ impl Cli {
         let result = runtime.block_on(async {
             match self.command {
                 Command::Run => run::run(config).await,
-                Command::Migrate => migrate::run(&config).await,
+                Command::Migrate(arguments) => migrate::run(&config, arguments).await,
                 Command::Check => check::run(&config).await,
                 Command::Config => Ok(()),
                 Command::Demo(arguments) => demo::run(config, arguments).await,

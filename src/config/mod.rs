@@ -10,6 +10,7 @@
 //! - `validate`: ranges, and the rules between keys.
 //! - `properties`: which of librdkafka's properties are refused, and which may be shown.
 //! - `render`: the effective configuration as text.
+//! - `tls`: how the connection to PostgreSQL is protected, by the keys and by the URL.
 //! - `secret`, `url`, `problems`: what they are made of.
 
 mod files;
@@ -22,6 +23,7 @@ mod sections;
 mod sources;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod url;
 mod validate;
 
@@ -38,6 +40,7 @@ pub use sections::{
     StartAt, UnknownSeries,
 };
 use sources::Sources;
+pub use tls::{Authorities, SslMode, Tls};
 pub use url::mask_url;
 
 /// The whole configuration. Serialised, it shows no secret.

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::render;
 use super::secret::Secret;
+use super::tls::SslMode;
 use crate::message::Limits;
 
 /// Where messages come from.
@@ -27,6 +28,8 @@ pub struct Kafka {
     pub start: StartAt,
     /// How long the group waits for a silent member, in milliseconds. Default 45000; 1000 to 300000.
     pub session_timeout_ms: u64,
+    /// A file with the token of SASL OAUTHBEARER, read again before the token expires. Default empty: none.
+    pub oauth_token_file: String,
     #[serde(serialize_with = "render::properties")]
     pub(super) properties: BTreeMap<String, Secret>,
     pub(super) properties_files: BTreeMap<String, String>,
@@ -64,6 +67,15 @@ pub struct Database {
     pub url_file: String,
     /// A file that holds the password of a URL without one. Default empty: none.
     pub password_file: String,
+    /// How the connection is protected; the URL's `sslmode` says the same. Default `auto`.
+    pub sslmode: SslMode,
+    /// A PEM file with the CAs that the server's certificate may be of, or `system`; the URL's `sslrootcert` says the
+    /// same. Default empty: this system's.
+    pub sslrootcert: String,
+    /// A PEM file with the client's certificate; the URL's `sslcert` says the same. Default empty: none.
+    pub sslcert: String,
+    /// A PEM file with its key; the URL's `sslkey` says the same. Default empty: none.
+    pub sslkey: String,
     /// Connections that are kept. Default 5; 1 to 1000.
     pub pool_size: usize,
     /// Connections that may come on top. Default 10; 0 to 1000.

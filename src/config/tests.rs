@@ -393,15 +393,70 @@ fn the_rendered_configuration_names_the_sources() {
     }
 }
 
+fn tls_of(environment: &[(&str, &str)]) -> Tls {
+    from_environment(environment).unwrap().database.tls().unwrap()
+}
+
 #[test]
-fn a_url_that_asks_for_tls_is_refused_instead_of_being_taken_in_clear() {
-    for (mode, fine) in [("disable", true), ("prefer", true), ("require", false), ("verify-full", false)] {
-        let url = format!("postgresql://u:p@h/d?connect_timeout=3&sslmode={mode}");
-        let loaded = Config::load(None, [(OsString::from("DATABASE_URL"), OsString::from(url))]);
-        assert_eq!(loaded.is_ok(), fine, "{mode}");
-        if let Err(problems) = loaded {
-            assert!(problems.to_string().contains("no TLS"), "{problems}");
-        }
+fn tls_is_as_the_url_or_the_keys_say_and_where_neither_says_anything_the_host_decides() {
+    const MODE: &str = "SERIES_INGEST__DATABASE__SSLMODE";
+    const ROOT: &str = "SERIES_INGEST__DATABASE__SSLROOTCERT";
+    let file = |path: &str| Authorities::File(path.to_owned());
+    for (url, mode, authorities) in [
+        ("postgresql://u:p@h/d", SslMode::Auto, Authorities::System),
+        ("postgresql://u:p@h/d?sslmode=disable", SslMode::Disable, Authorities::System),
+        ("postgresql://u:p@h/d?connect_timeout=3&sslmode=prefer", SslMode::Prefer, Authorities::System),
+        ("postgresql://u:p@h/d?sslmode=require", SslMode::Require, Authorities::System),
+        ("postgresql://u:p@h/d?sslmode=require&sslrootcert=/a%20b.pem", SslMode::VerifyCa, file("/a b.pem")),
+        ("postgresql://u:p@h/d?sslmode=verify-ca&sslrootcert=c.pem", SslMode::VerifyCa, file("c.pem")),
+        ("postgresql://u:p@h/d?sslrootcert=c.pem", SslMode::VerifyFull, file("c.pem")),
+        ("postgresql://u:p@h/d?sslrootcert=system&sslmode=verify-full", SslMode::VerifyFull, Authorities::System),
+        // All of this is the password.
+        ("postgresql://u:p?sslmode=disable&x@h/d", SslMode::Auto, Authorities::System),
+    ] {
+        let tls = tls_of(&[("DATABASE_URL", url)]);
+        assert_eq!((tls.mode, tls.authorities), (mode, authorities), "{url}");
+    }
+    let by_keys = tls_of(&[("DATABASE_URL", "postgres://h"), (MODE, "verify-ca"), (ROOT, "c.pem")]);
+    assert_eq!((by_keys.mode, by_keys.authorities), (SslMode::VerifyCa, file("c.pem")));
+    let by_both = tls_of(&[("DATABASE_URL", "postgres://h?sslmode=verify-full"), (MODE, "verify-full"), (ROOT, "c")]);
+    assert_eq!((by_both.mode, by_both.authorities), (SslMode::VerifyFull, file("c")));
+    let client = tls_of(&[("DATABASE_URL", "postgres://h?sslcert=c.pem&sslkey=k.pem")]);
+    assert_eq!((client.mode, client.client), (SslMode::VerifyFull, Some(("c.pem".to_owned(), "k.pem".to_owned()))));
+}
+
+#[test]
+fn what_would_make_tls_weaker_than_it_looks_is_a_problem() {
+    for (query, expected) in [
+        ("sslmode=allow", "database.sslmode (DATABASE_URL): allow"),
+        ("sslmode=VERIFY-FULL", "set disable, prefer, require, verify-ca or verify-full"),
+        ("sslmode=disable&sslmode=verify-full", "is both \"disable\" (the URL's sslmode) and \"verify-full\""),
+        ("sslmode=prefer&sslrootcert=c.pem", "has no effect with sslmode prefer"),
+        ("sslmode=disable&sslcert=c.pem&sslkey=k.pem", "has no effect with sslmode disable"),
+        ("sslmode=verify-ca&sslrootcert=system", "set sslmode to verify-full"),
+        ("sslcert=c.pem", "database.sslkey"),
+        ("sslkey=k.pem", "database.sslcert"),
+    ] {
+        let expected = expected.replace(" (DATABASE_URL)", "");
+        assert_problems(from_environment(&[("DATABASE_URL", &format!("postgres://h/d?{query}"))]), &[&expected]);
+    }
+    assert_problems(
+        from_environment(&[
+            ("DATABASE_URL", "postgres://h/d?sslmode=disable"),
+            ("SERIES_INGEST__DATABASE__SSLMODE", "verify-full"),
+        ]),
+        &["database.sslmode (SERIES_INGEST__DATABASE__SSLMODE): is both \"disable\""],
+    );
+}
+
+#[test]
+fn the_driver_gets_the_url_without_what_is_about_tls() {
+    for (url, expected) in [
+        ("postgres://h", "postgres://h"),
+        ("postgres://u:p?sslmode=x@h/d?sslmode=disable", "postgres://u:p?sslmode=x@h/d"),
+        ("postgres://h/d?a=b&sslmode=require&sslrootcert=c&password=p", "postgres://h/d?a=b&password=p"),
+    ] {
+        assert_eq!(url::without_parameters(url, &tls::PARAMETERS), expected);
     }
 }
 

@@ -89,8 +89,46 @@ fn percent_encoded(text: &str) -> String {
         .collect()
 }
 
-/// A parameter of the URL's query, as it stands there.
-pub(super) fn parameter<'a>(url: &'a str, name: &str) -> Option<&'a str> {
-    let (_, query) = url.split_once('?')?;
-    query.split('&').filter_map(|pair| pair.split_once('=')).find_map(|(key, value)| (key == name).then_some(value))
+/// The URL before its query, and the query. As the driver reads it, all before the first `@` is user and password.
+fn split_query(url: &str) -> Option<(&str, &str)> {
+    let start = url.find("://").map_or(0, |at| at + 3);
+    let start = url[start..].find('@').map_or(start, |at| start + at + 1);
+    let at = start + url[start..].find('?')?;
+    Some((&url[..at], &url[at + 1..]))
+}
+
+/// The values of a parameter of the URL's query, decoded.
+pub(super) fn parameters(url: &str, name: &str) -> Vec<String> {
+    let query = split_query(url).map_or("", |(_, query)| query);
+    let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+    pairs.filter(|(key, _)| *key == name).map(|(_, value)| percent_decoded(value)).collect()
+}
+
+/// The URL without these parameters.
+pub(super) fn without_parameters(url: &str, names: &[&str]) -> String {
+    let Some((base, query)) = split_query(url) else { return url.to_owned() };
+    let other = |pair: &&str| !names.contains(&pair.split('=').next().unwrap_or(pair));
+    let left: Vec<&str> = query.split('&').filter(other).collect();
+    if left.is_empty() { base.to_owned() } else { format!("{base}?{}", left.join("&")) }
+}
+
+/// The text with each `%XX` as the byte that it stands for; what is no such thing stays.
+fn percent_decoded(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once('%') {
+        bytes.extend_from_slice(before.as_bytes());
+        match after.get(..2).map(|digits| u8::from_str_radix(digits, 16)) {
+            Some(Ok(byte)) => {
+                bytes.push(byte);
+                rest = &after[2..];
+            }
+            _ => {
+                bytes.push(b'%');
+                rest = after;
+            }
+        }
+    }
+    bytes.extend_from_slice(rest.as_bytes());
+    String::from_utf8_lossy(&bytes).into_owned()
 }

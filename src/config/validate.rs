@@ -63,15 +63,24 @@ fn kafka(kafka: &Kafka, problems: &mut Problems) {
             problems.push(format!("{section}.{name}"), format!("cannot be set: {reason}; remove it"));
         }
     }
+    let mechanism = kafka.properties().find(|(name, _)| matches!(*name, "sasl.mechanism" | "sasl.mechanisms"));
+    let by_token = mechanism.is_some_and(|(_, mechanism)| mechanism == "OAUTHBEARER");
+    match (by_token, kafka.oauth_token_file.is_empty()) {
+        (true, true) => {
+            problems
+                .push("kafka.oauth_token_file", "is not set, and sasl.mechanism is OAUTHBEARER; name the token's file");
+        }
+        (false, false) => {
+            let text = "has no effect; set sasl.mechanism to OAUTHBEARER in kafka.properties, or remove it";
+            problems.push("kafka.oauth_token_file", text);
+        }
+        _ => {}
+    }
 }
 
 fn database(database: &Database, problems: &mut Problems) {
-    let mode = url::parameter(database.url.expose(), "sslmode");
-    if mode.is_some_and(|mode| !["disable", "allow", "prefer"].contains(&mode)) {
-        problems.push(
-            "database.url",
-            "asks for TLS by its sslmode, and this version has no TLS to PostgreSQL; use a TLS proxy on this host, or sslmode=disable",
-        );
+    if let Err((key, text)) = database.tls() {
+        problems.push(key, text);
     }
     if !database.url.is_empty() && !url::is_postgres(database.url.expose()) {
         let key = if database.url_file.is_empty() { "database.url" } else { "database.url_file" };

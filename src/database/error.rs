@@ -3,6 +3,8 @@
 use deadpool_postgres::PoolError;
 use tokio_postgres::error::SqlState;
 
+use super::tls;
+
 /// What a failure means for the batch that met it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
@@ -51,6 +53,9 @@ pub enum Error {
     /// No connection could be had.
     #[error("get a connection: {}", describe_pool(.0))]
     Pool(#[from] PoolError),
+    /// TLS cannot be set up as the configuration says.
+    #[error("{0}")]
+    Tls(String),
     /// No answer came in time.
     #[error("{step}: no answer within {seconds} s")]
     TimedOut {
@@ -74,7 +79,7 @@ impl Error {
     pub fn class(&self) -> Class {
         match self {
             Self::TimedOut { .. } => Class::Outage,
-            Self::Unexpected(_) => Class::Ours,
+            Self::Unexpected(_) | Self::Tls(_) => Class::Ours,
             Self::Server { source, .. } => class_of(source),
             Self::Pool(PoolError::Backend(error)) => class_of(error),
             Self::Pool(PoolError::PostCreateHook(deadpool_postgres::HookError::Backend(error))) => class_of(error),
@@ -171,7 +176,10 @@ fn class_of_code(code: &str) -> Class {
 /// The server's code and message, or the connection's error with its cause. DETAIL and CONTEXT are left out: they quote rows.
 pub(super) fn describe(error: &tokio_postgres::Error) -> String {
     if let Some(answer) = error.as_db_error() {
-        return format!("{} (SQLSTATE {})", answer.message(), answer.code().code());
+        return format!("{} (SQLSTATE {}){}", answer.message(), answer.code().code(), tls::hint(answer));
+    }
+    if let Some(text) = tls::explain(error) {
+        return text;
     }
     let mut text = error.to_string();
     let mut cause = std::error::Error::source(error);

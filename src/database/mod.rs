@@ -1,7 +1,9 @@
 //! TimescaleDB, or plain PostgreSQL: where points, series and progress are.
 //!
 //! - [`schema`]: the tables: migrations, and what the server's edition allows.
+//! - [`roles`]: what the worker's role may do.
 //! - `pool`, `session`: connections, their limits and time-outs.
+//! - `tls`: how they are protected.
 //! - `progress`: which offsets are applied, and the claim.
 //! - `series`: the rows that points refer to.
 //! - [`copy`]: the binary encoder.
@@ -13,6 +15,7 @@
 pub mod copy;
 pub mod dead_letters;
 pub mod error;
+pub mod roles;
 pub mod schema;
 pub mod scratch;
 
@@ -21,6 +24,7 @@ mod pool;
 mod progress;
 mod series;
 mod session;
+mod tls;
 mod write;
 
 use std::collections::HashMap;
@@ -247,8 +251,8 @@ impl Database {
     /// # Errors
     /// Where it gives none.
     pub async fn probe(&self) -> Result<(), Error> {
-        // It changes no row, and fails on a server that takes no writes.
-        let sql = "update ingest_progress set updated_at = updated_at where false";
+        // It inserts no row, and fails on a server that takes no writes.
+        let sql = "select ingest_start(0, '{}', '{}')";
         let work = async { self.session().await?.query("probe", sql, &[]).await.map(drop) };
         self.noted(work.await)
     }

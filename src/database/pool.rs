@@ -5,11 +5,12 @@
 use std::time::Duration;
 
 use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime, Timeouts};
-use tokio_postgres::{Config as ConnectionConfig, NoTls};
-use tracing::debug;
+use tokio_postgres::Config as ConnectionConfig;
+use tracing::{debug, warn};
 
 use super::error::Error;
-use crate::config;
+use super::tls::{self, Tls};
+use crate::config::{self, SslMode};
 use crate::telemetry::metrics;
 
 /// The pool with the limits it keeps.
@@ -23,11 +24,10 @@ pub(super) struct Connections {
 
 impl Connections {
     pub(super) fn new(database: &config::Database) -> Result<Self, Error> {
-        let manager = Manager::from_config(
-            connection_config(database)?,
-            NoTls,
-            ManagerConfig { recycling_method: RecyclingMethod::Verified },
-        );
+        let (connection, tls) = connection_config(database)?;
+        warn_of_weak(&connection, tls.mode());
+        let manager =
+            Manager::from_config(connection, tls, ManagerConfig { recycling_method: RecyclingMethod::Verified });
         let session = session_settings(database);
         let max_age = Duration::from_secs(database.pool_recycle_s);
         let connect = Duration::from_millis(database.connect_timeout_ms);
@@ -89,9 +89,9 @@ impl Connections {
     }
 }
 
-/// How a connection is made: from the URL, with our time-outs.
-pub(super) fn connection_config(database: &config::Database) -> Result<ConnectionConfig, Error> {
-    let url = database.connection();
+/// How a connection is made: from the URL, with our time-outs, and how it is protected.
+pub(super) fn connection_config(database: &config::Database) -> Result<(ConnectionConfig, Tls), Error> {
+    let url = database.url_without_tls();
     let mut connection: ConnectionConfig = url.expose().parse().map_err(|error| {
         Error::Unexpected(format!("database.url cannot be read: {}", super::error::describe(&error)))
     })?;
@@ -105,7 +105,19 @@ pub(super) fn connection_config(database: &config::Database) -> Result<Connectio
         .keepalives_interval(Duration::from_millis(database.keepalive_idle_ms))
         .keepalives_retries(3)
         .tcp_user_timeout(Duration::from_millis(database.tcp_user_timeout_ms));
-    Ok(connection)
+    let tls = Tls::new(database, &mut connection)?;
+    Ok((connection, tls))
+}
+
+/// Says what a mode that was asked for does not protect from.
+fn warn_of_weak(connection: &ConnectionConfig, mode: SslMode) {
+    let risk = match mode {
+        SslMode::Disable if !tls::is_local(connection) => "passwords and points cross the network in clear",
+        SslMode::Prefer => "whoever is in between can make the connection one in clear",
+        SslMode::Require => "nobody checks that the server is the one it should be",
+        _ => return,
+    };
+    warn!(sslmode = mode.as_str(), risk, "the connection to PostgreSQL is weaker than verify-full");
 }
 
 /// What every session is told. The server ends what a vanished client left behind: it looks after its client while it

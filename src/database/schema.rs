@@ -5,7 +5,7 @@ use std::future::Future;
 use std::time::Duration;
 
 use refinery::Runner;
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::Client;
 use tracing::{info, warn};
 
 use super::error::{Error, describe};
@@ -84,6 +84,9 @@ pub enum SchemaError {
         /// The highest applied migration.
         version: i32,
     },
+    /// The worker's role cannot be given its rights.
+    #[error("{0}")]
+    Role(String),
     /// An applied migration is not the one of this program.
     #[error("migration {name} was applied with another content: this is another program's schema")]
     Different {
@@ -95,9 +98,9 @@ pub enum SchemaError {
 /// A connection outside the pool, without its statement time-out: migrations take as long as they need.
 pub(super) async fn connect(database: &config::Database) -> Result<Client, Error> {
     let step = "connect";
-    let connect = connection_config(database)?;
+    let (connect, tls) = connection_config(database)?;
     let limit = Duration::from_millis(database.connect_timeout_ms);
-    let connecting = tokio::time::timeout(limit, connect.connect(NoTls));
+    let connecting = tokio::time::timeout(limit, connect.connect(tls));
     let (client, connection) = connecting
         .await
         .map_err(|_| Error::TimedOut { step, seconds: limit.as_secs() })?

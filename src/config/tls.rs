@@ -1,0 +1,149 @@
+//! How the connection to PostgreSQL is protected: the keys `database.sslmode` and its files, and the same as parameters of
+//! the URL, as libpq spells them. What they make together is never weaker than either.
+
+use serde::{Deserialize, Serialize};
+
+use super::Database;
+use super::url;
+
+/// libpq's `sslmode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SslMode {
+    /// As the URL says; without that `disable` for this machine's loopback and sockets, and `verify-full` for any other
+    /// host, or where a file is named.
+    Auto,
+    /// In clear.
+    Disable,
+    /// Encrypted where the server can, without looking at its certificate; else in clear.
+    Prefer,
+    /// Encrypted, without looking at the server's certificate.
+    Require,
+    /// Encrypted, with a certificate of a known CA, whatever host it is for.
+    VerifyCa,
+    /// Encrypted, with a certificate of a known CA for the URL's host.
+    VerifyFull,
+}
+
+impl SslMode {
+    /// The mode as libpq spells it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Disable => "disable",
+            Self::Prefer => "prefer",
+            Self::Require => "require",
+            Self::VerifyCa => "verify-ca",
+            Self::VerifyFull => "verify-full",
+        }
+    }
+
+    fn named(name: &str) -> Option<Self> {
+        let all = [Self::Disable, Self::Prefer, Self::Require, Self::VerifyCa, Self::VerifyFull];
+        all.into_iter().find(|mode| mode.as_str() == name)
+    }
+}
+
+/// The CAs whose word is taken for the server's certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Authorities {
+    /// Those of this system.
+    System,
+    /// Those in a PEM file.
+    File(String),
+}
+
+/// What the settings make together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tls {
+    /// The mode; [`SslMode::Auto`] where the host decides.
+    pub mode: SslMode,
+    /// Whose certificates are taken, where the mode looks at them.
+    pub authorities: Authorities,
+    /// The files of the client's certificate and of its key.
+    pub client: Option<(String, String)>,
+}
+
+/// The URL's parameters that are about TLS: the mode and the three files.
+pub(super) const PARAMETERS: [&str; 4] = ["sslmode", "sslrootcert", "sslcert", "sslkey"];
+
+impl Database {
+    /// How its connections are protected.
+    ///
+    /// # Errors
+    /// The key, and what is wrong with it.
+    pub fn tls(&self) -> Result<Tls, (&'static str, String)> {
+        let [mode, root, certificate, key] = self.tls_settings()?;
+        let mode = match mode.as_str() {
+            "" if [&root, &certificate, &key].iter().all(|file| file.is_empty()) => SslMode::Auto,
+            "" => SslMode::VerifyFull,
+            "allow" => {
+                let text = "allow, in clear wherever the server lets us, is not offered; set disable or verify-full";
+                return Err(("database.sslmode", text.to_owned()));
+            }
+            name => SslMode::named(name).ok_or_else(|| {
+                let text = format!("is {name:?}; set disable, prefer, require, verify-ca or verify-full");
+                ("database.sslmode", text)
+            })?,
+        };
+        let (mode, authorities) = match (mode, root.as_str()) {
+            (mode, "") => (mode, Authorities::System),
+            (SslMode::Disable | SslMode::Prefer, _) => return Err(without_effect("database.sslrootcert", mode)),
+            (SslMode::VerifyFull, "system") => (mode, Authorities::System),
+            // Anybody gets a certificate of such a CA, for a host of his own.
+            (_, "system") => {
+                let text = format!("is system, and sslmode is {}; set sslmode to verify-full", mode.as_str());
+                return Err(("database.sslrootcert", text));
+            }
+            // As libpq does it: who names a CA wants it to be looked at.
+            (SslMode::Require, file) => (SslMode::VerifyCa, Authorities::File(file.to_owned())),
+            (mode, file) => (mode, Authorities::File(file.to_owned())),
+        };
+        let client = match (certificate.is_empty(), key.is_empty()) {
+            (true, true) => None,
+            (false, false) if mode == SslMode::Disable => return Err(without_effect("database.sslcert", mode)),
+            (false, false) => Some((certificate, key)),
+            (false, true) => {
+                return Err(("database.sslkey", "is not set, and database.sslcert is; set both".to_owned()));
+            }
+            (true, false) => {
+                return Err(("database.sslcert", "is not set, and database.sslkey is; set both".to_owned()));
+            }
+        };
+        Ok(Tls { mode, authorities, client })
+    }
+
+    /// The URL as the driver takes it: without the parameters that are about TLS.
+    pub fn url_without_tls(&self) -> super::Secret {
+        super::Secret::new(url::without_parameters(self.url.expose(), &PARAMETERS))
+    }
+
+    /// The mode and the three files; empty where they are not set.
+    fn tls_settings(&self) -> Result<[String; 4], (&'static str, String)> {
+        let mode = if self.sslmode == SslMode::Auto { "" } else { self.sslmode.as_str() };
+        let keys = [
+            ("database.sslmode", mode),
+            ("database.sslrootcert", &self.sslrootcert),
+            ("database.sslcert", &self.sslcert),
+            ("database.sslkey", &self.sslkey),
+        ];
+        let mut settings = [const { String::new() }; 4];
+        for ((setting, (key, own)), parameter) in settings.iter_mut().zip(keys).zip(PARAMETERS) {
+            let in_url = url::parameters(self.url.expose(), parameter);
+            let mut values = in_url.iter().map(String::as_str).chain([own]).filter(|value| !value.is_empty());
+            let first = values.next().unwrap_or_default();
+            if let Some(other) = values.find(|value| *value != first) {
+                // Which of them is meant is not for us to guess.
+                return Err((key, format!("is both {first:?} (the URL's {parameter}) and {other:?}; set one of them")));
+            }
+            *setting = first.to_owned();
+        }
+        Ok(settings)
+    }
+}
+
+fn without_effect(key: &'static str, mode: SslMode) -> (&'static str, String) {
+    let text =
+        format!("has no effect with sslmode {}; set database.sslmode to verify-full, or remove it", mode.as_str());
+    (key, text)
+}

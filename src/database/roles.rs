@@ -1,0 +1,92 @@
+//! The worker's role: the rights that `run` and `journal replay` need on the tables and functions of the migrations, and no
+//! other. The role that runs `migrate` owns them.
+
+use tokio_postgres::Client;
+
+use super::error::Error;
+use super::schema::{SchemaError, connect};
+use crate::config;
+
+/// The tables, each with the worker's rights on it.
+///
+/// Points can be added and not so much as read. Progress is moved by functions only. A dead letter that comes again takes
+/// the place of the old one.
+pub const TABLES: [(&str, &str); 8] = [
+    ("time_series_data_points", "insert"),
+    ("time_series_metadata", "select"),
+    ("ingest_source", "select"),
+    ("ingest_progress", "select"),
+    ("ingest_gap", "select"),
+    ("ingest_series", ""),
+    ("ingest_dead_letter", "select, insert, update"),
+    ("refinery_schema_history", "select"),
+];
+
+/// The functions that the worker may call; they run with the rights of their owner.
+pub const FUNCTIONS: [&str; 8] = [
+    "ingest_source_id",
+    "ingest_start",
+    "ingest_claim",
+    "ingest_claim_missing",
+    "ingest_claim_journaled",
+    "ingest_record_gap",
+    "ingest_define_series",
+    "ingest_see_columns",
+];
+
+/// Gives `role` the worker's rights in the schema of the migrations, and takes all others on the same objects from it.
+///
+/// # Errors
+/// Where the server does not answer, there is no such role, or it has all rights anyway.
+pub async fn grant_worker(database: &config::Database, role: &str) -> Result<(), SchemaError> {
+    let client = connect(database).await?;
+    let step = "look for the role";
+    let found = client
+        .query_opt(
+            "select rolsuper or pg_has_role(oid, (select relowner from pg_class
+                                                  where oid = 'ingest_progress'::regclass), 'member'),
+                    quote_ident(rolname), quote_ident(current_schema())
+             from pg_roles where rolname = $1",
+            &[&role],
+        )
+        .await
+        .map_err(|source| Error::Server { step, source })?;
+    let Some(found) = found else {
+        return Err(SchemaError::Role(format!("there is no role {role:?}: make it, create role … login password …")));
+    };
+    if found.get(0) {
+        return Err(SchemaError::Role(format!(
+            "role {role:?} is a superuser, or a member of the role that owns the tables, and so has every right: name \
+             another one"
+        )));
+    }
+    let (role, schema): (String, String) = (found.get(1), found.get(2));
+    let mut sql = format!("begin; grant usage on schema {schema} to {role};");
+    for (table, rights) in TABLES {
+        sql += &format!("revoke all on {schema}.{table} from {role};");
+        if !rights.is_empty() {
+            sql += &format!("grant {rights} on {schema}.{table} to {role};");
+        }
+    }
+    for (function, theirs) in functions(&client).await? {
+        let change = if theirs { "grant execute on" } else { "revoke all on" };
+        let whom = if theirs { "to" } else { "from" };
+        sql += &format!("{change} function {function} {whom} {role};");
+    }
+    sql += "commit";
+    client.batch_execute(&sql).await.map_err(|source| Error::Server { step: "grant the rights", source })?;
+    Ok(())
+}
+
+/// The migrations' functions with their parameters, each with whether the worker may call it.
+async fn functions(client: &Client) -> Result<Vec<(String, bool)>, Error> {
+    let rows = client
+        .query(
+            "select oid::regprocedure::text, proname = any ($1::text[]) from pg_proc
+             where pronamespace = current_schema()::regnamespace and proname like 'ingest\\_%' and prosecdef",
+            &[&FUNCTIONS.as_slice()],
+        )
+        .await
+        .map_err(|source| Error::Server { step: "list the functions", source })?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
