@@ -15,7 +15,6 @@ use crate::database::scratch::Scratch;
 use crate::database::{Database, schema};
 use crate::journal::{Journal, Options, RealFiles};
 use crate::kafka::publisher::Publisher;
-use crate::kafka::settings;
 use crate::message::Kind;
 
 const PARTITIONS: i32 = 8;
@@ -106,7 +105,7 @@ pub(super) async fn run(config: Arc<Config>, file: Option<PathBuf>, arguments: A
     bench.database.url = Secret::new(scratch.url().to_owned());
     let result = measure(&bench, file.as_deref(), &arguments, &scratch).await;
     let topics = [bench.kafka.series_topic.as_str(), bench.kafka.points_topic.as_str()];
-    let deleted = async { Publisher::new(&settings::client(&bench.kafka))?.delete_topics(&topics).await };
+    let deleted = async { Publisher::new(&bench.kafka)?.delete_topics(&topics).await };
     if let Err(error) = deleted.await {
         print_line(format_args!("the benchmark's topics are still there: {error}"));
     }
@@ -157,7 +156,7 @@ async fn measure(bench: &Config, file: Option<&Path>, arguments: &Arguments, scr
 }
 
 async fn publish(bench: &Config, arguments: &Arguments) -> Result<(), Failure> {
-    let publisher = Publisher::new(&settings::client(&bench.kafka))?;
+    let publisher = Publisher::new(&bench.kafka)?;
     let (series_topic, points_topic) = (bench.kafka.series_topic.clone(), bench.kafka.points_topic.clone());
     publisher.create_topics(&[(&series_topic, 1), (&points_topic, PARTITIONS)]).await?;
     let messages = arguments.rounds() * arguments.series;

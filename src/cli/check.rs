@@ -90,11 +90,17 @@ async fn check_kafka(config: &Arc<Config>, problems: &mut Vec<Problem>) -> Resul
             }
         };
         let Some(cluster) = lookup.cluster_id() else {
-            let text = format!(
-                "{} does not answer. Is the broker up, and are addresses and security settings right?",
-                config.kafka.brokers
-            );
-            return vec![Problem { key: "kafka.brokers", text, unreachable: true }];
+            let problem = match lookup.refused() {
+                Some(text) => Problem { key: "kafka.properties", text, unreachable: true },
+                None => {
+                    let text = format!(
+                        "{} does not answer. Is the broker up, and are addresses and security settings right?",
+                        config.kafka.brokers
+                    );
+                    Problem { key: "kafka.brokers", text, unreachable: true }
+                }
+            };
+            return vec![problem];
         };
         print_line(format_args!("kafka: cluster {cluster}"));
         let topics = [
@@ -109,6 +115,10 @@ async fn check_kafka(config: &Arc<Config>, problems: &mut Vec<Problem>) -> Resul
                         let id =
                             topic.id.as_deref().unwrap_or("none: a topic made anew cannot be told from the old one");
                         print_line(format_args!("topic {}: {} partitions, id {id}", topic.name, topic.partitions));
+                        if topic.may_read == Some(false) {
+                            let text = format!("topic {}: this user may not READ it: allow it", topic.name);
+                            found.push(Problem { key, text, unreachable: false });
+                        }
                     }
                 }
                 Err(error) => {
@@ -116,6 +126,12 @@ async fn check_kafka(config: &Arc<Config>, problems: &mut Vec<Problem>) -> Resul
                     found.push(Problem { key, text, unreachable: false });
                 }
             }
+        }
+        let group = &config.kafka.group_id;
+        if let Err(error) = lookup.committed(&[(config.kafka.points_topic.clone(), 0)])
+            && let Some(text) = lookup.refusal(&error)
+        {
+            found.push(Problem { key: "kafka.group_id", text: format!("group {group}: {text}"), unreachable: false });
         }
         found
     });

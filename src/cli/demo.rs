@@ -21,7 +21,6 @@ use crate::database::schema;
 use crate::database::scratch::{Scratch, TableSummary};
 use crate::kafka::embedded::EmbeddedKafka;
 use crate::kafka::publisher::Publisher;
-use crate::kafka::settings;
 use crate::pipeline;
 use crate::telemetry::health::Health;
 use crate::telemetry::logging;
@@ -118,9 +117,7 @@ pub(super) async fn run(config: Arc<Config>, arguments: Arguments) -> Result<(),
 async fn clean_up(demo: &Config, scratch: Scratch, delete_topics: bool) {
     if delete_topics {
         let deleted = async {
-            Publisher::new(&settings::client(&demo.kafka))?
-                .delete_topics(&[&demo.kafka.series_topic, &demo.kafka.points_topic])
-                .await
+            Publisher::new(&demo.kafka)?.delete_topics(&[&demo.kafka.series_topic, &demo.kafka.points_topic]).await
         };
         if let Err(error) = deleted.await {
             print_line(format_args!("the demo's topics are still there: {error}"));
@@ -142,7 +139,7 @@ async fn ingest(
     for note in schema::migrate(demo).await?.notes {
         print_line(note);
     }
-    let publisher = Publisher::new(&settings::client(&demo.kafka))?;
+    let publisher = Publisher::new(&demo.kafka)?;
     match embedded {
         Some(embedded) => {
             embedded.create_topic(&demo.kafka.series_topic, 1)?;

@@ -15,6 +15,7 @@ use tracing::{debug, error, info, warn};
 
 use super::assignment::{Assignment, Reader};
 use super::context::{Context, Notice, log_failure, positions};
+use super::login::Login;
 use super::lookup::TopicPartition;
 use super::settings;
 use crate::batch::{Budget, MessageSet, RawMessage, Source, headers};
@@ -154,8 +155,9 @@ pub enum StartError {
 }
 
 fn build(kafka: &Kafka) -> Result<BaseConsumer<Context>, KafkaError> {
-    let consumer: BaseConsumer<Context> =
-        settings::consumer(kafka).create_with_context(Context::default()).map_err(settings::without_value)?;
+    let consumer: BaseConsumer<Context> = settings::consumer(kafka)
+        .create_with_context(Context::new(Login::new(kafka)))
+        .map_err(settings::without_value)?;
     consumer.subscribe(&[&kafka.series_topic, &kafka.points_topic])?;
     Ok(consumer)
 }

@@ -4,14 +4,15 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use rdkafka::client::ClientContext;
+use rdkafka::client::{ClientContext, OAuthToken};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{Offset, TopicPartitionList};
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error, warn};
 
+use super::login::{self, Login};
 use super::lookup::TopicPartition;
 
 /// What happened inside a poll.
@@ -23,12 +24,17 @@ pub(super) enum Notice {
     Committed,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Context {
     notices: Mutex<Vec<Notice>>,
+    login: Login,
 }
 
 impl Context {
+    pub(super) fn new(login: Login) -> Self {
+        Self { notices: Mutex::default(), login }
+    }
+
     /// What has happened since the last call, in order.
     pub(super) fn take(&self) -> Vec<Notice> {
         std::mem::take(&mut *self.lock())
@@ -44,21 +50,25 @@ impl Context {
 }
 
 impl ClientContext for Context {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        match level {
-            RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => {
-                warn!(facility, message, "librdkafka");
-            }
-            RDKafkaLogLevel::Warning | RDKafkaLogLevel::Notice => info!(facility, message, "librdkafka"),
-            RDKafkaLogLevel::Info | RDKafkaLogLevel::Debug => debug!(facility, message, "librdkafka"),
-        }
+        login::log(level, facility, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
+        if let Some(refusal) = self.login.note(&error, reason) {
+            warn!(refusal, "Kafka does not let this client do its work");
+            return;
+        }
         // The end of a partition is no error. The others come out of the poll as well, where they are handled.
         if error.rdkafka_error_code() != Some(RDKafkaErrorCode::PartitionEOF) {
             debug!(%error, reason, "librdkafka reports an error");
         }
+    }
+
+    fn generate_oauth_token(&self, _config: Option<&str>) -> Result<OAuthToken, Box<dyn std::error::Error>> {
+        self.login.token()
     }
 }
 

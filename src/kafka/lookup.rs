@@ -2,12 +2,14 @@
 //! answer. All calls block for up to [`TIMEOUT`]: call them where blocking is allowed.
 
 use std::collections::HashMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Offset, TopicPartitionList};
 
+use super::diagnosis;
+use super::login::{Login, Refused, refusal};
 use super::settings;
 use super::topic_id::{self, Topic};
 use crate::config::Kafka;
@@ -27,9 +29,13 @@ pub struct LogRange {
     pub end: i64,
 }
 
+/// How long to wait for librdkafka to ask for the first token.
+const TOKEN_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// A client that asks.
 pub struct Lookup {
-    client: BaseConsumer,
+    client: BaseConsumer<Login>,
+    kafka: Kafka,
 }
 
 impl std::fmt::Debug for Lookup {
@@ -49,12 +55,62 @@ impl Lookup {
         // It asks for the group's offsets, and never joins the group.
         properties.set("group.id", &kafka.group_id);
         properties.set("enable.auto.commit", "false");
-        Ok(Self { client: properties.create().map_err(settings::without_value)? })
+        let client = properties.create_with_context(Login::new(kafka)).map_err(settings::without_value)?;
+        Ok(Self { client, kafka: kafka.clone() })
+    }
+
+    /// Why the brokers do not let this client do its work, after a question that got this error; `None` where it failed for
+    /// another reason.
+    pub fn refusal(&self, error: &KafkaError) -> Option<String> {
+        if let Some((_, advice)) = code_of(error).and_then(|code| refusal(code, "")) {
+            return Some(format!("{advice}: {error}"));
+        }
+        self.refused()
+    }
+
+    /// What the brokers refused last, of what they have not granted since.
+    pub fn refused(&self) -> Option<String> {
+        let refused = self.client.context().refused()?;
+        Some(match diagnosis::of_certificate(&self.kafka, &refused) {
+            Some(words) => format!("{words}. {refused}"),
+            None => refused,
+        })
+    }
+
+    /// Asks; nobody else polls this client, so what librdkafka has to say by itself is heard before and after.
+    fn ask<T>(
+        &self,
+        what: Refused,
+        question: impl FnOnce(&BaseConsumer<Login>) -> Result<T, KafkaError>,
+    ) -> Result<T, KafkaError> {
+        let login = self.client.context();
+        let deadline = Instant::now() + TOKEN_TIMEOUT;
+        self.listen(Duration::from_millis(1));
+        while login.waits_for_token() && login.refused().is_none() && Instant::now() < deadline {
+            self.listen(Duration::from_millis(50));
+        }
+        let answer = question(&self.client);
+        match answer.as_ref().map_err(code_of) {
+            Ok(_) => login.granted(what),
+            // Whoever says so has let this client in.
+            Err(Some(RDKafkaErrorCode::TopicAuthorizationFailed)) => login.granted(Refused::Connection),
+            Err(_) => self.listen(Duration::from_millis(50)),
+        }
+        answer
+    }
+
+    /// Lets librdkafka say what it has to say for as long as `wait`; what matters of it is noted by the context.
+    fn listen(&self, wait: Duration) {
+        while self.client.poll(wait).is_some() {}
     }
 
     /// The cluster's id; `None` where the brokers do not answer.
     pub fn cluster_id(&self) -> Option<String> {
-        self.client.client().fetch_cluster_id(TIMEOUT)
+        let id = |client: &BaseConsumer<Login>| {
+            let id = client.client().fetch_cluster_id(TIMEOUT);
+            id.ok_or(KafkaError::MetadataFetch(RDKafkaErrorCode::OperationTimedOut))
+        };
+        self.ask(Refused::Connection, id).ok()
     }
 
     /// The topics as the brokers describe them.
@@ -62,7 +118,7 @@ impl Lookup {
     /// # Errors
     /// Where the brokers do not answer, or a topic does not exist or may not be seen.
     pub fn topics(&self, names: &[&str]) -> Result<Vec<Topic>, KafkaError> {
-        topic_id::describe(self.client.client(), names, TIMEOUT)
+        self.ask(Refused::Topic, |client| topic_id::describe(client.client(), names, TIMEOUT))
     }
 
     /// A topic's id in base 64; `None` where there is no such topic, or the broker gives no ids.
@@ -108,7 +164,7 @@ impl Lookup {
         for (topic, partition) in partitions {
             question.add_partition(topic, *partition);
         }
-        Ok(offsets(&self.client.committed_offsets(question, TIMEOUT)?))
+        Ok(offsets(&self.ask(Refused::Group, |client| client.committed_offsets(question, TIMEOUT))?))
     }
 
     fn list_offsets(
@@ -120,7 +176,15 @@ impl Lookup {
         for (topic, partition) in partitions {
             question.add_partition_offset(topic, *partition, which)?;
         }
-        Ok(offsets(&self.client.offsets_for_times(question, TIMEOUT)?))
+        Ok(offsets(&self.ask(Refused::Topic, |client| client.offsets_for_times(question, TIMEOUT))?))
+    }
+}
+
+/// The code of an error of librdkafka; rdkafka leaves it out for an administrator's question.
+fn code_of(error: &KafkaError) -> Option<RDKafkaErrorCode> {
+    match error {
+        KafkaError::AdminOp(code) => Some(*code),
+        other => other.rdkafka_error_code(),
     }
 }
 

@@ -5,6 +5,7 @@
 //! - [`lookup`]: questions about topics and offsets, asked beside the consumer.
 //! - [`reread`]: one message, read once more.
 //! - [`dead_letter_topic`]: copies of dead letters.
+//! - `login`, `diagnosis`: credentials, and what the brokers say to them.
 //! - [`topic_id`]: the one question that rdkafka has no safe call for.
 //! - [`publisher`], [`embedded`]: publishing, and a broker in this process, for the demo and the benchmark.
 //!
@@ -29,6 +30,8 @@ pub mod topic_id;
 
 mod assignment;
 mod context;
+mod diagnosis;
+mod login;
 
 pub use rdkafka::error::KafkaError as Error;
 

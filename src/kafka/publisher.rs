@@ -2,20 +2,21 @@
 
 use std::time::Duration;
 
-use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
 
+use super::login::Login;
 use super::settings;
+use crate::config::Kafka;
 
 /// How long a full queue or a final flush may take.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Publishes without waiting for each message.
 pub struct Publisher {
-    producer: ThreadedProducer<rdkafka::producer::DefaultProducerContext>,
+    producer: ThreadedProducer<Login>,
     admin: AdminClient<DefaultClientContext>,
 }
 
@@ -30,14 +31,15 @@ impl Publisher {
     ///
     /// # Errors
     /// Where librdkafka refuses a property.
-    pub fn new(client: &ClientConfig) -> KafkaResult<Self> {
+    pub fn new(kafka: &Kafka) -> KafkaResult<Self> {
+        let client = settings::client(kafka);
         let mut properties = client.clone();
         properties.set("enable.idempotence", "true");
         properties.set("linger.ms", "20");
         properties.set("compression.type", "lz4");
         properties.set("queue.buffering.max.kbytes", "65536");
         Ok(Self {
-            producer: properties.create().map_err(settings::without_value)?,
+            producer: properties.create_with_context(Login::new(kafka)).map_err(settings::without_value)?,
             admin: client.create().map_err(settings::without_value)?,
         })
     }

@@ -24,6 +24,8 @@ pub struct Topic {
     pub id: Option<String>,
     /// The number of its partitions.
     pub partitions: usize,
+    /// Whether this client may read it; `None` where the broker does not say.
+    pub may_read: Option<bool>,
 }
 
 /// Destroys a C object at the end of its scope.
@@ -31,8 +33,10 @@ struct Guard<T>(*mut T, unsafe extern "C" fn(*mut T));
 
 impl<T> Drop for Guard<T> {
     fn drop(&mut self) {
-        // SAFETY: the pointer came from librdkafka's constructor of this type, and is destroyed only here.
-        unsafe { (self.1)(self.0) }
+        if !self.0.is_null() {
+            // SAFETY: the pointer came from librdkafka's constructor of this type, and is destroyed only here.
+            unsafe { (self.1)(self.0) }
+        }
     }
 }
 
@@ -67,6 +71,11 @@ pub fn describe<C: ClientContext>(
         if set != RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
             return Err(KafkaError::AdminOp(set.into()));
         }
+        // Brokers before Kafka 2.3 cannot say; an error means that only.
+        drop(Guard(
+            c::rd_kafka_AdminOptions_set_include_authorized_operations(options.0, 1),
+            c::rd_kafka_error_destroy,
+        ));
         let set = c::rd_kafka_AdminOptions_set_broker(options.0, broker, ptr::null_mut(), 0);
         if set != RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
             return Err(KafkaError::AdminOp(set.into()));
@@ -122,6 +131,10 @@ unsafe fn topic(description: *const c::rd_kafka_TopicDescription_t) -> Result<To
         let name = CStr::from_ptr(c::rd_kafka_TopicDescription_name(description)).to_string_lossy().into_owned();
         let mut partitions = 0;
         c::rd_kafka_TopicDescription_partitions(description, &raw mut partitions);
+        let mut count = 0;
+        let operations = c::rd_kafka_TopicDescription_authorized_operations(description, &raw mut count);
+        let may_read = (!operations.is_null())
+            .then(|| (0..count).any(|i| *operations.add(i) == c::rd_kafka_AclOperation_t::RD_KAFKA_ACL_OPERATION_READ));
         let uuid = c::rd_kafka_TopicDescription_topic_id(description);
         let id = if uuid.is_null() {
             None
@@ -129,7 +142,7 @@ unsafe fn topic(description: *const c::rd_kafka_TopicDescription_t) -> Result<To
             let text = c::rd_kafka_Uuid_base64str(uuid);
             (!text.is_null()).then(|| CStr::from_ptr(text).to_string_lossy().into_owned())
         };
-        Ok(Topic { name, id: id.filter(|id| !id.is_empty() && id != NO_ID), partitions })
+        Ok(Topic { name, id: id.filter(|id| !id.is_empty() && id != NO_ID), partitions, may_read })
     }
 }
 

@@ -25,6 +25,8 @@ pub(super) struct Observation {
     pub(super) log_ranges: HashMap<TopicPartition, LogRange>,
     pub(super) topic_ids: HashMap<String, String>,
     pub(super) committed: HashMap<TopicPartition, i64>,
+    /// Why the brokers do not let this worker do its work.
+    refusal: Option<String>,
 }
 
 /// Looks at Kafka and the database.
@@ -58,7 +60,10 @@ impl Watch {
     pub(super) async fn next(&mut self) -> Option<Observation> {
         loop {
             match self.questions.join_next().await {
-                Some(Ok(Some(observation))) => return Some(observation),
+                Some(Ok(Some(mut observation))) => {
+                    self.health.set_condition("kafka", observation.refusal.take());
+                    return Some(observation);
+                }
                 Some(Ok(None)) => {}
                 Some(Err(failure)) => debug!(%failure, "a question to Kafka ended early"),
                 None => std::future::pending().await,
@@ -128,21 +133,37 @@ fn ask(lookup: &Lookup, topics: &[String], owned: &[TopicPartition]) -> Option<O
         match lookup.topics(&[topic]) {
             Ok(described) => {
                 for topic in described {
+                    if topic.may_read == Some(false) {
+                        let text = format!("topic {}: this client's user may not READ it: allow it", topic.name);
+                        observation.refusal.get_or_insert(text);
+                    }
                     if let Some(id) = topic.id {
                         observation.topic_ids.insert(topic.name, id);
                     }
                 }
             }
-            Err(failure) => debug!(%failure, topic, "the topic cannot be described"),
+            Err(failure) => {
+                if let Some(refusal) = lookup.refusal(&failure) {
+                    observation.refusal.get_or_insert(format!("topic {topic}: {refusal}"));
+                }
+                debug!(%failure, topic, "the topic cannot be described");
+            }
         }
     }
     match lookup.log_ranges(owned) {
         Ok(ranges) => observation.log_ranges = ranges,
         Err(failure) => debug!(%failure, "the ends of the logs are not known"),
     }
-    match lookup.committed(owned) {
+    // Whoever may not use the group owns nothing, and has to be told.
+    let any = topics.last().map(|topic| (topic.clone(), 0));
+    match lookup.committed(if owned.is_empty() { any.as_slice() } else { owned }) {
         Ok(offsets) => observation.committed = offsets,
-        Err(failure) => debug!(%failure, "the group's offsets are not known"),
+        Err(failure) => {
+            if let Some(refusal) = lookup.refusal(&failure) {
+                observation.refusal.get_or_insert(refusal);
+            }
+            debug!(%failure, "the group's offsets are not known");
+        }
     }
     Some(observation)
 }

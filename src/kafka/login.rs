@@ -1,0 +1,241 @@
+//! Who this client says it is, and what the brokers say to that.
+
+use std::error::Error as StdError;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jiff::Timestamp;
+use rdkafka::client::{ClientContext, OAuthToken};
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::ConsumerContext;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::DeliveryResult;
+use rdkafka::producer::ProducerContext;
+use tracing::{debug, warn};
+
+use crate::config::Kafka;
+use crate::telemetry::escaped;
+
+/// How long a token is taken for good that does not say when it expires.
+const TOKEN_LIFETIME_MS: i64 = 300_000;
+
+/// A client's credentials, and what was refused lately. As a context it serves every client that needs no more.
+#[derive(Debug, Default)]
+pub(super) struct Login {
+    token_file: Option<PathBuf>,
+    has_token: AtomicBool,
+    refusals: Mutex<Refusals>,
+}
+
+#[derive(Debug, Default)]
+struct Refusals {
+    connection: Option<String>,
+    group: Option<String>,
+}
+
+/// What was asked for and refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Refused {
+    /// A connection: its TLS or its credentials.
+    Connection,
+    /// The group.
+    Group,
+    /// A topic.
+    Topic,
+}
+
+impl Login {
+    /// The credentials of the configuration.
+    pub(super) fn new(kafka: &Kafka) -> Self {
+        let token_file = (!kafka.oauth_token_file.is_empty()).then(|| PathBuf::from(&kafka.oauth_token_file));
+        Self { token_file, ..Self::default() }
+    }
+
+    /// Whether a token is still to be given before anything can be asked.
+    pub(super) fn waits_for_token(&self) -> bool {
+        self.token_file.is_some() && !self.has_token.load(Ordering::Acquire)
+    }
+
+    /// Notes an error that librdkafka reports by itself; its words where it is a refusal.
+    pub(super) fn note(&self, error: &KafkaError, reason: &str) -> Option<String> {
+        let (refused, advice) = refusal(error.rdkafka_error_code()?, reason)?;
+        let text = format!("{advice}: {}", escaped(reason));
+        let mut refusals = self.lock();
+        match refused {
+            Refused::Connection => refusals.connection = Some(text.clone()),
+            Refused::Group => refusals.group = Some(text.clone()),
+            Refused::Topic => {}
+        }
+        Some(text)
+    }
+
+    /// Notes what librdkafka says to be a likely refusal, and does not count as an error.
+    pub(super) fn note_log(&self, message: &str) {
+        drop(self.note(&KafkaError::Global(RDKafkaErrorCode::BrokerTransportFailure), message));
+    }
+
+    /// What was refused last, of what has not been granted since.
+    pub(super) fn refused(&self) -> Option<String> {
+        let refusals = self.lock();
+        refusals.connection.as_ref().or(refusals.group.as_ref()).cloned()
+    }
+
+    /// Forgets a refusal: it was granted.
+    pub(super) fn granted(&self, what: Refused) {
+        let mut refusals = self.lock();
+        refusals.connection = None;
+        if what == Refused::Group {
+            refusals.group = None;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Refusals> {
+        self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The token as it is in the file now.
+    pub(super) fn token(&self) -> Result<OAuthToken, Box<dyn StdError>> {
+        let file = self.token_file.as_ref().ok_or("kafka.oauth_token_file is not set")?;
+        let token = read_token(file, Timestamp::now().as_millisecond())?;
+        self.has_token.store(true, Ordering::Release);
+        Ok(token)
+    }
+}
+
+/// What an error of librdkafka refuses, and what to do; `None` where it is none of that kind.
+pub(super) fn refusal(code: RDKafkaErrorCode, reason: &str) -> Option<(Refused, &'static str)> {
+    Some(match code {
+        RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SaslAuthenticationFailed => (
+            Refused::Connection,
+            "Kafka refuses this client's credentials; check sasl.mechanism, sasl.username and sasl.password of \
+             kafka.properties, or kafka.oauth_token_file",
+        ),
+        RDKafkaErrorCode::SSL => (
+            Refused::Connection,
+            "TLS with Kafka's brokers fails; check ssl.ca.location and the other ssl properties of kafka.properties",
+        ),
+        // How a client meets a broker that speaks TLS or SASL while it does not itself.
+        _ if reason.contains("security.protocol") => {
+            (Refused::Connection, "Kafka ends the connection; check security.protocol of kafka.properties")
+        }
+        RDKafkaErrorCode::GroupAuthorizationFailed => (
+            Refused::Group,
+            "Kafka refuses the consumer group; allow this client's user to READ the group of kafka.group_id",
+        ),
+        RDKafkaErrorCode::TopicAuthorizationFailed => {
+            (Refused::Topic, "Kafka refuses a topic; allow this client's user to READ and DESCRIBE both topics")
+        }
+        _ => return None,
+    })
+}
+
+/// The token in the file. Of a JWT the times and the name are its own claims, which the brokers check and we do not.
+fn read_token(file: &Path, now_ms: i64) -> Result<OAuthToken, Box<dyn StdError>> {
+    let of_file = |what: &str| format!("kafka.oauth_token_file: {} {what}", file.display());
+    let text = std::fs::read_to_string(file).map_err(|error| of_file(&format!("cannot be read: {error}")))?;
+    let token = text.trim();
+    if token.is_empty() {
+        return Err(of_file("is empty").into());
+    }
+    let claims = token.split('.').nth(1).and_then(|part| URL_SAFE_NO_PAD.decode(part.trim_end_matches('=')).ok());
+    let claims: serde_json::Value =
+        claims.and_then(|json| serde_json::from_slice(&json).ok()).unwrap_or(serde_json::Value::Null);
+    let lifetime_ms = match claims["exp"].as_f64() {
+        #[expect(clippy::cast_possible_truncation, reason = "a time far beyond i64 is as good as the last one")]
+        Some(seconds) => (seconds * 1000.0) as i64,
+        None => now_ms + TOKEN_LIFETIME_MS,
+    };
+    if lifetime_ms <= now_ms {
+        return Err(of_file("has a token that has expired: see what renews it").into());
+    }
+    let principal_name = claims["sub"].as_str().unwrap_or_default().to_owned();
+    Ok(OAuthToken { token: token.to_owned(), principal_name, lifetime_ms })
+}
+
+pub(super) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
+    match level {
+        RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => {
+            warn!(facility, message, "librdkafka");
+        }
+        RDKafkaLogLevel::Warning | RDKafkaLogLevel::Notice => tracing::info!(facility, message, "librdkafka"),
+        RDKafkaLogLevel::Info | RDKafkaLogLevel::Debug => debug!(facility, message, "librdkafka"),
+    }
+}
+
+impl ClientContext for Login {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.note_log(message);
+        // The consumer has the same to say, and says it louder.
+        debug!(facility, message, "librdkafka, beside the consumer");
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        drop(self.note(&error, reason));
+        debug!(%error, reason, "librdkafka reports an error beside the consumer");
+    }
+
+    fn generate_oauth_token(&self, _config: Option<&str>) -> Result<OAuthToken, Box<dyn StdError>> {
+        self.token()
+    }
+}
+
+impl ConsumerContext for Login {}
+
+impl ProducerContext for Login {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, _result: &DeliveryResult<'_>, (): ()) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    fn token_of(text: &str) -> Result<OAuthToken, String> {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(text.as_bytes()).unwrap();
+        read_token(file.path(), 1_000_000).map_err(|error| error.to_string())
+    }
+
+    fn jwt(claims: &str) -> String {
+        format!("e30.{}.sig\n", URL_SAFE_NO_PAD.encode(claims))
+    }
+
+    #[test]
+    fn a_tokens_own_claims_say_whose_it_is_and_how_long_it_is_good() {
+        let token = token_of(&jwt(r#"{"sub":"worker","exp":1001.5}"#)).unwrap();
+        assert_eq!((token.principal_name.as_str(), token.lifetime_ms), ("worker", 1_001_500));
+        assert!(token.token.ends_with(".sig"), "without the line's end");
+        let opaque = token_of("opaque").unwrap();
+        assert_eq!((opaque.principal_name.as_str(), opaque.lifetime_ms), ("", 1_000_000 + TOKEN_LIFETIME_MS));
+    }
+
+    #[test]
+    fn a_token_that_is_of_no_use_is_not_sent() {
+        assert!(token_of(&jwt(r#"{"exp":1000}"#)).is_err_and(|text| text.contains("has expired")));
+        assert!(token_of("\n").is_err_and(|text| text.contains("is empty")));
+        let missing = read_token(Path::new("/nowhere/token"), 0).err().unwrap().to_string();
+        assert!(missing.contains("/nowhere/token cannot be read"), "{missing}");
+    }
+
+    #[test]
+    fn a_refusal_lasts_until_the_same_is_granted() {
+        let login = Login::default();
+        let refused = |code| KafkaError::Global(code);
+        assert!(login.note(&refused(RDKafkaErrorCode::OperationTimedOut), "slow").is_none());
+        assert!(login.note(&refused(RDKafkaErrorCode::GroupAuthorizationFailed), "g").is_some());
+        assert!(login.note(&refused(RDKafkaErrorCode::Authentication), "a\nb").unwrap().contains("a\\nb"));
+        assert!(login.refused().unwrap().contains("credentials"));
+        login.granted(Refused::Topic);
+        assert!(login.refused().unwrap().contains("group"), "answers about topics say nothing of the group");
+        login.granted(Refused::Group);
+        assert_eq!(login.refused(), None);
+    }
+}
