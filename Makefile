@@ -73,6 +73,10 @@ lint: tools ## check format, lints, documentation, scripts and dependencies
 audit: ## look for known vulnerabilities in the dependencies (cargo-deny)
 	$(CARGO) deny check advisories
 
+.PHONY: sbom
+sbom: ## print what is in the binary, crates and C libraries, as CycloneDX
+	@$(CARGO) run --quiet --example sbom
+
 .PHONY: tools
 tools: ## install what the build needs, where it is missing
 	@scripts/stack tools

@@ -251,6 +251,10 @@ mod tests {
         assert_eq!(body(&head), "");
         let long = server.get(&format!("/{}", "x".repeat(2 * MAX_REQUEST_BYTES)));
         assert!(!long.starts_with("HTTP/1.1 200 "), "{long}");
+        let wide = format!("GET /livez HTTP/1.1\r\nHost: test\r\n{}\r\n", "X: y\r\n".repeat(200));
+        assert!(server.ask(&wide).starts_with("HTTP/1.1 431 "), "{}", server.ask(&wide));
+        let large = format!("GET /livez HTTP/1.1\r\nHost: test\r\nX: {}\r\n\r\n", "y".repeat(2 * MAX_REQUEST_BYTES));
+        assert!(!server.ask(&large).starts_with("HTTP/1.1 200 "));
         assert!(server.ask("not http at all\r\n\r\n").starts_with("HTTP/1.1 400 "));
     }
 
