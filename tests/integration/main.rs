@@ -19,6 +19,7 @@ mod pool;
 mod refusals;
 mod restores;
 mod schema;
+mod security;
 mod series;
 mod server_faults;
 mod support;

@@ -66,6 +66,14 @@ impl Bed {
         bed
     }
 
+    /// A migrated bed on another broker.
+    pub async fn on_broker(brokers: &str, test: &str, partitions: i32) -> Self {
+        let servers = servers(test).expect("the broker was started because there are servers");
+        let bed = Self::make(test, partitions, Servers { brokers: brokers.to_owned(), ..servers }).await;
+        schema::migrate(&bed.config(&[])).await.unwrap();
+        bed
+    }
+
     async fn make(test: &str, partitions: i32, servers: Servers) -> Self {
         let number = NUMBER.fetch_add(1, Ordering::SeqCst);
         let name = format!("si_{test}_{}_{number}", std::process::id());

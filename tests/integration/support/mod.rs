@@ -4,11 +4,13 @@
 pub mod away;
 pub mod bed;
 pub mod broker;
+pub mod certificates;
 pub mod data;
 pub mod ground;
 pub mod load;
 pub mod outage;
 pub mod proxy;
+pub mod secure_broker;
 pub mod server;
 pub mod worker;
 

@@ -224,6 +224,23 @@ impl Server {
         std::fs::remove_file(self.ballast().await).unwrap();
     }
 
+    /// Writes a file of the server's into its data folder, readable by nobody else; [`Server::reload`] lets it be read.
+    pub fn put(&self, name: &str, text: &str) {
+        let file = self.data.join(name);
+        std::fs::write(&file, text).unwrap();
+        let owned = Command::new("chown").arg("--reference").args([&self.data, &file]).status().unwrap();
+        let hidden = Command::new("chmod").arg("600").arg(&file).status().unwrap();
+        assert!(owned.success() && hidden.success(), "{} is the server's", file.display());
+    }
+
+    /// Lets it read its settings again, after some statements; they hold for connections made a moment later.
+    pub async fn reload(&self, statements: &[&str]) {
+        let client = super::bed::connect(&self.url()).await;
+        for statement in statements.iter().chain(&["select pg_reload_conf()"]) {
+            client.batch_execute(statement).await.unwrap();
+        }
+    }
+
     fn backup(&self) -> PathBuf {
         self.data.with_file_name(format!("{}.backup", self.name))
     }

@@ -1,0 +1,543 @@
+//! TLS, credentials and rights against real servers, with certificates and users made in the test; and what must not be seen.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use series_ingest::database::roles;
+use tokio_postgres::error::SqlState;
+
+use crate::support::bed::{Bed, connect, url_with};
+use crate::support::certificates::Authority;
+use crate::support::data::Published;
+use crate::support::proxy::Proxy;
+use crate::support::secure_broker::{PASSWORD, SecureBroker, USER};
+use crate::support::server::Server;
+use crate::support::until;
+use crate::support::worker::{Worker, run, text};
+
+const SSL_MODE: &str = "SERIES_INGEST__DATABASE__SSLMODE";
+const ROOT: &str = "SERIES_INGEST__DATABASE__SSLROOTCERT";
+
+/// The environment of a bed with other settings over it.
+fn with(environment: &[(String, String)], extra: &[(&str, &str)]) -> Vec<(String, String)> {
+    let mut all = environment.to_vec();
+    all.retain(|(name, _)| !extra.iter().any(|(other, _)| other == name));
+    all.extend(extra.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+    all
+}
+
+/// Runs a command of the program, and checks how it ends and what it says.
+fn expect(environment: &[(String, String)], command: &[&str], code: i32, says: &[&str]) {
+    let output = run(environment, command);
+    let printed = text(&output);
+    assert_eq!(output.status.code(), Some(code), "{environment:?}: {printed}");
+    for part in says {
+        assert!(printed.contains(part), "{part:?} is not said, with {environment:?}: {printed}");
+    }
+}
+
+fn publish(bed: &Bed, published: &mut Published, messages: i32) {
+    for number in 0..messages {
+        let payload = published.batch("s", 25);
+        bed.producer.send(&bed.points_topic, number % bed.partitions, "s", Some(payload.as_bytes()));
+    }
+    bed.producer.flush();
+}
+
+async fn until_not_ready(worker: &Worker, why: &str) {
+    until(60, &format!("not ready: {why}"), async || {
+        worker.get("/readyz").is_some_and(|(code, reasons)| code == 503 && reasons.contains(why))
+    })
+    .await;
+}
+
+async fn until_ready(worker: &Worker) {
+    until(60, "ready", async || worker.get("/readyz").is_some_and(|(code, _)| code == 200)).await;
+}
+
+/// Who may come to the server, and how.
+const WHO: &str = "host all postgres 127.0.0.1/32 trust
+hostssl all tls_worker 127.0.0.1/32 scram-sha-256
+hostssl all certified 127.0.0.1/32 cert
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_database_is_reached_by_tls_as_sslmode_says_or_not_at_all() {
+    let Some(server) = Server::start("tls").await else { return };
+    let bed = Bed::on(&server, "tls", 1).await;
+    let (authority, stranger) = (Authority::new("Test CA"), Authority::new("Another CA"));
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let (ca, other_ca) = (file("ca.pem", &authority.certificate), file("other.pem", &stranger.certificate));
+    let user = authority.client("certified");
+    let (certificate, key) = (file("user.pem", &user.certificate), file("user.key", &user.key));
+    let good = authority.server(&["db.example"]);
+    server.put("tls.crt", &good.certificate);
+    server.put("tls.key", &good.key);
+    server.put("tls-ca.crt", &authority.certificate);
+    server.put("pg_hba.conf", WHO);
+    server
+        .reload(&[
+            "create role tls_worker login password 'right-password'",
+            "create role certified login",
+            "alter system set ssl_cert_file = 'tls.crt'",
+            "alter system set ssl_key_file = 'tls.key'",
+            "alter system set ssl_ca_file = 'tls-ca.crt'",
+            "alter system set ssl = on",
+        ])
+        .await;
+    for role in ["tls_worker", "certified"] {
+        roles::grant_worker(&bed.config(&[]).database, role).await.unwrap();
+    }
+    let port = server.address().rsplit_once(':').unwrap().1.to_owned();
+    // The name that the certificate is for, without a name server that knows it.
+    let by_name = |user: &str, query: &str| {
+        let name = &bed.name;
+        format!("postgresql://{user}@db.example:{port}/{name}?hostaddr=127.0.0.1{query}")
+    };
+    let by_address = |query: &str| {
+        format!("postgresql://tls_worker:right-password@127.0.0.1:{port}/{}?connect_timeout=5{query}", bed.name)
+    };
+    let worker = "tls_worker:right-password";
+    let environment = bed.environment();
+    let show = |url: &str, code: i32, says: &[&str]| {
+        expect(&with(&environment, &[("DATABASE_URL", url)]), &["progress", "show"], code, says);
+    };
+    let trusted = format!("&sslrootcert={ca}");
+    let ready = with(&environment, &[("DATABASE_URL", &by_name(worker, &trusted))]);
+    until(30, "the server has its new settings", async || run(&ready, &["progress", "show"]).status.success()).await;
+
+    // The right ones connect. A user of `hostssl` cannot have come in clear.
+    for query in ["&sslmode=verify-full", "&sslmode=verify-ca", "&sslmode=require", ""] {
+        show(&by_name(worker, &format!("{trusted}{query}")), 0, &["no partition"]);
+    }
+    for query in ["&sslmode=require", "&sslmode=prefer", "&sslmode=verify-ca&sslrootcert="] {
+        let query = if query.ends_with('=') { format!("{query}{ca}") } else { query.to_owned() };
+        show(&by_address(&query), 0, &["no partition"]);
+    }
+    let by_keys = [("DATABASE_URL", &*by_name(worker, "")), (SSL_MODE, "verify-full"), (ROOT, &ca)];
+    expect(&with(&environment, &by_keys), &["progress", "show"], 0, &["no partition"]);
+    let with_key = format!("{trusted}&sslcert={certificate}&sslkey={key}");
+    show(&by_name("certified", &with_key), 0, &["no partition"]);
+    show(&by_name(worker, &format!("{trusted}&channel_binding=require")), 0, &["no partition"]);
+
+    // The wrong ones say what is wrong, and which key to change.
+    let unknown = ["is of a CA that is not known", "database.sslrootcert"];
+    show(&by_name(worker, ""), 69, &unknown);
+    show(&by_name(worker, &format!("&sslrootcert={other_ca}")), 69, &unknown);
+    show(&by_name(worker, &format!("&sslmode=verify-ca&sslrootcert={other_ca}")), 69, &unknown);
+    let foreign = ["is for another host", "127.0.0.1", "db.example", "verify-ca"];
+    show(&by_address(&format!("&sslmode=verify-full&sslrootcert={ca}")), 69, &foreign);
+    show(&by_name("tls_worker:wrong", &trusted), 69, &["28P01", "database.password_file"]);
+    show(&by_name("certified", &trusted), 69, &["28000", "database.sslcert"]);
+    show(&by_address("&sslmode=disable"), 69, &["no encryption", "database.sslmode"]);
+    show(&by_address(""), 69, &["no encryption", "database.sslmode"]);
+    show(&by_name(worker, "&sslrootcert=/nowhere/ca.pem"), 64, &["database.sslrootcert", "/nowhere/ca.pem"]);
+    let half = format!("{trusted}&sslcert={certificate}&sslkey={ca}");
+    show(&by_name("certified", &half), 64, &["database.sslkey", "no private key"]);
+    let check = with(&environment, &[("DATABASE_URL", &by_name(worker, ""))]);
+    expect(&check, &["check"], 69, &["database.url: ", "is of a CA that is not known"]);
+
+    // A worker waits, says why, and works when it may.
+    let refused = bed.worker(&[("DATABASE_URL", &by_name(worker, ""))]);
+    until_not_ready(&refused, "is of a CA that is not known").await;
+    drop(refused);
+    let mut published = Published::default();
+    publish(&bed, &mut published, 20);
+    let allowed = bed.worker(&[("DATABASE_URL", &by_name(worker, &trusted))]);
+    bed.until_applied(60).await;
+    until_ready(&allowed).await;
+    let in_clear = "select count(*) from pg_stat_ssl join pg_stat_activity using (pid)
+                    where usename = 'tls_worker' and not ssl";
+    assert_eq!(bed.count(in_clear).await, 0);
+    bed.assert_exact(&published).await;
+    drop(allowed);
+
+    // A renewed certificate is taken without a new start of anything; an expired one only by who looks at none.
+    let expired = authority.expired_server(&["db.example"]);
+    server.put("tls.crt", &expired.certificate);
+    server.put("tls.key", &expired.key);
+    server.reload(&[]).await;
+    until(30, "the server has its expired certificate", async || {
+        text(&run(&ready, &["progress", "show"])).contains("has expired")
+    })
+    .await;
+    show(&by_name(worker, &trusted), 69, &["certificate of the database's server has expired", "renew it"]);
+    show(&by_name(worker, &format!("&sslmode=verify-ca{trusted}")), 69, &["has expired"]);
+    show(&by_name(worker, "&sslmode=require"), 0, &[&bed.points_topic]);
+
+    server.reload(&["alter system set ssl = off"]).await;
+    until(30, "the server has no TLS", async || text(&run(&ready, &["progress", "show"])).contains("offers no TLS"))
+        .await;
+    show(&by_name(worker, &trusted), 69, &["the database's server offers no TLS", "database.sslmode"]);
+    show(&by_name(worker, "&sslmode=require"), 69, &["the database's server offers no TLS"]);
+    bed.remove().await;
+}
+
+#[test]
+fn a_server_without_tls_gets_nothing_but_the_question_for_it() {
+    for query in ["", "&sslmode=require", "&sslmode=verify-ca", "&sslmode=verify-full"] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let server = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+            let mut question = [0; 8];
+            stream.read_exact(&mut question).unwrap();
+            stream.write_all(b"N").unwrap();
+            let mut rest = Vec::new();
+            drop(stream.read_to_end(&mut rest));
+            (question, rest)
+        });
+        let url = format!("postgresql://worker:s3cret@db.example:{port}/d?hostaddr=127.0.0.1{query}");
+        let environment = with(&[], &[("DATABASE_URL", &url)]);
+        expect(&environment, &["progress", "show"], 69, &["offers no TLS", "database.sslmode"]);
+        let (question, rest) = server.join().unwrap();
+        assert_eq!(question, [0, 0, 0, 8, 4, 210, 22, 47], "an SSLRequest");
+        assert_eq!(rest, b"", "{query}: not a byte more in clear");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_workers_role_does_all_of_its_work_and_can_do_nothing_else() {
+    let Some(bed) = Bed::new("roles", 1).await else { return };
+    let role = format!("{}_worker", bed.name);
+    bed.client.batch_execute(&format!("create role {role} login")).await.unwrap();
+    expect(
+        &bed.environment(),
+        &["migrate", "--worker-role", "no_such_role"],
+        64,
+        &["there is no role \"no_such_role\""],
+    );
+    expect(&bed.environment(), &["migrate", "--worker-role", "postgres"], 64, &["superuser"]);
+    // What it had before is taken from it.
+    let all = format!("grant all on time_series_data_points, ingest_progress to {role}");
+    bed.client.batch_execute(&all).await.unwrap();
+    expect(&bed.environment(), &["migrate", "--worker-role", &role], 0, &["has the worker's rights"]);
+
+    let proxy = Proxy::start(&bed.server()).await;
+    let url = format!("postgresql://{role}@127.0.0.1:{}/{}", proxy.port, bed.name);
+    let journal = tempfile::tempdir().unwrap();
+    let settings = [
+        ("DATABASE_URL", url.as_str()),
+        ("SERIES_INGEST__JOURNAL__ENABLED", "true"),
+        ("SERIES_INGEST__JOURNAL__DIRECTORY", journal.path().to_str().unwrap()),
+        ("SERIES_INGEST__JOURNAL__MIN_FREE_BYTES", "0"),
+        ("SERIES_INGEST__DATABASE__OUTAGE_GRACE_MS", "300"),
+    ];
+    let mut published = Published::default();
+    let series = r#"{"type":"series-create","id":"s","name":"a series"}"#;
+    bed.producer.send(&bed.series_topic, 0, "s", Some(series.as_bytes()));
+    publish(&bed, &mut published, 20);
+    bed.producer.send(&bed.points_topic, 0, "s", Some(b"{"));
+    bed.producer.flush();
+    let mut worker = bed.worker(&settings);
+    bed.until_applied(60).await;
+    until_ready(&worker).await;
+    until(30, "the series has its name", async || {
+        bed.count("select count(*) from time_series_metadata where name = 'a series'").await == 1
+    })
+    .await;
+    assert_eq!(bed.count("select count(*) from ingest_dead_letter").await, 1);
+
+    // An outage, the journal, and back.
+    proxy.refuse(true);
+    publish(&bed, &mut published, 20);
+    until(30, "journaling", async || worker.metric("series_ingest_mode{mode=\"journaling\"}") == Some(1.0)).await;
+    publish(&bed, &mut published, 20);
+    proxy.refuse(false);
+    bed.until_applied(60).await;
+    assert_eq!(bed.difference(&published).await, Default::default());
+    assert_eq!(worker.terminate(10), Some(0));
+
+    // A gap; and the same dead letter again, in the place of the old one.
+    let mut lost = Published::default();
+    publish(&bed, &mut lost, 5);
+    bed.broker.delete_records(&bed.points_topic, 0, bed.broker.end(&bed.points_topic, 0)).await;
+    publish(&bed, &mut published, 5);
+    let mut worker = bed.worker(&settings);
+    bed.until_applied(60).await;
+    until(30, "a gap", async || bed.count("select count(*) from ingest_gap").await == 1).await;
+    assert_eq!(worker.terminate(10), Some(0));
+    assert!(!worker.log().contains("permission denied"), "{}", worker.log());
+    let environment = with(&bed.environment(), &settings);
+    expect(&environment, &["progress", "show"], 0, &[&bed.points_topic]);
+    expect(&environment, &["check"], 0, &["schema: up to date"]);
+    expect(&environment, &["journal", "replay"], 0, &[]);
+
+    // And nothing else.
+    let client = connect(&url_with(&bed.url.replacen("postgres@", &format!("{role}@"), 1), &bed.name, None)).await;
+    assert_eq!(client.query_one("select current_user::text", &[]).await.unwrap().get::<_, String>(0), role);
+    for statement in [
+        "truncate time_series_data_points",
+        "delete from time_series_data_points",
+        "update time_series_data_points set value = 0",
+        "select value from time_series_data_points",
+        "drop table time_series_data_points",
+        "create table mine (a int)",
+        "insert into time_series_metadata (id, name) values ('x', 'x')",
+        "delete from time_series_metadata",
+        "select series_id from ingest_series",
+        "truncate ingest_progress",
+        "delete from ingest_progress",
+        "update ingest_progress set next_offset = 0",
+        "insert into ingest_progress (source_id, partition, next_offset) values (1, 99, 0)",
+        "insert into ingest_source (pipeline, cluster_id, topic, topic_id) values ('', '', '', '')",
+        "delete from ingest_gap",
+        "delete from ingest_dead_letter",
+        "truncate ingest_dead_letter",
+        "select ingest_cover(1, 0, 0, 1)",
+        "delete from refinery_schema_history",
+        "alter function ingest_claim(integer[], integer[], bigint[], bigint[]) security invoker",
+    ] {
+        let error = client.batch_execute(statement).await.expect_err(statement);
+        assert_eq!(error.code(), Some(&SqlState::INSUFFICIENT_PRIVILEGE), "{statement}: {error}");
+    }
+    // Functions with their owner's rights are looked at one by one: each is the worker's, or is meant not to be.
+    let owners = ["ingest_cover"];
+    let rows = bed
+        .client
+        .query("select proname::text, proconfig::text from pg_proc where prosecdef and proname like 'ingest%'", &[])
+        .await
+        .unwrap();
+    for row in rows {
+        let (name, settings): (String, Option<String>) = (row.get(0), row.get(1));
+        assert!(settings.is_some_and(|settings| settings.contains("search_path=")), "{name} has a fixed search_path");
+        assert!(roles::FUNCTIONS.contains(&&*name) || owners.contains(&&*name), "whose is {name}?");
+    }
+    drop((client, worker));
+    let admin = connect(&url_with(&bed.url, "postgres", None)).await;
+    bed.remove().await;
+    admin.batch_execute(&format!("drop role {role}")).await.unwrap();
+}
+
+const PROPERTIES: &str = "SERIES_INGEST__KAFKA__PROPERTIES__";
+
+/// Settings of librdkafka as variables of the environment.
+fn properties(settings: &[(&str, &str)]) -> Vec<(String, String)> {
+    let variable = |name: &str| format!("{PROPERTIES}{}", name.to_uppercase().replace('.', "_"));
+    settings.iter().map(|(name, value)| (variable(name), (*value).to_owned())).collect()
+}
+
+/// A token that the broker takes without a signature.
+fn bearer_token(user: &str, seconds: i64) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs().cast_signed();
+    let claims = serde_json::json!({"sub": user, "iat": now - 1, "exp": now + seconds});
+    let part = |json: &str| URL_SAFE_NO_PAD.encode(json);
+    format!("{}.{}.", part(r#"{"alg":"none"}"#), part(&claims.to_string()))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kafka_is_reached_by_tls_and_sasl_or_each_refusal_says_what_is_wrong() {
+    let authority = Authority::new("Test CA");
+    let Some(broker) = SecureBroker::start("sasl", &authority).await else { return };
+    let bed = Bed::on_broker(&broker.plain, "sasl", 1).await;
+    broker.allow(&[&bed.series_topic, &bed.points_topic], &bed.group);
+    bed.broker.create("secret.points", 1, &[]).await;
+    let ca = broker.file("ca.pem", &authority.certificate);
+    let other_ca = broker.file("other.pem", &Authority::new("Another CA").certificate);
+    let by = |brokers: &str, protocol: &str, ca: &str, extra: &[(&str, &str)]| {
+        let mut environment = with(&bed.environment(), &[("KAFKA_BROKERS", brokers)]);
+        environment.extend(properties(&[("security.protocol", protocol), ("ssl.ca.location", ca)]));
+        environment.extend(properties(extra));
+        environment
+    };
+    let sasl = |mechanism: &str, user: &str, password: &str| {
+        let names = [("sasl.mechanism", mechanism), ("sasl.username", user), ("sasl.password", password)];
+        by(&broker.sasl, "SASL_SSL", &ca, &names)
+    };
+    let bearer = |token: &str, name: &str| {
+        let mut environment = by(&broker.sasl, "SASL_SSL", &ca, &[("sasl.mechanism", "OAUTHBEARER")]);
+        environment.push(("SERIES_INGEST__KAFKA__OAUTH_TOKEN_FILE".to_owned(), broker.file(name, token)));
+        environment
+    };
+    let scram = sasl("SCRAM-SHA-512", USER, PASSWORD);
+    let mut cases = vec![
+        ("SCRAM-SHA-512", scram.clone(), 0, vec!["kafka: cluster"]),
+        ("SCRAM-SHA-256", sasl("SCRAM-SHA-256", USER, PASSWORD), 0, vec!["kafka: cluster"]),
+        ("PLAIN", sasl("PLAIN", USER, PASSWORD), 0, vec!["kafka: cluster"]),
+        ("OAUTHBEARER", bearer(&bearer_token(USER, 3600), "token"), 0, vec!["kafka: cluster"]),
+        ("TLS", by(&broker.encrypted, "SSL", &ca, &[]), 0, vec!["kafka: cluster"]),
+        (
+            "wrong CA",
+            by(&broker.encrypted, "SSL", &other_ca, &[]),
+            69,
+            vec!["kafka.properties: ", "is of a CA that is not known", "ssl.ca.location"],
+        ),
+        ("expired", by(&broker.expired, "SSL", &ca, &[]), 69, vec!["kafka.properties: ", "has expired"]),
+        (
+            "wrong host name",
+            by(&broker.foreign, "SSL", &ca, &[]),
+            69,
+            vec!["kafka.properties: ", "is for another host", "elsewhere.example"],
+        ),
+        (
+            "wrong password",
+            sasl("SCRAM-SHA-512", USER, "wrong-password"),
+            69,
+            vec!["kafka.properties: ", "refuses this client's credentials", "sasl.password"],
+        ),
+        (
+            "wrong password by PLAIN",
+            sasl("PLAIN", USER, "wrong-password"),
+            69,
+            vec!["kafka.properties: ", "refuses this client's credentials"],
+        ),
+        (
+            "expired token",
+            bearer(&bearer_token(USER, -10), "expired-token"),
+            69,
+            vec!["kafka.properties: ", "kafka.oauth_token_file", "has expired"],
+        ),
+        ("no TLS to a TLS port", by(&broker.encrypted, "PLAINTEXT", &ca, &[]), 69, vec!["security.protocol"]),
+    ];
+    let mut no_topic = scram.clone();
+    no_topic.push(("SERIES_INGEST__KAFKA__POINTS_TOPIC".to_owned(), "secret.points".to_owned()));
+    cases.push((
+        "no right on the topic",
+        no_topic.clone(),
+        64,
+        vec!["kafka.points_topic: ", "secret.points", "authoriz"],
+    ));
+    let no_group = with(&scram, &[("SERIES_INGEST__KAFKA__GROUP_ID", "another-group")]);
+    cases.push((
+        "no right on the group",
+        no_group.clone(),
+        64,
+        vec!["kafka.group_id: ", "another-group", "READ the group"],
+    ));
+    let checks: Vec<_> = cases
+        .into_iter()
+        .map(|(what, environment, code, says)| {
+            tokio::task::spawn_blocking(move || (what, run(&environment, &["check"]), code, says))
+        })
+        .collect();
+    let mut wrong = Vec::new();
+    for check in checks {
+        let (what, output, code, says) = check.await.unwrap();
+        let printed = text(&output);
+        if output.status.code() != Some(code) || !says.iter().all(|part| printed.contains(part)) {
+            wrong.push(format!("{what}: {:?}, {says:?}\n{printed}", output.status.code()));
+        }
+        assert!(!printed.contains(PASSWORD) && !printed.contains("wrong-password"), "{what}: {printed}");
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+
+    // Workers that are refused say why and are not ready; one that is not works.
+    let start = |environment: &[(String, String)]| Worker::start(&bed.name, environment, &[]);
+    let refused = [
+        (start(&sasl("SCRAM-SHA-512", USER, "wrong-password")), "refuses this client's credentials"),
+        (start(&no_topic), "secret.points"),
+        (start(&no_group), "READ the group"),
+    ];
+    let mut published = Published::default();
+    publish(&bed, &mut published, 20);
+    let token = broker.file("short-token", &bearer_token(USER, 8));
+    let worker = start(&with(&bearer("", "x"), &[("SERIES_INGEST__KAFKA__OAUTH_TOKEN_FILE", &token)]));
+    for (worker, why) in &refused {
+        until_not_ready(worker, why).await;
+        until(30, "it is in the log", async || worker.log().contains("Kafka does not let this client do its work"))
+            .await;
+        assert!(!worker.log().contains("wrong-password"));
+    }
+    drop(refused);
+    bed.until_applied(60).await;
+    until_ready(&worker).await;
+    // Its token has expired by now, or soon will: the file has a new one, which new connections need.
+    broker.file("short-token", &bearer_token(USER, 3600));
+    tokio::time::sleep(Duration::from_secs(9)).await;
+    publish(&bed, &mut published, 20);
+    bed.until_applied(60).await;
+    bed.assert_exact(&published).await;
+    until_ready(&worker).await;
+    drop(worker);
+    bed.remove().await;
+}
+
+/// What stands in every place for a secret.
+const MARKER: &str = "QxSecretMarkerxQ";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_secret_is_seen_anywhere() {
+    let Some(bed) = Bed::new("secrets", 1).await else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let secret = folder.path().join("secret");
+    std::fs::write(&secret, format!("{MARKER}\n")).unwrap();
+    let secret = secret.to_str().unwrap();
+    let url = bed.url.replacen("postgres@", &format!("postgres:{MARKER}@"), 1);
+    assert!(url.contains(MARKER), "{url}");
+    let marked = with(&bed.environment(), &[("DATABASE_URL", &url), ("SERIES_INGEST__LOG__FILTER", "trace")]);
+    // In clear to the broker, which then looks at none of them.
+    let mut with_properties = marked.clone();
+    with_properties.extend(properties(&[
+        ("sasl.username", "someone"),
+        ("sasl.password", MARKER),
+        ("ssl.key.password", MARKER),
+    ]));
+    let mut refused = marked.clone();
+    refused.extend(properties(&[
+        ("security.protocol", "SSL"),
+        ("ssl.key.pem", MARKER),
+        ("ssl.certificate.pem", MARKER),
+    ]));
+    let files = "SERIES_INGEST__KAFKA__PROPERTIES_FILES__";
+    let mut from_files =
+        with(&marked, &[("DATABASE_URL", &bed.url), ("SERIES_INGEST__DATABASE__PASSWORD_FILE", secret)]);
+    from_files.extend([
+        (format!("{files}SASL_PASSWORD"), secret.to_owned()),
+        (format!("{files}SASL_OAUTHBEARER_CLIENT_SECRET"), secret.to_owned()),
+    ]);
+    let mut by_token = marked.clone();
+    by_token.extend(properties(&[("security.protocol", "SASL_PLAINTEXT"), ("sasl.mechanism", "OAUTHBEARER")]));
+    by_token.push(("SERIES_INGEST__KAFKA__OAUTH_TOKEN_FILE".to_owned(), secret.to_owned()));
+    let mut unknown = marked.clone();
+    unknown.extend(properties(&[("no.such.property", MARKER), ("sasl.kerberos.keytab", MARKER)]));
+    let nowhere = with(&marked, &[("DATABASE_URL", &format!("postgresql://u:{MARKER}@127.0.0.1:1/d"))]);
+    let malformed = with(&marked, &[("DATABASE_URL", &format!("postgresql://u:{MARKER}@h:port/d?no=x&password={MARKER}"))]);
+
+    let hidden = |what: &str, text: &str| {
+        let at = text.find(MARKER);
+        assert_eq!(at, None, "{what}: {}", at.map_or("", |at| &text[at.saturating_sub(200)..at]));
+    };
+    for (name, environment) in [
+        ("with properties", &with_properties),
+        ("refused", &refused),
+        ("from files", &from_files),
+        ("by token", &by_token),
+        ("unknown", &unknown),
+        ("nowhere", &nowhere),
+        ("malformed", &malformed),
+    ] {
+        for command in [&["config"][..], &["check"], &["progress", "show"], &["migrate"], &["demo", "--points", "x"]] {
+            hidden(&format!("{name}: {command:?}"), &text(&run(environment, command)));
+        }
+    }
+    let mut published = Published::default();
+    publish(&bed, &mut published, 5);
+    let worker = Worker::start(&bed.name, &with_properties, &[]);
+    bed.until_applied(60).await;
+    for (name, environment) in
+        [("refused", &refused), ("by token", &by_token), ("unknown", &unknown), ("nowhere", &nowhere)]
+    {
+        let other = Worker::start(&bed.name, environment, &[]);
+        until(30, "it has something to say", async || other.log().lines().count() > 3).await;
+        for page in ["/status", "/readyz", "/metrics"] {
+            hidden(&format!("{name}: {page}"), &other.get(page).map(|(_, body)| body).unwrap_or_default());
+        }
+        hidden(name, &other.log());
+    }
+    for page in ["/", "/status", "/readyz", "/livez", "/metrics"] {
+        hidden(page, &worker.get(page).unwrap().1);
+    }
+    assert!(worker.log().lines().count() > 50, "everything is logged");
+    hidden("the log", &worker.log());
+    drop(worker);
+    bed.remove().await;
+}

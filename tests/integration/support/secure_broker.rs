@@ -1,0 +1,179 @@
+//! A Kafka of one test's own, with TLS, users and rights. It ends with the test.
+
+use std::fs::File;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+
+use super::certificates::{Authority, Certified};
+use super::{servers, skip, until};
+
+const STACK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/stack");
+
+/// What `scripts/stack` says where there can be no broker of a test's own.
+const NOT_POSSIBLE: i32 = 77;
+
+/// The user that may read what [`SecureBroker::allow`] says; its password and its bearer tokens' name are the same for every
+/// mechanism.
+pub const USER: &str = "worker";
+pub const PASSWORD: &str = "right-password";
+
+/// The listeners behind TLS, each with what its certificate is.
+const LISTENERS: [&str; 4] = ["SASL", "ENCRYPTED", "EXPIRED", "FOREIGN"];
+
+pub struct SecureBroker {
+    child: Child,
+    folder: tempfile::TempDir,
+    log: PathBuf,
+    /// Takes everything, in clear.
+    pub plain: String,
+    /// TLS for localhost, and a user's name by SCRAM, PLAIN or OAUTHBEARER.
+    pub sasl: String,
+    /// TLS for localhost, for anybody.
+    pub encrypted: String,
+    /// The same with a certificate that has expired.
+    pub expired: String,
+    /// The same with a certificate for another host.
+    pub foreign: String,
+}
+
+fn kafka(arguments: &[&str]) -> Output {
+    Command::new(STACK).arg("kafka").args(arguments).stdin(Stdio::null()).output().unwrap()
+}
+
+impl SecureBroker {
+    /// A broker that answers; `None`, loudly, where there can be none.
+    pub async fn start(test: &str, authority: &Authority) -> Option<Self> {
+        servers(test)?;
+        let folder = tempfile::tempdir().unwrap();
+        let ports = free_ports();
+        let [controller, plain, sasl, encrypted, expired, foreign] = ports;
+        let file = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+        let good = authority.server(&["localhost"]);
+        let stores = [
+            ("SASL", &good),
+            ("ENCRYPTED", &good),
+            ("EXPIRED", &authority.expired_server(&["localhost"])),
+            ("FOREIGN", &authority.server(&["elsewhere.example"])),
+        ];
+        let mut settings = format!(
+            "process.roles=broker,controller\n\
+             node.id=1\n\
+             controller.quorum.voters=1@127.0.0.1:{controller}\n\
+             listeners=CONTROLLER://127.0.0.1:{controller},PLAINTEXT://127.0.0.1:{plain},SASL://127.0.0.1:{sasl},\
+             ENCRYPTED://127.0.0.1:{encrypted},EXPIRED://127.0.0.1:{expired},FOREIGN://127.0.0.1:{foreign}\n\
+             advertised.listeners=PLAINTEXT://127.0.0.1:{plain},SASL://localhost:{sasl},\
+             ENCRYPTED://localhost:{encrypted},EXPIRED://localhost:{expired},FOREIGN://localhost:{foreign}\n\
+             controller.listener.names=CONTROLLER\n\
+             inter.broker.listener.name=PLAINTEXT\n\
+             listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SASL:SASL_SSL,ENCRYPTED:SSL,\
+             EXPIRED:SSL,FOREIGN:SSL\n\
+             log.dirs={data}\n\
+             auto.create.topics.enable=false\n\
+             offsets.topic.replication.factor=1\n\
+             offsets.topic.num.partitions=1\n\
+             transaction.state.log.replication.factor=1\n\
+             transaction.state.log.min.isr=1\n\
+             group.initial.rebalance.delay.ms=0\n\
+             group.min.session.timeout.ms=1000\n\
+             authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer\n\
+             super.users=User:ANONYMOUS\n\
+             listener.name.sasl.sasl.enabled.mechanisms=SCRAM-SHA-256,SCRAM-SHA-512,PLAIN,OAUTHBEARER\n\
+             listener.name.sasl.scram-sha-256.sasl.jaas.config={scram};\n\
+             listener.name.sasl.scram-sha-512.sasl.jaas.config={scram};\n\
+             listener.name.sasl.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required \
+             user_{USER}=\"{PASSWORD}\";\n\
+             listener.name.sasl.oauthbearer.sasl.jaas.config=\
+             org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule required;\n",
+            data = file("data"),
+            scram = "org.apache.kafka.common.security.scram.ScramLoginModule required",
+        );
+        for (listener, Certified { certificate, key }) in stores {
+            let store = file(listener);
+            std::fs::write(&store, format!("{key}{certificate}{}", authority.certificate)).unwrap();
+            let prefix = format!("listener.name.{}.ssl.keystore", listener.to_lowercase());
+            settings += &format!("{prefix}.type=PEM\n{prefix}.location={store}\n");
+        }
+        let (settings_file, users) = (file("server.properties"), ["SCRAM-SHA-256", "SCRAM-SHA-512"]);
+        std::fs::write(&settings_file, settings).unwrap();
+        let users = users.map(|mechanism| format!("{mechanism}=[name={USER},password={PASSWORD}]"));
+        let format = ["kafka.tools.StorageTool", "format", "-t", "MkU3OEVBNTcwNTJENDM2Qk", "-c", &settings_file];
+        let made = kafka(&[&format[..], &["--add-scram", &users[0], "--add-scram", &users[1]]].concat());
+        let words = String::from_utf8_lossy(&made.stderr);
+        if made.status.code() == Some(NOT_POSSIBLE) {
+            skip(test, words.trim());
+            return None;
+        }
+        assert!(made.status.success(), "{words}");
+        let log = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{test}-{}-broker.log", std::process::id()));
+        let output = File::create(&log).unwrap();
+        let child = Command::new(STACK)
+            .args(["kafka", "kafka.Kafka", &settings_file])
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().unwrap())
+            .stderr(output)
+            .spawn()
+            .unwrap();
+        let at = |host: &str, port: u16| format!("{host}:{port}");
+        let mut broker = Self {
+            child,
+            folder,
+            log,
+            plain: at("127.0.0.1", plain),
+            sasl: at("localhost", sasl),
+            encrypted: at("localhost", encrypted),
+            expired: at("localhost", expired),
+            foreign: at("localhost", foreign),
+        };
+        broker.until_answers().await;
+        Some(broker)
+    }
+
+    async fn until_answers(&mut self) {
+        let client: BaseConsumer = ClientConfig::new().set("bootstrap.servers", &self.plain).create().unwrap();
+        until(120, "the broker answers", async || {
+            assert!(self.child.try_wait().unwrap().is_none(), "the broker ended: {}", self.log.display());
+            let timeout = std::time::Duration::from_millis(500);
+            tokio::task::block_in_place(|| client.fetch_metadata(None, timeout)).is_ok()
+        })
+        .await;
+    }
+
+    /// Lets [`USER`] read these topics as a member of this group, and nothing else.
+    pub fn allow(&self, topics: &[&str], group: &str) {
+        let principal = format!("User:{USER}");
+        let mut arguments = vec!["org.apache.kafka.tools.AclCommand", "--bootstrap-server", &self.plain, "--add"];
+        arguments.extend(["--allow-principal", &principal, "--consumer", "--group", group]);
+        arguments.extend(topics.iter().flat_map(|topic| ["--topic", topic]));
+        let done = kafka(&arguments);
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    }
+
+    /// Writes a file beside the broker's; its path.
+    pub fn file(&self, name: &str, text: &str) -> String {
+        let path = self.folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+}
+
+/// Ports that were free a moment ago.
+fn free_ports() -> [u16; LISTENERS.len() + 2] {
+    let listeners = [(); LISTENERS.len() + 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    listeners.map(|listener| listener.local_addr().unwrap().port())
+}
+
+impl Drop for SecureBroker {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+        if std::thread::panicking() {
+            let log = std::fs::read_to_string(&self.log).unwrap_or_default();
+            let lines: Vec<&str> = log.lines().collect();
+            eprintln!("--- the end of {}\n{}", self.log.display(), lines[lines.len().saturating_sub(25)..].join("\n"));
+        }
+    }
+}
