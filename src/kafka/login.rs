@@ -61,7 +61,7 @@ impl Login {
 
     /// Notes an error that librdkafka reports by itself; its words where it is a refusal.
     pub(super) fn note(&self, error: &KafkaError, reason: &str) -> Option<String> {
-        let (refused, advice) = refusal(error.rdkafka_error_code()?, reason)?;
+        let (refused, advice) = refusal(error.rdkafka_error_code()?)?;
         let text = format!("{advice}: {}", escaped(reason));
         let mut refusals = self.lock();
         match refused {
@@ -70,11 +70,6 @@ impl Login {
             Refused::Topic => {}
         }
         Some(text)
-    }
-
-    /// Notes what librdkafka says to be a likely refusal, and does not count as an error.
-    pub(super) fn note_log(&self, message: &str) {
-        drop(self.note(&KafkaError::Global(RDKafkaErrorCode::BrokerTransportFailure), message));
     }
 
     /// What was refused last, of what has not been granted since.
@@ -106,7 +101,7 @@ impl Login {
 }
 
 /// What an error of librdkafka refuses, and what to do; `None` where it is none of that kind.
-pub(super) fn refusal(code: RDKafkaErrorCode, reason: &str) -> Option<(Refused, &'static str)> {
+pub(super) fn refusal(code: RDKafkaErrorCode) -> Option<(Refused, &'static str)> {
     Some(match code {
         RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SaslAuthenticationFailed => (
             Refused::Connection,
@@ -117,10 +112,6 @@ pub(super) fn refusal(code: RDKafkaErrorCode, reason: &str) -> Option<(Refused, 
             Refused::Connection,
             "TLS with Kafka's brokers fails; check ssl.ca.location and the other ssl properties of kafka.properties",
         ),
-        // How a client meets a broker that speaks TLS or SASL while it does not itself.
-        _ if reason.contains("security.protocol") => {
-            (Refused::Connection, "Kafka ends the connection; check security.protocol of kafka.properties")
-        }
         RDKafkaErrorCode::GroupAuthorizationFailed => (
             Refused::Group,
             "Kafka refuses the consumer group; allow this client's user to READ the group of kafka.group_id",
@@ -169,7 +160,6 @@ impl ClientContext for Login {
     const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
 
     fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {
-        self.note_log(message);
         // The consumer has the same to say, and says it louder.
         debug!(facility, message, "librdkafka, beside the consumer");
     }

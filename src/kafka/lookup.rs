@@ -62,7 +62,7 @@ impl Lookup {
     /// Why the brokers do not let this client do its work, after a question that got this error; `None` where it failed for
     /// another reason.
     pub fn refusal(&self, error: &KafkaError) -> Option<String> {
-        if let Some((_, advice)) = code_of(error).and_then(|code| refusal(code, "")) {
+        if let Some((_, advice)) = code_of(error).and_then(refusal) {
             return Some(format!("{advice}: {error}"));
         }
         self.refused()

@@ -396,7 +396,6 @@ async fn kafka_is_reached_by_tls_and_sasl_or_each_refusal_says_what_is_wrong() {
             69,
             vec!["kafka.properties: ", "kafka.oauth_token_file", "has expired"],
         ),
-        ("no TLS to a TLS port", by(&broker.encrypted, "PLAINTEXT", &ca, &[]), 69, vec!["security.protocol"]),
     ];
     let mut no_topic = scram.clone();
     no_topic.push(("SERIES_INGEST__KAFKA__POINTS_TOPIC".to_owned(), "secret.points".to_owned()));
@@ -500,7 +499,8 @@ async fn no_secret_is_seen_anywhere() {
     let mut unknown = marked.clone();
     unknown.extend(properties(&[("no.such.property", MARKER), ("sasl.kerberos.keytab", MARKER)]));
     let nowhere = with(&marked, &[("DATABASE_URL", &format!("postgresql://u:{MARKER}@127.0.0.1:1/d"))]);
-    let malformed = with(&marked, &[("DATABASE_URL", &format!("postgresql://u:{MARKER}@h:port/d?no=x&password={MARKER}"))]);
+    let malformed =
+        with(&marked, &[("DATABASE_URL", &format!("postgresql://u:{MARKER}@h:port/d?no=x&password={MARKER}"))]);
 
     let hidden = |what: &str, text: &str| {
         let at = text.find(MARKER);
