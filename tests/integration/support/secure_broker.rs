@@ -4,6 +4,8 @@ use std::fs::File;
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
 
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -133,11 +135,14 @@ impl SecureBroker {
     }
 
     async fn until_answers(&mut self) {
-        let client: BaseConsumer = ClientConfig::new().set("bootstrap.servers", &self.plain).create().unwrap();
+        let client: Arc<BaseConsumer> =
+            Arc::new(ClientConfig::new().set("bootstrap.servers", &self.plain).create().unwrap());
         until(120, "the broker answers", async || {
             assert!(self.child.try_wait().unwrap().is_none(), "the broker ended: {}", self.log.display());
-            let timeout = std::time::Duration::from_millis(500);
-            tokio::task::block_in_place(|| client.fetch_metadata(None, timeout)).is_ok()
+            let client = Arc::clone(&client);
+            let asked =
+                tokio::task::spawn_blocking(move || client.fetch_metadata(None, Duration::from_millis(500)).is_ok());
+            asked.await.unwrap()
         })
         .await;
     }
