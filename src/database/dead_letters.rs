@@ -679,6 +679,7 @@ fn message_set(redrive: &Redrive<'_>) -> MessageSet {
         time_ms: (letter.time_ms != 0).then_some(letter.time_ms),
         key: letter.key.as_deref(),
         payload: redrive.payload,
+        headers: letter.headers.as_deref(),
     });
     set.build(None)
 }

@@ -9,21 +9,21 @@ use crate::config;
 
 /// The tables, each with the worker's rights on it.
 ///
-/// Points can be added and not so much as read. Progress is moved by functions only. A dead letter that comes again takes
-/// the place of the old one.
-pub const TABLES: [(&str, &str); 8] = [
+/// Points can be added and not so much as read. Progress and dead letters are moved by functions only.
+pub const TABLES: [(&str, &str); 9] = [
     ("time_series_data_points", "insert"),
     ("time_series_metadata", "select"),
     ("ingest_source", "select"),
     ("ingest_progress", "select"),
     ("ingest_gap", "select"),
     ("ingest_series", ""),
-    ("ingest_dead_letter", "select, insert, update"),
+    ("ingest_dead_letter", ""),
+    ("ingest_dead_letter_count", ""),
     ("refinery_schema_history", "select"),
 ];
 
 /// The functions that the worker may call; they run with the rights of their owner.
-pub const FUNCTIONS: [&str; 8] = [
+pub const FUNCTIONS: [&str; 13] = [
     "ingest_source_id",
     "ingest_start",
     "ingest_claim",
@@ -32,6 +32,11 @@ pub const FUNCTIONS: [&str; 8] = [
     "ingest_record_gap",
     "ingest_define_series",
     "ingest_see_columns",
+    "ingest_dead_letter_room",
+    "ingest_add_dead_letters",
+    "ingest_count_dead_letters",
+    "ingest_letters_to_publish",
+    "ingest_letters_published",
 ];
 
 /// Gives `role` the worker's rights in the schema of the migrations, and takes all others on the same objects from it.

@@ -379,7 +379,10 @@ impl Pipeline {
             self.starter.journaling = spill.mode() == Mode::Journaling;
             self.health.set_condition("journal", spill.problem());
         }
-        self.surveyor.tick(&self.partitions);
+        if self.spill.as_ref().is_some_and(Spill::wants_survey) {
+            self.surveyor.soon();
+        }
+        self.surveyor.tick(&self.partitions, self.spill.as_ref().map_or(0, Spill::appends));
         self.watch.tick(&self.partitions, self.starter.journaling);
         self.measure();
     }

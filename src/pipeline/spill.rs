@@ -86,6 +86,9 @@ pub(super) struct Spill {
     replaying: usize,
     /// Whether the journal was compared with the database since it came back.
     surveyed: bool,
+    /// How many appends have ended, and how many of them the last survey has seen.
+    appends: u64,
+    surveyed_appends: u64,
     covered_since: HashMap<u64, Instant>,
 }
 
@@ -108,6 +111,8 @@ impl Spill {
             replay: VecDeque::new(),
             replaying: 0,
             surveyed: false,
+            appends: 0,
+            surveyed_appends: 0,
             covered_since: HashMap::new(),
         }
     }
@@ -142,9 +147,13 @@ impl Spill {
         match self.mode {
             Mode::Streaming | Mode::Replaying if is_outage => self.mode = Mode::Journaling,
             Mode::Journaling if state.up => self.mode = Mode::Replaying,
-            // There is nothing to write on trial.
             Mode::Journaling if state.answers && self.surveyed && self.replay.is_empty() && self.replaying == 0 => {
-                self.database.trust_answers();
+                if self.is_drained() {
+                    // There is nothing to write on trial.
+                    self.database.trust_answers();
+                } else {
+                    self.surveyed = false;
+                }
             }
             Mode::Replaying if self.is_drained() => self.mode = Mode::Streaming,
             // A journal that was left behind by an earlier process.
@@ -164,8 +173,23 @@ impl Spill {
         begins
     }
 
+    /// Whether a survey is wanted before its time.
+    pub(super) fn wants_survey(&self) -> bool {
+        let is_idle = self.replay.is_empty() && self.replaying == 0;
+        match self.mode {
+            Mode::Streaming => false,
+            Mode::Journaling => !self.surveyed,
+            Mode::Replaying => is_idle && self.surveyed_appends != self.appends,
+        }
+    }
+
+    /// How many appends have ended.
+    pub(super) fn appends(&self) -> u64 {
+        self.appends
+    }
+
     fn is_drained(&self) -> bool {
-        (self.surveyed || self.journal.usage().records == 0)
+        ((self.surveyed && self.surveyed_appends == self.appends) || self.journal.usage().records == 0)
             && self.replay.is_empty()
             && self.replaying == 0
             && self.unsaved.is_empty()
@@ -237,6 +261,7 @@ impl Spill {
                 return Appended::default();
             }
         };
+        self.appends += 1;
         let Some((sets, failure)) = appended.refused.take() else {
             self.problem = None;
             self.append_sets = usize::MAX;
@@ -263,6 +288,7 @@ impl Spill {
     pub(super) async fn note_survey(&mut self, survey: &Survey) {
         self.surveyed = true;
         if self.replaying == 0 {
+            self.surveyed_appends = survey.appends;
             self.replay = survey.missing.iter().cloned().collect();
         }
         let covered = &survey.covered_segments;

@@ -31,6 +31,8 @@ pub(super) struct Survey {
     pub(super) covered_segments: Vec<(u64, bool)>,
     /// How many records there were.
     pub(super) records: u64,
+    /// How many appends had ended when it began.
+    pub(super) appends: u64,
     /// The assignments of partitions of which something that was read is neither in the database, nor in the journal, nor on
     /// its way.
     pub(super) holes: Vec<Assigned>,
@@ -50,6 +52,7 @@ pub(super) struct Surveyor {
 struct Reading {
     positions: Vec<(Assigned, Arc<Source>, i64)>,
     in_flight: InFlightPartitions,
+    appends: u64,
 }
 
 impl Surveyor {
@@ -57,8 +60,8 @@ impl Surveyor {
         Self { journal, database, answered: false, at: Instant::now(), running: JoinSet::new() }
     }
 
-    /// Begins a survey, if it is time.
-    pub(super) fn tick(&mut self, partitions: &Partitions) {
+    /// Begins a survey, if it is time; `appends` have ended by now.
+    pub(super) fn tick(&mut self, partitions: &Partitions, appends: u64) {
         let answers = self.database.state().answers;
         if answers && !self.answered {
             self.at = Instant::now();
@@ -69,7 +72,7 @@ impl Surveyor {
         }
         let has_records = self.journal.as_ref().is_some_and(|journal| journal.usage().records > 0);
         self.at = Instant::now() + if has_records { INTERVAL } else { CALM_INTERVAL };
-        let reading = Reading { positions: partitions.positions(), in_flight: partitions.in_flight() };
+        let reading = Reading { positions: partitions.positions(), in_flight: partitions.in_flight(), appends };
         self.running.spawn(survey(self.journal.clone(), self.database.clone(), reading));
     }
 
@@ -126,8 +129,12 @@ async fn compare(
             coverage.insert((Arc::clone(&source), partition), known);
         }
     }
-    let mut survey =
-        Survey { records: records.len() as u64, holes: reading.holes(&records, &coverage), ..Survey::default() };
+    let mut survey = Survey {
+        records: records.len() as u64,
+        appends: reading.appends,
+        holes: reading.holes(&records, &coverage),
+        ..Survey::default()
+    };
     let mut open_segments = HashSet::new();
     for record in records {
         let coverage = coverage.get(&(Arc::clone(&record.source), record.partition));
@@ -152,7 +159,7 @@ impl Reading {
             let key = (Arc::clone(&record.source), record.partition);
             self.in_flight.entry(key).or_default().push((record.from, record.until));
         }
-        let Self { positions, mut in_flight } = self;
+        let Self { positions, mut in_flight, .. } = self;
         let is_whole = |(assigned, source, position): &(Assigned, Arc<Source>, i64)| {
             let key = (Arc::clone(source), assigned.partition.1);
             // A partition whose progress is not there at all has lost everything.

@@ -207,9 +207,10 @@ fn every_cut_off_file_delivers_what_is_left_and_says_so() {
             // What is left of a record may be zeros, as if it had never been begun.
             let is_boundary = |at: usize| {
                 at == 64
-                    || small.records.iter().any(|(s, from, until, _)| {
-                        Some(*s) == segment && (*until == at as u64 || *from == at as u64)
-                    })
+                    || small
+                        .records
+                        .iter()
+                        .any(|(s, from, until, _)| Some(*s) == segment && (*until == at as u64 || *from == at as u64))
             };
             let begun = data[..length].iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
             let is_boundary = (begun..=length).any(is_boundary);

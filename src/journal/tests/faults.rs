@@ -89,10 +89,7 @@ fn a_failed_sync_moves_what_waits_to_a_new_segment() {
     files.fail(Fault { call: Call::Sync, nth: files.count(Call::Sync), times: 1, errno: EIO });
     assert!(log.append(&mut journal, &[sets.one(), sets.one()]));
     let segments = journal.segments();
-    assert_eq!(
-        segments.iter().map(|s| (s.number, s.fenced)).collect::<Vec<_>>(),
-        [(1, true), (2, false)]
-    );
+    assert_eq!(segments.iter().map(|s| (s.number, s.fenced)).collect::<Vec<_>>(), [(1, true), (2, false)]);
     log.check(&mut journal).unwrap();
     assert_eq!(files.violations(), [""; 0]);
 }
@@ -361,7 +358,7 @@ fn small_sets_that_wait_together_are_one_record_of_each_partition() {
 
 fn small_set(partition: i64, offset: i64) -> MessageSet {
     let mut builder = MessageSetBuilder::new(super::source(0), partition as i32, offset);
-    builder.push(&RawMessage { offset, time_ms: None, key: None, payload: Some(b"{}") });
+    builder.push(&RawMessage { offset, payload: Some(b"{}"), ..RawMessage::default() });
     builder.build(None)
 }
 
