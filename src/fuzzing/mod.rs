@@ -101,6 +101,15 @@ mod tests {
         prop::collection::vec(any::<u8>(), 0..up_to)
     }
 
+    /// A segment's header that is whole, and says that 2^64 - 1 records came before it.
+    #[test]
+    fn a_journal_whose_sequence_numbers_have_run_out() {
+        let mut input = vec![0xff; 80];
+        // The number of the segment, and a length that leaves room for its header.
+        input[1..4].copy_from_slice(&[0, 72, 0]);
+        journal(&input);
+    }
+
     proptest! {
         #[test]
         fn messages_of_random_bytes(input in bytes(200)) {

@@ -11,6 +11,9 @@ const RECORD_VERSION: u8 = 1;
 pub(super) const ALIGNMENT: u64 = 8;
 /// The largest payload, in bytes, before and after compression: what a reader may be made to allocate.
 pub(super) const MAX_PAYLOAD_BYTES: usize = 1 << 30;
+/// The largest sequence number that a header may have: nobody appends so many records, and from any that is read on there is
+/// room to count.
+const MAX_SEQUENCE: u64 = u64::MAX / 2;
 /// `flags`: the payload is compressed with zstd.
 pub(super) const COMPRESSED: u16 = 1;
 
@@ -112,12 +115,13 @@ impl SegmentHeader {
     /// The header, where the bytes are one.
     pub(super) fn decode(bytes: &HeaderBytes) -> Option<Self> {
         let known = field(bytes, 0) == SEGMENT_MAGIC && u32::from_le_bytes(field(bytes, 8)) == VERSION;
-        (known && is_sealed(bytes, 0)).then(|| Self {
+        let header = (known && is_sealed(bytes, 0)).then(|| Self {
             number: u64::from_le_bytes(field(bytes, 16)),
             previous: u64::from_le_bytes(field(bytes, 24)),
             first_sequence: u64::from_le_bytes(field(bytes, 32)),
             id: field(bytes, 40),
-        })
+        });
+        header.filter(|header| header.first_sequence <= MAX_SEQUENCE)
     }
 }
 
@@ -189,7 +193,7 @@ impl RecordHeader {
             (2, RECORD_VERSION) => RecordKind::Messages,
             _ => return None,
         };
-        is_sealed(bytes, salt()).then(|| Self {
+        let header = is_sealed(bytes, salt()).then(|| Self {
             payload_bytes: u32::from_le_bytes(field(bytes, 0)),
             kind,
             flags: u16::from_le_bytes(field(bytes, 6)),
@@ -202,7 +206,8 @@ impl RecordHeader {
             uncompressed_bytes: u32::from_le_bytes(field(bytes, 44)),
             oldest_ms: i64::from_le_bytes(field(bytes, 48)),
             payload_crc: u32::from_le_bytes(field(bytes, 56)),
-        })
+        });
+        header.filter(|header| header.sequence <= MAX_SEQUENCE)
     }
 
     /// The record's bytes on disk, with header and padding.
