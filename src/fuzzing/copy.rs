@@ -26,7 +26,13 @@ pub fn copy(input: &[u8]) {
         let (series, column) = (name(&mut input), name(&mut input));
         // The years 1 to 9999, as the configuration bounds them.
         let time = i64::from_le_bytes(input.array()).rem_euclid(315_537_897_600_000_000) - 62_135_596_800_000_000;
-        let value = f64::from_bits(u64::from_le_bytes(input.array()));
+        let value = match input.byte() % 8 {
+            0 => f64::NAN,
+            1 => f64::INFINITY,
+            2 => f64::NEG_INFINITY,
+            3 => -0.0,
+            _ => f64::from_bits(u64::from_le_bytes(input.array())),
+        };
         for repeated in 0..1 + i64::from(input.byte() % 3) {
             let index = points.series(&series);
             let key = points.key(index, &column);
