@@ -152,7 +152,8 @@ async fn what_is_encoded_the_server_reads_back_equal() {
     let Some(bed) = Bed::new("encoded", 1).await else { return };
     let mut rng = StdRng::seed_from_u64(seed("what_is_encoded_the_server_reads_back_equal"));
     let create = "create temp table copied as
-                  select time_series_id, \"timestamp\", column_name, value from time_series_data_points";
+                  select time_series_id, \"timestamp\", column_name, value from time_series_data_points;
+                  alter table copied add column number bigint generated always as identity";
     bed.client.batch_execute(create).await.unwrap();
     for _ in 0..20 {
         let mut points = Points::default();
@@ -192,7 +193,7 @@ async fn what_is_encoded_the_server_reads_back_equal() {
         }
         assert_eq!(sink.finish().await.unwrap(), expected.len() as u64);
         let sql = "select time_series_id, column_name, (extract(epoch from \"timestamp\") * 1000000)::bigint, value
-                   from copied order by ctid";
+                   from copied order by number";
         let rows = bed.client.query(sql, &[]).await.unwrap();
         let stored: Vec<_> = rows
             .iter()
