@@ -503,6 +503,8 @@ mod tests {
         points_written(1);
         points_skipped(1);
         dead_letter("bad-json");
+        dead_letters_only_counted(1);
+        dead_letters_published("delivered", 1);
         produce_to_commit(0.3);
         batch_sealed(50, 4000);
         buffered_bytes(1);
