@@ -490,9 +490,8 @@ impl Pipeline {
             }
         };
         // What a partition without progress has in the journal stays known: its progress must begin no later.
-        if !(outcome.lost && outcome.replayed) {
-            self.partitions.note_done(&outcome.intervals);
-        }
+        let done = if outcome.lost && outcome.replayed { &outcome.damaged } else { &outcome.intervals };
+        self.partitions.note_done(done);
         self.held.remove(&outcome.number);
         if let Some(spill) = self.spill.as_mut().filter(|_| outcome.replayed) {
             spill.replayed();
