@@ -12,6 +12,7 @@ mod commands;
 mod corpus;
 mod crashes;
 mod dead_letters;
+mod damage;
 mod disk_faults;
 mod lost_commits;
 mod outages;
