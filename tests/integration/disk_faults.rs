@@ -230,11 +230,10 @@ impl FailingDisk {
         Self { library, control: away.journal("control"), log: away.journal("calls") }
     }
 
-    fn worker(&self, away: &Away, extra: &[(&str, &str)]) -> Worker {
+    fn worker(&self, away: &Away) -> Worker {
         let path = |path: &PathBuf| path.to_str().unwrap().to_owned();
         let (library, control, log) = (path(&self.library), path(&self.control), path(&self.log));
-        let own = [("LD_PRELOAD", &*library), ("FAILING_DISK", &control), ("FAILING_DISK_LOG", &log)];
-        away.worker("journal", &[&own, extra].concat())
+        away.worker("journal", &[("LD_PRELOAD", &library), ("FAILING_DISK", &control), ("FAILING_DISK_LOG", &log)])
     }
 
     /// From now on every `every`-th call of this name fails; the worker reads this at each call.
@@ -290,7 +289,7 @@ async fn outage_on_a_failing_disk(test: &str, call: &str) {
     let Some(away) = Away::new(test, 2).await else { return };
     let disk = FailingDisk::new(test, &away);
     let mut published = Published::default();
-    let mut worker = disk.worker(&away, &[]);
+    let mut worker = disk.worker(&away);
     begin(&away, &worker, &mut published).await;
 
     disk.fail(call, 3);

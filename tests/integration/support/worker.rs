@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use super::until;
+/// Names the planted bugs that are on.
+const PLANTED_BUGS: &str = "SERIES_INGEST_PLANTED_BUGS";
 
 pub const PROGRAM: &str = env!("CARGO_BIN_EXE_series-ingest");
 
@@ -56,6 +58,8 @@ impl Worker {
             .env_clear()
             .envs(environment.iter().map(|(name, value)| (name, value)))
             .env("SERIES_INGEST__HTTP__LISTEN", &http)
+            // So that any test can be seen to fail with a planted bug.
+            .envs(std::env::var(PLANTED_BUGS).ok().map(|names| (PLANTED_BUGS, names)))
             .envs(extra.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
