@@ -280,6 +280,8 @@ impl Pipeline {
             Event::Assigned { assigned, sets_before } => {
                 for one in &assigned {
                     self.partitions.assign(one);
+                    // Started again before it was started: Kafka refuses a question that names a partition twice.
+                    self.starting.retain(|(earlier, _)| earlier.partition != one.partition);
                 }
                 self.starting.extend(assigned.into_iter().map(|one| (one, sets_before)));
                 self.start_delay = Duration::ZERO;

@@ -131,6 +131,33 @@ async fn planted_bug_a_segment_is_deleted_before_the_database_has_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_lost_journal_had_and_kafka_has_no_longer_becomes_a_gap() {
+    let Some(away) = Away::new("outage_gap", 1).await else { return };
+    let (mut kept, mut gone) = (Published::default(), Published::default());
+    let mut first = away.worker("first", &[]);
+    away.publish(&mut kept, 20);
+    away.bed.until_applied(60).await;
+    away.proxy.refuse(true);
+    away.publish(&mut gone, 20);
+    until_mode(&first, "journaling").await;
+    until_journaled(&away, &first).await;
+    first.kill();
+    away.delete_records().await;
+    let second = away.worker("second", &[]);
+    until_mode(&second, "journaling").await;
+    away.publish(&mut kept, 10);
+    until_journaled(&away, &second).await;
+    // Two findings at once, each of which has the partition started again: a hole, and a progress below the known one.
+    away.proxy.refuse(false);
+    away.bed.until_applied(60).await;
+    assert_eq!(away.bed.difference(&kept).await, Difference::default());
+    let gaps = "select count(*) from ingest_gap where from_offset = 20 and until_offset = 40";
+    assert_eq!(away.bed.count(gaps).await, 1);
+    drop(second);
+    away.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_starts_in_an_outage_with_an_empty_journal() {
     let Some(away) = Away::new("outage_start", 2).await else { return };
     let mut published = Published::default();
