@@ -12,7 +12,7 @@ use crate::support::data::{Difference, Published};
 use crate::support::worker::Worker;
 
 /// So many workers run at the same time, each with a damaged copy of the journal. Most of their time they wait for servers.
-const SIDE_BY_SIDE: usize = 12;
+const SIDE_BY_SIDE: usize = 24;
 /// How long one of them may take.
 const PATIENCE: Duration = Duration::from_secs(40);
 
