@@ -21,6 +21,8 @@ use crate::telemetry::{http, logging, metrics};
 
 /// The signal's number on Linux; tokio has no name for it.
 const SIGXFSZ: i32 = 25;
+/// How long the journal's last write may take at the end.
+const JOURNAL_CLOSE: Duration = Duration::from_secs(5);
 /// How long to wait before a schema that cannot be read is asked for again.
 const SCHEMA_RETRY: Duration = Duration::from_millis(500);
 
@@ -85,8 +87,10 @@ async fn work(config: &Arc<Config>, health: &Arc<Health>, stopping: watch::Recei
     let database = Database::new(config)?;
     pipeline::run(Arc::clone(config), database.clone(), journal.clone(), Arc::clone(health), until(stopping)).await?;
     database.close();
-    if let Some(journal) = journal {
-        journal.close().await;
+    if let Some(journal) = journal
+        && tokio::time::timeout(JOURNAL_CLOSE, journal.close()).await.is_err()
+    {
+        warn!("the journal's disk does not answer; what was not acknowledged is read from Kafka again");
     }
     Ok(())
 }

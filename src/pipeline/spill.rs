@@ -32,6 +32,8 @@ const APPEND_BYTES: usize = 8 * 1024 * 1024;
 const UNSAVED_BYTES: usize = 16 * 1024 * 1024;
 /// How long to wait after a failed append.
 const APPEND_RETRY: Duration = Duration::from_secs(1);
+/// How long an append may take before the journal counts as failed.
+const APPEND_PATIENCE: Duration = Duration::from_secs(10);
 /// What one batch takes of the journal at most, in bytes on disk, where messages are compressed.
 const REPLAY_BYTES: u64 = 512 * 1024;
 
@@ -81,6 +83,9 @@ pub(super) struct Spill {
     /// How many sets the next append takes at most: fewer and fewer where there is little room.
     append_sets: usize,
     appending: JoinSet<Appended>,
+    /// What the append that is under way holds, and since when.
+    in_append: Vec<Interval>,
+    append_since: Instant,
     problem: Option<String>,
     replay: VecDeque<Record>,
     replaying: usize,
@@ -107,6 +112,8 @@ impl Spill {
             append_at: Instant::now(),
             append_sets: usize::MAX,
             appending: JoinSet::new(),
+            in_append: Vec::new(),
+            append_since: Instant::now(),
             problem: None,
             replay: VecDeque::new(),
             replaying: 0,
@@ -131,7 +138,10 @@ impl Spill {
 
     /// Why the journal takes nothing.
     pub(super) fn problem(&self) -> Option<String> {
-        self.problem.clone()
+        let hangs = !self.appending.is_empty() && self.append_since.elapsed() >= APPEND_PATIENCE;
+        let hanging =
+            || format!("an append has taken {} s: does its disk hang?", self.append_since.elapsed().as_secs());
+        self.problem.clone().or_else(|| hangs.then(hanging))
     }
 
     /// Whether messages are to be given to [`Spill::save`] now, or not even that.
@@ -231,6 +241,8 @@ impl Spill {
                 break;
             }
         }
+        self.in_append = sets.iter().map(MessageSet::interval).collect();
+        self.append_since = Instant::now();
         let (journal, writer) = (self.journal.clone(), self.writer.clone());
         self.appending.spawn(async move {
             // What was read of a topic that is now another one must not be kept under the old one's name.
@@ -253,12 +265,13 @@ impl Spill {
 
     fn note_appended(&mut self, done: Result<Appended, JoinError>) -> Appended {
         self.unsaved_bytes = self.unsaved.iter().map(MessageSet::bytes).sum();
+        let in_append = std::mem::take(&mut self.in_append);
         let mut appended = match done {
             Ok(appended) => appended,
             Err(failure) => {
-                // What it held was read and is not applied: a survey finds it missing and has it read again.
+                // What it held is not on its way any more: a survey finds it missing, and has it read again.
                 error!(%failure, "an append ended by a fault of ours");
-                return Appended::default();
+                return Appended { dropped: in_append, ..Appended::default() };
             }
         };
         self.appends += 1;
@@ -297,8 +310,7 @@ impl Spill {
             self.covered_since.entry(*segment).or_insert_with(Instant::now);
         }
         // The segment being written goes as well, where nothing was added to the journal since it was looked at.
-        let unchanged =
-            survey.records == self.journal.usage().records && self.appending.is_empty() && self.unsaved.is_empty();
+        let unchanged = survey.appends == self.appends && self.appending.is_empty() && self.unsaved.is_empty();
         // After a failover the database may have lost its last commits: for a while the journal still has them.
         let due: Vec<u64> = covered
             .iter()
@@ -363,7 +375,7 @@ impl Spill {
         }
         let usage = self.journal.usage();
         let oldest = usage.oldest_ms.map_or(0.0, |oldest| (now_ms - oldest).max(0) as f64 / 1000.0);
-        metrics::journal_up(self.problem.is_none());
+        metrics::journal_up(self.problem().is_none());
         metrics::journal(usage.bytes, usage.limit_bytes, usage.records, oldest, usage.quarantined);
     }
 }

@@ -29,8 +29,6 @@ pub(super) struct Survey {
     pub(super) covered: Vec<Interval>,
     /// Segments of which all is covered, and whether nothing more is written to them.
     pub(super) covered_segments: Vec<(u64, bool)>,
-    /// How many records there were.
-    pub(super) records: u64,
     /// How many appends had ended when it began.
     pub(super) appends: u64,
     /// The assignments of partitions of which something that was read is neither in the database, nor in the journal, nor on
@@ -129,12 +127,8 @@ async fn compare(
             coverage.insert((Arc::clone(&source), partition), known);
         }
     }
-    let mut survey = Survey {
-        records: records.len() as u64,
-        appends: reading.appends,
-        holes: reading.holes(&records, &coverage),
-        ..Survey::default()
-    };
+    let mut survey =
+        Survey { appends: reading.appends, holes: reading.holes(&records, &coverage), ..Survey::default() };
     let mut open_segments = HashSet::new();
     for record in records {
         let coverage = coverage.get(&(Arc::clone(&record.source), record.partition));
