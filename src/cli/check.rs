@@ -61,7 +61,8 @@ fn check_journal(journal: &config::Journal, problems: &mut Vec<Problem>) {
         return;
     }
     let directory = Path::new(&journal.directory);
-    if !directory.exists() {
+    // What cannot be looked at is told by the attempt to open it.
+    if matches!(directory.try_exists(), Ok(false)) {
         print_line(format_args!("journal: {} will be made", directory.display()));
         return;
     }
