@@ -16,8 +16,7 @@ begin
         from unnest(ingest_cover(p_source, p_partition, p_from, p_until)) as island
         -- After progress was set back the same gap may be met again.
         on conflict (source_id, partition, from_offset) do update
-            set until_offset = greatest(ingest_gap.until_offset, excluded.until_offset),
-                detected_at = excluded.detected_at, filled_at = null
+            set until_offset = excluded.until_offset, detected_at = excluded.detected_at, filled_at = null
         returning ingest_gap.from_offset, ingest_gap.until_offset;
 end $$;
 

@@ -233,11 +233,11 @@ impl Database {
                  ), cut as (
                      update ingest_gap as gap set until_offset = $3 from moved
                      where gap.source_id = moved.source_id and gap.partition = moved.partition
-                         and gap.filled_at is null and gap.from_offset < $3 and gap.until_offset > $3
+                         and gap.from_offset < $3 and gap.until_offset > $3
                  ), forgotten as (
                      delete from ingest_gap as gap using moved
                      where gap.source_id = moved.source_id and gap.partition = moved.partition
-                         and gap.filled_at is null and gap.from_offset >= $3
+                         and gap.from_offset >= $3
                  )
                  select partition from moved",
                 &[&source_id, &partition, &next_offset],

@@ -142,9 +142,17 @@ impl JournalHandle {
         self.ask(|reply| Command::Read(record, reply)).await.unwrap_or(Err(gone))
     }
 
-    /// Takes segments away, as [`Journal::remove_segment`]. A failure is logged; ask again later.
-    pub async fn remove_segments(&self, numbers: Vec<u64>) {
-        self.ask(|reply| Command::RemoveSegments(numbers, reply)).await;
+    /// Takes segments away, as [`Journal::remove_segment`], before all that is asked for later; the answer is ready when it
+    /// is done. A failure is logged; ask again later.
+    pub fn remove_segments(&self, numbers: Vec<u64>) -> impl Future<Output = ()> + Send + 'static {
+        let (reply, answer) = oneshot::channel();
+        let is_asked = self.commands.send(Command::RemoveSegments(numbers, reply)).is_ok();
+        async move {
+            if is_asked {
+                // Where the thread has ended, nothing is to be waited for.
+                drop(answer.await);
+            }
+        }
     }
 
     /// The segments, the oldest first; `None` where the thread has ended.

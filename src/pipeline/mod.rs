@@ -220,7 +220,7 @@ impl Pipeline {
                 Some(done) = self.writers.join_next() => self.written(done),
                 Some(done) = self.start_tasks.join_next() => self.resolved(done),
                 Some(observation) = self.watch.next() => self.observed(observation),
-                survey = self.surveyor.next() => self.surveyed(survey).await,
+                survey = self.surveyor.next() => self.surveyed(survey),
                 appended = next_append(&mut self.spill) => {
                     self.partitions.note_saved(&appended.saved);
                     self.partitions.note_done(&appended.dropped);
@@ -319,8 +319,9 @@ impl Pipeline {
         let writers = self.config.database.writers;
         let free = writers.saturating_sub(self.writers.len());
         if !(due || self.is_full()) || free == 0 {
-            if let Some(spill) = self.spill.as_mut().filter(|_| !self.draining && !self.budget.is_full())
-                && let Some(records) = spill.next_records(free, writers)
+            let is_full = self.budget.is_full();
+            if let Some(spill) = self.spill.as_mut().filter(|_| !self.draining)
+                && let Some(records) = spill.next_records(free, writers, is_full)
             {
                 let intervals: Vec<Interval> = records.iter().map(Record::interval).collect();
                 let known = self.partitions.next_offsets(&intervals);
@@ -362,6 +363,9 @@ impl Pipeline {
             .filter(|(_, sets_before)| *sets_before <= self.sets_taken)
             .map(|(assigned, _)| assigned.clone())
             .collect();
+        if self.starting.is_empty() && self.start_tasks.is_empty() {
+            self.health.set_condition("start", None);
+        }
         if !starting.is_empty() && self.start_tasks.is_empty() && Instant::now() >= self.start_at {
             let in_flight = self.partitions.in_flight();
             self.start_tasks.spawn(self.starter.clone().resolve(starting, in_flight));
@@ -389,15 +393,20 @@ impl Pipeline {
         self.measure();
     }
 
-    async fn surveyed(&mut self, survey: Survey) {
+    fn surveyed(&mut self, survey: Survey) {
         if let Some(spill) = &mut self.spill {
-            spill.note_survey(&survey).await;
+            spill.note_survey(&survey);
+        }
+        // What was appended since it began is not in it.
+        if self.spill.as_ref().is_some_and(|spill| spill.appends() == survey.appends) {
+            self.partitions.keep_journaled(&survey.journaled);
         }
         for record in &survey.missing {
             self.partitions.note_journaled(record);
         }
         self.partitions.note_done(&survey.covered);
-        if !survey.holes.is_empty() {
+        // While messages go to the journal a start could record no gap, and would read the same again and again.
+        if !survey.holes.is_empty() && !self.starter.journaling {
             let holes = survey.holes;
             warn!(?holes, "messages are neither in the database nor in the journal; they are read from Kafka again");
             self.consumer.send(Command::Restart(holes));

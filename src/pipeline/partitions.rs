@@ -134,6 +134,24 @@ impl Partitions {
             .is_journaled = true;
     }
 
+    /// Forgets what the journal no longer has although it did: a record was damaged, or its segment is gone.
+    pub(super) fn keep_journaled(&mut self, journaled: &InFlightPartitions) {
+        for (key, sets) in &mut self.in_flight {
+            let mut spans = journaled.get(key).cloned().unwrap_or_default();
+            spans.sort_unstable();
+            let mut spans = spans.into_iter().peekable();
+            let mut reached = i64::MIN;
+            // Both go up: a set lies in what one record or several that touch hold.
+            sets.retain(|from, set| {
+                while let Some((start, end)) = spans.next_if(|(start, _)| *start <= *from) {
+                    reached = if start <= reached { reached.max(end) } else { end };
+                }
+                !set.is_journaled || set.until <= reached
+            });
+        }
+        self.in_flight.retain(|_, sets| !sets.is_empty());
+    }
+
     /// Notes that the journal has what was read of these intervals.
     pub(super) fn note_saved(&mut self, intervals: &[Interval]) {
         for interval in intervals {

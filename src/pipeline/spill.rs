@@ -95,6 +95,9 @@ pub(super) struct Spill {
     appends: u64,
     surveyed_appends: u64,
     covered_since: HashMap<u64, Instant>,
+    removing: JoinSet<()>,
+    /// How many records the last survey found without progress.
+    without_progress: usize,
 }
 
 impl Spill {
@@ -121,6 +124,8 @@ impl Spill {
             appends: 0,
             surveyed_appends: 0,
             covered_since: HashMap::new(),
+            removing: JoinSet::new(),
+            without_progress: 0,
         }
     }
 
@@ -158,8 +163,9 @@ impl Spill {
             Mode::Streaming | Mode::Replaying if is_outage => self.mode = Mode::Journaling,
             Mode::Journaling if state.up => self.mode = Mode::Replaying,
             Mode::Journaling if state.answers && self.surveyed && self.replay.is_empty() && self.replaying == 0 => {
-                if self.is_drained() {
-                    // There is nothing to write on trial.
+                if self.is_drained() || self.problem().is_some() {
+                    // There is nothing to write on trial; or the journal takes nothing, and what waits for it in memory is
+                    // the trial.
                     self.database.trust_answers();
                 } else {
                     self.surveyed = false;
@@ -298,8 +304,16 @@ impl Spill {
     }
 
     /// Notes what of the journal the database has, and lets go of segments that it covers.
-    pub(super) async fn note_survey(&mut self, survey: &Survey) {
+    pub(super) fn note_survey(&mut self, survey: &Survey) {
         self.surveyed = true;
+        if survey.without_progress != self.without_progress {
+            self.without_progress = survey.without_progress;
+            warn!(
+                records = survey.without_progress,
+                "records of the journal wait: the database has no progress of their partitions, and this worker does not \
+                 read them"
+            );
+        }
         if self.replaying == 0 {
             self.surveyed_appends = survey.appends;
             self.replay = survey.missing.iter().cloned().collect();
@@ -320,22 +334,25 @@ impl Spill {
             .map(|(segment, _)| *segment)
             .collect();
         #[cfg(feature = "planted-bugs")]
-        let due = if crate::planted_bugs::is_on("journal-segment-deleted-early") {
-            self.journal.segments().await.into_iter().flatten().map(|segment| segment.number).collect()
-        } else {
-            due
-        };
-        if !due.is_empty() {
-            self.journal.remove_segments(due).await;
+        let due =
+            if crate::planted_bugs::is_on("journal-segment-deleted-early") { survey.segments.clone() } else { due };
+        while self.removing.try_join_next().is_some() {}
+        // One at a time, and beside the loop: each takes a sync of the directory. The journal's thread takes it before any
+        // append that is asked for later.
+        if !due.is_empty() && self.removing.is_empty() {
+            self.removing.spawn(self.journal.remove_segments(due));
         }
     }
 
     /// The records for the next batch, if it is time for them: `free` writers have nothing else to do.
-    pub(super) fn next_records(&mut self, free: usize, writers: usize) -> Option<Vec<Record>> {
+    pub(super) fn next_records(&mut self, free: usize, writers: usize, memory_is_full: bool) -> Option<Vec<Record>> {
         let may = match self.mode {
+            // What fills the memory waits for the end of the outage, and so for this one record.
             Mode::Journaling => self.replaying == 0 && self.surveyed && self.database.state().answers,
-            // One writer is kept for what comes from Kafka.
-            Mode::Streaming | Mode::Replaying => free > 1 || (writers == 1 && free == 1),
+            // One writer is kept for what comes from Kafka; the journal has the others, whatever comes from there.
+            Mode::Streaming | Mode::Replaying => {
+                !memory_is_full && free > 0 && (self.replaying + 1 < writers || (writers == 1 && free == 1))
+            }
         };
         if !may || self.replay.is_empty() {
             return None;

@@ -29,6 +29,14 @@ pub(super) struct Survey {
     pub(super) covered: Vec<Interval>,
     /// Segments of which all is covered, and whether nothing more is written to them.
     pub(super) covered_segments: Vec<(u64, bool)>,
+    /// How many records wait for the progress of a partition that this worker does not read, and that the database does not
+    /// know.
+    pub(super) without_progress: usize,
+    /// All that the journal has; what is known to be in it and is not there was damaged.
+    pub(super) journaled: InFlightPartitions,
+    /// All segments.
+    #[cfg_attr(not(feature = "planted-bugs"), expect(dead_code, reason = "a planted bug deletes them all"))]
+    pub(super) segments: Vec<u64>,
     /// How many appends had ended when it began.
     pub(super) appends: u64,
     /// The assignments of partitions of which something that was read is neither in the database, nor in the journal, nor on
@@ -127,12 +135,24 @@ async fn compare(
             coverage.insert((Arc::clone(&source), partition), known);
         }
     }
+    let read: HashSet<(Arc<Source>, i32)> =
+        reading.positions.iter().map(|(assigned, source, _)| (Arc::clone(source), assigned.partition.1)).collect();
     let mut survey =
         Survey { appends: reading.appends, holes: reading.holes(&records, &coverage), ..Survey::default() };
+    for record in &records {
+        let key = (Arc::clone(&record.source), record.partition);
+        survey.journaled.entry(key).or_default().push((record.from, record.until));
+    }
+    survey.segments = segments.iter().map(|segment| segment.number).collect();
     let mut open_segments = HashSet::new();
     for record in records {
-        let coverage = coverage.get(&(Arc::clone(&record.source), record.partition));
-        if coverage.is_some_and(|coverage| coverage.covers(record.from, record.until)) {
+        let key = (Arc::clone(&record.source), record.partition);
+        let coverage = coverage.get(&key);
+        if coverage.is_none() && !read.contains(&key) {
+            // Whoever reads the partition makes its progress begin.
+            open_segments.insert(record.segment);
+            survey.without_progress += 1;
+        } else if coverage.is_some_and(|coverage| coverage.covers(record.from, record.until)) {
             survey.covered.push(record.interval());
         } else {
             open_segments.insert(record.segment);

@@ -197,14 +197,17 @@ async fn without_a_journal_messages_wait_in_kafka() {
 async fn a_full_journal_pauses_and_goes_on_by_itself() {
     let Some(away) = Away::new("outage_full", 2).await else { return };
     let mut published = Published::default();
-    let worker = away.worker("journal", &[("SERIES_INGEST__JOURNAL__MAX_BYTES", "2097152")]);
+    // So little memory that it is full as well.
+    let settings =
+        [("SERIES_INGEST__JOURNAL__MAX_BYTES", "2097152"), ("SERIES_INGEST__MEMORY__LIMIT_BYTES", "100663296")];
+    let worker = away.worker("journal", &settings);
     away.publish(&mut published, 20);
     away.bed.until_applied(60).await;
     away.proxy.refuse(true);
     until_mode_after(&away, &worker, &mut published).await;
     // More than the journal takes, in values that do not compress well.
     let mut random = StdRng::seed_from_u64(seed("outage_full"));
-    for number in 0..240 {
+    for number in 0..500 {
         let times: Vec<i64> = (0..2000).map(|n| 1_600_000_000 + number * 2000 + n).collect();
         let values: Vec<f64> = times.iter().map(|_| random.random()).collect();
         for (time, value) in times.iter().zip(&values) {
@@ -235,6 +238,32 @@ async fn a_full_journal_pauses_and_goes_on_by_itself() {
 async fn until_mode_after(away: &Away, worker: &Worker, published: &mut Published) {
     away.publish(published, 10);
     until_mode(worker, "journaling").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_journal_that_takes_nothing_keeps_nothing_from_the_database_that_is_back() {
+    let Some(away) = Away::new("outage_useless", 2).await else { return };
+    let mut published = Published::default();
+    // More than any disk has.
+    let worker = away.worker("journal", &[("SERIES_INGEST__JOURNAL__MIN_FREE_BYTES", "1000000000000000")]);
+    away.publish(&mut published, 20);
+    away.bed.until_applied(60).await;
+    // A batch is on its way when the database goes.
+    away.publish(&mut published, 200);
+    away.proxy.refuse(true);
+    away.publish(&mut published, 200);
+    until(60, "the journal takes nothing, and the worker says so", async || {
+        worker.get("/readyz").is_some_and(|(code, why)| code == 503 && why.contains("journal"))
+    })
+    .await;
+    assert_eq!(worker.metric("series_ingest_journal_up"), Some(0.0));
+    away.proxy.refuse(false);
+    away.bed.until_applied(60).await;
+    away.bed.assert_exact(&published).await;
+    until_mode(&worker, "streaming").await;
+    until(30, "ready again", async || worker.get("/readyz").unwrap().0 == 200).await;
+    drop(worker);
+    away.remove().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
