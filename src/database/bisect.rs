@@ -7,7 +7,7 @@
 
 use tracing::debug;
 
-use super::error::{Class, Error};
+use super::error::Error;
 use super::session::Session;
 use crate::batch::{Batch, Order};
 use crate::message::Decoder;
@@ -45,16 +45,13 @@ pub(super) async fn copy(session: &mut Session, batch: &Batch, decoder: &mut Dec
         session.execute("set a savepoint", "savepoint piece").await?;
         let order = piece.points().order();
         let failure = match session.copy(piece.points(), &order).await {
-            Ok(rows) if rows == piece.points().len() as u64 => {
+            Ok(()) => {
                 session.execute("release a savepoint", "release savepoint piece").await?;
                 copied.points += piece.points().len();
                 trusts_hints &= !was_named;
                 continue;
             }
-            Ok(rows) => {
-                return Err(Error::Unexpected(format!("{rows} rows copied of {}", piece.points().len())));
-            }
-            Err(failure) if failure.class() == Class::Data && !failure.is_missing_series() => failure,
+            Err(failure) if failure.is_refused_row() => failure,
             Err(failure) => return Err(failure),
         };
         session.execute("go back to a savepoint", "rollback to savepoint piece; release savepoint piece").await?;

@@ -693,9 +693,8 @@ async fn copy(session: &mut Session, batch: &Batch, decoder: &mut Decoder) -> Re
     }
     session.execute("set a savepoint", "savepoint letters").await?;
     match session.copy(points, &points.order()).await {
-        Ok(rows) if rows == points.len() as u64 => Ok((points.len(), Vec::new())),
-        Ok(rows) => Err(Error::Unexpected(format!("{rows} rows copied of {}", points.len()))),
-        Err(failure) if failure.class() == Class::Data && !failure.is_missing_series() => {
+        Ok(()) => Ok((points.len(), Vec::new())),
+        Err(failure) if failure.is_refused_row() => {
             session.execute("go back to a savepoint", "rollback to savepoint letters").await?;
             let copied = bisect::copy(session, batch, decoder).await?;
             Ok((copied.points, copied.refused))

@@ -3,6 +3,8 @@
 use deadpool_postgres::PoolError;
 use tokio_postgres::error::SqlState;
 
+use super::session::COPY_STEP;
+
 use super::tls;
 
 /// What a failure means for the batch that met it.
@@ -95,12 +97,10 @@ impl Error {
         }
     }
 
-    /// What was being done, where the server has answered.
-    pub fn step(&self) -> Option<&'static str> {
-        match self {
-            Self::Server { step, .. } => Some(step),
-            _ => None,
-        }
+    /// Whether the server refuses a row of a COPY, for another reason than a missing row of its series.
+    pub(super) fn is_refused_row(&self) -> bool {
+        let in_copy = matches!(self, Self::Server { step, .. } if *step == COPY_STEP);
+        in_copy && self.class() == Class::Data && !self.is_missing_series()
     }
 
     /// The row of a COPY at which the server has ended it, counted from 1. In the binary format the server calls the row a

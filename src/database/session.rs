@@ -87,7 +87,7 @@ impl Session {
     }
 
     /// Copies the points, in this order.
-    pub(super) async fn copy(&mut self, points: &Points, order: &Order) -> Result<u64, Error> {
+    pub(super) async fn copy(&mut self, points: &Points, order: &Order) -> Result<(), Error> {
         let step = COPY_STEP;
         let client = self.client();
         let sink = within(self.limit, step, async {
@@ -102,7 +102,11 @@ impl Session {
             more = encoder.fill(&mut chunk, COPY_CHUNK_BYTES);
             within(self.limit, step, sink.send(chunk.split().freeze())).await?;
         }
-        within(self.limit, step, sink.finish()).await
+        let copied = within(self.limit, step, sink.finish()).await?;
+        if copied != points.len() as u64 {
+            return Err(Error::Unexpected(format!("{copied} rows copied of {}", points.len())));
+        }
+        Ok(())
     }
 }
 

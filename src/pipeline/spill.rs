@@ -334,8 +334,11 @@ impl Spill {
             .map(|(segment, _)| *segment)
             .collect();
         #[cfg(feature = "planted-bugs")]
-        let due =
-            if crate::planted_bugs::is_on("journal-segment-deleted-early") { survey.segments.clone() } else { due };
+        let due = if crate::planted_bugs::is_on("journal-segment-deleted-early") {
+            survey.missing.iter().map(|record| record.segment).collect()
+        } else {
+            due
+        };
         while self.removing.try_join_next().is_some() {}
         // One at a time, and beside the loop: each takes a sync of the directory. The journal's thread takes it before any
         // append that is asked for later.

@@ -34,9 +34,6 @@ pub(super) struct Survey {
     pub(super) without_progress: usize,
     /// All that the journal has; what is known to be in it and is not there was damaged.
     pub(super) journaled: InFlightPartitions,
-    /// All segments.
-    #[cfg_attr(not(feature = "planted-bugs"), expect(dead_code, reason = "a planted bug deletes them all"))]
-    pub(super) segments: Vec<u64>,
     /// How many appends had ended when it began.
     pub(super) appends: u64,
     /// The assignments of partitions of which something that was read is neither in the database, nor in the journal, nor on
@@ -143,7 +140,6 @@ async fn compare(
         let key = (Arc::clone(&record.source), record.partition);
         survey.journaled.entry(key).or_default().push((record.from, record.until));
     }
-    survey.segments = segments.iter().map(|segment| segment.number).collect();
     let mut open_segments = HashSet::new();
     for record in records {
         let key = (Arc::clone(&record.source), record.partition);

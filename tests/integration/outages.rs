@@ -29,10 +29,7 @@ async fn messages_go_to_the_journal_and_from_there_to_the_database_without_hands
     let lag = format!("series_ingest_kafka_lag_seconds{{topic=\"{}\",partition=\"0\"}}", away.bed.points_topic);
     assert!(worker.metric(&lag).unwrap() > 0.0, "what is only journaled is behind");
     // Kafka may lose it now.
-    for partition in 0..4 {
-        let end = away.bed.broker.end(&away.bed.points_topic, partition);
-        away.bed.broker.delete_records(&away.bed.points_topic, partition, end).await;
-    }
+    away.delete_records().await;
     away.publish(&mut published, 40);
 
     away.proxy.refuse(false);
@@ -84,10 +81,7 @@ async fn a_worker_killed_in_an_outage_finds_its_journal_again() {
     until_mode(&worker, "journaling").await;
     until_journaled(&away, &worker).await;
     worker.kill();
-    for partition in 0..2 {
-        let end = away.bed.broker.end(&away.bed.points_topic, partition);
-        away.bed.broker.delete_records(&away.bed.points_topic, partition, end).await;
-    }
+    away.delete_records().await;
     // It starts without the database, goes on journaling, and reconciles when it is back.
     let worker = away.worker("journal", &[]);
     away.publish(&mut published, 100);
@@ -356,10 +350,7 @@ async fn a_gap_is_filled_by_the_journal_of_a_worker_that_returns() {
     until_mode(&first, "journaling").await;
     until_journaled(&away, &first).await;
     first.kill();
-    for partition in 0..2 {
-        let end = away.bed.broker.end(&away.bed.points_topic, partition);
-        away.bed.broker.delete_records(&away.bed.points_topic, partition, end).await;
-    }
+    away.delete_records().await;
     away.proxy.refuse(false);
     let second = away.worker("second", &[]);
     away.bed.until_applied(60).await;

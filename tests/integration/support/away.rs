@@ -78,10 +78,7 @@ impl Away {
 
     /// Kafka loses all that it has: only the journal has it now.
     pub async fn delete_records(&self) {
-        for partition in 0..self.bed.partitions {
-            let end = self.bed.broker.end(&self.bed.points_topic, partition);
-            self.bed.broker.delete_records(&self.bed.points_topic, partition, end).await;
-        }
+        self.bed.delete_records().await;
     }
 
     pub async fn remove(self) {

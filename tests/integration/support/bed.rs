@@ -199,6 +199,14 @@ impl Bed {
         assert_eq!(self.count("select count(*) from ingest_gap where filled_at is null").await, 0, "no gaps");
     }
 
+    /// Has Kafka delete all points' messages that it has now, as retention does.
+    pub async fn delete_records(&self) {
+        for partition in 0..self.partitions {
+            let end = self.broker.end(&self.points_topic, partition);
+            self.broker.delete_records(&self.points_topic, partition, end).await;
+        }
+    }
+
     /// Takes the database and the topics away.
     pub async fn remove(self) {
         drop(self.client);
