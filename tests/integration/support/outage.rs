@@ -82,6 +82,14 @@ async fn end_sessions(admin: &Client) -> i64 {
     admin.query_one(sql, &[&ROLE]).await.unwrap().get(0)
 }
 
+/// Whether as many sessions are there as the server allows. One that is still being authenticated is none.
+async fn are_all_taken(admin: &Client) -> bool {
+    let sql = "select count(*) >= current_setting('max_connections')::int
+        - current_setting('superuser_reserved_connections')::int - current_setting('reserved_connections')::int
+        from pg_stat_activity where backend_type = 'client backend'";
+    admin.query_one(sql, &[]).await.unwrap().get(0)
+}
+
 /// Takes every connection that there is, and then lets the workers ask for theirs. The administrator's are reserved.
 async fn take_all_connections(ground: &Ground) -> Vec<Client> {
     let admin = connect(&ground.server.url()).await;
@@ -98,7 +106,8 @@ async fn take_all_connections(ground: &Ground) -> Vec<Client> {
             }
             Err(error) => {
                 assert_eq!(error.code(), Some(&SqlState::TOO_MANY_CONNECTIONS), "{error}");
-                if end_sessions(&admin).await == 0 {
+                // A worker that is refused has a connection, too, until it has been told.
+                if end_sessions(&admin).await == 0 && are_all_taken(&admin).await {
                     break;
                 }
             }
