@@ -182,7 +182,7 @@ fn verify(journal: &Inspection) -> Result<(), Failure> {
 }
 
 fn export(journal: &mut Inspection, filter: &Filter) -> Result<(), Failure> {
-    let mut damaged = 0;
+    let mut damaged = known_damage(journal);
     let records: Vec<Record> = journal.records().filter(|record| filter.takes(record)).cloned().collect();
     for record in records {
         let set = match journal.read(&record) {
@@ -218,9 +218,21 @@ fn export(journal: &mut Inspection, filter: &Filter) -> Result<(), Failure> {
         }
     }
     if damaged > 0 {
-        return Err(Failure::Damaged(format!("{damaged} records are damaged and were left out")));
+        return Err(left_out(damaged));
     }
     Ok(())
+}
+
+/// Names what was found damaged when the journal was opened; gives the number of places.
+fn known_damage(journal: &Inspection) -> usize {
+    for damage in journal.damage() {
+        eprintln!("series-ingest: damaged: {damage}");
+    }
+    journal.damage().len()
+}
+
+fn left_out(damaged: usize) -> Failure {
+    Failure::Damaged(format!("the journal is damaged in {damaged} places, what was there is left out"))
 }
 
 /// Bytes as text, or in base 64 where they are no UTF-8.
@@ -275,7 +287,8 @@ async fn replay(config: &Config, journal: &mut Inspection, filter: &Filter, dry_
     }
     let bar = progress_bar(records.len(), "records");
     let mut decoder = Decoder::new(config.message.limits());
-    let (mut done, mut batch, mut writers) = (Done::default(), Batch::default(), JoinSet::new());
+    let mut done = Done { damaged: known_damage(journal), ..Done::default() };
+    let (mut batch, mut writers) = (Batch::default(), JoinSet::new());
     for record in &records {
         bar.inc(1);
         match journal.read(record) {
@@ -311,7 +324,7 @@ async fn replay(config: &Config, journal: &mut Inspection, filter: &Filter, dry_
         done.messages, done.points, done.dead_letters
     ));
     if done.damaged > 0 {
-        return Err(Failure::Damaged(format!("{} records are damaged and were left out", done.damaged)));
+        return Err(left_out(done.damaged));
     }
     Ok(())
 }

@@ -4,6 +4,7 @@
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio::task::spawn_blocking;
@@ -12,7 +13,7 @@ use super::error::{AppendError, Damage, ReadError};
 use super::files::Files;
 use super::index::{Record, SegmentInfo};
 use super::journal::{Journal, Usage};
-use super::payload::{Encoded, Encoder, runs};
+use super::payload::{Effort, Encoded, Encoder, runs};
 use crate::batch::MessageSet;
 
 /// How many bytes of raw messages are encoded and not written yet: it bounds the memory for their encoded copies, and what is
@@ -55,16 +56,50 @@ struct Encoders {
     turns: Arc<Semaphore>,
     /// Those that nobody uses, with their buffers.
     idle: Mutex<Vec<Encoder>>,
+    pace: Mutex<Pace>,
+}
+
+/// How much is appended, in windows of [`WINDOW`]. Where little comes, room on the disk is worth more than time; where much
+/// comes, compression must not be slower than the disk.
+#[derive(Debug)]
+pub(super) struct Pace {
+    since: Instant,
+    bytes: usize,
+    was_fast: bool,
+}
+
+pub(super) const WINDOW: Duration = Duration::from_millis(250);
+/// So many bytes of raw messages in a window are much: 64 MiB/s, of which zstd's level 1 takes an eighth of a core.
+pub(super) const FAST_WINDOW_BYTES: usize = 16 << 20;
+
+impl Pace {
+    pub(super) fn new(now: Instant) -> Self {
+        Self { since: now, bytes: 0, was_fast: false }
+    }
+
+    /// Counts what is appended now, and tells how to compress it.
+    pub(super) fn add(&mut self, bytes: usize, now: Instant) -> Effort {
+        let elapsed = now.saturating_duration_since(self.since);
+        if elapsed >= WINDOW {
+            let allowed = FAST_WINDOW_BYTES as f64 * elapsed.as_secs_f64() / WINDOW.as_secs_f64();
+            *self = Self { since: now, bytes: 0, was_fast: self.bytes as f64 > allowed };
+        }
+        self.bytes = self.bytes.saturating_add(bytes);
+        if self.was_fast || self.bytes > FAST_WINDOW_BYTES { Effort::Fast } else { Effort::Small }
+    }
 }
 
 impl Encoders {
     fn new() -> Self {
         let cores = thread::available_parallelism().map_or(1, usize::from);
-        Self { turns: Arc::new(Semaphore::new(cores)), idle: Mutex::default() }
+        let pace = Mutex::new(Pace::new(Instant::now()));
+        Self { turns: Arc::new(Semaphore::new(cores)), idle: Mutex::default(), pace }
     }
 
     /// Encodes the sets, each run of neighbours by itself.
     async fn encode(self: &Arc<Self>, sets: Vec<MessageSet>) -> io::Result<Vec<Encoded>> {
+        let bytes = sets.iter().map(MessageSet::bytes).sum();
+        let effort = self.pace.lock().unwrap_or_else(PoisonError::into_inner).add(bytes, Instant::now());
         let mut tasks = Vec::new();
         for run in runs(sets) {
             let turn = Arc::clone(&self.turns).acquire_owned().await.map_err(io::Error::other)?;
@@ -74,6 +109,7 @@ impl Encoders {
                 let idle = || encoders.idle.lock().unwrap_or_else(PoisonError::into_inner);
                 let known = idle().pop();
                 let mut encoder = known.map_or_else(Encoder::new, Ok)?;
+                encoder.set_effort(effort)?;
                 let encoded = encoder.encode(&run);
                 idle().push(encoder);
                 encoded

@@ -8,7 +8,7 @@ use rand::{Rng as _, SeedableRng as _};
 
 use crate::support::away::{Away, until_journaled, until_mode};
 use crate::support::data::{Difference, Published};
-use crate::support::worker::{Worker, run, text};
+use crate::support::worker::Worker;
 use crate::support::{seed, servers, until};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -401,72 +401,6 @@ async fn what_was_journaled_before_there_was_any_progress_is_not_left_out() {
     away.bed.until_applied(60).await;
     away.bed.assert_exact(&published).await;
     drop((first, second));
-    away.remove().await;
-}
-
-/// The lines of a command, and its exit code.
-fn journal(away: &Away, arguments: &[&str]) -> (Vec<String>, Option<i32>) {
-    let output = run(&away.bed.environment(), &[&["journal"], arguments].concat());
-    (text(&output).lines().map(str::to_owned).collect(), output.status.code())
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_journal_is_looked_at_exported_and_replayed_beside_its_worker() {
-    let Some(away) = Away::new("outage_commands", 2).await else { return };
-    let mut published = Published::default();
-    let worker = away.worker("journal", &[]);
-    away.publish(&mut published, 20);
-    away.bed.until_applied(60).await;
-    away.proxy.refuse(true);
-    away.publish(&mut published, 20);
-    until_mode(&worker, "journaling").await;
-    away.publish(&mut published, 200);
-    until_journaled(&away, &worker).await;
-
-    let directory = away.journal("journal").to_str().unwrap().to_owned();
-    let (lines, code) = journal(&away, &["status", "--directory", &directory]);
-    assert_eq!(code, Some(0), "{lines:?}");
-    let topic = &away.bed.points_topic;
-    assert_eq!(lines.iter().filter(|line| line.starts_with(topic) && line.contains("[10, ")).count(), 2, "{lines:?}");
-    let (lines, code) = journal(&away, &["verify", "--directory", &directory]);
-    assert_eq!(code, Some(0), "{lines:?}");
-
-    let (lines, code) = journal(&away, &["export", "--directory", &directory]);
-    assert_eq!(code, Some(0));
-    assert_eq!(lines.len(), 220);
-    let exported: Vec<serde_json::Value> = lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert!(
-        exported.iter().all(|line| line["key"] == "s" && line["payload"].as_str().unwrap().contains("time_series_id"))
-    );
-    let filter =
-        ["export", "--directory", &directory, "--partition", "1", "--from-offset", "15", "--until-offset", "18"];
-    let (lines, _) = journal(&away, &filter);
-    let offsets: Vec<i64> = lines
-        .iter()
-        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["offset"].as_i64().unwrap())
-        .collect();
-    assert_eq!(offsets, [15, 16, 17]);
-
-    // Another host has a copy of it. The database is up: it is only the worker that is cut off from it.
-    let copy = away.journal("copy");
-    std::fs::create_dir(&copy).unwrap();
-    for entry in std::fs::read_dir(away.journal("journal")).unwrap() {
-        let entry = entry.unwrap();
-        std::fs::copy(entry.path(), copy.join(entry.file_name())).unwrap();
-    }
-    let copy = copy.to_str().unwrap();
-    let (planned, code) = journal(&away, &["replay", "--directory", copy, "--dry-run"]);
-    assert_eq!(code, Some(0), "{planned:?}");
-    assert!(planned[0].starts_with("220 messages with 11000 points would be written"), "{planned:?}");
-    away.proxy.refuse(false);
-    let (done, code) = journal(&away, &["replay", "--directory", copy]);
-    assert_eq!(code, Some(0), "{done:?}");
-    away.bed.until_applied(60).await;
-    away.bed.assert_exact(&published).await;
-    let (again, _) = journal(&away, &["replay", "--directory", copy]);
-    assert!(again[0].starts_with("0 messages with 0 points written"), "{again:?}");
-    away.bed.assert_exact(&published).await;
-    drop(worker);
     away.remove().await;
 }
 

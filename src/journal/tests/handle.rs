@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 use super::fault_files::{Call, Fault, FaultFiles};
 use super::{Plain, SEGMENT_BYTES, Sets, open, options};
+use crate::journal::handle::{FAST_WINDOW_BYTES, Pace, WINDOW};
+use crate::journal::payload::{Effort, Encoder, runs};
 use crate::journal::{AppendError, Journal, JournalHandle, ReadError};
 
 #[tokio::test]
@@ -91,4 +94,46 @@ async fn where_there_is_no_room_for_all_that_wait_there_is_for_some() {
     assert!(matches!(large, Err(AppendError::Full { .. })), "{large:?}");
     small.unwrap();
     assert_eq!(handle.usage().records, 1);
+}
+
+#[test]
+fn much_is_compressed_fast_and_little_small() {
+    let start = Instant::now();
+    let mut pace = Pace::new(start);
+    let tenth = FAST_WINDOW_BYTES / 10;
+    // Exactly as much as a window may have, window after window.
+    for tenths in 0..50 {
+        assert_eq!(pace.add(tenth, start + WINDOW / 10 * tenths), Effort::Small, "{tenths}");
+    }
+    // Twice as much: known when the window's share is used up, and kept from window to window.
+    let start = start + WINDOW * 5;
+    for twentieths in 0..50 {
+        let effort = pace.add(tenth, start + WINDOW / 20 * twentieths);
+        assert_eq!(effort, if twentieths < 10 { Effort::Small } else { Effort::Fast }, "{twentieths}");
+    }
+    // A pause is a window in which little came.
+    assert_eq!(pace.add(tenth, start + WINDOW * 60), Effort::Small);
+    assert_eq!(pace.add(FAST_WINDOW_BYTES, start + WINDOW * 60), Effort::Fast);
+}
+
+#[test]
+fn what_is_compressed_fast_is_read_like_the_rest() {
+    let files = FaultFiles::new(1);
+    let mut journal = Journal::open(files, crate::journal::Options { segment_bytes: 1 << 20, ..options() }).unwrap();
+    let mut encoder = Encoder::new().unwrap();
+    let mut sets = Sets::new(2);
+    let mut expected = Vec::new();
+    for number in 0..40 {
+        encoder.set_effort(if number % 3 == 0 { Effort::Fast } else { Effort::Small }).unwrap();
+        let some = sets.some();
+        expected.extend(Plain::all(&some));
+        for run in runs(some) {
+            journal.append_encoded(&[encoder.encode(&run).unwrap()]).unwrap();
+        }
+    }
+    let records: Vec<_> = journal.records().cloned().collect();
+    let mut read: Vec<_> = records.iter().map(|record| Plain::of(&journal.read(record).unwrap())).collect();
+    read.sort();
+    expected.sort();
+    assert_eq!(read, expected);
 }
