@@ -318,8 +318,11 @@ impl Pipeline {
         let due = due || (self.filling_since.is_some() && self.budget.is_full());
         let writers = self.config.database.writers;
         let free = writers.saturating_sub(self.writers.len());
-        if !(due || self.is_full()) || free == 0 {
-            let is_full = self.budget.is_full();
+        let is_full = self.budget.is_full();
+        let has_turn = self.spill.as_ref().filter(|_| !self.draining).is_none_or(|spill| {
+            self.writers.len() - spill.replaying().min(self.writers.len()) < spill.live_writers(writers, is_full)
+        });
+        if !(due || self.is_full()) || free == 0 || !has_turn {
             if let Some(spill) = self.spill.as_mut().filter(|_| !self.draining)
                 && let Some(records) = spill.next_records(free, writers, is_full)
             {
@@ -339,8 +342,9 @@ impl Pipeline {
         metrics::batch_sealed(batch.points().len(), batch.message_bytes());
         let known = self.partitions.next_offsets(&batch.intervals());
         self.batches += 1;
-        if self.spill.is_some() {
+        if let Some(spill) = &mut self.spill {
             self.held.insert(self.batches, batch.sets().to_vec());
+            spill.live_has_gone();
         }
         self.writers.spawn(self.writer.clone().write(self.batches, batch, known));
     }

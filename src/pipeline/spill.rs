@@ -30,6 +30,13 @@ use crate::telemetry::metrics;
 const APPEND_BYTES: usize = 8 * 1024 * 1024;
 /// How much may wait for an append before no more is taken, in bytes of messages.
 const UNSAVED_BYTES: usize = 16 * 1024 * 1024;
+/// How often it appends where little comes, and the journal has few records. Each append makes a record of each partition, and
+/// each record takes memory.
+const APPEND_EVERY: Duration = Duration::from_millis(100);
+/// How often at least, however many records there are.
+const APPEND_EVERY_MAX: Duration = Duration::from_secs(10);
+/// With each so many records more, it appends less often, by [`APPEND_EVERY`].
+const PACE_RECORDS: u64 = 10_000;
 /// How long to wait after a failed append.
 const APPEND_RETRY: Duration = Duration::from_secs(1);
 /// How long an append may take before the journal counts as failed.
@@ -79,6 +86,7 @@ pub(super) struct Spill {
     mode_since: Instant,
     unsaved: VecDeque<MessageSet>,
     unsaved_bytes: usize,
+    /// When the next append may begin, if no whole one is there before.
     append_at: Instant,
     /// How many sets the next append takes at most: fewer and fewer where there is little room.
     append_sets: usize,
@@ -89,6 +97,8 @@ pub(super) struct Spill {
     problem: Option<String>,
     replay: VecDeque<Record>,
     replaying: usize,
+    /// Whether the last batch was one from Kafka.
+    is_journals_turn: bool,
     /// Whether the journal was compared with the database since it came back.
     surveyed: bool,
     /// How many appends have ended, and how many of them the last survey has seen.
@@ -120,6 +130,7 @@ impl Spill {
             problem: None,
             replay: VecDeque::new(),
             replaying: 0,
+            is_journals_turn: false,
             surveyed: false,
             appends: 0,
             surveyed_appends: 0,
@@ -234,10 +245,12 @@ impl Spill {
 
     /// Starts an append, if there is something to append and none is under way: what comes meanwhile goes with the next.
     fn pump(&mut self) {
-        let may = self.mode == Mode::Journaling && self.appending.is_empty() && Instant::now() >= self.append_at;
-        if !may || self.unsaved.is_empty() {
+        let may = self.mode == Mode::Journaling && self.appending.is_empty() && !self.unsaved.is_empty();
+        let is_due = Instant::now() >= self.append_at || (self.problem.is_none() && self.unsaved_bytes >= APPEND_BYTES);
+        if !may || !is_due {
             return;
         }
+        self.append_at = Instant::now() + append_every(self.journal.usage().records);
         let mut sets = Vec::new();
         let mut bytes = 0;
         while let Some(set) = self.unsaved.pop_front() {
@@ -289,6 +302,7 @@ impl Spill {
         if sets.len() > 1 && matches!(failure, AppendError::Full { .. }) {
             // There may be room for less.
             self.append_sets = sets.len() / 2;
+            self.append_at = Instant::now();
         } else {
             if self.problem.is_none() {
                 warn!(%failure, "messages are not journaled; they are kept in memory, and reading pauses");
@@ -347,19 +361,46 @@ impl Spill {
         }
     }
 
-    /// The records for the next batch, if it is time for them: `free` writers have nothing else to do.
-    pub(super) fn next_records(&mut self, free: usize, writers: usize, memory_is_full: bool) -> Option<Vec<Record>> {
+    /// Whether the journal has something for the next free writer.
+    fn has_next(&self, memory_is_full: bool) -> bool {
         let may = match self.mode {
             // What fills the memory waits for the end of the outage, and so for this one record.
             Mode::Journaling => self.replaying == 0 && self.surveyed && self.database.state().answers,
-            // One writer is kept for what comes from Kafka; the journal has the others, whatever comes from there.
-            Mode::Streaming | Mode::Replaying => {
-                !memory_is_full && free > 0 && (self.replaying + 1 < writers || (writers == 1 && free == 1))
-            }
+            Mode::Streaming | Mode::Replaying => !memory_is_full,
         };
-        if !may || self.replay.is_empty() {
+        may && !self.replay.is_empty()
+    }
+
+    /// How many of so many writers what comes from Kafka may have now: one is kept for the journal where it has something. A
+    /// single writer they have in turn.
+    pub(super) fn live_writers(&self, writers: usize, memory_is_full: bool) -> usize {
+        if self.mode == Mode::Journaling || !self.has_next(memory_is_full) {
+            writers
+        } else if writers == 1 {
+            usize::from(!self.is_journals_turn)
+        } else {
+            writers - 1
+        }
+    }
+
+    /// Notes that a batch from Kafka was handed to a writer.
+    pub(super) fn live_has_gone(&mut self) {
+        self.is_journals_turn = true;
+    }
+
+    /// How many batches of the journal's are being written.
+    pub(super) fn replaying(&self) -> usize {
+        self.replaying
+    }
+
+    /// The records for the next batch, if it is time for them: `free` writers have nothing else to do.
+    pub(super) fn next_records(&mut self, free: usize, writers: usize, memory_is_full: bool) -> Option<Vec<Record>> {
+        // One writer is kept for what comes from Kafka; the journal has the others, whatever comes from there.
+        let has_writer = free > 0 && (self.replaying + 1 < writers || (writers == 1 && free == 1));
+        if !self.has_next(memory_is_full) || (self.mode != Mode::Journaling && !has_writer) {
             return None;
         }
+        self.is_journals_turn = false;
         let mut records = Vec::new();
         if self.mode == Mode::Journaling {
             records.extend(self.replay.pop_front());
@@ -398,4 +439,10 @@ impl Spill {
         metrics::journal_up(self.problem().is_none());
         metrics::journal(usage.bytes, usage.limit_bytes, usage.records, oldest, usage.quarantined);
     }
+}
+
+/// How long to wait between two appends, with so many records in the journal.
+fn append_every(records: u64) -> Duration {
+    let times = u32::try_from(1 + records / PACE_RECORDS).unwrap_or(u32::MAX);
+    APPEND_EVERY.saturating_mul(times).min(APPEND_EVERY_MAX)
 }

@@ -170,7 +170,8 @@ async fn a_replay_that_was_killed_goes_on_where_it_was() {
     for part in [50, 150] {
         let before = away.bed.count_points().await;
         let arguments = ["journal", "replay", "--directory", directory];
-        let mut replay = command(&environment).args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let mut replay =
+            command(&environment).args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         until(60, "a part is written", async || away.bed.count_points().await >= before + part * 50).await;
         replay.kill().unwrap();
         assert!(!replay.wait().unwrap().success(), "it was still at work");

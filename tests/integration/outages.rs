@@ -1,7 +1,7 @@
 //! The database goes away and comes back: with a journal messages go on, without one they wait in Kafka.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
@@ -413,6 +413,71 @@ async fn a_second_process_with_the_same_journal_refuses_to_start() {
     let mut second = away.worker("journal", &[]);
     assert_eq!(second.exit_code(20), Some(64), "{}", second.log());
     assert!(second.log().contains("journal.directory"), "{}", second.log());
+    drop(worker);
+    away.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_single_writer_is_shared_by_the_journal_and_what_comes_from_kafka() {
+    let Some(away) = Away::new("outage_one_writer", 1).await else { return };
+    let mut published = Published::default();
+    // A batch a message.
+    let settings = [("SERIES_INGEST__DATABASE__WRITERS", "1"), ("SERIES_INGEST__BATCH__MAX_POINTS", "10")];
+    let worker = away.worker("journal", &settings);
+    away.publish(&mut published, 10);
+    away.bed.until_applied(60).await;
+    away.proxy.refuse(true);
+    away.publish(&mut published, 10);
+    until_mode(&worker, "journaling").await;
+    // Many turns of the journal's.
+    away.publish_large(&mut published, 1_000, 20_000);
+    until_journaled(&away, &worker).await;
+    let journaled = away.bed.broker.end(&away.bed.points_topic, 0);
+    away.proxy.refuse(false);
+    until_mode(&worker, "replaying").await;
+    away.publish(&mut published, 4_000);
+    let end = away.bed.broker.end(&away.bed.points_topic, 0);
+    // It goes to the end of all that is written without a hole, live messages among them.
+    let mut next = 0;
+    until(60, "the journal is written", async || {
+        next = away.bed.next_offsets().await[0];
+        next >= journaled
+    })
+    .await;
+    assert!(next > journaled, "live messages were written meanwhile");
+    assert!(next < end, "the journal had to wait for all live messages");
+    away.bed.until_applied(60).await;
+    away.bed.assert_exact(&published).await;
+    drop(worker);
+    away.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quiet_topic_does_not_fill_the_journal_with_small_records() {
+    let Some(away) = Away::new("outage_small_records", 1).await else { return };
+    let mut published = Published::default();
+    let worker = away.worker("journal", &[]);
+    away.publish(&mut published, 10);
+    away.bed.until_applied(60).await;
+    away.proxy.refuse(true);
+    away.publish(&mut published, 10);
+    until_mode(&worker, "journaling").await;
+    until_journaled(&away, &worker).await;
+    let records = || worker.metric("series_ingest_journal_records").unwrap();
+    let (before, begun) = (records(), Instant::now());
+    for _ in 0..300 {
+        let message = published.batch("s", 1);
+        away.bed.producer.send(&away.bed.points_topic, 0, "s", Some(message.as_bytes()));
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    away.bed.producer.flush();
+    until_journaled(&away, &worker).await;
+    // One each 100 ms, and the first at once.
+    let (made, allowed) = (records() - before, begun.elapsed().as_secs_f64() * 10.0 + 2.0);
+    assert!(made >= 1.0 && made <= allowed, "{made} records, {allowed} would do");
+    away.proxy.refuse(false);
+    away.bed.until_applied(60).await;
+    away.bed.assert_exact(&published).await;
     drop(worker);
     away.remove().await;
 }
