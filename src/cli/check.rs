@@ -48,7 +48,7 @@ async fn check_database(config: &Config, problems: &mut Vec<Problem>) {
             ));
         }
     }
-    match schema::verify(&config.database).await {
+    match schema::verify(config).await {
         Ok(_) => print_line("schema: up to date"),
         Err(error) => problems.push(Problem { key: "database.url", text: error.to_string(), unreachable: false }),
     }

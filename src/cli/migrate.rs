@@ -26,7 +26,7 @@ pub(super) async fn run(config: &Config, arguments: Arguments) -> Result<(), Fai
         print_line(note);
     }
     if let Some(role) = arguments.worker_role {
-        roles::grant_worker(&config.database, &role).await?;
+        roles::grant_worker(config, &role).await?;
         print_line(format_args!("role {role} has the worker's rights, and no others, on the tables"));
     }
     Ok(())

@@ -121,6 +121,9 @@ impl From<SchemaError> for Failure {
             SchemaError::NotMigrated { .. }
             | SchemaError::TooNew { .. }
             | SchemaError::Different { .. }
+            | SchemaError::NotUnique { .. }
+            | SchemaError::Unique { .. }
+            | SchemaError::Duplicates { .. }
             | SchemaError::Role(_) => Self::Usage(error.to_string()),
             SchemaError::Migration(_) => Self::Internal(error.to_string()),
         }

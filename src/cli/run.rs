@@ -149,7 +149,7 @@ async fn await_schema(
                     info!(note, "schema");
                 }
             }
-            schema::verify(&config.database).await
+            schema::verify(config).await
         };
         // A migration takes as long as it needs.
         let beats = async {

@@ -36,8 +36,8 @@ use layers::Layers;
 pub use problems::Problems;
 pub use secret::Secret;
 pub use sections::{
-    Batch, Database, DeadLetters, Http, Journal, Kafka, Log, LogFormat, Memory, MessageRules, Points, Shutdown,
-    StartAt, UnknownSeries,
+    Batch, Database, DeadLetters, Http, Journal, Kafka, Log, LogFormat, Memory, MessageRules, OnDuplicate, Points,
+    Shutdown, StartAt, UnknownSeries,
 };
 use sources::Sources;
 pub use tls::{Authorities, SslMode, Tls};

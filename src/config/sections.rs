@@ -177,6 +177,31 @@ impl MessageRules {
 pub struct Points {
     /// What happens to points of a series that no `series-create` has named. Default `create`.
     pub unknown_series: UnknownSeries,
+    /// What happens to points that are there already, of other messages. Default `append`.
+    pub on_duplicate: OnDuplicate,
+}
+
+/// What happens to points of a series, column and time that are there already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnDuplicate {
+    /// They become rows of their own.
+    Append,
+    /// What is there stays.
+    Ignore,
+    /// The value of the later message counts, in whatever order they are written.
+    Replace,
+}
+
+impl OnDuplicate {
+    /// The word in the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Append => "append",
+            Self::Ignore => "ignore",
+            Self::Replace => "replace",
+        }
+    }
 }
 
 /// What happens to points of a series that no `series-create` has named.

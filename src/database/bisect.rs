@@ -7,6 +7,7 @@
 
 use tracing::debug;
 
+use super::duplicates::Store;
 use super::error::Error;
 use super::session::Session;
 use crate::batch::{Batch, Order};
@@ -19,8 +20,10 @@ const PIECES: usize = 64;
 /// What of a batch was copied.
 #[derive(Debug, Default)]
 pub(super) struct Copied {
-    /// The points copied.
+    /// The points of the messages that the server takes.
     pub(super) points: usize,
+    /// How many of them were added or changed.
+    pub(super) rows: usize,
     /// The messages that the server has refused, each as a dead letter.
     pub(super) refused: Vec<Batch>,
 }
@@ -29,7 +32,12 @@ pub(super) struct Copied {
 ///
 /// # Errors
 /// Those that refuse no row; the transaction is then to be given up.
-pub(super) async fn copy(session: &mut Session, batch: &Batch, decoder: &mut Decoder) -> Result<Copied, Error> {
+pub(super) async fn copy(
+    session: &mut Session,
+    batch: &Batch,
+    store: Store<'_>,
+    decoder: &mut Decoder,
+) -> Result<Copied, Error> {
     let mut copied = Copied::default();
     let mut pieces = batch.split_into(PIECES, decoder);
     // The first piece lies on top.
@@ -44,10 +52,11 @@ pub(super) async fn copy(session: &mut Session, batch: &Batch, decoder: &mut Dec
         }
         session.execute("set a savepoint", "savepoint piece").await?;
         let order = piece.points().order();
-        let failure = match session.copy(piece.points(), &order).await {
-            Ok(()) => {
+        let failure = match store.store(session, &piece, &order).await {
+            Ok(rows) => {
                 session.execute("release a savepoint", "release savepoint piece").await?;
                 copied.points += piece.points().len();
+                copied.rows += rows;
                 trusts_hints &= !was_named;
                 continue;
             }

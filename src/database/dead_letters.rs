@@ -10,6 +10,7 @@ use std::sync::Arc;
 use tokio_postgres::Row;
 use tracing::debug;
 
+use super::duplicates::Store;
 use super::error::{Class, Error};
 use super::progress::Resolved;
 use super::series::KnownSeries;
@@ -583,7 +584,8 @@ impl Database {
         }
         // What is rolled back must not be known as being there.
         series::see(session, &KnownSeries::default(), batch.points()).await?;
-        let (points, refused) = copy(session, &batch, decoder).await?;
+        let store = Store { on_duplicate: self.on_duplicate, ids: &ids };
+        let (points, refused) = copy(session, &batch, store, decoder).await?;
         let mut rejected: HashMap<(i32, i32, i64), Rejected> = HashMap::new();
         for letter in batch.dead_letters().iter().chain(refused.iter().flat_map(Batch::dead_letters)) {
             let at = &letter.at;
@@ -686,18 +688,23 @@ fn message_set(redrive: &Redrive<'_>) -> MessageSet {
 
 /// Copies the points, without those of messages that the server refuses, inside an open transaction; their number, and the
 /// refused messages.
-async fn copy(session: &mut Session, batch: &Batch, decoder: &mut Decoder) -> Result<(usize, Vec<Batch>), Error> {
+async fn copy(
+    session: &mut Session,
+    batch: &Batch,
+    store: Store<'_>,
+    decoder: &mut Decoder,
+) -> Result<(usize, Vec<Batch>), Error> {
     let points = batch.points();
     if points.is_empty() {
         return Ok((0, Vec::new()));
     }
     session.execute("set a savepoint", "savepoint letters").await?;
-    match session.copy(points, &points.order()).await {
-        Ok(()) => Ok((points.len(), Vec::new())),
+    match store.store(session, batch, &points.order()).await {
+        Ok(rows) => Ok((rows, Vec::new())),
         Err(failure) if failure.is_refused_row() => {
             session.execute("go back to a savepoint", "rollback to savepoint letters").await?;
-            let copied = bisect::copy(session, batch, decoder).await?;
-            Ok((copied.points, copied.refused))
+            let copied = bisect::copy(session, batch, store, decoder).await?;
+            Ok((copied.rows, copied.refused))
         }
         Err(failure) => Err(failure),
     }

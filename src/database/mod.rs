@@ -14,6 +14,7 @@
 
 pub mod copy;
 pub mod dead_letters;
+mod duplicates;
 pub mod error;
 pub mod roles;
 pub mod schema;
@@ -36,7 +37,7 @@ pub use progress::{Applied, Coverage};
 pub use write::{Path, Written};
 
 use crate::batch::Source;
-use crate::config::{self, UnknownSeries};
+use crate::config::{self, OnDuplicate, UnknownSeries};
 use crate::telemetry::metrics;
 
 use pool::Connections;
@@ -74,6 +75,7 @@ pub struct Database {
     connections: Connections,
     pipeline: Arc<str>,
     unknown_series: UnknownSeries,
+    on_duplicate: OnDuplicate,
     letters: dead_letters::Rules,
     limit: Duration,
     sources: Arc<SourceIds>,
@@ -122,6 +124,7 @@ impl Database {
             connections: Connections::new(database)?,
             pipeline: config.pipeline.as_str().into(),
             unknown_series: config.points.unknown_series,
+            on_duplicate: config.points.on_duplicate,
             letters: dead_letters::Rules::new(config),
             limit: Duration::from_millis(database.statement_timeout_ms) + PATIENCE,
             sources: Arc::default(),

@@ -5,25 +5,27 @@ use tokio_postgres::Client;
 
 use super::error::Error;
 use super::schema::{SchemaError, connect};
-use crate::config;
+use crate::config::{self, OnDuplicate};
 
 /// The tables, each with the worker's rights on it.
 ///
 /// Points can be added and not so much as read. Progress and dead letters are moved by functions only.
-pub const TABLES: [(&str, &str); 9] = [
+pub const TABLES: [(&str, &str); 10] = [
     ("time_series_data_points", "insert"),
     ("time_series_metadata", "select"),
     ("ingest_source", "select"),
     ("ingest_progress", "select"),
     ("ingest_gap", "select"),
     ("ingest_series", ""),
+    ("ingest_point_version", ""),
     ("ingest_dead_letter", ""),
     ("ingest_dead_letter_count", ""),
     ("refinery_schema_history", "select"),
 ];
 
-/// The functions that the worker may call; they run with the rights of their owner.
-pub const FUNCTIONS: [&str; 13] = [
+/// The functions that the worker may call; they run with the rights of their owner. Those of `points.on_duplicate` it may
+/// call with that setting only.
+pub const FUNCTIONS: [&str; 15] = [
     "ingest_source_id",
     "ingest_start",
     "ingest_claim",
@@ -32,6 +34,8 @@ pub const FUNCTIONS: [&str; 13] = [
     "ingest_record_gap",
     "ingest_define_series",
     "ingest_see_columns",
+    "ingest_add_points",
+    "ingest_replace_points",
     "ingest_dead_letter_room",
     "ingest_add_dead_letters",
     "ingest_count_dead_letters",
@@ -43,8 +47,8 @@ pub const FUNCTIONS: [&str; 13] = [
 ///
 /// # Errors
 /// Where the server does not answer, there is no such role, or it has all rights anyway.
-pub async fn grant_worker(database: &config::Database, role: &str) -> Result<(), SchemaError> {
-    let client = connect(database).await?;
+pub async fn grant_worker(config: &config::Config, role: &str) -> Result<(), SchemaError> {
+    let client = connect(&config.database).await?;
     let step = "look for the role";
     let found = client
         .query_opt(
@@ -73,7 +77,7 @@ pub async fn grant_worker(database: &config::Database, role: &str) -> Result<(),
             sql += &format!("grant {rights} on {schema}.{table} to {role};");
         }
     }
-    for (function, theirs) in functions(&client).await? {
+    for (function, theirs) in functions(&client, &rights_of(config.points.on_duplicate)).await? {
         let change = if theirs { "grant execute on" } else { "revoke all on" };
         let whom = if theirs { "to" } else { "from" };
         sql += &format!("{change} function {function} {whom} {role};");
@@ -83,13 +87,22 @@ pub async fn grant_worker(database: &config::Database, role: &str) -> Result<(),
     Ok(())
 }
 
+fn rights_of(on_duplicate: OnDuplicate) -> Vec<&'static str> {
+    let is_needed = |function: &&str| match *function {
+        "ingest_add_points" => on_duplicate == OnDuplicate::Ignore,
+        "ingest_replace_points" => on_duplicate == OnDuplicate::Replace,
+        _ => true,
+    };
+    FUNCTIONS.into_iter().filter(is_needed).collect()
+}
+
 /// The migrations' functions with their parameters, each with whether the worker may call it.
-async fn functions(client: &Client) -> Result<Vec<(String, bool)>, Error> {
+async fn functions(client: &Client, theirs: &[&str]) -> Result<Vec<(String, bool)>, Error> {
     let rows = client
         .query(
             "select oid::regprocedure::text, proname = any ($1::text[]) from pg_proc
              where pronamespace = current_schema()::regnamespace and proname like 'ingest\\_%' and prosecdef",
-            &[&FUNCTIONS.as_slice()],
+            &[&theirs],
         )
         .await
         .map_err(|source| Error::Server { step: "list the functions", source })?;

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use refinery::Runner;
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 use tracing::{info, warn};
 
 use super::error::{Error, describe};
 use super::pool::connection_config;
-use crate::config;
+use crate::config::{self, OnDuplicate};
 
 mod embedded {
     refinery::embed_migrations!("migrations");
@@ -84,6 +85,35 @@ pub enum SchemaError {
         /// The highest applied migration.
         version: i32,
     },
+    /// The points have no unique index.
+    #[error(
+        "points.on_duplicate = {rule:?} needs a unique index on the points' time_series_id, column_name and timestamp: run \
+         `series-ingest migrate` with this setting"
+    )]
+    NotUnique {
+        /// What the configuration says.
+        rule: &'static str,
+    },
+    /// The points have a unique index, and duplicates are to be appended.
+    #[error(
+        "the unique index {index} refuses points that come twice, and points.on_duplicate is \"append\": set it to \
+         \"ignore\" or \"replace\", or drop the index"
+    )]
+    Unique {
+        /// The index's name.
+        index: String,
+    },
+    /// The unique index cannot be made.
+    #[error(
+        "points.on_duplicate = {rule:?} needs a unique index, and points are there more than once: {example}. docs/schema.md \
+         has the statements that list them and that delete all but one"
+    )]
+    Duplicates {
+        /// What the configuration says.
+        rule: &'static str,
+        /// The server's words.
+        example: String,
+    },
     /// The worker's role cannot be given its rights.
     #[error("{0}")]
     Role(String),
@@ -128,26 +158,29 @@ pub async fn migrate(config: &config::Config) -> Result<Report, SchemaError> {
         .iter()
         .map(ToString::to_string)
         .collect();
-    let notes = apply_extension(&client, &config.database).await?;
+    let mut notes = apply_extension(&client, &config.database).await?;
+    if config.points.on_duplicate != OnDuplicate::Append {
+        make_unique(&client, config, &mut notes).await?;
+    }
     run(&client, "end the migration", &format!("select pg_advisory_unlock({MIGRATION_LOCK})")).await?;
     Ok(Report { applied, notes })
 }
 
-/// Checks that the schema is what this program was built for.
+/// Checks that the schema is what this program was built for, and has what the configuration needs.
 ///
 /// # Errors
 /// Where the server does not answer, or the schema differs.
-pub async fn verify(database: &config::Database) -> Result<Server, SchemaError> {
-    in_time(database, "read the schema's version", verify_without_limit(database)).await?
+pub async fn verify(config: &config::Config) -> Result<Server, SchemaError> {
+    in_time(&config.database, "read the schema's version", verify_without_limit(config)).await?
 }
 
-async fn verify_without_limit(database: &config::Database) -> Result<Server, SchemaError> {
-    let client = connect(database).await?;
+async fn verify_without_limit(config: &config::Config) -> Result<Server, SchemaError> {
+    let client = connect(&config.database).await?;
     let known = runner().get_migrations().clone();
     let rows =
         match client.query("select version, name, checksum from refinery_schema_history order by version", &[]).await {
             Ok(rows) => rows,
-            Err(error) if error.code() == Some(&tokio_postgres::error::SqlState::UNDEFINED_TABLE) => Vec::new(),
+            Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => Vec::new(),
             Err(source) => return Err(Error::Server { step: "read the schema's version", source }.into()),
         };
     let applied: Vec<(i32, String)> = rows.iter().map(|row| (row.get(0), row.get(2))).collect();
@@ -170,7 +203,12 @@ async fn verify_without_limit(database: &config::Database) -> Result<Server, Sch
     if let Some((version, _)) = applied.iter().find(|(version, _)| *version > newest) {
         return Err(SchemaError::TooNew { version: *version });
     }
-    Ok(server(&client).await?)
+    let rule = config.points.on_duplicate;
+    match (unique_index(&client).await?, rule) {
+        (None, OnDuplicate::Ignore | OnDuplicate::Replace) => Err(SchemaError::NotUnique { rule: rule.as_str() }),
+        (Some(index), OnDuplicate::Append) => Err(SchemaError::Unique { index }),
+        _ => Ok(server(&client).await?),
+    }
 }
 
 /// What the server is, whatever its schema.
@@ -312,6 +350,85 @@ async fn make_hypertable(client: &Client, database: &config::Database, notes: &m
     run(client, step, &format!("{create})")).await?;
     notes.push(format!("the points are a hypertable with chunks of {} s", database.chunk_interval_s));
     Ok(true)
+}
+
+/// The name of a unique index on the points' series, column and time, if there is one.
+async fn unique_index(client: &Client) -> Result<Option<String>, Error> {
+    let found = client
+        .query_opt(
+            "select indexrelid::regclass::text from pg_index
+             where indrelid = 'time_series_data_points'::regclass and indisunique and indisvalid
+                 and indpred is null and indexprs is null and indnkeyatts = 3
+                 and (select array_agg(attname::text order by attname) from pg_attribute
+                      where attrelid = indrelid and attnum = any (indkey))
+                     = array['column_name', 'time_series_id', 'timestamp']
+             limit 1",
+            &[],
+        )
+        .await
+        .map_err(|source| Error::Server { step: "look for a unique index", source })?;
+    Ok(found.map(|row| row.get(0)))
+}
+
+/// Makes the unique index that `points.on_duplicate` needs. The table takes no writes until it is done: hypertables have no
+/// `create index concurrently` for unique indexes.
+async fn make_unique(client: &Client, config: &config::Config, notes: &mut Vec<String>) -> Result<(), SchemaError> {
+    let rule = config.points.on_duplicate;
+    if unique_index(client).await?.is_none() {
+        let sql = "create unique index idx_time_series_data_points_unique \
+                   on time_series_data_points (time_series_id, column_name, \"timestamp\")";
+        match run(client, "make the unique index", sql).await {
+            Ok(_) => {
+                notes.push(format!("the points have a unique index, for points.on_duplicate = {:?}", rule.as_str()))
+            }
+            Err(Error::Server { source, .. }) if source.code() == Some(&SqlState::UNIQUE_VIOLATION) => {
+                return Err(SchemaError::Duplicates { rule: rule.as_str(), example: describe(&source) });
+            }
+            Err(failure) => return Err(failure.into()),
+        }
+    }
+    if rule == OnDuplicate::Replace {
+        make_versions_hypertable(client, &config.database, notes).await?;
+    }
+    Ok(())
+}
+
+/// Makes the points' versions a hypertable as well, where the points are one: old chunks of both can be dropped.
+async fn make_versions_hypertable(
+    client: &Client,
+    database: &config::Database,
+    notes: &mut Vec<String>,
+) -> Result<(), Error> {
+    let step = "make the versions a hypertable";
+    let row = client
+        .query_one(
+            "select exists (select from pg_extension where extname = 'timescaledb')
+                    and not exists (select from ingest_point_version)",
+            &[],
+        )
+        .await
+        .map_err(|source| Error::Server { step, source })?;
+    if !row.get::<_, bool>(0) {
+        return Ok(());
+    }
+    let made = run(
+        client,
+        step,
+        &format!(
+            "select create_hypertable('ingest_point_version', 'timestamp',
+                                      chunk_time_interval => interval '{} seconds', create_default_indexes => false)
+             where exists (select from timescaledb_information.hypertables
+                           where hypertable_schema = current_schema() and hypertable_name = 'time_series_data_points')
+                 and not exists (select from timescaledb_information.hypertables
+                                 where hypertable_schema = current_schema() and hypertable_name = 'ingest_point_version')",
+            database.chunk_interval_s
+        ),
+    )
+    .await?;
+    if made > 0 {
+        notes.push(format!("ingest_point_version is a hypertable with chunks of {} s", database.chunk_interval_s));
+    }
+    Ok(())
 }
 
 async fn compress(client: &Client, database: &config::Database, notes: &mut Vec<String>) -> Result<(), Error> {

@@ -113,7 +113,7 @@ impl Scratch {
     pub async fn empty_tables(&self) -> Result<(), Error> {
         self.execute(
             "empty the tables",
-            "truncate time_series_data_points, time_series_metadata, ingest_series, ingest_progress, ingest_gap, ingest_dead_letter_count, \
+            "truncate time_series_data_points, ingest_point_version, time_series_metadata, ingest_series, ingest_progress, ingest_gap, ingest_dead_letter_count, \
              ingest_dead_letter, ingest_source; checkpoint",
         )
         .await

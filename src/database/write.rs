@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use tracing::debug;
 
+use super::duplicates::Store;
 use super::error::{Class, Error};
 use super::progress::{Applied, Claim, Resolved};
 use super::session::Session;
@@ -58,6 +59,8 @@ pub struct Written {
     pub points: usize,
     /// Points of the batch that were applied already.
     pub skipped: usize,
+    /// Points that change nothing, because of others of the same series, column and time.
+    pub duplicates: usize,
     /// The messages that became dead letters now.
     pub dead_letters: Vec<(MessageAt, Rejected)>,
     /// How many of these are counted, and not stored.
@@ -152,10 +155,12 @@ impl Database {
     ) -> Result<Written, Error> {
         let intervals = batch.intervals();
         let claim = Claim::new(&intervals, ids)?;
+        let store = Store { on_duplicate: self.on_duplicate, ids };
         if path.is_fast() {
-            copy(session, batch).await?;
+            let rows = copy(session, batch, store).await?;
             let applied = claim.all(session).await?;
             let mut written = written(batch, 0, applied);
+            written.stored(rows, batch.points().len());
             written.only_counted = self.insert_dead_letters(session, ids, batch, &[]).await?;
             return Ok(written);
         }
@@ -176,14 +181,15 @@ impl Database {
         let mut written = written(part, batch.points().len() - part.points().len(), applied);
         match rows {
             Rows::Together => {
-                copy(session, part).await?;
+                let rows = copy(session, part, store).await?;
+                written.stored(rows, part.points().len());
                 written.only_counted = self.insert_dead_letters(session, ids, part, &[]).await?;
             }
             Rows::Apart => {
-                let copied = bisect::copy(session, part, decoder).await?;
+                let copied = bisect::copy(session, part, store, decoder).await?;
                 written.only_counted = self.insert_dead_letters(session, ids, part, &copied.refused).await?;
                 written.dead_letters.extend(copied.refused.iter().flat_map(letters));
-                written.points = copied.points;
+                written.stored(copied.rows, copied.points);
             }
         }
         Ok(written)
@@ -203,19 +209,29 @@ impl Database {
     }
 }
 
-async fn copy(session: &mut Session, batch: &Batch) -> Result<(), Error> {
+/// The number of rows that were added or changed.
+async fn copy(session: &mut Session, batch: &Batch, store: Store<'_>) -> Result<usize, Error> {
     let points = batch.points();
     if points.is_empty() {
-        return Ok(());
+        return Ok(0);
     }
     let start = Instant::now();
-    session.copy(points, &points.order()).await?;
+    let rows = store.store(session, batch, &points.order()).await?;
     metrics::copy_took(start.elapsed());
-    Ok(())
+    Ok(rows)
+}
+
+impl Written {
+    /// Notes that so many rows came of so many points.
+    fn stored(&mut self, rows: usize, points: usize) {
+        self.points = rows;
+        self.duplicates = points.saturating_sub(rows);
+    }
 }
 
 fn written(batch: &Batch, skipped: usize, applied: Vec<Applied>) -> Written {
-    Written { points: batch.points().len(), skipped, dead_letters: letters(batch).collect(), only_counted: 0, applied }
+    let dead_letters = letters(batch).collect();
+    Written { points: batch.points().len(), skipped, duplicates: 0, dead_letters, only_counted: 0, applied }
 }
 
 fn letters(batch: &Batch) -> impl Iterator<Item = (MessageAt, Rejected)> {

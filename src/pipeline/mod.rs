@@ -519,6 +519,7 @@ impl Pipeline {
         }
         metrics::points_written(outcome.points as u64);
         metrics::points_skipped(outcome.skipped as u64);
+        metrics::points_duplicate(outcome.duplicates as u64);
         metrics::dead_letters_only_counted(outcome.only_counted);
         if let Some(publishing) = self.publishing.as_ref().filter(|_| !outcome.dead_letters.is_empty()) {
             publishing.wake();

@@ -23,6 +23,8 @@ pub(super) struct Outcome {
     pub(super) points: usize,
     /// Points that were applied already.
     pub(super) skipped: usize,
+    /// Points that change nothing, because of others of the same series, column and time.
+    pub(super) duplicates: usize,
     /// Messages that became dead letters now.
     pub(super) dead_letters: Vec<(MessageAt, Rejected)>,
     /// How many of these are counted, and not stored.
@@ -215,6 +217,7 @@ impl Writer {
                 Ok(written) => {
                     outcome.points += written.points;
                     outcome.skipped += written.skipped;
+                    outcome.duplicates += written.duplicates;
                     outcome.dead_letters.extend(written.dead_letters);
                     outcome.only_counted += written.only_counted;
                     for applied in written.applied {

@@ -25,6 +25,7 @@ const BATCH_POINTS: &str = "series_ingest_batch_points";
 const BATCH_BYTES: &str = "series_ingest_batch_bytes";
 const POINTS_WRITTEN: &str = "series_ingest_points_written_total";
 const POINTS_SKIPPED: &str = "series_ingest_points_skipped_total";
+const POINTS_DUPLICATE: &str = "series_ingest_points_duplicate_total";
 const COPY_SECONDS: &str = "series_ingest_copy_seconds";
 const TRANSACTION_SECONDS: &str = "series_ingest_transaction_seconds";
 const PRODUCE_TO_COMMIT_SECONDS: &str = "series_ingest_produce_to_commit_seconds";
@@ -134,6 +135,12 @@ pub const METRICS: &[Metric] = &[
         kind: Kind::Counter,
         labels: &[],
         help: "Points read again that the database had already",
+    },
+    Metric {
+        name: POINTS_DUPLICATE,
+        kind: Kind::Counter,
+        labels: &[],
+        help: "Points that change nothing, by points.on_duplicate",
     },
     Metric { name: COPY_SECONDS, kind: Kind::Histogram, labels: &[], help: "Time of one COPY" },
     Metric {
@@ -316,6 +323,11 @@ pub fn points_written(n: u64) {
 /// `n` points were in the database already.
 pub fn points_skipped(n: u64) {
     counter!(POINTS_SKIPPED).increment(n);
+}
+
+/// `n` points were committed that change nothing, because of others of the same series, column and time.
+pub fn points_duplicate(n: u64) {
+    counter!(POINTS_DUPLICATE).increment(n);
 }
 
 /// A message became a dead letter.
@@ -502,6 +514,7 @@ mod tests {
         messages_received("feed", "point-batch", 2);
         points_written(1);
         points_skipped(1);
+        points_duplicate(1);
         dead_letter("bad-json");
         dead_letters_only_counted(1);
         dead_letters_published("delivered", 1);

@@ -167,15 +167,35 @@ async fn a_replay_that_was_killed_goes_on_where_it_was() {
     let mut environment = away.bed.environment();
     environment.push(("SERIES_INGEST__BATCH__MAX_POINTS".to_owned(), "50".to_owned()));
     environment.push(("SERIES_INGEST__DATABASE__WRITERS".to_owned(), "1".to_owned()));
-    for part in [50, 150] {
-        let before = away.bed.count_points().await;
+    // Each attempt comes so far, waits there, and is killed.
+    let stop = "create function wait_there() returns trigger language plpgsql as $$ begin
+            if (select count(*) from time_series_data_points) >= (select points from stop_at) then
+                perform pg_advisory_xact_lock(1);
+            end if;
+            return null;
+        end $$;
+        create table stop_at (points bigint); insert into stop_at values (0);
+        create trigger wait_there before insert on time_series_data_points for each statement execute function wait_there()";
+    let client = &away.bed.client;
+    client.batch_execute(stop).await.unwrap();
+    for points in [5_000, 20_000] {
+        client
+            .batch_execute(&format!("update stop_at set points = {points}; select pg_advisory_lock(1)"))
+            .await
+            .unwrap();
         let arguments = ["journal", "replay", "--directory", directory];
         let mut replay =
             command(&environment).args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        until(60, "a part is written", async || away.bed.count_points().await >= before + part * 50).await;
+        let waits = "select count(*) from pg_locks where locktype = 'advisory' and not granted
+                     and database = (select oid from pg_database where datname = current_database())";
+        until(60, "it waits", async || away.bed.count(waits).await == 1).await;
         replay.kill().unwrap();
         assert!(!replay.wait().unwrap().success(), "it was still at work");
+        client.batch_execute("select pg_advisory_unlock(1)").await.unwrap();
+        until(30, "its session has ended", async || away.bed.count(waits).await == 0).await;
+        assert!(away.bed.count_points().await >= points, "a part is written");
     }
+    client.batch_execute("drop trigger wait_there on time_series_data_points").await.unwrap();
     // What a session that lost its client was about to commit.
     until(30, "the killed one's sessions have ended", async || {
         let sql = "select count(*) from pg_stat_activity where datname = current_database() and state <> 'idle'

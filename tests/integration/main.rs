@@ -14,6 +14,7 @@ mod crashes;
 mod damage;
 mod dead_letters;
 mod disk_faults;
+mod duplicates;
 mod journal_commands;
 mod lost_commits;
 mod outages;

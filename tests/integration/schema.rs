@@ -61,7 +61,7 @@ fn migrations() -> usize {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_tables_are_those_of_the_contract() {
     let Some(bed) = Bed::unmigrated("tables", 1).await else { return };
-    let error = schema::verify(&bed.config(&[]).database).await.unwrap_err();
+    let error = schema::verify(&bed.config(&[])).await.unwrap_err();
     assert!(matches!(error, SchemaError::NotMigrated { .. }), "{error}");
     let report = schema::migrate(&bed.config(&[])).await.unwrap();
     assert_eq!(report.applied.len(), migrations());
@@ -76,14 +76,14 @@ async fn the_tables_are_those_of_the_contract() {
     let report = schema::migrate(&bed.config(&[("SERIES_INGEST__DATABASE__CHUNK_INTERVAL_S", "3600")])).await.unwrap();
     assert!(report.applied.is_empty());
     assert_eq!(bed.count(chunk).await, 3600);
-    let server = schema::verify(&bed.config(&[]).database).await.unwrap();
+    let server = schema::verify(&bed.config(&[])).await.unwrap();
     assert!(server.timescaledb.is_some());
 
     bed.client
         .batch_execute("insert into refinery_schema_history select 99, 'later', applied_on, checksum from refinery_schema_history limit 1")
         .await
         .unwrap();
-    let error = schema::verify(&bed.config(&[]).database).await.unwrap_err();
+    let error = schema::verify(&bed.config(&[])).await.unwrap_err();
     assert!(matches!(error, SchemaError::TooNew { version: 99 }), "{error}");
     bed.remove().await;
 }

@@ -94,7 +94,7 @@ async fn the_database_is_reached_by_tls_as_sslmode_says_or_not_at_all() {
         ])
         .await;
     for role in ["tls_worker", "certified"] {
-        roles::grant_worker(&bed.config(&[]).database, role).await.unwrap();
+        roles::grant_worker(&bed.config(&[]), role).await.unwrap();
     }
     let port = server.address().rsplit_once(':').unwrap().1.to_owned();
     // The name that the certificate is for, without a name server that knows it.

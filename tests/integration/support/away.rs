@@ -18,10 +18,18 @@ pub struct Away {
 
 impl Away {
     pub async fn new(test: &str, partitions: i32) -> Option<Self> {
-        let bed = Bed::new(test, partitions).await?;
+        Some(Self::before(Bed::new(test, partitions).await?).await)
+    }
+
+    /// The same with a database that is not migrated.
+    pub async fn unmigrated(test: &str, partitions: i32) -> Option<Self> {
+        Some(Self::before(Bed::unmigrated(test, partitions).await?).await)
+    }
+
+    async fn before(bed: Bed) -> Self {
         let proxy = Proxy::start(&bed.server()).await;
         let url = bed.url_by(proxy.port);
-        Some(Self { bed, proxy, url, folder: tempfile::tempdir().unwrap() })
+        Self { bed, proxy, url, folder: tempfile::tempdir().unwrap() }
     }
 
     pub fn journal(&self, name: &str) -> PathBuf {

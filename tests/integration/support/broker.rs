@@ -61,7 +61,12 @@ impl Producer {
     }
 
     pub fn send(&self, topic: &str, partition: i32, key: &str, payload: Option<&[u8]>) {
-        self.send_with_headers(topic, partition, key, payload, &[]);
+        self.send_all(topic, partition, key, payload, &[], None);
+    }
+
+    /// With a time of ours, in milliseconds since the Unix epoch.
+    pub fn send_at(&self, topic: &str, partition: i32, key: &str, payload: Option<&[u8]>, time_ms: i64) {
+        self.send_all(topic, partition, key, payload, &[], Some(time_ms));
     }
 
     pub fn send_with_headers(
@@ -72,6 +77,18 @@ impl Producer {
         payload: Option<&[u8]>,
         headers: &[(&str, &str)],
     ) {
+        self.send_all(topic, partition, key, payload, headers, None);
+    }
+
+    fn send_all(
+        &self,
+        topic: &str,
+        partition: i32,
+        key: &str,
+        payload: Option<&[u8]>,
+        headers: &[(&str, &str)],
+        time_ms: Option<i64>,
+    ) {
         let mut all = OwnedHeaders::new();
         for (key, value) in headers {
             all = all.insert(Header { key, value: Some(*value) });
@@ -79,6 +96,9 @@ impl Producer {
         let mut record = BaseRecord::to(topic).partition(partition).key(key).headers(all);
         if let Some(payload) = payload {
             record = record.payload(payload);
+        }
+        if let Some(time_ms) = time_ms {
+            record = record.timestamp(time_ms);
         }
         loop {
             match self.producer.send(record) {

@@ -1,0 +1,301 @@
+//! Points that come twice in different messages, by `points.on_duplicate`.
+
+use std::collections::HashMap;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
+use series_ingest::database::{roles, schema};
+
+use crate::support::away::{Away, until_mode};
+use crate::support::bed::{Bed, connect};
+use crate::support::data::bits;
+use crate::support::worker::{run, text};
+use crate::support::{seed, servers, until};
+
+const PARTITIONS: i32 = 3;
+const SERIES: [&str; 3] = ["a", "b", "c"];
+const COLUMNS: [&str; 2] = ["x", "y"];
+const TIMES: i64 = 40;
+const FIRST_US: i64 = 1_735_689_600_000_000;
+
+/// Series, column, microseconds.
+type Key = (String, String, i64);
+
+/// Time, offset, partition: which message is the later one.
+type Version = (i64, i64, i32);
+
+/// What was published, as messages and their values of each point.
+#[derive(Debug)]
+struct Model {
+    /// About now: Kafka removes what is old.
+    start_ms: i64,
+    next_offset: HashMap<i32, i64>,
+    /// All values that messages have for a point, each with its message and its place in there.
+    values: HashMap<Key, Vec<(Version, usize, u64)>>,
+}
+
+impl Model {
+    /// A message with random points, many of which others have, too.
+    fn publish(&mut self, bed: &Bed, random: &mut StdRng) {
+        let partition = random.random_range(0..PARTITIONS);
+        // Kafka's times go up and down, and often are the same.
+        let time_ms = self.start_ms + random.random_range(0..50);
+        let offset = self.next_offset.entry(partition).or_default();
+        let version = (time_ms, *offset, partition);
+        *offset += 1;
+        let series = SERIES[random.random_range(0..SERIES.len())];
+        let count = random.random_range(1..20);
+        let times: Vec<i64> = (0..count).map(|_| FIRST_US + random.random_range(0..TIMES) * 1_000_000).collect();
+        let mut columns = serde_json::Map::new();
+        for column in COLUMNS {
+            let values: Vec<Option<f64>> =
+                times.iter().map(|_| random.random_bool(0.9).then(|| random.random_range(-1e6..1e6))).collect();
+            for (place, (time, value)) in times.iter().zip(&values).enumerate() {
+                let known = self.values.entry((series.to_owned(), column.to_owned(), *time)).or_default();
+                known.push((version, place, bits(*value)));
+            }
+            columns.insert(column.to_owned(), serde_json::json!(values));
+        }
+        let message = serde_json::json!({
+            "type": "point-batch", "time_series_id": series, "timestamp_unit": "us", "timestamps": times, "columns": columns
+        });
+        let payload = message.to_string();
+        bed.producer.send_at(&bed.points_topic, partition, "k", Some(payload.as_bytes()), time_ms);
+    }
+
+    /// What each point's value is, where the later message wins.
+    fn latest(&self) -> HashMap<Key, u64> {
+        let latest = |values: &Vec<(Version, usize, u64)>| values.iter().max().unwrap().2;
+        self.values.iter().map(|(key, values)| (key.clone(), latest(values))).collect()
+    }
+}
+
+/// The stored points; fails where one is there twice.
+async fn stored(bed: &Bed) -> HashMap<Key, u64> {
+    let mut stored = HashMap::new();
+    for (series, column, time, value) in bed.stored().await {
+        let key = (series, column, time);
+        assert!(stored.insert(key.clone(), value).is_none(), "{key:?} is there twice");
+    }
+    stored
+}
+
+/// A migrated bed for this way; `None` where there are no servers.
+async fn bed_for(test: &str, on_duplicate: &str) -> Option<Away> {
+    let away = Away::unmigrated(test, PARTITIONS).await?;
+    schema::migrate(&away.bed.config(&setting(on_duplicate))).await.unwrap();
+    Some(away)
+}
+
+fn setting(on_duplicate: &str) -> [(&str, &str); 1] {
+    [("SERIES_INGEST__POINTS__ON_DUPLICATE", on_duplicate)]
+}
+
+/// Three workers, of which some are killed, in outages of the database; what they have read is read again now and then.
+/// `look` sees the table from time to time.
+async fn through_trouble(
+    away: &Away,
+    on_duplicate: &str,
+    random: &mut StdRng,
+    mut look: impl AsyncFnMut(&Bed),
+) -> Model {
+    let settings = [
+        setting(on_duplicate)[0],
+        ("SERIES_INGEST__BATCH__LINGER_MS", "20"),
+        ("SERIES_INGEST__BATCH__MAX_POINTS", "200"),
+        ("SERIES_INGEST__DATABASE__WRITERS", "3"),
+        ("SERIES_INGEST__DATABASE__RETRY_MIN_MS", "10"),
+    ];
+    let start_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as i64;
+    let mut model = Model { start_ms, next_offset: HashMap::new(), values: HashMap::new() };
+    let mut workers: Vec<_> = (0..3).map(|number| away.worker(&format!("journal-{number}"), &settings)).collect();
+    for round in 0..6 {
+        for _ in 0..80 {
+            model.publish(&away.bed, random);
+        }
+        away.bed.producer.flush();
+        match round {
+            // What comes from the journal comes later than what is new.
+            1 | 3 => {
+                away.proxy.refuse(true);
+                for _ in 0..80 {
+                    model.publish(&away.bed, random);
+                }
+                away.bed.producer.flush();
+                until(30, "a worker journals", async || workers.iter().any(|worker| worker.is_mode("journaling")))
+                    .await;
+                let victim = random.random_range(0..workers.len());
+                workers[victim].kill();
+                away.proxy.refuse(false);
+                workers[victim] = away.worker(&format!("journal-{victim}"), &settings);
+            }
+            // An old message is written again, and by another worker.
+            2 | 4 => {
+                away.bed.until_applied(60).await;
+                look(&away.bed).await;
+                workers.iter_mut().for_each(|worker| worker.kill());
+                let back = "update ingest_progress set next_offset = greatest(next_offset - 30, 0), ahead = '{}'";
+                away.bed.client.execute(back, &[]).await.unwrap();
+                workers = (0..3).map(|number| away.worker(&format!("journal-{number}"), &settings)).collect();
+            }
+            _ => tokio::time::sleep(Duration::from_millis(random.random_range(0..300))).await,
+        }
+    }
+    away.bed.until_applied(90).await;
+    for worker in &workers {
+        until_mode(worker, "streaming").await;
+    }
+    look(&away.bed).await;
+    assert_eq!(away.bed.count("select count(*) from ingest_dead_letter").await, 0, "no dead letters");
+    model
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn replaced_points_have_the_value_of_the_latest_message_in_whatever_order_they_come() {
+    let Some(away) = bed_for("duplicates_replace", "replace").await else { return };
+    let mut random = StdRng::seed_from_u64(seed("replaced_points"));
+    let model = through_trouble(&away, "replace", &mut random, async |_| {}).await;
+    assert!(model.values.values().map(Vec::len).max().unwrap() > 10, "there are many duplicates");
+    let (stored, latest) = (stored(&away.bed).await, model.latest());
+    let wrong: Vec<_> = latest.iter().filter(|(key, value)| stored.get(*key) != Some(*value)).take(3).collect();
+    assert!(wrong.is_empty() && stored.len() == latest.len(), "{wrong:?}; {} of {}", stored.len(), latest.len());
+    away.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ignored_points_stay_as_they_were_stored_first() {
+    let Some(away) = bed_for("duplicates_ignore", "ignore").await else { return };
+    let mut random = StdRng::seed_from_u64(seed("ignored_points"));
+    let mut seen: HashMap<Key, u64> = HashMap::new();
+    let model = through_trouble(&away, "ignore", &mut random, async |bed| {
+        let now = stored(bed).await;
+        for (key, value) in &seen {
+            assert_eq!(now.get(key), Some(value), "{key:?} has changed");
+        }
+        seen = now;
+    })
+    .await;
+    assert_eq!(seen.len(), model.values.len());
+    for (key, value) in &seen {
+        assert!(model.values[key].iter().any(|(_, _, published)| published == value), "{key:?} is {value}");
+    }
+    away.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn duplicates_are_counted_and_appended_where_nothing_is_said() {
+    for (on_duplicate, rows, duplicates) in [("append", 6, 0.0), ("ignore", 3, 3.0), ("replace", 3, 3.0)] {
+        let test = format!("duplicates_counted_{on_duplicate}");
+        let Some(bed) = Bed::unmigrated(&test, 1).await else { return };
+        schema::migrate(&bed.config(&setting(on_duplicate))).await.unwrap();
+        // One batch with the same message twice.
+        let message = r#"{"type":"point-batch","time_series_id":"s","timestamps":[1,2,3],"columns":{"a":[1,null,3]}}"#;
+        for _ in 0..2 {
+            bed.producer.send(&bed.points_topic, 0, "s", Some(message.as_bytes()));
+        }
+        bed.producer.flush();
+        let worker = bed.worker(&setting(on_duplicate));
+        bed.until_applied(60).await;
+        assert_eq!(bed.count_points().await, rows, "{on_duplicate}");
+        let metric = "series_ingest_points_duplicate_total";
+        until(10, "they are counted", async || worker.metric(metric) == Some(duplicates)).await;
+        drop(worker);
+        bed.remove().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_is_refused_takes_no_other_with_it_in_either_way() {
+    for on_duplicate in ["ignore", "replace"] {
+        let test = format!("duplicates_refused_{on_duplicate}");
+        let Some(bed) = Bed::unmigrated(&test, 1).await else { return };
+        schema::migrate(&bed.config(&setting(on_duplicate))).await.unwrap();
+        let check = "alter table time_series_data_points add constraint positive check (value >= 0)";
+        bed.client.batch_execute(check).await.unwrap();
+        for number in 0..200 {
+            // The last time of each message is the first of the next one, and the refused one has one of its own.
+            let (first, value) = if number == 77 { (775, -1) } else { (number * 10, 1) };
+            let message = format!(
+                r#"{{"type":"point-batch","time_series_id":"s","timestamps":[{first},{}],"columns":{{"a":[{value},5]}}}}"#,
+                (number + 1) * 10
+            );
+            bed.producer.send(&bed.points_topic, 0, "s", Some(message.as_bytes()));
+        }
+        bed.producer.flush();
+        let worker = bed.worker(&setting(on_duplicate));
+        bed.until_applied(60).await;
+        // All times from 0 to 2000 by 10: those of message 77 are message 76's and 78's, too.
+        assert_eq!(bed.count_points().await, 201, "{on_duplicate}");
+        let letters = "select count(*) from ingest_dead_letter where reason = 'rejected_by_database' and detail like '%positive%'";
+        assert_eq!(bed.count(letters).await, 1, "{on_duplicate}");
+        drop(worker);
+        bed.remove().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_unique_index_is_asked_for_made_and_told_of() {
+    let Some(bed) = Bed::new("duplicates_index", 1).await else { return };
+    let environment = |on_duplicate: &str| {
+        let mut environment = bed.environment();
+        environment.push((setting(on_duplicate)[0].0.to_owned(), on_duplicate.to_owned()));
+        environment
+    };
+    let expect = |on_duplicate: &str, command: &str, code: i32, words: &str| {
+        let output = run(&environment(on_duplicate), &[command]);
+        let said = text(&output);
+        assert_eq!(output.status.code(), Some(code), "{command} with {on_duplicate}: {said}");
+        assert!(said.contains(words), "{command} with {on_duplicate}: {said}");
+    };
+    expect("ignore", "run", 64, "run `series-ingest migrate` with this setting");
+    expect("replace", "check", 64, "points.on_duplicate = \"replace\" needs a unique index");
+    let twice = "insert into time_series_metadata (id, name) values ('s', 's');
+        insert into time_series_data_points (time_series_id, \"timestamp\", column_name, value)
+        values ('s', '2026-01-01', 'a', 1), ('s', '2026-01-01', 'a', 2)";
+    bed.client.batch_execute(twice).await.unwrap();
+    expect("ignore", "migrate", 64, "points are there more than once");
+    // The statement of docs/schema.md.
+    let docs = include_str!("../../docs/schema.md");
+    let (_, statement) = docs.split_once("-- Deletes all but one").expect("docs/schema.md has it");
+    let (statement, _) = statement.split_once("```").unwrap();
+    bed.client.batch_execute(statement.split_once('\n').unwrap().1).await.unwrap();
+    assert_eq!(bed.count_points().await, 1);
+    expect("replace", "migrate", 0, "the points have a unique index");
+    expect("replace", "migrate", 0, "the migrations were applied already");
+    expect("append", "run", 64, "the unique index idx_time_series_data_points_unique refuses points that come twice");
+    expect("ignore", "check", 0, "schema: up to date");
+    bed.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_workers_role_may_do_what_its_setting_needs_and_no_more() {
+    let Some(servers) = servers("duplicates_role") else { return };
+    let Some(bed) = Bed::unmigrated("duplicates_role", 1).await else { return };
+    let config = bed.config(&setting("replace"));
+    schema::migrate(&config).await.unwrap();
+    let role = format!("{}_worker", bed.name);
+    let admin = connect(&servers.database_url).await;
+    admin.batch_execute(&format!("create role {role} login")).await.unwrap();
+    roles::grant_worker(&config, &role).await.unwrap();
+    let url = bed.url.replacen("postgres@", &format!("{role}@"), 1);
+    let message = r#"{"type":"point-batch","time_series_id":"s","timestamps":[1,2],"columns":{"a":[1,2]}}"#;
+    for _ in 0..2 {
+        bed.producer.send(&bed.points_topic, 0, "s", Some(message.as_bytes()));
+    }
+    bed.producer.flush();
+    let worker = bed.worker(&[("DATABASE_URL", url.as_str()), setting("replace")[0]]);
+    bed.until_applied(60).await;
+    assert_eq!(bed.count_points().await, 2);
+    drop(worker);
+    let may = async |function: &str| -> bool {
+        let sql = "select has_function_privilege($1, p.oid, 'execute') from pg_proc p where proname = $2";
+        bed.client.query_one(sql, &[&role, &function]).await.unwrap().get(0)
+    };
+    assert!(may("ingest_replace_points").await && !may("ingest_add_points").await);
+    roles::grant_worker(&bed.config(&setting("append")), &role).await.unwrap();
+    assert!(!may("ingest_replace_points").await && !may("ingest_add_points").await);
+    bed.client.batch_execute(&format!("drop owned by {role}")).await.unwrap();
+    admin.batch_execute(&format!("drop role {role}")).await.unwrap();
+    bed.remove().await;
+}
