@@ -1,5 +1,6 @@
 //! `bench`: drains a topic with the real worker, beside a COPY of the same rows into the same table by the server itself, and
-//! beside a replay of the same messages from a journal.
+//! beside a replay of the same messages from a journal. Then it drains the same topic again in the ways that cost more: points
+//! stored once each, and a table that refuses some rows.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -10,7 +11,7 @@ use clap::Args;
 
 use super::{Failure, SYNTHETIC_FIRST_S, print_line, progress_bar, synthetic_message};
 use crate::batch::{MessageSetBuilder, RawMessage, Source};
-use crate::config::{Config, Secret};
+use crate::config::{Config, OnDuplicate, Secret};
 use crate::database::scratch::Scratch;
 use crate::database::{Database, schema};
 use crate::journal::{Journal, Options, RealFiles};
@@ -83,6 +84,10 @@ fn series_id(series: usize) -> String {
     format!("bench-{series:06}")
 }
 
+/// Every 10,000th row, in no order that the worker knows.
+const EVERY_10000TH: &str =
+    "abs(hashtext(time_series_id || column_name)::bigint + extract(epoch from \"timestamp\")::bigint * 7919) % 10000";
+
 /// What the worker took for the drain.
 struct Drain {
     took: Duration,
@@ -128,14 +133,23 @@ async fn measure(bench: &Config, file: Option<&Path>, arguments: &Arguments, scr
         arguments.series
     );
     let before = server_copy(scratch, &copy_file, &series_sql, arguments.total()).await?;
-    let drain = drain(bench, file, arguments, scratch).await?;
+    let plain = drain(bench, file, arguments, scratch).await?;
+    check_points(scratch, arguments).await?;
     let replay = replay(bench, file, arguments, scratch).await?;
     let after = server_copy(scratch, &copy_file, &series_sql, arguments.total()).await?;
     scratch.remove_copy_file(&copy_file).await?;
+    let ignore = drain_once_each(bench, file, arguments, scratch, OnDuplicate::Ignore).await?;
+    let replace = drain_once_each(bench, file, arguments, scratch, OnDuplicate::Replace).await?;
+    scratch.execute("drop the unique index", "drop index idx_time_series_data_points_unique").await?;
+    let clean = drain_with_check(bench, file, arguments, scratch, "-1").await?;
+    let refused = drain_with_check(bench, file, arguments, scratch, "0").await?;
 
     let total = arguments.total() as f64;
     let rate = |took: Duration| total / took.as_secs_f64();
-    let drained = rate(drain.took);
+    let drained = rate(plain.took);
+    let beside = |drain: &Drain, other: &Drain| {
+        format!("{:.0} points/s, {:.2} of it", rate(drain.took), rate(drain.took) / rate(other.took))
+    };
     let limit = rate(before).max(rate(after));
     let lines = [
         ("points", format!("{}", arguments.total())),
@@ -145,12 +159,16 @@ async fn measure(bench: &Config, file: Option<&Path>, arguments: &Arguments, scr
         ("ratio to the faster COPY", format!("{:.2}", drained / limit)),
         ("replay of a journal", format!("{:.0} points/s by journal replay", rate(replay))),
         ("ratio to the drain", format!("{:.2}, both from the start of their process", rate(replay) / drained)),
-        ("CPU of the worker", format!("{:.2} s per million points", drain.cpu.as_secs_f64() * 1e6 / total)),
-        ("peak resident memory", format!("{:.0} MiB", drain.peak_rss_bytes as f64 / f64::from(1 << 20))),
+        ("CPU of the worker", format!("{:.2} s per million points", plain.cpu.as_secs_f64() * 1e6 / total)),
+        ("peak resident memory", format!("{:.0} MiB", plain.peak_rss_bytes as f64 / f64::from(1 << 20))),
+        ("drain, on_duplicate ignore", beside(&ignore, &plain)),
+        ("drain, on_duplicate replace", beside(&replace, &plain)),
+        ("drain with a CHECK", beside(&clean, &plain)),
+        ("the same, 0.01 % refused", beside(&refused, &clean)),
     ];
     print_line("");
     for (name, value) in lines {
-        print_line(format_args!("  {name:<26} {value}"));
+        print_line(format_args!("  {name:<28} {value}"));
     }
     Ok(())
 }
@@ -193,6 +211,60 @@ async fn server_copy(scratch: &Scratch, file: &str, series_sql: &str, total: usi
     Ok(took)
 }
 
+/// A killed worker is a member of its group for a while, and the next one would wait for that.
+fn with_own_group(bench: &Config, name: &str) -> Config {
+    let mut bench = bench.clone();
+    bench.kafka.group_id = format!("{}-{name}", bench.kafka.group_id);
+    bench
+}
+
+/// Drains it again, each point stored once: none comes twice, so that it is the cost of looking.
+async fn drain_once_each(
+    bench: &Config,
+    file: Option<&Path>,
+    arguments: &Arguments,
+    scratch: &Scratch,
+    on_duplicate: OnDuplicate,
+) -> Result<Drain, Failure> {
+    let mut bench = with_own_group(bench, on_duplicate.as_str());
+    bench.points.on_duplicate = on_duplicate;
+    scratch.empty_tables().await?;
+    schema::migrate(&bench).await?;
+    let drain = drain(&bench, file, arguments, scratch).await?;
+    check_points(scratch, arguments).await?;
+    Ok(drain)
+}
+
+/// Drains it again into a table that refuses those of 10,000 rows that have this number.
+async fn drain_with_check(
+    bench: &Config,
+    file: Option<&Path>,
+    arguments: &Arguments,
+    scratch: &Scratch,
+    refused: &str,
+) -> Result<Drain, Failure> {
+    scratch.empty_tables().await?;
+    let check = format!(
+        "alter table time_series_data_points drop constraint if exists bench;
+         alter table time_series_data_points add constraint bench check ({EVERY_10000TH} <> {refused})"
+    );
+    scratch.execute("add a constraint", &check).await?;
+    let drain = drain(&with_own_group(bench, &format!("check{refused}")), file, arguments, scratch).await?;
+    let summary = scratch.summary().await?;
+    if summary.points + summary.dead_letters * arguments.points_a_message() != arguments.total() {
+        return Err(Failure::Internal(format!(
+            "the table has {} points and {} dead letters",
+            summary.points, summary.dead_letters
+        )));
+    }
+    print_line(format_args!(
+        "{} messages of {} were refused",
+        summary.dead_letters,
+        arguments.total() / arguments.points_a_message()
+    ));
+    Ok(drain)
+}
+
 /// Runs the worker as a process of its own, until the table has all points.
 async fn drain(
     bench: &Config,
@@ -224,7 +296,6 @@ async fn drain(
     bar.finish_and_clear();
     let drain = worker.usage(took)?;
     worker.stop()?;
-    check_points(scratch, arguments).await?;
     Ok(drain)
 }
 
@@ -253,7 +324,8 @@ fn program(bench: &Config, file: Option<&Path>, scratch: &Scratch) -> Result<Com
         .env("SERIES_INGEST__KAFKA__POINTS_TOPIC", &bench.kafka.points_topic)
         .env("SERIES_INGEST__HTTP__LISTEN", "")
         .env("SERIES_INGEST__JOURNAL__ENABLED", "false")
-        .env("SERIES_INGEST__LOG__FILTER", "warn")
+        .env("SERIES_INGEST__POINTS__ON_DUPLICATE", bench.points.on_duplicate.as_str())
+        .env("SERIES_INGEST__LOG__FILTER", "error")
         .stdin(Stdio::null())
         .stdout(Stdio::null());
     if let Some(file) = file {

@@ -15,7 +15,7 @@ use crate::message::Decoder;
 
 /// How many pieces a batch is copied in: more of them waste less of what was copied before the refused row, and cost a few
 /// round trips each.
-const PIECES: usize = 64;
+const PIECES: usize = 200;
 
 /// What of a batch was copied.
 #[derive(Debug, Default)]
