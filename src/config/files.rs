@@ -1,5 +1,8 @@
 //! Secrets that are read from files, and the URL's last form.
 
+use std::fs::File;
+use std::io::{self, Read as _};
+
 use super::Config;
 use super::problems::Problems;
 use super::secret::Secret;
@@ -41,9 +44,21 @@ pub(super) fn read(config: &mut Config, problems: &mut Problems) {
     }
 }
 
+/// More than any secret has. A path that names something endless must not fill the memory.
+const MAX_BYTES: u64 = 1 << 20;
+
+fn read_bounded(path: &str) -> io::Result<String> {
+    let mut text = String::new();
+    let read = File::open(path)?.take(MAX_BYTES + 1).read_to_string(&mut text)?;
+    if read as u64 > MAX_BYTES {
+        return Err(io::Error::other(format!("it has more than {MAX_BYTES} bytes")));
+    }
+    Ok(text)
+}
+
 /// What is in the file, without one line end at its end.
 fn content(key: &str, path: &str, problems: &mut Problems) -> Option<String> {
-    match std::fs::read_to_string(path) {
+    match read_bounded(path) {
         Ok(text) => {
             let text = text.strip_suffix('\n').map_or(text.as_str(), |text| text.strip_suffix('\r').unwrap_or(text));
             if text.is_empty() {

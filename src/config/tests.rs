@@ -313,6 +313,7 @@ fn a_secret_file_that_cannot_count_is_a_problem() {
         ),
         (format!("url = 'postgres://h'\npassword_file = '{empty}'"), "is empty; write the secret into it"),
         ("url_file = '/nowhere/url'".to_owned(), "\"/nowhere/url\" cannot be read"),
+        ("url_file = '/dev/zero'".to_owned(), "\"/dev/zero\" cannot be read: it has more than 1048576 bytes"),
     ] {
         assert_problems(load(&format!("[database]\n{settings}"), &[]), &[expected]);
     }

@@ -158,9 +158,14 @@ pub async fn migrate(config: &config::Config) -> Result<Report, SchemaError> {
         .iter()
         .map(ToString::to_string)
         .collect();
-    let mut notes = apply_extension(&client, &config.database).await?;
+    let mut notes = Vec::new();
+    let can_compress = apply_extension(&client, &config.database, &mut notes).await?;
+    // Versions of TimescaleDB make no unique index on what is compressed.
     if config.points.on_duplicate != OnDuplicate::Append {
         make_unique(&client, config, &mut notes).await?;
+    }
+    if can_compress {
+        compress(&client, &config.database, &mut notes).await?;
     }
     run(&client, "end the migration", &format!("select pg_advisory_unlock({MIGRATION_LOCK})")).await?;
     Ok(Report { applied, notes })
@@ -207,8 +212,34 @@ async fn verify_without_limit(config: &config::Config) -> Result<Server, SchemaE
     match (unique_index(&client).await?, rule) {
         (None, OnDuplicate::Ignore | OnDuplicate::Replace) => Err(SchemaError::NotUnique { rule: rule.as_str() }),
         (Some(index), OnDuplicate::Append) => Err(SchemaError::Unique { index }),
-        _ => Ok(server(&client).await?),
+        _ => {
+            check_right(&client, rule).await?;
+            Ok(server(&client).await?)
+        }
     }
+}
+
+/// Whether this role may call the function that stores points once.
+async fn check_right(client: &Client, rule: OnDuplicate) -> Result<(), SchemaError> {
+    let function = match rule {
+        OnDuplicate::Append => return Ok(()),
+        OnDuplicate::Ignore => "ingest_add_points",
+        OnDuplicate::Replace => "ingest_replace_points",
+    };
+    let sql = "select bool_and(has_function_privilege(oid, 'execute')), current_user::text from pg_proc
+               where pronamespace = current_schema()::regnamespace and proname = $1";
+    let row = client
+        .query_one(sql, &[&function])
+        .await
+        .map_err(|source| Error::Server { step: "look for the role's rights", source })?;
+    if row.get::<_, Option<bool>>(0) == Some(true) {
+        return Ok(());
+    }
+    let (rule, role): (_, String) = (rule.as_str(), row.get(1));
+    Err(SchemaError::Role(format!(
+        "points.on_duplicate = {rule:?} calls {function}, which the role {role:?} may not: run `series-ingest migrate \
+         --worker-role {role}` as the owner, with this setting"
+    )))
 }
 
 /// What the server is, whatever its schema.
@@ -254,15 +285,14 @@ async fn server(client: &Client) -> Result<Server, Error> {
     Ok(Server { version: row.get(0), timescaledb, edition })
 }
 
-/// Makes the points a hypertable and sets its chunks, compression and policies, as far as the server can.
-async fn apply_extension(client: &Client, database: &config::Database) -> Result<Vec<String>, Error> {
-    let mut notes = Vec::new();
-    if !create_extension(client, &mut notes).await? {
+/// Makes the points a hypertable and sets its chunks, as far as the server can; whether it can be compressed.
+async fn apply_extension(client: &Client, database: &config::Database, notes: &mut Vec<String>) -> Result<bool, Error> {
+    if !create_extension(client, notes).await? {
         notes.push("TimescaleDB is not there: the points are in a plain table, and everything else works".to_owned());
-        return Ok(notes);
+        return Ok(false);
     }
-    if !make_hypertable(client, database, &mut notes).await? {
-        return Ok(notes);
+    if !make_hypertable(client, database, notes).await? {
+        return Ok(false);
     }
     if server(client).await?.edition != Edition::Community {
         notes.push(
@@ -270,10 +300,9 @@ async fn apply_extension(client: &Client, database: &config::Database) -> Result
              once the community edition is there"
                 .to_owned(),
         );
-        return Ok(notes);
+        return Ok(false);
     }
-    compress(client, database, &mut notes).await?;
-    Ok(notes)
+    Ok(true)
 }
 
 /// Whether the extension is there, after trying to add it. A server that has its files but did not preload it would end the
@@ -357,10 +386,10 @@ async fn unique_index(client: &Client) -> Result<Option<String>, Error> {
     let found = client
         .query_opt(
             "select indexrelid::regclass::text from pg_index
-             where indrelid = 'time_series_data_points'::regclass and indisunique and indisvalid
+             where indrelid = 'time_series_data_points'::regclass and indisunique and indisvalid and indimmediate
                  and indpred is null and indexprs is null and indnkeyatts = 3
                  and (select array_agg(attname::text order by attname) from pg_attribute
-                      where attrelid = indrelid and attnum = any (indkey))
+                      where attrelid = indrelid and attnum = any ((indkey::int2[])[0:2]))
                      = array['column_name', 'time_series_id', 'timestamp']
              limit 1",
             &[],

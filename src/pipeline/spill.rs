@@ -246,7 +246,10 @@ impl Spill {
     /// Starts an append, if there is something to append and none is under way: what comes meanwhile goes with the next.
     fn pump(&mut self) {
         let may = self.mode == Mode::Journaling && self.appending.is_empty() && !self.unsaved.is_empty();
-        let is_due = Instant::now() >= self.append_at || (self.problem.is_none() && self.unsaved_bytes >= APPEND_BYTES);
+        // What the end of an outage waits for is not to wait itself.
+        let is_awaited = self.surveyed && self.replay.is_empty() && self.database.state().answers;
+        let is_due = Instant::now() >= self.append_at
+            || (self.problem.is_none() && (self.unsaved_bytes >= APPEND_BYTES || is_awaited));
         if !may || !is_due {
             return;
         }

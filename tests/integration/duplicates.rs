@@ -235,6 +235,39 @@ async fn a_row_that_is_refused_takes_no_other_with_it_in_either_way() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_dead_letter_that_is_sent_again_does_not_replace_what_is_newer() {
+    let Some(bed) = Bed::unmigrated("duplicates_redrive", 1).await else { return };
+    let replace = setting("replace")[0];
+    schema::migrate(&bed.config(&[replace])).await.unwrap();
+    let send = |times: &str, value: u32| {
+        let message = format!(
+            r#"{{"type":"point-batch","time_series_id":"s","timestamps":[{times}],"columns":{{"a":[{value}{}]}}}}"#,
+            format!(",{value}").repeat(times.matches(',').count())
+        );
+        bed.producer.send(&bed.points_topic, 0, "s", Some(message.as_bytes()));
+        bed.producer.flush();
+    };
+    send("1,2", 1);
+    let mut worker = bed.worker(&[replace, ("SERIES_INGEST__POINTS__UNKNOWN_SERIES", "dead-letter")]);
+    bed.until_applied(60).await;
+    assert_eq!(worker.terminate(10), Some(0));
+    assert_eq!(bed.count("select count(*) from ingest_dead_letter").await, 1);
+    send("2,3", 2);
+    let mut worker = bed.worker(&[replace]);
+    bed.until_applied(60).await;
+    assert_eq!(worker.terminate(10), Some(0));
+    let mut environment = bed.environment();
+    environment.push((replace.0.to_owned(), replace.1.to_owned()));
+    let output = run(&environment, &["dead-letter", "redrive"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    let values: HashMap<i64, f64> =
+        stored(&bed).await.into_iter().map(|((_, _, us), bits)| (us / 1_000_000, f64::from_bits(bits))).collect();
+    assert_eq!(values, HashMap::from([(1, 1.0), (2, 2.0), (3, 2.0)]));
+    assert_eq!(bed.count("select count(*) from ingest_dead_letter").await, 0);
+    bed.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_unique_index_is_asked_for_made_and_told_of() {
     let Some(bed) = Bed::new("duplicates_index", 1).await else { return };
     let environment = |on_duplicate: &str| {
@@ -265,6 +298,14 @@ async fn the_unique_index_is_asked_for_made_and_told_of() {
     expect("replace", "migrate", 0, "the migrations were applied already");
     expect("append", "run", 64, "the unique index idx_time_series_data_points_unique refuses points that come twice");
     expect("ignore", "check", 0, "schema: up to date");
+    let other = |sql: &str| {
+        format!("drop index if exists idx_time_series_data_points_unique; drop index if exists other; {sql}")
+    };
+    let on = "on time_series_data_points (\"timestamp\", column_name, time_series_id)";
+    bed.client.batch_execute(&other(&format!("create unique index other {on} include (value)"))).await.unwrap();
+    expect("append", "check", 64, "the unique index other refuses");
+    bed.client.batch_execute(&other(&format!("create unique index other {on} where value > 0"))).await.unwrap();
+    expect("ignore", "check", 64, "needs a unique index");
     bed.remove().await;
 }
 
@@ -295,6 +336,13 @@ async fn the_workers_role_may_do_what_its_setting_needs_and_no_more() {
     assert!(may("ingest_replace_points").await && !may("ingest_add_points").await);
     roles::grant_worker(&bed.config(&setting("append")), &role).await.unwrap();
     assert!(!may("ingest_replace_points").await && !may("ingest_add_points").await);
+    let mut environment = bed.environment();
+    environment.retain(|(name, _)| name != "DATABASE_URL");
+    environment.push(("DATABASE_URL".to_owned(), url));
+    environment.push((setting("replace")[0].0.to_owned(), "replace".to_owned()));
+    let output = run(&environment, &["run"]);
+    assert_eq!(output.status.code(), Some(64));
+    assert!(text(&output).contains(&format!("migrate --worker-role {role}")), "{}", text(&output));
     bed.client.batch_execute(&format!("drop owned by {role}")).await.unwrap();
     admin.batch_execute(&format!("drop role {role}")).await.unwrap();
     bed.remove().await;
