@@ -82,6 +82,12 @@ impl Error {
         match self {
             Self::TimedOut { .. } => Class::Outage,
             Self::Unexpected(_) | Self::Tls(_) => Class::Ours,
+            // What a trigger raises without a code of its own.
+            Self::Server { step, source }
+                if *step == COPY_STEP && source.code() == Some(&SqlState::RAISE_EXCEPTION) =>
+            {
+                Class::Data
+            }
             Self::Server { source, .. } => class_of(source),
             Self::Pool(PoolError::Backend(error)) => class_of(error),
             Self::Pool(PoolError::PostCreateHook(deadpool_postgres::HookError::Backend(error))) => class_of(error),

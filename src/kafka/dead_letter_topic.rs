@@ -4,11 +4,15 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use rdkafka::client::ClientContext;
+use rdkafka::client::{ClientContext, OAuthToken};
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext};
 
+use tracing::{debug, warn};
+
+use super::login::Login;
 use super::settings;
 use crate::config::Kafka;
 
@@ -59,17 +63,42 @@ pub enum Published {
     Refused,
 }
 
-#[derive(Default)]
-struct Deliveries(Mutex<Vec<(usize, Published)>>);
+struct Deliveries {
+    login: Login,
+    outcomes: Mutex<Vec<(usize, Published)>>,
+}
 
-impl ClientContext for Deliveries {}
+impl ClientContext for Deliveries {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.login.log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        match self.login.note(&error, reason) {
+            Some(refusal) => warn!(refusal, "Kafka does not let copies of dead letters be published"),
+            None => debug!(%error, reason, "librdkafka reports an error of the dead-letter topic's producer"),
+        }
+    }
+
+    fn generate_oauth_token(&self, config: Option<&str>) -> Result<OAuthToken, Box<dyn std::error::Error>> {
+        self.login.generate_oauth_token(config)
+    }
+}
 
 impl ProducerContext for Deliveries {
     type DeliveryOpaque = usize;
 
     fn delivery(&self, result: &DeliveryResult<'_>, index: usize) {
-        let outcome = result.as_ref().map_or_else(|(error, _)| of(error), |_| Published::Delivered);
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push((index, outcome));
+        let outcome = result.as_ref().map_or_else(
+            |(error, _)| {
+                debug!(%error, "a copy of a dead letter was not published");
+                of(error)
+            },
+            |_| Published::Delivered,
+        );
+        self.outcomes.lock().unwrap_or_else(PoisonError::into_inner).push((index, outcome));
     }
 }
 
@@ -109,7 +138,8 @@ impl DeadLetterTopic {
         properties.set("message.timeout.ms", TIMEOUT.as_millis().to_string());
         // What the broker takes is for it to say.
         properties.set("message.max.bytes", "100000000");
-        let producer = properties.create_with_context(Deliveries::default()).map_err(settings::without_value)?;
+        let deliveries = Deliveries { login: Login::new(kafka), outcomes: Mutex::default() };
+        let producer = properties.create_with_context(deliveries).map_err(settings::without_value)?;
         Ok(Self { producer, topic: kafka.dead_letter_topic.clone(), pipeline: pipeline.to_owned() })
     }
 
@@ -147,7 +177,7 @@ impl DeadLetterTopic {
     }
 
     fn deliveries(&self) -> std::sync::MutexGuard<'_, Vec<(usize, Published)>> {
-        self.producer.context().0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.producer.context().outcomes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The message's own headers, and behind them those of Kafka Connect, which adds none that is there already.

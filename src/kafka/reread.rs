@@ -9,6 +9,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::message::{Headers as _, Message as _};
 use rdkafka::{Offset, TopicPartitionList};
 
+use super::login::Login;
 use super::lookup::{Lookup, TIMEOUT};
 use super::settings;
 use crate::batch::{Source, headers};
@@ -28,7 +29,7 @@ pub struct Whole {
 /// Reads messages once more.
 pub struct Rereader {
     /// Destroying a consumer waits for its brokers without a limit; who has this needs it until the process ends.
-    consumer: ManuallyDrop<BaseConsumer>,
+    consumer: ManuallyDrop<BaseConsumer<Login>>,
     lookup: Lookup,
 }
 
@@ -49,7 +50,7 @@ impl Rereader {
         properties.set("enable.partition.eof", "true");
         properties.set("queued.max.messages.kbytes", "2048");
         properties.set("fetch.max.bytes", (2 * 1024 * 1024).to_string());
-        let consumer = properties.create().map_err(settings::without_value)?;
+        let consumer = properties.create_with_context(Login::new(kafka)).map_err(settings::without_value)?;
         Ok(Self { consumer: ManuallyDrop::new(consumer), lookup: Lookup::new(kafka)? })
     }
 

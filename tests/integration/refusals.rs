@@ -41,7 +41,10 @@ async fn assert_refused(bed: &Bed, published: &Published, offsets: &[i64]) {
     for letter in letters {
         assert_eq!(letter.get::<_, &str>(1), "rejected_by_database");
         let detail: &str = letter.get(2);
-        assert!(detail.contains("23514") && detail.contains("no_sevens"), "{detail}");
+        assert!(
+            detail.contains("23514") && detail.contains("no_sevens") || detail.contains("P0001: no sevens"),
+            "{detail}"
+        );
         assert!(!detail.contains("-7"), "no row is quoted: {detail}");
     }
     assert_eq!(bed.difference(published).await, Difference::default());
@@ -77,6 +80,21 @@ async fn a_trigger_that_speaks_late_leads_to_the_same_messages() {
     bed.client.batch_execute(REFUSE_LATE).await.unwrap();
     let mut published = Published::default();
     let offsets = publish(&bed, &mut published, 300, &[0, 77, 78, 299]);
+    let worker = bed.worker(&[]);
+    bed.until_applied(60).await;
+    assert_refused(&bed, &published, &offsets).await;
+    drop(worker);
+    bed.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_trigger_raises_without_a_code_refuses_a_row_too() {
+    let Some(bed) = Bed::new("refused_raise", 1).await else { return };
+    let (before, after) =
+        REFUSE_LATE.split_once(" using errcode = 'check_violation', constraint = 'no_sevens'").unwrap();
+    bed.client.batch_execute(&format!("{before}{after}")).await.unwrap();
+    let mut published = Published::default();
+    let offsets = publish(&bed, &mut published, 20, &[7]);
     let worker = bed.worker(&[]);
     bed.until_applied(60).await;
     assert_refused(&bed, &published, &offsets).await;
