@@ -15,7 +15,7 @@ use super::copy::POSTGRES_EPOCH_US;
 use super::error::Error;
 use super::progress::Resolved;
 use super::session::{COPY_STEP, Session};
-use crate::batch::{Batch, MessageSet, Order, Points};
+use crate::batch::{Batch, Order, Points};
 use crate::config::OnDuplicate;
 
 /// How many points one statement takes: their parameters are 100 bytes a point and more.
@@ -61,10 +61,9 @@ impl Store<'_> {
         let mut versions = Vec::with_capacity(batch.message_count());
         for set in batch.sets() {
             let (source, partition) = (self.ids.get(set.source())?, set.partition());
-            let version = |message: crate::batch::RawMessage<'_>| {
-                (message.time_ms.unwrap_or(0), message.offset, partition, source)
-            };
-            versions.extend(MessageSet::messages(set).map(version));
+            versions.extend(
+                set.messages().map(|message| (message.time_ms.unwrap_or(0), message.offset, partition, source)),
+            );
         }
         Ok(versions)
     }

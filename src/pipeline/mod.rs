@@ -319,9 +319,8 @@ impl Pipeline {
         let writers = self.config.database.writers;
         let free = writers.saturating_sub(self.writers.len());
         let is_full = self.budget.is_full();
-        let has_turn = self.spill.as_ref().filter(|_| !self.draining).is_none_or(|spill| {
-            self.writers.len() - spill.replaying().min(self.writers.len()) < spill.live_writers(writers, is_full)
-        });
+        let spill = self.spill.as_ref().filter(|_| !self.draining);
+        let has_turn = spill.is_none_or(|spill| spill.may_write_live(self.writers.len(), writers, is_full));
         if !(due || self.is_full()) || free == 0 || !has_turn {
             if let Some(spill) = self.spill.as_mut().filter(|_| !self.draining)
                 && let Some(records) = spill.next_records(free, writers, is_full)

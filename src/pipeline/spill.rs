@@ -374,26 +374,21 @@ impl Spill {
         may && !self.replay.is_empty()
     }
 
-    /// How many of so many writers what comes from Kafka may have now: one is kept for the journal where it has something. A
-    /// single writer they have in turn.
-    pub(super) fn live_writers(&self, writers: usize, memory_is_full: bool) -> usize {
+    /// Whether what comes from Kafka may have one more of the writers, of which so many are busy: one is kept for the journal
+    /// where it has something. A single writer they have in turn.
+    pub(super) fn may_write_live(&self, busy: usize, writers: usize, memory_is_full: bool) -> bool {
         if self.mode == Mode::Journaling || !self.has_next(memory_is_full) {
-            writers
+            true
         } else if writers == 1 {
-            usize::from(!self.is_journals_turn)
+            !self.is_journals_turn
         } else {
-            writers - 1
+            busy.saturating_sub(self.replaying) < writers - 1
         }
     }
 
     /// Notes that a batch from Kafka was handed to a writer.
     pub(super) fn live_has_gone(&mut self) {
         self.is_journals_turn = true;
-    }
-
-    /// How many batches of the journal's are being written.
-    pub(super) fn replaying(&self) -> usize {
-        self.replaying
     }
 
     /// The records for the next batch, if it is time for them: `free` writers have nothing else to do.

@@ -7,7 +7,7 @@ use std::process::Stdio;
 use jiff::Timestamp;
 use series_ingest::journal::{Inspection, RealFiles};
 
-use crate::support::away::{Away, until_journaled, until_mode};
+use crate::support::away::{Away, until_journaled};
 use crate::support::data::{Difference, Published};
 use crate::support::until;
 use crate::support::worker::{command, run, text};
@@ -23,11 +23,7 @@ async fn a_journal_is_looked_at_exported_and_replayed_beside_its_worker() {
     let Some(away) = Away::new("outage_commands", 2).await else { return };
     let mut published = Published::default();
     let worker = away.worker("journal", &[]);
-    away.publish(&mut published, 20);
-    away.bed.until_applied(60).await;
-    away.proxy.refuse(true);
-    away.publish(&mut published, 20);
-    until_mode(&worker, "journaling").await;
+    away.begin_outage(&worker, &mut published, 20, 20).await;
     away.publish(&mut published, 200);
     until_journaled(&away, &worker).await;
 
@@ -96,11 +92,7 @@ async fn a_journal_is_looked_at_exported_and_replayed_beside_its_worker() {
 /// What a worker that was killed in an outage has left: a journal with so many messages of 50 points.
 async fn left_behind(away: &Away, published: &mut Published, messages: usize) -> PathBuf {
     let mut worker = away.worker("journal", &[]);
-    away.publish(published, 20);
-    away.bed.until_applied(60).await;
-    away.proxy.refuse(true);
-    away.publish(published, 20);
-    until_mode(&worker, "journaling").await;
+    away.begin_outage(&worker, published, 20, 20).await;
     away.publish(published, messages - 20);
     until_journaled(away, &worker).await;
     worker.kill();

@@ -74,11 +74,7 @@ async fn a_worker_killed_in_an_outage_finds_its_journal_again() {
     let Some(away) = Away::new("outage_kill", 2).await else { return };
     let mut published = Published::default();
     let mut worker = away.worker("journal", &[]);
-    away.publish(&mut published, 20);
-    away.bed.until_applied(60).await;
-    away.proxy.refuse(true);
-    away.publish(&mut published, 200);
-    until_mode(&worker, "journaling").await;
+    away.begin_outage(&worker, &mut published, 20, 200).await;
     until_journaled(&away, &worker).await;
     worker.kill();
     away.delete_records().await;
@@ -101,11 +97,7 @@ async fn lost_with(test: &str, bug: &str) -> usize {
     let away = Away::new(test, 2).await.expect("there are servers");
     let mut published = Published::default();
     let worker = away.worker("journal", &[("SERIES_INGEST_PLANTED_BUGS", bug)]);
-    away.publish(&mut published, 20);
-    away.bed.until_applied(60).await;
-    away.proxy.refuse(true);
-    away.publish(&mut published, 100);
-    until_mode(&worker, "journaling").await;
+    away.begin_outage(&worker, &mut published, 20, 100).await;
     until_journaled(&away, &worker).await;
     away.delete_records().await;
     away.proxy.refuse(false);
@@ -343,11 +335,7 @@ async fn a_gap_is_filled_by_the_journal_of_a_worker_that_returns() {
     let Some(away) = Away::new("outage_gap", 2).await else { return };
     let mut published = Published::default();
     let mut first = away.worker("first", &[]);
-    away.publish(&mut published, 20);
-    away.bed.until_applied(60).await;
-    away.proxy.refuse(true);
-    away.publish(&mut published, 60);
-    until_mode(&first, "journaling").await;
+    away.begin_outage(&first, &mut published, 20, 60).await;
     until_journaled(&away, &first).await;
     first.kill();
     away.delete_records().await;
@@ -424,11 +412,7 @@ async fn a_single_writer_is_shared_by_the_journal_and_what_comes_from_kafka() {
     // A batch a message.
     let settings = [("SERIES_INGEST__DATABASE__WRITERS", "1"), ("SERIES_INGEST__BATCH__MAX_POINTS", "10")];
     let worker = away.worker("journal", &settings);
-    away.publish(&mut published, 10);
-    away.bed.until_applied(60).await;
-    away.proxy.refuse(true);
-    away.publish(&mut published, 10);
-    until_mode(&worker, "journaling").await;
+    away.begin_outage(&worker, &mut published, 10, 10).await;
     // Many turns of the journal's.
     away.publish_large(&mut published, 1_000, 20_000);
     until_journaled(&away, &worker).await;
@@ -457,11 +441,7 @@ async fn a_quiet_topic_does_not_fill_the_journal_with_small_records() {
     let Some(away) = Away::new("outage_small_records", 1).await else { return };
     let mut published = Published::default();
     let worker = away.worker("journal", &[]);
-    away.publish(&mut published, 10);
-    away.bed.until_applied(60).await;
-    away.proxy.refuse(true);
-    away.publish(&mut published, 10);
-    until_mode(&worker, "journaling").await;
+    away.begin_outage(&worker, &mut published, 10, 10).await;
     until_journaled(&away, &worker).await;
     let records = || worker.metric("series_ingest_journal_records").unwrap();
     let (before, begun) = (records(), Instant::now());

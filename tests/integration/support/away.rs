@@ -84,6 +84,16 @@ impl Away {
         self.bed.producer.send(&self.bed.points_topic, partition, "s", Some(payload.as_bytes()));
     }
 
+    /// Publishes so many messages, which are written, and takes the database away from the worker, which then journals so many
+    /// further ones.
+    pub async fn begin_outage(&self, worker: &Worker, published: &mut Published, written: usize, journaled: usize) {
+        self.publish(published, written);
+        self.bed.until_applied(60).await;
+        self.proxy.refuse(true);
+        self.publish(published, journaled);
+        until_mode(worker, "journaling").await;
+    }
+
     /// Kafka loses all that it has: only the journal has it now.
     pub async fn delete_records(&self) {
         self.bed.delete_records().await;

@@ -38,6 +38,14 @@ pub struct Producer {
     sent: AtomicUsize,
 }
 
+fn record<'a>(topic: &'a str, partition: i32, key: &'a str, payload: Option<&'a [u8]>) -> BaseRecord<'a, str, [u8]> {
+    let record = BaseRecord::to(topic).partition(partition).key(key);
+    match payload {
+        Some(payload) => record.payload(payload),
+        None => record,
+    }
+}
+
 impl Producer {
     pub fn new(brokers: &str) -> Self {
         Self::with(brokers, &[])
@@ -61,12 +69,12 @@ impl Producer {
     }
 
     pub fn send(&self, topic: &str, partition: i32, key: &str, payload: Option<&[u8]>) {
-        self.send_all(topic, partition, key, payload, &[], None);
+        self.send_with_headers(topic, partition, key, payload, &[]);
     }
 
     /// With a time of ours, in milliseconds since the Unix epoch.
     pub fn send_at(&self, topic: &str, partition: i32, key: &str, payload: Option<&[u8]>, time_ms: i64) {
-        self.send_all(topic, partition, key, payload, &[], Some(time_ms));
+        self.enqueue(record(topic, partition, key, payload).timestamp(time_ms));
     }
 
     pub fn send_with_headers(
@@ -77,29 +85,14 @@ impl Producer {
         payload: Option<&[u8]>,
         headers: &[(&str, &str)],
     ) {
-        self.send_all(topic, partition, key, payload, headers, None);
-    }
-
-    fn send_all(
-        &self,
-        topic: &str,
-        partition: i32,
-        key: &str,
-        payload: Option<&[u8]>,
-        headers: &[(&str, &str)],
-        time_ms: Option<i64>,
-    ) {
         let mut all = OwnedHeaders::new();
         for (key, value) in headers {
             all = all.insert(Header { key, value: Some(*value) });
         }
-        let mut record = BaseRecord::to(topic).partition(partition).key(key).headers(all);
-        if let Some(payload) = payload {
-            record = record.payload(payload);
-        }
-        if let Some(time_ms) = time_ms {
-            record = record.timestamp(time_ms);
-        }
+        self.enqueue(record(topic, partition, key, payload).headers(all));
+    }
+
+    fn enqueue(&self, mut record: BaseRecord<'_, str, [u8]>) {
         loop {
             match self.producer.send(record) {
                 Ok(()) => break,
