@@ -98,12 +98,12 @@ pub(super) fn identity<F: Files>(files: &F, directory: &Path, listing: &Listing)
     Ok(ids.last().map_or(Identity::None, Identity::Recovered))
 }
 
-/// The first 64 bytes of a file, zeros where it is shorter.
+/// The first 64 bytes of a file, zeros where it is shorter: part of a header is none, whatever the missing bytes were.
 fn header<F: Files>(files: &F, path: &Path) -> io::Result<[u8; HEADER_BYTES as usize]> {
     let file = files.open(path, Access::Read)?;
     let mut bytes = [0; HEADER_BYTES as usize];
-    files.read_at(&file, &mut bytes, 0)?;
-    Ok(bytes)
+    let is_whole = files.read_at(&file, &mut bytes, 0)? == bytes.len();
+    Ok(if is_whole { bytes } else { [0; HEADER_BYTES as usize] })
 }
 
 /// A new journal's id.

@@ -96,6 +96,11 @@ impl<'a, F: Files> Reader<'a, F> {
         self.window = (position, window);
     }
 
+    /// Whether the file has all bytes of a header there: part of one is none, whatever the missing bytes were.
+    fn has_header(&self, position: u64) -> bool {
+        self.length.saturating_sub(position) >= HEADER_BYTES
+    }
+
     fn header_bytes(&mut self, position: u64) -> HeaderBytes {
         let mut bytes = [0; HEADER_BYTES as usize];
         self.fill(&mut bytes, position);
@@ -105,8 +110,9 @@ impl<'a, F: Files> Reader<'a, F> {
     /// The segment's header, and whether there never was one: it is zero, or the file too short for it.
     pub(super) fn segment_header(&mut self) -> (Option<SegmentHeader>, bool) {
         let bytes = self.header_bytes(0);
-        let header = SegmentHeader::decode(&bytes).filter(|h| h.number == self.number && h.id == *self.id);
-        (header, self.length < HEADER_BYTES || bytes.iter().all(|byte| *byte == 0))
+        let is_ours = |h: &SegmentHeader| self.has_header(0) && h.number == self.number && h.id == *self.id;
+        let header = SegmentHeader::decode(&bytes).filter(is_ours);
+        (header, !self.has_header(0) || bytes.iter().all(|byte| *byte == 0))
     }
 
     fn decode(&self, bytes: &HeaderBytes, position: u64) -> Option<Found> {
@@ -116,7 +122,7 @@ impl<'a, F: Files> Reader<'a, F> {
 
     /// The record at `position`, with its header alone read; it may reach beyond the file's end.
     pub(super) fn record(&mut self, position: u64) -> Option<Found> {
-        if self.length.saturating_sub(position) < HEADER_BYTES {
+        if !self.has_header(position) {
             return None;
         }
         let bytes = self.header_bytes(position);
@@ -125,6 +131,9 @@ impl<'a, F: Files> Reader<'a, F> {
 
     /// The same through the window, for reading on from there.
     pub(super) fn record_in_window(&mut self, position: u64) -> Option<Found> {
+        if !self.has_header(position) {
+            return None;
+        }
         let mut bytes = [0; HEADER_BYTES as usize];
         let mut filled = 0;
         self.pieces(position, position + HEADER_BYTES, |_, piece| {
@@ -142,7 +151,7 @@ impl<'a, F: Files> Reader<'a, F> {
     /// Whether what stands where a record's header should be was never written: a sector's share of it is zero, or it lies
     /// behind the file's end.
     pub(super) fn is_torn_header(&mut self, position: u64) -> bool {
-        if self.length.saturating_sub(position) < HEADER_BYTES {
+        if !self.has_header(position) {
             return true;
         }
         let bytes = self.header_bytes(position);

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::fault_files::FaultFiles;
 use super::{Log, Plain, Sets, delivered, extents, open, options};
-use crate::journal::format::HEADER_BYTES;
+use crate::journal::format::{HEADER_BYTES, SegmentHeader, encode_journal};
 use crate::journal::{Damage, DamageKind, Inspection, Journal};
 
 /// A journal of some segments, closed as a process that was killed leaves it.
@@ -39,7 +39,10 @@ impl Small {
 }
 
 fn small() -> Small {
-    let files = FaultFiles::new(1);
+    small_in(FaultFiles::new(1))
+}
+
+fn small_in(files: FaultFiles) -> Small {
     let (mut journal, mut sets, mut log) = (open(&files), Sets::new(5), Log::default());
     while journal.segments().len() < 3 || journal.segments()[2].records < 3 {
         assert!(log.append(&mut journal, &[sets.one()]));
@@ -220,6 +223,25 @@ fn every_cut_off_file_delivers_what_is_left_and_says_so() {
         }
     }
     println!("{cuts} cuts: {damaged} reported as damage, {torn_ends} as a torn end");
+}
+
+/// The last byte of a header is one of its checksum, and zero in one of 256 journals.
+#[test]
+fn a_header_without_its_last_byte_is_none_even_where_that_byte_is_zero() {
+    let first = |id| SegmentHeader { number: 1, previous: 0, first_sequence: 1, id }.encode();
+    let ids = (0_u128..).map(u128::to_le_bytes);
+    let id = ids.into_iter().find(|id| encode_journal(id)[63] == 0 && first(*id)[63] == 0).unwrap();
+    let files = FaultFiles::new(1);
+    files.put("JOURNAL", encode_journal(&id).to_vec());
+    let small = small_in(files);
+    let segment = format!("{:020}.segment", 1);
+    assert_eq!(small.files.contents()[&segment][..64], first(id));
+    for (name, expected) in [("JOURNAL", (0, DamageKind::JournalFile)), (&segment, (1, DamageKind::SegmentHeader))] {
+        let files = small.files.copy();
+        files.put(name, small.files.contents()[name][..63].to_vec());
+        let (damage, _) = check(&small, &files, |number, _, _| Some(number) != segment_of(name)).unwrap();
+        assert_eq!(damage.iter().map(|d| (d.segment, d.what)).collect::<Vec<_>>(), [expected], "{name}");
+    }
 }
 
 #[test]
