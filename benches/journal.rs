@@ -22,6 +22,7 @@ const SEGMENT_BYTES: u64 = 64 << 20;
 const PARTITIONS: usize = 8;
 /// Of each measurement, alternately of the journal and of the plain writer.
 const ROUNDS: usize = 5;
+const WARM_UP: Duration = Duration::from_millis(400);
 
 /// Sets of all partitions in turn, each partition's one behind the other.
 fn sets(count: usize) -> Vec<MessageSet> {
@@ -166,6 +167,11 @@ fn compare_append(runtime: &tokio::runtime::Runtime, each: usize, at_once: usize
     let mut plain = Plain::new(folder.path());
     let (mut of_journal, mut of_plain, mut all_syncs) = (Duration::ZERO, Duration::ZERO, 0);
     for round in 0..=ROUNDS {
+        // What is appended at once after a pause is compressed more than what comes without one.
+        let warm = Instant::now();
+        while warm.elapsed() < WARM_UP {
+            runtime.block_on(append_all(&journal, &sets, appends / 8, at_once, each));
+        }
         syncs.store(0, Ordering::Relaxed);
         let start = Instant::now();
         runtime.block_on(append_all(&journal, &sets, appends, at_once, each));

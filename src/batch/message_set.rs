@@ -98,7 +98,8 @@ impl MessageSet {
     /// The memory of the messages, in bytes; of a part, its share.
     pub fn bytes(&self) -> usize {
         let entries = &self.block.entries[self.entries.clone()];
-        entries.iter().map(|entry| entry.bytes() + size_of::<Entry>()).sum()
+        let (Some(first), Some(last)) = (entries.first(), entries.last()) else { return 0 };
+        last.start + last.bytes() - first.start + size_of_val(entries)
     }
 
     /// The messages in the order of their offsets.

@@ -1,4 +1,4 @@
-//! Appending: one write and one fdatasync for each segment that is touched, and what follows when one of them fails.
+//! Appending: the writes and one fdatasync for each segment that is touched, and what follows when one of them fails.
 
 use std::collections::HashMap;
 use std::collections::HashSet;
@@ -9,15 +9,18 @@ use std::time::Instant;
 use super::directory::segment_path;
 use super::error::{AppendError, Limit};
 use super::files::Files;
-use super::format::{HEADER_BYTES, RecordHeader, RecordKind, SegmentHeader, salt};
+use super::format::{HEADER, HEADER_BYTES, RecordHeader, RecordKind, SegmentHeader, salt};
 use super::index::{Record, Segment};
 use super::journal::{Current, Journal};
-use super::payload::{Encoded, Encoder, KEPT_BYTES, NO_TIME, runs};
+use super::payload::{Encoded, Encoder, NO_TIME, runs};
 use super::planted::{self, Bug};
 use crate::batch::MessageSet;
 
 /// So many segments may fail, one after the other, before an append gives up.
 const ATTEMPTS: u32 = 2;
+
+/// Smaller records are gathered up to so many bytes for one write; the tests' records are small.
+const BUFFER_BYTES: usize = if cfg!(test) { 1 << 10 } else { 256 << 10 };
 
 /// What stops a write.
 enum Stop {
@@ -40,12 +43,12 @@ impl<F: Files> Journal<F> {
     pub fn append(&mut self, sets: &[MessageSet]) -> Result<(), AppendError> {
         let mut encoder = Encoder::new().map_err(AppendError::Unavailable)?;
         let encoded: io::Result<Vec<Encoded>> =
-            runs(sets.iter().cloned()).iter().map(|run| encoder.encode(run)).collect();
-        self.append_encoded(&encoded.map_err(AppendError::Unavailable)?)
+            runs(sets.iter().cloned()).iter().map(|run| encoder.encode(run, Vec::new())).collect();
+        self.append_encoded(&mut encoded.map_err(AppendError::Unavailable)?)
     }
 
     /// The same for what is encoded already.
-    pub(super) fn append_encoded(&mut self, encoded: &[Encoded]) -> Result<(), AppendError> {
+    pub(super) fn append_encoded(&mut self, encoded: &mut [Encoded]) -> Result<(), AppendError> {
         match self.check_room(self.needed(encoded)) {
             Err(AppendError::Full { .. }) if planted::is_on(Bug::DropWhenFull) => return Ok(()),
             room => room?,
@@ -55,7 +58,7 @@ impl<F: Files> Journal<F> {
         while !rest.is_empty() {
             match self.write_some(rest) {
                 Ok(written) => {
-                    rest = &rest[written..];
+                    rest = &mut rest[written..];
                     failures = 0;
                 }
                 Err(Stop::Full(full)) => return Err(full),
@@ -119,7 +122,7 @@ impl<F: Files> Journal<F> {
     }
 
     /// Writes as many sets as go into one segment, durably, and gives their number.
-    fn write_some(&mut self, encoded: &[Encoded]) -> Result<usize, Stop> {
+    fn write_some(&mut self, encoded: &mut [Encoded]) -> Result<usize, Stop> {
         let Some(first) = encoded.first() else { return Ok(0) };
         let mut current = match self.current.take() {
             Some(current) if fits(&current, first) => current,
@@ -129,16 +132,13 @@ impl<F: Files> Journal<F> {
                 self.make_segment(self.segment_bytes(first))?
             }
         };
-        let start = current.position;
         let mut buffer = std::mem::take(&mut self.buffer);
-        let (records, next_sequence) = self.fill(&mut current, encoded, &mut buffer);
-        let result = self.write_durably(&current.file, &buffer, start);
         buffer.clear();
-        buffer.shrink_to(KEPT_BYTES);
+        let result = self.write_records(&mut current, encoded, &mut buffer);
         self.buffer = buffer;
-        let written = records.len();
-        match result {
-            Ok(()) => {
+        match result.and_then(|written| self.sync(&current.file).map(|()| written)) {
+            Ok((records, next_sequence)) => {
+                let written = records.len();
                 self.previous = current.number;
                 self.next_sequence = next_sequence;
                 if let Some(segment) = self.index.segments.get_mut(&current.number) {
@@ -154,9 +154,13 @@ impl<F: Files> Journal<F> {
         }
     }
 
-    /// Puts records of the sets into the buffer while they fit into the segment. Gives the records, and the sequence number
-    /// behind them.
-    fn fill(&self, current: &mut Current<F>, encoded: &[Encoded], buffer: &mut Vec<u8>) -> (Vec<Record>, u64) {
+    /// Writes records of the sets while they fit into the segment. Gives the records, and the sequence number behind them.
+    fn write_records(
+        &self,
+        current: &mut Current<F>,
+        encoded: &mut [Encoded],
+        buffer: &mut Vec<u8>,
+    ) -> io::Result<(Vec<Record>, u64)> {
         let mut sequence = self.next_sequence;
         let mut records = Vec::new();
         for next in encoded {
@@ -168,6 +172,7 @@ impl<F: Files> Journal<F> {
                 None => {
                     let number = current.sources.len() as u32 + 1;
                     current.sources.insert(Arc::clone(&next.source), number);
+                    let payload = &next.source_payload;
                     let header = RecordHeader {
                         kind: RecordKind::Source,
                         flags: 0,
@@ -179,10 +184,12 @@ impl<F: Files> Journal<F> {
                         messages: 0,
                         uncompressed_bytes: next.source_payload.len() as u32,
                         oldest_ms: NO_TIME,
-                        payload_bytes: 0,
-                        payload_crc: 0,
+                        payload_bytes: payload.len() as u32,
+                        payload_crc: crc32c::crc32c(payload),
                     };
-                    self.put(current, header, &next.source_payload, buffer);
+                    let mut record = vec![0; header.record_bytes() as usize];
+                    record[HEADER..HEADER + payload.len()].copy_from_slice(payload);
+                    self.write(current, header, &mut record, buffer)?;
                     sequence += 1;
                     number
                 }
@@ -198,39 +205,53 @@ impl<F: Files> Journal<F> {
                 messages: next.messages,
                 uncompressed_bytes: next.uncompressed_bytes,
                 oldest_ms: next.oldest_ms,
-                payload_bytes: 0,
-                payload_crc: 0,
+                payload_bytes: next.payload_bytes,
+                payload_crc: next.payload_crc,
             };
             let position = current.position;
-            let header = self.put(current, header, &next.payload, buffer);
+            let header = self.write(current, header, &mut next.record, buffer)?;
             records.push(Record::new(Arc::clone(&next.source), current.number, position, &header));
             sequence += 1;
         }
-        (records, sequence)
+        self.flush(current, buffer)?;
+        Ok((records, sequence))
     }
 
-    /// Adds a record at the segment's position; gives its header, with length and checksum.
-    fn put(
+    /// Writes a record at the segment's position, small ones through the buffer. The header comes with the checksum of its
+    /// payload alone, and is put into the record with that of this place, which it is given back with.
+    fn write(
         &self,
         current: &mut Current<F>,
         header: RecordHeader,
-        payload: &[u8],
+        record: &mut [u8],
         buffer: &mut Vec<u8>,
-    ) -> RecordHeader {
+    ) -> io::Result<RecordHeader> {
         let salt = salt(&self.id, current.number, current.position);
-        let payload_crc = crc32c::crc32c_append(salt, payload);
-        // Payloads are not longer than MAX_PAYLOAD_BYTES.
-        let header = RecordHeader { payload_bytes: payload.len() as u32, payload_crc, ..header };
-        let end = buffer.len() + header.record_bytes() as usize;
-        buffer.extend_from_slice(&header.encode(salt));
-        buffer.extend_from_slice(payload);
-        buffer.resize(end, 0);
-        current.position += header.record_bytes();
-        header
+        let header = RecordHeader { payload_crc: header.payload_crc ^ salt, ..header };
+        record[..HEADER].copy_from_slice(&header.encode(salt));
+        if buffer.len() + record.len() > BUFFER_BYTES {
+            self.flush(current, buffer)?;
+        }
+        if record.len() > BUFFER_BYTES {
+            self.files.write_at(&current.file, record, current.position)?;
+        } else {
+            buffer.extend_from_slice(record);
+        }
+        current.position += record.len() as u64;
+        Ok(header)
     }
 
-    fn write_durably(&self, file: &F::File, bytes: &[u8], position: u64) -> io::Result<()> {
-        self.files.write_at(file, bytes, position)?;
+    /// Writes what is in the buffer, which ends at the segment's position.
+    fn flush(&self, current: &Current<F>, buffer: &mut Vec<u8>) -> io::Result<()> {
+        if !buffer.is_empty() {
+            self.files.write_at(&current.file, buffer, current.position - buffer.len() as u64)?;
+            buffer.clear();
+        }
+        Ok(())
+    }
+
+    /// Makes durable what was written.
+    fn sync(&self, file: &F::File) -> io::Result<()> {
         if planted::is_on(Bug::NoSync) {
             return Ok(());
         }

@@ -3,7 +3,7 @@
 /// The length of each header, in bytes.
 pub(super) const HEADER_BYTES: u64 = 64;
 /// The same as an array's length.
-const HEADER: usize = HEADER_BYTES as usize;
+pub(super) const HEADER: usize = HEADER_BYTES as usize;
 /// The version of the whole format.
 const VERSION: u32 = 1;
 const RECORD_VERSION: u8 = 1;

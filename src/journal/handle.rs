@@ -2,7 +2,7 @@
 //! blocking work: while one group is written, the next ones are compressed.
 
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -53,11 +53,18 @@ pub struct JournalHandle {
 /// As many encoders as the machine has cores.
 #[derive(Debug)]
 struct Encoders {
+    cores: usize,
     turns: Arc<Semaphore>,
     /// Those that nobody uses, with their buffers.
     idle: Mutex<Vec<Encoder>>,
+    /// Buffers of records that are written.
+    spare: Mutex<Vec<Vec<u8>>>,
     pace: Mutex<Pace>,
 }
+
+/// So many buffers are kept for the next records, none larger than [`SPARE_BYTES`].
+const SPARES: usize = 16;
+const SPARE_BYTES: usize = 2 << 20;
 
 /// How much is appended, in windows of [`WINDOW`]. Where little comes, room on the disk is worth more than time; where much
 /// comes, compression must not be slower than the disk.
@@ -65,27 +72,39 @@ struct Encoders {
 pub(super) struct Pace {
     since: Instant,
     bytes: usize,
-    was_fast: bool,
+    /// What the window before allows.
+    before: Effort,
 }
 
 pub(super) const WINDOW: Duration = Duration::from_millis(250);
 /// So many bytes of raw messages in a window are much: 64 MiB/s, of which zstd's level 1 takes an eighth of a core.
 pub(super) const FAST_WINDOW_BYTES: usize = 16 << 20;
+/// And so many are more than two cores compress beside all else: 192 MiB/s.
+pub(super) const FLOOD_WINDOW_BYTES: usize = 48 << 20;
+
+/// How to compress where so many bytes come in a window.
+fn effort(window_bytes: f64) -> Effort {
+    match window_bytes {
+        bytes if bytes > FLOOD_WINDOW_BYTES as f64 => Effort::None,
+        bytes if bytes > FAST_WINDOW_BYTES as f64 => Effort::Fast,
+        _ => Effort::Small,
+    }
+}
 
 impl Pace {
     pub(super) fn new(now: Instant) -> Self {
-        Self { since: now, bytes: 0, was_fast: false }
+        Self { since: now, bytes: 0, before: Effort::Small }
     }
 
     /// Counts what is appended now, and tells how to compress it.
     pub(super) fn add(&mut self, bytes: usize, now: Instant) -> Effort {
         let elapsed = now.saturating_duration_since(self.since);
         if elapsed >= WINDOW {
-            let allowed = FAST_WINDOW_BYTES as f64 * elapsed.as_secs_f64() / WINDOW.as_secs_f64();
-            *self = Self { since: now, bytes: 0, was_fast: self.bytes as f64 > allowed };
+            let before = effort(self.bytes as f64 * WINDOW.as_secs_f64() / elapsed.as_secs_f64());
+            *self = Self { since: now, bytes: 0, before };
         }
         self.bytes = self.bytes.saturating_add(bytes);
-        if self.was_fast || self.bytes > FAST_WINDOW_BYTES { Effort::Fast } else { Effort::Small }
+        self.before.max(effort(self.bytes as f64))
     }
 }
 
@@ -93,15 +112,30 @@ impl Encoders {
     fn new() -> Self {
         let cores = thread::available_parallelism().map_or(1, usize::from);
         let pace = Mutex::new(Pace::new(Instant::now()));
-        Self { turns: Arc::new(Semaphore::new(cores)), idle: Mutex::default(), pace }
+        let turns = Arc::new(Semaphore::new(cores));
+        Self { cores, turns, idle: Mutex::default(), spare: Mutex::default(), pace }
+    }
+
+    fn spare(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
+        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps the buffers of what is written for what comes next.
+    fn reuse(&self, written: Vec<Encoded>) {
+        let records = written.into_iter().map(|encoded| encoded.record);
+        let mut spare = self.spare();
+        let room = SPARES.saturating_sub(spare.len());
+        spare.extend(records.filter(|record| record.capacity() <= SPARE_BYTES).take(room));
     }
 
     /// Encodes the sets, each run of neighbours by itself.
-    async fn encode(self: &Arc<Self>, sets: Vec<MessageSet>) -> io::Result<Vec<Encoded>> {
-        let bytes = sets.iter().map(MessageSet::bytes).sum();
-        let effort = self.pace.lock().unwrap_or_else(PoisonError::into_inner).add(bytes, Instant::now());
+    async fn encode(self: &Arc<Self>, sets: Vec<MessageSet>, effort: Effort) -> io::Result<Vec<Encoded>> {
+        let mut runs = runs(sets);
+        // A task for each core, so that many small runs do not cost many changes of threads.
+        let each = runs.len().div_ceil(self.cores);
         let mut tasks = Vec::new();
-        for run in runs(sets) {
+        while !runs.is_empty() {
+            let part: Vec<_> = runs.drain(..each.min(runs.len())).collect();
             let turn = Arc::clone(&self.turns).acquire_owned().await.map_err(io::Error::other)?;
             let encoders = Arc::clone(self);
             tasks.push(spawn_blocking(move || {
@@ -110,14 +144,18 @@ impl Encoders {
                 let known = idle().pop();
                 let mut encoder = known.map_or_else(Encoder::new, Ok)?;
                 encoder.set_effort(effort)?;
-                let encoded = encoder.encode(&run);
+                let mut encode = |run: &Vec<_>| {
+                    let spare = encoders.spare().pop().unwrap_or_default();
+                    encoder.encode(run, spare)
+                };
+                let encoded: io::Result<Vec<Encoded>> = part.iter().map(&mut encode).collect();
                 idle().push(encoder);
                 encoded
             }));
         }
-        let mut encoded = Vec::with_capacity(tasks.len());
+        let mut encoded = Vec::new();
         for task in tasks {
-            encoded.push(task.await.map_err(io::Error::other)??);
+            encoded.append(&mut task.await.map_err(io::Error::other)??);
         }
         Ok(encoded)
     }
@@ -131,9 +169,9 @@ impl JournalHandle {
     pub fn start<F: Files>(journal: Journal<F>) -> io::Result<Self> {
         let (commands, queue) = mpsc::unbounded_channel();
         let usage = Arc::new(Mutex::new(journal.usage()));
-        let owner = Owner { journal, queue, usage: Arc::clone(&usage) };
-        thread::Builder::new().name("journal".to_owned()).spawn(move || owner.run())?;
         let (encoders, room) = (Arc::new(Encoders::new()), Arc::new(Semaphore::new(GROUP_BYTES)));
+        let owner = Owner { journal, queue, usage: Arc::clone(&usage), encoders: Arc::clone(&encoders) };
+        thread::Builder::new().name("journal".to_owned()).spawn(move || owner.run())?;
         Ok(Self { commands, usage, encoders, room })
     }
 
@@ -153,10 +191,19 @@ impl JournalHandle {
         let unavailable = |error| AppendError::Unavailable(io::Error::other(error));
         let room =
             Arc::clone(&self.room).acquire_many_owned(bytes).await.map_err(|error| unavailable(error.to_string()))?;
-        let encoded = self.encoders.encode(sets).await.map_err(AppendError::Unavailable)?;
+        let effort = self.effort(sets.iter().map(MessageSet::bytes).sum());
+        let encoded = self.encoders.encode(sets, effort).await.map_err(AppendError::Unavailable)?;
         self.ask(|reply| Command::Append(Waiting { encoded, reply, _room: room }))
             .await
             .unwrap_or_else(|| Err(unavailable("the journal is closed".to_owned())))
+    }
+
+    /// How to compress so many bytes that come now.
+    fn effort(&self, bytes: usize) -> Effort {
+        let of_pace = self.encoders.pace.lock().unwrap_or_else(PoisonError::into_inner).add(bytes, Instant::now());
+        let usage = self.usage();
+        // What is left shall last.
+        if usage.bytes > usage.limit_bytes / 2 { Effort::Small } else { of_pace }
     }
 
     /// Whether the thread has ended: it was closed, or a fault of ours has ended it.
@@ -216,6 +263,7 @@ struct Owner<F: Files> {
     journal: Journal<F>,
     queue: mpsc::UnboundedReceiver<Command>,
     usage: Arc<Mutex<Usage>>,
+    encoders: Arc<Encoders>,
 }
 
 impl<F: Files> Owner<F> {
@@ -266,17 +314,18 @@ impl<F: Files> Owner<F> {
             all.append(&mut encoded);
             parts.push((start..all.len(), reply, _room));
         }
-        let result = self.journal.append_encoded(&all);
+        let result = self.journal.append_encoded(&mut all);
         // Where there is no room for all of them, there may be room for some.
         let is_each_alone = parts.len() > 1 && matches!(result, Err(AppendError::Full { .. }));
         let results: Vec<_> = parts
             .iter()
             .map(|(part, ..)| match is_each_alone {
-                true => self.journal.append_encoded(&all[part.clone()]),
+                true => self.journal.append_encoded(&mut all[part.clone()]),
                 false => result.as_ref().copied().map_err(AppendError::again),
             })
             .collect();
         self.publish();
+        self.encoders.reuse(all);
         for ((_, reply, _room), result) in parts.into_iter().zip(results) {
             // A caller that has gone does not want the answer.
             let _ = reply.send(result);

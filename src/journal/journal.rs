@@ -68,7 +68,7 @@ pub struct Journal<F: Files = RealFiles> {
     torn_tails: u64,
     /// The segment that was read last, so that reading in order opens each file once.
     reading: Option<(u64, F::File)>,
-    /// What is written at once, kept for the next time.
+    /// Small records that are written at once.
     pub(super) buffer: Vec<u8>,
     pub(super) on_sync: Box<dyn Fn(Duration) + Send>,
 }

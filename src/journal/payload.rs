@@ -1,35 +1,40 @@
 //! Payloads: a topic as JSON, and the messages of one interval.
 
 use std::collections::HashMap;
-use std::io::{self, Read};
+use std::io::{self, Cursor, Read};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::format::{COMPRESSED, MAX_PAYLOAD_BYTES, RecordHeader, record_bytes};
+use super::format::{ALIGNMENT, COMPRESSED, HEADER, MAX_PAYLOAD_BYTES, RecordHeader, record_bytes};
 use crate::batch::{MessageSet, MessageSetBuilder, RawMessage, Source};
 use crate::message::Kind;
 
 /// The time of messages that have none, and of records whose messages have none.
 pub(super) const NO_TIME: i64 = -1;
+/// The bytes before a message's parts: its offset, its time, and their lengths.
+const MESSAGE_HEAD: usize = 28;
 /// The length of a key or payload that is not there.
 const NONE: i32 = -1;
 
-/// How payloads are compressed. Readers need not know it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How payloads are compressed, the slowest first. Readers need not know it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Effort {
     /// To about a third, for JSON.
     Small,
     /// To about two thirds, in less than half the time.
     Fast,
+    /// Not at all.
+    None,
 }
 
 impl Effort {
-    /// zstd's level.
-    const fn level(self) -> i32 {
+    /// zstd's level, where it compresses.
+    const fn level(self) -> Option<i32> {
         match self {
-            Self::Small => 1,
-            Self::Fast => -5,
+            Self::Small => Some(1),
+            Self::Fast => Some(-5),
+            Self::None => None,
         }
     }
 }
@@ -103,15 +108,19 @@ pub(super) struct Encoded {
     pub(super) oldest_ms: i64,
     pub(super) flags: u16,
     pub(super) uncompressed_bytes: u32,
-    pub(super) payload: Vec<u8>,
+    pub(super) payload_bytes: u32,
+    /// The payload's checksum, without a salt.
+    pub(super) payload_crc: u32,
+    /// The record as it is written: room for its header, the payload, and zeros up to where the next one begins.
+    pub(super) record: Vec<u8>,
 }
 
 /// Encodes message sets, with buffers that are used again.
 pub(super) struct Encoder {
     compressor: zstd::bulk::Compressor<'static>,
     effort: Effort,
+    /// What is to be compressed.
     plain: Vec<u8>,
-    compressed: Vec<u8>,
 }
 
 impl std::fmt::Debug for Encoder {
@@ -122,48 +131,57 @@ impl std::fmt::Debug for Encoder {
 
 impl Encoder {
     pub(super) fn new() -> io::Result<Self> {
+        let mut compressor = zstd::bulk::Compressor::default();
         let effort = Effort::Small;
-        let compressor = zstd::bulk::Compressor::new(effort.level())?;
-        Ok(Self { compressor, effort, plain: Vec::new(), compressed: Vec::new() })
+        effort.level().map_or(Ok(()), |level| compressor.set_compression_level(level))?;
+        Ok(Self { compressor, effort, plain: Vec::new() })
     }
 
     /// Sets how it compresses from now on; [`Effort::Small`] at first.
     pub(super) fn set_effort(&mut self, effort: Effort) -> io::Result<()> {
         if self.effort != effort {
-            self.compressor.set_compression_level(effort.level())?;
+            effort.level().map_or(Ok(()), |level| self.compressor.set_compression_level(level))?;
             self.effort = effort;
         }
         Ok(())
     }
 
-    /// Encodes the sets of one run as one record.
+    /// Encodes the sets of one run as one record. `record` is a buffer that nobody needs any more.
     ///
     /// # Errors
     /// `InvalidInput` where the run is empty, or larger than a record can be.
-    pub(super) fn encode(&mut self, run: &[MessageSet]) -> io::Result<Encoded> {
+    pub(super) fn encode(&mut self, run: &[MessageSet], mut record: Vec<u8>) -> io::Result<Encoded> {
         let (Some(first), Some(last)) = (run.first(), run.last()) else {
             return Err(io::ErrorKind::InvalidInput.into());
         };
         let source_payload = encode_source(first.source())?;
+        record.clear();
+        record.resize(HEADER, 0);
         self.plain.clear();
-        self.plain.extend_from_slice(&length(source_payload.len())?.to_le_bytes());
-        self.plain.extend_from_slice(&source_payload);
+        let is_compressed = self.effort != Effort::None;
+        let plain = if is_compressed { &mut self.plain } else { &mut record };
+        let start = plain.len();
+        // A set's bytes are its messages' parts, and for each of them something like what is put before its parts.
+        plain.reserve(size_of::<u32>() + source_payload.len() + run.iter().map(MessageSet::bytes).sum::<usize>());
+        plain.extend_from_slice(&length(source_payload.len())?.to_le_bytes());
+        plain.extend_from_slice(&source_payload);
         let mut oldest_ms: Option<i64> = None;
         for message in run.iter().flat_map(MessageSet::messages) {
-            put(&mut self.plain, &message)?;
+            put(plain, &message)?;
             oldest_ms = oldest_ms.into_iter().chain(message.time_ms).min();
         }
-        if self.plain.len() > MAX_PAYLOAD_BYTES {
-            return Err(too_large(self.plain.len()));
+        let uncompressed_bytes = plain.len() - start;
+        if uncompressed_bytes > MAX_PAYLOAD_BYTES {
+            return Err(too_large(uncompressed_bytes));
         }
-        self.compressed.clear();
-        self.compressed.reserve(self.plain.len());
-        let (flags, payload) = match self.compressor.compress_to_buffer(&self.plain, &mut self.compressed) {
-            Ok(bytes) if bytes < self.plain.len() => (COMPRESSED, self.compressed.as_slice()),
-            // It does not fit, or is not smaller.
-            _ => (0, self.plain.as_slice()),
-        };
-        let encoded = Encoded {
+        let flags = if is_compressed { self.compress(&mut record) } else { 0 };
+        let payload_bytes = record.len() - HEADER;
+        let payload_crc = crc32c::crc32c(&record[HEADER..]);
+        record.resize(record.len().next_multiple_of(ALIGNMENT as usize), 0);
+        // One large set does not keep its memory for the small ones that follow.
+        self.plain.clear();
+        self.plain.shrink_to(KEPT_BYTES);
+        Ok(Encoded {
             source: Arc::clone(first.source()),
             source_payload,
             partition: first.partition(),
@@ -172,22 +190,40 @@ impl Encoder {
             messages: length(run.iter().map(MessageSet::len).sum())?,
             oldest_ms: oldest_ms.unwrap_or(NO_TIME),
             flags,
-            uncompressed_bytes: length(self.plain.len())?,
-            payload: payload.to_vec(),
-        };
-        // One large set does not keep its memory for the small ones that follow.
-        self.plain.clear();
-        self.plain.shrink_to(KEPT_BYTES);
-        self.compressed.clear();
-        self.compressed.shrink_to(KEPT_BYTES);
-        Ok(encoded)
+            uncompressed_bytes: length(uncompressed_bytes)?,
+            payload_bytes: length(payload_bytes)?,
+            payload_crc,
+            record,
+        })
+    }
+
+    /// Puts `plain` behind the header's room, compressed where that makes it smaller. Gives the flags.
+    fn compress(&mut self, record: &mut Vec<u8>) -> u16 {
+        record.reserve(self.plain.len());
+        let mut behind = Cursor::new(&mut *record);
+        behind.set_position(HEADER as u64);
+        match self.compressor.compress_to_buffer(&self.plain, &mut behind) {
+            Ok(bytes) if bytes < self.plain.len() => COMPRESSED,
+            // It does not fit, or is not smaller.
+            _ => {
+                record.truncate(HEADER);
+                record.extend_from_slice(&self.plain);
+                0
+            }
+        }
     }
 }
 
 impl Encoded {
     /// The record's bytes on disk.
     pub(super) fn record_bytes(&self) -> u64 {
-        record_bytes(self.payload.len() as u64)
+        self.record.len() as u64
+    }
+
+    /// The record's payload.
+    #[cfg(test)]
+    pub(super) fn payload(&self) -> &[u8] {
+        &self.record[HEADER..HEADER + self.payload_bytes as usize]
     }
 
     /// Those of its source's record.
@@ -212,11 +248,13 @@ fn put(plain: &mut Vec<u8>, message: &RawMessage<'_>) -> io::Result<()> {
         Some(part) => i32::try_from(part.len()).map_err(|_| too_large(part.len())),
         None => Ok(NONE),
     };
-    plain.extend_from_slice(&message.offset.to_le_bytes());
-    plain.extend_from_slice(&message.time_ms.unwrap_or(NO_TIME).to_le_bytes());
-    plain.extend_from_slice(&stored(message.key)?.to_le_bytes());
-    plain.extend_from_slice(&stored(message.payload)?.to_le_bytes());
-    plain.extend_from_slice(&stored(message.headers)?.to_le_bytes());
+    let mut head = [0; MESSAGE_HEAD];
+    head[..8].copy_from_slice(&message.offset.to_le_bytes());
+    head[8..16].copy_from_slice(&message.time_ms.unwrap_or(NO_TIME).to_le_bytes());
+    head[16..20].copy_from_slice(&stored(message.key)?.to_le_bytes());
+    head[20..24].copy_from_slice(&stored(message.payload)?.to_le_bytes());
+    head[24..].copy_from_slice(&stored(message.headers)?.to_le_bytes());
+    plain.extend_from_slice(&head);
     for part in [message.key, message.payload, message.headers].into_iter().flatten() {
         plain.extend_from_slice(part);
     }

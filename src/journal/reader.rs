@@ -212,7 +212,7 @@ impl<'a, F: Files> Reader<'a, F> {
     pub(super) fn check(&mut self, found: &Found) -> Body {
         let from = found.position + HEADER_BYTES;
         let until = from + u64::from(found.header.payload_bytes);
-        let mut crc = salt(self.id, self.number, found.position);
+        let mut crc = 0;
         // One sector's share of the payload after the other: whether a byte of it is not zero.
         let (mut sector, mut is_written, mut torn) = (from / SECTOR, false, until > self.length);
         self.pieces(from, until, |position, piece| {
@@ -229,7 +229,8 @@ impl<'a, F: Files> Reader<'a, F> {
             }
         });
         torn |= until > from && !is_written;
-        match (crc == found.header.payload_crc && until <= self.length, torn) {
+        let expected = found.header.payload_crc ^ salt(self.id, self.number, found.position);
+        match (crc == expected && until <= self.length, torn) {
             (true, _) => Body::Good,
             (false, true) => Body::Torn,
             (false, false) => Body::Bad,
@@ -243,7 +244,7 @@ impl<'a, F: Files> Reader<'a, F> {
         }
         let mut payload = vec![0; usize::try_from(found.header.payload_bytes).ok()?];
         self.fill(&mut payload, found.position + HEADER_BYTES);
-        let crc = crc32c::crc32c_append(salt(self.id, self.number, found.position), &payload);
+        let crc = crc32c::crc32c(&payload) ^ salt(self.id, self.number, found.position);
         (crc == found.header.payload_crc).then_some(payload)
     }
 }

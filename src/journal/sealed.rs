@@ -35,7 +35,7 @@ pub(crate) fn seal(bytes: &mut [u8], id: &JournalId, number: u64) {
         // A kind and the version of a record.
         let kind = 1 + (header[4] ^ 1) % 2;
         header[4..6].copy_from_slice(&[kind, 1]);
-        let payload_crc = crc32c::crc32c_append(salt, &rest[..length]);
+        let payload_crc = crc32c::crc32c(&rest[..length]) ^ salt;
         header[56..60].copy_from_slice(&payload_crc.to_le_bytes());
         let crc = crc32c::crc32c_append(salt, &header[..60]);
         header[60..].copy_from_slice(&crc.to_le_bytes());

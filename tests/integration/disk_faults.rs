@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
@@ -326,4 +327,30 @@ async fn failing_writes_cost_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn failing_fdatasyncs_cost_nothing() {
     outage_on_a_failing_disk("disk_syncs", "fdatasync").await;
+}
+
+/// What waits for a slow fdatasync is written together at the next one, and the journal takes all.
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_fdatasyncs_cost_nothing() {
+    let Some(away) = Away::new("disk_slow", 2).await else { return };
+    let disk = FailingDisk::new("disk_slow", &away);
+    let mut published = Published::default();
+    let mut worker = disk.worker(&away);
+    begin(&away, &worker, &mut published).await;
+
+    disk.tell("slow 300\n");
+    let syncs = || disk.calls().iter().filter(|(call, ..)| call == "fdatasync").count();
+    let (before, started) = (syncs(), Instant::now());
+    away.publish(&mut published, 2000);
+    away.publish_large(&mut published, LARGE.0, LARGE.1);
+    until_safe(&away, &mut worker).await;
+    let (count, took) = (syncs() - before, started.elapsed());
+    assert!(count > 0 && took >= Duration::from_millis(300) * count as u32, "{count} fdatasyncs in {took:?}");
+    assert!(count < 200, "{count} fdatasyncs for 2100 messages");
+    let log = worker.log();
+    assert!(!log.contains("messages are not journaled"), "{log}");
+    // What it has acknowledged is on the disk, also for another process.
+    worker.kill();
+    let worker = away.worker("journal", &[]);
+    end(away, worker, published).await;
 }

@@ -1,8 +1,9 @@
 /* For LD_PRELOAD: the disk below the journal's segments, which fails when it is told to.
  *
  * FAILING_DISK names a file that says what fails: "pwrite 1" every pwrite, "fdatasync 3" every third fdatasync, nothing where
- * it is empty or missing; "fdatasync 0" that an fdatasync does not return while it says so. FAILING_DISK_LOG names a file that gets a line for each call on a segment: the call, "ok" or
- * "failed", and the segment's path.
+ * it is empty or missing; "fdatasync 0" that an fdatasync does not return while it says so, "slow 300" that each takes 300 ms
+ * longer. FAILING_DISK_LOG names a file that gets a line for each call on a segment: the call, "ok" or "failed", and the
+ * segment's path.
  *
  * A failure does what a disk's does. A write leaves its first half in the file. An fdatasync loses what was written since the
  * last one that succeeded, and the next one knows nothing of it any more.
@@ -114,6 +115,8 @@ int fdatasync(int fd) {
         at += lost;
     }
     unsynced[fd].from = unsynced[fd].until = 0;
+    long slow_ms = every("slow");
+    if (slow_ms > 0) usleep((useconds_t)slow_ms * 1000);
     int result = failed ? -1 : real_fdatasync(fd);
     note("fdatasync", failed, path);
     pthread_mutex_unlock(&lock);

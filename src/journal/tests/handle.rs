@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::fault_files::{Call, Fault, FaultFiles};
 use super::{Plain, SEGMENT_BYTES, Sets, open, options};
-use crate::journal::handle::{FAST_WINDOW_BYTES, Pace, WINDOW};
+use crate::journal::handle::{FAST_WINDOW_BYTES, FLOOD_WINDOW_BYTES, Pace, WINDOW};
 use crate::journal::payload::{Effort, Encoder, runs};
 use crate::journal::{AppendError, Journal, JournalHandle, ReadError};
 
@@ -97,7 +97,7 @@ async fn where_there_is_no_room_for_all_that_wait_there_is_for_some() {
 }
 
 #[test]
-fn much_is_compressed_fast_and_little_small() {
+fn more_is_compressed_less() {
     let start = Instant::now();
     let mut pace = Pace::new(start);
     let tenth = FAST_WINDOW_BYTES / 10;
@@ -114,21 +114,24 @@ fn much_is_compressed_fast_and_little_small() {
     // A pause is a window in which little came.
     assert_eq!(pace.add(tenth, start + WINDOW * 60), Effort::Small);
     assert_eq!(pace.add(FAST_WINDOW_BYTES, start + WINDOW * 60), Effort::Fast);
+    assert_eq!(pace.add(FLOOD_WINDOW_BYTES, start + WINDOW * 60), Effort::None);
+    assert_eq!(pace.add(1, start + WINDOW * 61), Effort::None);
+    assert_eq!(pace.add(1, start + WINDOW * 62), Effort::Small);
 }
 
 #[test]
-fn what_is_compressed_fast_is_read_like_the_rest() {
+fn what_is_compressed_fast_or_not_at_all_is_read_like_the_rest() {
     let files = FaultFiles::new(1);
     let mut journal = Journal::open(files, crate::journal::Options { segment_bytes: 1 << 20, ..options() }).unwrap();
     let mut encoder = Encoder::new().unwrap();
     let mut sets = Sets::new(2);
     let mut expected = Vec::new();
     for number in 0..40 {
-        encoder.set_effort(if number % 3 == 0 { Effort::Fast } else { Effort::Small }).unwrap();
+        encoder.set_effort([Effort::Fast, Effort::Small, Effort::None][number % 3]).unwrap();
         let some = sets.some();
         expected.extend(Plain::all(&some));
         for run in runs(some) {
-            journal.append_encoded(&[encoder.encode(&run).unwrap()]).unwrap();
+            journal.append_encoded(&mut [encoder.encode(&run, Vec::new()).unwrap()]).unwrap();
         }
     }
     let records: Vec<_> = journal.records().cloned().collect();
