@@ -1,5 +1,6 @@
-//! What is wrong with a broker's certificate. librdkafka has one sentence for all faults, so after a failed handshake the
-//! same is tried once more by rustls, which tells them apart. Nothing is sent, and nothing rests on the answer.
+//! What is wrong with a connection to a broker. librdkafka has one sentence for all faults of a certificate, so after a failed
+//! handshake the same is tried once more by rustls, which tells them apart; and where a connection in clear was ended, rustls
+//! asks for TLS. Nothing is sent but the handshake, and nothing rests on the answer.
 
 use std::net::{TcpStream, ToSocketAddrs};
 use std::sync::Arc;
@@ -12,6 +13,8 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore};
 use crate::config::Kafka;
 use crate::tls::{self, Fault};
 
+/// How soon a listener for SASL has heard enough of a client without credentials.
+const SOON_MS: u64 = 2000;
 /// How long each step of the handshake may take.
 const TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -22,8 +25,7 @@ pub(super) fn of_certificate(kafka: &Kafka, reason: &str) -> Option<String> {
     }
     let (_, address) = reason.split_once("ssl://")?;
     let address = address.split('/').next()?;
-    let host = address.rsplit_once(':')?.0.trim_matches(['[', ']']);
-    let error = handshake(address, host, authorities(kafka)?)?;
+    let error = handshake(address, authorities(kafka)?)?;
     let rustls::Error::InvalidCertificate(wrong) = error else { return None };
     let (fault, words) = tls::describe(&wrong);
     let advice = match fault {
@@ -36,22 +38,54 @@ pub(super) fn of_certificate(kafka: &Kafka, reason: &str) -> Option<String> {
     Some(format!("The certificate of broker {address} {words}: {advice}"))
 }
 
+/// Why a broker ends connections, where it is for the protocol that they speak; `end` is librdkafka's line on the last one.
+pub(super) fn of_end(kafka: &Kafka, end: &str) -> Option<String> {
+    let protocol = property(kafka, "security.protocol").unwrap_or("PLAINTEXT").to_ascii_uppercase();
+    let (name, _) = end.split_once(": Disconnected")?;
+    let address = name.rsplit(' ').next()?.rsplit("//").next()?.split('/').next()?;
+    // A server that shows a certificate speaks TLS, whosever it is.
+    let answer = if protocol.ends_with("SSL") { None } else { handshake(address, RootCertStore::empty()) };
+    if let Some(rustls::Error::InvalidCertificate(_) | rustls::Error::AlertReceived(_)) = answer {
+        return Some(format!(
+            "Broker {address} takes TLS only, and security.protocol of kafka.properties is {protocol}: set it to SSL or \
+             SASL_SSL"
+        ));
+    }
+    // It has told its versions, and then got a question that it takes of users only.
+    (!protocol.starts_with("SASL") && ended_soon(end)).then(|| {
+        format!(
+            "Broker {address} ends connections when it is asked something, as listeners for SASL do, and security.protocol \
+             of kafka.properties is {protocol}: see whether it must be SASL_SSL or SASL_PLAINTEXT"
+        )
+    })
+}
+
+/// Whether the connection was ended soon after it was fit for use.
+fn ended_soon(end: &str) -> bool {
+    let age = end.rsplit_once("(after ").and_then(|(_, rest)| rest.split_once("ms in state UP"));
+    age.and_then(|(ms, _)| ms.parse::<u64>().ok()).is_some_and(|ms| ms < SOON_MS)
+}
+
+fn property<'a>(kafka: &'a Kafka, wanted: &str) -> Option<&'a str> {
+    kafka.properties().find(|(name, _)| *name == wanted).map(|(_, value)| value)
+}
+
 /// The CAs that librdkafka is told to take.
 fn authorities(kafka: &Kafka) -> Option<RootCertStore> {
-    let property = |wanted: &str| kafka.properties().find(|(name, _)| *name == wanted).map(|(_, value)| value);
-    if let Some(pem) = property("ssl.ca.pem") {
+    if let Some(pem) = property(kafka, "ssl.ca.pem") {
         let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates(CertificateDer::pem_slice_iter(pem.as_bytes()).flatten());
         return Some(roots);
     }
-    match property("ssl.ca.location") {
+    match property(kafka, "ssl.ca.location") {
         None | Some("probe") => tls::system_authorities().ok(),
         Some(file) => tls::authorities(file).ok(),
     }
 }
 
 /// rustls' reason for ending the handshake; `None` where it does not, or the broker is not there.
-fn handshake(address: &str, host: &str, roots: RootCertStore) -> Option<rustls::Error> {
+fn handshake(address: &str, roots: RootCertStore) -> Option<rustls::Error> {
+    let host = address.rsplit_once(':')?.0.trim_matches(['[', ']']);
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -69,4 +103,20 @@ fn handshake(address: &str, host: &str, roots: RootCertStore) -> Option<rustls::
         }
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_that_was_of_use_is_no_sign_of_a_wrong_protocol() {
+        let end =
+            |age| format!("[thrd:a:1/1]: a:1/1: Disconnected: connection closed by peer (after {age} in state UP)");
+        assert!(ended_soon(&end("3ms")));
+        assert!(!ended_soon(&end("60000ms")));
+        assert!(!ended_soon(
+            "a:1/1: Disconnected (after 3ms in state APIVERSION_QUERY, 2 identical error(s) suppressed)"
+        ));
+    }
 }

@@ -34,6 +34,8 @@ pub(super) struct Login {
 struct Refusals {
     connection: Option<String>,
     group: Option<String>,
+    /// How a broker has ended the last connection, in librdkafka's log.
+    end: Option<String>,
 }
 
 /// What was asked for and refused.
@@ -61,7 +63,9 @@ impl Login {
 
     /// Notes an error that librdkafka reports by itself; its words where it is a refusal.
     pub(super) fn note(&self, error: &KafkaError, reason: &str) -> Option<String> {
-        let (refused, advice) = refusal(error.rdkafka_error_code()?)?;
+        let code = error.rdkafka_error_code()?;
+        let ended = failed_handshake(code, reason).map(|advice| (Refused::Connection, advice));
+        let (refused, advice) = ended.or_else(|| refusal(code))?;
         let text = format!("{advice}: {}", escaped(reason));
         let mut refusals = self.lock();
         match refused {
@@ -78,10 +82,29 @@ impl Login {
         refusals.connection.as_ref().or(refusals.group.as_ref()).cloned()
     }
 
+    /// Notes how a connection has ended, which librdkafka tells its log alone.
+    fn note_end(&self, facility: &str, message: &str) {
+        if facility == "FAIL" {
+            self.lock().end = message.contains(": Disconnected").then(|| message.to_owned());
+        }
+    }
+
+    /// How a broker has ended the last connection, where nothing was granted since.
+    pub(super) fn end(&self) -> Option<String> {
+        self.lock().end.clone()
+    }
+
+    /// Whether the brokers grant no connection, or have ended the last one.
+    pub(super) fn is_shut_out(&self) -> bool {
+        let refusals = self.lock();
+        refusals.connection.is_some() || refusals.end.is_some()
+    }
+
     /// Forgets a refusal: it was granted.
     pub(super) fn granted(&self, what: Refused) {
         let mut refusals = self.lock();
         refusals.connection = None;
+        refusals.end = None;
         if what == Refused::Group {
             refusals.group = None;
         }
@@ -123,6 +146,24 @@ pub(super) fn refusal(code: RDKafkaErrorCode) -> Option<(Refused, &'static str)>
     })
 }
 
+/// What a failed handshake means by librdkafka's words, and what to do; `None` where they may mean anything.
+fn failed_handshake(code: RDKafkaErrorCode, reason: &str) -> Option<&'static str> {
+    if !matches!(code, RDKafkaErrorCode::BrokerTransportFailure | RDKafkaErrorCode::SSL) {
+        return None;
+    }
+    let says = |any: &[&str]| any.iter().any(|words| reason.contains(words));
+    if says(&["connecting to a PLAINTEXT broker listener?", "wrong version number"]) {
+        Some("Kafka answers no TLS, as listeners without it do; check security.protocol of kafka.properties")
+    } else if says(&["alert"]) && says(&["certificate", "unknown ca", "handshake failure"]) {
+        Some(
+            "Kafka does not accept this client's certificate, or asks for one; check ssl.certificate.location and \
+             ssl.key.location of kafka.properties",
+        )
+    } else {
+        None
+    }
+}
+
 /// The token in the file. Of a JWT the times and the name are its own claims, which the brokers check and we do not.
 fn read_token(file: &Path, now_ms: i64) -> Result<OAuthToken, Box<dyn StdError>> {
     let of_file = |what: &str| format!("kafka.oauth_token_file: {} {what}", file.display());
@@ -160,6 +201,7 @@ impl ClientContext for Login {
     const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
 
     fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.note_end(facility, message);
         // The consumer has the same to say, and says it louder.
         debug!(facility, message, "librdkafka, beside the consumer");
     }
@@ -216,6 +258,21 @@ mod tests {
     }
 
     #[test]
+    fn who_has_ended_a_handshake_is_told_by_its_alert() {
+        let advice = |reason| failed_handshake(RDKafkaErrorCode::BrokerTransportFailure, reason);
+        let alert =
+            "Receive failed: error:0A00045C:SSL routines::tlsv13 alert certificate required: SSL alert number 116";
+        assert!(advice(alert).unwrap().contains("this client's certificate"));
+        assert_eq!(advice("SSL handshake failed: error:0A000086:SSL routines::certificate verify failed"), None);
+        assert!(
+            advice("SSL handshake failed: error:0A00010B:SSL routines::wrong version number")
+                .unwrap()
+                .contains("no TLS")
+        );
+        assert_eq!(advice("Connect to ipv4#127.0.0.1:1 failed: Connection refused"), None);
+    }
+
+    #[test]
     fn a_refusal_lasts_until_the_same_is_granted() {
         let login = Login::default();
         let refused = |code| KafkaError::Global(code);
@@ -227,5 +284,9 @@ mod tests {
         assert!(login.refused().unwrap().contains("group"), "answers about topics say nothing of the group");
         login.granted(Refused::Group);
         assert_eq!(login.refused(), None);
+        login.note_end("FAIL", "a:1/1: Disconnected: connection closed by peer");
+        assert!(login.is_shut_out());
+        login.note_end("FAIL", "a:1/1: Connect to ipv4#127.0.0.1:1 failed: Connection refused");
+        assert!(!login.is_shut_out(), "the broker is away, and not for what the last connection was");
     }
 }

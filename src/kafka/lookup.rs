@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Offset, TopicPartitionList};
@@ -52,6 +53,8 @@ impl Lookup {
     pub fn new(kafka: &Kafka) -> Result<Self, KafkaError> {
         let mut properties = settings::client(kafka);
         properties.set("isolation.level", "read_committed");
+        // How connections end is told at this level.
+        properties.set_log_level(RDKafkaLogLevel::Info);
         // It asks for the group's offsets, and never joins the group.
         properties.set("group.id", &kafka.group_id);
         properties.set("enable.auto.commit", "false");
@@ -70,11 +73,17 @@ impl Lookup {
 
     /// What the brokers refused last, of what they have not granted since.
     pub fn refused(&self) -> Option<String> {
-        let refused = self.client.context().refused()?;
+        let login = self.client.context();
+        let Some(refused) = login.refused() else { return diagnosis::of_end(&self.kafka, &login.end()?) };
         Some(match diagnosis::of_certificate(&self.kafka, &refused) {
             Some(words) => format!("{words}. {refused}"),
             None => refused,
         })
+    }
+
+    /// Whether the brokers grant no connection, or have ended the last one: a further question would most likely wait in vain.
+    pub fn is_shut_out(&self) -> bool {
+        self.client.context().is_shut_out()
     }
 
     /// Asks; nobody else polls this client, so what librdkafka has to say by itself is heard before and after.

@@ -15,6 +15,7 @@ use crate::support::data::Published;
 use crate::support::proxy::Proxy;
 use crate::support::secure_broker::{PASSWORD, SecureBroker, USER};
 use crate::support::server::Server;
+use crate::support::tap::{contains, is_tls};
 use crate::support::until;
 use crate::support::worker::{Worker, run, text};
 
@@ -334,130 +335,270 @@ fn bearer_token(user: &str, seconds: i64) -> String {
     format!("{}.{}.", part(r#"{"alg":"none"}"#), part(&claims.to_string()))
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn kafka_is_reached_by_tls_and_sasl_or_each_refusal_says_what_is_wrong() {
-    let authority = Authority::new("Test CA");
-    let Some(broker) = SecureBroker::start("sasl", &authority).await else { return };
-    let bed = Bed::on_broker(&broker.plain, "sasl", 1).await;
-    broker.allow(&[&bed.series_topic, &bed.points_topic], &bed.group);
-    bed.broker.create("secret.points", 1, &[]).await;
-    let ca = broker.file("ca.pem", &authority.certificate);
-    let other_ca = broker.file("other.pem", &Authority::new("Another CA").certificate);
-    let by = |brokers: &str, protocol: &str, ca: &str, extra: &[(&str, &str)]| {
-        let mut environment = with(&bed.environment(), &[("KAFKA_BROKERS", brokers)]);
-        environment.extend(properties(&[("security.protocol", protocol), ("ssl.ca.location", ca)]));
-        environment.extend(properties(extra));
-        environment
-    };
-    let sasl = |mechanism: &str, user: &str, password: &str| {
+/// A broker with TLS and users, a bed on it, and the ways to come to it.
+struct Secured {
+    authority: Authority,
+    broker: SecureBroker,
+    bed: Bed,
+    ca: String,
+}
+
+/// A client that the broker refuses: what is wrong with it, its environment, the key of the problem, and what it is told.
+struct Refused {
+    what: &'static str,
+    environment: Vec<(String, String)>,
+    key: &'static str,
+    says: Vec<&'static str>,
+}
+
+/// A topic that the user has no right on.
+const SECRET_TOPIC: &str = "secret.points";
+
+impl Secured {
+    async fn start(test: &str) -> Option<Self> {
+        let authority = Authority::new("Test CA");
+        let broker = SecureBroker::start(test, &authority).await?;
+        let bed = Bed::on_broker(&broker.plain, test, 1).await;
+        broker.allow(&[&bed.series_topic, &bed.points_topic], &bed.group);
+        bed.broker.create(SECRET_TOPIC, 1, &[]).await;
+        let ca = broker.file("ca.pem", &authority.certificate);
+        Some(Self { authority, broker, bed, ca })
+    }
+
+    fn by(&self, brokers: &str, protocol: &str, extra: &[(&str, &str)]) -> Vec<(String, String)> {
+        let mut environment = with(&self.bed.environment(), &[("KAFKA_BROKERS", brokers)]);
+        environment.extend(properties(&[("security.protocol", protocol), ("ssl.ca.location", &self.ca)]));
+        let extra = properties(extra);
+        with(&environment, &extra.iter().map(|(name, value)| (&**name, &**value)).collect::<Vec<_>>())
+    }
+
+    fn sasl(&self, mechanism: &str, user: &str, password: &str) -> Vec<(String, String)> {
         let names = [("sasl.mechanism", mechanism), ("sasl.username", user), ("sasl.password", password)];
-        by(&broker.sasl, "SASL_SSL", &ca, &names)
-    };
-    let bearer = |token: &str, name: &str| {
-        let mut environment = by(&broker.sasl, "SASL_SSL", &ca, &[("sasl.mechanism", "OAUTHBEARER")]);
-        environment.push(("SERIES_INGEST__KAFKA__OAUTH_TOKEN_FILE".to_owned(), broker.file(name, token)));
+        self.by(&self.broker.sasl, "SASL_SSL", &names)
+    }
+
+    fn bearer(&self, token: &str, name: &str) -> Vec<(String, String)> {
+        let mut environment = self.by(&self.broker.sasl, "SASL_SSL", &[("sasl.mechanism", "OAUTHBEARER")]);
+        environment.push(("SERIES_INGEST__KAFKA__OAUTH_TOKEN_FILE".to_owned(), self.broker.file(name, token)));
         environment
-    };
-    let scram = sasl("SCRAM-SHA-512", USER, PASSWORD);
-    let mut cases = vec![
-        ("SCRAM-SHA-512", scram.clone(), 0, vec!["kafka: cluster"]),
-        ("SCRAM-SHA-256", sasl("SCRAM-SHA-256", USER, PASSWORD), 0, vec!["kafka: cluster"]),
-        ("PLAIN", sasl("PLAIN", USER, PASSWORD), 0, vec!["kafka: cluster"]),
-        ("OAUTHBEARER", bearer(&bearer_token(USER, 3600), "token"), 0, vec!["kafka: cluster"]),
-        ("TLS", by(&broker.encrypted, "SSL", &ca, &[]), 0, vec!["kafka: cluster"]),
-        (
-            "wrong CA",
-            by(&broker.encrypted, "SSL", &other_ca, &[]),
-            69,
-            vec!["kafka.properties: ", "is of a CA that is not known", "ssl.ca.location"],
-        ),
-        ("expired", by(&broker.expired, "SSL", &ca, &[]), 69, vec!["kafka.properties: ", "has expired"]),
-        (
-            "wrong host name",
-            by(&broker.foreign, "SSL", &ca, &[]),
-            69,
-            vec!["kafka.properties: ", "is for another host", "elsewhere.example"],
-        ),
-        (
-            "wrong password",
-            sasl("SCRAM-SHA-512", USER, "wrong-password"),
-            69,
-            vec!["kafka.properties: ", "refuses this client's credentials", "sasl.password"],
-        ),
-        (
-            "wrong password by PLAIN",
-            sasl("PLAIN", USER, "wrong-password"),
-            69,
-            vec!["kafka.properties: ", "refuses this client's credentials"],
-        ),
-        (
-            "expired token",
-            bearer(&bearer_token(USER, -10), "expired-token"),
-            69,
-            vec!["kafka.properties: ", "kafka.oauth_token_file", "has expired"],
-        ),
-    ];
-    let mut no_topic = scram.clone();
-    no_topic.push(("SERIES_INGEST__KAFKA__POINTS_TOPIC".to_owned(), "secret.points".to_owned()));
-    cases.push((
-        "no right on the topic",
-        no_topic.clone(),
-        64,
-        vec!["kafka.points_topic: ", "secret.points", "authoriz"],
-    ));
-    let no_group = with(&scram, &[("SERIES_INGEST__KAFKA__GROUP_ID", "another-group")]);
-    cases.push((
-        "no right on the group",
-        no_group.clone(),
-        64,
-        vec!["kafka.group_id: ", "another-group", "READ the group"],
-    ));
+    }
+
+    /// By the user's certificate, of this CA.
+    fn certified(&self, authority: &Authority, name: &str) -> Vec<(String, String)> {
+        let own = authority.client(USER);
+        let certificate = self.broker.file(&format!("{name}.pem"), &own.certificate);
+        let key = self.broker.file(&format!("{name}.key"), &own.key);
+        self.by(&self.broker.mutual, "SSL", &[("ssl.certificate.location", &certificate), ("ssl.key.location", &key)])
+    }
+
+    fn refused(&self) -> Vec<Refused> {
+        let stranger = Authority::new("Another CA");
+        let other_ca = self.broker.file("other.pem", &stranger.certificate);
+        let scram = self.sasl("SCRAM-SHA-512", USER, PASSWORD);
+        let topic = |key: &str| with(&scram, &[(key, SECRET_TOPIC)]);
+        let case =
+            |what, environment, key, says: &[&'static str]| Refused { what, environment, key, says: says.to_vec() };
+        let properties = "kafka.properties";
+        let mut cases = vec![
+            case(
+                "wrong CA",
+                self.by(&self.broker.encrypted, "SSL", &[("ssl.ca.location", &other_ca)]),
+                properties,
+                &["is of a CA that is not known", "ssl.ca.location"],
+            ),
+            case("expired", self.by(&self.broker.expired, "SSL", &[]), properties, &["has expired", "renew it"]),
+            case(
+                "wrong host name",
+                self.by(&self.broker.foreign, "SSL", &[]),
+                properties,
+                &["is for another host", "elsewhere.example"],
+            ),
+            case(
+                "expired token",
+                self.bearer(&bearer_token(USER, -10), "old"),
+                properties,
+                &["has expired", "oauth_token"],
+            ),
+            case("no certificate", self.by(&self.broker.mutual, "SSL", &[]), properties, &[CERTIFICATE]),
+            case("certificate of another CA", self.certified(&stranger, "stranger"), properties, &[CERTIFICATE]),
+            case("no credentials", self.by(&self.broker.sasl, "SSL", &[]), properties, &["SASL", "security.protocol"]),
+            case(
+                "no right on the topic",
+                topic("SERIES_INGEST__KAFKA__POINTS_TOPIC"),
+                "kafka.points_topic",
+                &[SECRET_TOPIC, "uthoriz"],
+            ),
+            case(
+                "no right on the topic of series",
+                topic("SERIES_INGEST__KAFKA__SERIES_TOPIC"),
+                "kafka.series_topic",
+                &[SECRET_TOPIC, "uthoriz"],
+            ),
+            case(
+                "no right on the group",
+                with(&scram, &[("SERIES_INGEST__KAFKA__GROUP_ID", "another-group")]),
+                "kafka.group_id",
+                &["READ the group"],
+            ),
+        ];
+        for mechanism in ["SCRAM-SHA-512", "PLAIN"] {
+            let environment = self.sasl(mechanism, USER, "wrong-password");
+            cases.push(case("wrong password", environment, properties, &["refuses this client's credentials"]));
+        }
+        cases
+    }
+
+    /// What says that TLS is where it must not be, or is not where it must be.
+    fn wrong_protocol(&self) -> Vec<Refused> {
+        let properties = "kafka.properties";
+        let case = |what, environment, says: &[&'static str]| Refused {
+            what,
+            environment,
+            key: properties,
+            says: says.to_vec(),
+        };
+        let sasl = [("sasl.mechanism", "PLAIN"), ("sasl.username", USER), ("sasl.password", PASSWORD)];
+        vec![
+            case(
+                "in clear",
+                self.by(&self.broker.encrypted, "PLAINTEXT", &[]),
+                &["takes TLS only", "set it to SSL or SASL_SSL", "security.protocol"],
+            ),
+            case(
+                "credentials in clear",
+                self.by(&self.broker.sasl, "SASL_PLAINTEXT", &sasl),
+                &["takes TLS only", "set it to SSL or SASL_SSL", "security.protocol"],
+            ),
+            case(
+                "TLS to a listener without it",
+                self.by(&self.broker.plain, "SSL", &[]),
+                &["no TLS", "security.protocol"],
+            ),
+        ]
+    }
+
+    /// That none of these clients has sent anything but TLS, nor anything that the test would know.
+    fn assert_only_tls(&self, sent: &[Vec<u8>]) {
+        assert!(sent.iter().filter(|sent| !sent.is_empty()).count() > 10, "the clients came by the taps");
+        let plain = format!("\0{USER}\0{PASSWORD}");
+        for sent in sent {
+            let at = &sent[..sent.len().min(64)];
+            assert!(is_tls(sent), "{} bytes that begin with {at:?}", sent.len());
+            for part in
+                [&plain, PASSWORD, "wrong-password", &self.bed.points_topic, SECRET_TOPIC, &self.bed.group, IN_CLEAR]
+            {
+                assert!(!contains(sent, part), "{part:?} is seen");
+            }
+        }
+    }
+}
+
+/// What each client of this program says first in its first request.
+const IN_CLEAR: &str = "series-ingest";
+
+const CERTIFICATE: &str = "does not accept this client's certificate, or asks for one";
+
+/// Runs `check` for all of them at once.
+async fn check_all(cases: Vec<Refused>, code_of: impl Fn(&Refused) -> i32) {
     let checks: Vec<_> = cases
         .into_iter()
-        .map(|(what, environment, code, says)| {
-            tokio::task::spawn_blocking(move || (what, run(&environment, &["check"]), code, says))
+        .map(|case| {
+            let code = code_of(&case);
+            tokio::task::spawn_blocking(move || (run(&case.environment, &["check"]), case, code))
         })
         .collect();
     let mut wrong = Vec::new();
     for check in checks {
-        let (what, output, code, says) = check.await.unwrap();
+        let (output, Refused { what, key, says, .. }, code) = check.await.unwrap();
         let printed = text(&output);
-        if output.status.code() != Some(code) || !says.iter().all(|part| printed.contains(part)) {
-            wrong.push(format!("{what}: {:?}, {says:?}\n{printed}", output.status.code()));
+        let is_said = printed.contains(&format!("{key}: ")) && says.iter().all(|part| printed.contains(part));
+        if output.status.code() != Some(code) || !is_said {
+            wrong.push(format!("{what}: {:?}, {key}, {says:?}\n{printed}", output.status.code()));
         }
         assert!(!printed.contains(PASSWORD) && !printed.contains("wrong-password"), "{what}: {printed}");
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
 
-    // Workers that are refused say why and are not ready; one that is not works.
-    let start = |environment: &[(String, String)]| Worker::start(&bed.name, environment, &[]);
-    let refused = [
-        (start(&sasl("SCRAM-SHA-512", USER, "wrong-password")), "refuses this client's credentials"),
-        (start(&no_topic), "secret.points"),
-        (start(&no_group), "READ the group"),
+#[tokio::test(flavor = "multi_thread")]
+async fn kafka_is_reached_by_tls_and_sasl_or_each_refusal_says_what_is_wrong() {
+    let Some(secured) = Secured::start("sasl").await else { return };
+    let fine = |what, environment| Refused { what, environment, key: "kafka", says: vec!["kafka: cluster", "id "] };
+    let right = vec![
+        fine("SCRAM-SHA-512", secured.sasl("SCRAM-SHA-512", USER, PASSWORD)),
+        fine("SCRAM-SHA-256", secured.sasl("SCRAM-SHA-256", USER, PASSWORD)),
+        fine("PLAIN", secured.sasl("PLAIN", USER, PASSWORD)),
+        fine("OAUTHBEARER", secured.bearer(&bearer_token(USER, 3600), "token")),
+        fine("TLS", secured.by(&secured.broker.encrypted, "SSL", &[])),
+        fine("client certificate", secured.certified(&secured.authority, "user")),
     ];
+    check_all(right, |_| 0).await;
+    check_all(secured.refused(), |case| if case.key == "kafka.properties" { 69 } else { 64 }).await;
+    secured.assert_only_tls(&secured.broker.sent());
+
+    // A client that is told to speak in clear is heard by the taps, gives no credentials away, and is told what to change.
+    check_all(secured.wrong_protocol(), |_| 69).await;
+    let sent = secured.broker.sent();
+    assert!(sent.iter().any(|sent| !is_tls(sent) && contains(sent, IN_CLEAR)), "what is in clear is seen");
+    assert!(!sent.iter().any(|sent| contains(sent, PASSWORD)), "credentials are seen");
+    secured.bed.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_kafka_refuses_says_why_and_is_not_ready_and_sends_nothing_in_clear() {
+    let Some(secured) = Secured::start("refused").await else { return };
+    let Secured { broker, bed, .. } = &secured;
+    let start = |environment: &[(String, String)]| Worker::start(&bed.name, environment, &[]);
+    let cases: Vec<(Refused, Worker)> = secured
+        .refused()
+        .into_iter()
+        .map(|case| {
+            let worker = start(&case.environment);
+            (case, worker)
+        })
+        .collect();
+    // One that is not refused works meanwhile.
     let mut published = Published::default();
-    publish(&bed, &mut published, 20);
+    publish(bed, &mut published, 20);
     let token = broker.file("short-token", &bearer_token(USER, 8));
-    let worker = start(&with(&bearer("", "x"), &[("SERIES_INGEST__KAFKA__OAUTH_TOKEN_FILE", &token)]));
-    for (worker, why) in &refused {
-        until_not_ready(worker, why).await;
-        until(30, "it is in the log", async || worker.log().contains("Kafka does not let this client do its work"))
-            .await;
-        assert!(!worker.log().contains("wrong-password"));
+    let worker = start(&with(&secured.bearer("", "x"), &[("SERIES_INGEST__KAFKA__OAUTH_TOKEN_FILE", &token)]));
+    for (case, worker) in &cases {
+        for part in &case.says {
+            until_not_ready(worker, part).await;
+        }
+        let (_, reasons) = worker.get("/readyz").unwrap();
+        assert!(reasons.contains("kafka: "), "{}: {reasons}", case.what);
+        until(30, case.what, async || case.says.iter().all(|part| worker.log().contains(part))).await;
+        assert!(!worker.log().contains("wrong-password") && !worker.log().contains(PASSWORD));
     }
-    drop(refused);
+    drop(cases);
     bed.until_applied(60).await;
     until_ready(&worker).await;
     // Its token has expired by now, or soon will: the file has a new one, which new connections need.
     broker.file("short-token", &bearer_token(USER, 3600));
     tokio::time::sleep(Duration::from_secs(9)).await;
-    publish(&bed, &mut published, 20);
+    publish(bed, &mut published, 20);
     bed.until_applied(60).await;
     bed.assert_exact(&published).await;
     until_ready(&worker).await;
     drop(worker);
-    bed.remove().await;
+    let by_certificate = start(&secured.certified(&secured.authority, "user"));
+    publish(bed, &mut published, 20);
+    bed.until_applied(60).await;
+    bed.assert_exact(&published).await;
+    until_ready(&by_certificate).await;
+    drop(by_certificate);
+    secured.assert_only_tls(&broker.sent());
+
+    let cases = secured.wrong_protocol();
+    let workers: Vec<Worker> = cases.iter().map(|case| start(&case.environment)).collect();
+    for (case, worker) in cases.iter().zip(&workers) {
+        for part in &case.says {
+            until_not_ready(worker, part).await;
+        }
+    }
+    drop(workers);
+    secured.bed.remove().await;
 }
 
 /// What stands in every place for a secret.

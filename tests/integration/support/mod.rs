@@ -12,6 +12,7 @@ pub mod outage;
 pub mod proxy;
 pub mod secure_broker;
 pub mod server;
+pub mod tap;
 pub mod worker;
 
 use std::io::Write as _;

@@ -11,6 +11,7 @@ use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 
 use super::certificates::{Authority, Certified};
+use super::tap::Tap;
 use super::{servers, skip, until};
 
 const STACK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/stack");
@@ -23,8 +24,8 @@ const NOT_POSSIBLE: i32 = 77;
 pub const USER: &str = "worker";
 pub const PASSWORD: &str = "right-password";
 
-/// The listeners behind TLS, each with what its certificate is.
-const LISTENERS: [&str; 4] = ["SASL", "ENCRYPTED", "EXPIRED", "FOREIGN"];
+/// The listeners behind TLS.
+const LISTENERS: [&str; 5] = ["SASL", "ENCRYPTED", "EXPIRED", "FOREIGN", "MUTUAL"];
 
 pub struct SecureBroker {
     child: Child,
@@ -40,6 +41,10 @@ pub struct SecureBroker {
     pub expired: String,
     /// The same with a certificate for another host.
     pub foreign: String,
+    /// TLS for localhost, and a user's name by his certificate.
+    pub mutual: String,
+    /// What clients come by to the listeners behind TLS.
+    taps: Vec<Tap>,
 }
 
 fn kafka(arguments: &[&str]) -> Output {
@@ -51,8 +56,11 @@ impl SecureBroker {
     pub async fn start(test: &str, authority: &Authority) -> Option<Self> {
         servers(test)?;
         let folder = tempfile::tempdir().unwrap();
-        let ports = free_ports();
-        let [controller, plain, sasl, encrypted, expired, foreign] = ports;
+        let [controller, plain, listeners @ ..] = free_ports();
+        let mut taps = Vec::new();
+        for listener in listeners {
+            taps.push(Tap::start(listener).await);
+        }
         let file = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
         let good = authority.server(&["localhost"]);
         let stores = [
@@ -60,19 +68,20 @@ impl SecureBroker {
             ("ENCRYPTED", &good),
             ("EXPIRED", &authority.expired_server(&["localhost"])),
             ("FOREIGN", &authority.server(&["elsewhere.example"])),
+            ("MUTUAL", &good),
         ];
+        let per_listener = |line: &dyn Fn(&str, usize) -> String| -> String {
+            LISTENERS.iter().enumerate().map(|(number, name)| line(name, number)).collect()
+        };
         let mut settings = format!(
             "process.roles=broker,controller\n\
              node.id=1\n\
              controller.quorum.voters=1@127.0.0.1:{controller}\n\
-             listeners=CONTROLLER://127.0.0.1:{controller},PLAINTEXT://127.0.0.1:{plain},SASL://127.0.0.1:{sasl},\
-             ENCRYPTED://127.0.0.1:{encrypted},EXPIRED://127.0.0.1:{expired},FOREIGN://127.0.0.1:{foreign}\n\
-             advertised.listeners=PLAINTEXT://127.0.0.1:{plain},SASL://localhost:{sasl},\
-             ENCRYPTED://localhost:{encrypted},EXPIRED://localhost:{expired},FOREIGN://localhost:{foreign}\n\
+             listeners=CONTROLLER://127.0.0.1:{controller},PLAINTEXT://127.0.0.1:{plain}{bound}\n\
+             advertised.listeners=PLAINTEXT://127.0.0.1:{plain}{advertised}\n\
              controller.listener.names=CONTROLLER\n\
              inter.broker.listener.name=PLAINTEXT\n\
-             listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT,SASL:SASL_SSL,ENCRYPTED:SSL,\
-             EXPIRED:SSL,FOREIGN:SSL\n\
+             listener.security.protocol.map=CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT{protocols}\n\
              log.dirs={data}\n\
              auto.create.topics.enable=false\n\
              offsets.topic.replication.factor=1\n\
@@ -89,10 +98,19 @@ impl SecureBroker {
              listener.name.sasl.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required \
              user_{USER}=\"{PASSWORD}\";\n\
              listener.name.sasl.oauthbearer.sasl.jaas.config=\
-             org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule required;\n",
+             org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule required;\n\
+             listener.name.mutual.ssl.client.auth=required\n\
+             listener.name.mutual.ssl.truststore.type=PEM\n\
+             listener.name.mutual.ssl.truststore.location={ca}\n\
+             listener.name.mutual.ssl.principal.mapping.rules=RULE:^CN=(.*)$/$1/\n",
+            bound = per_listener(&|name, number| format!(",{name}://127.0.0.1:{}", listeners[number])),
+            advertised = per_listener(&|name, number| format!(",{name}://localhost:{}", taps[number].port)),
+            protocols = per_listener(&|name, _| format!(",{name}:{}", if name == "SASL" { "SASL_SSL" } else { "SSL" })),
+            ca = file("ca"),
             data = file("data"),
             scram = "org.apache.kafka.common.security.scram.ScramLoginModule required",
         );
+        std::fs::write(file("ca"), &authority.certificate).unwrap();
         for (listener, Certified { certificate, key }) in stores {
             let store = file(listener);
             std::fs::write(&store, format!("{key}{certificate}{}", authority.certificate)).unwrap();
@@ -119,17 +137,10 @@ impl SecureBroker {
             .stderr(output)
             .spawn()
             .unwrap();
-        let at = |host: &str, port: u16| format!("{host}:{port}");
-        let mut broker = Self {
-            child,
-            folder,
-            log,
-            plain: at("127.0.0.1", plain),
-            sasl: at("localhost", sasl),
-            encrypted: at("localhost", encrypted),
-            expired: at("localhost", expired),
-            foreign: at("localhost", foreign),
-        };
+        let [sasl, encrypted, expired, foreign, mutual] =
+            std::array::from_fn(|number| format!("localhost:{}", taps[number].port));
+        let plain = format!("127.0.0.1:{plain}");
+        let mut broker = Self { child, folder, log, plain, sasl, encrypted, expired, foreign, mutual, taps };
         broker.until_answers().await;
         Some(broker)
     }
@@ -149,12 +160,25 @@ impl SecureBroker {
 
     /// Lets [`USER`] read these topics as a member of this group, and nothing else.
     pub fn allow(&self, topics: &[&str], group: &str) {
+        let topics = topics.iter().flat_map(|topic| ["--topic", topic]);
+        self.add_rights(&topics.chain(["--consumer", "--group", group]).collect::<Vec<_>>());
+    }
+
+    /// Lets [`USER`] write to this topic, too.
+    pub fn allow_to_write(&self, topic: &str) {
+        self.add_rights(&["--producer", "--topic", topic]);
+    }
+
+    fn add_rights(&self, what: &[&str]) {
         let principal = format!("User:{USER}");
-        let mut arguments = vec!["org.apache.kafka.tools.AclCommand", "--bootstrap-server", &self.plain, "--add"];
-        arguments.extend(["--allow-principal", &principal, "--consumer", "--group", group]);
-        arguments.extend(topics.iter().flat_map(|topic| ["--topic", topic]));
-        let done = kafka(&arguments);
+        let add = ["org.apache.kafka.tools.AclCommand", "--bootstrap-server", &self.plain, "--add"];
+        let done = kafka(&[&add[..], &["--allow-principal", &principal], what].concat());
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    }
+
+    /// What clients have sent to the listeners behind TLS so far, by connection.
+    pub fn sent(&self) -> Vec<Vec<u8>> {
+        self.taps.iter().flat_map(Tap::sent).collect()
     }
 
     /// Writes a file beside the broker's; its path.
