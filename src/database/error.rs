@@ -130,6 +130,13 @@ impl Error {
         text
     }
 
+    /// Whether the server refuses this client itself, or this client the server: by its credentials or by TLS. No other
+    /// outage ends only when somebody mends something.
+    pub fn is_refusal(&self) -> bool {
+        let (Self::Server { source, .. } | Self::Pool(PoolError::Backend(source))) = self else { return false };
+        source.code().is_some_and(|code| code.code().starts_with("28")) || tls::explain(source).is_some()
+    }
+
     /// Whether the server has canceled the statement: it took longer than its time-out, or an administrator did it.
     pub fn is_canceled(&self) -> bool {
         self.answer().is_some_and(|answer| *answer.code() == SqlState::QUERY_CANCELED)

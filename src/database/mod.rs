@@ -98,11 +98,21 @@ pub struct State {
     pub last_success: Option<Instant>,
     /// The last failure's words and class, while it lasts.
     pub failure: Option<(String, Class)>,
+    /// Whether that is an outage that ends only when somebody mends something: [`Error::is_refusal`].
+    pub refused: bool,
 }
 
 impl State {
     fn new(up: bool) -> Self {
-        Self { up, since: Instant::now(), answers: up, write_failed: false, last_success: None, failure: None }
+        Self {
+            up,
+            since: Instant::now(),
+            answers: up,
+            write_failed: false,
+            last_success: None,
+            failure: None,
+            refused: false,
+        }
     }
 }
 
@@ -323,6 +333,7 @@ impl Database {
         state.answers = false;
         state.write_failed |= asked == Asked::Write;
         state.failure = Some((failure.to_string(), class));
+        state.refused = failure.is_refusal();
         metrics::database_up(false);
     }
 }

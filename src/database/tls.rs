@@ -238,6 +238,10 @@ pub(super) fn hint(answer: &tokio_postgres::error::DbError) -> &'static str {
             ": the server may take this user by TLS only: set database.sslmode to verify-full"
         }
         "28000" if message.contains("certificate") => ": set database.sslcert and database.sslkey",
+        "42501" => {
+            ": the role of database.url lacks a right. A worker's role gets its rights by `series-ingest migrate \
+             --worker-role` with the owner's, which some commands take themselves"
+        }
         _ => "",
     }
 }

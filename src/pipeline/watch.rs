@@ -106,11 +106,13 @@ impl Watch {
         }
     }
 
-    /// While messages go to the journal, a database that is away keeps nothing from moving.
+    /// While messages go to the journal, a database that is away keeps nothing from moving. One that refuses this worker does
+    /// not come back by itself.
     fn report_database(&self, journaling: bool) {
         let state = self.database.state();
         // Before the first answer nothing is known, and nothing is wrong.
-        let down = state.failure.as_ref().filter(|(_, class)| !(state.up || journaling && *class == Class::Outage));
+        let passes = |class| journaling && class == Class::Outage && !state.refused;
+        let down = state.failure.as_ref().filter(|(_, class)| !(state.up || passes(*class)));
         self.health.set_condition(
             "database",
             down.map(|(words, class)| {
