@@ -12,7 +12,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _,
 
 use tracing::{debug, warn};
 
-use super::login::Login;
+use super::login::{Login, Refused};
 use super::settings;
 use crate::config::Kafka;
 
@@ -65,7 +65,7 @@ pub enum Published {
 
 struct Deliveries {
     login: Login,
-    outcomes: Mutex<Vec<(usize, Published)>>,
+    outcomes: Mutex<Vec<(usize, Result<(), KafkaError>)>>,
 }
 
 impl ClientContext for Deliveries {
@@ -91,13 +91,7 @@ impl ProducerContext for Deliveries {
     type DeliveryOpaque = usize;
 
     fn delivery(&self, result: &DeliveryResult<'_>, index: usize) {
-        let outcome = result.as_ref().map_or_else(
-            |(error, _)| {
-                debug!(%error, "a copy of a dead letter was not published");
-                of(error)
-            },
-            |_| Published::Delivered,
-        );
+        let outcome = result.as_ref().map(drop).map_err(|(error, _)| error.clone());
         self.outcomes.lock().unwrap_or_else(PoisonError::into_inner).push((index, outcome));
     }
 }
@@ -143,9 +137,11 @@ impl DeadLetterTopic {
         Ok(Self { producer, topic: kafka.dead_letter_topic.clone(), pipeline: pipeline.to_owned() })
     }
 
-    /// Publishes letters, and waits until it is known of each what became of it. Blocks, for less than half a minute.
-    pub fn publish(&self, letters: &[Letter]) -> Vec<Published> {
+    /// Publishes letters, and waits until it is known of each what became of it; with why one is to be tried again. Blocks,
+    /// for less than half a minute.
+    pub fn publish(&self, letters: &[Letter]) -> (Vec<Published>, Option<String>) {
         let mut outcomes = vec![Published::Failed; letters.len()];
+        let mut why = None;
         // Those of an earlier call that was given up.
         self.deliveries().clear();
         let mut waiting = 0;
@@ -157,14 +153,20 @@ impl DeadLetterTopic {
             record.timestamp = letter.time_ms;
             match self.producer.send(record) {
                 Ok(()) => waiting += 1,
-                Err((error, _)) => outcomes[index] = of(&error),
+                Err((error, _)) => self.note_failure(&error, &mut outcomes[index], &mut why),
             }
         }
         let deadline = Instant::now() + TIMEOUT + PATIENCE;
         while waiting > 0 && Instant::now() < deadline {
             self.producer.poll(Duration::from_millis(100));
             for (index, outcome) in self.deliveries().drain(..) {
-                outcomes[index] = outcome;
+                match outcome {
+                    Ok(()) => {
+                        outcomes[index] = Published::Delivered;
+                        self.producer.context().login.granted(Refused::Connection);
+                    }
+                    Err(error) => self.note_failure(&error, &mut outcomes[index], &mut why),
+                }
                 waiting -= 1;
             }
         }
@@ -172,11 +174,35 @@ impl DeadLetterTopic {
             // Their words must not come in a later call.
             self.producer.purge(rdkafka::producer::PurgeConfig::default().queue().inflight());
             self.producer.poll(Duration::ZERO);
+            why.get_or_insert_with(|| "Kafka does not say what became of copies".to_owned());
         }
-        outcomes
+        (outcomes, why)
     }
 
-    fn deliveries(&self) -> std::sync::MutexGuard<'_, Vec<(usize, Published)>> {
+    /// Notes why a copy is not there.
+    fn note_failure(&self, error: &KafkaError, outcome: &mut Published, why: &mut Option<String>) {
+        debug!(%error, "a copy of a dead letter was not published");
+        *outcome = of(error);
+        if *outcome == Published::Failed {
+            *why = Some(self.words(error));
+        }
+    }
+
+    fn words(&self, error: &KafkaError) -> String {
+        let topic = &self.topic;
+        match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::TopicAuthorizationFailed) => format!(
+                "Kafka refuses topic {topic}; allow this client's user to WRITE and DESCRIBE the topic of \
+                 kafka.dead_letter_topic: {error}"
+            ),
+            Some(RDKafkaErrorCode::UnknownTopic | RDKafkaErrorCode::UnknownTopicOrPartition) => {
+                format!("there is no topic {topic}; create the topic of kafka.dead_letter_topic: {error}")
+            }
+            _ => self.producer.context().login.refused().unwrap_or_else(|| error.to_string()),
+        }
+    }
+
+    fn deliveries(&self) -> std::sync::MutexGuard<'_, Vec<(usize, Result<(), KafkaError>)>> {
         self.producer.context().outcomes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

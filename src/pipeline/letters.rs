@@ -15,12 +15,18 @@ use crate::database::dead_letters::LetterToPublish;
 use crate::kafka::dead_letter_topic::{DeadLetterTopic, Letter, Published};
 use crate::kafka::reread::Rereader;
 use crate::message::{Kind, Reason};
+use crate::telemetry::health::Health;
 use crate::telemetry::metrics;
 
 /// How many are published together, and so held in memory.
 const PAGE: i32 = 50;
 /// How often the rows are looked at where nothing wakes it: for what failed, and for what a worker left that has ended.
 const INTERVAL: Duration = Duration::from_secs(5);
+
+/// What becomes of an attempt, as the metric's label.
+const DELIVERED: &str = "delivered";
+const FAILED: &str = "failed";
+const REFUSED: &str = "refused";
 
 /// The publishing beside the pipeline; it ends with it.
 pub(super) struct Publishing {
@@ -33,13 +39,19 @@ impl Publishing {
     ///
     /// # Errors
     /// Where librdkafka refuses a property.
-    pub(super) fn start(config: &Config, database: Database) -> Result<Self, crate::kafka::Error> {
+    pub(super) fn start(config: &Config, database: Database, health: Arc<Health>) -> Result<Self, crate::kafka::Error> {
         let wake = Arc::new(Notify::new());
         let copies = Copies {
             topic: DeadLetterTopic::new(&config.kafka, &config.pipeline)?,
             rereader: Rereader::new(&config.kafka)?,
         };
-        let task = tokio::spawn(publish(database, Arc::new(copies), Arc::clone(&wake)));
+        for outcome in [DELIVERED, FAILED, REFUSED] {
+            metrics::dead_letters_published(outcome, 0);
+        }
+        let topic = config.kafka.dead_letter_topic.clone();
+        health.note_copies(&topic, None);
+        let note = move |problem| health.note_copies(&topic, problem);
+        let task = tokio::spawn(publish(database, Arc::new(copies), Arc::clone(&wake), note));
         Ok(Self { wake, task })
     }
 
@@ -60,21 +72,26 @@ struct Copies {
     rereader: Rereader,
 }
 
-async fn publish(database: Database, copies: Arc<Copies>, wake: Arc<Notify>) {
+async fn publish(database: Database, copies: Arc<Copies>, wake: Arc<Notify>, note: impl Fn(Option<String>)) {
     loop {
         // It tells of its outages itself; here they are waited out.
-        let mut failed = false;
+        let mut problem = None;
         let page = database.publish_letters(PAGE, async |letters| {
             let copies = Arc::clone(&copies);
             let done = tokio::task::spawn_blocking(move || copies.publish(letters)).await;
-            let (done, all) = done.unwrap_or_else(|failure| {
+            let (done, why) = done.unwrap_or_else(|failure| {
                 error!(%failure, "publishing dead letters ended by a fault of ours");
-                (Vec::new(), false)
+                (Vec::new(), Some(failure.to_string()))
             });
-            failed = !all;
+            problem = why;
             done
         });
-        match page.await {
+        let page = page.await;
+        let failed = problem.is_some();
+        if failed || page.is_ok() {
+            note(problem);
+        }
+        match page {
             Ok(count) if count == PAGE as usize && !failed => continue,
             Ok(_) => {}
             Err(failure) => debug!(%failure, "dead letters are not published now"),
@@ -88,22 +105,26 @@ async fn publish(database: Database, copies: Arc<Copies>, wake: Arc<Notify>) {
 }
 
 impl Copies {
-    /// Publishes letters; the ids of those that are done with, and whether all are.
-    fn publish(&self, letters: Vec<LetterToPublish>) -> (Vec<i64>, bool) {
+    /// Publishes letters; the ids of those that are done with, and why not all are.
+    fn publish(&self, letters: Vec<LetterToPublish>) -> (Vec<i64>, Option<String>) {
         let ids: Vec<i64> = letters.iter().map(|letter| letter.id).collect();
         let mut whole = Vec::with_capacity(letters.len());
+        let mut unread = None;
         for letter in letters {
             match self.whole(letter) {
-                Some(letter) => whole.push(letter),
+                Ok(letter) => whole.push(letter),
                 // Those behind it are tried again with it.
-                None => break,
+                Err(failure) => {
+                    unread = Some(failure);
+                    break;
+                }
             }
         }
-        let outcomes = self.topic.publish(&whole);
+        let (outcomes, why) = self.topic.publish(&whole);
         let count = |outcome| outcomes.iter().filter(|one| **one == outcome).count() as u64;
-        metrics::dead_letters_published("delivered", count(Published::Delivered));
-        metrics::dead_letters_published("failed", count(Published::Failed));
-        metrics::dead_letters_published("refused", count(Published::Refused));
+        metrics::dead_letters_published(DELIVERED, count(Published::Delivered));
+        metrics::dead_letters_published(FAILED, count(Published::Failed));
+        metrics::dead_letters_published(REFUSED, count(Published::Refused));
         if count(Published::Refused) > 0 {
             error!(
                 copies = count(Published::Refused),
@@ -111,21 +132,25 @@ impl Copies {
                                                         their rows in the database stay"
             );
         }
-        if count(Published::Failed) > 0 {
-            warn!(copies = count(Published::Failed), "copies of dead letters were not published; trying again");
-        }
         let done: Vec<i64> = ids
             .iter()
             .zip(&outcomes)
             .filter(|(_, outcome)| **outcome != Published::Failed)
             .map(|(id, _)| *id)
             .collect();
-        let all = done.len() == ids.len();
-        (done, all)
+        let problem = why.or(unread);
+        if let Some(problem) = &problem {
+            let copies = ids.len() - done.len();
+            warn!(copies, problem, "copies of dead letters were not published; trying again");
+        }
+        (done, problem)
     }
 
-    /// The letter with its whole payload, as far as Kafka still has it; `None` where Kafka does not answer.
-    fn whole(&self, letter: LetterToPublish) -> Option<Letter> {
+    /// The letter with its whole payload, as far as Kafka still has it.
+    ///
+    /// # Errors
+    /// Where Kafka does not answer, in words.
+    fn whole(&self, letter: LetterToPublish) -> Result<Letter, String> {
         let (cluster_id, topic, topic_id) = letter.source;
         let has = letter.payload.as_ref().map_or(0, |payload| payload.len() as i64);
         let mut copy = Letter {
@@ -155,12 +180,14 @@ impl Copies {
                 }
                 Ok(None) => {}
                 Err(failure) => {
-                    warn!(%failure, copy.topic, copy.partition, copy.offset, "a dead letter cannot be read from Kafka now");
-                    return None;
+                    let Letter { topic, partition, offset, .. } = copy;
+                    return Err(format!(
+                        "offset {offset} of {topic}/{partition} cannot be read from Kafka now: {failure}"
+                    ));
                 }
             }
         }
-        Some(copy)
+        Ok(copy)
     }
 }
 

@@ -120,7 +120,7 @@ pub async fn run(
     let publishing = if config.kafka.dead_letter_topic.is_empty() {
         None
     } else {
-        Some(Publishing::start(&config, database.clone())?)
+        Some(Publishing::start(&config, database.clone(), Arc::clone(&health))?)
     };
     let pipeline = Pipeline {
         publishing,

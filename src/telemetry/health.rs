@@ -54,6 +54,8 @@ pub struct Status {
     pub in_flight_batches: u64,
     /// The journal; `null` where it is off.
     pub journal: Option<JournalStatus>,
+    /// The topic for copies of dead letters; `null` where there is none.
+    pub dead_letter_topic: Option<DeadLetterTopicStatus>,
     /// The partitions this worker owns.
     pub partitions: Vec<PartitionStatus>,
     /// Why data does not move, by name; empty while all is well.
@@ -91,6 +93,15 @@ pub struct JournalStatus {
     pub records: u64,
     /// Segments that were set aside because of damage.
     pub quarantined_segments: u64,
+}
+
+/// The topic for copies of dead letters.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct DeadLetterTopicStatus {
+    /// Its name.
+    pub name: String,
+    /// Why copies are not published now; `null` while they are. They are tried again, and no data waits for them.
+    pub problem: Option<Condition>,
 }
 
 /// How far a partition is.
@@ -183,6 +194,15 @@ impl Health {
                 news
             }
         }
+    }
+
+    /// Notes why copies of dead letters are not published to their topic, or that they are. The worker is ready all the same.
+    pub fn note_copies(&self, topic: &str, problem: Option<String>) {
+        let status = &mut self.lock().status.dead_letter_topic;
+        let known = status.take().and_then(|status| status.problem);
+        let since = known.map_or_else(now, |known| known.since);
+        let problem = problem.map(|reason| Condition { reason, since });
+        *status = Some(DeadLetterTopicStatus { name: topic.to_owned(), problem });
     }
 
     /// Changes what `/status` shows.
@@ -311,6 +331,20 @@ mod tests {
         assert_eq!(condition.since, since);
         assert!(health.note_condition("database", None));
         assert!(!health.note_condition("database", None));
+    }
+
+    #[test]
+    fn what_keeps_copies_from_their_topic_is_shown_and_makes_not_unready() {
+        let health = Health::new("p", WATCHDOG);
+        assert!(serde_json::to_value(health.status()).unwrap()["dead_letter_topic"].is_null());
+        health.note_copies("dead", Some("no such topic".to_owned()));
+        let since = health.status().dead_letter_topic.unwrap().problem.unwrap().since;
+        health.note_copies("dead", Some("refused".to_owned()));
+        let problem = health.status().dead_letter_topic.unwrap().problem.unwrap();
+        assert_eq!((problem.reason.as_str(), problem.since), ("refused", since));
+        assert!(health.not_ready().is_empty());
+        health.note_copies("dead", None);
+        assert!(serde_json::to_value(health.status()).unwrap()["dead_letter_topic"]["problem"].is_null());
     }
 
     #[test]

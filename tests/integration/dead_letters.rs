@@ -468,3 +468,27 @@ async fn a_copy_of_each_letter_is_published_also_by_the_next_worker() {
     bed.broker.delete(&[&topic]).await;
     bed.remove().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_topic_for_copies_is_told_and_keeps_nothing_from_moving() {
+    let Some(bed) = Bed::new("no_dead_topic", 1).await else { return };
+    let topic = format!("{}.dead", bed.name);
+    bed.producer.send(&bed.points_topic, 0, "s", Some(b"{"));
+    bed.producer.flush();
+    let worker = bed.worker(&[("SERIES_INGEST__KAFKA__DEAD_LETTER_TOPIC", topic.as_str())]);
+    let problem = || {
+        let status: Value = serde_json::from_str(&worker.get("/status").unwrap().1).unwrap();
+        status["dead_letter_topic"]["problem"]["reason"].as_str().map(str::to_owned)
+    };
+    bed.until_applied(60).await;
+    let missing = format!("there is no topic {topic}");
+    until(60, "it says what is missing", async || problem().is_some_and(|why| why.contains(&missing))).await;
+    assert!(worker.log().contains(&missing), "{}", worker.log());
+    assert_eq!(worker.get("/readyz").unwrap().0, 200, "nothing waits for copies");
+    bed.broker.create(&topic, 1, &[]).await;
+    until(60, "the copy is there", async || bed.broker.offsets(&topic, 0).len() == 1).await;
+    until(60, "the problem is over", async || problem().is_none()).await;
+    drop(worker);
+    bed.broker.delete(&[&topic]).await;
+    bed.remove().await;
+}

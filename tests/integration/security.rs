@@ -654,6 +654,39 @@ async fn a_worker_that_kafka_refuses_says_why_and_is_not_ready_and_sends_nothing
     secured.bed.remove().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn copies_of_dead_letters_take_a_right_and_a_token_and_wait_for_both() {
+    let Some(secured) = Secured::start("copies").await else { return };
+    let Secured { broker, bed, .. } = &secured;
+    bed.broker.create("dead.letters", 1, &[]).await;
+    bed.producer.send(&bed.points_topic, 0, "s", Some(b"{"));
+    let mut published = Published::default();
+    publish(bed, &mut published, 20);
+    let environment = secured.bearer(&bearer_token(USER, 3600), "token");
+    let topic = [("SERIES_INGEST__KAFKA__DEAD_LETTER_TOPIC", "dead.letters")];
+    let worker = Worker::start(&bed.name, &environment, &topic);
+    let problem = || {
+        let status: serde_json::Value = serde_json::from_str(&worker.get("/status").unwrap().1).unwrap();
+        assert_eq!(status["dead_letter_topic"]["name"], "dead.letters");
+        status["dead_letter_topic"]["problem"]["reason"].as_str().map(str::to_owned)
+    };
+    bed.until_applied(60).await;
+    until(60, "it says what it lacks", async || problem().is_some_and(|why| why.contains("WRITE and DESCRIBE"))).await;
+    assert!(worker.log().contains("copies of dead letters were not published"), "{}", worker.log());
+    let failed = worker.metric("series_ingest_dead_letters_published_total{outcome=\"failed\"}");
+    assert!(failed.is_some_and(|count| count >= 1.0), "{failed:?}");
+    assert_eq!(bed.difference(&published).await, Default::default());
+    // Nothing waits for copies.
+    until_ready(&worker).await;
+    broker.allow_to_write("dead.letters");
+    until(60, "the copy is there", async || bed.broker.offsets("dead.letters", 0).len() == 1).await;
+    until(60, "the problem is over", async || problem().is_none()).await;
+    until_ready(&worker).await;
+    drop(worker);
+    secured.assert_only_tls(&broker.sent());
+    secured.bed.remove().await;
+}
+
 /// What stands in every place for a secret.
 const MARKER: &str = "QxSecretMarkerxQ";
 
