@@ -372,6 +372,69 @@ async fn the_workers_role_does_all_of_its_work_and_can_do_nothing_else() {
     admin.batch_execute(&format!("drop role {role}")).await.unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owner_that_is_no_superuser_migrates_and_redrives_and_its_worker_replaces_points() {
+    let Some(bed) = Bed::unmigrated("owner", 1).await else { return };
+    let (owner, role) = (format!("{}_owner", bed.name), format!("{}_worker", bed.name));
+    let database = &bed.name;
+    bed.client
+        .batch_execute(&format!(
+            "create role {owner} login; create role {role} login; alter database {database} owner to {owner};
+             create extension if not exists timescaledb"
+        ))
+        .await
+        .unwrap();
+    let by = |user: &str| {
+        let url = bed.url.replacen("postgres@", &format!("{user}@"), 1);
+        let replace = ("SERIES_INGEST__POINTS__ON_DUPLICATE", "replace");
+        with(&bed.environment(), &[("DATABASE_URL", &url), replace])
+    };
+    let (as_owner, as_worker) = (by(&owner), by(&role));
+    expect(&as_owner, &["migrate", "--worker-role", &role], 0, &["applied V1", "has the worker's rights"]);
+    expect(&as_owner, &["migrate", "--worker-role", &role], 0, &["applied already", "has the worker's rights"]);
+    let others = format!(
+        "select count(*) from pg_class where relnamespace = 'public'::regnamespace and relowner <> '{owner}'::regrole"
+    );
+    assert_eq!(bed.count(&others).await, 0);
+    expect(&as_worker, &["check"], 0, &["schema: up to date"]);
+    expect(&as_worker, &["migrate"], 70, &["permission denied for schema public"]);
+
+    let point = |series: &str, value: i32| {
+        let points = format!("[{{\"timestamp\": 1325376000, \"column_name\": \"c\", \"value\": {value}}}]");
+        let message = format!("{{\"type\": \"point-batch\", \"time_series_id\": \"{series}\", \"points\": {points}}}");
+        bed.producer.send(&bed.points_topic, 0, series, Some(message.as_bytes()));
+        bed.producer.flush();
+    };
+    let series = r#"{"type":"series-create","id":"s"}"#;
+    bed.producer.send(&bed.series_topic, 0, "s", Some(series.as_bytes()));
+    bed.producer.flush();
+    let strict = ("SERIES_INGEST__POINTS__UNKNOWN_SERIES", "dead-letter");
+    let mut worker = Worker::start(&bed.name, &as_worker, &[strict]);
+    until(60, "the series is there", async || bed.count("select count(*) from time_series_metadata").await == 1).await;
+    for value in [1, 2] {
+        point("s", value);
+        bed.until_applied(60).await;
+    }
+    point("unknown", 3);
+    bed.until_applied(60).await;
+    until_ready(&worker).await;
+    assert_eq!(bed.count("select sum(value)::bigint from time_series_data_points").await, 2, "the later one, once");
+    assert_eq!(worker.terminate(10), Some(0));
+    assert!(!worker.log().contains("permission denied"), "{}", worker.log());
+
+    // A worker's role may not touch what was refused before.
+    for command in [&["dead-letter", "list"][..], &["dead-letter", "redrive"], &["dead-letter", "purge", "--yes"]] {
+        expect(&as_worker, command, 70, &["42501", "the owner's"]);
+    }
+    expect(&as_owner, &["dead-letter", "list"], 0, &["unknown_series"]);
+    expect(&as_owner, &["dead-letter", "redrive"], 0, &["1 dead letters with 1 points written"]);
+    assert_eq!(bed.count("select sum(value)::bigint from time_series_data_points").await, 5);
+    drop(worker);
+    let admin = connect(&url_with(&bed.url, "postgres", None)).await;
+    bed.remove().await;
+    admin.batch_execute(&format!("drop role {role}; drop role {owner}")).await.unwrap();
+}
+
 const PROPERTIES: &str = "SERIES_INGEST__KAFKA__PROPERTIES__";
 
 /// Settings of librdkafka as variables of the environment.
