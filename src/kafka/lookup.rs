@@ -102,7 +102,11 @@ impl Lookup {
         match answer.as_ref().map_err(code_of) {
             Ok(_) => login.granted(what),
             // Whoever says so has let this client in.
-            Err(Some(RDKafkaErrorCode::TopicAuthorizationFailed)) => login.granted(Refused::Connection),
+            Err(Some(
+                RDKafkaErrorCode::TopicAuthorizationFailed
+                | RDKafkaErrorCode::GroupAuthorizationFailed
+                | RDKafkaErrorCode::UnknownTopicOrPartition,
+            )) => login.granted(Refused::Connection),
             Err(_) => self.listen(Duration::from_millis(50)),
         }
         answer
