@@ -15,15 +15,11 @@ create table ingest_point_version (
 
 comment on column ingest_point_version.message_ms is 'the message''s Kafka time, in ms since the Unix epoch';
 
--- Both functions lift TimescaleDB's limit on what a transaction decompresses: late points may conflict with any compressed row
--- of their time, and a transaction that the limit ends would be ended again and again.
-
 -- Adds points, sorted and each once; those that are there stay as they are. The answer is the number of rows that were added.
 create function ingest_add_points(
     p_series text[], p_columns text[], p_times timestamptz[], p_values double precision[])
 returns bigint
-language plpgsql
-set timescaledb.max_tuples_decompressed_per_dml_transaction = 0 as $$
+language plpgsql as $$
 declare
     added bigint;
 begin
@@ -43,8 +39,7 @@ create function ingest_replace_points(
     p_message_ms bigint[], p_offsets bigint[], p_partitions integer[], p_sources integer[])
 returns bigint
 language plpgsql
-set enable_nestloop = off
-set timescaledb.max_tuples_decompressed_per_dml_transaction = 0 as $$
+set enable_nestloop = off as $$
 declare
     changed bigint;
 begin

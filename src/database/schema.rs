@@ -294,6 +294,7 @@ async fn apply_extension(client: &Client, database: &config::Database, notes: &m
     if !make_hypertable(client, database, notes).await? {
         return Ok(false);
     }
+    lift_limit(client).await?;
     if server(client).await?.edition != Edition::Community {
         notes.push(
             "TimescaleDB is the Apache edition: compression and its policy are left out; a later `migrate` adds them \
@@ -379,6 +380,28 @@ async fn make_hypertable(client: &Client, database: &config::Database, notes: &m
     run(client, step, &format!("{create})")).await?;
     notes.push(format!("the points are a hypertable with chunks of {} s", database.chunk_interval_s));
     Ok(true)
+}
+
+/// Lifts TimescaleDB's limit on what a transaction decompresses for the functions of `points.on_duplicate`: late points may
+/// conflict with any compressed row of their time, and a transaction that the limit ends would be ended again and again. Only
+/// a superuser may set it where the extension is not there, so no migration does it.
+async fn lift_limit(client: &Client) -> Result<(), Error> {
+    let sql = "do $$
+        declare
+            name constant text := 'timescaledb.max_tuples_decompressed_per_dml_transaction';
+            points_function regprocedure;
+        begin
+            for points_function in
+                select oid from pg_proc
+                where pronamespace = current_schema()::regnamespace
+                    and proname in ('ingest_add_points', 'ingest_replace_points')
+                    and current_setting(name, true) is not null
+            loop
+                execute format('alter function %s set %s = 0', points_function, name);
+            end loop;
+        end $$";
+    run(client, "lift the limit on decompression", sql).await?;
+    Ok(())
 }
 
 /// The name of a unique index on the points' series, column and time, if there is one.
