@@ -206,6 +206,13 @@ impl Points {
         &self.keys[key.0 as usize].column
     }
 
+    /// The series that have a column, in the order in which they came.
+    pub fn series_with_columns(&self) -> Vec<&str> {
+        let mut has_column = vec![false; self.series.len()];
+        self.keys.iter().for_each(|key| has_column[key.series as usize] = true);
+        self.series.iter().zip(has_column).filter(|(_, has_column)| *has_column).map(|(name, _)| &**name).collect()
+    }
+
     /// Each series with its columns, in the order in which they came; a series without a column is among them.
     pub fn series_columns(&self) -> Vec<(&str, Vec<&str>)> {
         let mut all: Vec<(&str, Vec<&str>)> = self.series.iter().map(|name| (&**name, Vec::new())).collect();

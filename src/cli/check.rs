@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{Failure, print_line};
 use crate::config::{self, Config};
-use crate::database::schema;
+use crate::database::{Database, schema};
 use crate::journal::{Inspection, RealFiles};
 use crate::kafka::lookup::Lookup;
 
@@ -49,7 +49,18 @@ async fn check_database(config: &Config, problems: &mut Vec<Problem>) {
         }
     }
     match schema::verify(config).await {
-        Ok(_) => print_line("schema: up to date"),
+        Ok(_) => {
+            print_line("schema: up to date");
+            check_reference(config, problems).await;
+        }
+        Err(error) => problems.push(Problem { key: "database.url", text: error.to_string(), unreachable: false }),
+    }
+}
+
+async fn check_reference(config: &Config, problems: &mut Vec<Problem>) {
+    let reference = async { Database::new(config)?.reference().await };
+    match reference.await {
+        Ok(reference) => print_line(format_args!("series: {}", reference.describe())),
         Err(error) => problems.push(Problem { key: "database.url", text: error.to_string(), unreachable: false }),
     }
 }

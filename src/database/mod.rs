@@ -34,6 +34,7 @@ use std::time::{Duration, Instant};
 
 pub use error::{Class, Error};
 pub use progress::{Applied, Coverage};
+pub use series::Reference;
 pub use write::{Path, Written};
 
 use crate::batch::Source;
@@ -44,6 +45,7 @@ use pool::Connections;
 use progress::SourceIds;
 use series::KnownSeries;
 use session::Session;
+use tracing::info;
 
 /// How much longer than the server's own limit a step may take before we call the server frozen.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -96,6 +98,8 @@ pub struct State {
     write_failed: bool,
     /// When the last good answer came.
     pub last_success: Option<Instant>,
+    /// What keeps points from naming a series without a row; `None` before the first are written.
+    pub reference: Option<Reference>,
     /// The last failure's words and class, while it lasts.
     pub failure: Option<(String, Class)>,
     /// Whether that is an outage that ends only when somebody mends something: [`Error::is_refusal`].
@@ -110,6 +114,7 @@ impl State {
             answers: up,
             write_failed: false,
             last_success: None,
+            reference: None,
             failure: None,
             refused: false,
         }
@@ -259,6 +264,15 @@ impl Database {
         Ok(rows.len())
     }
 
+    /// What keeps points from naming a series without a row, for this role and this table as they are now.
+    ///
+    /// # Errors
+    /// Where the database does not answer.
+    pub async fn reference(&self) -> Result<Reference, Error> {
+        let work = async { series::reference(&mut self.session().await?).await };
+        self.noted(work.await)
+    }
+
     /// Asks the server for a sign of life.
     ///
     /// # Errors
@@ -304,11 +318,20 @@ impl Database {
         result
     }
 
+    fn note_reference(&self, reference: Reference) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.reference != Some(reference) {
+            info!(reference = reference.as_str(), "{}", reference.describe());
+            metrics::foreign_key_trigger(reference == Reference::Trigger);
+            state.reference = Some(reference);
+        }
+    }
+
     fn note_success(&self, asked: Asked) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.answers = true;
         if !state.up && (asked == Asked::Write || !state.write_failed) {
-            *state = State::new(true);
+            *state = State { reference: state.reference, ..State::new(true) };
             metrics::database_up(true);
         }
         state.last_success = Some(Instant::now());

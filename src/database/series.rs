@@ -11,6 +11,48 @@ use super::progress::Resolved;
 use super::session::Session;
 use crate::batch::{Definition, Points};
 
+/// What keeps points from naming a series that has no row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reference {
+    /// Each transaction locks the rows of its series, and the foreign key's trigger is left out.
+    Locked,
+    /// The foreign key's trigger, for each point.
+    Trigger,
+    /// Each transaction locks the rows of its series; the table has no foreign key.
+    Absent,
+}
+
+impl Reference {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Locked, Self::Trigger, Self::Absent];
+
+    /// The word that the migrations' function answers, and the label of a metric.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Locked => "locked",
+            Self::Trigger => "trigger",
+            Self::Absent => "absent",
+        }
+    }
+
+    /// The same in a sentence.
+    pub fn describe(self) -> &'static str {
+        match self {
+            Self::Locked => "the rows of series are locked, and the foreign key's trigger is left out",
+            Self::Trigger => {
+                "the foreign key's trigger fires for each point: the role may not set session_replication_role, or the table \
+                 has other triggers"
+            }
+            Self::Absent => "the rows of series are locked; the table has no foreign key",
+        }
+    }
+
+    fn of(word: &str) -> Result<Self, Error> {
+        let known = Self::ALL.into_iter().find(|reference| reference.as_str() == word);
+        known.ok_or_else(|| Error::Unexpected(format!("ingest_lock_series answers {word:?}")))
+    }
+}
+
 /// How many (series, column) pairs are remembered before all are forgotten.
 const MAX_KNOWN: usize = 1_000_000;
 
@@ -66,6 +108,39 @@ pub(super) async fn see(session: &mut Session, known: &KnownSeries, points: &Poi
     session.query("list the columns of series", "select ingest_see_columns($1, $2)", &[&ids, &columns]).await?;
     known.remember(&pairs);
     Ok(())
+}
+
+/// Locks the rows of the points' series until the transaction ends, and leaves the foreign key's trigger out from now on where
+/// that may be.
+///
+/// # Errors
+/// Also where a series has no row.
+pub(super) async fn lock(session: &mut Session, points: &Points) -> Result<Reference, Error> {
+    #[cfg(feature = "planted-bugs")]
+    if crate::planted_bugs::is_on("series-not-locked") {
+        session.execute("leave triggers out", "set local session_replication_role = replica").await?;
+        return Ok(Reference::Locked);
+    }
+    let ids = points.series_with_columns();
+    // A setting of the caller, who may set it, and not of the function, whose owner may set anything.
+    let sql = "select reference, case when reference = 'locked' then set_config('session_replication_role', 'replica', true) end
+               from ingest_lock_series($1) as reference";
+    let rows = session.query("lock the rows of series", sql, &[&ids]).await?;
+    Reference::of(rows.first().map_or("", |row| row.get(0)))
+}
+
+/// Lets triggers fire again for the rest of the transaction.
+pub(super) async fn unlock_triggers(session: &mut Session, reference: Reference) -> Result<(), Error> {
+    match reference {
+        Reference::Locked => session.execute("let triggers fire", "set local session_replication_role = origin").await,
+        Reference::Trigger | Reference::Absent => Ok(()),
+    }
+}
+
+/// What looks after the points' series for this role and this table, without writing any.
+pub(super) async fn reference(session: &mut Session) -> Result<Reference, Error> {
+    let rows = session.query("ask for triggers", "select ingest_lock_series('{}')", &[]).await?;
+    Reference::of(rows.first().map_or("", |row| row.get(0)))
 }
 
 /// Creates or updates series by their definitions.

@@ -157,7 +157,7 @@ impl Database {
         let claim = Claim::new(&intervals, ids)?;
         let store = Store { on_duplicate: self.on_duplicate, ids };
         if path.is_fast() {
-            let rows = copy(session, batch, store).await?;
+            let rows = self.copy(session, batch, store).await?;
             let applied = claim.all(session).await?;
             let mut written = written(batch, 0, applied);
             written.stored(rows, batch.points().len());
@@ -181,11 +181,14 @@ impl Database {
         let mut written = written(part, batch.points().len() - part.points().len(), applied);
         match rows {
             Rows::Together => {
-                let rows = copy(session, part, store).await?;
+                let rows = self.copy(session, part, store).await?;
                 written.stored(rows, part.points().len());
                 written.only_counted = self.insert_dead_letters(session, ids, part, &[]).await?;
             }
             Rows::Apart => {
+                // Triggers fire here, so that none is left out that refuses a row.
+                let reference = series::lock(session, part.points()).await?;
+                series::unlock_triggers(session, reference).await?;
                 let copied = bisect::copy(session, part, store, decoder).await?;
                 written.only_counted = self.insert_dead_letters(session, ids, part, &copied.refused).await?;
                 written.dead_letters.extend(copied.refused.iter().flat_map(letters));
@@ -193,6 +196,22 @@ impl Database {
             }
         }
         Ok(written)
+    }
+
+    /// The number of rows that were added or changed.
+    async fn copy(&self, session: &mut Session, batch: &Batch, store: Store<'_>) -> Result<usize, Error> {
+        let points = batch.points();
+        if points.is_empty() {
+            return Ok(0);
+        }
+        let reference = series::lock(session, points).await?;
+        self.note_reference(reference);
+        let start = Instant::now();
+        let order = points.order();
+        let rows = store.store(session, batch, &order).await?;
+        metrics::copy_took(start.elapsed());
+        series::unlock_triggers(session, reference).await?;
+        Ok(rows)
     }
 
     /// Stores the dead letters of a batch and of messages of it that the server has refused.
@@ -207,18 +226,6 @@ impl Database {
             batch.dead_letters().iter().chain(refused.iter().flat_map(Batch::dead_letters)).collect();
         dead_letters::insert(session, ids, &letters, self.letters).await
     }
-}
-
-/// The number of rows that were added or changed.
-async fn copy(session: &mut Session, batch: &Batch, store: Store<'_>) -> Result<usize, Error> {
-    let points = batch.points();
-    if points.is_empty() {
-        return Ok(0);
-    }
-    let start = Instant::now();
-    let rows = store.store(session, batch, &points.order()).await?;
-    metrics::copy_took(start.elapsed());
-    Ok(rows)
 }
 
 impl Written {

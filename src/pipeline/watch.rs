@@ -9,7 +9,7 @@ use tracing::debug;
 
 use super::partitions::{Lag, Partitions};
 use crate::config::Config;
-use crate::database::{Class, Database};
+use crate::database::{Class, Database, Reference};
 use crate::kafka::lookup::{LogRange, Lookup, TopicPartition};
 use crate::telemetry::health::{Health, PartitionStatus, Status};
 
@@ -121,6 +121,7 @@ impl Watch {
         );
         self.health.update(|status| {
             status.database.up = state.up;
+            status.database.reference = state.reference.map(Reference::as_str);
             if let Some((words, _)) = &state.failure {
                 status.database.last_error = Some(words.clone());
             }

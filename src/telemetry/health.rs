@@ -73,6 +73,8 @@ pub struct DatabaseStatus {
     pub timescaledb: Option<String>,
     /// TimescaleDB's edition.
     pub edition: Option<String>,
+    /// What keeps points from naming a series without a row: `locked`, `trigger` or `absent`.
+    pub reference: Option<&'static str>,
     /// The last failure, also after the database came back.
     pub last_error: Option<String>,
 }

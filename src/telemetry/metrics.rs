@@ -30,6 +30,7 @@ const COPY_SECONDS: &str = "series_ingest_copy_seconds";
 const TRANSACTION_SECONDS: &str = "series_ingest_transaction_seconds";
 const PRODUCE_TO_COMMIT_SECONDS: &str = "series_ingest_produce_to_commit_seconds";
 const DATABASE_UP: &str = "series_ingest_database_up";
+const FOREIGN_KEY_TRIGGER: &str = "series_ingest_foreign_key_trigger";
 const DATABASE_ERRORS: &str = "series_ingest_database_errors_total";
 const POOL_SIZE: &str = "series_ingest_pool_size";
 const POOL_AVAILABLE: &str = "series_ingest_pool_available";
@@ -156,6 +157,12 @@ pub const METRICS: &[Metric] = &[
         help: "Age of a batch's oldest message when the batch is committed",
     },
     Metric { name: DATABASE_UP, kind: Kind::Gauge, labels: &[], help: "1 while the database takes writes, else 0" },
+    Metric {
+        name: FOREIGN_KEY_TRIGGER,
+        kind: Kind::Gauge,
+        labels: &[],
+        help: "1 while the foreign key's trigger fires for each point, 0 where series are locked instead",
+    },
     Metric {
         name: DATABASE_ERRORS,
         kind: Kind::Counter,
@@ -371,6 +378,11 @@ pub fn rebalance() {
     counter!(REBALANCES).increment(1);
 }
 
+/// Whether the foreign key's trigger fires for each point.
+pub fn foreign_key_trigger(fires: bool) {
+    gauge!(FOREIGN_KEY_TRIGGER).set(if fires { 1.0 } else { 0.0 });
+}
+
 /// Whether the database takes writes.
 pub fn database_up(up: bool) {
     gauge!(DATABASE_UP).set(if up { 1.0 } else { 0.0 });
@@ -525,6 +537,7 @@ mod tests {
         gap();
         rebalance();
         database_up(true);
+        foreign_key_trigger(true);
         database_error("data");
         pool(1, 2, 3, 4);
         mode("streaming", true);

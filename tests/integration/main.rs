@@ -19,6 +19,7 @@ mod journal_commands;
 mod lost_commits;
 mod outages;
 mod pool;
+mod references;
 mod refusals;
 mod restores;
 mod schema;

@@ -1,0 +1,195 @@
+//! Points and the rows of their series: no point without its series, with the foreign key's trigger and without it.
+
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
+
+use crate::support::bed::{Bed, connect};
+use crate::support::worker::{Worker, run, text};
+use crate::support::{seed, until};
+
+const ORPHANS: &str = "select count(*) from time_series_data_points as point
+    where not exists (select from time_series_metadata as series where series.id = point.time_series_id)";
+const WAITING: &str =
+    "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
+
+fn send(bed: &Bed, series: &str, seconds: i64) {
+    let payload = format!(r#"{{"time_series_id":"{series}","timestamps":[{seconds}],"columns":{{"c":[1]}}}}"#);
+    bed.producer.send(&bed.points_topic, 0, series, Some(payload.as_bytes()));
+}
+
+/// What `/status` says that looks after the series.
+fn reference(worker: &Worker) -> Option<String> {
+    let (_, body) = worker.get("/status")?;
+    let status: serde_json::Value = serde_json::from_str(&body).unwrap();
+    status["database"]["reference"].as_str().map(str::to_owned)
+}
+
+/// With a trigger of somebody else's on the points, the foreign key's trigger fires as well.
+async fn add_trigger(bed: &Bed) {
+    bed.client
+        .batch_execute(
+            "create table seen (at timestamptz);
+             create function see() returns trigger language plpgsql as
+                 $$ begin insert into seen values (new.\"timestamp\"); return new; end $$;
+             create trigger see after insert on time_series_data_points for each row execute function see()",
+        )
+        .await
+        .unwrap();
+}
+
+/// A series is deleted while a transaction with points of it has not committed yet. Gives what the database says to that, and
+/// how many points have no series in the end.
+async fn delete_before_the_commit(
+    test: &str,
+    extra: &[(&str, &str)],
+    with_trigger: bool,
+) -> Option<(Option<String>, i64)> {
+    let bed = Bed::new(test, 1).await?;
+    if with_trigger {
+        add_trigger(&bed).await;
+    }
+    let worker = bed.worker(extra);
+    send(&bed, "s", 0);
+    bed.producer.flush();
+    bed.until_applied(60).await;
+    let expected = if with_trigger { "trigger" } else { "locked" };
+    until(30, "the status", async || reference(&worker).as_deref() == Some(expected)).await;
+    bed.client.batch_execute("delete from time_series_data_points").await.unwrap();
+
+    let blocker = connect(&bed.url).await;
+    blocker.batch_execute("begin; select from ingest_progress for update").await.unwrap();
+    send(&bed, "s", 1);
+    bed.producer.flush();
+    until(30, "the claim waits behind the points", async || bed.count(WAITING).await == 1).await;
+    let deleting = connect(&bed.url).await;
+    let deletion = tokio::spawn(async move {
+        let deleted = deleting.execute("delete from time_series_metadata where id = 's'", &[]).await;
+        deleted.err().map(|error| error.code().unwrap().code().to_owned())
+    });
+    until(30, "the deletion waits, or is done", async || deletion.is_finished() || bed.count(WAITING).await == 2).await;
+    blocker.batch_execute("rollback").await.unwrap();
+    let refusal = deletion.await.unwrap();
+    bed.until_applied(60).await;
+    let orphans = bed.count(ORPHANS).await;
+    assert_eq!(bed.count_points().await, 1);
+    drop(worker);
+    bed.remove().await;
+    Some((refusal, orphans))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_series_cannot_be_deleted_while_points_of_it_are_written() {
+    let kept = Some((Some("23503".to_owned()), 0));
+    let Some(found) = delete_before_the_commit("series_kept", &[], false).await else { return };
+    assert_eq!(Some(found), kept);
+    assert_eq!(delete_before_the_commit("series_kept_by_trigger", &[], true).await, kept);
+}
+
+#[cfg(feature = "planted-bugs")]
+#[tokio::test(flavor = "multi_thread")]
+async fn planted_bug_the_rows_of_series_are_not_locked() {
+    let bug = [("SERIES_INGEST_PLANTED_BUGS", "series-not-locked")];
+    let Some(found) = delete_before_the_commit("series_not_locked", &bug, false).await else { return };
+    assert_eq!(found, (None, 1), "the bug is caught");
+}
+
+/// Series are deleted with all their points while more points of them come.
+#[tokio::test(flavor = "multi_thread")]
+async fn series_that_are_deleted_while_points_come_leave_no_point_behind() {
+    let Some(bed) = Bed::new("series_deleted_often", 1).await else { return };
+    let mut random = StdRng::seed_from_u64(seed("series_deleted_often"));
+    let settings = [("SERIES_INGEST__BATCH__LINGER_MS", "1"), ("SERIES_INGEST__BATCH__MAX_POINTS", "20")];
+    let worker = bed.worker(&settings);
+    let (mut deleted, mut refused) = (0, 0);
+    for round in 0..300 {
+        for number in 0..5 {
+            send(&bed, &format!("s{}", random.random_range(0..5)), round * 5 + number);
+        }
+        let series = format!("s{}", random.random_range(0..5));
+        let sql = format!(
+            "begin; delete from time_series_data_points where time_series_id = '{series}';
+             delete from time_series_metadata where id = '{series}'; commit"
+        );
+        match bed.client.batch_execute(&sql).await {
+            Ok(()) => deleted += 1,
+            Err(error) => {
+                // Points came between the two, or the worker waits for this one's locks and has others.
+                assert!(["23503", "40P01"].contains(&error.code().unwrap().code()), "{error:?}");
+                bed.client.batch_execute("rollback").await.unwrap();
+                refused += 1;
+            }
+        }
+    }
+    bed.producer.flush();
+    bed.until_applied(60).await;
+    println!("{deleted} deleted, {refused} refused");
+    assert_eq!(bed.count(ORPHANS).await, 0);
+    assert_eq!(bed.count("select count(*) from ingest_dead_letter").await, 0);
+    drop(worker);
+    bed.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trigger_made_while_the_worker_runs_misses_no_point() {
+    let Some(bed) = Bed::new("trigger_made", 1).await else { return };
+    let worker = bed.worker(&[]);
+    send(&bed, "s", 0);
+    bed.producer.flush();
+    bed.until_applied(60).await;
+    until(30, "locks alone", async || reference(&worker).as_deref() == Some("locked")).await;
+    assert_eq!(worker.metric("series_ingest_foreign_key_trigger"), Some(0.0));
+    add_trigger(&bed).await;
+    send(&bed, "s", 1);
+    bed.producer.flush();
+    bed.until_applied(60).await;
+    assert_eq!(bed.count("select count(*) from seen").await, 1);
+    until(30, "the trigger", async || reference(&worker).as_deref() == Some("trigger")).await;
+    assert_eq!(worker.metric("series_ingest_foreign_key_trigger"), Some(1.0));
+    // Other tables' triggers fire, whatever looks after the points.
+    bed.client
+        .batch_execute(
+            "drop trigger see on time_series_data_points; truncate seen;
+             create function see_letter() returns trigger language plpgsql as
+                 $$ begin insert into seen values (now()); return new; end $$;
+             create trigger see after insert on ingest_dead_letter for each row execute function see_letter()",
+        )
+        .await
+        .unwrap();
+    send(&bed, "s", 2);
+    bed.producer.send(&bed.points_topic, 0, "s", Some(b"no JSON"));
+    bed.producer.flush();
+    bed.until_applied(60).await;
+    until(30, "locks alone again", async || reference(&worker).as_deref() == Some("locked")).await;
+    assert_eq!((bed.count("select count(*) from seen").await, bed.count_points().await), (1, 3));
+    drop(worker);
+    bed.remove().await;
+}
+
+/// What a role may do decides: without the right to the setting, the trigger fires.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_without_the_right_to_the_setting_leaves_the_trigger_on() {
+    let Some(bed) = Bed::new("reference_role", 1).await else { return };
+    let role = format!("{}_worker", bed.name);
+    bed.client.batch_execute(&format!("create role {role} login")).await.unwrap();
+    let granted = run(&bed.environment(), &["migrate", "--worker-role", &role]);
+    assert!(granted.status.success(), "{}", text(&granted));
+    let url = format!("postgresql://{role}@{}/{}", bed.server(), bed.name);
+    let mut environment = bed.environment();
+    environment.push(("DATABASE_URL".to_owned(), url.clone()));
+    for (right, expected) in [("revoke set", "trigger"), ("grant set", "locked")] {
+        let whom = if expected == "locked" { "to" } else { "from" };
+        let sql = format!("{right} on parameter session_replication_role {whom} {role}");
+        bed.client.batch_execute(&sql).await.unwrap();
+        let check = run(&environment, &["check"]);
+        let words = if expected == "locked" { "trigger is left out" } else { "trigger fires for each point" };
+        assert!(check.status.success() && text(&check).contains(words), "{}", text(&check));
+        let worker = bed.worker(&[("DATABASE_URL", &url)]);
+        send(&bed, "s", 0);
+        bed.producer.flush();
+        bed.until_applied(60).await;
+        until(30, expected, async || reference(&worker).as_deref() == Some(expected)).await;
+    }
+    assert_eq!(bed.count_points().await, 2);
+    bed.client.batch_execute(&format!("drop owned by {role}; drop role {role}")).await.unwrap();
+    bed.remove().await;
+}
