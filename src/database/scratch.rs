@@ -15,6 +15,7 @@ use crate::config::{self, Secret};
 pub struct Scratch {
     name: String,
     url: String,
+    database: config::Database,
     admin: Client,
     client: Client,
 }
@@ -63,8 +64,9 @@ impl Scratch {
             admin.batch_execute(&sql).await.map_err(|source| Error::Server { step: "make the database", source })?;
         }
         let url = with_database(database.connection().expose(), &name)?;
-        let client = connect(&config::Database { url: Secret::new(url.clone()), ..database.clone() }).await?;
-        Ok(Self { name, url, admin, client })
+        let database = config::Database { url: Secret::new(url.clone()), ..database.clone() };
+        let client = connect(&database).await?;
+        Ok(Self { name, url, database, admin, client })
     }
 
     /// The database's name.
@@ -136,24 +138,29 @@ impl Scratch {
     ///
     /// # Errors
     /// Where the server does not answer, or refuses.
-    pub async fn make_copy_file(&self, rows_sql: &str) -> Result<String, Error> {
+    pub async fn make_copy_file(&self, name: &str, rows_sql: &str) -> Result<String, Error> {
         let step = "find the server's data folder";
         let sql = "select current_setting('data_directory')";
         let row = self.client.query_one(sql, &[]).await.map_err(|source| Error::Server { step, source })?;
-        let file = format!("{}/{}.copy", row.get::<_, String>(0), self.name);
+        let file = format!("{}/{}_{name}.copy", row.get::<_, String>(0), self.name);
         let sql = format!("copy ({rows_sql}) to {} (format binary)", quoted(&file));
         self.execute("write the rows to a file", &sql).await?;
         Ok(file)
     }
 
-    /// Copies such a file's rows into the table of points.
+    /// Copies such files' rows into the table of points, one after the other, on a connection of its own.
     ///
     /// # Errors
     /// Where the server does not answer, or refuses.
-    pub async fn copy_from_file(&self, file: &str) -> Result<(), Error> {
-        let columns = "time_series_id, \"timestamp\", column_name, value";
-        let sql = format!("copy time_series_data_points ({columns}) from {} (format binary)", quoted(file));
-        self.execute("copy from a file", &sql).await
+    pub async fn copy_from_files(&self, files: &[String], with_trigger: bool) -> Result<(), Error> {
+        let client = connect(&self.database).await?;
+        let role = if with_trigger { "origin" } else { "replica" };
+        let mut sql = format!("set session_replication_role = {role};");
+        for file in files {
+            let columns = "time_series_id, \"timestamp\", column_name, value";
+            sql += &format!("copy time_series_data_points ({columns}) from {} (format binary);", quoted(file));
+        }
+        client.batch_execute(&sql).await.map_err(|source| Error::Server { step: "copy from files", source })
     }
 
     /// Deletes such a file.

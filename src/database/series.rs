@@ -130,7 +130,7 @@ pub(super) async fn lock(session: &mut Session, points: &Points) -> Result<Refer
 }
 
 /// Lets triggers fire again for the rest of the transaction.
-pub(super) async fn unlock_triggers(session: &mut Session, reference: Reference) -> Result<(), Error> {
+pub(super) async fn restore_triggers(session: &mut Session, reference: Reference) -> Result<(), Error> {
     match reference {
         Reference::Locked => session.execute("let triggers fire", "set local session_replication_role = origin").await,
         Reference::Trigger | Reference::Absent => Ok(()),

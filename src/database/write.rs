@@ -186,10 +186,9 @@ impl Database {
                 written.only_counted = self.insert_dead_letters(session, ids, part, &[]).await?;
             }
             Rows::Apart => {
-                // Triggers fire here, so that none is left out that refuses a row.
                 let reference = series::lock(session, part.points()).await?;
-                series::unlock_triggers(session, reference).await?;
                 let copied = bisect::copy(session, part, store, decoder).await?;
+                series::restore_triggers(session, reference).await?;
                 written.only_counted = self.insert_dead_letters(session, ids, part, &copied.refused).await?;
                 written.dead_letters.extend(copied.refused.iter().flat_map(letters));
                 written.stored(copied.rows, copied.points);
@@ -210,7 +209,7 @@ impl Database {
         let order = points.order();
         let rows = store.store(session, batch, &order).await?;
         metrics::copy_took(start.elapsed());
-        series::unlock_triggers(session, reference).await?;
+        series::restore_triggers(session, reference).await?;
         Ok(rows)
     }
 

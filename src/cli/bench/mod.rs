@@ -1,9 +1,14 @@
-//! `bench`: drains a topic with the real worker, beside a COPY of the same rows into the same table by the server itself, and
-//! beside a replay of the same messages from a journal. Then it drains the same topic again in the ways that cost more: points
-//! stored once each, and a table that refuses some rows.
+//! `bench`: drains a topic with the real worker, beside COPY of the same rows into the same table by the server itself, and
+//! beside a replay of the same messages from a journal. Then it drains the same points in the ways that cost more: one a
+//! message, stored once each, and into a table that refuses some rows. At last it sends messages at a steady rate.
+
+mod limits;
+mod live;
+mod process;
+mod report;
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,12 +22,19 @@ use crate::database::{Database, schema};
 use crate::journal::{Journal, Options, RealFiles};
 use crate::kafka::publisher::Publisher;
 use crate::message::Kind;
+use limits::{Files, LIMITS};
+use process::{Worker, postgres_cpu};
+use report::{Report, rounded};
 
 const PARTITIONS: i32 = 8;
 /// What the consumer hands on at once, in bytes.
 const SET_BYTES: usize = 128 * 1024;
 /// Sets of one append.
 const APPEND_SETS: usize = 64;
+/// The ends of the names of all topics that are made.
+const TOPICS: [&str; 4] = ["many", "one", "live", "half"];
+/// The rate at which messages are sent, besides half of the drain's.
+const LIVE_POINTS_A_SECOND: f64 = 20_000.0;
 /// How long the worker may take without a single new point.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -43,9 +55,17 @@ pub(super) struct Arguments {
     /// Timestamps of a message.
     #[arg(long, default_value_t = 20)]
     timestamps: usize,
+    /// Where the figures go as JSON, besides the table.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
 }
 
 impl Arguments {
+    /// As many series with one point a message, and fewer points.
+    fn with_one_point(&self) -> Self {
+        Self { points: self.points.div_ceil(4), columns: 1, timestamps: 1, ..self.clone() }
+    }
+
     fn points_a_message(&self) -> usize {
         self.columns * self.timestamps
     }
@@ -63,19 +83,40 @@ impl Arguments {
         synthetic_message(&series_id(series), round, self.timestamps, self.columns)
     }
 
-    /// The rows of all messages, in the order of the messages and within each as the worker reads them.
-    fn rows_sql(&self) -> String {
+    /// The rows of these series' messages: in the order of the messages and within each as the worker reads them, or sorted.
+    fn rows_sql(&self, from: usize, until: usize, sorted: bool) -> String {
+        let order = if sorted { "series, col, round, time" } else { "round, series, col, time" };
         format!(
             "select 'bench-' || lpad(series::text, 6, '0'), to_timestamp({first} + round * {times} + time), \
                     'c' || col, (({first} + round * {times} + time) * (col + 1) % 1000) / 10.0::float8 \
-             from generate_series(0::bigint, {rounds} - 1) as round, generate_series(0, {series} - 1) as series, \
+             from generate_series(0::bigint, {rounds} - 1) as round, generate_series({from}, {until} - 1) as series, \
                   generate_series(0, {columns} - 1) as col, generate_series(0, {times} - 1) as time \
-             order by round, series, col, time",
+             order by {order}",
             first = SYNTHETIC_FIRST_S,
             times = self.timestamps,
             rounds = self.rounds(),
-            series = self.series,
             columns = self.columns,
+        )
+    }
+
+    fn series_sql(&self) -> String {
+        format!(
+            "insert into time_series_metadata (id, name) select 'bench-' || lpad(n::text, 6, '0'), n::text \
+             from generate_series(0, {} - 1) as n",
+            self.series
+        )
+    }
+
+    /// Makes the chunks of all rows, empty: by a row of each day, which goes again.
+    fn chunks_sql(&self) -> String {
+        let last = SYNTHETIC_FIRST_S + self.rounds() * self.timestamps - 1;
+        format!(
+            "insert into time_series_data_points (time_series_id, \"timestamp\", column_name) \
+             select '{id}', to_timestamp(least(second, {last})), 'c0' \
+             from generate_series({first}, {last} + 86399, 86400) as second; \
+             delete from time_series_data_points",
+            id = series_id(0),
+            first = SYNTHETIC_FIRST_S,
         )
     }
 }
@@ -90,8 +131,10 @@ const EVERY_10000TH: &str =
 
 /// What the worker took for the drain.
 struct Drain {
-    took: Duration,
+    points_a_second: f64,
     cpu: Duration,
+    /// The database's; `None` where it runs elsewhere.
+    database_cpu: Option<Duration>,
     peak_rss_bytes: u64,
 }
 
@@ -105,11 +148,14 @@ pub(super) async fn run(config: Arc<Config>, file: Option<PathBuf>, arguments: A
     let name = scratch.name().to_owned();
     bench.kafka.brokers.clone_from(&arguments.brokers);
     bench.kafka.group_id = name.replace('_', "-");
-    bench.kafka.series_topic = format!("{}.series", bench.kafka.group_id);
-    bench.kafka.points_topic = format!("{}.points", bench.kafka.group_id);
     bench.database.url = Secret::new(scratch.url().to_owned());
     let result = measure(&bench, file.as_deref(), &arguments, &scratch).await;
-    let topics = [bench.kafka.series_topic.as_str(), bench.kafka.points_topic.as_str()];
+    let topics: Vec<String> = TOPICS
+        .iter()
+        .map(|name| with_own_topics(&bench, name))
+        .flat_map(|bench| [bench.kafka.series_topic, bench.kafka.points_topic])
+        .collect();
+    let topics: Vec<&str> = topics.iter().map(String::as_str).collect();
     let deleted = async { Publisher::new(&bench.kafka)?.delete_topics(&topics).await };
     if let Err(error) = deleted.await {
         print_line(format_args!("the benchmark's topics are still there: {error}"));
@@ -124,53 +170,86 @@ async fn measure(bench: &Config, file: Option<&Path>, arguments: &Arguments, scr
     for note in schema::migrate(bench).await?.notes {
         print_line(note);
     }
-    publish(bench, arguments).await?;
-
-    let copy_file = scratch.make_copy_file(&arguments.rows_sql()).await?;
-    let series_sql = format!(
-        "insert into time_series_metadata (id, name) select 'bench-' || lpad(n::text, 6, '0'), n::text \
-         from generate_series(0, {} - 1) as n",
-        arguments.series
-    );
-    let before = server_copy(scratch, &copy_file, &series_sql, arguments.total()).await?;
-    let plain = drain(bench, file, arguments, scratch).await?;
+    let many = with_own_topics(bench, "many");
+    publish(&many, arguments).await?;
+    let files = Files::make(scratch, arguments).await?;
+    let before = limits::measure(scratch, arguments, &files).await?;
+    let plain = drain(&many, file, arguments, scratch).await?;
     check_points(scratch, arguments).await?;
-    let replay = replay(bench, file, arguments, scratch).await?;
-    let after = server_copy(scratch, &copy_file, &series_sql, arguments.total()).await?;
-    scratch.remove_copy_file(&copy_file).await?;
-    let ignore = drain_once_each(bench, file, arguments, scratch, OnDuplicate::Ignore).await?;
-    let replace = drain_once_each(bench, file, arguments, scratch, OnDuplicate::Replace).await?;
+    let replay = replay(&many, file, arguments, scratch).await?;
+    let after = limits::measure(scratch, arguments, &files).await?;
+    files.remove(scratch).await?;
+    let (one, single) = (with_own_topics(bench, "one"), arguments.with_one_point());
+    publish(&one, &single).await?;
+    scratch.empty_tables().await?;
+    let one = drain(&one, file, &single, scratch).await?;
+    check_points(scratch, &single).await?;
+    let live = live::measure(&with_own_topics(bench, "live"), file, arguments, scratch, LIVE_POINTS_A_SECOND).await?;
+    let half = plain.points_a_second / 2.0;
+    let half_live = live::measure(&with_own_topics(bench, "half"), file, arguments, scratch, half).await?;
+    let ignore = drain_once_each(&many, file, arguments, scratch, OnDuplicate::Ignore).await?;
+    let replace = drain_once_each(&many, file, arguments, scratch, OnDuplicate::Replace).await?;
     scratch.execute("drop the unique index", "drop index idx_time_series_data_points_unique").await?;
-    let clean = drain_with_check(bench, file, arguments, scratch, "-1").await?;
-    let refused = drain_with_check(bench, file, arguments, scratch, "0").await?;
+    let clean = drain_with_check(&many, file, arguments, scratch, "-1").await?;
+    let refused = drain_with_check(&many, file, arguments, scratch, "0").await?;
 
     let total = arguments.total() as f64;
-    let rate = |took: Duration| total / took.as_secs_f64();
-    let drained = rate(plain.took);
-    let beside = |drain: &Drain, other: &Drain| {
-        format!("{:.0} points/s, {:.2} of it", rate(drain.took), rate(drain.took) / rate(other.took))
-    };
-    let limit = rate(before).max(rate(after));
-    let lines = [
-        ("points", format!("{}", arguments.total())),
-        ("server-side COPY before", format!("{:.0} points/s", rate(before))),
-        ("server-side COPY after", format!("{:.0} points/s", rate(after))),
-        ("drain by the worker", format!("{drained:.0} points/s with {} writers", bench.database.writers)),
-        ("ratio to the faster COPY", format!("{:.2}", drained / limit)),
-        ("replay of a journal", format!("{:.0} points/s by journal replay", rate(replay))),
-        ("ratio to the drain", format!("{:.2}, both from the start of their process", rate(replay) / drained)),
-        ("CPU of the worker", format!("{:.2} s per million points", plain.cpu.as_secs_f64() * 1e6 / total)),
-        ("peak resident memory", format!("{:.0} MiB", plain.peak_rss_bytes as f64 / f64::from(1 << 20))),
-        ("drain, on_duplicate ignore", beside(&ignore, &plain)),
-        ("drain, on_duplicate replace", beside(&replace, &plain)),
-        ("drain with a CHECK", beside(&clean, &plain)),
-        ("the same, 0.01 % refused", beside(&refused, &clean)),
-    ];
-    print_line("");
-    for (name, value) in lines {
-        print_line(format_args!("  {name:<28} {value}"));
+    let mut report = Report::default();
+    report.add("points", "points", format!("{:>8}", arguments.total()), arguments.total());
+    report.add(
+        "points a message",
+        "points_a_message",
+        format!("{:>8}", arguments.points_a_message()),
+        arguments.points_a_message(),
+    );
+    let mut limits = Vec::new();
+    for ((limit, before), after) in LIMITS.iter().zip(before).zip(after) {
+        let text = format!("{:>8.0} points/s before the drain, {after:.0} after", before);
+        let faster = before.max(after);
+        report.add(&format!("COPY, {}", limit.name), &format!("copy_{}_points_per_s", limit.key), text, faster.round());
+        limits.push((limit, faster));
     }
-    Ok(())
+    report.rate("drain by the worker", "drain", plain.points_a_second, &[]);
+    for (limit, rate) in &limits {
+        let ratio = plain.points_a_second / rate;
+        let name = format!("  to COPY, {}", limit.name);
+        report.add(&name, &format!("drain_to_copy_{}", limit.key), format!("{ratio:>8.2}"), rounded(ratio));
+    }
+    let per_million = |time: Duration| time.as_secs_f64() * 1e6 / total;
+    let worker_cpu = per_million(plain.cpu);
+    report.add(
+        "CPU of the worker",
+        "worker_cpu_s_per_million",
+        format!("{worker_cpu:>8.2} s per million points"),
+        rounded(worker_cpu),
+    );
+    if let Some(cpu) = plain.database_cpu.map(per_million) {
+        report.add(
+            "CPU of the database",
+            "database_cpu_s_per_million",
+            format!("{cpu:>8.2} s per million points"),
+            rounded(cpu),
+        );
+    }
+    let mib = plain.peak_rss_bytes as f64 / f64::from(1 << 20);
+    report.add("peak resident memory", "peak_rss_mib", format!("{mib:>8.0} MiB"), mib.round());
+    for (name, key, delays) in [
+        (format!("live, {LIVE_POINTS_A_SECOND:.0} points/s"), "live", &live),
+        (format!("live, {half:.0} points/s, half of the drain"), "half", &half_live),
+    ] {
+        let [p50, p99] = [50, 99].map(|percent| delays.percentile(percent).as_millis() as u64);
+        report.add(&name, &format!("{key}_p50_ms"), format!("{p50:>8} ms from send to commit at the median"), p50);
+        report.add("", &format!("{key}_p99_ms"), format!("{p99:>8} ms for 99 % of the messages"), p99);
+    }
+    let drained = ("the drain", "drain", plain.points_a_second);
+    report.rate("drain, 1 point a message", "one_point", one.points_a_second, &[drained]);
+    report.rate("replay of a journal", "replay", total / replay.as_secs_f64(), &[drained]);
+    report.rate("drain, on_duplicate ignore", "ignore", ignore.points_a_second, &[drained]);
+    report.rate("drain, on_duplicate replace", "replace", replace.points_a_second, &[drained]);
+    report.rate("drain with a CHECK", "check", clean.points_a_second, &[drained]);
+    let unrefused = ("that", "check", clean.points_a_second);
+    report.rate("the same, 0.01 % refused", "refused", refused.points_a_second, &[unrefused]);
+    report.finish(arguments.json.as_deref())
 }
 
 async fn publish(bench: &Config, arguments: &Arguments) -> Result<(), Failure> {
@@ -195,26 +274,18 @@ async fn publish(bench: &Config, arguments: &Arguments) -> Result<(), Failure> {
     .map_err(|error| Failure::Internal(error.to_string()))?
 }
 
-/// An empty table again, then all rows by one COPY of the server's own; how long that took.
-async fn server_copy(scratch: &Scratch, file: &str, series_sql: &str, total: usize) -> Result<Duration, Failure> {
-    scratch.empty_tables().await?;
-    scratch.execute("insert the series", series_sql).await?;
-    print_line("COPY by the server");
-    let start = Instant::now();
-    scratch.copy_from_file(file).await?;
-    let took = start.elapsed();
-    let copied = scratch.count_points().await?;
-    scratch.empty_tables().await?;
-    if copied != total {
-        return Err(Failure::Internal(format!("the server copied {copied} rows of {total}")));
-    }
-    Ok(took)
-}
-
 /// A killed worker is a member of its group for a while, and the next one would wait for that.
 fn with_own_group(bench: &Config, name: &str) -> Config {
     let mut bench = bench.clone();
     bench.kafka.group_id = format!("{}-{name}", bench.kafka.group_id);
+    bench
+}
+
+/// The benchmark with topics of this name, and a group of its own.
+fn with_own_topics(bench: &Config, name: &str) -> Config {
+    let mut bench = with_own_group(bench, name);
+    bench.kafka.series_topic = format!("{}.series", bench.kafka.group_id);
+    bench.kafka.points_topic = format!("{}.points", bench.kafka.group_id);
     bench
 }
 
@@ -275,7 +346,7 @@ async fn drain(
     print_line("drain by the worker");
     let mut worker = Worker::start(bench, file, scratch)?;
     let bar = progress_bar(arguments.total(), "points");
-    let start = Instant::now();
+    let (start, database_cpu) = (Instant::now(), postgres_cpu());
     let mut last = (0, Instant::now());
     loop {
         // What the progress counts costs nothing to ask; the rows are counted once, at the end.
@@ -294,9 +365,11 @@ async fn drain(
     }
     let took = start.elapsed();
     bar.finish_and_clear();
-    let drain = worker.usage(took)?;
+    let database_cpu = database_cpu.zip(postgres_cpu()).map(|(before, after)| after.saturating_sub(before));
+    let (cpu, peak_rss_bytes) = worker.usage()?;
     worker.stop()?;
-    Ok(drain)
+    let points_a_second = arguments.total() as f64 / took.as_secs_f64();
+    Ok(Drain { points_a_second, cpu, database_cpu, peak_rss_bytes })
 }
 
 /// Whether the table has all points once.
@@ -402,47 +475,4 @@ fn fill_journal(directory: &Path, source: &Arc<Source>, arguments: &Arguments) -
     }
     sets.extend(building.iter_mut().zip(0..).map(|(builder, partition)| next(builder, partition)));
     journal.append(&sets).map_err(|error| failed(&error))
-}
-
-struct Worker(Child);
-
-impl Worker {
-    fn start(bench: &Config, file: Option<&Path>, scratch: &Scratch) -> Result<Self, Failure> {
-        Ok(Self(program(bench, file, scratch)?.arg("run").spawn()?))
-    }
-
-    fn has_ended(&mut self) -> Result<bool, Failure> {
-        Ok(self.0.try_wait()?.is_some())
-    }
-
-    /// From /proc, as proc(5) describes it; Linux only, as the benchmark is.
-    fn usage(&self, took: Duration) -> Result<Drain, Failure> {
-        let folder = PathBuf::from(format!("/proc/{}", self.0.id()));
-        let stat = std::fs::read_to_string(folder.join("stat"))?;
-        let status = std::fs::read_to_string(folder.join("status"))?;
-        // The second field, the program's name in brackets, may hold spaces; utime and stime are the 14th and 15th.
-        let after_name = stat.rsplit(')').next().unwrap_or_default();
-        let ticks: u64 =
-            after_name.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
-        let peak_kib: u64 = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmHWM:"))
-            .and_then(|rest| rest.trim().trim_end_matches(" kB").parse().ok())
-            .ok_or_else(|| Failure::Internal("/proc has no VmHWM of the worker".to_owned()))?;
-        // Linux counts 100 ticks a second for user space on every architecture.
-        Ok(Drain { took, cpu: Duration::from_millis(ticks * 10), peak_rss_bytes: peak_kib * 1024 })
-    }
-
-    fn stop(&mut self) -> Result<(), Failure> {
-        self.0.kill()?;
-        self.0.wait()?;
-        Ok(())
-    }
-}
-
-impl Drop for Worker {
-    fn drop(&mut self) {
-        // After a stop there is nothing left to end.
-        drop(self.stop());
-    }
 }
