@@ -5,6 +5,7 @@
 //! - `pool`, `session`: connections, their limits and time-outs.
 //! - `tls`: how they are protected.
 //! - `progress`: which offsets are applied, and the claim.
+//! - `chunks`: those that points need, made before.
 //! - `series`: the rows that points refer to.
 //! - [`copy`]: the binary encoder.
 //! - `bisect`: a batch of which the server refuses rows.
@@ -21,6 +22,7 @@ pub mod schema;
 pub mod scratch;
 
 mod bisect;
+mod chunks;
 mod pool;
 mod progress;
 mod series;
@@ -41,6 +43,7 @@ use crate::batch::Source;
 use crate::config::{self, OnDuplicate, UnknownSeries};
 use crate::telemetry::metrics;
 
+use chunks::KnownChunks;
 use pool::Connections;
 use progress::SourceIds;
 use series::KnownSeries;
@@ -82,6 +85,7 @@ pub struct Database {
     limit: Duration,
     sources: Arc<SourceIds>,
     known_series: Arc<KnownSeries>,
+    known_chunks: Arc<KnownChunks>,
     state: Arc<Mutex<State>>,
 }
 
@@ -144,6 +148,7 @@ impl Database {
             limit: Duration::from_millis(database.statement_timeout_ms) + PATIENCE,
             sources: Arc::default(),
             known_series: Arc::default(),
+            known_chunks: Arc::default(),
             state: Arc::new(Mutex::new(State::new(false))),
         })
     }
@@ -303,6 +308,7 @@ impl Database {
     pub fn forget(&self) {
         self.sources.forget();
         self.known_series.forget();
+        self.known_chunks.forget();
     }
 
     /// Takes answers to questions as a sign that writes succeed, too, where there is nothing to write that would tell.

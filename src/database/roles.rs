@@ -25,7 +25,7 @@ pub const TABLES: [(&str, &str); 10] = [
 
 /// The functions that the worker may call; they run with the rights of their owner. Those of `points.on_duplicate` it may
 /// call with that setting only.
-pub const FUNCTIONS: [&str; 16] = [
+pub const FUNCTIONS: [&str; 17] = [
     "ingest_source_id",
     "ingest_start",
     "ingest_claim",
@@ -35,6 +35,7 @@ pub const FUNCTIONS: [&str; 16] = [
     "ingest_define_series",
     "ingest_see_columns",
     "ingest_lock_series",
+    "ingest_make_chunk",
     "ingest_add_points",
     "ingest_replace_points",
     "ingest_dead_letter_room",

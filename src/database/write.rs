@@ -9,7 +9,7 @@ use super::duplicates::Store;
 use super::error::{Class, Error};
 use super::progress::{Applied, Claim, Resolved};
 use super::session::Session;
-use super::{Asked, Database, bisect, dead_letters, series};
+use super::{Asked, Database, bisect, chunks, dead_letters, series};
 use crate::batch::{Batch, DeadLetter, MessageAt, Source};
 use crate::config::UnknownSeries;
 use crate::message::{Decoder, Rejected};
@@ -108,6 +108,7 @@ impl Database {
         let without_unknown = self.without_unknown_series(&mut session, batch, decoder).await?;
         let batch = without_unknown.as_ref().unwrap_or(batch);
         series::see(&mut session, &self.known_series, batch.points()).await?;
+        chunks::make(&mut session, &self.known_chunks, batch.points()).await?;
 
         session.begin().await?;
         match self.fill(&mut session, batch, &ids, (path, rows), decoder).await {

@@ -7,6 +7,7 @@
 )]
 
 mod arrival;
+mod chunks;
 mod claims;
 mod commands;
 mod corpus;
