@@ -119,6 +119,15 @@ impl Decoder {
         let mut next = cursor.first_element()?;
         while next.is_some() {
             let (at, index) = (cursor.position(), columns.len());
+            if index == self.limits.max_points {
+                let mut count = index;
+                while next.is_some() {
+                    cursor.skip()?;
+                    count += 1;
+                    next = cursor.next_element()?;
+                }
+                return Err(too_many_columns(at, count, self.limits.max_points));
+            }
             let column = cursor.text().and_then(|text| name(at, text, self.limits.max_name_bytes));
             let column = column.map_err(|fault| fault.in_element(index))?.to_owned();
             if !seen.insert(column.clone()) {
@@ -194,6 +203,16 @@ impl Decoder {
             }
             if columns * self.times.len() > self.limits.max_points {
                 return Err(too_many(cursor.position(), self.limits.max_points));
+            }
+            // Without timestamps there are no points to be counted, but each name is held and looked up.
+            if columns > self.limits.max_points {
+                let mut count = columns;
+                cursor.skip()?;
+                while cursor.next_key()?.is_some() {
+                    cursor.skip()?;
+                    count += 1;
+                }
+                return Err(too_many_columns(at, count, self.limits.max_points));
             }
             self.values(cursor, key, points).map_err(|fault| wrapped(fault, points))?;
             at = cursor.next_quote();
@@ -383,6 +402,10 @@ fn name(at: usize, text: &str, max_bytes: usize) -> Result<&str, Fault> {
 
 fn missing(at: usize, field: &str) -> Fault {
     Fault::new(Reason::Schema, at, format!("expected {field}, which is missing"))
+}
+
+fn too_many_columns(at: usize, count: usize, limit: usize) -> Fault {
+    Fault::new(Reason::Limits, at, format!("{count} columns, more than the {limit} allowed, as of points"))
 }
 
 fn too_many(at: usize, limit: usize) -> Fault {

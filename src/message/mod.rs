@@ -70,7 +70,7 @@ pub struct SeriesCreate {
 pub struct Limits {
     /// The length of a message, in bytes.
     pub max_bytes: usize,
-    /// The points of a message.
+    /// The points of a message, and the columns that it names.
     pub max_points: usize,
     /// The length of a series' id and of a column's name, in bytes: the tables' indexes take no key above a third of a page.
     pub max_name_bytes: usize,
@@ -91,7 +91,7 @@ pub enum Reason {
     UnknownType,
     /// A timestamp lies outside the accepted window, most often because of a wrong unit.
     TimeWindow,
-    /// A name, a number or the nesting is beyond its limit.
+    /// A name, a number, the columns or the nesting are beyond their limit.
     Limits,
     /// It has too many bytes or points.
     TooLarge,
