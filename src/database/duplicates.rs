@@ -81,6 +81,12 @@ fn one_each(
         let (a, b) = (*a as usize, *b as usize);
         points.key_of(a) == points.key_of(b) && points.time_of(a) == points.time_of(b)
     };
+    #[cfg(feature = "planted-bugs")]
+    let on_duplicate = match on_duplicate {
+        OnDuplicate::Replace if crate::planted_bugs::is_on("duplicates-keep-other-end") => OnDuplicate::Ignore,
+        OnDuplicate::Ignore if crate::planted_bugs::is_on("duplicates-keep-other-end") => OnDuplicate::Replace,
+        as_asked => as_asked,
+    };
     let of_group = |group: &[u32]| {
         // Points of one message are in their order: the sort by time is stable.
         let versions = group.iter().filter_map(|point| Some((*point, version_of(*point)?)));

@@ -7,6 +7,8 @@ use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use series_ingest::database::{roles, schema};
 
+#[cfg(feature = "planted-bugs")]
+use crate::claims::plant;
 use crate::support::away::{Away, until_mode};
 use crate::support::bed::{Bed, connect};
 use crate::support::data::bits;
@@ -181,6 +183,94 @@ async fn ignored_points_stay_as_they_were_stored_first() {
         assert!(model.values[key].iter().any(|(_, _, published)| published == value), "{key:?} is {value}");
     }
     away.remove().await;
+}
+
+/// What is stored of messages with different values for the same times, in one batch and one after the other, the last with
+/// an older Kafka time; and again after all of them were read a second time.
+async fn stored_of_different_values(bed: &Bed, on_duplicate: &str, bug: &str) -> [Vec<(i64, f64)>; 2] {
+    let settings = [setting(on_duplicate)[0], ("SERIES_INGEST_PLANTED_BUGS", bug)];
+    let start_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as i64;
+    let send = |ms: i64, times: &[i64], value: i64| {
+        let values = vec![value; times.len()];
+        let message = serde_json::json!({"time_series_id": "s", "timestamps": times, "columns": {"a": values}});
+        bed.producer.send_at(&bed.points_topic, 0, "k", Some(message.to_string().as_bytes()), start_ms + ms);
+        bed.producer.flush();
+    };
+    let values = async || {
+        let points = stored(bed).await.into_iter();
+        let mut values: Vec<(i64, f64)> =
+            points.map(|((_, _, us), bits)| (us / 1_000_000, f64::from_bits(bits))).collect();
+        values.sort_by_key(|(time, _)| *time);
+        values
+    };
+    send(1, &[1, 2], 1);
+    send(2, &[2, 3], 2);
+    let mut worker = bed.worker(&settings);
+    bed.until_applied(60).await;
+    for (ms, times, value) in [(3, &[3, 4][..], 3), (0, &[1, 4, 5], 4)] {
+        send(ms, times, value);
+        bed.until_applied(60).await;
+    }
+    let first = values().await;
+    worker.kill();
+    bed.client.batch_execute("update ingest_progress set next_offset = 0, ahead = '{}'").await.unwrap();
+    let worker = bed.worker(&settings);
+    bed.until_applied(60).await;
+    drop(worker);
+    [first, values().await]
+}
+
+const FIRST_STAYS: [(i64, f64); 5] = [(1, 1.0), (2, 1.0), (3, 2.0), (4, 3.0), (5, 4.0)];
+const LATEST_WINS: [(i64, f64); 5] = [(1, 1.0), (2, 2.0), (3, 3.0), (4, 3.0), (5, 4.0)];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_different_values_the_first_stays_or_the_latest_wins() {
+    for (on_duplicate, expected) in [("ignore", FIRST_STAYS), ("replace", LATEST_WINS)] {
+        let Some(bed) = Bed::unmigrated(&format!("duplicates_values_{on_duplicate}"), 1).await else { return };
+        schema::migrate(&bed.config(&setting(on_duplicate))).await.unwrap();
+        let found = stored_of_different_values(&bed, on_duplicate, "").await;
+        assert_eq!(found, [expected.to_vec(), expected.to_vec()], "{on_duplicate}");
+        bed.remove().await;
+    }
+}
+
+/// That a fault of the program, or of a function in the database, is seen.
+#[cfg(feature = "planted-bugs")]
+async fn assert_caught(
+    on_duplicate: &str,
+    expected: [(i64, f64); 5],
+    bug: &str,
+    in_database: Option<(&str, &str, &str)>,
+) {
+    let Some(bed) = Bed::unmigrated(&format!("duplicates_bug_{on_duplicate}"), 1).await else { return };
+    schema::migrate(&bed.config(&setting(on_duplicate))).await.unwrap();
+    if let Some((function, good, bad)) = in_database {
+        plant(&bed.client, function, good, bad).await;
+    }
+    let found = stored_of_different_values(&bed, on_duplicate, bug).await;
+    assert_ne!(found, [expected.to_vec(), expected.to_vec()], "the bug is caught");
+    bed.remove().await;
+}
+
+#[cfg(feature = "planted-bugs")]
+#[tokio::test(flavor = "multi_thread")]
+async fn planted_bug_of_a_batch_the_other_end_is_kept() {
+    assert_caught("ignore", FIRST_STAYS, "duplicates-keep-other-end", None).await;
+    assert_caught("replace", LATEST_WINS, "duplicates-keep-other-end", None).await;
+}
+
+#[cfg(feature = "planted-bugs")]
+#[tokio::test(flavor = "multi_thread")]
+async fn planted_bug_what_is_there_does_not_stay() {
+    let bad = "do update set value = excluded.value";
+    assert_caught("ignore", FIRST_STAYS, "", Some(("ingest_add_points", "do nothing", bad))).await;
+}
+
+#[cfg(feature = "planted-bugs")]
+#[tokio::test(flavor = "multi_thread")]
+async fn planted_bug_what_is_written_last_wins() {
+    let (good, bad) = ("where (excluded.message_ms,", "where true or (excluded.message_ms,");
+    assert_caught("replace", LATEST_WINS, "", Some(("ingest_replace_points", good, bad))).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
