@@ -124,6 +124,7 @@ impl From<SchemaError> for Failure {
             | SchemaError::NotUnique { .. }
             | SchemaError::Unique { .. }
             | SchemaError::Duplicates { .. }
+            | SchemaError::OtherType { .. }
             | SchemaError::Role(_) => Self::Usage(error.to_string()),
             SchemaError::Migration(_) => Self::Internal(error.to_string()),
         }

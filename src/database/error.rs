@@ -3,7 +3,7 @@
 use deadpool_postgres::PoolError;
 use tokio_postgres::error::SqlState;
 
-use super::session::COPY_STEP;
+use super::session::{COPY_STEP, STEPS_WITH_ROWS};
 
 use super::tls;
 
@@ -82,9 +82,9 @@ impl Error {
         match self {
             Self::TimedOut { .. } => Class::Outage,
             Self::Unexpected(_) | Self::Tls(_) => Class::Ours,
-            // What a trigger raises without a code of its own.
+            // What a trigger raises without a code of its own. Our own functions raise none but with theirs.
             Self::Server { step, source }
-                if *step == COPY_STEP && source.code() == Some(&SqlState::RAISE_EXCEPTION) =>
+                if STEPS_WITH_ROWS.contains(step) && source.code() == Some(&SqlState::RAISE_EXCEPTION) =>
             {
                 Class::Data
             }
@@ -179,6 +179,8 @@ fn class_of_code(code: &str) -> Class {
         "57014" | "25006" | "25P03" => Class::Outage,
         _ => match &code[..2.min(code.len())] {
             "08" | "53" | "57" | "58" | "28" => Class::Outage,
+            // The table's columns are other ones than COPY sends: that is no message's fault.
+            "22" if matches!(code, "22P03" | "22P04") => Class::Ours,
             // 54 is a limit of the server's own that a row exceeds, such as the size of an index entry.
             "22" | "23" | "54" => Class::Data,
             _ => Class::Ours,
@@ -240,6 +242,8 @@ mod tests {
             ("IC002", Class::Retry),
             ("IC003", Class::Progress),
             ("22021", Class::Data),
+            ("22P03", Class::Ours),
+            ("22P04", Class::Ours),
             ("23514", Class::Data),
             ("54000", Class::Data),
             ("42P01", Class::Ours),

@@ -117,6 +117,18 @@ pub enum SchemaError {
     /// The worker's role cannot be given its rights.
     #[error("{0}")]
     Role(String),
+    /// A column of the points is not of the type that COPY sends.
+    #[error(
+        "column {column} of time_series_data_points is of type {found}, and the program writes {expected}: alter it back"
+    )]
+    OtherType {
+        /// The column.
+        column: String,
+        /// Its type.
+        found: String,
+        /// The type that it was made with.
+        expected: &'static str,
+    },
     /// An applied migration is not the one of this program.
     #[error("migration {name} was applied with another content: this is another program's schema")]
     Different {
@@ -208,6 +220,7 @@ async fn verify_without_limit(config: &config::Config) -> Result<Server, SchemaE
     if let Some((version, _)) = applied.iter().find(|(version, _)| *version > newest) {
         return Err(SchemaError::TooNew { version: *version });
     }
+    check_types(&client).await?;
     let rule = config.points.on_duplicate;
     match (unique_index(&client).await?, rule) {
         (None, OnDuplicate::Ignore | OnDuplicate::Replace) => Err(SchemaError::NotUnique { rule: rule.as_str() }),
@@ -217,6 +230,36 @@ async fn verify_without_limit(config: &config::Config) -> Result<Server, SchemaE
             Ok(server(&client).await?)
         }
     }
+}
+
+/// The columns that COPY writes, with the types that its binary form is of; a domain over one is as good.
+const WRITTEN: [(&str, &str); 4] = [
+    ("time_series_id", "text"),
+    ("timestamp", "timestamp with time zone"),
+    ("column_name", "text"),
+    ("value", "double precision"),
+];
+
+/// Whether the columns of the points are of the types that COPY sends: the server takes the bytes for what its own are, or
+/// refuses all of them.
+async fn check_types(client: &Client) -> Result<(), SchemaError> {
+    let sql = "with recursive base as (
+            select attname::text as name, atttypid as type from pg_attribute
+            where attrelid = 'time_series_data_points'::regclass and attnum > 0 and not attisdropped
+            union all
+            select base.name, pg_type.typbasetype from base join pg_type on pg_type.oid = base.type
+            where pg_type.typtype = 'd'
+        )
+        select name, format_type(type, null) from base join pg_type on pg_type.oid = type where typtype <> 'd'";
+    let step = "look at the types of columns";
+    let rows = client.query(sql, &[]).await.map_err(|source| Error::Server { step, source })?;
+    for (column, expected) in WRITTEN {
+        let found = rows.iter().find(|row| row.get::<_, &str>(0) == column).map_or("none", |row| row.get(1));
+        if found != expected {
+            return Err(SchemaError::OtherType { column: column.to_owned(), found: found.to_owned(), expected });
+        }
+    }
+    Ok(())
 }
 
 /// Whether this role may call the function that stores points once.

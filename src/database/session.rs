@@ -22,6 +22,14 @@ const COPY: &str = "copy time_series_data_points (time_series_id, \"timestamp\",
 
 /// The step at which the server refuses rows.
 pub(super) const COPY_STEP: &str = "copy";
+/// Creating or updating series by their definitions.
+pub(super) const DEFINE_STEP: &str = "define series";
+/// Making sure that the series of points have their rows.
+pub(super) const SEE_STEP: &str = "list the columns of series";
+/// What is deferred to the transaction's end is checked in this one.
+pub(super) const COMMIT_STEP: &str = "commit";
+/// The steps in which the server sees what messages say, and may refuse it.
+pub(super) const STEPS_WITH_ROWS: [&str; 4] = [COPY_STEP, DEFINE_STEP, SEE_STEP, COMMIT_STEP];
 
 /// A connection taken from the pool for one piece of work.
 pub(super) struct Session {
@@ -71,7 +79,7 @@ impl Session {
 
     /// Commits. After an error it is not known whether the server has committed, and the connection is not used again.
     pub(super) async fn commit(mut self) -> Result<(), Error> {
-        let answer = within(self.limit, "commit", self.client().batch_execute("commit")).await;
+        let answer = within(self.limit, COMMIT_STEP, self.client().batch_execute("commit")).await;
         self.clean = answer.is_ok();
         #[cfg(feature = "planted-bugs")]
         if crate::planted_bugs::is_on("reuse-after-unknown-commit") {

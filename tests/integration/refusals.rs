@@ -2,6 +2,8 @@
 
 use crate::support::bed::Bed;
 use crate::support::data::{Difference, Published};
+use crate::support::until;
+use crate::support::worker::{run, text};
 
 /// A message with a row that [`REFUSE`] refuses.
 const REFUSED: &[u8] = br#"{"time_series_id":"s","timestamps":[0,1],"columns":{"c":[1,-7]}}"#;
@@ -117,6 +119,171 @@ async fn a_storm_of_refused_messages_keeps_moving() {
     let worker = bed.worker(&[]);
     bed.until_applied(90).await;
     assert_refused(&bed, &published, &offsets).await;
+    drop(worker);
+    bed.remove().await;
+}
+
+/// The reasons and details of the dead letters of a topic, by their offsets.
+async fn details(bed: &Bed, topic: &str) -> Vec<(i64, String)> {
+    let sql = "select letter.\"offset\", letter.reason || ': ' || letter.detail
+               from ingest_dead_letter as letter join ingest_source as source on source.id = letter.source_id
+               where source.topic = $1 order by 1";
+    bed.client.query(sql, &[&topic]).await.unwrap().iter().map(|row| (row.get(0), row.get(1))).collect()
+}
+
+/// A constraint of every kind, and what its letters name.
+const CONSTRAINTS: [(&str, &str, &[u8], &[&str]); 4] = [
+    (
+        "not_null",
+        "alter table time_series_data_points alter column value set not null",
+        br#"{"time_series_id":"s","timestamps":[0,1],"columns":{"c":[1,null]}}"#,
+        &["SQLSTATE 23502", "column value"],
+    ),
+    (
+        "domain",
+        "create domain no_sevens as double precision constraint not_that check (value <> -7);
+         alter table time_series_data_points alter column value type no_sevens",
+        REFUSED,
+        &["SQLSTATE 23514", "domain no_sevens", "constraint not_that"],
+    ),
+    (
+        "deferred",
+        "create function refuse() returns trigger language plpgsql as $$
+         begin
+             if new.value = -7 then
+                 raise exception 'none' using errcode = 'check_violation', constraint = 'no_sevens';
+             end if;
+             return null;
+         end $$;
+         create constraint trigger refuse after insert on time_series_data_points deferrable initially deferred
+             for each row execute function refuse()",
+        REFUSED,
+        &["SQLSTATE 23514", "constraint no_sevens"],
+    ),
+    (
+        "deferred_raise",
+        "create function refuse() returns trigger language plpgsql as $$
+         begin
+             if new.value = -7 then raise exception 'no sevens'; end if;
+             return null;
+         end $$;
+         create constraint trigger refuse after insert on time_series_data_points deferrable initially deferred
+             for each row execute function refuse()",
+        REFUSED,
+        &["SQLSTATE P0001: no sevens"],
+    ),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn constraints_of_every_kind_refuse_just_their_messages() {
+    for (name, constraint, refused, parts) in CONSTRAINTS {
+        let Some(bed) = Bed::new(&format!("refused_by_{name}"), 1).await else { return };
+        bed.client.batch_execute(constraint).await.unwrap();
+        let mut published = Published::default();
+        for number in 0..64 {
+            let good = published.batch("s", 5);
+            let payload = if [20, 21, 63].contains(&number) { refused } else { good.as_bytes() };
+            bed.producer.send(&bed.points_topic, 0, "s", Some(payload));
+            if payload == refused {
+                published.rows.truncate(published.rows.len() - 10);
+            }
+        }
+        bed.producer.flush();
+        let mut worker = bed.worker(&[]);
+        bed.until_applied(60).await;
+        assert_eq!(bed.difference(&published).await, Difference::default(), "{name}");
+        let letters = details(&bed, &bed.points_topic).await;
+        assert_eq!(letters.iter().map(|(offset, _)| *offset).collect::<Vec<_>>(), [20, 21, 63], "{name}");
+        for (_, detail) in &letters {
+            assert!(detail.starts_with("rejected_by_database: SQLSTATE"), "{name}: {detail}");
+            assert!(parts.iter().all(|part| detail.contains(part)), "{name}: {parts:?} is not all in {detail}");
+            assert!(!detail.contains("-7"), "{name}: no row is quoted: {detail}");
+        }
+        let (committed, given_up) = transactions(&bed, &worker).await;
+        assert!(committed + given_up as f64 <= 60.0, "{name}: {committed} committed, {given_up} given up");
+        assert_eq!(worker.terminate(10), Some(0));
+        // Where it fails at the COMMIT, sending it again finds just these, too.
+        let output = run(&bed.environment(), &["dead-letter", "redrive"]);
+        let printed = text(&output);
+        assert!(printed.contains("0 dead letters with 0 points written; 3 rejected again"), "{name}: {printed}");
+        assert_eq!(bed.difference(&published).await, Difference::default(), "{name}");
+        bed.remove().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_definition_that_is_refused_takes_no_other_and_no_point_with_it() {
+    const BY_CHECK: &str = "alter table time_series_metadata add constraint no_bad check (name <> 'bad')";
+    const BY_TRIGGER: &str = "create function refuse() returns trigger language plpgsql as $$
+        begin
+            if new.name = 'bad' then raise exception 'nothing bad'; end if;
+            return null;
+        end $$;
+        create constraint trigger refuse after insert or update on time_series_metadata deferrable initially deferred
+            for each row execute function refuse()";
+    for (name, constraint, part) in
+        [("check", BY_CHECK, "SQLSTATE 23514"), ("trigger", BY_TRIGGER, "SQLSTATE P0001: nothing bad")]
+    {
+        let Some(bed) = Bed::new(&format!("refused_series_{name}"), 1).await else { return };
+        bed.client.batch_execute(constraint).await.unwrap();
+        for (id, name) in
+            [("first", "good"), ("second", "bad"), ("third", "good"), ("first", "bad"), ("fourth", "good")]
+        {
+            let definition = format!(r#"{{"id":"{id}","name":"{name}"}}"#);
+            bed.producer.send(&bed.series_topic, 0, id, Some(definition.as_bytes()));
+        }
+        let mut published = Published::default();
+        // The points of one series that is called by its id would make a placeholder with that name.
+        for series in ["first", "bad", "second"] {
+            let payload = published.batch(series, 3);
+            bed.producer.send(&bed.points_topic, 0, series, Some(payload.as_bytes()));
+        }
+        published.rows.retain(|row| row.0 != "bad");
+        bed.producer.flush();
+        let worker = bed.worker(&[]);
+        bed.until_applied(60).await;
+        let applied = "select count(*) from ingest_progress as p join ingest_source as s on s.id = p.source_id
+                       where s.topic like '%.series' and p.next_offset = 5";
+        until(60, "all definitions are applied", async || bed.count(applied).await == 1).await;
+        assert_eq!(bed.difference(&published).await, Difference::default(), "{name}");
+        for (topic, offsets) in [(&bed.series_topic, &[1, 3][..]), (&bed.points_topic, &[1])] {
+            let letters = details(&bed, topic).await;
+            assert_eq!(letters.iter().map(|(offset, _)| *offset).collect::<Vec<_>>(), offsets, "{name}");
+            assert!(letters.iter().all(|(_, detail)| detail.contains(part)), "{name}: {letters:?}");
+        }
+        let rows =
+            bed.client.query("select id || ' ' || name from time_series_metadata order by 1", &[]).await.unwrap();
+        let rows: Vec<&str> = rows.iter().map(|row| row.get(0)).collect();
+        assert_eq!(rows, ["first good", "fourth good", "second second", "third good"], "{name}");
+        drop(worker);
+        bed.remove().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_column_of_another_type_refuses_no_message() {
+    let Some(bed) = Bed::new("refused_type", 1).await else { return };
+    let alter = |to: &str| format!("alter table time_series_data_points alter column value type {to}");
+    let mut published = Published::default();
+    let send = |published: &mut Published| {
+        let payload = published.batch("s", 5);
+        bed.producer.send(&bed.points_topic, 0, "s", Some(payload.as_bytes()));
+        bed.producer.flush();
+    };
+    send(&mut published);
+    let worker = bed.worker(&[]);
+    bed.until_applied(60).await;
+    bed.client.batch_execute(&alter("real")).await.unwrap();
+    send(&mut published);
+    let errors = "series_ingest_database_errors_total{class=\"ours\"}";
+    until(60, "it is refused", async || worker.metric(errors) >= Some(2.0)).await;
+    let told = run(&bed.environment(), &["check"]);
+    assert_eq!(told.status.code(), Some(64), "{}", text(&told));
+    assert!(text(&told).contains("column value of time_series_data_points is of type real"), "{}", text(&told));
+    assert_eq!(bed.count("select count(*) from ingest_dead_letter").await, 0, "that is no message's fault");
+    bed.client.batch_execute(&alter("double precision")).await.unwrap();
+    bed.until_applied(60).await;
+    bed.assert_exact(&published).await;
     drop(worker);
     bed.remove().await;
 }
