@@ -20,6 +20,7 @@ fn decoder() -> Decoder {
         max_name_bytes: 1024,
         min_us: -2_208_988_800_000_000,
         max_us: 7_258_118_400_000_000,
+        deny_unknown_fields: false,
     })
 }
 

@@ -15,16 +15,20 @@ pub fn encode<'a>(headers: impl IntoIterator<Item = (&'a str, Option<&'a [u8]>)>
 }
 
 /// The headers of `bytes`, up to where they are cut or are none.
-pub fn decode(mut bytes: &[u8]) -> Vec<(String, Option<&[u8]>)> {
-    let mut headers = Vec::new();
-    while let Some((name, rest)) = part(bytes)
-        && let Some(name) = name.and_then(|name| std::str::from_utf8(name).ok())
-        && let Some((value, rest)) = part(rest)
-    {
-        headers.push((name.to_owned(), value));
+pub fn decode(bytes: &[u8]) -> Vec<(String, Option<&[u8]>)> {
+    iterate(bytes).map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+/// The same, one after the other.
+pub fn iterate(mut bytes: &[u8]) -> impl Iterator<Item = (&str, Option<&[u8]>)> {
+    std::iter::from_fn(move || {
+        let (name, rest) = part(bytes)?;
+        let name = std::str::from_utf8(name?).ok()?;
+        let (value, rest) = part(rest)?;
         bytes = rest;
-    }
-    headers
+        Some((name, value))
+    })
+    .fuse()
 }
 
 /// The part at the start, and what follows it.

@@ -106,14 +106,18 @@ pub struct MessageAt {
 pub struct DeadLetter {
     /// Where the message stands.
     pub at: MessageAt,
-    /// The head of its key.
+    /// The head of its key, at most [`DEAD_LETTER_PAYLOAD_BYTES`].
     pub key: Option<Vec<u8>>,
     /// The head of its payload, at most [`DEAD_LETTER_PAYLOAD_BYTES`].
     pub payload: Option<Vec<u8>>,
     /// The payload's full length, in bytes.
     pub payload_bytes: usize,
-    /// Its headers, as [`headers`] encodes them; none where they are longer than [`DEAD_LETTER_PAYLOAD_BYTES`].
+    /// The key's full length, in bytes.
+    pub key_bytes: Option<usize>,
+    /// Its headers, as [`headers`] encodes them, as far as they fit into [`DEAD_LETTER_PAYLOAD_BYTES`].
     pub headers: Option<Vec<u8>>,
+    /// The headers' full length in that form, in bytes.
+    pub headers_bytes: Option<usize>,
     /// Why it was rejected.
     pub rejected: Rejected,
 }
@@ -129,6 +133,8 @@ pub struct Counts {
     pub tombstones: usize,
     /// Messages that cannot be read.
     pub rejected: usize,
+    /// Fields of all of them that mean nothing.
+    pub unknown_fields: usize,
 }
 
 impl Counts {
@@ -190,7 +196,11 @@ impl Batch {
         if let Some(time) = message.time_ms {
             self.oldest_ms = Some(self.oldest_ms.map_or(time, |oldest| oldest.min(time)));
         }
-        match decoder.decode(set.source().kind, message.payload, &mut self.points) {
+        let envelope =
+            if message.payload.is_some() { decoder.check_envelope(message.key, message.headers) } else { Ok(()) };
+        let decoded = envelope.and_then(|()| decoder.decode(set.source().kind, message.payload, &mut self.points));
+        counts.unknown_fields += decoder.take_unknown_fields();
+        match decoded {
             Ok(Message::PointBatch { .. }) => counts.point_batches += 1,
             Ok(Message::SeriesCreate(series)) => {
                 counts.series_creates += 1;
@@ -419,7 +429,9 @@ fn dead_letter(message: &RawMessage<'_>, at: MessageAt, rejected: Rejected) -> D
         key: message.key.map(head),
         payload: message.payload.map(head),
         payload_bytes: message.payload.map_or(0, <[u8]>::len),
-        headers: message.headers.filter(|headers| headers.len() <= DEAD_LETTER_PAYLOAD_BYTES).map(<[u8]>::to_vec),
+        key_bytes: message.key.map(<[u8]>::len),
+        headers: message.headers.map(head),
+        headers_bytes: message.headers.map(<[u8]>::len),
         rejected,
     }
 }

@@ -12,6 +12,7 @@ fn decoder() -> Decoder {
         max_name_bytes: 100,
         min_us: i64::MIN,
         max_us: i64::MAX,
+        deny_unknown_fields: false,
     })
 }
 
@@ -108,7 +109,7 @@ fn what_cannot_be_read_is_a_dead_letter_and_the_rest_goes_on() {
     }
     let mut batch = Batch::default();
     let counts = batch.push(builder.build(None), &mut decoder());
-    assert_eq!(counts, Counts { point_batches: 1, series_creates: 0, tombstones: 1, rejected: 2 });
+    assert_eq!(counts, Counts { point_batches: 1, series_creates: 0, tombstones: 1, rejected: 2, unknown_fields: 0 });
     assert_eq!((batch.points().len(), batch.message_count()), (1, 4));
     let letters: Vec<(i64, usize, usize)> = batch
         .dead_letters()
@@ -116,6 +117,31 @@ fn what_cannot_be_read_is_a_dead_letter_and_the_rest_goes_on() {
         .map(|letter| (letter.at.offset, letter.payload.as_ref().map_or(0, Vec::len), letter.payload_bytes))
         .collect();
     assert_eq!(letters, [(0, 1, 1), (3, DEAD_LETTER_PAYLOAD_BYTES, DEAD_LETTER_PAYLOAD_BYTES + 1)]);
+}
+
+#[test]
+fn what_stands_beside_the_payload_is_looked_at_but_for_a_tombstone() {
+    let newer = headers::encode([(crate::message::VERSION_HEADER, Some(&b"2"[..]))]);
+    let long = vec![b'k'; DEAD_LETTER_PAYLOAD_BYTES + 1];
+    let payload: &[u8] = br#"{"time_series_id":"s","timestamps":[0],"columns":{"c":[1]},"a":0,"b":0}"#;
+    let mut builder = MessageSetBuilder::new(source("t"), 0, 0);
+    for (offset, payload, headers) in
+        [(0, Some(payload), None), (1, Some(payload), Some(&newer)), (2, None, Some(&newer))]
+    {
+        let headers = headers.and_then(Option::as_deref);
+        builder.push(&RawMessage { offset, time_ms: None, key: Some(&long), payload, headers });
+    }
+    let mut batch = Batch::default();
+    let counts = batch.push(builder.build(None), &mut decoder());
+    assert_eq!(counts, Counts { point_batches: 1, series_creates: 0, tombstones: 1, rejected: 1, unknown_fields: 2 });
+    let [letter] = batch.dead_letters() else { panic!("one dead letter") };
+    assert_eq!(
+        (letter.at.offset, letter.rejected.reason, letter.headers.as_ref()),
+        (1, Reason::Schema, newer.as_ref())
+    );
+    let key = letter.key.as_ref().map(Vec::len);
+    assert_eq!((key, letter.key_bytes), (Some(DEAD_LETTER_PAYLOAD_BYTES), Some(DEAD_LETTER_PAYLOAD_BYTES + 1)));
+    assert_eq!(letter.headers_bytes, newer.as_ref().map(Vec::len));
 }
 
 #[test]

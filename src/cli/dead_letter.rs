@@ -13,7 +13,7 @@ use super::{Failure, journal, print, print_line, progress_bar};
 use crate::batch::headers;
 use crate::config::Config;
 use crate::database::Database;
-use crate::database::dead_letters::{Letter, LetterFilter};
+use crate::database::dead_letters::{Cut, Letter, LetterFilter};
 use crate::message::{Kind, series_of};
 use crate::telemetry::escaped;
 
@@ -272,7 +272,11 @@ fn described(letter: &Letter, max_attempts: i32) -> Map<String, Value> {
     set("parked", (letter.attempts >= max_attempts).into());
     set("sample", letter.is_sample.into());
     set("series", series_of_letter(letter).into());
+    set("key_bytes", letter.key_bytes.into());
+    set("headers_bytes", letter.headers_bytes.into());
     set("payload_bytes", letter.payload_bytes.into());
+    // Of these only the head is there.
+    set("cut", letter.cut().iter().map(|cut| cut.part).collect());
     line
 }
 
@@ -306,9 +310,8 @@ async fn show(config: &Config, database: &Database, id: i64) -> Result<(), Failu
         print_line(format_args!("{name:<14} {text}"));
     }
     print_line(format_args!("{:<14} {}", "payload_bytes", letter.payload_bytes));
-    if letter.is_cut() {
-        let kept = letter.payload.as_ref().map_or(0, Vec::len);
-        print_line(format_args!("only the first {kept} bytes of the payload are here; Kafka may still have all of it"));
+    for Cut { part, kept, .. } in letter.cut() {
+        print_line(format_args!("only the first {kept} bytes of the {part} are here; Kafka may still have all of it"));
     }
     print_line("");
     match fields.get("payload").or_else(|| fields.get("payload_base64")) {

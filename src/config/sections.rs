@@ -146,7 +146,7 @@ pub struct Memory {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MessageRules {
-    /// The length of a message, in bytes. Default 1 MiB; 1 to a quarter of `memory.limit_bytes`.
+    /// The length of a message, of its key and of its headers, in bytes each. Default 1 MiB; 1 to a quarter of `memory.limit_bytes`.
     pub max_bytes: usize,
     /// Points in a message. Default 100000; at least 1.
     pub max_points: usize,
@@ -156,6 +156,8 @@ pub struct MessageRules {
     pub min_timestamp: Timestamp,
     /// The first time that is no longer accepted. Default 2200-01-01T00:00:00Z; after `min_timestamp`.
     pub max_timestamp: Timestamp,
+    /// Whether a message with a field that means nothing is bad. Default `false`: such fields are passed over and counted.
+    pub deny_unknown_fields: bool,
 }
 
 impl MessageRules {
@@ -167,6 +169,7 @@ impl MessageRules {
             max_name_bytes: self.max_name_bytes,
             min_us: self.min_timestamp.as_microsecond(),
             max_us: self.max_timestamp.as_microsecond(),
+            deny_unknown_fields: self.deny_unknown_fields,
         }
     }
 }

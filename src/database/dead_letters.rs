@@ -96,11 +96,14 @@ async fn store(session: &mut Session, letters: &[(&DeadLetter, i32, bool)], publ
     let lengths: Vec<i64> = letters.iter().map(|(l, ..)| l.payload_bytes as i64).collect();
     let reasons: Vec<&str> = letters.iter().map(|(l, ..)| l.rejected.reason.as_str()).collect();
     let details: Vec<&str> = letters.iter().map(|(l, ..)| l.rejected.detail.as_str()).collect();
+    let length = |bytes: Option<usize>| bytes.map(|bytes| bytes as i64);
+    let key_bytes: Vec<Option<i64>> = letters.iter().map(|(l, ..)| length(l.key_bytes)).collect();
+    let headers_bytes: Vec<Option<i64>> = letters.iter().map(|(l, ..)| length(l.headers_bytes)).collect();
     let samples: Vec<bool> = letters.iter().map(|(.., is_sample)| *is_sample).collect();
     let rows = session
         .query(
             "insert dead letters",
-            "select ingest_add_dead_letters($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
+            "select ingest_add_dead_letters($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
             &[
                 &sources,
                 &partitions,
@@ -114,6 +117,8 @@ async fn store(session: &mut Session, letters: &[(&DeadLetter, i32, bool)], publ
                 &details,
                 &samples,
                 &publish,
+                &key_bytes,
+                &headers_bytes,
             ],
         )
         .await?;
@@ -184,8 +189,12 @@ pub struct Letter {
     pub time_ms: i64,
     /// The head of the key.
     pub key: Option<Vec<u8>>,
-    /// The headers, in the form of [`headers`](crate::batch::headers).
+    /// The key's full length, in bytes; `None` also where the row is older than this is kept.
+    pub key_bytes: Option<i64>,
+    /// The head of the headers, in the form of [`headers`](crate::batch::headers).
     pub headers: Option<Vec<u8>>,
+    /// The headers' full length in that form, in bytes; `None` as with the key.
+    pub headers_bytes: Option<i64>,
     /// The head of the payload.
     pub payload: Option<Vec<u8>>,
     /// The payload's full length, in bytes.
@@ -209,8 +218,39 @@ pub struct Letter {
 impl Letter {
     /// Whether only the head of the payload is there.
     pub fn is_cut(&self) -> bool {
-        self.payload.as_ref().is_some_and(|payload| (payload.len() as i64) < self.payload_bytes)
+        self.cut().iter().any(|cut| cut.part == "payload")
     }
+
+    /// The parts of the message of which only the head is there.
+    pub fn cut(&self) -> Vec<Cut> {
+        cut([
+            ("key", self.key.as_deref(), self.key_bytes),
+            ("headers", self.headers.as_deref(), self.headers_bytes),
+            ("payload", self.payload.as_deref(), Some(self.payload_bytes)),
+        ])
+    }
+}
+
+/// A part of a message of which only the head is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cut {
+    /// `key`, `headers` or `payload`.
+    pub part: &'static str,
+    /// The bytes that are there.
+    pub kept: usize,
+    /// Its full length, in bytes.
+    pub bytes: i64,
+}
+
+/// A part's name, what is there of it, and its full length.
+type Part<'a> = (&'static str, Option<&'a [u8]>, Option<i64>);
+
+fn cut(parts: [Part<'_>; 3]) -> Vec<Cut> {
+    let of = |(part, head, bytes): Part<'_>| {
+        let (kept, bytes) = (head?.len(), bytes?);
+        ((kept as i64) < bytes).then_some(Cut { part, kept, bytes })
+    };
+    parts.into_iter().filter_map(of).collect()
 }
 
 /// What is known of the dead letters of one reason of one partition.
@@ -287,8 +327,12 @@ pub struct LetterToPublish {
     pub time_ms: Option<i64>,
     /// The head of the key.
     pub key: Option<Vec<u8>>,
-    /// The headers, in the form of [`headers`](crate::batch::headers).
+    /// The key's full length, in bytes.
+    pub key_bytes: Option<i64>,
+    /// The head of the headers, in the form of [`headers`](crate::batch::headers).
     pub headers: Option<Vec<u8>>,
+    /// The headers' full length in that form, in bytes.
+    pub headers_bytes: Option<i64>,
     /// The head of the payload.
     pub payload: Option<Vec<u8>>,
     /// The payload's full length, in bytes.
@@ -297,6 +341,17 @@ pub struct LetterToPublish {
     pub reason: String,
     /// Where the fault is.
     pub detail: String,
+}
+
+impl LetterToPublish {
+    /// The parts of the message of which only the head is there.
+    pub fn cut(&self) -> Vec<Cut> {
+        cut([
+            ("key", self.key.as_deref(), self.key_bytes),
+            ("headers", self.headers.as_deref(), self.headers_bytes),
+            ("payload", self.payload.as_deref(), Some(self.payload_bytes)),
+        ])
+    }
 }
 
 const FILTERED: &str = "
@@ -366,7 +421,7 @@ impl Database {
                     letter.headers, letter.payload, letter.payload_bytes, letter.reason, coalesce(letter.detail, ''),
                     (extract(epoch from letter.created_at) * 1000)::bigint, letter.attempts,
                     (extract(epoch from letter.attempted_at) * 1000)::bigint, letter.is_sample,
-                    letter.xmin::text::bigint";
+                    letter.xmin::text::bigint, letter.key_bytes, letter.headers_bytes";
         let rows = self
             .filtered("read dead letters", what, filter, above, &format!("order by letter.id limit {limit}"))
             .await?;
@@ -397,6 +452,8 @@ impl Database {
                     is_sample: row.get(17),
                     source_id,
                     version: row.get(18),
+                    key_bytes: row.get(19),
+                    headers_bytes: row.get(20),
                 }
             })
             .collect())
@@ -638,6 +695,8 @@ impl Database {
                 payload_bytes: row.get(10),
                 reason: row.get(11),
                 detail: row.get::<_, Option<String>>(12).unwrap_or_default(),
+                key_bytes: row.get(13),
+                headers_bytes: row.get(14),
             })
             .collect();
         let count = letters.len();

@@ -8,8 +8,9 @@ use std::sync::{Mutex, PoisonError};
 
 use super::error::Error;
 use super::progress::Resolved;
-use super::session::Session;
+use super::session::{DEFINE_STEP, SEE_STEP, Session};
 use crate::batch::{Definition, Points};
+use crate::telemetry::metrics;
 
 /// What keeps points from naming a series that has no row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,7 +106,7 @@ pub(super) async fn see(session: &mut Session, known: &KnownSeries, points: &Poi
         return Ok(());
     }
     let (ids, columns): (Vec<&str>, Vec<&str>) = pairs.iter().copied().unzip();
-    session.query("list the columns of series", "select ingest_see_columns($1, $2)", &[&ids, &columns]).await?;
+    session.query(SEE_STEP, "select ingest_see_columns($1, $2)", &[&ids, &columns]).await?;
     known.remember(&pairs);
     Ok(())
 }
@@ -158,13 +159,14 @@ pub(super) async fn define(session: &mut Session, sources: &Resolved, definition
     let source_ids = definitions.iter().map(|d| sources.get(&d.at.source)).collect::<Result<Vec<i32>, Error>>()?;
     let partitions: Vec<i32> = definitions.iter().map(|d| d.at.partition).collect();
     let offsets: Vec<i64> = definitions.iter().map(|d| d.at.offset).collect();
-    session
+    let rows = session
         .query(
-            "define series",
+            DEFINE_STEP,
             "select ingest_define_series($1, $2, $3, $4, $5, $6, $7, $8, $9)",
             &[&ids, &names, &descriptions, &time_columns, &value_columns, &times, &source_ids, &partitions, &offsets],
         )
         .await?;
+    metrics::series_conflicts(rows.first().map_or(0, |row| row.get::<_, i64>(0).unsigned_abs()));
     Ok(())
 }
 

@@ -10,7 +10,14 @@ const WINDOW_US: std::ops::Range<i64> = -2_208_988_800_000_000..7_258_118_400_00
 
 /// Small enough that a fuzzer reaches them.
 fn limits() -> Limits {
-    Limits { max_bytes: 4096, max_points: 16, max_name_bytes: 24, min_us: WINDOW_US.start, max_us: WINDOW_US.end }
+    Limits {
+        max_bytes: 4096,
+        max_points: 16,
+        max_name_bytes: 24,
+        min_us: WINDOW_US.start,
+        max_us: WINDOW_US.end,
+        deny_unknown_fields: false,
+    }
 }
 
 type Row = (String, String, i64, u64);
@@ -33,11 +40,13 @@ fn names(points: &Points) -> Vec<(String, Vec<String>)> {
 ///
 /// # Panics
 /// Where a rejected message leaves something behind, a detail names no place, points are outside the limits, what is no JSON
-/// is taken, or a number or a time is read otherwise than by others.
+/// is taken, a field that is unknown is not counted, or a number or a time is read otherwise than by others.
 pub fn message(input: &[u8]) {
     for kind in [Kind::Points, Kind::Series] {
         decode(kind, input);
     }
+    // Any bytes as headers: they are refused or not.
+    drop(Decoder::new(limits()).check_envelope(Some(input), Some(input)));
     if let Ok(text) = std::str::from_utf8(input) {
         if text.starts_with(|c: char| c == '-' || c.is_ascii_digit()) && is_json(input) && text.trim_end() == text {
             number(text);
@@ -62,6 +71,9 @@ fn decode(kind: Kind, payload: &[u8]) {
         }
         Ok(message) => {
             check_points(&message, &points, before.0.len());
+            let mut strict = Decoder::new(Limits { deny_unknown_fields: true, ..limits() });
+            let is_strict = strict.decode(kind, Some(payload), &mut Points::default()).is_ok();
+            assert_eq!(is_strict, decoder.take_unknown_fields() == 0, "what is counted is what can be denied");
             // What only Python writes, serde does not read.
             let has_word = |word: &[u8]| payload.windows(word.len()).any(|window| window == word);
             if !has_word(b"NaN") && !has_word(b"Infinity") {

@@ -42,8 +42,8 @@ pub struct Letter {
     pub headers: Vec<(String, Option<Vec<u8>>)>,
     /// The payload.
     pub payload: Option<Vec<u8>>,
-    /// The payload's full length, where only its head is there.
-    pub cut_from: Option<i64>,
+    /// Of what only the head is there, `key`, `headers` or `payload`, each with its full length.
+    pub cut_from: Vec<(&'static str, i64)>,
     /// Whether it could not be decoded; else the database has refused it.
     pub undecodable: bool,
     /// A word of the closed list.
@@ -223,7 +223,14 @@ impl DeadLetterTopic {
             ("exception.message", letter.detail.clone()),
             ("exception.stacktrace", format!("{}: {}", letter.reason, letter.detail)),
         ];
-        ours.extend(letter.cut_from.map(|bytes| ("payload.bytes", bytes.to_string())));
+        for (part, bytes) in &letter.cut_from {
+            let name = match *part {
+                "key" => "key.bytes",
+                "headers" => "headers.bytes",
+                _ => "payload.bytes",
+            };
+            ours.push((name, bytes.to_string()));
+        }
         let mut all = OwnedHeaders::new_with_capacity(letter.headers.len() + ours.len());
         for (key, value) in &letter.headers {
             all = all.insert(Header { key, value: value.as_deref() });

@@ -7,8 +7,8 @@ use std::collections::HashSet;
 
 use super::json::{Cursor, Fault};
 use super::timestamp::{self, Unit};
-use super::{Kind, Limits, Message, Reason, Rejected, SeriesCreate};
-use crate::batch::{KeyIndex, Points, SeriesIndex};
+use super::{Kind, Limits, Message, Reason, Rejected, SeriesCreate, VERSION, VERSION_HEADER};
+use crate::batch::{KeyIndex, Points, SeriesIndex, headers};
 
 /// Decodes messages. It keeps its buffers from message to message.
 #[derive(Debug)]
@@ -16,6 +16,7 @@ pub struct Decoder {
     limits: Limits,
     rejected_series: HashSet<String>,
     times: Vec<i64>,
+    unknown_fields: usize,
 }
 
 /// The names of the fields that mean something; others are passed over.
@@ -44,12 +45,40 @@ struct Fields<'a> {
 impl Decoder {
     /// A decoder with these limits.
     pub fn new(limits: Limits) -> Self {
-        Self { limits, rejected_series: HashSet::new(), times: Vec::new() }
+        Self { limits, rejected_series: HashSet::new(), times: Vec::new(), unknown_fields: 0 }
     }
 
     /// From now on points of these series are rejected, instead of those named before.
     pub fn reject_series(&mut self, ids: impl IntoIterator<Item = String>) {
         self.rejected_series = ids.into_iter().collect();
+    }
+
+    /// How many fields that mean nothing there were since this was last asked.
+    pub fn take_unknown_fields(&mut self) -> usize {
+        std::mem::take(&mut self.unknown_fields)
+    }
+
+    /// Looks at what stands beside a payload; `headers` are in the form of [`headers`].
+    ///
+    /// # Errors
+    /// Where key or headers are too long, or the message is of another version than this program's.
+    pub fn check_envelope(&self, key: Option<&[u8]>, headers: Option<&[u8]>) -> Result<(), Rejected> {
+        for (what, bytes) in [("key has", key), ("headers have", headers)] {
+            let (length, limit) = (bytes.map_or(0, <[u8]>::len), self.limits.max_bytes);
+            if length > limit {
+                let detail = format!("the {what} {length} bytes, more than the {limit} allowed");
+                return Err(Rejected::new(Reason::TooLarge, detail));
+            }
+        }
+        for (_, value) in headers::iterate(headers.unwrap_or_default()).filter(|(name, _)| *name == VERSION_HEADER) {
+            if value != Some(VERSION.as_bytes()) {
+                let found =
+                    value.map_or_else(|| "no value".to_owned(), |value| quoted(&String::from_utf8_lossy(value)));
+                let detail = format!("header {VERSION_HEADER}: expected {VERSION:?}, found {found}");
+                return Err(Rejected::new(Reason::Schema, detail));
+            }
+        }
+        Ok(())
     }
 
     /// Decodes a payload, and adds its points to `points`; nothing of a rejected message is added. `kind` is what the
@@ -79,7 +108,7 @@ impl Decoder {
         if payload.starts_with("\u{feff}".as_bytes()) {
             return Err(Rejected::new(Reason::Syntax, "a byte order mark stands before the JSON (byte 0)"));
         }
-        let fields = Fields::find(payload)?;
+        let fields = Fields::find(payload, self.limits.deny_unknown_fields, &mut self.unknown_fields)?;
         Ok(match fields.kind(kind)? {
             Kind::Series => Message::SeriesCreate(self.series_create(&fields)?),
             Kind::Points => Message::PointBatch { points: self.point_batch(&fields, points)? },
@@ -242,7 +271,13 @@ impl Decoder {
         Ok(())
     }
 
-    fn rows(&self, cursor: &mut Cursor<'_>, series: SeriesIndex, unit: Unit, points: &mut Points) -> Result<(), Fault> {
+    fn rows(
+        &mut self,
+        cursor: &mut Cursor<'_>,
+        series: SeriesIndex,
+        unit: Unit,
+        points: &mut Points,
+    ) -> Result<(), Fault> {
         let mut count = 0;
         let mut next = cursor.first_element()?;
         while next.is_some() {
@@ -256,7 +291,13 @@ impl Decoder {
         Ok(())
     }
 
-    fn row(&self, cursor: &mut Cursor<'_>, series: SeriesIndex, unit: Unit, points: &mut Points) -> Result<(), Fault> {
+    fn row(
+        &mut self,
+        cursor: &mut Cursor<'_>,
+        series: SeriesIndex,
+        unit: Unit,
+        points: &mut Points,
+    ) -> Result<(), Fault> {
         enum Field {
             Timestamp,
             Column,
@@ -265,13 +306,20 @@ impl Decoder {
         }
         let start = cursor.position();
         let (mut time, mut column, mut value) = (None, None, None);
-        let field = |key: &str| match key {
-            "timestamp" => Field::Timestamp,
-            "column_name" => Field::Column,
-            "value" => Field::Value,
-            _ => Field::Other,
+        let (deny, unknown) = (self.limits.deny_unknown_fields, &mut self.unknown_fields);
+        let mut field = |key: &str, at: usize| {
+            Ok(match key {
+                "timestamp" => Field::Timestamp,
+                "column_name" => Field::Column,
+                "value" => Field::Value,
+                other => {
+                    pass_over(other, at, deny, unknown)?;
+                    Field::Other
+                }
+            })
         };
-        let mut next = cursor.first_key()?.map(field);
+        let mut at_key = cursor.next_quote();
+        let mut next = cursor.first_key()?.map(|key| field(key, at_key)).transpose()?;
         while let Some(found) = next {
             let peek = cursor.peek()?;
             let at = cursor.position();
@@ -297,7 +345,8 @@ impl Decoder {
             if let Some(field) = twice {
                 return Err(Fault::new(Reason::Schema, at, "the field is there twice").under(field));
             }
-            next = cursor.next_key()?.map(field);
+            at_key = cursor.next_quote();
+            next = cursor.next_key()?.map(|key| field(key, at_key)).transpose()?;
         }
         match (time, column, value) {
             (Some(time), Some(column), Some(value)) => {
@@ -312,11 +361,19 @@ impl Decoder {
 }
 
 impl<'a> Fields<'a> {
-    fn find(message: &'a [u8]) -> Result<Self, Fault> {
+    /// Finds the fields of a message; those that mean nothing are added to `unknown`, or denied.
+    fn find(message: &'a [u8], deny: bool, unknown: &mut usize) -> Result<Self, Fault> {
         let mut starts = [None; FIELDS.len()];
         let mut cursor = Cursor::at(message, 0);
-        let index = |key: &str| FIELDS.iter().position(|field| *field == key);
-        let mut next = cursor.first_key()?.map(index);
+        let mut index = |key: &str, at: usize| {
+            let index = FIELDS.iter().position(|field| *field == key);
+            if index.is_none() {
+                pass_over(key, at, deny, unknown)?;
+            }
+            Ok(index)
+        };
+        let mut at = cursor.next_quote();
+        let mut next = cursor.first_key()?.map(|key| index(key, at)).transpose()?;
         while let Some(field) = next {
             let start = cursor.skip().map_err(|fault| match field {
                 Some(field) => fault.under(FIELDS[field]),
@@ -327,7 +384,8 @@ impl<'a> Fields<'a> {
             {
                 return Err(Fault::new(Reason::Schema, start, "the field is there twice").under(FIELDS[field]));
             }
-            next = cursor.next_key()?.map(index);
+            at = cursor.next_quote();
+            next = cursor.next_key()?.map(|key| index(key, at)).transpose()?;
         }
         let end = cursor.position();
         cursor.finish()?;
@@ -398,6 +456,23 @@ fn name(at: usize, text: &str, max_bytes: usize) -> Result<&str, Fault> {
         return Err(Fault::new(Reason::Limits, at, what));
     }
     Ok(text)
+}
+
+/// Counts a field that means nothing, or refuses it.
+fn pass_over(key: &str, at: usize, deny: bool, unknown: &mut usize) -> Result<(), Fault> {
+    *unknown += 1;
+    if deny {
+        let what = format!("the field {} is unknown, and message.deny_unknown_fields allows none", quoted(key));
+        return Err(Fault::new(Reason::Schema, at, what));
+    }
+    Ok(())
+}
+
+/// The head of a text that may be anything.
+fn quoted(text: &str) -> String {
+    const SHOWN: usize = 100;
+    let head: String = text.chars().take(SHOWN).collect();
+    format!("{head:?}{}", if head.len() < text.len() { "…" } else { "" })
 }
 
 fn missing(at: usize, field: &str) -> Fault {

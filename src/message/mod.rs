@@ -65,10 +65,15 @@ pub struct SeriesCreate {
     pub value_columns: Vec<String>,
 }
 
+/// The header by which a producer may say of which version of the contract a message is.
+pub const VERSION_HEADER: &str = "series-ingest-version";
+/// The one version there is.
+const VERSION: &str = "1";
+
 /// What a message may be at most; beyond it, it is rejected.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// The length of a message, in bytes.
+    /// The length of a message, of its key and of its headers, in bytes each.
     pub max_bytes: usize,
     /// The points of a message, and the columns that it names.
     pub max_points: usize,
@@ -78,6 +83,8 @@ pub struct Limits {
     pub min_us: i64,
     /// The first time that is no longer accepted, in microseconds since the Unix epoch.
     pub max_us: i64,
+    /// Whether a field that means nothing is a fault, instead of being passed over.
+    pub deny_unknown_fields: bool,
 }
 
 /// Why a message is rejected: a closed list, because it is a metric's label and a column to filter by.

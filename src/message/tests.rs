@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::batch::Points;
+use crate::batch::{Points, headers};
 
 const YEAR_1900_US: i64 = -2_208_988_800_000_000;
 const YEAR_2200_US: i64 = 7_258_118_400_000_000;
@@ -9,7 +9,14 @@ const YEAR_2200_US: i64 = 7_258_118_400_000_000;
 const START_S: i64 = 1_325_376_000;
 
 fn limits() -> Limits {
-    Limits { max_bytes: 100_000, max_points: 1000, max_name_bytes: 100, min_us: YEAR_1900_US, max_us: YEAR_2200_US }
+    Limits {
+        max_bytes: 100_000,
+        max_points: 1000,
+        max_name_bytes: 100,
+        min_us: YEAR_1900_US,
+        max_us: YEAR_2200_US,
+        deny_unknown_fields: false,
+    }
 }
 
 type Row = (String, String, i64, f64);
@@ -332,6 +339,66 @@ fn rejected_messages_have_their_reason_and_place() {
     }
     let rejected = decode_bytes(b"{\"time_series_id\":\"\xff\",\"points\":[]}").unwrap_err();
     assert_eq!((rejected.reason, rejected.detail.as_str()), (Reason::Encoding, "the payload is not UTF-8 (byte 19)"));
+}
+
+#[test]
+fn fields_that_mean_nothing_are_counted_or_denied() {
+    let batch =
+        r#"{"time_series_id":"s","unit":"C","points":[{"timestamp":0,"column_name":"c","value":1,"n":0}],"":0}"#;
+    for (payload, count, denied) in [
+        (batch, 3, r#"the field "unit" is unknown, and message.deny_unknown_fields allows none (byte 22)"#),
+        (&batch.replace(r#""unit":"C","#, "").replace(r#","":0"#, ""), 1, r#"points[0]: the field "n" is unknown"#),
+        (r#"{"type":"series-create","id":"s","unit":"C"}"#, 1, r#"the field "unit" is unknown"#),
+        (r#"{"type":"series-create","id":"s","\u0000":0}"#, 1, r#"the field "\0" is unknown"#),
+        (r#"{"type":"series-create","id":"s","name":"S"}"#, 0, ""),
+    ] {
+        let mut decoder = Decoder::new(limits());
+        decoder.decode(Kind::Points, Some(payload.as_bytes()), &mut Points::default()).unwrap();
+        assert_eq!((decoder.take_unknown_fields(), decoder.take_unknown_fields()), (count, 0), "{payload}");
+        let mut strict = Decoder::new(Limits { deny_unknown_fields: true, ..limits() });
+        let mut points = Points::default();
+        match strict.decode(Kind::Points, Some(payload.as_bytes()), &mut points) {
+            Ok(_) => assert_eq!(count, 0, "{payload}"),
+            Err(rejected) => {
+                assert_eq!(rejected.reason, Reason::Schema, "{payload}");
+                assert!(rejected.detail.contains(denied) && count > 0, "{}", rejected.detail);
+                assert!(points.series_columns().is_empty(), "{payload}");
+            }
+        }
+    }
+    let long = format!(r#"{{"id":"s","{}":0}}"#, "x".repeat(50_000));
+    let mut strict = Decoder::new(Limits { deny_unknown_fields: true, ..limits() });
+    let rejected = strict.decode(Kind::Series, Some(long.as_bytes()), &mut Points::default()).unwrap_err();
+    assert!(rejected.detail.len() < 200, "the field's name is cut");
+}
+
+#[test]
+fn what_stands_beside_the_payload_has_limits_and_a_version() {
+    let decoder = Decoder::new(limits());
+    let of = |headers: &[(&str, Option<&[u8]>)]| headers::encode(headers.iter().copied());
+    for good in [
+        of(&[]),
+        of(&[(VERSION_HEADER, Some(b"1"))]),
+        of(&[("another", Some(b"2")), ("", None), (VERSION_HEADER, Some(b"1")), (VERSION_HEADER, Some(b"1"))]),
+        Some(b"no headers at all".to_vec()),
+    ] {
+        assert_eq!(decoder.check_envelope(Some(b"key"), good.as_deref()), Ok(()), "{good:?}");
+    }
+    for (headers, found) in [
+        (of(&[(VERSION_HEADER, Some(b"2"))]), r#""2""#),
+        (of(&[(VERSION_HEADER, Some(b"1")), (VERSION_HEADER, Some(b"\0\xff"))]), "\"\\0\u{fffd}\""),
+        (of(&[("another", None), (VERSION_HEADER, None)]), "no value"),
+    ] {
+        let rejected = decoder.check_envelope(None, headers.as_deref()).unwrap_err();
+        let detail = format!("header series-ingest-version: expected \"1\", found {found}");
+        assert_eq!((rejected.reason, rejected.detail), (Reason::Schema, detail));
+    }
+    let long = vec![b'x'; 100_001];
+    for (key, headers, what) in [(Some(&long), None, "key has"), (None, Some(&long), "headers have")] {
+        let rejected = decoder.check_envelope(key.map(Vec::as_slice), headers.map(Vec::as_slice)).unwrap_err();
+        let detail = format!("the {what} 100001 bytes, more than the 100000 allowed");
+        assert_eq!((rejected.reason, rejected.detail), (Reason::TooLarge, detail));
+    }
 }
 
 #[test]

@@ -146,13 +146,13 @@ impl Copies {
         (done, problem)
     }
 
-    /// The letter with its whole payload, as far as Kafka still has it.
+    /// The letter with all of its message, as far as Kafka still has it.
     ///
     /// # Errors
     /// Where Kafka does not answer, in words.
     fn whole(&self, letter: LetterToPublish) -> Result<Letter, String> {
+        let cut_from = letter.cut().into_iter().map(|cut| (cut.part, cut.bytes)).collect();
         let (cluster_id, topic, topic_id) = letter.source;
-        let has = letter.payload.as_ref().map_or(0, |payload| payload.len() as i64);
         let mut copy = Letter {
             partition: letter.partition,
             offset: letter.offset,
@@ -160,7 +160,7 @@ impl Copies {
             key: letter.key,
             headers: owned(letter.headers.as_deref()),
             payload: letter.payload,
-            cut_from: (has < letter.payload_bytes).then_some(letter.payload_bytes),
+            cut_from,
             undecodable: ![Reason::UnknownSeries, Reason::RejectedByDatabase]
                 .iter()
                 .any(|reason| reason.as_str() == letter.reason),
@@ -168,7 +168,7 @@ impl Copies {
             detail: letter.detail,
             topic,
         };
-        if copy.cut_from.is_some() {
+        if !copy.cut_from.is_empty() {
             // What its messages are is not asked here.
             let source = Source { kind: Kind::Points, cluster_id, topic: copy.topic.clone(), topic_id };
             match self.rereader.read(&source, copy.partition, copy.offset) {
@@ -176,7 +176,7 @@ impl Copies {
                     copy.key = whole.key;
                     copy.headers = owned(whole.headers.as_deref());
                     copy.payload = whole.payload;
-                    copy.cut_from = None;
+                    copy.cut_from.clear();
                 }
                 Ok(None) => {}
                 Err(failure) => {

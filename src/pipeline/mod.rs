@@ -269,6 +269,7 @@ impl Pipeline {
     fn fill(&mut self, set: MessageSet) {
         let source = Arc::clone(set.source());
         let counts = self.filling.push(set, &mut self.decoder);
+        metrics::unknown_fields(counts.unknown_fields as u64);
         for (kind, count) in counts.by_type().into_iter().filter(|(_, count)| *count > 0) {
             metrics::messages_received(&source.topic, kind, count as u64);
         }

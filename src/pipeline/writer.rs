@@ -13,6 +13,7 @@ use crate::database::{Applied, Class, Database, Path};
 use crate::journal::{JournalHandle, ReadError, Record};
 use crate::kafka::lookup::Lookup;
 use crate::message::{Decoder, Limits, Rejected};
+use crate::telemetry::metrics;
 
 /// What became of a batch.
 #[derive(Debug, Default)]
@@ -95,7 +96,8 @@ impl Writer {
             outcome.intervals.push(interval.clone());
             match journal.read(record).await {
                 Ok(set) => {
-                    batch.push(set, &mut decoder);
+                    let counts = batch.push(set, &mut decoder);
+                    metrics::unknown_fields(counts.unknown_fields as u64);
                     messages.resize(batch.message_bytes());
                 }
                 Err(failure @ ReadError::Damaged(_)) => {

@@ -17,6 +17,8 @@ const KAFKA_LAG_SECONDS: &str = "series_ingest_kafka_lag_seconds";
 const REBALANCES: &str = "series_ingest_rebalances_total";
 const GAPS: &str = "series_ingest_gaps_total";
 const MESSAGES: &str = "series_ingest_messages_total";
+const UNKNOWN_FIELDS: &str = "series_ingest_unknown_fields_total";
+const SERIES_CONFLICTS: &str = "series_ingest_series_conflicts_total";
 const DEAD_LETTERS: &str = "series_ingest_dead_letters_total";
 const DEAD_LETTERS_ONLY_COUNTED: &str = "series_ingest_dead_letters_only_counted_total";
 const DEAD_LETTERS_PUBLISHED: &str = "series_ingest_dead_letters_published_total";
@@ -108,6 +110,13 @@ pub const METRICS: &[Metric] = &[
         kind: Kind::Counter,
         labels: &["topic", "type"],
         help: "Messages read from Kafka; one that is read again counts again",
+    },
+    Metric { name: UNKNOWN_FIELDS, kind: Kind::Counter, labels: &[], help: "Fields of messages that mean nothing" },
+    Metric {
+        name: SERIES_CONFLICTS,
+        kind: Kind::Counter,
+        labels: &[],
+        help: "Definitions of series that differ from what another message says of the same series",
     },
     Metric {
         name: DEAD_LETTERS,
@@ -337,6 +346,16 @@ pub fn points_duplicate(n: u64) {
     counter!(POINTS_DUPLICATE).increment(n);
 }
 
+/// `n` fields of messages mean nothing.
+pub fn unknown_fields(n: u64) {
+    counter!(UNKNOWN_FIELDS).increment(n);
+}
+
+/// `n` definitions of series differ from those of other messages.
+pub fn series_conflicts(n: u64) {
+    counter!(SERIES_CONFLICTS).increment(n);
+}
+
 /// A message became a dead letter.
 pub fn dead_letter(reason: &'static str) {
     counter!(DEAD_LETTERS, "reason" => reason).increment(1);
@@ -527,6 +546,8 @@ mod tests {
         points_written(1);
         points_skipped(1);
         points_duplicate(1);
+        unknown_fields(1);
+        series_conflicts(1);
         dead_letter("bad-json");
         dead_letters_only_counted(1);
         dead_letters_published("delivered", 1);

@@ -222,6 +222,88 @@ async fn letters_are_found_shown_exported_and_deleted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_cut_of_a_key_and_of_headers_shows() {
+    let Some(bed) = Bed::new("cut_key", 1).await else { return };
+    let topic = format!("{}.dead", bed.name);
+    bed.broker.create(&topic, 1, &[]).await;
+    let (key, value) = ("k".repeat(70_000), "v".repeat(70_000));
+    for _ in 0..2 {
+        let headers = [("first", "1"), ("long", value.as_str())];
+        bed.producer.send_with_headers(&bed.points_topic, 0, &key, Some(b"{"), &headers);
+    }
+    bed.producer.send_with_headers(&bed.points_topic, 0, "k", Some(b"{"), &[("first", "1")]);
+    take(&bed, &[]).await;
+    let exported = dead_letter(&bed, &[], &["export"]);
+    let exported: Vec<Value> = exported.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let headers_bytes = 4 + 5 + 4 + 1 + 4 + 4 + 4 + 70_000;
+    for letter in &exported[..2] {
+        assert_eq!(letter["cut"], serde_json::json!(["key", "headers"]));
+        assert_eq!((&letter["key_bytes"], &letter["headers_bytes"]), (&70_000.into(), &headers_bytes.into()));
+        assert_eq!(letter["key"].as_str().unwrap().len(), 65_536);
+        assert_eq!(letter["headers"], serde_json::json!([{"name": "first", "value": "1"}]), "what is whole is there");
+    }
+    assert_eq!((&exported[2]["cut"], &exported[2]["key_bytes"]), (&serde_json::json!([]), &1.into()));
+    let shown = dead_letter(&bed, &[], &["show", &exported[0]["id"].to_string()]);
+    for what in ["key", "headers"] {
+        assert!(shown.contains(&format!("only the first 65536 bytes of the {what} are here")), "{shown:.300}");
+    }
+    assert!(!dead_letter(&bed, &[], &["show", &exported[2]["id"].to_string()]).contains("only the first"));
+    // Copies have all of it, as long as Kafka has.
+    bed.broker.delete_records(&bed.points_topic, 0, 1).await;
+    bed.client.batch_execute("update ingest_dead_letter set to_publish = true").await.unwrap();
+    let worker = bed.worker(&[("SERIES_INGEST__KAFKA__DEAD_LETTER_TOPIC", topic.as_str())]);
+    until(60, "all are published", async || bed.broker.offsets(&topic, 0).len() == 3).await;
+    for (record, (length, whole)) in
+        bed.broker.records(&topic, 0).iter().zip([(65_536, false), (70_000, true), (1, true)])
+    {
+        let header = |name: &str| {
+            let found = record.headers().unwrap().iter().find(|header| header.key == name)?;
+            Some(String::from_utf8(found.value?.to_vec()).unwrap())
+        };
+        assert_eq!((record.key().unwrap().len(), header("first")), (length, Some("1".to_owned())));
+        assert_eq!(header("long").is_some(), whole && length > 1);
+        let marks = ["key", "headers"].map(|what| header(&format!("__connect.errors.{what}.bytes")));
+        let expected = if whole { [None, None] } else { [Some("70000".to_owned()), Some(headers_bytes.to_string())] };
+        assert_eq!(marks, expected);
+    }
+    drop(worker);
+    bed.broker.delete(&[&topic]).await;
+    bed.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fields_and_versions_that_are_not_known_are_counted_and_refused() {
+    let Some(bed) = Bed::new("unknown_fields", 1).await else { return };
+    let message = r#"{"time_series_id":"s","timestamps":[0],"columns":{"c":[1]},"unit":"C","site":7}"#;
+    let send = || {
+        for version in [&[][..], &[("series-ingest-version", "1")], &[("series-ingest-version", "2")]] {
+            bed.producer.send_with_headers(&bed.points_topic, 0, "s", Some(message.as_bytes()), version);
+        }
+        bed.producer.flush();
+    };
+    let metric = "series_ingest_unknown_fields_total";
+    let refused = "select count(*) from ingest_dead_letter where reason = 'schema' and detail like $1";
+    let refused = async |like: &str| -> i64 { bed.client.query_one(refused, &[&like]).await.unwrap().get(0) };
+    send();
+    let mut worker = bed.worker(&[]);
+    bed.until_applied(60).await;
+    assert_eq!(worker.metric(metric), Some(4.0));
+    assert_eq!((bed.count_points().await, bed.count(LETTERS).await), (2, 1));
+    assert_eq!(refused("header series-ingest-version: expected \"1\", found \"2\"").await, 1);
+    assert_eq!(worker.terminate(10), Some(0));
+    send();
+    let worker = bed.worker(&[("SERIES_INGEST__MESSAGE__DENY_UNKNOWN_FIELDS", "true")]);
+    bed.until_applied(60).await;
+    assert_eq!((bed.count_points().await, bed.count(LETTERS).await), (2, 4));
+    assert_eq!(refused("the field \"unit\" is unknown, and message.deny_unknown_fields %").await, 2);
+    drop(worker);
+    // What became allowed is written; another version stays one.
+    let done = dead_letter(&bed, &[], &["redrive"]);
+    assert!(done.contains("2 dead letters with 2 points written; 2 rejected again"), "{done}");
+    bed.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_rejected_again_and_again_is_parked_and_takes_no_other_with_it() {
     let Some(bed) = Bed::new("parked", 1).await else { return };
     bed.client

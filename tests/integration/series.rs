@@ -105,3 +105,44 @@ async fn points_of_a_series_deleted_meanwhile_make_it_again() {
     drop(worker);
     bed.remove().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn definitions_that_differ_are_counted() {
+    let Some(bed) = Bed::new("conflicts", 1).await else { return };
+    let worker = bed.worker(&[]);
+    let counted = || worker.metric("series_ingest_series_conflicts_total");
+    // A placeholder is no definition, and the same one again does not differ.
+    bed.producer.send(&bed.points_topic, 0, "s", Some(points("s", "c").as_bytes()));
+    bed.producer.flush();
+    bed.until_applied(60).await;
+    let done = "select next_offset from ingest_progress as p join ingest_source as s on s.id = p.source_id
+                where s.topic like '%.series'";
+    let mut offset = 0;
+    for (definitions, conflicts) in [
+        (&[r#"{"id":"s","value_columns":["a"]}"#, r#"{"id":"s","name":"s","value_columns":["a"]}"#][..], 0.0),
+        (&[r#"{"id":"s","value_columns":["b"]}"#], 1.0),
+        (&[r#"{"id":"s","value_columns":["b"]}"#, r#"{"id":"t"}"#], 1.0),
+        (&[r#"{"id":"t","description":"d"}"#], 2.0),
+    ] {
+        for definition in definitions {
+            bed.producer.send(&bed.series_topic, 0, "s", Some(definition.as_bytes()));
+            offset += 1;
+        }
+        bed.producer.flush();
+        until(60, "they are applied", async || {
+            bed.client.query_opt(done, &[]).await.unwrap().is_some_and(|row| row.get::<_, i64>(0) == offset)
+        })
+        .await;
+        assert_eq!(counted(), Some(conflicts), "{definitions:?}");
+    }
+    drop(worker);
+    // Two in one statement, and an older one than what is stored.
+    for (names, time_ms, conflicts) in [(["new", "new"], 1_i64 << 45, 2), (["older", "new"], 1, 1)] {
+        let sql = "select ingest_define_series(array['s', 's'], $1, array[null, null], array[null, null],
+                       array['[\"b\"]', '[\"b\"]'], array[$2::bigint, $2], array[1, 1], array[0, 0], array[7::bigint, 8])";
+        let names = names.map(str::to_owned).to_vec();
+        let found: i64 = bed.client.query_one(sql, &[&names, &time_ms]).await.unwrap().get(0);
+        assert_eq!(found, conflicts, "{names:?}");
+    }
+    bed.remove().await;
+}
