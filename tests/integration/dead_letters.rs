@@ -10,7 +10,9 @@ use serde_json::Value;
 
 use crate::claims::plant;
 use crate::support::bed::{Bed, connect};
+use crate::support::certificates::Authority;
 use crate::support::data::{Difference, Published};
+use crate::support::secure_broker::SecureBroker;
 use crate::support::until;
 use crate::support::worker::{command, run, text};
 
@@ -222,6 +224,36 @@ async fn letters_are_found_shown_exported_and_deleted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn without_a_terminal_nothing_is_deleted_but_by_yes() {
+    use std::io::Write as _;
+    let Some(bed) = Bed::new("purge", 1).await else { return };
+    for _ in 0..3 {
+        bed.producer.send(&bed.points_topic, 0, "s", Some(b"{"));
+    }
+    take(&bed, &[("SERIES_INGEST__DEAD_LETTER__MAX_ROWS", "1")]).await;
+    assert_counted(&bed, 2, 1, 0).await;
+    // An answer that comes by a pipe is nobody's.
+    for answer in ["", "y\n", "yes\n"] {
+        let mut purge = command(&bed.environment())
+            .args(["dead-letter", "purge", "--counts"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // It may have ended by now.
+        drop(purge.stdin.take().unwrap().write_all(answer.as_bytes()));
+        let output = purge.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(64), "{answer:?}: {}", text(&output));
+        assert!(text(&output).contains("2 dead letters: add --yes to delete them"), "{}", text(&output));
+        assert_counted(&bed, 2, 1, 0).await;
+    }
+    assert!(dead_letter(&bed, &[], &["purge", "--yes"]).contains("2 dead letters deleted"));
+    assert_counted(&bed, 0, 1, 0).await;
+    bed.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_cut_of_a_key_and_of_headers_shows() {
     let Some(bed) = Bed::new("cut_key", 1).await else { return };
     let topic = format!("{}.dead", bed.name);
@@ -300,6 +332,47 @@ async fn fields_and_versions_that_are_not_known_are_counted_and_refused() {
     // What became allowed is written; another version stays one.
     let done = dead_letter(&bed, &[], &["redrive"]);
     assert!(done.contains("2 dead letters with 2 points written; 2 rejected again"), "{done}");
+    bed.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn copies_wait_in_their_rows_while_kafka_is_away() {
+    let test = "published_later";
+    let Some(broker) = SecureBroker::start(test, &Authority::new("ours")).await else { return };
+    let bed = Bed::on_broker(&broker.plain, test, 1).await;
+    let topic = format!("{}.dead", bed.name);
+    bed.broker.create(&topic, 1, &[]).await;
+    for number in 0..5 {
+        bed.producer.send(&bed.points_topic, 0, &format!("key-{number}"), Some(b"{"));
+    }
+    bed.producer.flush();
+    let lock = connect(&bed.url).await;
+    lock.batch_execute("begin; lock table ingest_dead_letter in share mode").await.unwrap();
+    let worker = bed.worker(&[("SERIES_INGEST__KAFKA__DEAD_LETTER_TOPIC", topic.as_str())]);
+    until(60, "it stores the letters", async || waiting_for_locks(&bed).await >= 1).await;
+    broker.signal("STOP");
+    lock.batch_execute("commit").await.unwrap();
+    let count = |outcome: &str| {
+        let metric = format!("series_ingest_dead_letters_published_total{{outcome=\"{outcome}\"}}");
+        worker.metric(&metric).unwrap_or(0.0)
+    };
+    until(60, "they are tried in vain", async || count("failed") >= 5.0).await;
+    let waiting = "select count(*) from ingest_dead_letter where to_publish";
+    assert_eq!((bed.count(LETTERS).await, bed.count(waiting).await, count("delivered")), (5, 5, 0.0));
+    broker.signal("CONT");
+    until(90, "all are published", async || bed.count(waiting).await == 0).await;
+    until(20, "they are counted", async || count("delivered") == 5.0).await;
+    let mut keys: Vec<String> = bed
+        .broker
+        .records(&topic, 0)
+        .iter()
+        .map(|record| String::from_utf8(record.key().unwrap().to_vec()).unwrap())
+        .collect();
+    // At least once: what was given up may have come to the broker all the same.
+    keys.sort();
+    keys.dedup();
+    assert_eq!(keys, ["key-0", "key-1", "key-2", "key-3", "key-4"]);
+    drop(worker);
     bed.remove().await;
 }
 

@@ -181,6 +181,12 @@ impl SecureBroker {
         self.taps.iter().flat_map(Tap::sent).collect()
     }
 
+    /// Sends it a signal, such as one to freeze it.
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status().unwrap();
+        assert!(status.success());
+    }
+
     /// Writes a file beside the broker's; its path.
     pub fn file(&self, name: &str, text: &str) -> String {
         let path = self.folder.path().join(name);
