@@ -271,7 +271,11 @@ impl ConsumerThread {
                 code @ (RDKafkaErrorCode::BadMessage
                 | RDKafkaErrorCode::BadCompression
                 | RDKafkaErrorCode::NotImplemented),
-            ) => error!(%code, "a message in Kafka's log is damaged; its partition cannot be read past it"),
+            ) => error!(
+                %code,
+                "a message in Kafka's log is damaged, or unpacks to more than receive.message.max.bytes; its partition cannot \
+                 be read past it"
+            ),
             // Brokers come and go; librdkafka reconnects by itself, and lag tells whether it matters.
             KafkaError::MessageConsumption(code) => warn!(%code, "reading from Kafka is disturbed"),
             other => warn!(error = %other, "reading from Kafka is disturbed"),

@@ -12,6 +12,10 @@ const FETCHED_AHEAD_KIB: usize = 16 * 1024;
 /// The bytes that librdkafka may hold of messages fetched ahead.
 pub const FETCHED_AHEAD_BYTES: usize = FETCHED_AHEAD_KIB * 1024;
 
+/// What librdkafka takes of one answer, and up to which it unpacks what is compressed by zstd. Of the other codecs it knows no
+/// limit but the broker's, on what is packed.
+const UNPACKED_BYTES: usize = 100_000_000;
+
 /// The properties of every client of this program: the brokers and the operator's own.
 pub fn client(kafka: &Kafka) -> ClientConfig {
     let mut properties = ClientConfig::new();
@@ -30,6 +34,7 @@ pub fn consumer(kafka: &Kafka) -> ClientConfig {
     let mut properties = ClientConfig::new();
     properties.set("queued.max.messages.kbytes", FETCHED_AHEAD_KIB.to_string());
     properties.set("fetch.max.bytes", (8 * 1024 * 1024).to_string());
+    properties.set("receive.message.max.bytes", UNPACKED_BYTES.to_string());
     properties.set("fetch.wait.max.ms", "100");
     for (name, value) in client(kafka).config_map() {
         properties.set(name, value);

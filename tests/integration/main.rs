@@ -7,6 +7,7 @@
 )]
 
 mod arrival;
+mod bombs;
 mod chunks;
 mod claims;
 mod commands;

@@ -57,7 +57,8 @@ impl Producer {
         producer
     }
 
-    fn with(brokers: &str, properties: &[(&str, &str)]) -> Self {
+    /// With other properties of librdkafka.
+    pub fn with(brokers: &str, properties: &[(&str, &str)]) -> Self {
         let deliveries = Deliveries::default();
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", brokers).set("enable.idempotence", "true").set("linger.ms", "5");
