@@ -124,8 +124,8 @@ fn messages_are_decoded_without_a_tree_of_values() {
 }
 
 #[test]
-fn unsafe_code_is_in_one_file() {
-    assert_eq!(offenders(&["unsafe ", "allow(unsafe_code)"], &["kafka/topic_id.rs"]), [""; 0]);
+fn unsafe_code_is_in_two_files() {
+    assert_eq!(offenders(&["unsafe ", "allow(unsafe_code)"], &["kafka/topic_id.rs", "kafka/headers.rs"]), [""; 0]);
 }
 
 #[test]
@@ -139,7 +139,7 @@ fn metrics_are_named_in_one_file() {
         "histogram!",
         "series_ingest_",
     ];
-    let found: Vec<String> = offenders(&words, &["telemetry/", "cli/demo.rs", "cli/bench.rs"]);
+    let found: Vec<String> = offenders(&words, &["telemetry/", "cli/demo.rs", "cli/bench/"]);
     assert_eq!(found, [""; 0]);
 }
 

@@ -2,31 +2,30 @@
 //! length as a little-endian int32; -1 says that there is no value, as in Kafka's format.
 
 /// The headers as bytes; `None` where there are none.
-pub fn encode<'a>(headers: impl IntoIterator<Item = (&'a str, Option<&'a [u8]>)>) -> Option<Vec<u8>> {
+pub fn encode<'a>(headers: impl IntoIterator<Item = (&'a [u8], Option<&'a [u8]>)>) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
     let length = |part: &[u8]| i32::try_from(part.len()).expect("Kafka's lengths are int32").to_le_bytes();
     for (name, value) in headers {
-        bytes.extend_from_slice(&length(name.as_bytes()));
-        bytes.extend_from_slice(name.as_bytes());
+        bytes.extend_from_slice(&length(name));
+        bytes.extend_from_slice(name);
         bytes.extend_from_slice(&value.map_or((-1_i32).to_le_bytes(), length));
         bytes.extend_from_slice(value.unwrap_or_default());
     }
     (!bytes.is_empty()).then_some(bytes)
 }
 
-/// The headers of `bytes`, up to where they are cut or are none.
+/// The headers of `bytes`, up to where they are cut or are none; what is not UTF-8 of a name is replaced.
 pub fn decode(bytes: &[u8]) -> Vec<(String, Option<&[u8]>)> {
-    iterate(bytes).map(|(name, value)| (name.to_owned(), value)).collect()
+    iterate(bytes).map(|(name, value)| (String::from_utf8_lossy(name).into_owned(), value)).collect()
 }
 
-/// The same, one after the other.
-pub fn iterate(mut bytes: &[u8]) -> impl Iterator<Item = (&str, Option<&[u8]>)> {
+/// The same as they are, one after the other.
+pub fn iterate(mut bytes: &[u8]) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
     std::iter::from_fn(move || {
         let (name, rest) = part(bytes)?;
-        let name = std::str::from_utf8(name?).ok()?;
         let (value, rest) = part(rest)?;
         bytes = rest;
-        Some((name, value))
+        Some((name?, value))
     })
     .fuse()
 }
@@ -48,7 +47,7 @@ mod tests {
     fn headers_come_back_and_what_is_cut_is_left_out() {
         let headers =
             [("trace", Some(&b"\xff\0"[..])), ("none", None), ("", Some(&b""[..])), ("trace", Some(&b"2"[..]))];
-        let bytes = encode(headers).unwrap();
+        let bytes = encode(headers.map(|(name, value)| (name.as_bytes(), value))).unwrap();
         let expected = headers.map(|(name, value)| (name.to_owned(), value));
         assert_eq!(decode(&bytes), expected);
         for end in 0..bytes.len() {
@@ -57,5 +56,7 @@ mod tests {
         }
         assert_eq!(encode([]), None);
         assert_eq!(decode(&[0xff; 9]), []);
+        let odd = encode([(&b"\xffa"[..], Some(&b"1"[..]))]).unwrap();
+        assert_eq!(decode(&odd), [("\u{fffd}a".to_owned(), Some(&b"1"[..]))]);
     }
 }

@@ -8,17 +8,18 @@ use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Headers, Message as _};
+use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::mpsc::UnboundedSender;
 use tracing::{debug, error, info, warn};
 
 use super::assignment::{Assignment, Reader};
 use super::context::{Context, Notice, log_failure, positions};
+use super::headers;
 use super::login::Login;
 use super::lookup::TopicPartition;
 use super::settings;
-use crate::batch::{Budget, MessageSet, RawMessage, Source, headers};
+use crate::batch::{Budget, MessageSet, RawMessage, Source};
 use crate::config::Kafka;
 use crate::telemetry::health::{Component, Health};
 use crate::telemetry::metrics;
@@ -480,8 +481,7 @@ fn take<'a>(assignment: &'a mut Assignment, message: &BorrowedMessage<'_>) -> Op
     let owned = assignment.get(message.topic(), message.partition())?;
     let epoch = owned.epoch;
     let reader = owned.reader.as_mut()?;
-    let headers = message.headers().into_iter().flat_map(Headers::iter).map(|header| (header.key, header.value));
-    let headers = headers::encode(headers);
+    let headers = headers::of(message);
     let raw = RawMessage {
         offset: message.offset(),
         time_ms: message.timestamp().to_millis(),

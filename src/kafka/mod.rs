@@ -31,6 +31,7 @@ pub mod topic_id;
 mod assignment;
 mod context;
 mod diagnosis;
+mod headers;
 mod login;
 
 pub use rdkafka::error::KafkaError as Error;

@@ -6,13 +6,14 @@ use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
-use rdkafka::message::{Headers as _, Message as _};
+use rdkafka::message::Message as _;
 use rdkafka::{Offset, TopicPartitionList};
 
+use super::headers;
 use super::login::Login;
 use super::lookup::{Lookup, TIMEOUT};
 use super::settings;
-use crate::batch::{Source, headers};
+use crate::batch::Source;
 use crate::config::Kafka;
 
 /// A message as Kafka has it.
@@ -20,7 +21,7 @@ use crate::config::Kafka;
 pub struct Whole {
     /// The key.
     pub key: Option<Vec<u8>>,
-    /// The headers, in the form of [`headers`].
+    /// The headers, in the form of [`headers`](crate::batch::headers).
     pub headers: Option<Vec<u8>>,
     /// The payload.
     pub payload: Option<Vec<u8>>,
@@ -80,10 +81,9 @@ impl Rereader {
             match self.consumer.poll(Duration::from_millis(100)) {
                 None => {}
                 Some(Ok(message)) if message.offset() == offset => {
-                    let named = message.headers().and_then(|all| headers::encode(all.iter().map(|h| (h.key, h.value))));
                     return Ok(Some(Whole {
                         key: message.key().map(<[u8]>::to_vec),
-                        headers: named,
+                        headers: headers::of(&message),
                         payload: message.payload().map(<[u8]>::to_vec),
                     }));
                 }

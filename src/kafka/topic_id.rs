@@ -1,7 +1,7 @@
 //! A topic's id, which tells a topic from another one made later under the same name.
 //!
-//! rdkafka 0.39 has no call for librdkafka's `DescribeTopics`, so this module makes it through the C interface. It is the
-//! only place with `unsafe`, and the reasons are the same everywhere in it: librdkafka's pointers are passed back to it as
+//! rdkafka 0.39 has no call for librdkafka's `DescribeTopics`, so this module makes it through the C interface. The reasons
+//! for `unsafe` are the same everywhere in it: librdkafka's pointers are passed back to it as
 //! its documentation (rdkafka.h, "Admin API - Describe Topic") asks, each object is destroyed once by a guard, and what is
 //! borrowed from a result is copied before the result is destroyed.
 #![allow(unsafe_code)]

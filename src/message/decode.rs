@@ -70,7 +70,9 @@ impl Decoder {
                 return Err(Rejected::new(Reason::TooLarge, detail));
             }
         }
-        for (_, value) in headers::iterate(headers.unwrap_or_default()).filter(|(name, _)| *name == VERSION_HEADER) {
+        for (_, value) in
+            headers::iterate(headers.unwrap_or_default()).filter(|(name, _)| *name == VERSION_HEADER.as_bytes())
+        {
             if value != Some(VERSION.as_bytes()) {
                 let found =
                     value.map_or_else(|| "no value".to_owned(), |value| quoted(&String::from_utf8_lossy(value)));

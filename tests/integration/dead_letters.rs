@@ -304,6 +304,40 @@ async fn what_is_cut_of_a_key_and_of_headers_shows() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn header_names_of_any_bytes_pass() {
+    let Some(bed) = Bed::new("odd_headers", 1).await else { return };
+    let topic = format!("{}.dead", bed.name);
+    bed.broker.create(&topic, 1, &[]).await;
+    let good = br#"{"time_series_id":"s","timestamps":[0],"columns":{"c":[1]}}"#;
+    let names: [&[u8]; 4] = [b"\xff\xfename", b"", b"a\nb\x1b[31m", "\u{202e}".as_bytes()];
+    for payload in [&good[..], b"{"] {
+        for name in names {
+            bed.producer.send_with_odd_header(&bed.points_topic, 0, payload, name, "v");
+        }
+    }
+    bed.producer.flush();
+    let worker = bed.worker(&[("SERIES_INGEST__KAFKA__DEAD_LETTER_TOPIC", topic.as_str())]);
+    bed.until_applied(60).await;
+    assert_eq!((bed.count_points().await, bed.count(LETTERS).await), (4, 4));
+    let exported = dead_letter(&bed, &[], &["export"]);
+    let exported: Vec<Value> = exported.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let shown = names.map(|name| String::from_utf8_lossy(name).into_owned());
+    for (letter, name) in exported.iter().zip(&shown) {
+        assert_eq!(letter["headers"], serde_json::json!([{"name": name, "value": "v"}]));
+        let printed = dead_letter(&bed, &[], &["show", &letter["id"].to_string()]);
+        assert!(!printed.contains('\u{1b}'), "nothing reaches the terminal: {printed:?}");
+    }
+    until(60, "all are published", async || bed.broker.offsets(&topic, 0).len() == 4).await;
+    for (record, name) in bed.broker.records(&topic, 0).iter().zip(&shown) {
+        let first = record.headers().unwrap().get(0);
+        assert_eq!((first.key, first.value), (name.as_str(), Some(&b"v"[..])));
+    }
+    drop(worker);
+    bed.broker.delete(&[&topic]).await;
+    bed.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn fields_and_versions_that_are_not_known_are_counted_and_refused() {
     let Some(bed) = Bed::new("unknown_fields", 1).await else { return };
     let message = r#"{"time_series_id":"s","timestamps":[0],"columns":{"c":[1]},"unit":"C","site":7}"#;

@@ -93,6 +93,15 @@ impl Producer {
         self.enqueue(record(topic, partition, key, payload).headers(all));
     }
 
+    /// With a header whose name is of any bytes.
+    #[allow(unsafe_code, reason = "rdkafka's producer takes a name as text, and only passes its bytes on")]
+    pub fn send_with_odd_header(&self, topic: &str, partition: i32, payload: &[u8], name: &[u8], value: &str) {
+        // SAFETY: nobody looks at the text as such.
+        let key = unsafe { std::str::from_utf8_unchecked(name) };
+        let headers = OwnedHeaders::new().insert(Header { key, value: Some(value) });
+        self.enqueue(record(topic, partition, "key", Some(payload)).headers(headers));
+    }
+
     fn enqueue(&self, mut record: BaseRecord<'_, str, [u8]>) {
         loop {
             match self.producer.send(record) {
