@@ -96,7 +96,7 @@ impl Decoder {
 
     fn message(&mut self, kind: Kind, payload: &[u8], points: &mut Points) -> Result<Message, Rejected> {
         if payload.is_empty() {
-            return Err(Rejected::new(Reason::Syntax, "the payload is empty: expected a JSON object"));
+            return Err(Rejected::new(Reason::Empty, "the payload is empty: expected a JSON object"));
         }
         if payload.len() > self.limits.max_bytes {
             let detail =

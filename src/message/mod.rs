@@ -90,6 +90,8 @@ pub struct Limits {
 /// Why a message is rejected: a closed list, because it is a metric's label and a column to filter by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Reason {
+    /// It has no byte; a null payload is a tombstone.
+    Empty,
     /// It is no JSON.
     Syntax,
     /// It is JSON, but not of the contract's shape.
@@ -112,7 +114,8 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
+        Self::Empty,
         Self::Syntax,
         Self::Schema,
         Self::UnknownType,
@@ -127,6 +130,7 @@ impl Reason {
     /// The word for it in `ingest_dead_letter` and in metrics.
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Empty => "empty",
             Self::Syntax => "syntax",
             Self::Schema => "schema",
             Self::UnknownType => "unknown_type",

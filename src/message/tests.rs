@@ -202,7 +202,7 @@ fn rejected_messages_have_their_reason_and_place() {
     let batch =
         |times: &str, columns: &str| format!(r#"{{"time_series_id":"s","timestamps":{times},"columns":{columns}}}"#);
     let cases: Vec<(String, Reason, &str)> = vec![
-        (String::new(), Reason::Syntax, "empty"),
+        (String::new(), Reason::Empty, "empty"),
         ("{".into(), Reason::Syntax, "(byte 1)"),
         ("\u{feff}{}".into(), Reason::Syntax, "byte order mark"),
         (
