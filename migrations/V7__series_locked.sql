@@ -15,8 +15,9 @@ declare
     foreign_key oid;
     found bigint;
 begin
-    -- What is read of triggers holds until the transaction ends: whoever makes one waits for this lock.
-    lock table time_series_data_points in row exclusive mode;
+    -- What is read of triggers holds until the transaction ends: whoever makes one waits for this lock. The chunks are left out, or
+    -- writers would wait for whatever is done to an old one.
+    lock table only time_series_data_points in row exclusive mode;
     select oid into foreign_key from pg_constraint
     where conrelid = 'time_series_data_points'::regclass and confrelid = 'time_series_metadata'::regclass and contype = 'f';
     if foreign_key is not null then

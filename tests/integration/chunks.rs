@@ -35,6 +35,12 @@ async fn others_write_beside_a_new_chunk(test: &str, extra: &[(&str, &str)]) -> 
     send(&bed, "s", 1_000_000_000);
     bed.producer.flush();
     until(30, "the claim waits behind the points", async || bed.count(WAITING).await == 1).await;
+    // Whoever works on an old chunk, as compression does, keeps no writer waiting.
+    let locked = "select count(*) from pg_locks join pg_class on pg_class.oid = pg_locks.relation
+                  where relname like '\\_hyper\\_%\\_chunk' and mode = 'RowExclusiveLock'
+                      and database = (select oid from pg_database where datname = current_database())";
+    let of_the_copy = if extra.is_empty() { 1 } else { 0 };
+    assert_eq!(bed.count(locked).await, of_the_copy, "the chunk of the points alone");
     // A chunk that is not committed yet is not seen.
     let adding = connect(&bed.url).await;
     adding.batch_execute("set lock_timeout = 500").await.unwrap();
