@@ -27,7 +27,7 @@ impl Reference {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::Locked, Self::Trigger, Self::Absent];
 
-    /// The word that the migrations' function answers, and the label of a metric.
+    /// The word that the migrations' function answers, and that `/status` shows.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Locked => "locked",

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use tracing::debug;
 
+use super::bisect::Copied;
 use super::duplicates::Store;
 use super::error::{Class, Error};
 use super::progress::{Applied, Claim, Resolved};
@@ -158,12 +159,9 @@ impl Database {
         let claim = Claim::new(&intervals, ids)?;
         let store = Store { on_duplicate: self.on_duplicate, ids };
         if path.is_fast() {
-            let rows = self.copy(session, batch, store).await?;
+            let copied = self.copy(session, batch, store, rows, decoder).await?;
             let applied = claim.all(session).await?;
-            let mut written = written(batch, 0, applied);
-            written.stored(rows, batch.points().len());
-            written.only_counted = self.insert_dead_letters(session, ids, batch, &[]).await?;
-            return Ok(written);
+            return self.finish(session, ids, batch, &copied, (0, applied)).await;
         }
         let missing = match path {
             Path::JournalFast | Path::JournalSlow => claim.journaled(session).await?,
@@ -179,68 +177,59 @@ impl Database {
             );
         }
         let part = part.as_ref().unwrap_or(batch);
-        let mut written = written(part, batch.points().len() - part.points().len(), applied);
-        match rows {
-            Rows::Together => {
-                let rows = self.copy(session, part, store).await?;
-                written.stored(rows, part.points().len());
-                written.only_counted = self.insert_dead_letters(session, ids, part, &[]).await?;
-            }
-            Rows::Apart => {
-                let reference = series::lock(session, part.points()).await?;
-                let copied = bisect::copy(session, part, store, decoder).await?;
-                series::restore_triggers(session, reference).await?;
-                written.only_counted = self.insert_dead_letters(session, ids, part, &copied.refused).await?;
-                written.dead_letters.extend(copied.refused.iter().flat_map(letters));
-                written.stored(copied.rows, copied.points);
-            }
-        }
-        Ok(written)
+        let copied = self.copy(session, part, store, rows, decoder).await?;
+        let skipped = batch.points().len() - part.points().len();
+        self.finish(session, ids, part, &copied, (skipped, applied)).await
     }
 
-    /// The number of rows that were added or changed.
-    async fn copy(&self, session: &mut Session, batch: &Batch, store: Store<'_>) -> Result<usize, Error> {
+    /// Copies the points of the batch; of [`Rows::Apart`], those of messages that the server refuses are left out.
+    async fn copy(
+        &self,
+        session: &mut Session,
+        batch: &Batch,
+        store: Store<'_>,
+        rows: Rows,
+        decoder: &mut Decoder,
+    ) -> Result<Copied, Error> {
         let points = batch.points();
         if points.is_empty() {
-            return Ok(0);
+            return Ok(Copied::default());
         }
         let reference = series::lock(session, points).await?;
         self.note_reference(reference);
-        let start = Instant::now();
-        let order = points.order();
-        let rows = store.store(session, batch, &order).await?;
-        metrics::copy_took(start.elapsed());
+        let copied = match rows {
+            Rows::Together => {
+                let start = Instant::now();
+                let rows = store.store(session, batch, &points.order()).await?;
+                metrics::copy_took(start.elapsed());
+                Copied { points: points.len(), rows, refused: Vec::new() }
+            }
+            Rows::Apart => bisect::copy(session, batch, store, decoder).await?,
+        };
         series::restore_triggers(session, reference).await?;
-        Ok(rows)
+        Ok(copied)
     }
 
-    /// Stores the dead letters of a batch and of messages of it that the server has refused.
-    async fn insert_dead_letters(
+    /// Stores the dead letters of a batch whose points are copied, with those of messages that the server has refused. Tells
+    /// what the transaction has done, if it commits.
+    async fn finish(
         &self,
         session: &mut Session,
         ids: &Resolved,
         batch: &Batch,
-        refused: &[Batch],
-    ) -> Result<u64, Error> {
+        copied: &Copied,
+        (skipped, applied): (usize, Vec<Applied>),
+    ) -> Result<Written, Error> {
         let letters: Vec<&DeadLetter> =
-            batch.dead_letters().iter().chain(refused.iter().flat_map(Batch::dead_letters)).collect();
-        dead_letters::insert(session, ids, &letters, self.letters).await
+            batch.dead_letters().iter().chain(copied.refused.iter().flat_map(Batch::dead_letters)).collect();
+        let only_counted = dead_letters::insert(session, ids, &letters, self.letters).await?;
+        Ok(Written {
+            points: copied.rows,
+            skipped,
+            duplicates: copied.points.saturating_sub(copied.rows),
+            dead_letters: letters.into_iter().map(|letter| (letter.at.clone(), letter.rejected.clone())).collect(),
+            only_counted,
+            applied,
+        })
     }
-}
-
-impl Written {
-    /// Notes that so many rows came of so many points.
-    fn stored(&mut self, rows: usize, points: usize) {
-        self.points = rows;
-        self.duplicates = points.saturating_sub(rows);
-    }
-}
-
-fn written(batch: &Batch, skipped: usize, applied: Vec<Applied>) -> Written {
-    let dead_letters = letters(batch).collect();
-    Written { points: batch.points().len(), skipped, duplicates: 0, dead_letters, only_counted: 0, applied }
-}
-
-fn letters(batch: &Batch) -> impl Iterator<Item = (MessageAt, Rejected)> {
-    batch.dead_letters().iter().map(|letter| (letter.at.clone(), letter.rejected.clone()))
 }

@@ -5,6 +5,7 @@ use std::io::{self, Cursor, Read};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use zstd::bulk::Compressor;
 
 use super::format::{ALIGNMENT, COMPRESSED, HEADER, MAX_PAYLOAD_BYTES, RecordHeader, record_bytes};
 use crate::batch::{MessageSet, MessageSetBuilder, RawMessage, Source};
@@ -117,7 +118,7 @@ pub(super) struct Encoded {
 
 /// Encodes message sets, with buffers that are used again.
 pub(super) struct Encoder {
-    compressor: zstd::bulk::Compressor<'static>,
+    compressor: Compressor<'static>,
     effort: Effort,
     /// What is to be compressed.
     plain: Vec<u8>,
@@ -131,16 +132,17 @@ impl std::fmt::Debug for Encoder {
 
 impl Encoder {
     pub(super) fn new() -> io::Result<Self> {
-        let mut compressor = zstd::bulk::Compressor::default();
-        let effort = Effort::Small;
-        effort.level().map_or(Ok(()), |level| compressor.set_compression_level(level))?;
-        Ok(Self { compressor, effort, plain: Vec::new() })
+        let mut encoder = Self { compressor: Compressor::default(), effort: Effort::None, plain: Vec::new() };
+        encoder.set_effort(Effort::Small)?;
+        Ok(encoder)
     }
 
     /// Sets how it compresses from now on; [`Effort::Small`] at first.
     pub(super) fn set_effort(&mut self, effort: Effort) -> io::Result<()> {
         if self.effort != effort {
-            effort.level().map_or(Ok(()), |level| self.compressor.set_compression_level(level))?;
+            if let Some(level) = effort.level() {
+                self.compressor.set_compression_level(level)?;
+            }
             self.effort = effort;
         }
         Ok(())

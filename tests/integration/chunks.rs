@@ -7,13 +7,6 @@ use crate::support::until;
 
 const CHUNKS: &str =
     "select count(*) from timescaledb_information.chunks where hypertable_name = 'time_series_data_points'";
-const WAITING: &str =
-    "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
-
-fn send(bed: &Bed, series: &str, seconds: i64) {
-    let payload = format!(r#"{{"time_series_id":"{series}","timestamps":[{seconds}],"columns":{{"c":[1]}}}}"#);
-    bed.producer.send(&bed.points_topic, 0, series, Some(payload.as_bytes()));
-}
 
 async fn has_timescaledb(bed: &Bed) -> bool {
     bed.count("select count(*) from pg_extension where extname = 'timescaledb'").await == 1
@@ -25,16 +18,16 @@ async fn others_write_beside_a_new_chunk(test: &str, extra: &[(&str, &str)]) -> 
     let bed = Bed::new(test, 1).await?;
     assert!(has_timescaledb(&bed).await, "the stack has TimescaleDB");
     let worker = bed.worker(extra);
-    send(&bed, "s", 0);
+    bed.send_point("s", 0);
     bed.producer.flush();
     bed.until_applied(60).await;
     assert_eq!(bed.count(CHUNKS).await, 1);
 
     let blocker = connect(&bed.url).await;
     blocker.batch_execute("begin; select from ingest_progress for update").await.unwrap();
-    send(&bed, "s", 1_000_000_000);
+    bed.send_point("s", 1_000_000_000);
     bed.producer.flush();
-    until(30, "the claim waits behind the points", async || bed.count(WAITING).await == 1).await;
+    until(30, "the claim waits behind the points", async || bed.waiting_for_locks().await == 1).await;
     // Whoever works on an old chunk, as compression does, keeps no writer waiting.
     let locked = "select count(*) from pg_locks join pg_class on pg_class.oid = pg_locks.relation
                   where relname like '\\_hyper\\_%\\_chunk' and mode = 'RowExclusiveLock'
@@ -83,11 +76,11 @@ async fn the_next_chunk_is_there_before_its_time() {
     assert!(has_timescaledb(&bed).await, "the stack has TimescaleDB");
     let worker = bed.worker(&extra);
     // History does not tell that anything is live.
-    send(&bed, "s", 0);
+    bed.send_point("s", 0);
     bed.producer.flush();
     bed.until_applied(60).await;
     assert_eq!(bed.count(CHUNKS).await, 1);
-    send(&bed, "s", now_s as i64);
+    bed.send_point("s", now_s as i64);
     bed.producer.flush();
     bed.until_applied(60).await;
     until(30, "this chunk and the next", async || bed.count(CHUNKS).await == 3).await;
@@ -104,7 +97,7 @@ async fn where_no_chunk_can_be_made_ahead_the_copy_makes_it() {
     assert!(has_timescaledb(&bed).await, "the stack has TimescaleDB");
     let worker = bed.worker(&[]);
     for seconds in [0, 100 * 86_400] {
-        send(&bed, "s", seconds);
+        bed.send_point("s", seconds);
     }
     bed.producer.flush();
     bed.until_applied(60).await;
@@ -120,7 +113,7 @@ async fn where_no_chunk_can_be_made_ahead_the_copy_makes_it() {
         .await
         .unwrap();
     for day in [-40, -5, 1, 5, 99, 101, 300] {
-        send(&bed, "s", day * 86_400);
+        bed.send_point("s", day * 86_400);
     }
     bed.producer.flush();
     bed.until_applied(60).await;
@@ -130,7 +123,7 @@ async fn where_no_chunk_can_be_made_ahead_the_copy_makes_it() {
         .await
         .unwrap();
     for day in [1000, 2000] {
-        send(&bed, "s", day * 86_400);
+        bed.send_point("s", day * 86_400);
     }
     bed.producer.flush();
     bed.until_applied(60).await;

@@ -74,9 +74,7 @@ async fn commits_of_two(bed: &Bed) -> usize {
     let batch = first.batch(0, 0, 100);
     let release = async {
         // Both are at the claim: each waits for the row.
-        let waiting =
-            "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
-        until(20, "both writers are at their claims", async || bed.count(waiting).await == 2).await;
+        until(20, "both writers are at their claims", async || bed.waiting_for_locks().await == 2).await;
         lock.batch_execute("commit").await.unwrap();
     };
     let (a, b, ()) = tokio::join!(first.write(&batch, Path::Fast), second.write(&batch, Path::Fast), release);

@@ -80,11 +80,6 @@ async fn assert_counted(bed: &Bed, kept: i64, only_counted: i64, redriven: i64) 
     assert_eq!(found, [kept, kept, only_counted, redriven].map(Some));
 }
 
-async fn waiting_for_locks(bed: &Bed) -> i64 {
-    bed.count("select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'")
-        .await
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_thousand_letters_are_written_once_through_two_kills() {
     let Some(bed) = Bed::new("redrive", 4).await else { return };
@@ -100,7 +95,7 @@ async fn ten_thousand_letters_are_written_once_through_two_kills() {
         until(60, "some are written", async || bed.count(LETTERS).await < left).await;
         // It is stopped inside of a transaction.
         lock.batch_execute("begin; lock table time_series_data_points in share mode").await.unwrap();
-        until(60, "it waits in a transaction", async || waiting_for_locks(&bed).await == 1).await;
+        until(60, "it waits in a transaction", async || bed.waiting_for_locks().await == 1).await;
         redrive.kill().unwrap();
         redrive.wait().unwrap();
         lock.batch_execute("commit").await.unwrap();
@@ -126,10 +121,10 @@ async fn points_of_two_redrives(bed: &Bed, extra: &[(&str, &str)]) -> i64 {
     let lock = connect(&bed.url).await;
     lock.batch_execute("begin; lock table time_series_data_points in share mode").await.unwrap();
     let mut first = spawn_redrive(bed, extra);
-    until(60, "the first one copies", async || waiting_for_locks(bed).await == 1).await;
+    until(60, "the first one copies", async || bed.waiting_for_locks().await == 1).await;
     let mut second = spawn_redrive(bed, extra);
     until(60, "the second one copies, or has found nothing to do", async || {
-        second.try_wait().unwrap().is_some() || waiting_for_locks(bed).await == 2
+        second.try_wait().unwrap().is_some() || bed.waiting_for_locks().await == 2
     })
     .await;
     lock.batch_execute("commit").await.unwrap();
@@ -383,7 +378,7 @@ async fn copies_wait_in_their_rows_while_kafka_is_away() {
     let lock = connect(&bed.url).await;
     lock.batch_execute("begin; lock table ingest_dead_letter in share mode").await.unwrap();
     let worker = bed.worker(&[("SERIES_INGEST__KAFKA__DEAD_LETTER_TOPIC", topic.as_str())]);
-    until(60, "it stores the letters", async || waiting_for_locks(&bed).await >= 1).await;
+    until(60, "it stores the letters", async || bed.waiting_for_locks().await >= 1).await;
     broker.signal("STOP");
     lock.batch_execute("commit").await.unwrap();
     let count = |outcome: &str| {
@@ -516,7 +511,7 @@ async fn storm(bed: &Bed) -> (i64, i64, i64) {
     let lock = connect(&bed.url).await;
     lock.batch_execute("begin; lock table ingest_dead_letter in share mode").await.unwrap();
     publish(3000..6000);
-    until(60, "it waits in a transaction", async || waiting_for_locks(bed).await == 1).await;
+    until(60, "it waits in a transaction", async || bed.waiting_for_locks().await == 1).await;
     killed.kill();
     let before = bed.count(counted).await;
     lock.batch_execute("commit").await.unwrap();

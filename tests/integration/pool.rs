@@ -35,11 +35,9 @@ async fn connections_beyond_the_kept_ones_are_made_when_needed_and_closed_when_i
     // While every claim waits, all four writers need a connection of their own.
     let lock = connect(&bed.url).await;
     lock.batch_execute("begin; lock table ingest_progress in exclusive mode").await.unwrap();
-    let waiting =
-        "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
     until(30, "four writers at work", async || {
         publish(&bed, &mut published);
-        bed.count(waiting).await == 4
+        bed.waiting_for_locks().await == 4
     })
     .await;
     assert_eq!(worker.metric("series_ingest_pool_max"), Some(4.0));

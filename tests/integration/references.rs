@@ -9,13 +9,6 @@ use crate::support::{seed, until};
 
 const ORPHANS: &str = "select count(*) from time_series_data_points as point
     where not exists (select from time_series_metadata as series where series.id = point.time_series_id)";
-const WAITING: &str =
-    "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
-
-fn send(bed: &Bed, series: &str, seconds: i64) {
-    let payload = format!(r#"{{"time_series_id":"{series}","timestamps":[{seconds}],"columns":{{"c":[1]}}}}"#);
-    bed.producer.send(&bed.points_topic, 0, series, Some(payload.as_bytes()));
-}
 
 /// What `/status` says that looks after the series.
 fn reference(worker: &Worker) -> Option<String> {
@@ -49,7 +42,7 @@ async fn delete_before_the_commit(
         add_trigger(&bed).await;
     }
     let worker = bed.worker(extra);
-    send(&bed, "s", 0);
+    bed.send_point("s", 0);
     bed.producer.flush();
     bed.until_applied(60).await;
     let expected = if with_trigger { "trigger" } else { "locked" };
@@ -58,15 +51,16 @@ async fn delete_before_the_commit(
 
     let blocker = connect(&bed.url).await;
     blocker.batch_execute("begin; select from ingest_progress for update").await.unwrap();
-    send(&bed, "s", 1);
+    bed.send_point("s", 1);
     bed.producer.flush();
-    until(30, "the claim waits behind the points", async || bed.count(WAITING).await == 1).await;
+    until(30, "the claim waits behind the points", async || bed.waiting_for_locks().await == 1).await;
     let deleting = connect(&bed.url).await;
     let deletion = tokio::spawn(async move {
         let deleted = deleting.execute("delete from time_series_metadata where id = 's'", &[]).await;
         deleted.err().map(|error| error.code().unwrap().code().to_owned())
     });
-    until(30, "the deletion waits, or is done", async || deletion.is_finished() || bed.count(WAITING).await == 2).await;
+    until(30, "the deletion waits, or is done", async || deletion.is_finished() || bed.waiting_for_locks().await == 2)
+        .await;
     blocker.batch_execute("rollback").await.unwrap();
     let refusal = deletion.await.unwrap();
     bed.until_applied(60).await;
@@ -103,7 +97,7 @@ async fn series_that_are_deleted_while_points_come_leave_no_point_behind() {
     let (mut deleted, mut refused) = (0, 0);
     for round in 0..300 {
         for number in 0..5 {
-            send(&bed, &format!("s{}", random.random_range(0..5)), round * 5 + number);
+            bed.send_point(&format!("s{}", random.random_range(0..5)), round * 5 + number);
         }
         let series = format!("s{}", random.random_range(0..5));
         let sql = format!(
@@ -133,13 +127,13 @@ async fn series_that_are_deleted_while_points_come_leave_no_point_behind() {
 async fn a_trigger_made_while_the_worker_runs_misses_no_point() {
     let Some(bed) = Bed::new("trigger_made", 1).await else { return };
     let worker = bed.worker(&[]);
-    send(&bed, "s", 0);
+    bed.send_point("s", 0);
     bed.producer.flush();
     bed.until_applied(60).await;
     until(30, "locks alone", async || reference(&worker).as_deref() == Some("locked")).await;
     assert_eq!(worker.metric("series_ingest_foreign_key_trigger"), Some(0.0));
     add_trigger(&bed).await;
-    send(&bed, "s", 1);
+    bed.send_point("s", 1);
     bed.producer.flush();
     bed.until_applied(60).await;
     assert_eq!(bed.count("select count(*) from seen").await, 1);
@@ -155,7 +149,7 @@ async fn a_trigger_made_while_the_worker_runs_misses_no_point() {
         )
         .await
         .unwrap();
-    send(&bed, "s", 2);
+    bed.send_point("s", 2);
     bed.producer.send(&bed.points_topic, 0, "s", Some(b"no JSON"));
     bed.producer.flush();
     bed.until_applied(60).await;
@@ -184,7 +178,7 @@ async fn a_role_without_the_right_to_the_setting_leaves_the_trigger_on() {
         let words = if expected == "locked" { "trigger is left out" } else { "trigger fires for each point" };
         assert!(check.status.success() && text(&check).contains(words), "{}", text(&check));
         let worker = bed.worker(&[("DATABASE_URL", &url)]);
-        send(&bed, "s", 0);
+        bed.send_point("s", 0);
         bed.producer.flush();
         bed.until_applied(60).await;
         until(30, expected, async || reference(&worker).as_deref() == Some(expected)).await;

@@ -3,7 +3,10 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::{Arguments, Config, Failure, PARTITIONS, PATIENCE, Publisher, Scratch, Worker, print_line, series_id};
+use super::{
+    Arguments, Config, Failure, PARTITIONS, Scratch, Worker, print_line, publisher_with_topics, series_id,
+    until_applied,
+};
 
 /// How long messages are sent.
 const LASTS: Duration = Duration::from_secs(15);
@@ -32,15 +35,14 @@ pub(super) async fn measure(
 ) -> Result<Delays, Failure> {
     scratch.empty_tables().await?;
     print_line(format_args!("live, {points_a_second:.0} points/s"));
-    let publisher = Publisher::new(&bench.kafka)?;
-    let (series_topic, points_topic) = (bench.kafka.series_topic.clone(), bench.kafka.points_topic.clone());
-    publisher.create_topics(&[(&series_topic, 1), (&points_topic, PARTITIONS)]).await?;
+    let publisher = publisher_with_topics(bench).await?;
+    let points_topic = bench.kafka.points_topic.clone();
     let mut worker = Worker::start(bench, file, scratch)?;
     for partition in 0..PARTITIONS {
         publisher.send(&points_topic, Some(partition), &series_id(0), arguments.message(0, 0).as_bytes())?;
     }
     let warm = PARTITIONS as usize;
-    until_applied(scratch, &mut worker, warm, |_| ()).await?;
+    until_applied(scratch, &mut worker, warm, POLL, |_| ()).await?;
 
     let pause = Duration::from_secs_f64(arguments.points_a_message() as f64 / points_a_second);
     let count = (LASTS.as_secs_f64() / pause.as_secs_f64()) as usize;
@@ -62,7 +64,7 @@ pub(super) async fn measure(
         Ok(sent)
     });
     let mut committed = Vec::with_capacity(count);
-    let watched = until_applied(scratch, &mut worker, warm + count, |applied| {
+    let watched = until_applied(scratch, &mut worker, warm + count, POLL, |applied| {
         committed.resize(applied.saturating_sub(warm).max(committed.len()), Instant::now());
     });
     watched.await?;
@@ -72,27 +74,6 @@ pub(super) async fn measure(
         sent.iter().zip(&committed).map(|(sent, committed)| committed.saturating_duration_since(*sent)).collect();
     delays.sort_unstable();
     Ok(Delays(delays))
-}
-
-/// Asks for the number of messages that are committed until it is `expected`, and hands each answer on.
-async fn until_applied(
-    scratch: &Scratch,
-    worker: &mut Worker,
-    expected: usize,
-    mut note: impl FnMut(usize),
-) -> Result<(), Failure> {
-    let deadline = Instant::now() + LASTS + PATIENCE;
-    loop {
-        let applied = scratch.applied_messages().await?;
-        note(applied);
-        if applied >= expected {
-            return Ok(());
-        }
-        if Instant::now() >= deadline || worker.has_ended()? {
-            return Err(Failure::Internal(format!("the worker stopped at {applied} of {expected} messages")));
-        }
-        tokio::time::sleep(POLL).await;
-    }
 }
 
 #[cfg(test)]

@@ -35,7 +35,7 @@ const APPEND_SETS: usize = 64;
 const TOPICS: [&str; 4] = ["many", "one", "live", "half"];
 /// The rate at which messages are sent, besides half of the drain's.
 const LIVE_POINTS_A_SECOND: f64 = 20_000.0;
-/// How long the worker may take without a single new point.
+/// How long the worker may take without a single new message.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Clone, Args)]
@@ -252,10 +252,17 @@ async fn measure(bench: &Config, file: Option<&Path>, arguments: &Arguments, scr
     report.finish(arguments.json.as_deref())
 }
 
-async fn publish(bench: &Config, arguments: &Arguments) -> Result<(), Failure> {
+/// A publisher, once the benchmark's topics are made.
+async fn publisher_with_topics(bench: &Config) -> Result<Publisher, Failure> {
     let publisher = Publisher::new(&bench.kafka)?;
-    let (series_topic, points_topic) = (bench.kafka.series_topic.clone(), bench.kafka.points_topic.clone());
-    publisher.create_topics(&[(&series_topic, 1), (&points_topic, PARTITIONS)]).await?;
+    let topics = [(bench.kafka.series_topic.as_str(), 1), (bench.kafka.points_topic.as_str(), PARTITIONS)];
+    publisher.create_topics(&topics).await?;
+    Ok(publisher)
+}
+
+async fn publish(bench: &Config, arguments: &Arguments) -> Result<(), Failure> {
+    let publisher = publisher_with_topics(bench).await?;
+    let points_topic = bench.kafka.points_topic.clone();
     let messages = arguments.rounds() * arguments.series;
     print_line(format_args!("publishing {messages} messages with {} points", arguments.total()));
     let bar = progress_bar(messages, "messages");
@@ -347,22 +354,9 @@ async fn drain(
     let mut worker = Worker::start(bench, file, scratch)?;
     let bar = progress_bar(arguments.total(), "points");
     let (start, database_cpu) = (Instant::now(), postgres_cpu());
-    let mut last = (0, Instant::now());
-    loop {
-        // What the progress counts costs nothing to ask; the rows are counted once, at the end.
-        let done = scratch.applied_messages().await? * arguments.points_a_message();
-        bar.set_position(done as u64);
-        if done >= arguments.total() {
-            break;
-        }
-        if done != last.0 {
-            last = (done, Instant::now());
-        }
-        if last.1.elapsed() >= PATIENCE || worker.has_ended()? {
-            return Err(Failure::Internal(format!("the worker stopped at {done} of {} points", arguments.total())));
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    let messages = arguments.total() / arguments.points_a_message();
+    let show = |applied: usize| bar.set_position((applied * arguments.points_a_message()) as u64);
+    until_applied(scratch, &mut worker, messages, Duration::from_millis(50), show).await?;
     let took = start.elapsed();
     bar.finish_and_clear();
     let database_cpu = database_cpu.zip(postgres_cpu()).map(|(before, after)| after.saturating_sub(before));
@@ -370,6 +364,32 @@ async fn drain(
     worker.stop()?;
     let points_a_second = arguments.total() as f64 / took.as_secs_f64();
     Ok(Drain { points_a_second, cpu, database_cpu, peak_rss_bytes })
+}
+
+/// Asks so often for the number of messages that are applied until it is `expected`, and hands each answer on. The progress
+/// costs nothing to ask, as rows would.
+async fn until_applied(
+    scratch: &Scratch,
+    worker: &mut Worker,
+    expected: usize,
+    every: Duration,
+    mut note: impl FnMut(usize),
+) -> Result<(), Failure> {
+    let mut last = (0, Instant::now());
+    loop {
+        let applied = scratch.applied_messages().await?;
+        note(applied);
+        if applied >= expected {
+            return Ok(());
+        }
+        if applied != last.0 {
+            last = (applied, Instant::now());
+        }
+        if last.1.elapsed() >= PATIENCE || worker.has_ended()? {
+            return Err(Failure::Internal(format!("the worker stopped at {applied} of {expected} messages")));
+        }
+        tokio::time::sleep(every).await;
+    }
 }
 
 /// Whether the table has all points once.

@@ -155,6 +155,20 @@ impl Bed {
         self.client.query_one(sql, &[]).await.unwrap().get(0)
     }
 
+    /// How many sessions wait for a lock that another one has.
+    pub async fn waiting_for_locks(&self) -> i64 {
+        self.count(
+            "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'",
+        )
+        .await
+    }
+
+    /// A message with one point of the series' column `c`, to the points' first partition.
+    pub fn send_point(&self, series: &str, seconds: i64) {
+        let payload = format!(r#"{{"time_series_id":"{series}","timestamps":[{seconds}],"columns":{{"c":[1]}}}}"#);
+        self.producer.send(&self.points_topic, 0, series, Some(payload.as_bytes()));
+    }
+
     pub async fn count_points(&self) -> i64 {
         self.count("select count(*) from time_series_data_points").await
     }
