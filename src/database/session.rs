@@ -81,6 +81,11 @@ impl Session {
     pub(super) async fn commit(mut self) -> Result<(), Error> {
         let answer = within(self.limit, COMMIT_STEP, self.client().batch_execute("commit")).await;
         self.clean = answer.is_ok();
+        if answer.as_ref().is_err_and(|failure| failure.from_server().is_some()) {
+            // The server tells of a refusal before it gives the transaction up (PostgreSQL's `PostgresMain` reports, then
+            // aborts), and whoever comes next must not meet its locks. It has given it up when it answers again.
+            drop(within(self.limit, "roll back", self.client().batch_execute("rollback")).await);
+        }
         #[cfg(feature = "planted-bugs")]
         if crate::planted_bugs::is_on("reuse-after-unknown-commit") {
             self.clean = true;
