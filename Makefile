@@ -14,6 +14,9 @@ CARGO_TARGET_DIR ?= target
 # How many seeds the small random test gets under make chaos, for instance: make chaos CHAOS_SEEDS=50
 CHAOS_SEEDS ?= 0
 
+# The backlog of the tests of memory under make chaos, in MiB; the brokers need as much room on their disk.
+CHAOS_MEMORY_MIB ?= 10240
+
 # Sets KAFKA_BROKERS and DATABASE_URL of the servers that run.
 STACK_ENV = stack_env=$$(scripts/stack env); eval "$$stack_env"
 
@@ -40,6 +43,7 @@ chaos: tools up ## break servers and workers at random for CHAOS_MINUTES (30), a
 	$(CARGO) test $(TEST_FLAGS) --test integration --test chaos --no-run
 	@# A round of CHAOS_SEEDS is the small one of make test, with the seeds from 1 on.
 	@$(STACK_ENV); export SERIES_INGEST_TESTS=required; set -x; \
+	MEMORY_MIB="$(CHAOS_MEMORY_MIB)" $(CARGO) test $(TEST_FLAGS) --test integration -- --nocapture --test-threads 1 memory::; \
 	OUTAGE_S=30 $(CARGO) test $(TEST_FLAGS) --test integration -- --nocapture server_faults::; \
 	for seed in $$(seq "$(CHAOS_SEEDS)"); do \
 	  SEED=$$seed $(CARGO) test $(TEST_FLAGS) --test integration -- --nocapture outages_kills_and_rebalances; done; \

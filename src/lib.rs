@@ -8,8 +8,9 @@
 //! ```
 //!
 //! The modules in the order in which a message meets them: [`config`], [`kafka`], [`message`], [`batch`], [`pipeline`],
-//! [`database`], [`journal`]; beside them [`telemetry`] and the commands in [`cli`]. ARCHITECTURE.md has the guarantee and its invariants.
+//! [`database`], [`journal`]; beside them [`telemetry`], [`allocator`] and the commands in [`cli`]. ARCHITECTURE.md has the guarantee and its invariants.
 
+pub mod allocator;
 pub mod batch;
 pub mod cli;
 pub mod config;

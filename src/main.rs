@@ -4,9 +4,11 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+use series_ingest::allocator;
 use series_ingest::cli::{Cli, Failure};
 
 fn main() -> ExitCode {
+    allocator::give_back_large_blocks();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

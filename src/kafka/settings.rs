@@ -12,6 +12,14 @@ const FETCHED_AHEAD_KIB: usize = 16 * 1024;
 /// The bytes that librdkafka may hold of messages fetched ahead.
 pub const FETCHED_AHEAD_BYTES: usize = FETCHED_AHEAD_KIB * 1024;
 
+/// What librdkafka asks a broker for at a time. All of an answer is unpacked at once, whatever waits already: of packed messages
+/// it may be a hundred times as much in memory. Its default is 50 MiB.
+const ANSWER_BYTES: usize = 1024 * 1024;
+
+/// How long librdkafka waits, while it holds as much as it may, before it looks again. Its default of a second is long against
+/// the time in which so few bytes are written.
+const FETCHED_AHEAD_BACKOFF_MS: usize = 10;
+
 /// What librdkafka takes of one answer, and up to which it unpacks what is compressed by zstd. Of the other codecs it knows no
 /// limit but the broker's, on what is packed.
 const UNPACKED_BYTES: usize = 100_000_000;
@@ -33,7 +41,8 @@ pub fn client(kafka: &Kafka) -> ClientConfig {
 pub fn consumer(kafka: &Kafka) -> ClientConfig {
     let mut properties = ClientConfig::new();
     properties.set("queued.max.messages.kbytes", FETCHED_AHEAD_KIB.to_string());
-    properties.set("fetch.max.bytes", (8 * 1024 * 1024).to_string());
+    properties.set("fetch.queue.backoff.ms", FETCHED_AHEAD_BACKOFF_MS.to_string());
+    properties.set("fetch.max.bytes", ANSWER_BYTES.to_string());
     properties.set("receive.message.max.bytes", UNPACKED_BYTES.to_string());
     properties.set("fetch.wait.max.ms", "100");
     for (name, value) in client(kafka).config_map() {

@@ -19,6 +19,7 @@ mod disk_faults;
 mod duplicates;
 mod journal_commands;
 mod lost_commits;
+mod memory;
 mod outages;
 mod pool;
 mod references;

@@ -111,9 +111,14 @@ pub async fn until_mode(worker: &Worker, mode: &str) {
 
 /// Waits until a worker that journals has read everything that Kafka has, and holds nothing of it in memory any more.
 pub async fn until_journaled(away: &Away, worker: &Worker) {
+    until_journaled_within(30, away, worker).await;
+}
+
+/// The same with another deadline, in seconds.
+pub async fn until_journaled_within(seconds: u64, away: &Away, worker: &Worker) {
     let bed = &away.bed;
-    let ends: Vec<i64> = (0..bed.partitions).map(|n| bed.broker.end(&bed.points_topic, n)).collect();
-    until(30, "everything is journaled", async || {
+    let ends = bed.broker.ends(&bed.points_topic, bed.partitions);
+    until(seconds, "everything is journaled", async || {
         let Some((200, status)) = worker.get("/status") else { return false };
         let status: serde_json::Value = serde_json::from_str(&status).unwrap();
         let partitions = status["partitions"].as_array().unwrap();

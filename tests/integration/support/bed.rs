@@ -186,7 +186,7 @@ impl Bed {
 
     /// Waits until each partition's progress has reached the end of its log, and no island lies above it.
     pub async fn until_applied(&self, seconds: u64) {
-        let ends: Vec<i64> = (0..self.partitions).map(|n| self.broker.end(&self.points_topic, n)).collect();
+        let ends = self.broker.ends(&self.points_topic, self.partitions);
         until(seconds, &format!("all of {ends:?} applied"), async || self.next_offsets().await == ends).await;
         assert_eq!(
             self.count("select count(*) from ingest_progress where ahead <> '{}'").await,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::{ClientContext, DefaultClientContext};
@@ -206,6 +206,26 @@ impl Broker {
     /// The offset behind the last record, transactions' markers included.
     pub fn end(&self, topic: &str, partition: i32) -> i64 {
         self.consumer("series-ingest-tests").fetch_watermarks(topic, partition, TIMEOUT).unwrap().1
+    }
+
+    /// The same of each partition of a topic that has so many.
+    pub fn ends(&self, topic: &str, partitions: i32) -> Vec<i64> {
+        let consumer = self.consumer("series-ingest-tests");
+        let deadline = Instant::now() + TIMEOUT;
+        let end = |number| {
+            loop {
+                match consumer.fetch_watermarks(topic, number, TIMEOUT) {
+                    // A broker learns some time after a topic was made that it leads its partitions.
+                    Err(KafkaError::MetadataFetch(RDKafkaErrorCode::NotLeaderForPartition))
+                        if Instant::now() < deadline =>
+                    {
+                        std::thread::sleep(Duration::from_millis(20));
+                    }
+                    answer => return answer.unwrap().1,
+                }
+            }
+        };
+        (0..partitions).map(end).collect()
     }
 
     pub fn committed(&self, group: &str, topic: &str, partition: i32) -> Option<i64> {

@@ -47,6 +47,14 @@ impl Published {
         .to_string()
     }
 
+    /// The same as a message of just so many bytes, of which so many are random; the rest is blank, and packs to nothing.
+    pub fn padded_batch(&mut self, series: &str, timestamps: usize, bytes: usize, random: usize) -> String {
+        let mut batch = self.large_batch(series, timestamps, random);
+        let blank = bytes.checked_sub(batch.len()).expect("there is room for the points and the random bytes");
+        batch.extend(std::iter::repeat_n(' ', blank));
+        batch
+    }
+
     /// The same with a field that is passed over, of so many random characters.
     pub fn large_batch(&mut self, series: &str, timestamps: usize, bytes: usize) -> String {
         use rand::Rng as _;

@@ -76,7 +76,7 @@ impl Ground {
     pub async fn until_journaled(&self, worker: &Worker) {
         worker.until_mode("journaling").await;
         let bed = &self.bed;
-        let ends: Vec<i64> = (0..bed.partitions).map(|n| bed.broker.end(&bed.points_topic, n)).collect();
+        let ends = bed.broker.ends(&bed.points_topic, bed.partitions);
         until(60, "everything is journaled", async || {
             let Some((200, status)) = worker.get("/status") else { return false };
             let status: serde_json::Value = serde_json::from_str(&status).unwrap();

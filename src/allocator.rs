@@ -1,0 +1,20 @@
+//! glibc's allocator, told to give large blocks back.
+#![allow(unsafe_code)]
+
+/// Blocks of at least so many bytes are mapped each by itself, and go back to the system when they are freed. It is glibc's
+/// own default, which it raises up to 32 MiB by itself as soon as such a block is freed.
+///
+/// librdkafka allocates what the brokers send and what it unpacks on one thread, and it is freed on others. In the arenas of
+/// threads such blocks leave holes of many sizes that are never given back, several times what is in use.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+const MAPPED_BYTES: libc::c_int = 128 * 1024;
+
+/// Has large blocks given back from now on; other allocators than glibc's are left alone.
+pub fn give_back_large_blocks() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        // SAFETY: it sets a number that the allocator reads, under the allocator's own lock.
+        let is_set = unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, MAPPED_BYTES) };
+        debug_assert_eq!(is_set, 1, "glibc takes up to half of what an arena's heap has");
+    }
+}
