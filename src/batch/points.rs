@@ -34,6 +34,16 @@ impl Order {
     pub fn indices(&self) -> &[u32] {
         &self.0
     }
+
+    /// The points of each span of `span_us` microseconds, counted from the Unix epoch, one span after the other, in this
+    /// order each.
+    pub fn cut(mut self, points: &Points, span_us: i64) -> Self {
+        let span_of = |index: &u32| points.time_of[*index as usize].div_euclid(span_us);
+        if !self.0.is_sorted_by_key(span_of) {
+            self.0.sort_by_key(span_of);
+        }
+        self
+    }
 }
 
 /// Points in columns.
@@ -275,6 +285,20 @@ mod tests {
                 (series.to_owned(), column.to_owned(), time, value)
             })
             .collect()
+    }
+
+    #[test]
+    fn an_order_is_cut_where_a_span_ends() {
+        let mut points = Points::default();
+        let series = points.series("s");
+        let (a, b) = (points.key(series, "a"), points.key(series, "b"));
+        for (key, time) in [(b, 9), (a, 10), (a, -1), (b, 0), (a, 19), (a, 0), (b, -5)] {
+            points.push(key, time, 0.0);
+        }
+        let cut = |span_us| points.order().cut(&points, span_us).indices().to_vec();
+        assert_eq!(cut(10), [2, 6, 5, 3, 0, 1, 4], "each span by column and time, also before the epoch");
+        assert_eq!(cut(100), [2, 6, 5, 1, 4, 3, 0]);
+        assert_eq!(cut(i64::MAX), [2, 6, 5, 1, 4, 3, 0]);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{Failure, print_line};
 use crate::config::{self, Config};
-use crate::database::{Database, schema};
+use crate::database::{self, Database, schema};
 use crate::journal::{Inspection, RealFiles};
 use crate::kafka::lookup::Lookup;
 
@@ -51,16 +51,23 @@ async fn check_database(config: &Config, problems: &mut Vec<Problem>) {
     match schema::verify(config).await {
         Ok(_) => {
             print_line("schema: up to date");
-            check_reference(config, problems).await;
+            check_table(config, problems).await;
         }
         Err(error) => problems.push(Problem { key: "database.url", text: error.to_string(), unreachable: false }),
     }
 }
 
-async fn check_reference(config: &Config, problems: &mut Vec<Problem>) {
-    let reference = async { Database::new(config)?.reference().await };
-    match reference.await {
-        Ok(reference) => print_line(format_args!("series: {}", reference.describe())),
+async fn check_table(config: &Config, problems: &mut Vec<Problem>) {
+    let answers = async {
+        let database = Database::new(config)?;
+        Ok::<_, database::Error>((database.reference().await?, database.look_at_table().await?))
+    };
+    match answers.await {
+        Ok((reference, table)) => {
+            print_line(format_args!("series: {}", reference.describe()));
+            let direct_compress = table.direct_compress_text();
+            print_line(format_args!("points: profile {}; direct compress {direct_compress}", table.profile));
+        }
         Err(error) => problems.push(Problem { key: "database.url", text: error.to_string(), unreachable: false }),
     }
 }

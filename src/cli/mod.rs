@@ -8,6 +8,7 @@ mod journal;
 mod migrate;
 mod progress;
 mod run;
+mod schema;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -47,6 +48,9 @@ enum Command {
     Run,
     /// Make or update the tables.
     Migrate(migrate::Arguments),
+    /// Change what the table of points has of indexes and constraints.
+    #[command(subcommand)]
+    Schema(schema::Command),
     /// Check the configuration and both servers; name every problem, with its key and a fix.
     Check,
     /// Print the effective configuration, with secrets masked.
@@ -126,6 +130,7 @@ impl From<SchemaError> for Failure {
             | SchemaError::Duplicates { .. }
             | SchemaError::OtherType { .. }
             | SchemaError::Role(_) => Self::Usage(error.to_string()),
+            SchemaError::Profile(text) => Self::Unreachable(format!("the database: {text}")),
             SchemaError::Migration(_) => Self::Internal(error.to_string()),
         }
     }
@@ -172,6 +177,7 @@ impl Cli {
             match self.command {
                 Command::Run => run::run(config).await,
                 Command::Migrate(arguments) => migrate::run(&config, arguments).await,
+                Command::Schema(command) => schema::run(&config, command).await,
                 Command::Check => check::run(&config).await,
                 Command::Config => Ok(()),
                 Command::Demo(arguments) => demo::run(config, arguments).await,

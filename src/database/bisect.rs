@@ -51,7 +51,7 @@ pub(super) async fn copy(
             continue;
         }
         session.execute("set a savepoint", "savepoint piece").await?;
-        let order = piece.points().order();
+        let order = store.order(piece.points());
         let failure = match store.store(session, &piece, &order).await {
             Ok(rows) => {
                 session.execute("release a savepoint", "release savepoint piece").await?;

@@ -641,7 +641,7 @@ impl Database {
         }
         // What is rolled back must not be known as being there.
         series::see(session, &KnownSeries::default(), batch.points()).await?;
-        let store = Store { on_duplicate: self.on_duplicate, ids: &ids };
+        let store = self.store(session, &ids).await?;
         let (points, refused) = copy(session, &batch, store, decoder).await?;
         let mut rejected: HashMap<(i32, i32, i64), Rejected> = HashMap::new();
         for letter in batch.dead_letters().iter().chain(refused.iter().flat_map(Batch::dead_letters)) {
@@ -758,7 +758,7 @@ async fn copy(
         return Ok((0, Vec::new()));
     }
     session.execute("set a savepoint", "savepoint letters").await?;
-    match store.store(session, batch, &points.order()).await {
+    match store.store(session, batch, &store.order(points)).await {
         Ok(rows) => Ok((rows, Vec::new())),
         Err(failure) if failure.is_refused_row() => {
             session.execute("go back to a savepoint", "rollback to savepoint letters").await?;

@@ -21,6 +21,11 @@ use crate::config::OnDuplicate;
 /// How many points one statement takes: their parameters are 100 bytes a point and more.
 const STATEMENT_POINTS: usize = 20_000;
 
+/// From how many points of a series' column on, on average, a COPY is compressed: each column of a series makes at least one
+/// compressed row of each COPY, and one with fewer points is larger and slower than these points uncompressed. Points that
+/// come live are therefore compressed later, by TimescaleDB's policy.
+const MIN_COMPRESSED_POINTS: usize = 10;
+
 /// Which message is the later one: time in milliseconds since the Unix epoch, offset, partition, source. The order is that of
 /// the migrations' functions.
 type Version = (i64, i64, i32, i32);
@@ -30,9 +35,19 @@ type Version = (i64, i64, i32, i32);
 pub(super) struct Store<'a> {
     pub(super) on_duplicate: OnDuplicate,
     pub(super) ids: &'a Resolved,
+    /// The span of a chunk in microseconds, where the server can compress a COPY directly.
+    pub(super) compressed_span_us: Option<i64>,
 }
 
 impl Store<'_> {
+    /// The order in which points are stored: sorted, and cut where chunks end if they are compressed.
+    pub(super) fn order(&self, points: &Points) -> Order {
+        match self.compressed_span_us {
+            Some(span_us) if is_dense(points) => points.order().cut(points, span_us),
+            _ => points.order(),
+        }
+    }
+
     /// Stores the batch's points, in this order, inside an open transaction; gives the number of rows that were added or
     /// changed.
     ///
@@ -41,6 +56,12 @@ impl Store<'_> {
     pub(super) async fn store(&self, session: &mut Session, batch: &Batch, order: &Order) -> Result<usize, Error> {
         let points = batch.points();
         if self.on_duplicate == OnDuplicate::Append {
+            if self.compressed_span_us.is_some() {
+                // What is sorted within this COPY may overlap with others, so `…_client_sorted` is never true here.
+                let on = if is_dense(points) { "on" } else { "off" };
+                let sql = format!("set local timescaledb.enable_direct_compress_copy = {on}");
+                session.execute("set direct compress", &sql).await?;
+            }
             session.copy(points, order).await?;
             return Ok(points.len());
         }
@@ -67,6 +88,11 @@ impl Store<'_> {
         }
         Ok(versions)
     }
+}
+
+/// Whether it is worth compressing them by themselves.
+fn is_dense(points: &Points) -> bool {
+    points.len() >= MIN_COMPRESSED_POINTS * points.key_count()
 }
 
 /// One of all points with the same series, column and time: the first of the earliest message where what is there stays, and

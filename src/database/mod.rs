@@ -1,6 +1,7 @@
 //! TimescaleDB, or plain PostgreSQL: where points, series and progress are.
 //!
 //! - [`schema`]: the tables: migrations, and what the server's edition allows.
+//! - [`profile`]: which indexes and constraints the table of points has, and what that lets the server do.
 //! - [`roles`]: what the worker's role may do.
 //! - `pool`, `session`: connections, their limits and time-outs.
 //! - `tls`: how they are protected.
@@ -17,6 +18,7 @@ pub mod copy;
 pub mod dead_letters;
 mod duplicates;
 pub mod error;
+pub mod profile;
 pub mod roles;
 pub mod schema;
 pub mod scratch;
@@ -44,8 +46,10 @@ use crate::config::{self, OnDuplicate, UnknownSeries};
 use crate::telemetry::metrics;
 
 use chunks::KnownChunks;
+use duplicates::Store;
 use pool::Connections;
-use progress::SourceIds;
+use profile::Table;
+use progress::{Resolved, SourceIds};
 use series::KnownSeries;
 use session::Session;
 use tracing::info;
@@ -87,6 +91,7 @@ pub struct Database {
     known_series: Arc<KnownSeries>,
     known_chunks: Arc<KnownChunks>,
     state: Arc<Mutex<State>>,
+    table: Arc<Mutex<Option<Table>>>,
 }
 
 /// What is known of the database's well-being.
@@ -150,6 +155,7 @@ impl Database {
             known_series: Arc::default(),
             known_chunks: Arc::default(),
             state: Arc::new(Mutex::new(State::new(false))),
+            table: Arc::default(),
         })
     }
 
@@ -278,6 +284,15 @@ impl Database {
         self.noted(work.await)
     }
 
+    /// The table of points as it is now.
+    ///
+    /// # Errors
+    /// Where the database does not answer.
+    pub async fn look_at_table(&self) -> Result<Table, Error> {
+        let work = async { profile::look(&mut self.session().await?).await };
+        self.noted(work.await)
+    }
+
     /// Asks the server for a sign of life.
     ///
     /// # Errors
@@ -285,8 +300,34 @@ impl Database {
     pub async fn probe(&self) -> Result<(), Error> {
         // It inserts no row, and fails on a server that takes no writes.
         let sql = "select ingest_start(0, '{}', '{}')";
-        let work = async { self.session().await?.query("probe", sql, &[]).await.map(drop) };
+        let work = async {
+            let mut session = self.session().await?;
+            session.query("probe", sql, &[]).await?;
+            self.look(&mut session).await.map(drop)
+        };
         self.noted(work.await)
+    }
+
+    /// The table of points as it was when it was last looked at.
+    pub fn table(&self) -> Option<Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Looks at the table of points, and reports what has changed.
+    async fn look(&self, session: &mut Session) -> Result<Table, Error> {
+        let table = profile::look(session).await?;
+        let before = self.table.lock().unwrap_or_else(PoisonError::into_inner).replace(table.clone());
+        if before.as_ref() != Some(&table) {
+            table.report(before.is_none());
+        }
+        Ok(table)
+    }
+
+    /// How points are stored in this transaction: the table is looked at each time, because somebody may change it while
+    /// workers run, and the server does not tell the client for certain that it compresses nothing.
+    async fn store<'a>(&self, session: &mut Session, ids: &'a Resolved) -> Result<Store<'a>, Error> {
+        let table = self.look(session).await?;
+        Ok(Store { on_duplicate: self.on_duplicate, ids, compressed_span_us: table.direct_compress.ok() })
     }
 
     /// Closes connections that are not needed, and measures the pool.

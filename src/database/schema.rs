@@ -18,7 +18,7 @@ mod embedded {
 }
 
 /// The key of the advisory lock that lets one `migrate` run at a time: "series-i" in ASCII.
-const MIGRATION_LOCK: i64 = 0x7365_7269_6573_2d69;
+pub(super) const MIGRATION_LOCK: i64 = 0x7365_7269_6573_2d69;
 
 /// What the server is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -114,6 +114,9 @@ pub enum SchemaError {
         /// The server's words.
         example: String,
     },
+    /// The profile cannot be set.
+    #[error("{0}")]
+    Profile(String),
     /// The worker's role cannot be given its rights.
     #[error("{0}")]
     Role(String),
@@ -294,7 +297,7 @@ pub async fn describe_server(database: &config::Database) -> Result<Server, Erro
 }
 
 /// A question to a server that may be frozen.
-async fn in_time<T>(
+pub(super) async fn in_time<T>(
     database: &config::Database,
     step: &'static str,
     question: impl Future<Output = T>,

@@ -157,7 +157,7 @@ impl Database {
     ) -> Result<Written, Error> {
         let intervals = batch.intervals();
         let claim = Claim::new(&intervals, ids)?;
-        let store = Store { on_duplicate: self.on_duplicate, ids };
+        let store = self.store(session, ids).await?;
         if path.is_fast() {
             let copied = self.copy(session, batch, store, rows, decoder).await?;
             let applied = claim.all(session).await?;
@@ -200,7 +200,7 @@ impl Database {
         let copied = match rows {
             Rows::Together => {
                 let start = Instant::now();
-                let rows = store.store(session, batch, &points.order()).await?;
+                let rows = store.store(session, batch, &store.order(points)).await?;
                 metrics::copy_took(start.elapsed());
                 Copied { points: points.len(), rows, refused: Vec::new() }
             }

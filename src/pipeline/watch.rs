@@ -119,9 +119,14 @@ impl Watch {
                 format!("down for {} s ({}): {words}", state.since.elapsed().as_secs(), class.as_str())
             }),
         );
+        let table = self.database.table();
         self.health.update(|status| {
             status.database.up = state.up;
             status.database.reference = state.reference.map(Reference::as_str);
+            if let Some(table) = table {
+                status.database.direct_compress = Some(table.direct_compress_text());
+                status.database.profile = Some(table.profile);
+            }
             if let Some((words, _)) = &state.failure {
                 status.database.last_error = Some(words.clone());
             }

@@ -75,6 +75,10 @@ pub struct DatabaseStatus {
     pub edition: Option<String>,
     /// What keeps points from naming a series without a row: `locked`, `trigger` or `absent`.
     pub reference: Option<&'static str>,
+    /// The profile of the table of points; `null` before it was looked at.
+    pub profile: Option<String>,
+    /// Whether the server compresses what is copied directly: `on`, or `off` and why; `null` before it was looked at.
+    pub direct_compress: Option<String>,
     /// The last failure, also after the database came back.
     pub last_error: Option<String>,
 }

@@ -33,6 +33,7 @@ const TRANSACTION_SECONDS: &str = "series_ingest_transaction_seconds";
 const PRODUCE_TO_COMMIT_SECONDS: &str = "series_ingest_produce_to_commit_seconds";
 const DATABASE_UP: &str = "series_ingest_database_up";
 const FOREIGN_KEY_TRIGGER: &str = "series_ingest_foreign_key_trigger";
+const DIRECT_COMPRESS: &str = "series_ingest_direct_compress";
 const DATABASE_ERRORS: &str = "series_ingest_database_errors_total";
 const POOL_SIZE: &str = "series_ingest_pool_size";
 const POOL_AVAILABLE: &str = "series_ingest_pool_available";
@@ -171,6 +172,12 @@ pub const METRICS: &[Metric] = &[
         kind: Kind::Gauge,
         labels: &[],
         help: "1 while the foreign key's trigger fires for each point, 0 where series are locked instead",
+    },
+    Metric {
+        name: DIRECT_COMPRESS,
+        kind: Kind::Gauge,
+        labels: &[],
+        help: "1 while the server can compress a COPY directly, else 0",
     },
     Metric {
         name: DATABASE_ERRORS,
@@ -407,6 +414,11 @@ pub fn database_up(up: bool) {
     gauge!(DATABASE_UP).set(if up { 1.0 } else { 0.0 });
 }
 
+/// Whether the server can compress a COPY directly.
+pub fn direct_compress(can: bool) {
+    gauge!(DIRECT_COMPRESS).set(if can { 1.0 } else { 0.0 });
+}
+
 /// A step of the work with the database failed.
 pub fn database_error(class: &'static str) {
     counter!(DATABASE_ERRORS, "class" => class).increment(1);
@@ -559,6 +571,7 @@ mod tests {
         rebalance();
         database_up(true);
         foreign_key_trigger(true);
+        direct_compress(true);
         database_error("data");
         pool(1, 2, 3, 4);
         mode("streaming", true);

@@ -86,7 +86,7 @@ async fn stored(bed: &Bed) -> HashMap<Key, u64> {
 /// A migrated bed for this way; `None` where there are no servers.
 async fn bed_for(test: &str, on_duplicate: &str) -> Option<Away> {
     let away = Away::unmigrated(test, PARTITIONS).await?;
-    schema::migrate(&away.bed.config(&setting(on_duplicate))).await.unwrap();
+    away.bed.migrate(&setting(on_duplicate)).await;
     Some(away)
 }
 
@@ -278,7 +278,7 @@ async fn duplicates_are_counted_and_appended_where_nothing_is_said() {
     for (on_duplicate, rows, duplicates) in [("append", 6, 0.0), ("ignore", 3, 3.0), ("replace", 3, 3.0)] {
         let test = format!("duplicates_counted_{on_duplicate}");
         let Some(bed) = Bed::unmigrated(&test, 1).await else { return };
-        schema::migrate(&bed.config(&setting(on_duplicate))).await.unwrap();
+        bed.migrate(&setting(on_duplicate)).await;
         // One batch with the same message twice.
         let message = r#"{"type":"point-batch","time_series_id":"s","timestamps":[1,2,3],"columns":{"a":[1,null,3]}}"#;
         for _ in 0..2 {
@@ -300,7 +300,7 @@ async fn a_row_that_is_refused_takes_no_other_with_it_in_either_way() {
     for on_duplicate in ["ignore", "replace"] {
         let test = format!("duplicates_refused_{on_duplicate}");
         let Some(bed) = Bed::unmigrated(&test, 1).await else { return };
-        schema::migrate(&bed.config(&setting(on_duplicate))).await.unwrap();
+        bed.migrate(&setting(on_duplicate)).await;
         let check = "alter table time_series_data_points add constraint positive check (value >= 0)";
         bed.client.batch_execute(check).await.unwrap();
         for number in 0..200 {
@@ -328,7 +328,7 @@ async fn a_row_that_is_refused_takes_no_other_with_it_in_either_way() {
 async fn a_dead_letter_that_is_sent_again_does_not_replace_what_is_newer() {
     let Some(bed) = Bed::unmigrated("duplicates_redrive", 1).await else { return };
     let replace = setting("replace")[0];
-    schema::migrate(&bed.config(&[replace])).await.unwrap();
+    bed.migrate(&[replace]).await;
     let send = |times: &str, value: u32| {
         let message = format!(
             r#"{{"type":"point-batch","time_series_id":"s","timestamps":[{times}],"columns":{{"a":[{value}{}]}}}}"#,

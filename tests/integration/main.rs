@@ -22,6 +22,7 @@ mod lost_commits;
 mod memory;
 mod outages;
 mod pool;
+mod profiles;
 mod references;
 mod refusals;
 mod restores;

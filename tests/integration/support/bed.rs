@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use series_ingest::config::Config;
+use series_ingest::database::profile::{self, Profile};
 use series_ingest::database::schema;
 use tokio_postgres::{Client, NoTls};
 
@@ -11,7 +12,7 @@ use super::broker::{Broker, Producer};
 use super::data::{Difference, Published, Row};
 use super::server::Server;
 use super::worker::Worker;
-use super::{Servers, servers, until};
+use super::{Servers, servers, skip, until};
 
 static NUMBER: AtomicUsize = AtomicUsize::new(0);
 
@@ -46,12 +47,70 @@ pub fn url_with(url: &str, database: &str, port: Option<u16>) -> String {
     format!("{scheme}://{user}{at}{host}/{database}")
 }
 
+/// The profile of the tables of points in tests that do not choose one.
+fn profile() -> Profile {
+    match std::env::var("SERIES_INGEST_TEST_PROFILE").as_deref() {
+        Err(_) | Ok("" | "standard") => Profile::Standard,
+        Ok("throughput") => Profile::Throughput,
+        Ok(other) => panic!("SERIES_INGEST_TEST_PROFILE={other}: standard or throughput"),
+    }
+}
+
+/// Whether tests that do not choose a profile have a table with a trigger of somebody's, for which the foreign key's trigger
+/// has to fire, too.
+fn has_trigger() -> bool {
+    match std::env::var("SERIES_INGEST_TEST_TRIGGER").as_deref() {
+        Err(_) | Ok("" | "off") => false,
+        Ok("on") => true,
+        Ok(other) => panic!("SERIES_INGEST_TEST_TRIGGER={other}: on or off"),
+    }
+}
+
 impl Bed {
     /// A bed with a migrated database and topics; `None` where there are no servers.
     pub async fn new(test: &str, partitions: i32) -> Option<Self> {
         let bed = Self::unmigrated(test, partitions).await?;
-        schema::migrate(&bed.config(&[])).await.unwrap();
+        bed.migrate(&[]).await;
         Some(bed)
+    }
+
+    /// The same with this profile, whatever the environment says.
+    pub async fn with_profile(test: &str, partitions: i32, profile: Profile) -> Option<Self> {
+        let bed = Self::unmigrated(test, partitions).await?;
+        schema::migrate(&bed.config(&[])).await.unwrap();
+        bed.set_profile(profile).await;
+        Some(bed)
+    }
+
+    /// A migrated bed on the community edition of TimescaleDB; `None`, loudly, where TEST_DATABASE_URL_COMMUNITY names none.
+    pub async fn on_community(test: &str, partitions: i32, profile: Profile) -> Option<Self> {
+        let servers = servers(test)?;
+        let Ok(database_url) = std::env::var("TEST_DATABASE_URL_COMMUNITY") else {
+            skip(test, "TEST_DATABASE_URL_COMMUNITY is not set");
+            return None;
+        };
+        let bed = Self::make(test, partitions, Servers { database_url, ..servers }).await;
+        // What is compressed there was compressed as it came, and not by the policy.
+        let late = ("SERIES_INGEST__DATABASE__COMPRESS_AFTER_S", "3153600000");
+        schema::migrate(&bed.config(&[late])).await.unwrap();
+        bed.set_profile(profile).await;
+        Some(bed)
+    }
+
+    /// Makes the tables, with these settings, and the profile and the trigger that the environment names.
+    pub async fn migrate(&self, extra: &[(&str, &str)]) {
+        schema::migrate(&self.config(extra)).await.unwrap();
+        self.set_profile(profile()).await;
+        if has_trigger() {
+            let sql = "create function nothing() returns trigger language plpgsql as 'begin return null; end';
+                       create trigger nothing after insert on time_series_data_points
+                       for each statement execute function nothing()";
+            self.client.batch_execute(sql).await.unwrap();
+        }
+    }
+
+    pub async fn set_profile(&self, profile: Profile) {
+        profile::set(&self.config(&[]).database, profile, false, |_| {}).await.unwrap();
     }
 
     pub async fn unmigrated(test: &str, partitions: i32) -> Option<Self> {
@@ -62,7 +121,7 @@ impl Bed {
     pub async fn on(server: &Server, test: &str, partitions: i32) -> Self {
         let servers = servers(test).expect("the server was started because there are servers");
         let bed = Self::make(test, partitions, Servers { database_url: server.url(), ..servers }).await;
-        schema::migrate(&bed.config(&[])).await.unwrap();
+        bed.migrate(&[]).await;
         bed
     }
 
@@ -70,7 +129,7 @@ impl Bed {
     pub async fn on_broker(brokers: &str, test: &str, partitions: i32) -> Self {
         let servers = servers(test).expect("the broker was started because there are servers");
         let bed = Self::make(test, partitions, Servers { brokers: brokers.to_owned(), ..servers }).await;
-        schema::migrate(&bed.config(&[])).await.unwrap();
+        bed.migrate(&[]).await;
         bed
     }
 
