@@ -227,7 +227,7 @@ const LATEST_WINS: [(i64, f64); 5] = [(1, 1.0), (2, 2.0), (3, 3.0), (4, 3.0), (5
 async fn of_different_values_the_first_stays_or_the_latest_wins() {
     for (on_duplicate, expected) in [("ignore", FIRST_STAYS), ("replace", LATEST_WINS)] {
         let Some(bed) = Bed::unmigrated(&format!("duplicates_values_{on_duplicate}"), 1).await else { return };
-        schema::migrate(&bed.config(&setting(on_duplicate))).await.unwrap();
+        bed.migrate(&setting(on_duplicate)).await;
         let found = stored_of_different_values(&bed, on_duplicate, "").await;
         assert_eq!(found, [expected.to_vec(), expected.to_vec()], "{on_duplicate}");
         bed.remove().await;
@@ -243,7 +243,7 @@ async fn assert_caught(
     in_database: Option<(&str, &str, &str)>,
 ) {
     let Some(bed) = Bed::unmigrated(&format!("duplicates_bug_{on_duplicate}"), 1).await else { return };
-    schema::migrate(&bed.config(&setting(on_duplicate))).await.unwrap();
+    bed.migrate(&setting(on_duplicate)).await;
     if let Some((function, good, bad)) = in_database {
         plant(&bed.client, function, good, bad).await;
     }
