@@ -105,7 +105,8 @@ pub struct Database {
     pub retry_min_ms: u64,
     /// The longest such pause, in milliseconds. Default 1000; up to 86400000.
     pub retry_max_ms: u64,
-    /// Batches written at the same time. Default 2; 1 to `pool_size + max_overflow`.
+    /// Batches written at the same time: 1 to `pool_size + max_overflow`, or 0 for as many as raise the throughput, of the
+    /// connections that are kept. Default 0.
     pub writers: usize,
     /// Whether `run` makes or updates the tables itself. Default false.
     pub migrate_on_start: bool,

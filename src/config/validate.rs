@@ -113,8 +113,11 @@ fn database(database: &Database, problems: &mut Problems) {
         problems.push("database.retry_max_ms", text);
     }
     let connections = database.pool_size.saturating_add(database.max_overflow);
-    if !(1..=connections).contains(&database.writers) {
-        let text = format!("is {}; set 1 to {connections}, pool_size + max_overflow", database.writers);
+    if database.writers > connections {
+        let text = format!(
+            "is {}; set 1 to {connections}, pool_size + max_overflow, or 0 for as many as help",
+            database.writers
+        );
         problems.push("database.writers", text);
     }
     within("database.chunk_interval_s", database.chunk_interval_s, 60..=10 * YEAR_S, problems);

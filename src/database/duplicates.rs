@@ -9,6 +9,8 @@
 //! tables. The server refuses a statement that meets a point twice (SQLSTATE 21000), so a batch's points are reduced to one
 //! each before.
 
+use std::time::Instant;
+
 use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
 
 use super::copy::POSTGRES_EPOCH_US;
@@ -17,6 +19,7 @@ use super::progress::Resolved;
 use super::session::{COPY_STEP, Session};
 use crate::batch::{Batch, Order, Points};
 use crate::config::OnDuplicate;
+use crate::telemetry::metrics::{self, Step};
 
 /// How many points one statement takes: their parameters are 100 bytes a point and more.
 const STATEMENT_POINTS: usize = 20_000;
@@ -42,10 +45,13 @@ pub(super) struct Store<'a> {
 impl Store<'_> {
     /// The order in which points are stored: sorted, and cut where chunks end if they are compressed.
     pub(super) fn order(&self, points: &Points) -> Order {
-        match self.compressed_span_us {
+        let begun = Instant::now();
+        let order = match self.compressed_span_us {
             Some(span_us) if is_dense(points) => points.order().cut(points, span_us),
             _ => points.order(),
-        }
+        };
+        metrics::step_took(Step::Sort, begun.elapsed());
+        order
     }
 
     /// Stores the batch's points, in this order, inside an open transaction; gives the number of rows that were added or
@@ -65,6 +71,7 @@ impl Store<'_> {
             session.copy(points, order).await?;
             return Ok(points.len());
         }
+        let begun = Instant::now();
         let versions = self.versions(batch)?;
         let version_of = |point: u32| batch.message_of_point(point as usize).map(|message| versions[message]);
         let kept = one_each(points, order, self.on_duplicate, version_of);
@@ -74,6 +81,7 @@ impl Store<'_> {
             part.iter().for_each(|(point, version)| columns.push(points, *point, *version));
             rows += columns.send(session, self.on_duplicate).await?;
         }
+        metrics::step_took(Step::Copy, begun.elapsed());
         Ok(rows)
     }
 

@@ -11,7 +11,7 @@ use tracing::{debug, warn};
 use super::error::Error;
 use super::tls::{self, Tls};
 use crate::config::{self, SslMode};
-use crate::telemetry::metrics;
+use crate::telemetry::metrics::{self, Step};
 
 /// The pool with the limits it keeps.
 #[derive(Debug, Clone)]
@@ -60,6 +60,7 @@ impl Connections {
         let start = tokio::time::Instant::now();
         let got = self.pool.get().await;
         metrics::pool_waited(start.elapsed());
+        metrics::step_took(Step::Pool, start.elapsed());
         Ok(got?)
     }
 

@@ -148,14 +148,14 @@ impl Scratch {
         Ok(file)
     }
 
-    /// Copies such files' rows into the table of points, one after the other, on a connection of its own.
+    /// Copies such files' rows into the table of points, one after the other, on a connection of its own that has run
+    /// `settings` before.
     ///
     /// # Errors
     /// Where the server does not answer, or refuses.
-    pub async fn copy_from_files(&self, files: &[String], with_trigger: bool) -> Result<(), Error> {
+    pub async fn copy_from_files(&self, files: &[String], settings: &str) -> Result<(), Error> {
         let client = connect(&self.database).await?;
-        let role = if with_trigger { "origin" } else { "replica" };
-        let mut sql = format!("set session_replication_role = {role};");
+        let mut sql = format!("{settings};");
         for file in files {
             let columns = "time_series_id, \"timestamp\", column_name, value";
             sql += &format!("copy time_series_data_points ({columns}) from {} (format binary);", quoted(file));
@@ -178,6 +178,31 @@ impl Scratch {
     /// Where the server does not answer.
     pub async fn count_points(&self) -> Result<usize, Error> {
         self.count("select count(*) from time_series_data_points").await
+    }
+
+    /// The number of points in compressed rows.
+    ///
+    /// # Errors
+    /// Where the server does not answer.
+    pub async fn count_compressed_points(&self) -> Result<usize, Error> {
+        let step = "count the points that are not compressed";
+        if self.count("select count(*) from pg_extension where extname = 'timescaledb'").await? == 0 {
+            return Ok(0);
+        }
+        let sql = "select format('select count(*) from only %I.%I', chunk_schema, chunk_name) \
+                   from timescaledb_information.chunks where hypertable_name = 'time_series_data_points' and is_compressed";
+        let chunks = self.client.query(sql, &[]).await.map_err(|source| Error::Server { step, source })?;
+        let mut compressed = 0;
+        for chunk in chunks {
+            let sql: String = chunk.get(0);
+            let all = self.count(&sql.replace("only ", "")).await?;
+            // TimescaleDB counts a compressed chunk's rows as its own, unless it is told not to.
+            self.execute(step, "set timescaledb.enable_transparent_decompression = off").await?;
+            let uncompressed = self.count(&sql).await;
+            self.execute(step, "reset timescaledb.enable_transparent_decompression").await?;
+            compressed += all - uncompressed?;
+        }
+        Ok(compressed)
     }
 
     async fn count(&self, sql: &str) -> Result<usize, Error> {

@@ -2,7 +2,7 @@
 //! A connection whose state is not known never goes back to the pool.
 
 use std::future::Future;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use deadpool_postgres::Object;
@@ -13,6 +13,7 @@ use tokio_postgres::types::ToSql;
 use super::copy::CopyEncoder;
 use super::error::Error;
 use crate::batch::{Order, Points};
+use crate::telemetry::metrics::{self, Step};
 
 /// How much of a COPY is encoded before it is sent, in bytes.
 const COPY_CHUNK_BYTES: usize = 256 * 1024;
@@ -102,6 +103,7 @@ impl Session {
     /// Copies the points, in this order.
     pub(super) async fn copy(&mut self, points: &Points, order: &Order) -> Result<(), Error> {
         let step = COPY_STEP;
+        let begun = Instant::now();
         let client = self.client();
         let sink = within(self.limit, step, async {
             let statement = client.prepare_cached(COPY).await?;
@@ -111,14 +113,19 @@ impl Session {
         let mut encoder = CopyEncoder::new(points, order);
         let mut chunk = BytesMut::with_capacity(COPY_CHUNK_BYTES + COPY_CHUNK_BYTES / 8);
         let mut more = true;
+        let mut encoding = Duration::ZERO;
         while more {
+            let start = Instant::now();
             more = encoder.fill(&mut chunk, COPY_CHUNK_BYTES);
+            encoding += start.elapsed();
             within(self.limit, step, sink.send(chunk.split().freeze())).await?;
         }
         let copied = within(self.limit, step, sink.finish()).await?;
         if copied != points.len() as u64 {
             return Err(Error::Unexpected(format!("{copied} rows copied of {}", points.len())));
         }
+        metrics::step_took(Step::Encode, encoding);
+        metrics::step_took(Step::Copy, begun.elapsed().saturating_sub(encoding));
         Ok(())
     }
 }

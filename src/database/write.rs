@@ -14,7 +14,7 @@ use super::{Asked, Database, bisect, chunks, dead_letters, series};
 use crate::batch::{Batch, DeadLetter, MessageAt, Source};
 use crate::config::UnknownSeries;
 use crate::message::{Decoder, Rejected};
-use crate::telemetry::metrics;
+use crate::telemetry::metrics::{self, Step};
 
 /// Whether the server is known to refuse rows of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,6 +102,7 @@ impl Database {
 
     async fn try_write(&self, batch: &Batch, path: Path, rows: Rows, decoder: &mut Decoder) -> Result<Written, Error> {
         let mut session = self.session().await?;
+        let begun = Instant::now();
         let intervals = batch.intervals();
         let sources: Vec<&Arc<Source>> = intervals.iter().map(|interval| &interval.source).collect();
         let ids = self.sources.resolve(&mut session, &self.pipeline, &sources).await?;
@@ -110,11 +111,14 @@ impl Database {
         let batch = without_unknown.as_ref().unwrap_or(batch);
         series::see(&mut session, &self.known_series, batch.points()).await?;
         chunks::make(&mut session, &self.known_chunks, batch.points()).await?;
+        metrics::step_took(Step::Prepare, begun.elapsed());
 
         session.begin().await?;
         match self.fill(&mut session, batch, &ids, (path, rows), decoder).await {
             Ok(written) => {
+                let begun = Instant::now();
                 session.commit().await?;
+                metrics::step_took(Step::Commit, begun.elapsed());
                 Ok(written)
             }
             Err(failure) => {
@@ -160,14 +164,18 @@ impl Database {
         let store = self.store(session, ids).await?;
         if path.is_fast() {
             let copied = self.copy(session, batch, store, rows, decoder).await?;
+            let begun = Instant::now();
             let applied = claim.all(session).await?;
+            metrics::step_took(Step::Claim, begun.elapsed());
             return self.finish(session, ids, batch, &copied, (0, applied)).await;
         }
+        let begun = Instant::now();
         let missing = match path {
             Path::JournalFast | Path::JournalSlow => claim.journaled(session).await?,
             Path::Fast | Path::Slow => claim.missing(session).await?,
         };
         let applied = claim.next_offsets(session).await?;
+        metrics::step_took(Step::Claim, begun.elapsed());
         let part = (missing != intervals).then(|| batch.keep(&missing, decoder));
         if let Some(part) = &part {
             debug!(
@@ -195,7 +203,9 @@ impl Database {
         if points.is_empty() {
             return Ok(Copied::default());
         }
+        let begun = Instant::now();
         let reference = series::lock(session, points).await?;
+        metrics::step_took(Step::Prepare, begun.elapsed());
         self.note_reference(reference);
         let copied = match rows {
             Rows::Together => {

@@ -10,6 +10,7 @@ use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::{Offset, TopicPartitionList};
+use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::mpsc::UnboundedSender;
 use tracing::{debug, error, info, warn};
 
@@ -22,7 +23,7 @@ use super::settings;
 use crate::batch::{Budget, MessageSet, RawMessage, Source};
 use crate::config::Kafka;
 use crate::telemetry::health::{Component, Health};
-use crate::telemetry::metrics;
+use crate::telemetry::metrics::{self, Step};
 
 /// How long a poll waits for a message; also how late a command may be.
 const POLL: Duration = Duration::from_millis(10);
@@ -32,6 +33,8 @@ const SET_LINGER: Duration = Duration::from_millis(20);
 const PASS_OVER_INTERVAL: Duration = Duration::from_millis(500);
 /// How often offsets are committed to Kafka.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
+/// How often the thread's processor time is measured.
+const MEASURE_INTERVAL: Duration = Duration::from_millis(100);
 /// How long the last commit and the farewell to the group may take each.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long to wait before a consumer that failed for good is made anew.
@@ -138,6 +141,8 @@ pub fn spawn(
         commits: HashMap::new(),
         last_commit: Instant::now(),
         passed_over: Instant::now(),
+        measured: Instant::now(),
+        processor_time: Duration::ZERO,
         left_at: HashMap::new(),
     };
     thread::Builder::new().name("kafka".into()).spawn(move || thread.run())?;
@@ -178,6 +183,9 @@ struct ConsumerThread {
     commits: HashMap<TopicPartition, (u64, i64)>,
     last_commit: Instant,
     passed_over: Instant,
+    measured: Instant,
+    /// The thread's processor time when it was last measured.
+    processor_time: Duration,
     /// The consumer's positions when it last left partitions.
     left_at: HashMap<TopicPartition, i64>,
 }
@@ -199,10 +207,23 @@ impl ConsumerThread {
             self.pass_over();
             self.hand_on(idle);
             self.pause_or_resume();
+            self.measure();
             if self.last_commit.elapsed() >= COMMIT_INTERVAL {
                 self.commit(CommitMode::Async);
             }
         }
+    }
+
+    /// Notes the processor time of this thread since it was last measured; most of the thread's time is waiting.
+    fn measure(&mut self) {
+        if self.measured.elapsed() < MEASURE_INTERVAL {
+            return;
+        }
+        self.measured = Instant::now();
+        let now = clock_gettime(ClockId::ThreadCPUTime);
+        let now = Duration::try_from(now).unwrap_or_default();
+        metrics::step_took(Step::Fetch, now.saturating_sub(self.processor_time));
+        self.processor_time = now;
     }
 
     /// Polls once; whether nothing came.

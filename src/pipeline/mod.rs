@@ -10,6 +10,7 @@
 //! - `start`: where a partition starts, asked of the database and of Kafka.
 //! - `letters`: copies of dead letters for a topic.
 //! - `writer`: one batch until it is committed, through outages, overlaps and refused rows.
+//! - `writer_count`: how many batches are written at the same time.
 //! - `watch`: lag, topic identities and health, looked at every few seconds.
 
 mod letters;
@@ -19,6 +20,7 @@ mod start;
 mod survey;
 mod watch;
 mod writer;
+mod writer_count;
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -38,8 +40,9 @@ use crate::kafka::consumer::{self, Assigned, Command, ConsumerHandle, Event, Mes
 use crate::kafka::lookup::{Lookup, TopicPartition};
 use crate::kafka::settings;
 use crate::message::Decoder;
+use crate::telemetry::escaped;
 use crate::telemetry::health::{Component, Health, JournalStatus};
-use crate::telemetry::{escaped, metrics};
+use crate::telemetry::metrics::{self, Step};
 
 use letters::Publishing;
 use partitions::Partitions;
@@ -48,6 +51,7 @@ use start::{Resolution, Starter};
 use survey::{Survey, Surveyor};
 use watch::{Observation, Watch};
 use writer::{Outcome, Writer};
+use writer_count::WriterCount;
 
 /// How often the loop looks at its clock when nothing happens.
 const TICK: Duration = Duration::from_millis(100);
@@ -141,6 +145,8 @@ pub async fn run(
         start_at: Instant::now(),
         start_tasks: JoinSet::new(),
         writers: JoinSet::new(),
+        writer_count: WriterCount::new(&config.database, Instant::now()),
+        waits_for_writer: false,
         draining: false,
         calm_since: Instant::now(),
         config,
@@ -182,6 +188,9 @@ struct Pipeline {
     start_tasks: JoinSet<Resolution>,
     writer: Writer,
     writers: JoinSet<Outcome>,
+    writer_count: WriterCount,
+    /// Whether the batch being filled was due while all writers were busy.
+    waits_for_writer: bool,
     /// The journal's side, where there is one.
     spill: Option<Spill>,
     surveyor: Surveyor,
@@ -268,7 +277,9 @@ impl Pipeline {
 
     fn fill(&mut self, set: MessageSet) {
         let source = Arc::clone(set.source());
+        let begun = Instant::now();
         let counts = self.filling.push(set, &mut self.decoder);
+        metrics::step_took(Step::Decode, begun.elapsed());
         metrics::unknown_fields(counts.unknown_fields as u64);
         for (kind, count) in counts.by_type().into_iter().filter(|(_, count)| *count > 0) {
             metrics::messages_received(&source.topic, kind, count as u64);
@@ -317,12 +328,14 @@ impl Pipeline {
         let due = self.filling_since.is_some_and(|since| self.draining || since.elapsed() >= linger);
         // What is paused brings nothing more that would be worth waiting for.
         let due = due || (self.filling_since.is_some() && self.budget.is_full());
-        let writers = self.config.database.writers;
+        let writers = self.writer_count.get();
         let free = writers.saturating_sub(self.writers.len());
         let is_full = self.budget.is_full();
         let spill = self.spill.as_ref().filter(|_| !self.draining);
         let has_turn = spill.is_none_or(|spill| spill.may_write_live(self.writers.len(), writers, is_full));
-        if !(due || self.is_full()) || free == 0 || !has_turn {
+        let due = due || self.is_full();
+        self.waits_for_writer |= due && free == 0;
+        if !due || free == 0 || !has_turn {
             if let Some(spill) = self.spill.as_mut().filter(|_| !self.draining)
                 && let Some(records) = spill.next_records(free, writers, is_full)
             {
@@ -336,6 +349,9 @@ impl Pipeline {
                 ));
             }
             return;
+        }
+        if !std::mem::take(&mut self.waits_for_writer) {
+            self.writer_count.interrupt(Instant::now());
         }
         let batch = std::mem::replace(&mut self.filling, Batch::new(&self.budget));
         self.filling_since = None;
@@ -384,6 +400,7 @@ impl Pipeline {
                 // Held by nobody else, they leave room in memory for what comes. A transaction that is cut off here is one
                 // whose end is not known, and the claim answers that.
                 self.writers.abort_all();
+                self.writer_count.interrupt(Instant::now());
                 spill.abandoned();
             }
             self.starter.journaling = spill.mode() == Mode::Journaling;
@@ -438,7 +455,12 @@ impl Pipeline {
             }
         }
         let (buffered, limit, in_flight) = (self.budget.used(), self.config.memory.limit_bytes, self.writers.len());
-        self.health.update(|status| watch::fill_status(status, &lags, (buffered, limit, in_flight)));
+        let writers = self.writer_count.get();
+        metrics::writers(writers);
+        self.health.update(|status| {
+            watch::fill_status(status, &lags, (buffered, limit, in_flight));
+            status.writers = writers as u64;
+        });
         if let Some(spill) = &self.spill {
             let usage = spill.journal().usage();
             let mode = spill.mode().as_str();
@@ -517,6 +539,7 @@ impl Pipeline {
                 self.surveyor.soon();
             }
         }
+        self.writer_count.written(outcome.points + outcome.skipped, Instant::now());
         metrics::points_written(outcome.points as u64);
         metrics::points_skipped(outcome.skipped as u64);
         metrics::points_duplicate(outcome.duplicates as u64);

@@ -1,7 +1,7 @@
 //! One batch until it is committed: through outages, overlaps and refused rows. A writer gives up nothing.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use tracing::{debug, error, warn};
@@ -13,7 +13,7 @@ use crate::database::{Applied, Class, Database, Path};
 use crate::journal::{JournalHandle, ReadError, Record};
 use crate::kafka::lookup::Lookup;
 use crate::message::{Decoder, Limits, Rejected};
-use crate::telemetry::metrics;
+use crate::telemetry::metrics::{self, Step};
 
 /// What became of a batch.
 #[derive(Debug, Default)]
@@ -96,7 +96,9 @@ impl Writer {
             outcome.intervals.push(interval.clone());
             match journal.read(record).await {
                 Ok(set) => {
+                    let begun = Instant::now();
                     let counts = batch.push(set, &mut decoder);
+                    metrics::step_took(Step::Decode, begun.elapsed());
                     metrics::unknown_fields(counts.unknown_fields as u64);
                     messages.resize(batch.message_bytes());
                 }

@@ -52,6 +52,8 @@ pub struct Status {
     pub memory_limit_bytes: u64,
     /// Batches that are being written.
     pub in_flight_batches: u64,
+    /// Batches that may be written at the same time.
+    pub writers: u64,
     /// The journal; `null` where it is off.
     pub journal: Option<JournalStatus>,
     /// The topic for copies of dead letters; `null` where there is none.

@@ -28,6 +28,8 @@ const BATCH_BYTES: &str = "series_ingest_batch_bytes";
 const POINTS_WRITTEN: &str = "series_ingest_points_written_total";
 const POINTS_SKIPPED: &str = "series_ingest_points_skipped_total";
 const POINTS_DUPLICATE: &str = "series_ingest_points_duplicate_total";
+const WRITERS: &str = "series_ingest_writers";
+const STEP_SECONDS: &str = "series_ingest_step_seconds";
 const COPY_SECONDS: &str = "series_ingest_copy_seconds";
 const TRANSACTION_SECONDS: &str = "series_ingest_transaction_seconds";
 const PRODUCE_TO_COMMIT_SECONDS: &str = "series_ingest_produce_to_commit_seconds";
@@ -68,6 +70,59 @@ impl Kind {
             Self::Counter => "counter",
             Self::Gauge => "gauge",
             Self::Histogram => "histogram",
+        }
+    }
+}
+
+/// A step of the way from Kafka to the database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Taking messages from librdkafka: the processor time of the consumer's thread, observed ten times a second.
+    Fetch,
+    /// Decoding a set of messages.
+    Decode,
+    /// Sorting a batch's points.
+    Sort,
+    /// Encoding a batch's points.
+    Encode,
+    /// Waiting for a connection of the pool.
+    Pool,
+    /// Sources, series and chunks that have to be there, and their locks.
+    Prepare,
+    /// Sending a batch's points, and the server's work on them.
+    Copy,
+    /// The claim.
+    Claim,
+    /// The server's COMMIT.
+    Commit,
+}
+
+impl Step {
+    /// All of them, in the order of the way.
+    pub const ALL: [Self; 9] = [
+        Self::Fetch,
+        Self::Decode,
+        Self::Sort,
+        Self::Encode,
+        Self::Pool,
+        Self::Prepare,
+        Self::Copy,
+        Self::Claim,
+        Self::Commit,
+    ];
+
+    /// The label's value.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Fetch => "fetch",
+            Self::Decode => "decode",
+            Self::Sort => "sort",
+            Self::Encode => "encode",
+            Self::Pool => "pool",
+            Self::Prepare => "prepare",
+            Self::Copy => "copy",
+            Self::Claim => "claim",
+            Self::Commit => "commit",
         }
     }
 }
@@ -152,6 +207,13 @@ pub const METRICS: &[Metric] = &[
         kind: Kind::Counter,
         labels: &[],
         help: "Points that change nothing, by points.on_duplicate",
+    },
+    Metric { name: WRITERS, kind: Kind::Gauge, labels: &[], help: "Batches that may be written at the same time" },
+    Metric {
+        name: STEP_SECONDS,
+        kind: Kind::Histogram,
+        labels: &["step"],
+        help: "Time of one step of the way from Kafka to the database",
     },
     Metric { name: COPY_SECONDS, kind: Kind::Histogram, labels: &[], help: "Time of one COPY" },
     Metric {
@@ -247,6 +309,7 @@ const BUCKETS: &[(&str, &[f64])] = &[
         BATCH_BYTES,
         &[KIB, 4.0 * KIB, 16.0 * KIB, 64.0 * KIB, 256.0 * KIB, MIB, 4.0 * MIB, 16.0 * MIB, 64.0 * MIB, 256.0 * MIB],
     ),
+    (STEP_SECONDS, &[0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0]),
     (COPY_SECONDS, SECONDS),
     (TRANSACTION_SECONDS, SECONDS),
     // From a stream that keeps up to a backlog of days.
@@ -471,14 +534,37 @@ pub fn copy_took(time: Duration) {
     record(COPY_SECONDS, time.as_secs_f64());
 }
 
+/// So many batches may be written at the same time.
+pub fn writers(count: usize) {
+    gauge!(WRITERS).set(count as f64);
+}
+
+/// A step has taken so long.
+pub fn step_took(step: Step, time: Duration) {
+    observe(histogram!(STEP_SECONDS, "step" => step.as_str()), time.as_secs_f64());
+}
+
+/// The time that each step has taken so far in seconds, of metrics as [`Rendered::render`] gives them.
+pub fn step_seconds(rendered: &str) -> Vec<(Step, f64)> {
+    let seconds_of = |step: Step| {
+        let line = format!("{STEP_SECONDS}_sum{{step=\"{}\"}} ", step.as_str());
+        rendered.lines().find_map(|text| text.strip_prefix(&line)?.parse().ok()).unwrap_or(0.0)
+    };
+    Step::ALL.map(|step| (step, seconds_of(step))).to_vec()
+}
+
 /// How many observations may wait for a render.
 const MAX_WAITING: u64 = 1024;
 
+fn record(name: &'static str, value: f64) {
+    observe(histogram!(name), value);
+}
+
 /// Notes an observation. The recorder keeps each until it is rendered, so where nobody asks for `/metrics` they have to be
 /// merged into their buckets here.
-fn record(name: &'static str, value: f64) {
+fn observe(histogram: ::metrics::Histogram, value: f64) {
     static OBSERVATIONS: AtomicU64 = AtomicU64::new(0);
-    histogram!(name).record(value);
+    histogram.record(value);
     if OBSERVATIONS.fetch_add(1, Ordering::Relaxed) % MAX_WAITING == MAX_WAITING - 1
         && let Some(rendered) = INSTALLED.get()
     {
@@ -568,6 +654,7 @@ mod tests {
         buffered_bytes(1);
         lag("feed", 0, 5, 1.5);
         gap();
+        writers(2);
         rebalance();
         database_up(true);
         foreign_key_trigger(true);
@@ -581,6 +668,7 @@ mod tests {
         pool_waited(Duration::from_millis(1));
         transaction_took(Duration::from_millis(1));
         copy_took(Duration::from_millis(1));
+        Step::ALL.into_iter().for_each(|step| step_took(step, Duration::from_millis(1)));
         rendered.render()
     }
 
@@ -604,7 +692,8 @@ mod tests {
 
         for metric in METRICS {
             assert!(text.contains(&format!("# HELP {} {}\n", metric.name, metric.help)), "{}", metric.name);
-            let begin = format!("{}{{", metric.name);
+            let suffix = if metric.kind == Kind::Histogram { "_count" } else { "" };
+            let begin = format!("{}{suffix}{{", metric.name);
             let labels: BTreeSet<&str> = text
                 .lines()
                 .filter_map(|line| line.strip_prefix(&begin)?.split_once('}'))

@@ -13,20 +13,48 @@ pub(super) struct Limit {
     pub(super) key: &'static str,
     sorted: bool,
     connections: usize,
-    with_trigger: bool,
+    /// What the session runs before.
+    settings: &'static str,
 }
 
-/// All ways. The chunks are there before; a transaction that makes one keeps all others from writing.
-pub(super) const LIMITS: [Limit; 5] = [
-    limit("arrival order, 1 connection", "arrival_1", false, 1, true),
-    limit("arrival order, 2 connections", "arrival_2", false, 2, true),
-    limit("sorted, 1 connection", "sorted_1", true, 1, true),
-    limit("sorted, 2 connections", "sorted_2", true, 2, true),
-    limit("the same without the foreign key's trigger", "sorted_2_no_trigger", true, 2, false),
+/// The ways for the profile `standard`. The chunks are there before; a transaction that makes one keeps all others from writing.
+pub(super) const STANDARD: [Limit; 5] = [
+    limit("arrival order, 1 connection", "arrival_1", false, 1, ""),
+    limit("arrival order, 2 connections", "arrival_2", false, 2, ""),
+    limit("sorted, 1 connection", "sorted_1", true, 1, ""),
+    limit("sorted, 2 connections", "sorted_2", true, 2, ""),
+    WITHOUT_TRIGGER,
 ];
 
-const fn limit(name: &'static str, key: &'static str, sorted: bool, connections: usize, with_trigger: bool) -> Limit {
-    Limit { name, key, sorted, connections, with_trigger }
+/// The fastest way for the profile `standard`.
+pub(super) const WITHOUT_TRIGGER: Limit = limit(
+    "the same without the foreign key's trigger",
+    "sorted_2_no_trigger",
+    true,
+    2,
+    "set session_replication_role = replica",
+);
+
+/// The ways for the profile `throughput`.
+pub(super) const THROUGHPUT: [Limit; 2] =
+    [limit("sorted, 1 connection", "sorted_1", true, 1, ""), limit("sorted, 2 connections", "sorted_2", true, 2, "")];
+
+/// The ways where the server compresses what is copied.
+pub(super) const DIRECT_COMPRESS: [Limit; 2] = [
+    limit("compressed, sorted, 1 connection", "compressed_1", true, 1, COMPRESSED),
+    limit("compressed, sorted, 2 connections", "compressed_2", true, 2, COMPRESSED),
+];
+
+const COMPRESSED: &str = "set timescaledb.enable_direct_compress_copy = on";
+
+const fn limit(
+    name: &'static str,
+    key: &'static str,
+    sorted: bool,
+    connections: usize,
+    settings: &'static str,
+) -> Limit {
+    Limit { name, key, sorted, connections, settings }
 }
 
 /// The server's files with the rows: two halves of the series, in the order of the messages and sorted.
@@ -56,11 +84,16 @@ impl Files {
     }
 }
 
-/// Copies all rows in each way, into tables that are empty before and after; points a second, in the order of [`LIMITS`].
-pub(super) async fn measure(scratch: &Scratch, arguments: &Arguments, files: &Files) -> Result<Vec<f64>, Failure> {
+/// Copies all rows in each way, into tables that are empty before and after; points a second, in the order of the ways.
+pub(super) async fn measure(
+    scratch: &Scratch,
+    arguments: &Arguments,
+    files: &Files,
+    limits: &[Limit],
+) -> Result<Vec<f64>, Failure> {
     let mut rates = Vec::new();
-    for limit in LIMITS {
-        let took = copy(scratch, arguments, files, limit).await?;
+    for limit in limits {
+        let took = copy(scratch, arguments, files, *limit).await?;
         rates.push(arguments.total() as f64 / took.as_secs_f64());
     }
     Ok(rates)
@@ -75,7 +108,7 @@ async fn copy(scratch: &Scratch, arguments: &Arguments, files: &Files, limit: Li
     let start = Instant::now();
     // One connection copies both files, or each one of them.
     let connections = files.chunks(files.len() / limit.connections);
-    let copies = connections.map(|files| scratch.copy_from_files(files, limit.with_trigger));
+    let copies = connections.map(|files| scratch.copy_from_files(files, limit.settings));
     futures_util::future::try_join_all(copies).await?;
     let took = start.elapsed();
     let copied = scratch.count_points().await?;

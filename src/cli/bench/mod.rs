@@ -17,12 +17,14 @@ use clap::Args;
 use super::{Failure, SYNTHETIC_FIRST_S, print_line, progress_bar, synthetic_message};
 use crate::batch::{MessageSetBuilder, RawMessage, Source};
 use crate::config::{Config, OnDuplicate, Secret};
+use crate::database::profile::{self, Profile};
 use crate::database::scratch::Scratch;
 use crate::database::{Database, schema};
 use crate::journal::{Journal, Options, RealFiles};
 use crate::kafka::publisher::Publisher;
 use crate::message::Kind;
-use limits::{Files, LIMITS};
+use crate::telemetry::metrics::{self, Step};
+use limits::{Files, Limit};
 use process::{Worker, postgres_cpu};
 use report::{Report, rounded};
 
@@ -32,9 +34,11 @@ const SET_BYTES: usize = 128 * 1024;
 /// Sets of one append.
 const APPEND_SETS: usize = 64;
 /// The ends of the names of all topics that are made.
-const TOPICS: [&str; 4] = ["many", "one", "live", "half"];
+const TOPICS: [&str; 5] = ["many", "one", "wide", "live", "half"];
 /// The rate at which messages are sent, besides half of the drain's.
 const LIVE_POINTS_A_SECOND: f64 = 20_000.0;
+/// When the policy compresses a chunk: later than any benchmark lasts, whose points are of years ago.
+const COMPRESS_AFTER_S: u64 = 100 * 365 * 86_400;
 /// How long the worker may take without a single new message.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -64,6 +68,12 @@ impl Arguments {
     /// As many series with one point a message, and fewer points.
     fn with_one_point(&self) -> Self {
         Self { points: self.points.div_ceil(4), columns: 1, timestamps: 1, ..self.clone() }
+    }
+
+    /// As many points of a hundred times as many series, in messages with fewer timestamps.
+    fn with_many_series(&self) -> Self {
+        let series = (100 * self.series).min(self.points.div_ceil(self.columns));
+        Self { series, timestamps: (self.points / (series * self.columns)).max(1), ..self.clone() }
     }
 
     fn points_a_message(&self) -> usize {
@@ -131,11 +141,16 @@ const EVERY_10000TH: &str =
 
 /// What the worker took for the drain.
 struct Drain {
+    points: usize,
     points_a_second: f64,
     cpu: Duration,
     /// The database's; `None` where it runs elsewhere.
     database_cpu: Option<Duration>,
     peak_rss_bytes: u64,
+    /// The seconds of each step, of all of the worker's threads together.
+    steps: Vec<(Step, f64)>,
+    /// Points in compressed rows, where the table compresses any.
+    compressed: usize,
 }
 
 pub(super) async fn run(config: Arc<Config>, file: Option<PathBuf>, arguments: Arguments) -> Result<(), Failure> {
@@ -149,6 +164,8 @@ pub(super) async fn run(config: Arc<Config>, file: Option<PathBuf>, arguments: A
     bench.kafka.brokers.clone_from(&arguments.brokers);
     bench.kafka.group_id = name.replace('_', "-");
     bench.database.url = Secret::new(scratch.url().to_owned());
+    // What is compressed is compressed as it is copied, and not by the policy meanwhile.
+    bench.database.compress_after_s = COMPRESS_AFTER_S;
     let result = measure(&bench, file.as_deref(), &arguments, &scratch).await;
     let topics: Vec<String> = TOPICS
         .iter()
@@ -173,18 +190,25 @@ async fn measure(bench: &Config, file: Option<&Path>, arguments: &Arguments, scr
     let many = with_own_topics(bench, "many");
     publish(&many, arguments).await?;
     let files = Files::make(scratch, arguments).await?;
-    let before = limits::measure(scratch, arguments, &files).await?;
-    let plain = drain(&many, file, arguments, scratch).await?;
-    check_points(scratch, arguments).await?;
+    let standard = drain_beside(&many, file, arguments, scratch, &files, &limits::STANDARD).await?;
     let replay = replay(&many, file, arguments, scratch).await?;
-    let after = limits::measure(scratch, arguments, &files).await?;
+    let (throughput, direct_compress) = drain_on_throughput(&many, file, arguments, scratch, &files).await?;
     files.remove(scratch).await?;
+
     let (one, single) = (with_own_topics(bench, "one"), arguments.with_one_point());
     publish(&one, &single).await?;
     scratch.empty_tables().await?;
     let one = drain(&one, file, &single, scratch).await?;
     check_points(scratch, &single).await?;
+
+    let (wide, of_many_series) = (with_own_topics(bench, "wide"), arguments.with_many_series());
+    publish(&wide, &of_many_series).await?;
+    let files = Files::make(scratch, &of_many_series).await?;
+    let wide = drain_beside(&wide, file, &of_many_series, scratch, &files, &[limits::WITHOUT_TRIGGER]).await?;
+    files.remove(scratch).await?;
+
     let live = live::measure(&with_own_topics(bench, "live"), file, arguments, scratch, LIVE_POINTS_A_SECOND).await?;
+    let plain = &standard.drain;
     let half = plain.points_a_second / 2.0;
     let half_live = live::measure(&with_own_topics(bench, "half"), file, arguments, scratch, half).await?;
     let ignore = drain_once_each(&many, file, arguments, scratch, OnDuplicate::Ignore).await?;
@@ -202,37 +226,7 @@ async fn measure(bench: &Config, file: Option<&Path>, arguments: &Arguments, scr
         format!("{:>8}", arguments.points_a_message()),
         arguments.points_a_message(),
     );
-    let mut limits = Vec::new();
-    for ((limit, before), after) in LIMITS.iter().zip(before).zip(after) {
-        let text = format!("{:>8.0} points/s before the drain, {after:.0} after", before);
-        let faster = before.max(after);
-        report.add(&format!("COPY, {}", limit.name), &format!("copy_{}_points_per_s", limit.key), text, faster.round());
-        limits.push((limit, faster));
-    }
-    report.rate("drain by the worker", "drain", plain.points_a_second, &[]);
-    for (limit, rate) in &limits {
-        let ratio = plain.points_a_second / rate;
-        let name = format!("  to COPY, {}", limit.name);
-        report.add(&name, &format!("drain_to_copy_{}", limit.key), format!("{ratio:>8.2}"), rounded(ratio));
-    }
-    let per_million = |time: Duration| time.as_secs_f64() * 1e6 / total;
-    let worker_cpu = per_million(plain.cpu);
-    report.add(
-        "CPU of the worker",
-        "worker_cpu_s_per_million",
-        format!("{worker_cpu:>8.2} s per million points"),
-        rounded(worker_cpu),
-    );
-    if let Some(cpu) = plain.database_cpu.map(per_million) {
-        report.add(
-            "CPU of the database",
-            "database_cpu_s_per_million",
-            format!("{cpu:>8.2} s per million points"),
-            rounded(cpu),
-        );
-    }
-    let mib = plain.peak_rss_bytes as f64 / f64::from(1 << 20);
-    report.add("peak resident memory", "peak_rss_mib", format!("{mib:>8.0} MiB"), mib.round());
+    standard.report(&mut report, "", "", None);
     for (name, key, delays) in [
         (format!("live, {LIVE_POINTS_A_SECOND:.0} points/s"), "live", &live),
         (format!("live, {half:.0} points/s, half of the drain"), "half", &half_live),
@@ -249,7 +243,112 @@ async fn measure(bench: &Config, file: Option<&Path>, arguments: &Arguments, scr
     report.rate("drain with a CHECK", "check", clean.points_a_second, &[drained]);
     let unrefused = ("that", "check", clean.points_a_second);
     report.rate("the same, 0.01 % refused", "refused", refused.points_a_second, &[unrefused]);
+    wide.report(&mut report, &format!("{} series: ", of_many_series.series), "many_series_", Some(drained));
+    throughput.report(&mut report, "throughput: ", "throughput_", Some(drained));
+    let share = throughput.drain.compressed as f64 / total;
+    report.add(
+        "throughput: points in compressed rows",
+        "throughput_compressed",
+        format!("{share:>8.2} of all; direct compress {}", direct_compress),
+        rounded(share),
+    );
     report.finish(arguments.json.as_deref())
+}
+
+/// A drain, and the server's limits before and after it in points a second.
+struct Beside {
+    limits: Vec<Limit>,
+    before: Vec<f64>,
+    drain: Drain,
+    after: Vec<f64>,
+}
+
+impl Beside {
+    /// Adds all of it, the names and keys with something before them.
+    fn report(&self, report: &mut Report, name: &str, key: &str, other: Option<(&str, &str, f64)>) {
+        let mut faster_ones = Vec::new();
+        for ((limit, before), after) in self.limits.iter().zip(&self.before).zip(&self.after) {
+            let text = format!("{before:>8.0} points/s before the drain, {after:.0} after");
+            let faster = before.max(*after);
+            let (name, key) = (format!("{name}COPY, {}", limit.name), format!("{key}copy_{}_points_per_s", limit.key));
+            report.add(&name, &key, text, faster.round());
+            faster_ones.push((limit, faster));
+        }
+        let drain = &self.drain;
+        report.rate(
+            &format!("{name}drain by the worker"),
+            &format!("{key}drain"),
+            drain.points_a_second,
+            other.as_slice(),
+        );
+        for (limit, faster) in faster_ones {
+            let ratio = drain.points_a_second / faster;
+            let key = format!("{key}drain_to_copy_{}", limit.key);
+            report.add(&format!("  to COPY, {}", limit.name), &key, format!("{ratio:>8.2}"), rounded(ratio));
+        }
+        for (whose, word, cpu) in [("worker", "worker", Some(drain.cpu)), ("database", "database", drain.database_cpu)]
+        {
+            let Some(cpu) = cpu else { continue };
+            let seconds = cpu.as_secs_f64() * 1e6 / drain.points as f64;
+            report.add(
+                &format!("  CPU of the {whose}"),
+                &format!("{key}{word}_cpu_s_per_million"),
+                format!("{seconds:>8.2} s per million points"),
+                rounded(seconds),
+            );
+        }
+        let mib = drain.peak_rss_bytes as f64 / f64::from(1 << 20);
+        report.add("  peak resident memory", &format!("{key}peak_rss_mib"), format!("{mib:>8.0} MiB"), mib.round());
+        let all: f64 = drain.steps.iter().map(|(_, seconds)| seconds).sum();
+        for (step, seconds) in &drain.steps {
+            let share = if all > 0.0 { seconds / all } else { 0.0 };
+            report.add(
+                &format!("  step {}", step.as_str()),
+                &format!("{key}step_{}_share", step.as_str()),
+                format!("{:>8.1} % of the time of all steps", 100.0 * share),
+                rounded(share),
+            );
+        }
+    }
+}
+
+/// Drains the topic once, beside what the server does in these ways.
+async fn drain_beside(
+    bench: &Config,
+    file: Option<&Path>,
+    arguments: &Arguments,
+    scratch: &Scratch,
+    files: &Files,
+    limits: &[Limit],
+) -> Result<Beside, Failure> {
+    scratch.empty_tables().await?;
+    let before = limits::measure(scratch, arguments, files, limits).await?;
+    let drain = drain(bench, file, arguments, scratch).await?;
+    check_points(scratch, arguments).await?;
+    let after = limits::measure(scratch, arguments, files, limits).await?;
+    Ok(Beside { limits: limits.to_vec(), before, drain, after })
+}
+
+/// Drains it again into a table of the profile `throughput`, and gives the table its profile back. With it, in words, whether
+/// the server could compress what was copied.
+async fn drain_on_throughput(
+    bench: &Config,
+    file: Option<&Path>,
+    arguments: &Arguments,
+    scratch: &Scratch,
+    files: &Files,
+) -> Result<(Beside, String), Failure> {
+    let bench = with_own_group(bench, "throughput");
+    scratch.empty_tables().await?;
+    profile::set(&bench.database, Profile::Throughput, false, |_| ()).await?;
+    let table = Database::new(&bench)?.look_at_table().await?;
+    let mut limits = limits::THROUGHPUT.to_vec();
+    if table.direct_compress.is_ok() {
+        limits.extend(limits::DIRECT_COMPRESS);
+    }
+    let beside = drain_beside(&bench, file, arguments, scratch, files, &limits).await?;
+    profile::set(&bench.database, Profile::Standard, false, |_| ()).await?;
+    Ok((beside, table.direct_compress_text()))
 }
 
 /// A publisher, once the benchmark's topics are made.
@@ -361,9 +460,11 @@ async fn drain(
     bar.finish_and_clear();
     let database_cpu = database_cpu.zip(postgres_cpu()).map(|(before, after)| after.saturating_sub(before));
     let (cpu, peak_rss_bytes) = worker.usage()?;
+    let steps = metrics::step_seconds(&worker.metrics().await?);
     worker.stop()?;
-    let points_a_second = arguments.total() as f64 / took.as_secs_f64();
-    Ok(Drain { points_a_second, cpu, database_cpu, peak_rss_bytes })
+    let (points, compressed) = (arguments.total(), scratch.count_compressed_points().await?);
+    let points_a_second = points as f64 / took.as_secs_f64();
+    Ok(Drain { points, points_a_second, cpu, database_cpu, peak_rss_bytes, steps, compressed })
 }
 
 /// Asks so often for the number of messages that are applied until it is `expected`, and hands each answer on. The progress

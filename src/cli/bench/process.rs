@@ -1,26 +1,55 @@
 //! Processes as Linux sees them, by proc(5).
 
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::time::Duration;
 
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty};
+use hyper::Request;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
 use super::{Config, Failure, Scratch, program};
 
-/// The worker's process.
-pub(super) struct Worker(Child);
+/// The worker's process, and where it answers for its metrics.
+pub(super) struct Worker {
+    child: Child,
+    address: SocketAddr,
+}
 
 impl Worker {
     pub(super) fn start(bench: &Config, file: Option<&Path>, scratch: &Scratch) -> Result<Self, Failure> {
-        Ok(Self(program(bench, file, scratch)?.arg("run").spawn()?))
+        // A port that is free now, and that nobody else is given so soon.
+        let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
+        let mut program = program(bench, file, scratch)?;
+        let child = program.arg("run").env("SERIES_INGEST__HTTP__LISTEN", address.to_string()).spawn()?;
+        Ok(Self { child, address })
+    }
+
+    /// What it serves as `/metrics`.
+    pub(super) async fn metrics(&self) -> Result<String, Failure> {
+        let failed = |error: &dyn std::error::Error| Failure::Internal(format!("the worker's metrics: {error}"));
+        let stream = TokioIo::new(TcpStream::connect(self.address).await?);
+        let (mut sender, connection) = http1::handshake(stream).await.map_err(|error| failed(&error))?;
+        let connection = tokio::spawn(connection);
+        let request = Request::get("/metrics").header("host", self.address.to_string()).body(Empty::<Bytes>::new());
+        let request = request.map_err(|error| failed(&error))?;
+        let answer = sender.send_request(request).await.map_err(|error| failed(&error))?;
+        let body = answer.into_body().collect().await.map_err(|error| failed(&error))?;
+        connection.abort();
+        Ok(String::from_utf8_lossy(&body.to_bytes()).into_owned())
     }
 
     pub(super) fn has_ended(&mut self) -> Result<bool, Failure> {
-        Ok(self.0.try_wait()?.is_some())
+        Ok(self.child.try_wait()?.is_some())
     }
 
     /// The processor time so far, and the most memory that was resident, in bytes.
     pub(super) fn usage(&self) -> Result<(Duration, u64), Failure> {
-        let folder = PathBuf::from(format!("/proc/{}", self.0.id()));
+        let folder = PathBuf::from(format!("/proc/{}", self.child.id()));
         let stat = std::fs::read_to_string(folder.join("stat"))?;
         let status = std::fs::read_to_string(folder.join("status"))?;
         let peak_kib: u64 = status
@@ -32,8 +61,8 @@ impl Worker {
     }
 
     pub(super) fn stop(&mut self) -> Result<(), Failure> {
-        self.0.kill()?;
-        self.0.wait()?;
+        self.child.kill()?;
+        self.child.wait()?;
         Ok(())
     }
 }
