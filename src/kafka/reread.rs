@@ -5,7 +5,7 @@ use std::mem::ManuallyDrop;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::Message as _;
 use rdkafka::{Offset, TopicPartitionList};
 
@@ -60,7 +60,11 @@ impl Rereader {
     /// # Errors
     /// Where the brokers do not answer.
     pub fn read(&self, source: &Source, partition: i32, offset: i64) -> Result<Option<Whole>, KafkaError> {
-        if source.topic_id.is_empty() || self.lookup.cluster_id().as_ref() != Some(&source.cluster_id) {
+        if source.topic_id.is_empty() {
+            return Ok(None);
+        }
+        let cluster_id = self.lookup.cluster_id().ok_or(KafkaError::MetadataFetch(Code::OperationTimedOut))?;
+        if cluster_id != source.cluster_id {
             return Ok(None);
         }
         let mut list = TopicPartitionList::new();
@@ -93,14 +97,12 @@ impl Rereader {
                 Some(Err(error)) => return Err(error),
             }
         }
-        Err(KafkaError::MessageConsumption(rdkafka::error::RDKafkaErrorCode::OperationTimedOut))
+        Err(KafkaError::MessageConsumption(Code::OperationTimedOut))
     }
 }
 
+/// Whether the log does not reach to the offset. A topic that is not there says nothing of its messages: a broker that has
+/// just started does not know its topics yet.
 fn is_gone(error: &KafkaError) -> bool {
-    use rdkafka::error::RDKafkaErrorCode as Code;
-    matches!(
-        error.rdkafka_error_code(),
-        Some(Code::AutoOffsetReset | Code::OffsetOutOfRange | Code::UnknownTopicOrPartition | Code::UnknownPartition)
-    )
+    matches!(error.rdkafka_error_code(), Some(Code::AutoOffsetReset | Code::OffsetOutOfRange))
 }

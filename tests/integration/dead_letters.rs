@@ -406,6 +406,37 @@ async fn copies_wait_in_their_rows_while_kafka_is_away() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_cut_letter_is_published_whole_when_kafka_is_back() {
+    let test = "cut_away";
+    let Some(broker) = SecureBroker::start(test, &Authority::new("ours")).await else { return };
+    let bed = Bed::on_broker(&broker.plain, test, 1).await;
+    let topic = format!("{}.dead", bed.name);
+    bed.broker.create(&topic, 1, &[]).await;
+    let large = format!("[{}]", "1,".repeat(40_000));
+    bed.producer.send(&bed.points_topic, 0, "s", Some(large.as_bytes()));
+    take(&bed, &[]).await;
+    bed.client.batch_execute("update ingest_dead_letter set to_publish = true").await.unwrap();
+    broker.signal("STOP");
+    let worker = bed.worker(&[("SERIES_INGEST__KAFKA__DEAD_LETTER_TOPIC", topic.as_str())]);
+    let why = format!("offset 0 of {}/0 cannot be read from Kafka now", bed.points_topic);
+    until(90, "it waits for Kafka", async || worker.get("/status").is_some_and(|(_, status)| status.contains(&why)))
+        .await;
+    assert_eq!(bed.count("select count(*) from ingest_dead_letter where to_publish").await, 1);
+    broker.signal("CONT");
+    until(90, "it is published", async || {
+        bed.count("select count(*) from ingest_dead_letter where to_publish").await == 0
+    })
+    .await;
+    let copies = bed.broker.records(&topic, 0);
+    assert_eq!(copies.len(), 1);
+    assert!(copies[0].payload() == Some(large.as_bytes()), "the payload is whole");
+    let marks = copies[0].headers().unwrap().iter().filter(|header| header.key.ends_with(".payload.bytes"));
+    assert_eq!(marks.count(), 0);
+    drop(worker);
+    bed.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_rejected_again_and_again_is_parked_and_takes_no_other_with_it() {
     let Some(bed) = Bed::new("parked", 1).await else { return };
     bed.client
