@@ -82,11 +82,8 @@ impl Error {
         match self {
             Self::TimedOut { .. } => Class::Outage,
             Self::Unexpected(_) | Self::Tls(_) => Class::Ours,
-            // What a trigger raises without a code of its own. Our own functions raise none but with theirs.
-            Self::Server { step, source }
-                if STEPS_WITH_ROWS.contains(step) && source.code() == Some(&SqlState::RAISE_EXCEPTION) =>
-            {
-                Class::Data
+            Self::Server { step, source } if STEPS_WITH_ROWS.contains(step) => {
+                source.code().map_or(Class::Outage, |code| class_of_row_code(code.code()))
             }
             Self::Server { source, .. } => class_of(source),
             Self::Pool(PoolError::Backend(error)) => class_of(error),
@@ -166,6 +163,26 @@ impl Error {
 
 fn class_of(error: &tokio_postgres::Error) -> Class {
     error.code().map_or(Class::Outage, |code| class_of_code(code.code()))
+}
+
+/// The class of a SQLSTATE at a step in which the server sees what messages say. There a trigger, or a function of somebody's
+/// that a constraint calls, may raise any code: of those that have no class of their own elsewhere, all speak of a row but these.
+fn class_of_row_code(code: &str) -> Class {
+    let class = class_of_code(code);
+    let of_row = !matches!(
+        code.get(..2).unwrap_or_default(),
+        // What the statement or a function asks for is missing or not allowed: a feature, a table, a column, a right.
+        "" | "0A" | "0L" | "0P" | "3D" | "3F" | "42"
+            // COPY sends other columns than the table has: the only ones of this class that come here.
+            | "22"
+            // The state of a session, a transaction, a cursor or an object.
+            | "0B" | "24" | "25" | "26" | "2B" | "2D" | "34" | "3B" | "40" | "55" | "72"
+            // The configuration, a foreign server, faults of the server's own.
+            | "F0" | "HV" | "XX"
+            // Our functions', and TimescaleDB's of hypertables and chunks.
+            | "IC" | "IO" | "TS"
+    );
+    if class == Class::Ours && of_row { Class::Data } else { class }
 }
 
 /// The class of a SQLSTATE. An error without one is the connection's, and so an outage.
@@ -254,6 +271,23 @@ mod tests {
         ];
         for (code, class) in table {
             assert_eq!(class_of_code(code), class, "{code}");
+        }
+    }
+
+    #[test]
+    fn where_rows_are_seen_codes_of_users_speak_of_them() {
+        for code in ["MY001", "45000", "38000", "39P01", "2F002", "44000", "P0001", "P0002", "20000", "21000", "23514"]
+        {
+            assert_eq!(class_of_row_code(code), Class::Data, "{code}");
+        }
+        for code in
+            ["0A000", "22P03", "22P04", "25P02", "3D000", "42703", "55000", "F0000", "HV00N", "XX000", "TS101", ""]
+        {
+            assert_eq!(class_of_row_code(code), Class::Ours, "{code}");
+        }
+        for code in ["08006", "25006", "28000", "40001", "53100", "55P03", "57014", "58030", "IC001", "IC002", "IC003"]
+        {
+            assert_eq!(class_of_row_code(code), class_of_code(code), "{code}");
         }
     }
 

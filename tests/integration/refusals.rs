@@ -105,6 +105,44 @@ async fn what_a_trigger_raises_without_a_code_refuses_a_row_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_trigger_raises_with_a_code_of_its_own_refuses_just_its_row() {
+    const CODES: [&str; 5] = ["MY001", "45000", "38000", "2F002", "P0002"];
+    let Some(bed) = Bed::new("refused_own_code", 1).await else { return };
+    let branches: Vec<String> = CODES
+        .iter()
+        .enumerate()
+        .map(|(number, code)| {
+            format!("if new.value = -{} then raise exception using errcode = '{code}'; end if;", number + 1)
+        })
+        .collect();
+    let trigger = format!(
+        "create function refuse() returns trigger language plpgsql as $$ begin {} return new; end $$;
+         create trigger refuse before insert on time_series_data_points for each row execute function refuse()",
+        branches.join(" ")
+    );
+    bed.client.batch_execute(&trigger).await.unwrap();
+    let mut published = Published::default();
+    for number in 1..=CODES.len() {
+        for value in [format!("-{number}"), published.batch("s", 20)] {
+            let refused = format!(r#"{{"time_series_id":"s","timestamps":[0,1],"columns":{{"c":[1,{value}]}}}}"#);
+            let payload = if value.starts_with('-') { refused } else { value };
+            bed.producer.send(&bed.points_topic, 0, "s", Some(payload.as_bytes()));
+        }
+    }
+    bed.producer.flush();
+    let worker = bed.worker(&[]);
+    bed.until_applied(60).await;
+    assert_eq!(bed.difference(&published).await, Difference::default());
+    let letters = details(&bed, &bed.points_topic).await;
+    assert_eq!(letters.iter().map(|(offset, _)| *offset).collect::<Vec<_>>(), [0, 2, 4, 6, 8]);
+    for ((_, detail), code) in letters.iter().zip(CODES) {
+        assert!(detail.starts_with(&format!("rejected_by_database: SQLSTATE {code}: ")), "{detail}");
+    }
+    drop(worker);
+    bed.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_storm_of_refused_messages_keeps_moving() {
     let Some(bed) = Bed::new("refused_storm", 1).await else { return };
     bed.client.batch_execute(REFUSE).await.unwrap();
