@@ -1,7 +1,9 @@
 //! What can go wrong with the database, and what it means for a batch. The decision is made once, here.
 
+use std::borrow::Cow;
+
 use deadpool_postgres::PoolError;
-use tokio_postgres::error::SqlState;
+use tokio_postgres::error::{DbError, SqlState};
 
 use super::session::{COPY_STEP, STEPS_WITH_ROWS};
 
@@ -71,6 +73,9 @@ pub enum Error {
     Unexpected(String),
 }
 
+/// How much of a message of the server's is kept, in bytes.
+const MAX_MESSAGE_BYTES: usize = 1024;
+
 /// SQLSTATEs of our own functions in `migrations/`.
 const OVERLAP: &str = "IC001";
 const TOO_MANY_ISLANDS: &str = "IC002";
@@ -93,7 +98,7 @@ impl Error {
     }
 
     /// The server's own words, where it has answered.
-    pub fn from_server(&self) -> Option<&tokio_postgres::error::DbError> {
+    pub fn from_server(&self) -> Option<&DbError> {
         match self {
             Self::Server { source, .. } => source.as_db_error(),
             _ => None,
@@ -117,7 +122,7 @@ impl Error {
     /// The server's reason for a dead letter: code, constraint and column, without the row.
     pub fn refusal(&self) -> String {
         let Some(answer) = self.from_server() else { return self.to_string() };
-        let mut text = format!("SQLSTATE {}: {}", answer.code().code(), answer.message());
+        let mut text = format!("SQLSTATE {}: {}", answer.code().code(), message(answer));
         let places = [("table", answer.table()), ("column", answer.column()), ("constraint", answer.constraint())];
         for (name, value) in places {
             if let Some(value) = value {
@@ -145,7 +150,7 @@ impl Error {
     }
 
     /// The server's own words, also where it refuses a new connection.
-    fn answer(&self) -> Option<&tokio_postgres::error::DbError> {
+    fn answer(&self) -> Option<&DbError> {
         match self {
             Self::Pool(PoolError::Backend(source)) | Self::Server { source, .. } => source.as_db_error(),
             _ => None,
@@ -208,7 +213,7 @@ fn class_of_code(code: &str) -> Class {
 /// The server's code and message, or the connection's error with its cause. DETAIL and CONTEXT are left out: they quote rows.
 pub(super) fn describe(error: &tokio_postgres::Error) -> String {
     if let Some(answer) = error.as_db_error() {
-        return format!("{} (SQLSTATE {}){}", answer.message(), answer.code().code(), tls::hint(answer));
+        return format!("{} (SQLSTATE {}){}", message(answer), answer.code().code(), tls::hint(answer));
     }
     if let Some(text) = tls::explain(error) {
         return text;
@@ -223,6 +228,16 @@ pub(super) fn describe(error: &tokio_postgres::Error) -> String {
         cause = inner.source();
     }
     text
+}
+
+/// The server's message, cut: what a trigger says may be of any length.
+fn message(answer: &DbError) -> Cow<'_, str> {
+    let text = answer.message();
+    if text.len() <= MAX_MESSAGE_BYTES {
+        return text.into();
+    }
+    let end = (0..=MAX_MESSAGE_BYTES).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+    format!("{}…", &text[..end]).into()
 }
 
 fn describe_pool(error: &PoolError) -> String {
