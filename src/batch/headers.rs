@@ -1,5 +1,6 @@
 //! The headers of a message as one piece of bytes, as they are kept with it: for each its name and its value, each behind its
-//! length as a little-endian int32; -1 says that there is no value, as in Kafka's format.
+//! length as a little-endian int32; -1 says that there is no value, as in Kafka's format. A -2 alone says that there are headers
+//! which could not be read.
 
 /// The headers as bytes; `None` where there are none.
 pub fn encode<'a>(headers: impl IntoIterator<Item = (&'a [u8], Option<&'a [u8]>)>) -> Option<Vec<u8>> {
@@ -13,6 +14,9 @@ pub fn encode<'a>(headers: impl IntoIterator<Item = (&'a [u8], Option<&'a [u8]>)
     }
     (!bytes.is_empty()).then_some(bytes)
 }
+
+/// What stands for headers that a message has and nobody could read.
+pub const UNREADABLE: [u8; 4] = (-2_i32).to_le_bytes();
 
 /// The headers of `bytes`, up to where they are cut or are none; what is not UTF-8 of a name is replaced.
 pub fn decode(bytes: &[u8]) -> Vec<(String, Option<&[u8]>)> {
@@ -55,6 +59,7 @@ mod tests {
             assert_eq!(cut, expected[..cut.len()]);
         }
         assert_eq!(encode([]), None);
+        assert_eq!(decode(&UNREADABLE), []);
         assert_eq!(decode(&[0xff; 9]), []);
         let odd = encode([(&b"\xffa"[..], Some(&b"1"[..]))]).unwrap();
         assert_eq!(decode(&odd), [("\u{fffd}a".to_owned(), Some(&b"1"[..]))]);

@@ -11,13 +11,16 @@ use rdkafka::types::RDKafkaRespErr;
 
 use crate::batch::headers;
 
-/// The headers of a message in the form of [`headers`]; `None` where it has none.
+/// The headers of a message in the form of [`headers`]; `None` where it has none. librdkafka reads no more than 100,000 of them,
+/// or none at all, and says so by an error.
 pub(super) fn of(message: &BorrowedMessage<'_>) -> Option<Vec<u8>> {
     let mut list = ptr::null_mut();
     // SAFETY: the message is alive, and librdkafka only writes the list's pointer, which is the message's own.
     let found = unsafe { c::rd_kafka_message_headers(message.ptr(), &mut list) };
-    if found != RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
-        return None;
+    match found {
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR => {}
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR__NOENT => return None,
+        _ => return Some(headers::UNREADABLE.to_vec()),
     }
     let mut all = Vec::new();
     loop {

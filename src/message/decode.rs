@@ -61,7 +61,7 @@ impl Decoder {
     /// Looks at what stands beside a payload; `headers` are in the form of [`headers`].
     ///
     /// # Errors
-    /// Where key or headers are too long, or the message is of another version than this program's.
+    /// Where key or headers are too long or cannot be read, or the message is of another version than this program's.
     pub fn check_envelope(&self, key: Option<&[u8]>, headers: Option<&[u8]>) -> Result<(), Rejected> {
         for (what, bytes) in [("key has", key), ("headers have", headers)] {
             let (length, limit) = (bytes.map_or(0, <[u8]>::len), self.limits.max_bytes);
@@ -69,6 +69,10 @@ impl Decoder {
                 let detail = format!("the {what} {length} bytes, more than the {limit} allowed");
                 return Err(Rejected::new(Reason::TooLarge, detail));
             }
+        }
+        if headers == Some(headers::UNREADABLE.as_slice()) {
+            let detail = "the headers cannot be read: expected at most 100000, each with a name";
+            return Err(Rejected::new(Reason::Limits, detail));
         }
         for (_, value) in
             headers::iterate(headers.unwrap_or_default()).filter(|(name, _)| *name == VERSION_HEADER.as_bytes())

@@ -100,7 +100,7 @@ pub enum Reason {
     UnknownType,
     /// A timestamp lies outside the accepted window, most often because of a wrong unit.
     TimeWindow,
-    /// A name, a number, the columns or the nesting are beyond their limit.
+    /// A name, a number, the columns, the nesting or the number of headers are beyond their limit.
     Limits,
     /// It has too many bytes or points.
     TooLarge,

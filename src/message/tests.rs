@@ -395,6 +395,8 @@ fn what_stands_beside_the_payload_has_limits_and_a_version() {
         let detail = format!("header series-ingest-version: expected \"1\", found {found}");
         assert_eq!((rejected.reason, rejected.detail), (Reason::Schema, detail));
     }
+    let rejected = decoder.check_envelope(None, Some(&headers::UNREADABLE)).unwrap_err();
+    assert_eq!(rejected.reason, Reason::Limits);
     let long = vec![b'x'; 100_001];
     for (key, headers, what) in [(Some(&long), None, "key has"), (None, Some(&long), "headers have")] {
         let rejected = decoder.check_envelope(key.map(Vec::as_slice), headers.map(Vec::as_slice)).unwrap_err();

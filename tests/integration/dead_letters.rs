@@ -333,6 +333,24 @@ async fn header_names_of_any_bytes_pass() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_message_with_more_headers_than_can_be_read_is_a_letter() {
+    let Some(bed) = Bed::new("many_headers", 1).await else { return };
+    let good = br#"{"time_series_id":"s","timestamps":[0],"columns":{"c":[1]}}"#;
+    for count in [100_000, 100_001] {
+        bed.producer.send_with_headers(&bed.points_topic, 0, "s", Some(good), &vec![("h", ""); count]);
+    }
+    bed.producer.flush();
+    take(&bed, &[]).await;
+    let letters = "select count(*) from ingest_dead_letter
+                   where \"offset\" = 1 and reason = 'limits' and detail like 'the headers cannot be read: %100000%'";
+    assert_eq!((bed.count_points().await, bed.count(LETTERS).await, bed.count(letters).await), (1, 1, 1));
+    // What they say is not known later either.
+    let done = dead_letter(&bed, &[], &["redrive"]);
+    assert!(done.contains("0 dead letters with 0 points written; 1 rejected again"), "{done}");
+    bed.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn fields_and_versions_that_are_not_known_are_counted_and_refused() {
     let Some(bed) = Bed::new("unknown_fields", 1).await else { return };
     let message = r#"{"time_series_id":"s","timestamps":[0],"columns":{"c":[1]},"unit":"C","site":7}"#;
