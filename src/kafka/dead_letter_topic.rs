@@ -1,5 +1,5 @@
 //! Copies of dead letters in a topic, with the headers that Kafka Connect's `DeadLetterQueueReporter` adds, so that what reads
-//! its topics reads ours. Key, payload, time and headers are those of the message.
+//! its topics reads ours. Key, payload, time and all other headers are those of the message.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -24,6 +24,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// The reasons for which the first of these stages of Kafka Connect failed; for all others it was the writing.
 const BEFORE_WRITING: &str = "VALUE_CONVERTER";
 const WRITING: &str = "TASK_PUT";
+
+/// What the names of Kafka Connect's headers begin with.
+const PREFIX: &str = "__connect.errors.";
 
 /// A message, and why it became a dead letter.
 #[derive(Debug)]
@@ -147,7 +150,7 @@ impl DeadLetterTopic {
         let mut waiting = 0;
         for (index, letter) in letters.iter().enumerate() {
             let mut record: BaseRecord<'_, [u8], [u8], usize> =
-                BaseRecord::with_opaque_to(&self.topic, index).headers(self.headers(letter));
+                BaseRecord::with_opaque_to(&self.topic, index).headers(headers(letter, &self.pipeline));
             record.key = letter.key.as_deref();
             record.payload = letter.payload.as_deref();
             record.timestamp = letter.time_ms;
@@ -205,42 +208,82 @@ impl DeadLetterTopic {
     fn deliveries(&self) -> std::sync::MutexGuard<'_, Vec<(usize, Result<(), KafkaError>)>> {
         self.producer.context().outcomes.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    /// The message's own headers, and behind them those of Kafka Connect, which adds none that is there already.
-    fn headers(&self, letter: &Letter) -> OwnedHeaders {
-        let stage = if letter.undecodable { BEFORE_WRITING } else { WRITING };
-        let class =
-            if letter.undecodable { "series_ingest::message::Decoder" } else { "series_ingest::database::Database" };
-        let mut ours = vec![
-            ("topic", letter.topic.clone()),
-            ("partition", letter.partition.to_string()),
-            ("offset", letter.offset.to_string()),
-            ("connector.name", self.pipeline.clone()),
-            ("task.id", "0".to_owned()),
-            ("stage", stage.to_owned()),
-            ("class.name", class.to_owned()),
-            ("exception.class.name", letter.reason.clone()),
-            ("exception.message", letter.detail.clone()),
-            ("exception.stacktrace", format!("{}: {}", letter.reason, letter.detail)),
+/// The message's own headers, and behind them those of Kafka Connect. It leaves those of an earlier copy before its own, for
+/// readers that take the last of a name; here they are left out, because not all readers do, and not all names come again.
+fn headers(letter: &Letter, pipeline: &str) -> OwnedHeaders {
+    let stage = if letter.undecodable { BEFORE_WRITING } else { WRITING };
+    let class =
+        if letter.undecodable { "series_ingest::message::Decoder" } else { "series_ingest::database::Database" };
+    let mut ours = vec![
+        ("topic", letter.topic.clone()),
+        ("partition", letter.partition.to_string()),
+        ("offset", letter.offset.to_string()),
+        ("connector.name", pipeline.to_owned()),
+        ("task.id", "0".to_owned()),
+        ("stage", stage.to_owned()),
+        ("class.name", class.to_owned()),
+        ("exception.class.name", letter.reason.clone()),
+        ("exception.message", letter.detail.clone()),
+        ("exception.stacktrace", format!("{}: {}", letter.reason, letter.detail)),
+    ];
+    for (part, bytes) in &letter.cut_from {
+        let name = match *part {
+            "key" => "key.bytes",
+            "headers" => "headers.bytes",
+            _ => "payload.bytes",
+        };
+        ours.push((name, bytes.to_string()));
+    }
+    let own = letter.headers.iter().filter(|(name, _)| !name.starts_with(PREFIX));
+    let mut all = OwnedHeaders::new_with_capacity(letter.headers.len() + ours.len());
+    for (key, value) in own {
+        all = all.insert(Header { key, value: value.as_deref() });
+    }
+    for (name, value) in ours {
+        all = all.insert(Header { key: &format!("{PREFIX}{name}"), value: Some(&value) });
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::message::Headers as _;
+
+    use super::*;
+
+    #[test]
+    fn what_an_earlier_copy_says_is_left_out() {
+        let of_message = [
+            ("trace", Some("1")),
+            ("__connect.errors.topic", Some("of an earlier copy")),
+            ("__connect.errors.payload.bytes", Some("9")),
+            ("trace", None),
         ];
-        for (part, bytes) in &letter.cut_from {
-            let name = match *part {
-                "key" => "key.bytes",
-                "headers" => "headers.bytes",
-                _ => "payload.bytes",
-            };
-            ours.push((name, bytes.to_string()));
-        }
-        let mut all = OwnedHeaders::new_with_capacity(letter.headers.len() + ours.len());
-        for (key, value) in &letter.headers {
-            all = all.insert(Header { key, value: value.as_deref() });
-        }
-        for (name, value) in ours {
-            let key = format!("__connect.errors.{name}");
-            if !letter.headers.iter().any(|(known, _)| *known == key) {
-                all = all.insert(Header { key: &key, value: Some(&value) });
-            }
-        }
-        all
+        let letter = Letter {
+            topic: "t".to_owned(),
+            partition: 3,
+            offset: 4,
+            time_ms: None,
+            key: None,
+            headers: of_message
+                .map(|(name, value)| (name.to_owned(), value.map(|text| text.as_bytes().to_vec())))
+                .into(),
+            payload: None,
+            cut_from: vec![("key", 70_000)],
+            undecodable: true,
+            reason: "schema".to_owned(),
+            detail: "why".to_owned(),
+        };
+        let headers = headers(&letter, "p");
+        let all: Vec<(&str, Option<&str>)> =
+            headers.iter().map(|one| (one.key, one.value.map(|value| str::from_utf8(value).unwrap()))).collect();
+        assert_eq!(all[..3], [("trace", Some("1")), ("trace", None), ("__connect.errors.topic", Some("t"))]);
+        let mut names: Vec<&str> = all[2..].iter().map(|(name, _)| *name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), all.len() - 2, "each of ours is there once");
+        assert_eq!(all.last(), Some(&("__connect.errors.key.bytes", Some("70000"))));
     }
 }
