@@ -1,7 +1,9 @@
 //! The keys, as `config/default.toml` has them.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
+use backon::ExponentialBuilder;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -114,6 +116,18 @@ pub struct Database {
     pub chunk_interval_s: u64,
     /// The age at which a chunk is compressed, in seconds. Default 86400; 1 to 3153600000.
     pub compress_after_s: u64,
+}
+
+impl Database {
+    /// The pauses between attempts, without an end.
+    pub fn backoff(&self) -> ExponentialBuilder {
+        ExponentialBuilder::default()
+            .with_min_delay(Duration::from_millis(self.retry_min_ms))
+            .with_max_delay(Duration::from_millis(self.retry_max_ms))
+            .with_factor(2.0)
+            .with_jitter()
+            .without_max_times()
+    }
 }
 
 impl Database {

@@ -6,7 +6,9 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
+use backon::{BackoffBuilder as _, ExponentialBuilder};
 use tokio_postgres::Row;
 use tracing::debug;
 
@@ -216,11 +218,6 @@ pub struct Letter {
 }
 
 impl Letter {
-    /// Whether only the head of the payload is there.
-    pub fn is_cut(&self) -> bool {
-        self.cut().iter().any(|cut| cut.part == "payload")
-    }
-
     /// The parts of the message of which only the head is there.
     pub fn cut(&self) -> Vec<Cut> {
         cut([
@@ -541,7 +538,7 @@ impl Database {
     }
 
     /// Decodes letters and writes them, in transactions that remove their rows. `defined` has the series that were defined
-    /// before, which counts where nothing is committed.
+    /// before, which counts where nothing is committed; `pauses` are those between attempts while others are in the way.
     ///
     /// # Errors
     /// Those that refuse no row. Letters of transactions before it stay written, and the rest can be tried again.
@@ -551,18 +548,22 @@ impl Database {
         mode: RedriveMode,
         decoder: &mut Decoder,
         defined: &mut HashSet<String>,
+        pauses: &ExponentialBuilder,
     ) -> Result<Redriven, Error> {
         let mut redriven = Redriven::default();
         let mut parts = vec![letters];
+        let mut delays = pauses.build();
         while let Some(part) = parts.pop() {
             match self.redrive_once(part, None, mode, decoder, defined).await {
                 Ok(done) => {
                     redriven.fates.extend(done.fates);
                     redriven.points += done.points;
+                    delays = pauses.build();
                 }
                 Err(failure) if failure.class() == Class::Retry => {
                     debug!(%failure, "another transaction was in the way");
                     parts.push(part);
+                    tokio::time::sleep(delays.next().unwrap_or(Duration::from_secs(1))).await;
                 }
                 // A row of a series is refused; points that are refused are found inside the transaction.
                 Err(failure) if failure.class() == Class::Data && part.len() > 1 => {

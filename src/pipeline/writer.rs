@@ -60,12 +60,7 @@ pub(super) struct Writer {
 
 impl Writer {
     pub(super) fn new(config: &Config, database: Database, lookup: Arc<Lookup>) -> Self {
-        let backoff = ExponentialBuilder::default()
-            .with_min_delay(Duration::from_millis(config.database.retry_min_ms))
-            .with_max_delay(Duration::from_millis(config.database.retry_max_ms))
-            .with_factor(2.0)
-            .with_jitter()
-            .without_max_times();
+        let backoff = config.database.backoff();
         Self { database, lookup, limits: config.message.limits(), batch: config.batch.clone(), backoff }
     }
 

@@ -538,6 +538,88 @@ async fn a_payload_is_repaired_in_the_editor() {
     bed.remove().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_stands_beside_a_payload_is_read_whole_before_a_letter_is_written() {
+    let Some(bed) = Bed::new("cut_beside", 1).await else { return };
+    let good = br#"{"time_series_id":"s","timestamps":[0],"columns":{"c":[1]}}"#;
+    let limit = [("SERIES_INGEST__MESSAGE__MAX_BYTES", "66000")];
+    let (key, long) = ("k".repeat(70_000), "v".repeat(70_000));
+    bed.producer.send(&bed.points_topic, 0, &key, Some(good));
+    take(&bed, &limit).await;
+    let headers = [("long", long.as_str()), ("series-ingest-version", "2")];
+    bed.producer.send_with_headers(&bed.points_topic, 0, "s", Some(good), &headers);
+    take(&bed, &[]).await;
+    assert_eq!(bed.count(LETTERS).await, 2);
+    // What is right of both stands beyond what the database has of them.
+    let none = "0 dead letters with 0 points written; 1 rejected again";
+    let done = dead_letter(&bed, &limit, &["redrive", "--reason", "too_large"]);
+    assert!(done.contains(none), "{done}");
+    let done = dead_letter(&bed, &[], &["redrive", "--reason", "schema"]);
+    assert!(done.contains(none), "{done}");
+    let done = dead_letter(&bed, &[("EDITOR", "false")], &["redrive", "--edit", "--reason", "schema"]);
+    assert!(done.contains("--edit changes the payload alone: header series-ingest-version"), "{done}");
+    let done = dead_letter(&bed, &[], &["redrive", "--reason", "too_large"]);
+    assert!(done.contains("1 dead letters with 1 points written"), "{done}");
+    bed.broker.delete_records(&bed.points_topic, 0, 2).await;
+    let done = dead_letter(&bed, &[], &["redrive"]);
+    assert!(done.contains("bytes of its headers: Kafka no longer has") && done.contains("1 left alone"), "{done}");
+    assert_counted(&bed, 1, 0, 1).await;
+    bed.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_edited_letter_of_a_series_that_is_there_now_is_written() {
+    use std::io::Write as _;
+    let Some(bed) = Bed::new("edit_unknown", 1).await else { return };
+    let points = r#"{"time_series_id":"s","timestamps":[0],"columns":{"c":[1]}}"#;
+    for payload in [points, r#"{"type":"series-create","id":"s","name":7}"#, points] {
+        bed.producer.send(&bed.points_topic, 0, "s", Some(payload.as_bytes()));
+    }
+    take(&bed, &[UNKNOWN]).await;
+    // The first is rejected once more, and skipped; then its series is repaired.
+    let editor = editor(&bed, r#"sed -i 's/:7/:"seven"/' "$1""#);
+    let settings = [UNKNOWN, ("EDITOR", editor.to_str().unwrap()), ("PATH", "/usr/bin:/bin")];
+    let mut redrive = command(&with(&bed, &settings))
+        .args(["dead-letter", "redrive", "--edit"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    redrive.stdin.take().unwrap().write_all(b"s\n").unwrap();
+    let output = redrive.wait_with_output().unwrap();
+    let printed = text(&output);
+    assert!(printed.contains("2 dead letters with 1 points written") && printed.contains("1 skipped"), "{printed}");
+    assert_counted(&bed, 1, 0, 2).await;
+    std::fs::remove_file(editor).unwrap();
+    bed.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redrive_pauses_while_others_are_in_its_way() {
+    let Some(bed) = Bed::new("redrive_pauses", 1).await else { return };
+    letters_of_an_unknown_series(&bed, 1).await;
+    // A sequence keeps what a transaction that is given up has counted.
+    let in_the_way = "create sequence attempts;
+        create function stand_in_the_way() returns trigger language plpgsql as $$
+        begin
+            perform nextval('attempts');
+            raise exception using errcode = 'serialization_failure';
+        end $$;
+        create trigger stand_in_the_way before insert on time_series_data_points
+            for each row execute function stand_in_the_way()";
+    bed.client.batch_execute(in_the_way).await.unwrap();
+    let pause = [("SERIES_INGEST__DATABASE__RETRY_MIN_MS", "3000"), ("SERIES_INGEST__DATABASE__RETRY_MAX_MS", "3000")];
+    let mut redrive = spawn_redrive(&bed, &pause);
+    let attempts = "select last_value from attempts where is_called";
+    until(60, "it was tried", async || bed.client.query_opt(attempts, &[]).await.unwrap().is_some()).await;
+    bed.client.batch_execute("drop trigger stand_in_the_way on time_series_data_points").await.unwrap();
+    assert!(redrive.wait().unwrap().success());
+    assert_eq!((bed.count_points().await, bed.count(LETTERS).await), (4, 0));
+    let attempts = bed.count(attempts).await;
+    assert!(attempts < 5, "{attempts} attempts in a moment");
+    bed.remove().await;
+}
+
 /// Takes 6000 bad messages where there is room for 500, with a worker that is killed in a transaction on the way; how many
 /// are kept, how many are only counted, and by how much the metric differs from that.
 async fn storm(bed: &Bed) -> (i64, i64, i64) {

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 
+use backon::ExponentialBuilder;
 use clap::Args;
 use indicatif::ProgressBar;
 
@@ -15,8 +16,8 @@ use crate::batch::Points;
 use crate::cli::{Failure, print, print_line, progress_bar};
 use crate::config::Config;
 use crate::database::Database;
-use crate::database::dead_letters::{Fate, Letter, Redrive as OneRedrive, RedriveMode};
-use crate::kafka::reread::Rereader;
+use crate::database::dead_letters::{Cut, Fate, Letter, Redrive as OneRedrive, RedriveMode};
+use crate::kafka::reread::{Rereader, Whole};
 use crate::message::{Decoder, Rejected};
 use crate::telemetry::escaped;
 
@@ -69,12 +70,13 @@ pub(super) async fn run(config: &Arc<Config>, database: &Database, arguments: &R
         defined: HashSet::new(),
         done: Done::default(),
         mode: if arguments.dry_run { RedriveMode::Try } else { RedriveMode::Write },
+        pauses: config.database.backoff(),
     };
     'pages: while let Some((page, read)) = letters.next().await? {
         bar.inc((read - page.len()) as u64);
         let (mut waiting, mut bytes) = (Vec::new(), 0);
         for letter in page {
-            let Some((letter, payload)) = work.with_whole_payload(letter).await else {
+            let Some((letter, payload)) = work.whole(letter).await else {
                 bar.inc(1);
                 continue;
             };
@@ -84,7 +86,7 @@ pub(super) async fn run(config: &Arc<Config>, database: &Database, arguments: &R
                 }
                 continue;
             }
-            bytes += payload.as_ref().map_or(0, Vec::len);
+            bytes += [&payload, &letter.key, &letter.headers].into_iter().flatten().map(Vec::len).sum::<usize>();
             waiting.push((letter, payload));
             if waiting.len() == MAX_LETTERS || bytes >= MAX_BYTES {
                 work.write(&waiting).await?;
@@ -110,8 +112,8 @@ impl Done {
         ));
         if self.cut > 0 {
             print_line(format_args!(
-                "{} left alone: the database has only the head of the payload, and Kafka no longer has the message, or does not \
-                 answer. Ask the producer to send it again, then purge it",
+                "{} left alone: the database has only the head of the message, and Kafka no longer has it, or does not answer. Ask \
+                 the producer to send it again, then purge it",
                 self.cut
             ));
         }
@@ -134,23 +136,30 @@ struct Work<'a> {
     defined: HashSet<String>,
     done: Done,
     mode: RedriveMode,
+    pauses: ExponentialBuilder,
 }
 
 impl Work<'_> {
-    /// The letter with its whole payload, where that can be had.
-    async fn with_whole_payload(&mut self, mut letter: Letter) -> Option<(Letter, Option<Vec<u8>>)> {
-        if !letter.is_cut() {
+    /// The letter with its whole key and headers, and its whole payload, where these can be had: what stands beside the payload
+    /// is looked at, too.
+    async fn whole(&mut self, mut letter: Letter) -> Option<(Letter, Option<Vec<u8>>)> {
+        let cut = letter.cut();
+        if cut.is_empty() {
             let payload = letter.payload.take();
             return Some((letter, payload));
         }
         match self.wholes.read(&letter).await {
-            Ok(payload) => Some((letter, payload)),
+            Ok(Whole { key, headers, payload }) => {
+                (letter.key, letter.headers) = (key, headers);
+                Some((letter, payload))
+            }
             Err(why) => {
-                let has = letter.payload.as_ref().map_or(0, Vec::len);
-                eprintln!(
-                    "series-ingest: dead letter {} has {has} bytes of {}: {why}",
-                    letter.id, letter.payload_bytes
-                );
+                for Cut { part, kept, bytes } in cut {
+                    eprintln!(
+                        "series-ingest: dead letter {} has {kept} of {bytes} bytes of its {part}: {why}",
+                        letter.id
+                    );
+                }
                 self.done.cut += 1;
                 None
             }
@@ -163,7 +172,8 @@ impl Work<'_> {
         }
         let asked: Vec<OneRedrive<'_>> =
             letters.iter().map(|(letter, payload)| OneRedrive { letter, payload: payload.as_deref() }).collect();
-        let redriven = self.database.redrive(&asked, self.mode, &mut self.decoder, &mut self.defined).await?;
+        let redriven =
+            self.database.redrive(&asked, self.mode, &mut self.decoder, &mut self.defined, &self.pauses).await?;
         self.done.points += redriven.points;
         for fate in &redriven.fates {
             match fate {
@@ -186,16 +196,24 @@ impl Work<'_> {
             letter.reason,
             escaped(&letter.detail)
         ));
+        if let Err(rejected) = self.decoder.check_envelope(letter.key.as_deref(), letter.headers.as_deref()) {
+            print_line(format_args!("--edit changes the payload alone: {}", escaped(&rejected.detail)));
+            self.done.skipped += 1;
+            return Ok(true);
+        }
         let mut text = payload.unwrap_or_default();
         loop {
             text = edited(letter.id, &text)?;
+            // Whether there is a series is for the database to say, each time.
+            self.decoder.reject_series([]);
             let failure = match self.decoder.decode(letter.source.kind, Some(&text), &mut Points::default()) {
                 Err(rejected) => rejected,
                 Ok(_) => {
                     let asked = [OneRedrive { letter, payload: Some(&text) }];
                     // The row has the message as it came: what is wrong with another text is not its fault.
                     let mode = RedriveMode::WriteOnly;
-                    let redriven = self.database.redrive(&asked, mode, &mut self.decoder, &mut self.defined).await?;
+                    let redriven =
+                        self.database.redrive(&asked, mode, &mut self.decoder, &mut self.defined, &self.pauses).await?;
                     match redriven.fates.into_iter().next() {
                         Some(Fate::Rejected(rejected)) => rejected,
                         Some(Fate::Elsewhere) | None => {
@@ -292,7 +310,7 @@ struct Wholes {
 }
 
 impl Wholes {
-    async fn read(&mut self, letter: &Letter) -> Result<Option<Vec<u8>>, String> {
+    async fn read(&mut self, letter: &Letter) -> Result<Whole, String> {
         if self.unreachable {
             return Err("Kafka does not answer".to_owned());
         }
@@ -306,7 +324,7 @@ impl Wholes {
         let (source, partition, offset) = (Arc::clone(&letter.source), letter.partition, letter.offset);
         let read = tokio::task::spawn_blocking(move || rereader.read(&source, partition, offset)).await;
         match read.map_err(|failure| failure.to_string())? {
-            Ok(Some(whole)) => Ok(whole.payload),
+            Ok(Some(whole)) => Ok(whole),
             Ok(None) => Err("Kafka no longer has the message, or its topic or cluster is another one now".to_owned()),
             Err(failure) => {
                 self.unreachable = true;
