@@ -16,7 +16,7 @@ create index idx_ingest_dead_letter_to_publish on ingest_dead_letter (id) where 
 create unique index idx_ingest_dead_letter_sample on ingest_dead_letter (source_id, partition, reason) where is_sample;
 
 -- Exact numbers, without a count(*): kept is the number of rows of ingest_dead_letter, which triggers keep, so that also a
--- row that was deleted by hand is counted. A row for each partition is changed by who holds the partition's progress only.
+-- row that was deleted by hand is counted. Of the workers only the one that holds a partition's progress changes its rows.
 create table ingest_dead_letter_count (
     source_id integer not null references ingest_source (id),
     partition integer not null,
@@ -34,7 +34,8 @@ comment on column ingest_dead_letter_count.only_counted is 'messages beyond dead
 insert into ingest_dead_letter_count (source_id, partition, reason, kept)
 select source_id, partition, reason, count(*) from ingest_dead_letter group by 1, 2, 3;
 
--- Rows are taken in one order everywhere, so that two transactions never wait for each other.
+-- Each statement takes rows in one order. Where two transactions wait for each other all the same, because they have several
+-- statements, the server ends one of them, which is then tried again.
 create function ingest_count_kept() returns trigger
 language plpgsql as $$
 begin

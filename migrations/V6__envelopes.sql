@@ -10,7 +10,7 @@ comment on column ingest_dead_letter.headers_bytes is 'the headers'' full length
 drop function ingest_add_dead_letters(
     integer[], integer[], bigint[], bigint[], bytea[], bytea[], bytea[], bigint[], text[], text[], boolean[], boolean);
 
--- As before, with the full lengths of keys and headers.
+-- As before, with the full lengths of keys and headers, and without counting a sample that takes its own place.
 create function ingest_add_dead_letters(
     p_sources integer[], p_partitions integer[], p_offsets bigint[], p_times_ms bigint[], p_keys bytea[], p_headers bytea[],
     p_payloads bytea[], p_payload_bytes bigint[], p_reasons text[], p_details text[], p_samples boolean[],
@@ -23,14 +23,16 @@ begin
     if true = any (p_samples) then
         with replaced as (
             delete from ingest_dead_letter as letter
-            using unnest(p_sources, p_partitions, p_reasons, p_samples) as new (source_id, partition, reason, is_sample)
+            using unnest(p_sources, p_partitions, p_offsets, p_reasons, p_samples)
+                as new (source_id, partition, "offset", reason, is_sample)
             where new.is_sample and letter.is_sample and letter.source_id = new.source_id
                 and letter.partition = new.partition and letter.reason = new.reason
-            returning letter.source_id, letter.partition, letter.reason, letter."offset"
+            returning letter.source_id, letter.partition, letter.reason, letter."offset", new."offset" as by_offset
         )
         insert into ingest_dead_letter_count as known
             (source_id, partition, reason, only_counted, first_offset, last_offset)
-        select source_id, partition, reason, 1, "offset", "offset" from replaced order by 1, 2, 3
+        -- After progress was set back it may be the same message again.
+        select source_id, partition, reason, 1, "offset", "offset" from replaced where "offset" <> by_offset order by 1, 2, 3
         on conflict (source_id, partition, reason) do update set
             only_counted = known.only_counted + 1,
             first_offset = least(known.first_offset, excluded.first_offset),
