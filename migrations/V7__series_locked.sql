@@ -11,6 +11,7 @@ create function ingest_lock_series(p_series text[])
 returns text
 language plpgsql as $$
 declare
+    caller name;
     may_set boolean;
     foreign_key oid;
     found bigint;
@@ -21,11 +22,12 @@ begin
     select oid into foreign_key from pg_constraint
     where conrelid = 'time_series_data_points'::regclass and confrelid = 'time_series_metadata'::regclass and contype = 'f';
     if foreign_key is not null then
-        -- The worker's right, not that of this function's owner.
+        -- The worker's right, not that of this function's owner: of the role that it has set, if it has set any.
+        caller := coalesce(nullif(current_setting('role'), 'none'), session_user);
         if current_setting('server_version_num')::integer >= 150000 then
-            may_set := has_parameter_privilege(session_user, 'session_replication_role', 'set');
+            may_set := has_parameter_privilege(caller, 'session_replication_role', 'set');
         else
-            may_set := (select rolsuper from pg_roles where rolname = session_user);
+            may_set := (select rolsuper from pg_roles where rolname = caller);
         end if;
         -- Triggers that would not fire as a replica, or would only then. TimescaleDB's blocker is for rows that miss the chunks.
         if not may_set

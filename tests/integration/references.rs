@@ -187,3 +187,26 @@ async fn a_role_without_the_right_to_the_setting_leaves_the_trigger_on() {
     bed.client.batch_execute(&format!("drop owned by {role}; drop role {role}")).await.unwrap();
     bed.remove().await;
 }
+
+/// Where a connection takes another role than it logs in with, that role's right counts.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_right_of_a_role_that_is_set_counts() {
+    let Some(bed) = Bed::new("reference_set_role", 1).await else { return };
+    let role = format!("{}_worker", bed.name);
+    bed.client.batch_execute(&format!("create role {role}")).await.unwrap();
+    let granted = run(&bed.environment(), &["migrate", "--worker-role", &role]);
+    assert!(granted.status.success(), "{}", text(&granted));
+    let url = format!("{}?options=-c%20role%3D{role}", bed.url);
+    for (right, expected) in [("revoke set", "trigger"), ("grant set", "locked")] {
+        let whom = if expected == "locked" { "to" } else { "from" };
+        let sql = format!("{right} on parameter session_replication_role {whom} {role}");
+        bed.client.batch_execute(&sql).await.unwrap();
+        let worker = bed.worker(&[("DATABASE_URL", &url)]);
+        bed.send_point("s", 0);
+        bed.producer.flush();
+        bed.until_applied(60).await;
+        until(30, expected, async || reference(&worker).as_deref() == Some(expected)).await;
+    }
+    bed.client.batch_execute(&format!("drop owned by {role}; drop role {role}")).await.unwrap();
+    bed.remove().await;
+}
