@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read as _};
+use std::path::Path;
 
 use super::Config;
 use super::problems::Problems;
@@ -47,7 +48,11 @@ pub(super) fn read(config: &mut Config, problems: &mut Problems) {
 /// More than any secret has. A path that names something endless must not fill the memory.
 const MAX_BYTES: u64 = 1 << 20;
 
-fn read_bounded(path: &str) -> io::Result<String> {
+/// The text of a file with a secret.
+///
+/// # Errors
+/// Where it cannot be read, is no UTF-8, or is too long for any secret.
+pub(crate) fn read_secret(path: impl AsRef<Path>) -> io::Result<String> {
     let mut text = String::new();
     let read = File::open(path)?.take(MAX_BYTES + 1).read_to_string(&mut text)?;
     if read as u64 > MAX_BYTES {
@@ -58,7 +63,7 @@ fn read_bounded(path: &str) -> io::Result<String> {
 
 /// What is in the file, without one line end at its end.
 fn content(key: &str, path: &str, problems: &mut Problems) -> Option<String> {
-    match read_bounded(path) {
+    match read_secret(path) {
         Ok(text) => {
             let text = text.strip_suffix('\n').map_or(text.as_str(), |text| text.strip_suffix('\r').unwrap_or(text));
             if text.is_empty() {

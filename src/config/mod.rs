@@ -32,6 +32,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use files::read_secret;
 use layers::Layers;
 pub use problems::Problems;
 pub use secret::Secret;

@@ -16,7 +16,7 @@ use rdkafka::message::DeliveryResult;
 use rdkafka::producer::ProducerContext;
 use tracing::{debug, warn};
 
-use crate::config::Kafka;
+use crate::config::{Kafka, read_secret};
 use crate::telemetry::escaped;
 
 /// How long a token is taken for good that does not say when it expires.
@@ -167,7 +167,7 @@ fn failed_handshake(code: RDKafkaErrorCode, reason: &str) -> Option<&'static str
 /// The token in the file. Of a JWT the times and the name are its own claims, which the brokers check and we do not.
 fn read_token(file: &Path, now_ms: i64) -> Result<OAuthToken, Box<dyn StdError>> {
     let of_file = |what: &str| format!("kafka.oauth_token_file: {} {what}", file.display());
-    let text = std::fs::read_to_string(file).map_err(|error| of_file(&format!("cannot be read: {error}")))?;
+    let text = read_secret(file).map_err(|error| of_file(&format!("cannot be read: {error}")))?;
     let token = text.trim();
     if token.is_empty() {
         return Err(of_file("is empty").into());
@@ -255,6 +255,8 @@ mod tests {
         assert!(token_of("\n").is_err_and(|text| text.contains("is empty")));
         let missing = read_token(Path::new("/nowhere/token"), 0).err().unwrap().to_string();
         assert!(missing.contains("/nowhere/token cannot be read"), "{missing}");
+        assert!(token_of(&"x".repeat(1 << 20)).is_ok());
+        assert!(token_of(&"x".repeat((1 << 20) + 1)).is_err_and(|text| text.contains("more than 1048576 bytes")));
     }
 
     #[test]
