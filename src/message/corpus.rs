@@ -18,7 +18,7 @@ fn bits(value: f64) -> u64 {
 /// What should become of a case, and its points.
 fn expected(case: &Case) -> (Result<Message, (String, String)>, Vec<Row>) {
     match case.outcome.clone() {
-        Outcome::PointBatch { points } => {
+        Outcome::PointBatch { points } | Outcome::Refused { points, .. } => {
             let message = Message::PointBatch { points: points.len() };
             (Ok(message), points.into_iter().map(|(s, c, time, value)| (s, c, time, bits(value))).collect())
         }
@@ -63,6 +63,16 @@ fn every_case_of_the_corpus_has_its_outcome() {
                 wrong.push(format!("{}\n  expected {expected:?}\n  found    {decoded:?}", case.name));
                 break;
             }
+        }
+    }
+    // Of what the database refuses, an unknown series is told by the decoder, when it knows of it.
+    decoder.reject_series(["nobodys".to_owned()]);
+    for case in &cases {
+        if let Outcome::Refused { reason, detail, .. } = &case.outcome
+            && reason == Reason::UnknownSeries.as_str()
+        {
+            let found = decoded(case, &mut decoder, &mut Points::default()).0;
+            assert_eq!(found, Err((reason.clone(), detail.clone())), "{}", case.name);
         }
     }
     assert!(wrong.is_empty(), "{} of {} cases:\n{}", wrong.len(), cases.len(), wrong.join("\n"));

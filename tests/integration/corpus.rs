@@ -16,8 +16,9 @@ use series_ingest::database::copy::CopyEncoder;
 
 use crate::support::bed::Bed;
 use crate::support::data::{Difference, Published, bits};
+use crate::support::worker::{run, text};
 use crate::support::{seed, until};
-use cases::{Outcome, Topic};
+use cases::{Case, Outcome, Topic};
 
 /// Topic, offset, reason, detail, payload.
 type Letter = (String, i64, String, String, Vec<u8>);
@@ -29,7 +30,8 @@ async fn every_case_of_the_corpus_goes_through_the_program() {
     let mut letters: Vec<Letter> = Vec::new();
     let mut series = Vec::new();
     let mut next = [0_i64; 2];
-    let cases = cases::all();
+    let (refused, cases): (Vec<Case>, Vec<Case>) =
+        cases::all().into_iter().partition(|case| matches!(case.outcome, Outcome::Refused { .. }));
     for case in &cases {
         let (topic, next) = match case.topic {
             Topic::Series => (&bed.series_topic, &mut next[0]),
@@ -48,7 +50,7 @@ async fn every_case_of_the_corpus_goes_through_the_program() {
                 let payload = case.payload.clone().unwrap();
                 letters.push((topic.clone(), *next, reason, detail, payload));
             }
-            Outcome::Tombstone => {}
+            Outcome::Tombstone | Outcome::Refused { .. } => {}
         }
         *next += 1;
     }
@@ -103,7 +105,47 @@ async fn every_case_of_the_corpus_goes_through_the_program() {
     assert!(others.iter().all(|id| id == "s"), "bad messages name no series: {others:?}");
     println!("{} messages: {} points, {} dead letters", cases.len(), published.rows.len(), letters.len());
     drop(worker);
+    let first = bed.broker.end(&bed.points_topic, 0);
+    assert_refused(&bed, &refused, first).await;
+    assert_eq!(bed.difference(&published).await, Difference::default());
+    // When it is mended, they are written.
+    bed.client.batch_execute("alter table time_series_data_points drop constraint corpus").await.unwrap();
+    let those = ["--topic", bed.points_topic.as_str(), "--from-offset", &first.to_string()];
+    let redriven = run(&bed.environment(), &[&["dead-letter", "redrive"], &those[..]].concat());
+    assert!(redriven.status.success(), "{}", text(&redriven));
+    for case in refused {
+        let Outcome::Refused { points, .. } = case.outcome else { unreachable!("no other case is here") };
+        published.rows.extend(points.into_iter().map(|(s, c, time, value)| (s, c, time, bits(Some(value)))));
+    }
+    assert_eq!(bed.difference(&published).await, Difference::default());
     bed.remove().await;
+}
+
+/// That the cases which only the database refuses are dead letters of a worker and a table that are set up for it.
+async fn assert_refused(bed: &Bed, cases: &[Case], first: i64) {
+    let add = "alter table time_series_data_points add constraint corpus check (value <> -777.25)";
+    bed.client.batch_execute(add).await.unwrap();
+    for case in cases {
+        bed.producer.send(&bed.points_topic, 0, &case.name, case.payload.as_deref());
+    }
+    bed.producer.flush();
+    let worker = bed.worker(&[("SERIES_INGEST__POINTS__UNKNOWN_SERIES", "dead-letter")]);
+    bed.until_applied(60).await;
+    let sql = "select letter.reason, letter.detail, letter.payload
+               from ingest_dead_letter as letter join ingest_source as source on source.id = letter.source_id
+               where source.topic = $1 and letter.\"offset\" >= $2 order by letter.\"offset\"";
+    let letters = bed.client.query(sql, &[&bed.points_topic, &first]).await.unwrap();
+    assert_eq!(letters.len(), cases.len());
+    for (letter, case) in letters.iter().zip(cases) {
+        let Outcome::Refused { reason, detail, .. } = &case.outcome else { unreachable!("no other case is here") };
+        assert_eq!((letter.get(0), letter.get(2)), (reason.as_str(), case.payload.as_deref()), "{}", case.name);
+        let found: &str = letter.get(1);
+        assert!(found.starts_with(detail), "{}: {found}", case.name);
+    }
+    for reason in ["unknown_series", "rejected_by_database"] {
+        assert!(letters.iter().any(|letter| letter.get::<_, &str>(0) == reason), "a case of {reason}");
+    }
+    drop(worker);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,9 +1,16 @@
 //! The tables, on what kinds of server there are.
 
+use refinery::Target;
+use series_ingest::database::roles;
 use series_ingest::database::schema::{self, SchemaError};
 
 use crate::support::bed::{Bed, connect};
-use crate::support::data::Published;
+use crate::support::data::{Difference, Published};
+use crate::support::worker::{run, text};
+
+mod embedded {
+    refinery::embed_migrations!("migrations");
+}
 
 async fn lines(bed: &Bed, sql: &str) -> Vec<String> {
     bed.client.query(sql, &[]).await.unwrap().iter().map(|row| row.get(0)).collect()
@@ -85,6 +92,51 @@ async fn the_tables_are_those_of_the_contract() {
         .unwrap();
     let error = schema::verify(&bed.config(&[])).await.unwrap_err();
     assert!(matches!(error, SchemaError::TooNew { version: 99 }), "{error}");
+    bed.remove().await;
+}
+
+/// A database of an earlier version, in use by a role of its own, after what README.md says of upgrades.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_schema_is_upgraded_with_what_it_holds_and_the_workers_role() {
+    const OLDER: i32 = 5;
+    let Some(bed) = Bed::unmigrated("upgrade", 1).await else { return };
+    let mut client = connect(&bed.url).await;
+    embedded::migrations::runner().set_target(Target::Version(OLDER)).run_async(&mut client).await.unwrap();
+    let role = format!("{}_worker", bed.name);
+    bed.client.batch_execute(&format!("create role {role} login")).await.unwrap();
+    roles::grant_worker(&bed.config(&[]), &role).await.unwrap();
+    let held = "insert into ingest_source (pipeline, cluster_id, topic, topic_id) values ('default', 'c', 't', 'i');
+        insert into ingest_dead_letter (source_id, partition, \"offset\", payload, payload_bytes, reason)
+            select id, 0, 7, payload, length(payload), 'unknown_series'
+            from ingest_source, convert_to('{\"time_series_id\":\"s\",\"timestamps\":[0],\"columns\":{\"c\":[1]}}', 'UTF8') as payload";
+    bed.client.batch_execute(held).await.unwrap();
+
+    let report = schema::migrate(&bed.config(&[])).await.unwrap();
+    assert_eq!(report.applied.len(), migrations() - OLDER as usize);
+    let allowed = format!(
+        "select count(*) from pg_proc where has_function_privilege('{role}', oid, 'execute')
+             and proname in ('ingest_add_dead_letters', 'ingest_lock_series', 'ingest_make_chunk')"
+    );
+    assert_eq!(bed.count(&allowed).await, 0, "what is new is granted by name only");
+    let granted = run(&bed.environment(), &["migrate", "--worker-role", &role]);
+    assert!(granted.status.success(), "{}", text(&granted));
+    assert_eq!(bed.count(&allowed).await, 3);
+
+    let mut published = Published::default();
+    let payload = published.batch("s", 20);
+    bed.producer.send(&bed.points_topic, 0, "s", Some(payload.as_bytes()));
+    bed.producer.send(&bed.points_topic, 0, "s", Some(b"{"));
+    bed.producer.flush();
+    let url = format!("postgresql://{role}@{}/{}", bed.server(), bed.name);
+    let mut worker = bed.worker(&[("DATABASE_URL", &url)]);
+    bed.until_applied(60).await;
+    assert_eq!(bed.difference(&published).await, Difference::default());
+    assert_eq!(worker.terminate(10), Some(0));
+    assert!(!worker.log().contains("permission denied"), "{}", worker.log());
+    assert_eq!(bed.count("select sum(kept)::bigint from ingest_dead_letter_count").await, 2);
+    let redriven = run(&bed.environment(), &["dead-letter", "redrive", "--reason", "unknown_series"]);
+    assert!(text(&redriven).contains("1 dead letters with 1 points written"), "{}", text(&redriven));
+    bed.client.batch_execute(&format!("drop owned by {role}; drop role {role}")).await.unwrap();
     bed.remove().await;
 }
 
