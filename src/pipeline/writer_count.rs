@@ -6,6 +6,8 @@
 
 use std::time::{Duration, Instant};
 
+use tracing::info;
+
 use crate::config;
 
 /// The number to begin with: one transaction's COMMIT and the next one's COPY overlap.
@@ -92,7 +94,17 @@ impl WriterCount {
             None => {}
             Some((before, rate_before)) => {
                 let needed = rate_before * if self.count > before { GAIN } else { LOSS };
-                if rate < needed {
+                let (writers, points_a_second) = (self.count, rate.round());
+                let kept = rate >= needed;
+                info!(
+                    writers,
+                    points_a_second,
+                    before,
+                    points_a_second_before = rate_before.round(),
+                    kept,
+                    "tried a number of writers"
+                );
+                if !kept {
                     self.count = before;
                     self.turn(now);
                     return;

@@ -41,6 +41,7 @@ async fn connections_beyond_the_kept_ones_are_made_when_needed_and_closed_when_i
     })
     .await;
     assert_eq!(worker.metric("series_ingest_pool_max"), Some(4.0));
+    assert_eq!(worker.metric("series_ingest_writers"), Some(4.0));
     assert_eq!(backends(&bed).await.len(), 4, "never more than pool_size + max_overflow");
     lock.batch_execute("rollback").await.unwrap();
     bed.until_applied(60).await;
