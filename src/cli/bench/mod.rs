@@ -237,6 +237,7 @@ async fn measure(bench: &Config, file: Option<&Path>, arguments: &Arguments, scr
     }
     let drained = ("the drain", "drain", plain.points_a_second);
     report.rate("drain, 1 point a message", "one_point", one.points_a_second, &[drained]);
+    one.report_cost(&mut report, "one_point_");
     report.rate("replay of a journal", "replay", total / replay.as_secs_f64(), &[drained]);
     report.rate("drain, on_duplicate ignore", "ignore", ignore.points_a_second, &[drained]);
     report.rate("drain, on_duplicate replace", "replace", replace.points_a_second, &[drained]);
@@ -286,29 +287,33 @@ impl Beside {
             let key = format!("{key}drain_to_copy_{}", limit.key);
             report.add(&format!("  to COPY, {}", limit.name), &key, format!("{ratio:>8.2}"), rounded(ratio));
         }
-        for (whose, word, cpu) in [("worker", "worker", Some(drain.cpu)), ("database", "database", drain.database_cpu)]
-        {
+        drain.report_cost(report, key);
+    }
+}
+
+impl Drain {
+    /// Adds what it took, the keys with something before them.
+    fn report_cost(&self, report: &mut Report, key: &str) {
+        for (whose, cpu) in [("worker", Some(self.cpu)), ("database", self.database_cpu)] {
             let Some(cpu) = cpu else { continue };
-            let seconds = cpu.as_secs_f64() * 1e6 / drain.points as f64;
+            let seconds = cpu.as_secs_f64() * 1e6 / self.points as f64;
             report.add(
                 &format!("  CPU of the {whose}"),
-                &format!("{key}{word}_cpu_s_per_million"),
+                &format!("{key}{whose}_cpu_s_per_million"),
                 format!("{seconds:>8.2} s per million points"),
                 rounded(seconds),
             );
         }
-        let mib = drain.peak_rss_bytes as f64 / f64::from(1 << 20);
+        let mib = self.peak_rss_bytes as f64 / f64::from(1 << 20);
         report.add("  peak resident memory", &format!("{key}peak_rss_mib"), format!("{mib:>8.0} MiB"), mib.round());
-        let all: f64 = drain.steps.iter().map(|(_, seconds)| seconds).sum();
-        for (step, seconds) in &drain.steps {
-            let share = if all > 0.0 { seconds / all } else { 0.0 };
-            report.add(
-                &format!("  step {}", step.as_str()),
-                &format!("{key}step_{}_share", step.as_str()),
-                format!("{:>8.1} % of the time of all steps", 100.0 * share),
-                rounded(share),
-            );
-        }
+        let all: f64 = self.steps.iter().map(|(_, seconds)| seconds).sum();
+        let shares: Vec<(Step, f64)> =
+            self.steps.iter().map(|(step, seconds)| (*step, seconds / all.max(f64::MIN_POSITIVE))).collect();
+        let words: Vec<String> =
+            shares.iter().map(|(step, share)| format!("{} {:.1} %", step.as_str(), 100.0 * share)).collect();
+        let values: serde_json::Map<String, serde_json::Value> =
+            shares.iter().map(|(step, share)| (step.as_str().to_owned(), rounded(*share).into())).collect();
+        report.add("  share of each step", &format!("{key}step_shares"), format!("  {}", words.join(", ")), values);
     }
 }
 
