@@ -21,7 +21,7 @@ pub use points::{KeyIndex, Mark, Order, Points, SeriesIndex};
 use std::cmp::Ordering;
 use std::sync::Arc;
 
-use crate::message::{Decoder, Kind, Message, Reason, Rejected, SeriesCreate};
+use crate::message::{Decoder, Kind, Message, Rejected, SeriesCreate};
 
 /// How much of a rejected message's key and payload a dead letter keeps, in bytes each.
 pub const DEAD_LETTER_PAYLOAD_BYTES: usize = 64 * 1024;
@@ -179,20 +179,12 @@ impl Batch {
         }
         self.raw_bytes += set.bytes();
         self.sets.push(set);
-        if let Some(charge) = &mut self.charge {
-            let ends = self.point_ends.capacity() * size_of::<u32>();
-            charge.resize(self.points.bytes() + ends + self.other_bytes);
-        }
+        self.recharge();
         counts
     }
 
     fn push_message(&mut self, set: &MessageSet, message: &RawMessage<'_>, decoder: &mut Decoder, counts: &mut Counts) {
-        let at = || MessageAt {
-            source: Arc::clone(set.source()),
-            partition: set.partition(),
-            offset: message.offset,
-            time_ms: message.time_ms.unwrap_or(0),
-        };
+        let at = || message_at(set, message);
         if let Some(time) = message.time_ms {
             self.oldest_ms = Some(self.oldest_ms.map_or(time, |oldest| oldest.min(time)));
         }
@@ -362,63 +354,56 @@ impl Batch {
         (message < self.point_ends.len()).then_some(message)
     }
 
-    /// The batch without the message of this number, and that message alone; `None` where there is no other.
-    pub fn without_message(&self, number: usize, decoder: &mut Decoder) -> Option<(Self, Self)> {
-        if self.message_count() < 2 {
-            return None;
-        }
-        let (mut rest, mut alone) = (self.empty(), self.empty());
+    /// The message of this number as a dead letter; `None` where there is none.
+    pub fn dead_letter_of(&self, number: usize, rejected: Rejected) -> Option<DeadLetter> {
         let mut before = 0;
         for set in &self.sets {
-            let at = number.checked_sub(before).filter(|at| *at < set.len());
-            before += set.len();
-            let Some(at) = at else {
-                rest.push(set.clone(), decoder);
-                continue;
-            };
-            let (head, tail) =
-                if at > 0 { (Some(set.split_at(at).0), set.split_at(at).1) } else { (None, set.clone()) };
-            let (one, tail) = if tail.len() > 1 {
-                let (one, tail) = tail.split_at(1);
-                (one, Some(tail))
-            } else {
-                (tail, None)
-            };
-            for part in [head, tail].into_iter().flatten() {
-                rest.push(part, decoder);
+            if let Some(message) = set.messages().nth(number - before) {
+                return Some(dead_letter(&message, message_at(set, &message), rejected));
             }
-            alone.push(one, decoder);
+            before += set.len();
         }
-        Some((rest, alone))
+        None
+    }
+
+    /// A charge to the same budget, for what is made of the batch while it is written.
+    pub fn another_charge(&self) -> Option<Charge> {
+        self.charge.as_ref().map(Charge::another)
     }
 
     /// The batch with its only message as a dead letter instead of what it decoded to.
-    pub fn into_dead_letter(mut self, detail: String) -> Self {
-        let rejected = Rejected { reason: Reason::RejectedByDatabase, detail };
+    pub fn into_dead_letter(mut self, rejected: Rejected) -> Self {
         self.points = Points::default();
         self.definitions.clear();
-        self.dead_letters.clear();
-        for set in &self.sets {
-            for message in set.messages() {
-                let at = MessageAt {
-                    source: Arc::clone(set.source()),
-                    partition: set.partition(),
-                    offset: message.offset,
-                    time_ms: message.time_ms.unwrap_or(0),
-                };
-                self.dead_letters.push(dead_letter(&message, at, rejected.clone()));
-            }
-        }
+        self.dead_letters = self.dead_letter_of(0, rejected).into_iter().collect();
+        self.other_bytes = self.dead_letters.iter().map(DeadLetter::bytes).sum();
+        self.recharge();
         self
+    }
+
+    fn recharge(&mut self) {
+        if let Some(charge) = &mut self.charge {
+            let ends = self.point_ends.capacity() * size_of::<u32>();
+            charge.resize(self.points.bytes() + ends + self.other_bytes);
+        }
     }
 }
 
 impl DeadLetter {
     /// The memory it holds, in bytes, with what the statement that stores it takes of it once more.
-    fn bytes(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         let length = |bytes: &Option<Vec<u8>>| bytes.as_ref().map_or(0, Vec::len);
         let held = length(&self.key) + length(&self.payload) + length(&self.headers);
         2 * (size_of::<Self>() + held + self.rejected.detail.len())
+    }
+}
+
+fn message_at(set: &MessageSet, message: &RawMessage<'_>) -> MessageAt {
+    MessageAt {
+        source: Arc::clone(set.source()),
+        partition: set.partition(),
+        offset: message.offset,
+        time_ms: message.time_ms.unwrap_or(0),
     }
 }
 

@@ -44,6 +44,15 @@ impl Order {
         }
         self
     }
+
+    /// The points in so many orders, each in the one that `part` says; all as they are sorted here.
+    pub fn divide(&self, parts: usize, part: impl Fn(u32) -> usize) -> Vec<Self> {
+        let mut divided: Vec<Self> = (0..parts).map(|_| Self(Vec::new())).collect();
+        for point in &self.0 {
+            divided[part(*point)].0.push(*point);
+        }
+        divided
+    }
 }
 
 /// Points in columns.

@@ -368,7 +368,7 @@ async fn finish(database: Database, batch: Batch, dry_run: bool, mut decoder: De
             Err(failure) if failure.class() == Class::Data && !piece.has_nothing_to_refuse() => {
                 let parts = match piece.split(&mut decoder) {
                     Some((first, last)) => vec![last, first],
-                    None => vec![piece.into_dead_letter(failure.refusal())],
+                    None => vec![piece.into_dead_letter(failure.rejected())],
                 };
                 pieces.extend(parts.into_iter().map(|part| (part, path.after_doubt())));
             }

@@ -20,7 +20,7 @@ use super::session::Session;
 use super::{Database, bisect, series};
 use crate::batch::{Batch, DeadLetter, MessageSet, MessageSetBuilder, RawMessage, Source};
 use crate::config::{Config, UnknownSeries};
-use crate::message::{Decoder, Kind, Reason, Rejected};
+use crate::message::{Decoder, Kind, Rejected};
 
 /// How dead letters are stored.
 #[derive(Debug, Clone, Copy)]
@@ -571,7 +571,7 @@ impl Database {
                     parts.extend([last, first]);
                 }
                 Err(failure) if failure.class() == Class::Data => {
-                    let rejected = Rejected { reason: Reason::RejectedByDatabase, detail: failure.refusal() };
+                    let rejected = failure.rejected();
                     redriven
                         .fates
                         .extend(self.redrive_once(part, Some(&rejected), mode, decoder, defined).await?.fates);
@@ -642,10 +642,10 @@ impl Database {
         }
         // What is rolled back must not be known as being there.
         series::see(session, &KnownSeries::default(), batch.points()).await?;
-        let store = self.store(session, &ids).await?;
-        let (points, refused) = copy(session, &batch, store, decoder).await?;
+        let store = self.store(session, &batch, &ids).await?;
+        let (points, refused) = copy(session, &store).await?;
         let mut rejected: HashMap<(i32, i32, i64), Rejected> = HashMap::new();
-        for letter in batch.dead_letters().iter().chain(refused.iter().flat_map(Batch::dead_letters)) {
+        for letter in batch.dead_letters().iter().chain(&refused) {
             let at = &letter.at;
             rejected.insert((ids.get(&at.source)?, at.partition, at.offset), letter.rejected.clone());
         }
@@ -748,22 +748,17 @@ fn message_set(redrive: &Redrive<'_>) -> MessageSet {
 
 /// Copies the points, without those of messages that the server refuses, inside an open transaction; their number, and the
 /// refused messages.
-async fn copy(
-    session: &mut Session,
-    batch: &Batch,
-    store: Store<'_>,
-    decoder: &mut Decoder,
-) -> Result<(usize, Vec<Batch>), Error> {
-    let points = batch.points();
+async fn copy(session: &mut Session, store: &Store<'_>) -> Result<(usize, Vec<DeadLetter>), Error> {
+    let points = store.batch().points();
     if points.is_empty() {
         return Ok((0, Vec::new()));
     }
     session.execute("set a savepoint", "savepoint letters").await?;
-    match store.store(session, batch, &store.order(points)).await {
+    match store.store(session, &store.order()).await {
         Ok(rows) => Ok((rows, Vec::new())),
         Err(failure) if failure.is_refused_row() => {
             session.execute("go back to a savepoint", "rollback to savepoint letters").await?;
-            let copied = bisect::copy(session, batch, store, decoder).await?;
+            let copied = bisect::copy(session, store).await?;
             Ok((copied.rows, copied.refused))
         }
         Err(failure) => Err(failure),

@@ -33,19 +33,38 @@ const MIN_COMPRESSED_POINTS: usize = 10;
 /// the migrations' functions.
 type Version = (i64, i64, i32, i32);
 
-/// Stores points in the way that is configured.
-#[derive(Debug, Clone, Copy)]
+/// Stores points of a batch in the way that is configured.
+#[derive(Debug)]
 pub(super) struct Store<'a> {
-    pub(super) on_duplicate: OnDuplicate,
-    pub(super) ids: &'a Resolved,
+    batch: &'a Batch,
+    on_duplicate: OnDuplicate,
+    /// Of each of the batch's messages; none where points are appended.
+    versions: Vec<Version>,
     /// The span of a chunk in microseconds, where the server can compress a COPY directly.
-    pub(super) compressed_span_us: Option<i64>,
+    compressed_span_us: Option<i64>,
 }
 
-impl Store<'_> {
-    /// The order in which points are stored: sorted, and cut where chunks end if they are compressed.
-    pub(super) fn order(&self, points: &Points) -> Order {
+impl<'a> Store<'a> {
+    /// # Errors
+    /// Where the id of a source is not known.
+    pub(super) fn new(
+        batch: &'a Batch,
+        on_duplicate: OnDuplicate,
+        ids: &Resolved,
+        compressed_span_us: Option<i64>,
+    ) -> Result<Self, Error> {
+        let versions = if on_duplicate == OnDuplicate::Append { Vec::new() } else { versions(batch, ids)? };
+        Ok(Self { batch, on_duplicate, versions, compressed_span_us })
+    }
+
+    pub(super) fn batch(&self) -> &'a Batch {
+        self.batch
+    }
+
+    /// The order in which the batch's points are stored: sorted, and cut where chunks end if they are compressed.
+    pub(super) fn order(&self) -> Order {
         let begun = Instant::now();
+        let points = self.batch.points();
         let order = match self.compressed_span_us {
             Some(span_us) if is_dense(points) => points.order().cut(points, span_us),
             _ => points.order(),
@@ -54,13 +73,12 @@ impl Store<'_> {
         order
     }
 
-    /// Stores the batch's points, in this order, inside an open transaction; gives the number of rows that were added or
-    /// changed.
+    /// Stores these points, in this order, inside an open transaction; gives the number of rows that were added or changed.
     ///
     /// # Errors
     /// As a COPY's.
-    pub(super) async fn store(&self, session: &mut Session, batch: &Batch, order: &Order) -> Result<usize, Error> {
-        let points = batch.points();
+    pub(super) async fn store(&self, session: &mut Session, order: &Order) -> Result<usize, Error> {
+        let points = self.batch.points();
         if self.on_duplicate == OnDuplicate::Append {
             if self.compressed_span_us.is_some() {
                 // What is sorted within this COPY may overlap with others, so `…_client_sorted` is never true here.
@@ -69,11 +87,10 @@ impl Store<'_> {
                 session.execute("set direct compress", &sql).await?;
             }
             session.copy(points, order).await?;
-            return Ok(points.len());
+            return Ok(order.indices().len());
         }
         let begun = Instant::now();
-        let versions = self.versions(batch)?;
-        let version_of = |point: u32| batch.message_of_point(point as usize).map(|message| versions[message]);
+        let version_of = |point: u32| self.batch.message_of_point(point as usize).map(|message| self.versions[message]);
         let kept = one_each(points, order, self.on_duplicate, version_of);
         let mut rows = 0;
         for part in kept.chunks(STATEMENT_POINTS) {
@@ -84,18 +101,17 @@ impl Store<'_> {
         metrics::step_took(Step::Copy, begun.elapsed());
         Ok(rows)
     }
+}
 
-    /// The version of each of the batch's messages.
-    fn versions(&self, batch: &Batch) -> Result<Vec<Version>, Error> {
-        let mut versions = Vec::with_capacity(batch.message_count());
-        for set in batch.sets() {
-            let (source, partition) = (self.ids.get(set.source())?, set.partition());
-            versions.extend(
-                set.messages().map(|message| (message.time_ms.unwrap_or(0), message.offset, partition, source)),
-            );
-        }
-        Ok(versions)
+/// The version of each of the batch's messages.
+fn versions(batch: &Batch, ids: &Resolved) -> Result<Vec<Version>, Error> {
+    let mut versions = Vec::with_capacity(batch.message_count());
+    for set in batch.sets() {
+        let (source, partition) = (ids.get(set.source())?, set.partition());
+        versions
+            .extend(set.messages().map(|message| (message.time_ms.unwrap_or(0), message.offset, partition, source)));
     }
+    Ok(versions)
 }
 
 /// Whether it is worth compressing them by themselves.

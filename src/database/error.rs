@@ -8,6 +8,7 @@ use tokio_postgres::error::{DbError, SqlState};
 use super::session::{COPY_STEP, STEPS_WITH_ROWS};
 
 use super::tls;
+use crate::message::{Reason, Rejected};
 
 /// What a failure means for the batch that met it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +69,14 @@ pub enum Error {
         /// The time waited.
         seconds: u64,
     },
+    /// The server refuses more messages of a batch than one transaction makes dead letters of.
+    #[error("the database refuses {refused} of {of} messages")]
+    TooManyRefused {
+        /// How many were refused until it was given up.
+        refused: usize,
+        /// How many were tried.
+        of: usize,
+    },
     /// The program and the database disagree; a fault of ours.
     #[error("{0}")]
     Unexpected(String),
@@ -87,6 +96,7 @@ impl Error {
         match self {
             Self::TimedOut { .. } => Class::Outage,
             Self::Unexpected(_) | Self::Tls(_) => Class::Ours,
+            Self::TooManyRefused { .. } => Class::Data,
             Self::Server { step, source } if STEPS_WITH_ROWS.contains(step) => {
                 source.code().map_or(Class::Outage, |code| class_of_row_code(code.code()))
             }
@@ -119,8 +129,12 @@ impl Error {
         from_line[..digits].parse().ok()
     }
 
-    /// The server's reason for a dead letter: code, constraint and column, without the row.
-    pub fn refusal(&self) -> String {
+    /// Why a message that the server refuses is a dead letter: code, constraint and column, without the row.
+    pub fn rejected(&self) -> Rejected {
+        Rejected { reason: Reason::RejectedByDatabase, detail: self.refusal() }
+    }
+
+    fn refusal(&self) -> String {
         let Some(answer) = self.from_server() else { return self.to_string() };
         let mut text = format!("SQLSTATE {}: {}", answer.code().code(), message(answer));
         let places = [("table", answer.table()), ("column", answer.column()), ("constraint", answer.constraint())];

@@ -33,6 +33,7 @@ mod tls;
 mod write;
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -41,7 +42,7 @@ pub use progress::{Applied, Coverage};
 pub use series::Reference;
 pub use write::{Path, Written};
 
-use crate::batch::Source;
+use crate::batch::{Batch, Source};
 use crate::config::{self, OnDuplicate, UnknownSeries};
 use crate::telemetry::metrics;
 
@@ -56,6 +57,9 @@ use tracing::info;
 
 /// How much longer than the server's own limit a step may take before we call the server frozen.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How many batches without a refused row it takes until the next is expected to have none either.
+const REFUSALS_EXPECTED: u32 = 4;
 
 /// A partition's progress as `progress show` prints it.
 #[derive(Debug, Clone)]
@@ -90,6 +94,8 @@ pub struct Database {
     sources: Arc<SourceIds>,
     known_series: Arc<KnownSeries>,
     known_chunks: Arc<KnownChunks>,
+    /// How many batches more are taken for ones of which rows are refused.
+    expected_refusals: Arc<AtomicU32>,
     state: Arc<Mutex<State>>,
     table: Arc<Mutex<Option<Table>>>,
 }
@@ -154,6 +160,7 @@ impl Database {
             sources: Arc::default(),
             known_series: Arc::default(),
             known_chunks: Arc::default(),
+            expected_refusals: Arc::default(),
             state: Arc::new(Mutex::new(State::new(false))),
             table: Arc::default(),
         })
@@ -325,9 +332,9 @@ impl Database {
 
     /// How points are stored in this transaction: the table is looked at each time, because somebody may change it while
     /// workers run, and the server does not tell the client for certain that it compresses nothing.
-    async fn store<'a>(&self, session: &mut Session, ids: &'a Resolved) -> Result<Store<'a>, Error> {
+    async fn store<'a>(&self, session: &mut Session, batch: &'a Batch, ids: &Resolved) -> Result<Store<'a>, Error> {
         let table = self.look(session).await?;
-        Ok(Store { on_duplicate: self.on_duplicate, ids, compressed_span_us: table.direct_compress.ok() })
+        Store::new(batch, self.on_duplicate, ids, table.direct_compress.ok())
     }
 
     /// Closes connections that are not needed, and measures the pool.
@@ -363,6 +370,17 @@ impl Database {
             Err(failure) => self.note_failure(failure, Asked::Question),
         }
         result
+    }
+
+    /// Whether rows are refused so often that a batch is better copied in pieces from the start.
+    fn expects_refusals(&self) -> bool {
+        self.expected_refusals.load(Ordering::Relaxed) > 0
+    }
+
+    /// Notes how many messages were refused of a batch that was copied in pieces.
+    fn note_refused(&self, messages: usize) {
+        let next = |expected: u32| Some(if messages > 0 { REFUSALS_EXPECTED } else { expected.saturating_sub(1) });
+        let _always_a_next = self.expected_refusals.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
     }
 
     fn note_reference(&self, reference: Reference) {

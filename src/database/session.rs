@@ -100,7 +100,7 @@ impl Session {
         self.clean = answer.is_ok();
     }
 
-    /// Copies the points, in this order.
+    /// Copies these points, in this order.
     pub(super) async fn copy(&mut self, points: &Points, order: &Order) -> Result<(), Error> {
         let step = COPY_STEP;
         let begun = Instant::now();
@@ -121,8 +121,8 @@ impl Session {
             within(self.limit, step, sink.send(chunk.split().freeze())).await?;
         }
         let copied = within(self.limit, step, sink.finish()).await?;
-        if copied != points.len() as u64 {
-            return Err(Error::Unexpected(format!("{copied} rows copied of {}", points.len())));
+        if copied != order.indices().len() as u64 {
+            return Err(Error::Unexpected(format!("{copied} rows copied of {}", order.indices().len())));
         }
         metrics::step_took(Step::Encode, encoding);
         metrics::step_took(Step::Copy, begun.elapsed().saturating_sub(encoding));

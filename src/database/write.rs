@@ -6,7 +6,6 @@ use std::time::Instant;
 use tracing::debug;
 
 use super::bisect::Copied;
-use super::duplicates::Store;
 use super::error::{Class, Error};
 use super::progress::{Applied, Claim, Resolved};
 use super::session::Session;
@@ -78,7 +77,8 @@ impl Database {
     /// [`Path::Slow`]: it may be committed.
     pub async fn write(&self, batch: &Batch, path: Path, decoder: &mut Decoder) -> Result<Written, Error> {
         let start = Instant::now();
-        let mut result = self.try_write(batch, path, Rows::Together, decoder).await;
+        let rows = if self.expects_refusals() { Rows::Apart } else { Rows::Together };
+        let mut result = self.try_write(batch, path, rows, decoder).await;
         if let Err(refused) = &result
             && refused.is_refused_row()
         {
@@ -161,9 +161,8 @@ impl Database {
     ) -> Result<Written, Error> {
         let intervals = batch.intervals();
         let claim = Claim::new(&intervals, ids)?;
-        let store = self.store(session, ids).await?;
         if path.is_fast() {
-            let copied = self.copy(session, batch, store, rows, decoder).await?;
+            let copied = self.copy(session, batch, ids, rows).await?;
             let begun = Instant::now();
             let applied = claim.all(session).await?;
             metrics::step_took(Step::Claim, begun.elapsed());
@@ -185,36 +184,34 @@ impl Database {
             );
         }
         let part = part.as_ref().unwrap_or(batch);
-        let copied = self.copy(session, part, store, rows, decoder).await?;
+        let copied = self.copy(session, part, ids, rows).await?;
         let skipped = batch.points().len() - part.points().len();
         self.finish(session, ids, part, &copied, (skipped, applied)).await
     }
 
     /// Copies the points of the batch; of [`Rows::Apart`], those of messages that the server refuses are left out.
-    async fn copy(
-        &self,
-        session: &mut Session,
-        batch: &Batch,
-        store: Store<'_>,
-        rows: Rows,
-        decoder: &mut Decoder,
-    ) -> Result<Copied, Error> {
+    async fn copy(&self, session: &mut Session, batch: &Batch, ids: &Resolved, rows: Rows) -> Result<Copied, Error> {
         let points = batch.points();
         if points.is_empty() {
             return Ok(Copied::default());
         }
         let begun = Instant::now();
+        let store = self.store(session, batch, ids).await?;
         let reference = series::lock(session, points).await?;
         metrics::step_took(Step::Prepare, begun.elapsed());
         self.note_reference(reference);
         let copied = match rows {
             Rows::Together => {
                 let start = Instant::now();
-                let rows = store.store(session, batch, &store.order(points)).await?;
+                let rows = store.store(session, &store.order()).await?;
                 metrics::copy_took(start.elapsed());
-                Copied { points: points.len(), rows, refused: Vec::new() }
+                Copied { points: points.len(), rows, ..Copied::default() }
             }
-            Rows::Apart => bisect::copy(session, batch, store, decoder).await?,
+            Rows::Apart => {
+                let copied = bisect::copy(session, &store).await?;
+                self.note_refused(copied.refused.len());
+                copied
+            }
         };
         series::restore_triggers(session, reference).await?;
         Ok(copied)
@@ -230,8 +227,7 @@ impl Database {
         copied: &Copied,
         (skipped, applied): (usize, Vec<Applied>),
     ) -> Result<Written, Error> {
-        let letters: Vec<&DeadLetter> =
-            batch.dead_letters().iter().chain(copied.refused.iter().flat_map(Batch::dead_letters)).collect();
+        let letters: Vec<&DeadLetter> = batch.dead_letters().iter().chain(&copied.refused).collect();
         let only_counted = dead_letters::insert(session, ids, &letters, self.letters).await?;
         Ok(Written {
             points: copied.rows,

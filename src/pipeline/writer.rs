@@ -244,7 +244,7 @@ impl Writer {
                 }
                 Class::Data if !piece.has_nothing_to_refuse() => {
                     debug!(%failure, messages = piece.message_count(), "the database refuses a row; looking for its message");
-                    return Piece::Refused(failure.refusal());
+                    return Piece::Refused(failure.rejected());
                 }
                 Class::Progress => return Piece::NoProgress,
                 // It may be larger than what the server writes within its time-out.
@@ -267,7 +267,7 @@ impl Writer {
 /// What became of one attempt's batch.
 enum Piece {
     Written,
-    Refused(String),
+    Refused(Rejected),
     TooLarge,
     NoProgress,
 }
