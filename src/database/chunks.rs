@@ -20,7 +20,7 @@ const AHEAD_US: i64 = 3_600_000_000;
 /// An interval of time, `[from, until)`, in microseconds since the Unix epoch.
 type Interval = (i64, i64);
 
-/// The intervals that have their chunk, or for which none can be made ahead; in order.
+/// Intervals that have their chunk, in order.
 #[derive(Debug, Default)]
 pub(super) struct KnownChunks {
     intervals: Mutex<Vec<Interval>>,
@@ -34,13 +34,20 @@ impl KnownChunks {
         intervals[..behind].last().copied().filter(|(_, until)| time_us < *until)
     }
 
-    fn remember(&self, interval: Interval) {
+    /// Remembers intervals, as many as there is room for.
+    pub(super) fn remember(&self, new: impl IntoIterator<Item = Interval>) {
         let mut intervals = self.intervals.lock().unwrap_or_else(PoisonError::into_inner);
-        if intervals.len() >= MAX_KNOWN {
-            intervals.clear();
+        for interval in new {
+            if intervals.len() >= MAX_KNOWN {
+                intervals.clear();
+            }
+            let at = intervals.partition_point(|known| *known < interval);
+            intervals.insert(at, interval);
         }
-        let at = intervals.partition_point(|known| *known < interval);
-        intervals.insert(at, interval);
+    }
+
+    fn into_intervals(self) -> Vec<Interval> {
+        self.intervals.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Forgets all: it may be another database.
@@ -50,16 +57,19 @@ impl KnownChunks {
 }
 
 /// Makes the chunks of these points, and the next one where it is nearly time for it. A chunk that the server does not make so
-/// is left to the COPY.
+/// is left to the COPY. Answers the intervals that are known to have their chunk when the points are committed.
 ///
 /// # Errors
 /// Where the server does not answer.
-pub(super) async fn make(session: &mut Session, known: &KnownChunks, points: &Points) -> Result<(), Error> {
+pub(super) async fn make(session: &mut Session, known: &KnownChunks, points: &Points) -> Result<Vec<Interval>, Error> {
     #[cfg(feature = "planted-bugs")]
     if crate::planted_bugs::is_on("chunks-not-made-ahead") {
-        return Ok(());
+        return Ok(Vec::new());
     }
-    let mut made = 0;
+    // Where none was made there was one, or it could not be made now.
+    let asked = KnownChunks::default();
+    let around = |time_us| known.around(time_us).or_else(|| asked.around(time_us));
+    let mut questions = 0;
     let mut current: Interval = (0, 0);
     let now_us = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_micros() as i64);
     let mut is_live = false;
@@ -68,22 +78,25 @@ pub(super) async fn make(session: &mut Session, known: &KnownChunks, points: &Po
         if (current.0..current.1).contains(&time_us) {
             continue;
         }
-        current = match known.around(time_us) {
+        current = match around(time_us) {
             Some(interval) => interval,
-            None if made == MAX_MADE => return Ok(()),
+            None if questions == MAX_MADE => break,
             None => {
-                made += 1;
-                make_one(session, known, points.get(point).0, time_us).await?
+                questions += 1;
+                let (interval, made) = make_one(session, points.get(point).0, time_us).await?;
+                if made { known } else { &asked }.remember([interval]);
+                interval
             }
         };
         is_live |= (current.0..current.1).contains(&now_us);
     }
-    if let Some(next) = known.around(now_us).filter(|_| is_live).and_then(|chunk| next(chunk, now_us))
-        && known.around(next).is_none()
+    if let Some(next) = around(now_us).filter(|_| is_live).and_then(|chunk| next(chunk, now_us))
+        && around(next).is_none()
     {
-        make_one(session, known, points.get(0).0, next).await?;
+        let (interval, made) = make_one(session, points.get(0).0, next).await?;
+        known.remember(made.then_some(interval));
     }
-    Ok(())
+    Ok(asked.into_intervals())
 }
 
 /// The time at which the next chunk begins, where this one is nearly over.
@@ -92,16 +105,17 @@ fn next((from, until): Interval, now_us: i64) -> Option<i64> {
     (until - now_us < AHEAD_US.min(length / 10)).then_some(until)
 }
 
-async fn make_one(session: &mut Session, known: &KnownChunks, series: &str, time_us: i64) -> Result<Interval, Error> {
+/// The interval of the chunk around this time, and whether it was made now.
+async fn make_one(session: &mut Session, series: &str, time_us: i64) -> Result<(Interval, bool), Error> {
     let sql = "select from_us, until_us, made from ingest_make_chunk($1, $2)";
     let rows = session.query("make a chunk", sql, &[&series, &time_us]).await?;
     let row = rows.first().ok_or_else(|| Error::Unexpected("ingest_make_chunk answers nothing".to_owned()))?;
     let interval = (row.get(0), row.get(1));
-    if row.get(2) {
+    let made = row.get(2);
+    if made {
         info!(from_us = interval.0, until_us = interval.1, "made a chunk");
     }
-    known.remember(interval);
-    Ok(interval)
+    Ok((interval, made))
 }
 
 #[cfg(test)]
@@ -111,9 +125,7 @@ mod tests {
     #[test]
     fn known_chunks_are_found_by_any_time_in_them() {
         let known = KnownChunks::default();
-        for interval in [(20, 30), (0, 10), (10, 20), (-10, -5)] {
-            known.remember(interval);
-        }
+        known.remember([(20, 30), (0, 10), (10, 20), (-10, -5)]);
         let expected = [
             (-11, None),
             (-10, Some((-10, -5))),
@@ -130,7 +142,7 @@ mod tests {
         }
         known.forget();
         assert_eq!(known.around(0), None);
-        known.remember((i64::MIN, i64::MAX));
+        known.remember([(i64::MIN, i64::MAX)]);
         assert_eq!(known.around(0), Some((i64::MIN, i64::MAX)));
     }
 

@@ -110,7 +110,7 @@ impl Database {
         let without_unknown = self.without_unknown_series(&mut session, batch, decoder).await?;
         let batch = without_unknown.as_ref().unwrap_or(batch);
         series::see(&mut session, &self.known_series, batch.points()).await?;
-        chunks::make(&mut session, &self.known_chunks, batch.points()).await?;
+        let left_to_copy = chunks::make(&mut session, &self.known_chunks, batch.points()).await?;
         metrics::step_took(Step::Prepare, begun.elapsed());
 
         session.begin().await?;
@@ -155,6 +155,7 @@ impl Database {
         &self,
         session: &mut Session,
         batch: &Batch,
+                self.known_chunks.remember(left_to_copy);
         ids: &Resolved,
         (path, rows): (Path, Rows),
         decoder: &mut Decoder,
