@@ -354,6 +354,36 @@ impl Batch {
         (message < self.point_ends.len()).then_some(message)
     }
 
+    /// The batch without the message of this number, and that message alone; `None` where there is no other.
+    pub fn without_message(&self, number: usize, decoder: &mut Decoder) -> Option<(Self, Self)> {
+        if self.message_count() < 2 {
+            return None;
+        }
+        let (mut rest, mut alone) = (self.empty(), self.empty());
+        let mut before = 0;
+        for set in &self.sets {
+            let at = number.checked_sub(before).filter(|at| *at < set.len());
+            before += set.len();
+            let Some(at) = at else {
+                rest.push(set.clone(), decoder);
+                continue;
+            };
+            let (head, tail) =
+                if at > 0 { (Some(set.split_at(at).0), set.split_at(at).1) } else { (None, set.clone()) };
+            let (one, tail) = if tail.len() > 1 {
+                let (one, tail) = tail.split_at(1);
+                (one, Some(tail))
+            } else {
+                (tail, None)
+            };
+            for part in [head, tail].into_iter().flatten() {
+                rest.push(part, decoder);
+            }
+            alone.push(one, decoder);
+        }
+        Some((rest, alone))
+    }
+
     /// The message of this number as a dead letter; `None` where there is none.
     pub fn dead_letter_of(&self, number: usize, rejected: Rejected) -> Option<DeadLetter> {
         let mut before = 0;

@@ -256,7 +256,7 @@ proptest! {
     }
 
     #[test]
-    fn a_message_is_found_by_its_number_or_by_one_of_its_points(
+    fn a_message_is_taken_out_by_its_number_or_by_one_of_its_points(
         sets in prop::collection::vec(prop::collection::vec(0_usize..4, 1..6), 1..6), number in 0_usize..30
     ) {
         let mut decoder = decoder();
@@ -275,5 +275,14 @@ proptest! {
         let offset = batch.dead_letter_of(number, rejected.clone()).map(|letter| letter.at.offset);
         prop_assert_eq!(offset, Some(2 * number as i64));
         prop_assert!(batch.dead_letter_of(points.len(), rejected).is_none());
+        let Some((rest, alone)) = batch.without_message(number, &mut decoder) else {
+            prop_assert_eq!(points.len(), 1);
+            return Ok(());
+        };
+        prop_assert_eq!((rest.message_count(), alone.message_count()), (points.len() - 1, 1));
+        let of_message: Vec<i64> = (0..points[number] as i64).map(|n| 2 * number as i64 * 100 + n).collect();
+        prop_assert_eq!(times(&alone), of_message.clone());
+        let others: Vec<i64> = times(&batch).into_iter().filter(|time| !of_message.contains(time)).collect();
+        prop_assert_eq!(times(&rest), others);
     }
 }

@@ -365,13 +365,20 @@ async fn finish(database: Database, batch: Batch, dry_run: bool, mut decoder: De
                 pieces.push((piece, path.after_doubt()));
                 tokio::time::sleep(RETRY).await;
             }
-            Err(failure) if failure.class() == Class::Data && !piece.has_nothing_to_refuse() => {
-                let parts = match piece.split(&mut decoder) {
-                    Some((first, last)) => vec![last, first],
-                    None => vec![piece.into_dead_letter(failure.rejected())],
+            Err(failure)
+                if failure.class() == Class::Data && !piece.has_nothing_to_refuse()
+                    || failure.is_out_of_room() && messages > 1 =>
+            {
+                let parts = match failure.parts(messages).unwrap_or(2) {
+                    parts if messages > 1 => piece.split_into(parts, &mut decoder),
+                    _ => vec![piece.into_dead_letter(failure.rejected())],
                 };
-                pieces.extend(parts.into_iter().map(|part| (part, path.after_doubt())));
+                pieces.extend(parts.into_iter().rev().map(|part| (part, path.after_doubt())));
             }
+            Err(failure) if failure.is_out_of_room() => match database.rejected_for_chunks(&failure, &piece) {
+                Some(rejected) => pieces.push((piece.into_dead_letter(rejected), path.after_doubt())),
+                None => return Err(failure.into()),
+            },
             Err(failure) if failure.class() == Class::Retry => {
                 pieces.push((piece, path.after_doubt()));
                 tokio::time::sleep(RETRY).await;

@@ -566,11 +566,11 @@ impl Database {
                     tokio::time::sleep(delays.next().unwrap_or(Duration::from_secs(1))).await;
                 }
                 // A row of a series is refused; points that are refused are found inside the transaction.
-                Err(failure) if failure.class() == Class::Data && part.len() > 1 => {
+                Err(failure) if (failure.class() == Class::Data || failure.is_out_of_room()) && part.len() > 1 => {
                     let (first, last) = part.split_at(part.len() / 2);
                     parts.extend([last, first]);
                 }
-                Err(failure) if failure.class() == Class::Data => {
+                Err(failure) if failure.class() == Class::Data || failure.is_out_of_room() => {
                     let rejected = failure.rejected();
                     redriven
                         .fates
@@ -606,7 +606,7 @@ impl Database {
                 Ok(done)
             }
             Err(failure) => {
-                if failure.from_server().is_some() && failure.class() != Class::Outage {
+                if failure.leaves_the_connection() {
                     session.roll_back().await;
                 }
                 Err(failure)

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use deadpool_postgres::PoolError;
 use tokio_postgres::error::{DbError, SqlState};
 
-use super::session::{COPY_STEP, STEPS_WITH_ROWS};
+use super::session::{COMMIT_STEP, COPY_STEP, STEPS_WITH_ROWS};
 
 use super::tls;
 use crate::message::{Reason, Rejected};
@@ -156,6 +156,27 @@ impl Error {
     /// Whether the server has canceled the statement: it took longer than its time-out, or an administrator did it.
     pub fn is_canceled(&self) -> bool {
         self.answer().is_some_and(|answer| *answer.code() == SqlState::QUERY_CANCELED)
+    }
+
+    /// Whether the server goes on with this connection, whose transaction can be ended then.
+    pub(super) fn leaves_the_connection(&self) -> bool {
+        self.from_server().is_some() && (self.class() != Class::Outage || self.is_out_of_room())
+    }
+
+    /// Whether the server has no room for what a write needs at once: mostly the locks of a transaction, of which each chunk
+    /// takes some.
+    pub fn is_out_of_room(&self) -> bool {
+        matches!(self, Self::Server { step, .. } if [COPY_STEP, COMMIT_STEP].contains(step))
+            && self.answer().is_some_and(|answer| *answer.code() == SqlState::OUT_OF_MEMORY)
+    }
+
+    /// In how many parts a batch of so many messages is to be written, where more of them are refused than one transaction
+    /// takes; each then has about half as many as it takes.
+    pub fn parts(&self, messages: usize) -> Option<usize> {
+        match self {
+            Self::TooManyRefused { of, .. } => Some(messages.div_ceil((of / 2).max(1)).max(2)),
+            _ => None,
+        }
     }
 
     /// Whether the server has no database of the URL's name.

@@ -94,6 +94,8 @@ pub struct Database {
     sources: Arc<SourceIds>,
     known_series: Arc<KnownSeries>,
     known_chunks: Arc<KnownChunks>,
+    /// The length of new chunks, in microseconds.
+    chunk_us: i64,
     /// How many batches more are taken for ones of which rows are refused.
     expected_refusals: Arc<AtomicU32>,
     state: Arc<Mutex<State>>,
@@ -160,6 +162,7 @@ impl Database {
             sources: Arc::default(),
             known_series: Arc::default(),
             known_chunks: Arc::default(),
+            chunk_us: i64::try_from(database.chunk_interval_s.saturating_mul(1_000_000)).unwrap_or(i64::MAX),
             expected_refusals: Arc::default(),
             state: Arc::new(Mutex::new(State::new(false))),
             table: Arc::default(),

@@ -1,5 +1,6 @@
 //! The write transaction: points by COPY, claim, dead letters, COMMIT.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -69,7 +70,42 @@ pub struct Written {
     pub applied: Vec<Applied>,
 }
 
+/// In how many chunks a message's points lie at least, where it and not the server is at fault when their locks find no room.
+/// PostgreSQL's default is room for 64 locks a transaction, and a chunk takes several.
+const MANY_CHUNKS: usize = 100;
+
 impl Database {
+    /// Why a batch of a single message is a dead letter, where the server has no room for the locks of its chunks.
+    pub fn rejected_for_chunks(&self, failure: &Error, batch: &Batch) -> Option<Rejected> {
+        if !failure.is_out_of_room() || batch.message_count() != 1 {
+            return None;
+        }
+        let (chunks, _) = self.widest_message(batch)?;
+        let Rejected { reason, detail } = failure.rejected();
+        let detail = format!(
+            "{detail}; its points lie in {chunks} chunks, for whose locks a transaction has no room: send less time in a \
+             message, or raise the server's max_locks_per_transaction"
+        );
+        Some(Rejected { reason, detail })
+    }
+
+    /// The message whose points lie in many chunks, and in at least half of those of the batch: their number, and its own.
+    pub fn widest_message(&self, batch: &Batch) -> Option<(usize, usize)> {
+        let (mut all, mut of_message) = (HashSet::new(), HashSet::new());
+        let (mut last, mut widest) = (None, (0, 0));
+        for point in 0..batch.points().len() {
+            let message = batch.message_of_point(point)?;
+            if last.replace(message) != Some(message) {
+                of_message.clear();
+            }
+            let chunk = batch.points().time_of(point).div_euclid(self.chunk_us);
+            all.insert(chunk);
+            of_message.insert(chunk);
+            widest = widest.max((of_message.len(), message));
+        }
+        (widest.0 >= MANY_CHUNKS && widest.0 * 2 >= all.len()).then_some(widest)
+    }
+
     /// Writes a batch in one transaction.
     ///
     /// # Errors
@@ -119,11 +155,12 @@ impl Database {
                 let begun = Instant::now();
                 session.commit().await?;
                 metrics::step_took(Step::Commit, begun.elapsed());
+                self.known_chunks.remember(left_to_copy);
                 Ok(written)
             }
             Err(failure) => {
-                // The server has answered, so its transaction can be ended; after anything else the connection is dropped.
-                if failure.from_server().is_some() && failure.class() != Class::Outage {
+                // After anything else the connection is dropped.
+                if failure.leaves_the_connection() {
                     session.roll_back().await;
                 }
                 Err(failure)
@@ -155,7 +192,6 @@ impl Database {
         &self,
         session: &mut Session,
         batch: &Batch,
-                self.known_chunks.remember(left_to_copy);
         ids: &Resolved,
         (path, rows): (Path, Rows),
         decoder: &mut Decoder,

@@ -547,9 +547,9 @@ impl Pipeline {
         if let Some(publishing) = self.publishing.as_ref().filter(|_| !outcome.dead_letters.is_empty()) {
             publishing.wake();
         }
-        for (at, rejected) in &outcome.dead_letters {
-            metrics::dead_letter(rejected.reason.as_str());
-            let Some(unlogged) = self.letters_logged.permit(rejected.reason.as_str()) else { continue };
+        for (reason, (count, at, rejected)) in &outcome.dead_letters {
+            metrics::dead_letters(reason, *count);
+            let Some(unlogged) = self.letters_logged.permit(reason, *count) else { continue };
             warn!(
                 topic = at.source.topic, partition = at.partition, offset = at.offset,
                 reason = rejected.reason.as_str(), detail = %escaped(&rejected.detail), unlogged,
@@ -661,14 +661,14 @@ fn unix_ms() -> i64 {
 struct RateLimit(HashMap<&'static str, (Option<Instant>, u64)>);
 
 impl RateLimit {
-    /// Whether a line may be written, with the number of those that were not since the last.
-    fn permit(&mut self, word: &'static str) -> Option<u64> {
+    /// Whether a line may be written for one of so many, with the number of those that had none since the last.
+    fn permit(&mut self, word: &'static str, count: u64) -> Option<u64> {
         let (last, unlogged) = self.0.entry(word).or_default();
         if last.is_some_and(|last| last.elapsed() < Duration::from_secs(1)) {
-            *unlogged += 1;
+            *unlogged += count;
             return None;
         }
         *last = Some(Instant::now());
-        Some(std::mem::take(unlogged))
+        Some(std::mem::replace(unlogged, count.saturating_sub(1)))
     }
 }

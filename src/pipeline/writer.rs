@@ -1,5 +1,6 @@
 //! One batch until it is committed: through outages, overlaps and refused rows. A writer gives up nothing.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,9 @@ use crate::kafka::lookup::Lookup;
 use crate::message::{Decoder, Limits, Rejected};
 use crate::telemetry::metrics::{self, Step};
 
+/// How often a message is tried that the server has no room for.
+const ATTEMPTS_WITHOUT_ROOM: u32 = 3;
+
 /// What became of a batch.
 #[derive(Debug, Default)]
 pub(super) struct Outcome {
@@ -26,8 +30,8 @@ pub(super) struct Outcome {
     pub(super) skipped: usize,
     /// Points that change nothing, because of others of the same series, column and time.
     pub(super) duplicates: usize,
-    /// Messages that became dead letters now.
-    pub(super) dead_letters: Vec<(MessageAt, Rejected)>,
+    /// By reason, how many messages became dead letters now, and the first of them: a storm of them is not held.
+    pub(super) dead_letters: BTreeMap<&'static str, (u64, MessageAt, Rejected)>,
     /// How many of these are counted, and not stored.
     pub(super) only_counted: u64,
     /// The next offset of each partition.
@@ -130,25 +134,40 @@ impl Writer {
 
     async fn write_pieces(&self, batch: Batch, path: Path, decoder: &mut Decoder, mut outcome: Outcome) -> Outcome {
         let mut pieces = vec![(batch, path)];
-        while let Some((piece, path)) = pieces.pop() {
-            match self.write_piece(&piece, path, decoder, &mut outcome).await {
-                Piece::Written => {}
+        // Single messages that are written when no other waits for them.
+        let mut aside = Vec::new();
+        loop {
+            let next = pieces.pop().map(|(piece, path)| (piece, path, false));
+            let Some((piece, path, is_aside)) = next.or_else(|| aside.pop().map(|(piece, path)| (piece, path, true)))
+            else {
+                return outcome;
+            };
+            let (parts, why) = match self.write_piece(&piece, path, is_aside, decoder, &mut outcome).await {
+                Piece::Written => continue,
                 Piece::NoProgress => {
                     outcome.lost = true;
                     return outcome;
                 }
-                // The last half goes below, so that the pieces are written in the order of their offsets.
-                Piece::Refused(why) => match piece.split(decoder) {
-                    Some((first, last)) => pieces.extend([(last, path.after_doubt()), (first, path.after_doubt())]),
-                    None => pieces.push((piece.into_dead_letter(why), path.after_doubt())),
-                },
-                Piece::TooLarge => match piece.split(decoder) {
-                    Some((first, last)) => pieces.extend([(last, path.after_doubt()), (first, path.after_doubt())]),
-                    None => pieces.push((piece, path.after_doubt())),
-                },
+                Piece::Refused(why) => (2, Some(why)),
+                Piece::TooLarge(parts) => (parts, None),
+                Piece::Wide(number) => {
+                    if let Some((rest, alone)) = piece.without_message(number, decoder) {
+                        aside.push((alone, path.after_doubt()));
+                        pieces.push((rest, path.after_doubt()));
+                    }
+                    continue;
+                }
+            };
+            let path = path.after_doubt();
+            match why {
+                // The last part goes below, so that the parts are written in the order of their offsets.
+                _ if piece.message_count() > 1 => {
+                    pieces.extend(piece.split_into(parts, decoder).into_iter().rev().map(|part| (part, path)));
+                }
+                Some(why) => pieces.push((piece.into_dead_letter(why), path)),
+                None => aside.push((piece, path)),
             }
         }
-        outcome
     }
 
     /// The batch without what was read of a topic that is now another one.
@@ -207,17 +226,28 @@ impl Writer {
         }
     }
 
-    async fn write_piece(&self, piece: &Batch, mut path: Path, decoder: &mut Decoder, outcome: &mut Outcome) -> Piece {
+    async fn write_piece(
+        &self,
+        piece: &Batch,
+        mut path: Path,
+        is_aside: bool,
+        decoder: &mut Decoder,
+        outcome: &mut Outcome,
+    ) -> Piece {
         let mut delays = self.backoff.build();
         let mut missing_series = 0;
         let mut canceled = 0;
+        let mut without_room = 0;
         loop {
             let failure = match self.database.write(piece, path, decoder).await {
                 Ok(written) => {
                     outcome.points += written.points;
                     outcome.skipped += written.skipped;
                     outcome.duplicates += written.duplicates;
-                    outcome.dead_letters.extend(written.dead_letters);
+                    for (at, rejected) in written.dead_letters {
+                        let first = outcome.dead_letters.entry(rejected.reason.as_str());
+                        first.or_insert((0, at, rejected)).0 += 1;
+                    }
                     outcome.only_counted += written.only_counted;
                     for applied in written.applied {
                         outcome
@@ -230,6 +260,26 @@ impl Writer {
                 Err(failure) => failure,
             };
             canceled += u32::from(failure.is_canceled());
+            without_room += u32::from(failure.is_out_of_room());
+            let messages = piece.message_count();
+            if let Some(parts) = failure.parts(messages) {
+                warn!(%failure, messages, parts, "a batch is written in parts");
+                return Piece::TooLarge(parts);
+            }
+            if failure.is_out_of_room()
+                && messages > 1
+                && let Some((chunks, number)) = self.database.widest_message(piece)
+            {
+                warn!(%failure, messages, chunks, "a message needs more locks than all others; writing it behind them");
+                return Piece::Wide(number);
+            }
+            // Others may have had all the room there was.
+            if without_room >= ATTEMPTS_WITHOUT_ROOM
+                && let Some(rejected) = self.database.rejected_for_chunks(&failure, piece)
+            {
+                return Piece::Refused(rejected);
+            }
+            let is_too_large = failure.is_out_of_room() || failure.is_canceled() && canceled >= 2;
             let was_fast = path.is_fast();
             path = path.after_doubt();
             match failure.class() {
@@ -243,14 +293,27 @@ impl Writer {
                     continue;
                 }
                 Class::Data if !piece.has_nothing_to_refuse() => {
-                    debug!(%failure, messages = piece.message_count(), "the database refuses a row; looking for its message");
+                    debug!(%failure, messages, "the database refuses a row; looking for its message");
                     return Piece::Refused(failure.rejected());
                 }
                 Class::Progress => return Piece::NoProgress,
-                // It may be larger than what the server writes within its time-out.
-                Class::Outage if failure.is_canceled() && canceled >= 2 => {
-                    warn!(%failure, messages = piece.message_count(), "a batch takes too long; trying its halves");
-                    return Piece::TooLarge;
+                Class::Outage if is_too_large && messages > 1 => {
+                    warn!(%failure, messages, "a batch is too large for the server; trying its halves");
+                    return Piece::TooLarge(2);
+                }
+                Class::Outage if is_too_large && !is_aside => return Piece::TooLarge(1),
+                // A server that is slow or full for any other reason does the same: it is no dead letter.
+                Class::Outage if is_too_large => {
+                    let of_set = |set: &MessageSet| {
+                        let first = set.messages().next()?.offset;
+                        Some(format!("{} {} {first}", set.source().topic, set.partition()))
+                    };
+                    let message = piece.sets().iter().find_map(of_set);
+                    error!(
+                        %failure, message,
+                        "the server does not write one message within its limits; its partition's progress waits until \
+                         what slows it down is mended, or database.statement_timeout_ms is longer"
+                    );
                 }
                 Class::Outage | Class::Retry => {
                     warn!(%failure, class = failure.class().as_str(), "a batch was not written; trying again");
@@ -268,6 +331,9 @@ impl Writer {
 enum Piece {
     Written,
     Refused(Rejected),
-    TooLarge,
+    /// It is to be written in so many parts, or behind the others where it is a single message.
+    TooLarge(usize),
+    /// The message of this number is to be written behind all others.
+    Wide(usize),
     NoProgress,
 }

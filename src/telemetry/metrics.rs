@@ -426,9 +426,9 @@ pub fn series_conflicts(n: u64) {
     counter!(SERIES_CONFLICTS).increment(n);
 }
 
-/// A message became a dead letter.
-pub fn dead_letter(reason: &'static str) {
-    counter!(DEAD_LETTERS, "reason" => reason).increment(1);
+/// `n` messages became dead letters.
+pub fn dead_letters(reason: &'static str, n: u64) {
+    counter!(DEAD_LETTERS, "reason" => reason).increment(n);
 }
 
 /// `n` dead letters were counted and not stored.
@@ -646,7 +646,7 @@ mod tests {
         points_duplicate(1);
         unknown_fields(1);
         series_conflicts(1);
-        dead_letter("bad-json");
+        dead_letters("bad-json", 1);
         dead_letters_only_counted(1);
         dead_letters_published("delivered", 1);
         produce_to_commit(0.3);

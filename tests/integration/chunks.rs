@@ -3,7 +3,10 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::support::bed::{Bed, connect};
+use crate::support::data::{Difference, Published};
+use crate::support::server::Server;
 use crate::support::until;
+use crate::support::worker::{run, text};
 
 const CHUNKS: &str =
     "select count(*) from timescaledb_information.chunks where hypertable_name = 'time_series_data_points'";
@@ -130,5 +133,79 @@ async fn where_no_chunk_can_be_made_ahead_the_copy_makes_it() {
     assert_eq!((bed.count_points().await, bed.count("select count(*) from seen").await), (11, 2));
     assert_eq!(bed.count("select count(*) from ingest_dead_letter").await, 0);
     drop(worker);
+    bed.remove().await;
+}
+
+/// While somebody keeps the chunk from being made, nothing of it is remembered.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chunk_that_could_not_be_made_ahead_is_asked_for_again() {
+    let Some(bed) = Bed::new("chunk_locked", 1).await else { return };
+    assert!(has_timescaledb(&bed).await, "the stack has TimescaleDB");
+    let worker = bed.worker(&[("SERIES_INGEST__DATABASE__LOCK_TIMEOUT_MS", "200")]);
+    bed.send_point("s", 0);
+    bed.producer.flush();
+    bed.until_applied(60).await;
+    let made = || worker.log().matches("made a chunk").count();
+    assert_eq!(made(), 1);
+    let blocker = connect(&bed.url).await;
+    blocker.batch_execute("begin; lock table time_series_metadata in share mode").await.unwrap();
+    bed.send_point("s", 1_000_000_000);
+    bed.producer.flush();
+    let errors = "series_ingest_database_errors_total{class=\"retry\"}";
+    until(30, "the COPY cannot make it either", async || worker.metric(errors) >= Some(1.0)).await;
+    blocker.batch_execute("rollback").await.unwrap();
+    bed.until_applied(60).await;
+    assert_eq!((bed.count(CHUNKS).await, made()), (2, 2));
+    drop(worker);
+    bed.remove().await;
+}
+
+/// A server with PostgreSQL's own default of locks, and points in more chunks than a transaction can lock.
+#[tokio::test(flavor = "multi_thread")]
+async fn points_in_thousands_of_chunks_are_written_in_parts_and_a_message_of_as_many_is_a_dead_letter() {
+    const DAYS: i64 = 2000;
+    const DAY_US: i64 = 86_400_000_000;
+    let Some(mut server) = Server::start("chunks_locks").await else { return };
+    server.reload(&["alter system set max_locks_per_transaction = 64"]).await;
+    server.stop_fast();
+    server.start_again().await;
+    let mut bed = Bed::on(&server, "chunks_locks", 1).await;
+    let mut published = Published::default();
+    let mut send = |days: Vec<i64>| {
+        let payload = published.batch_at("s", days.into_iter().map(|day| day * DAY_US).collect());
+        bed.producer.send(&bed.points_topic, 0, "s", Some(payload.as_bytes()));
+    };
+    (0..DAYS).for_each(|day| send(vec![day]));
+    send((DAYS..2 * DAYS).collect());
+    send(vec![3, 4, 5]);
+    bed.producer.flush();
+    let without_letter = (published.rows.len() as i64 - 2 * DAYS) as f64;
+    let worker = bed.worker(&[("SERIES_INGEST__BATCH__LINGER_MS", "2000")]);
+    // Meanwhile the server has no room for a question either.
+    let written = |name: &str| worker.metric(&format!("series_ingest_{name}"));
+    until(300, "all is written", async || {
+        written("points_written_total") == Some(without_letter)
+            && written("dead_letters_total{reason=\"rejected_by_database\"}") == Some(1.0)
+    })
+    .await;
+    bed.until_applied(60).await;
+    let letters = bed.client.query("select \"offset\", reason, detail from ingest_dead_letter", &[]).await.unwrap();
+    assert_eq!(letters.iter().map(|row| row.get(0)).collect::<Vec<i64>>(), [DAYS]);
+    let (reason, detail): (&str, &str) = (letters[0].get(1), letters[0].get(2));
+    assert_eq!(reason, "rejected_by_database");
+    assert!(detail.contains("SQLSTATE 53200") && detail.contains("in 2000 chunks"), "{detail}");
+    drop(worker);
+    let redrive = |bed: &Bed| text(&run(&bed.environment(), &["dead-letter", "redrive"]));
+    let printed = redrive(&bed);
+    assert!(printed.contains("1 rejected again"), "{printed}");
+    // With more locks it is written, and the table can be read as a whole.
+    server.reload(&["alter system set max_locks_per_transaction = 2048"]).await;
+    server.stop_fast();
+    server.start_again().await;
+    bed.connect_to(&server).await;
+    assert_eq!(bed.difference(&published).await, Difference { lost: 2 * DAYS as usize, ..Difference::default() });
+    let printed = redrive(&bed);
+    assert!(printed.contains("4000 points written; 0 rejected again"), "{printed}");
+    assert_eq!(bed.difference(&published).await, Difference::default());
     bed.remove().await;
 }

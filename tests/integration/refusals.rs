@@ -104,6 +104,38 @@ async fn what_a_trigger_raises_without_a_code_refuses_a_row_too() {
     bed.remove().await;
 }
 
+/// A batch after one of which rows were refused is copied in pieces from the start, and some good ones later none is.
+#[tokio::test(flavor = "multi_thread")]
+async fn where_rows_are_refused_often_no_transaction_is_given_up_for_it() {
+    let Some(bed) = Bed::new("refused_often", 1).await else { return };
+    bed.client.batch_execute(REFUSE).await.unwrap();
+    let mut published = Published::default();
+    let worker = bed.worker(&[("SERIES_INGEST__LOG__FILTER", "series_ingest::database=debug")]);
+    let mut offsets = Vec::new();
+    let mut send = async |published: &mut Published, refused: bool| {
+        let next = offsets.len() as i64 + published.rows.len() as i64 / 100;
+        if refused {
+            offsets.push(next);
+        }
+        publish(&bed, published, 1, if refused { &[0] } else { &[] });
+        bed.until_applied(60).await;
+        worker.log().matches("looking for its message").count()
+    };
+    assert_eq!((send(&mut published, false).await, send(&mut published, true).await), (0, 1), "the first one");
+    let mut often = Vec::new();
+    for refused in [true, true, false, true] {
+        often.push(send(&mut published, refused).await);
+    }
+    assert_eq!(often, [1; 4], "transactions given up");
+    for _ in 0..4 {
+        send(&mut published, false).await;
+    }
+    assert_eq!(send(&mut published, true).await, 2, "they were seldom again");
+    assert_refused(&bed, &published, &offsets).await;
+    drop(worker);
+    bed.remove().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_trigger_raises_with_a_code_of_its_own_refuses_just_its_row() {
     const CODES: [&str; 5] = ["MY001", "45000", "38000", "2F002", "P0002"];
@@ -158,6 +190,57 @@ async fn a_storm_of_refused_messages_keeps_moving() {
     let worker = bed.worker(&[]);
     bed.until_applied(90).await;
     assert_refused(&bed, &published, &offsets).await;
+    drop(worker);
+    bed.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_of_refused_messages_alone_ends_in_many_transactions() {
+    let Some(bed) = Bed::new("refused_batch", 1).await else { return };
+    bed.client.batch_execute(REFUSE).await.unwrap();
+    let mut published = Published::default();
+    const MESSAGES: i64 = 10_000;
+    for _ in 0..MESSAGES {
+        let one_row = br#"{"time_series_id":"s","timestamps":[0],"columns":{"c":[-7]}}"#;
+        bed.producer.send(&bed.points_topic, 0, "s", Some(one_row));
+    }
+    publish(&bed, &mut published, 10, &[]);
+    let worker = bed.worker(&[("SERIES_INGEST__BATCH__LINGER_MS", "10000")]);
+    bed.until_applied(120).await;
+    assert_refused(&bed, &published, &(0..MESSAGES).collect::<Vec<_>>()).await;
+    let letters = "select max(count) from (select count(*) from ingest_dead_letter group by xmin::text) as transaction";
+    let most = bed.count(letters).await;
+    assert!((100..=1000).contains(&most), "{most} dead letters in a transaction");
+    let of_reason = "series_ingest_dead_letters_total{reason=\"rejected_by_database\"}";
+    assert_eq!(worker.metric(of_reason), Some(MESSAGES as f64));
+    drop(worker);
+    bed.remove().await;
+}
+
+/// A trigger that takes longer than a statement may is no refusal: every message would become a dead letter on a slow server.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_takes_too_long_keeps_no_other_waiting_and_is_named() {
+    let Some(bed) = Bed::new("refused_slow", 1).await else { return };
+    let slow = REFUSE_LATE.replace(
+        "raise exception 'no sevens' using errcode = 'check_violation', constraint = 'no_sevens'",
+        "perform pg_sleep(60)",
+    );
+    assert_ne!(slow, REFUSE_LATE);
+    bed.client.batch_execute(&slow).await.unwrap();
+    let mut published = Published::default();
+    let offsets = publish(&bed, &mut published, 20, &[7]);
+    let worker = bed.worker(&[("SERIES_INGEST__DATABASE__STATEMENT_TIMEOUT_MS", "500")]);
+    until(60, "all others are written", async || bed.count_points().await == published.rows.len() as i64).await;
+    let named = format!("{} 0 {}", bed.points_topic, offsets[0]);
+    until(60, "the message is named", async || {
+        worker.log().lines().any(|line| line.contains("ERROR") && line.contains(&named))
+    })
+    .await;
+    assert_eq!(bed.next_offsets().await, [offsets[0]]);
+    assert_eq!(bed.count("select count(*) from ingest_dead_letter").await, 0);
+    bed.client.batch_execute("drop trigger refuse on time_series_data_points").await.unwrap();
+    bed.until_applied(60).await;
+    assert_eq!(bed.difference(&published).await, Difference { invented: 2, ..Difference::default() }, "its own points");
     drop(worker);
     bed.remove().await;
 }
