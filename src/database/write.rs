@@ -7,7 +7,7 @@ use std::time::Instant;
 use tracing::debug;
 
 use super::bisect::Copied;
-use super::error::{Class, Error};
+use super::error::Error;
 use super::progress::{Applied, Claim, Resolved};
 use super::session::Session;
 use super::{Asked, Database, bisect, chunks, dead_letters, series};
