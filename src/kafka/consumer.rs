@@ -204,26 +204,27 @@ impl ConsumerThread {
                 }
             }
             let idle = self.poll();
-            self.pass_over();
-            self.hand_on(idle);
+            // Once for all: this is done for each message.
+            let now = Instant::now();
+            self.pass_over(now);
+            self.hand_on(idle, now);
             self.pause_or_resume();
-            self.measure();
-            if self.last_commit.elapsed() >= COMMIT_INTERVAL {
+            self.measure(now);
+            if now.saturating_duration_since(self.last_commit) >= COMMIT_INTERVAL {
                 self.commit(CommitMode::Async);
             }
         }
     }
 
     /// Notes the processor time of this thread since it was last measured; most of the thread's time is waiting.
-    fn measure(&mut self) {
-        if self.measured.elapsed() < MEASURE_INTERVAL {
+    fn measure(&mut self, now: Instant) {
+        if now.saturating_duration_since(self.measured) < MEASURE_INTERVAL {
             return;
         }
-        self.measured = Instant::now();
-        let now = clock_gettime(ClockId::ThreadCPUTime);
-        let now = Duration::try_from(now).unwrap_or_default();
-        metrics::step_took(Step::Fetch, now.saturating_sub(self.processor_time));
-        self.processor_time = now;
+        self.measured = now;
+        let time = Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default();
+        metrics::step_took(Step::Fetch, time.saturating_sub(self.processor_time));
+        self.processor_time = time;
     }
 
     /// Polls once; whether nothing came.
@@ -257,11 +258,11 @@ impl ConsumerThread {
     }
 
     /// Lets each partition reach up to the consumer's own position, now and then.
-    fn pass_over(&mut self) {
-        if self.passed_over.elapsed() < PASS_OVER_INTERVAL {
+    fn pass_over(&mut self, now: Instant) {
+        if now.saturating_duration_since(self.passed_over) < PASS_OVER_INTERVAL {
             return;
         }
-        self.passed_over = Instant::now();
+        self.passed_over = now;
         for ((topic, partition), position) in positions(&self.consumer) {
             let owned = self.assignment.get(&topic, partition);
             if let Some(reader) = owned.and_then(|owned| owned.reader.as_mut()) {
@@ -380,10 +381,10 @@ impl ConsumerThread {
     }
 
     /// Hands on the sets that have waited long enough: all of them where nothing more comes.
-    fn hand_on(&mut self, idle: bool) {
-        let now = Instant::now();
+    fn hand_on(&mut self, idle: bool, now: Instant) {
         for (epoch, reader) in self.assignment.readers() {
-            let due = reader.waiting_since().is_some_and(|since| idle || now - since >= SET_LINGER);
+            let due =
+                reader.waiting_since().is_some_and(|since| idle || now.saturating_duration_since(since) >= SET_LINGER);
             if due {
                 hand_on(reader, epoch, &self.budget, &self.messages, &mut self.sets_sent);
             }
