@@ -663,23 +663,24 @@ impl Database {
         Ok(Redriven { fates, points })
     }
 
-    /// Hands dead letters of which a copy is to be published to `publish`, and notes those that it answers as done. Answers
-    /// how many there were.
+    /// Hands the first dead letters behind this id of which a copy is to be published to `publish`, if there are any, and notes
+    /// those that it answers as done.
     ///
     /// # Errors
     /// Where the database does not answer; copies may then be published twice.
     pub async fn publish_letters(
         &self,
+        after: i64,
         limit: i32,
         publish: impl AsyncFnOnce(Vec<LetterToPublish>) -> Vec<i64>,
-    ) -> Result<usize, Error> {
+    ) -> Result<(), Error> {
         let mut session = self.session().await?;
         session.begin().await?;
         let rows = session
             .query(
                 "read dead letters to publish",
-                "select * from ingest_letters_to_publish($1, $2)",
-                &[&self.pipeline.as_ref(), &limit],
+                "select * from ingest_letters_to_publish($1, $2, $3)",
+                &[&self.pipeline.as_ref(), &after, &limit],
             )
             .await?;
         let letters: Vec<LetterToPublish> = rows
@@ -700,13 +701,11 @@ impl Database {
                 headers_bytes: row.get(14),
             })
             .collect();
-        let count = letters.len();
         let done = if letters.is_empty() { Vec::new() } else { publish(letters).await };
         if !done.is_empty() {
             session.query("note published letters", "select ingest_letters_published($1)", &[&done]).await?;
         }
-        session.commit().await?;
-        Ok(count)
+        session.commit().await
     }
 }
 

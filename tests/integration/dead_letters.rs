@@ -751,7 +751,7 @@ async fn a_copy_of_each_letter_is_published_also_by_the_next_worker() {
         .get(0);
     bed.client
         .batch_execute(
-            "alter function ingest_letters_to_publish(text, integer) rename to ingest_letters_to_publish_later",
+            "alter function ingest_letters_to_publish(text, bigint, integer) rename to ingest_letters_to_publish_later",
         )
         .await
         .unwrap();
@@ -760,7 +760,7 @@ async fn a_copy_of_each_letter_is_published_also_by_the_next_worker() {
     killed.kill();
     assert_eq!(bed.count("select count(*) from ingest_dead_letter where to_publish").await, 61);
     assert_eq!(bed.broker.offsets(&topic, 0).len(), 0);
-    bed.client.batch_execute("drop function ingest_letters_to_publish_later(text, integer)").await.unwrap();
+    bed.client.batch_execute("drop function ingest_letters_to_publish_later(text, bigint, integer)").await.unwrap();
     bed.client.batch_execute(&function).await.unwrap();
     let worker = bed.worker(&settings);
     until(60, "all are published", async || {
@@ -825,6 +825,54 @@ async fn a_missing_topic_for_copies_is_told_and_keeps_nothing_from_moving() {
     assert_eq!(worker.get("/readyz").unwrap().0, 200, "nothing waits for copies");
     bed.broker.create(&topic, 1, &[]).await;
     until(60, "the copy is there", async || bed.broker.offsets(&topic, 0).len() == 1).await;
+    until(60, "the problem is over", async || problem().is_none()).await;
+    drop(worker);
+    bed.broker.delete(&[&topic]).await;
+    bed.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn letters_that_cannot_be_read_keep_no_others_from_being_published() {
+    let Some(bed) = Bed::new("unread", 1).await else { return };
+    let topic = format!("{}.dead", bed.name);
+    bed.broker.create(&topic, 1, &[]).await;
+    let large = format!("[{}]", "1,".repeat(40_000));
+    bed.producer.send(&bed.points_topic, 0, "large", Some(large.as_bytes()));
+    take(&bed, &[]).await;
+    // More than a page of cut letters that Kafka does not let be read: the topic has no such partition.
+    bed.client
+        .batch_execute(
+            "insert into ingest_dead_letter (source_id, partition, \"offset\", payload, payload_bytes, reason, to_publish)
+                 select source_id, 7, n, payload, payload_bytes, reason, true
+                 from ingest_dead_letter, generate_series(1, 60) as n;
+             delete from ingest_dead_letter where partition = 0",
+        )
+        .await
+        .unwrap();
+    let worker = bed.worker(&[("SERIES_INGEST__KAFKA__DEAD_LETTER_TOPIC", topic.as_str())]);
+    let problem = || {
+        let status: Value = serde_json::from_str(&worker.get("/status").unwrap().1).unwrap();
+        status["dead_letter_topic"]["problem"]["reason"].as_str().map(str::to_owned)
+    };
+    bed.producer.send(&bed.points_topic, 0, "behind", Some(b"{"));
+    bed.producer.flush();
+    until(60, "the letter behind is published", async || bed.broker.offsets(&topic, 0).len() == 1).await;
+    let unread = format!("offset 1 of {}/7 cannot be read from Kafka now", bed.points_topic);
+    until(60, "it says why", async || problem().is_some_and(|why| why.contains(&unread))).await;
+    let waiting = "select count(*) from ingest_dead_letter where to_publish";
+    assert_eq!(bed.count(waiting).await, 60);
+
+    // One of them can be read now.
+    bed.client
+        .batch_execute(
+            "update ingest_dead_letter set partition = 0, \"offset\" = 0 where \"offset\" = 30 and partition = 7",
+        )
+        .await
+        .unwrap();
+    until(60, "it is published", async || bed.count(waiting).await == 59).await;
+    let last = bed.broker.records(&topic, 0).pop().unwrap();
+    assert!(last.payload() == Some(large.as_bytes()), "the payload is whole");
+    bed.client.batch_execute("delete from ingest_dead_letter where to_publish").await.unwrap();
     until(60, "the problem is over", async || problem().is_none()).await;
     drop(worker);
     bed.broker.delete(&[&topic]).await;
