@@ -216,11 +216,16 @@ async fn a_change_that_was_killed_is_finished_by_the_next() {
 
 /// Publishes messages of so many timestamps and two columns, each message of one of three days.
 fn publish(bed: &Bed, published: &mut Published, messages: usize, timestamps: usize) {
+    publish_of(bed, published, &[0, 1, 2], messages, timestamps);
+}
+
+/// The same, of these days.
+fn publish_of(bed: &Bed, published: &mut Published, days: &[i64], messages: usize, timestamps: usize) {
     const FIRST_US: i64 = 1_735_689_600_000_000;
     const DAY_US: i64 = 86_400_000_000;
     for number in 0..messages {
         let series = format!("s{}", number % 5);
-        let first = FIRST_US + (published.rows.len() as i64) * 1_000 + (number % 3) as i64 * DAY_US;
+        let first = FIRST_US + (published.rows.len() as i64) * 1_000 + days[number % days.len()] * DAY_US;
         let payload = published.batch_at(&series, (first..).step_by(1_000).take(timestamps).collect());
         bed.producer.send(&bed.points_topic, number as i32 % bed.partitions, &series, Some(payload.as_bytes()));
     }
@@ -394,4 +399,61 @@ async fn on_the_community_edition_a_role_that_owns_nothing_compresses_too() {
     drop(worker);
     bed.client.batch_execute(&format!("drop owned by {role}; drop role {role}")).await.unwrap();
     bed.remove().await;
+}
+
+/// One session compresses a chunk and keeps its locks; a worker writes points of the other days meanwhile, and those of the chunk
+/// when it may.
+async fn assert_written_beside_a_compression(test: &str, profile: Profile) {
+    let Some(bed) = Bed::on_community(test, 4, profile).await else { return };
+    let worker = bed.worker(&[
+        ("SERIES_INGEST__BATCH__LINGER_MS", "10"),
+        // So that the chunk's points are tried again and again.
+        ("SERIES_INGEST__DATABASE__LOCK_TIMEOUT_MS", "500"),
+    ]);
+    let mut published = Published::default();
+    // So few that they are not compressed as they come.
+    publish(&bed, &mut published, 3, 5);
+    bed.until_applied(60).await;
+    let chunk = "select show_chunks('time_series_data_points')::text order by 1 limit 1";
+    let chunk: String = bed.client.query_one(chunk, &[]).await.unwrap().get(0);
+    let compressed = format!(
+        "select count(*) from timescaledb_information.chunks
+         where is_compressed and format('%I.%I', chunk_schema, chunk_name)::regclass = '{chunk}'::regclass"
+    );
+    assert_eq!(bed.count(&compressed).await, 0);
+    let holder = connect(&bed.url).await;
+    holder.batch_execute(&format!("begin; select compress_chunk('{chunk}')")).await.unwrap();
+
+    for _ in 0..5 {
+        publish_of(&bed, &mut published, &[1, 2], 4, 50);
+        bed.until_applied(20).await;
+    }
+    let of_others = async || {
+        bed.count("select count(*) from time_series_data_points where \"timestamp\" >= '2025-01-02 00:00Z'").await
+    };
+    let before = of_others().await;
+    publish_of(&bed, &mut published, &[0], 1, 50);
+    let refused = || worker.metric("series_ingest_database_errors_total{class=\"retry\"}").unwrap_or(0.0);
+    until(30, "the chunk's points are tried again", async || refused() >= 2.0).await;
+    // To the other partitions, too.
+    publish_of(&bed, &mut published, &[1, 2], 4, 50);
+    // Two columns each; behind the chunk's points, those of their partition wait with them.
+    until(20, "points of other days are written", async || of_others().await >= before + 300).await;
+    assert!(worker.is_mode("streaming"), "a lock is no outage");
+    holder.batch_execute("commit").await.unwrap();
+    bed.until_applied(60).await;
+    bed.assert_exact(&published).await;
+    assert_eq!(bed.count(&compressed).await, 1);
+    drop(worker);
+    bed.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_the_community_edition_points_are_written_beside_a_compression() {
+    assert_written_beside_a_compression("compression_standard", Profile::Standard).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_the_community_edition_points_are_written_beside_a_compression_on_the_profile_throughput() {
+    assert_written_beside_a_compression("compression_throughput", Profile::Throughput).await;
 }
