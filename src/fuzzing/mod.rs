@@ -101,13 +101,16 @@ mod tests {
         prop::collection::vec(any::<u8>(), 0..up_to)
     }
 
-    /// A segment's header that is whole, and says that 2^64 - 1 records came before it.
+    /// Segments whose header is whole, and says that so many records came before them.
     #[test]
-    fn a_journal_whose_sequence_numbers_have_run_out() {
-        let mut input = vec![0xff; 80];
-        // The number of the segment, and a length that leaves room for its header.
-        input[1..4].copy_from_slice(&[0, 72, 0]);
-        journal(&input);
+    fn journals_whose_sequence_numbers_have_run_out() {
+        for first_sequence in [u64::MAX, u64::MAX / 2, u64::MAX / 2 - 1, u64::MAX / 2 - 2] {
+            let mut input = vec![0xff; 80];
+            // The number of the segment, and a length that leaves room for its header.
+            input[1..4].copy_from_slice(&[0, 72, 0]);
+            input[36..44].copy_from_slice(&first_sequence.to_le_bytes());
+            journal(&input);
+        }
     }
 
     proptest! {

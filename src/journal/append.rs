@@ -9,7 +9,7 @@ use std::time::Instant;
 use super::directory::segment_path;
 use super::error::{AppendError, Limit};
 use super::files::Files;
-use super::format::{HEADER, HEADER_BYTES, RecordHeader, RecordKind, SegmentHeader, salt};
+use super::format::{HEADER, HEADER_BYTES, MAX_SEQUENCE, RecordHeader, RecordKind, SegmentHeader, salt};
 use super::index::{Record, Segment};
 use super::journal::{Current, Journal};
 use super::payload::{Encoded, Encoder, NO_TIME, runs};
@@ -49,6 +49,12 @@ impl<F: Files> Journal<F> {
 
     /// The same for what is encoded already.
     pub(super) fn append_encoded(&mut self, encoded: &mut [Encoded]) -> Result<(), AppendError> {
+        // One for each set and one for its source.
+        let sequences = 2 * encoded.len() as u64;
+        if self.next_sequence.saturating_add(sequences) > MAX_SEQUENCE {
+            let what = "the journal's sequence numbers have run out: move its directory away, when it is drained";
+            return Err(AppendError::Unavailable(io::Error::other(what)));
+        }
         match self.check_room(self.needed(encoded)) {
             Err(AppendError::Full { .. }) if planted::is_on(Bug::DropWhenFull) => return Ok(()),
             room => room?,

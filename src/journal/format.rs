@@ -12,8 +12,8 @@ pub(super) const ALIGNMENT: u64 = 8;
 /// The largest payload, in bytes, before and after compression: what a reader may be made to allocate.
 pub(super) const MAX_PAYLOAD_BYTES: usize = 1 << 30;
 /// The largest sequence number that a header may have: nobody appends so many records, and from any that is read on there is
-/// room to count.
-const MAX_SEQUENCE: u64 = u64::MAX / 2;
+/// room to count. What is appended has no larger one either, because it would not be read.
+pub(super) const MAX_SEQUENCE: u64 = u64::MAX / 2;
 /// `flags`: the payload is compressed with zstd.
 pub(super) const COMPRESSED: u16 = 1;
 
