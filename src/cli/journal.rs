@@ -375,8 +375,8 @@ async fn finish(database: Database, batch: Batch, dry_run: bool, mut decoder: De
                 };
                 pieces.extend(parts.into_iter().rev().map(|part| (part, path.after_doubt())));
             }
-            Err(failure) if failure.is_out_of_room() => match database.rejected_for_chunks(&failure, &piece) {
-                Some(rejected) => pieces.push((piece.into_dead_letter(rejected), path.after_doubt())),
+            Err(failure) if failure.is_out_of_room() => match database.oversized(&failure, &piece).await.pop() {
+                Some(oversized) => pieces.push((piece.into_dead_letter(oversized.rejected), path.after_doubt())),
                 None => return Err(failure.into()),
             },
             Err(failure) if failure.class() == Class::Retry => {

@@ -160,7 +160,8 @@ impl Error {
 
     /// Whether the server goes on with this connection, whose transaction can be ended then.
     pub(super) fn leaves_the_connection(&self) -> bool {
-        self.from_server().is_some() && (self.class() != Class::Outage || self.is_out_of_room())
+        matches!(self, Self::TooManyRefused { .. })
+            || self.from_server().is_some() && (self.class() != Class::Outage || self.is_out_of_room())
     }
 
     /// Whether the server has no room for what a write needs at once: mostly the locks of a transaction, of which each chunk

@@ -40,7 +40,7 @@ use std::time::{Duration, Instant};
 pub use error::{Class, Error};
 pub use progress::{Applied, Coverage};
 pub use series::Reference;
-pub use write::{Path, Written};
+pub use write::{Oversized, Path, Written};
 
 use crate::batch::{Batch, Source};
 use crate::config::{self, OnDuplicate, UnknownSeries};
@@ -405,11 +405,12 @@ impl Database {
         state.last_success = Some(Instant::now());
     }
 
-    /// A refused row or an overlap is an answer: the database is up.
+    /// A refused row or an overlap is an answer: the database is up. So it is where it cancels a statement, or has no room for
+    /// one: that may be for a single message, and all others can be written.
     fn note_failure(&self, failure: &Error, asked: Asked) {
         let class = failure.class();
         metrics::database_error(class.as_str());
-        if !matches!(class, Class::Outage | Class::Ours) {
+        if !matches!(class, Class::Outage | Class::Ours) || failure.is_canceled() || failure.is_out_of_room() {
             return;
         }
         if class == Class::Outage {

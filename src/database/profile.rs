@@ -258,8 +258,7 @@ pub async fn set(
     let mut change = Change { client, look, place, dry_run, say, statements: 0 };
     (change.say)(&format!("the profile of the table of points is {}", change.look.profile()));
     if !dry_run {
-        let lock = format!("select pg_advisory_lock({MIGRATION_LOCK})");
-        change.execute(&lock).await?;
+        change.lock_out_others().await?;
         // Another one may have been at it until now.
         change.look = catalog(&change.client).await?;
     }
@@ -413,6 +412,20 @@ impl<S: FnMut(&str)> Change<S> {
         self.statements += 1;
         (self.say)(&format!("{sql};\n  -- {locks}; {time}"));
         if self.dry_run { Ok(()) } else { self.execute(sql).await }
+    }
+
+    /// Waits for another command that changes the tables, and keeps all later ones waiting.
+    async fn lock_out_others(&self) -> Result<(), SchemaError> {
+        let sql = format!("select pg_advisory_lock({MIGRATION_LOCK})");
+        match self.client.batch_execute(&sql).await {
+            Ok(()) => Ok(()),
+            Err(source) if source.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => Err(SchemaError::Profile(format!(
+                "another migrate or set-profile is at work in this database, and was not done within {} s. Run the command \
+                 again when it is",
+                LOCK_WAIT.as_secs()
+            ))),
+            Err(source) => Err(Error::Server { step: "lock out other migrations", source }.into()),
+        }
     }
 
     async fn execute(&self, sql: &str) -> Result<(), SchemaError> {

@@ -70,40 +70,74 @@ pub struct Written {
     pub applied: Vec<Applied>,
 }
 
-/// In how many chunks a message's points lie at least, where it and not the server is at fault when their locks find no room.
-/// PostgreSQL's default is room for 64 locks a transaction, and a chunk takes several.
-const MANY_CHUNKS: usize = 100;
+/// How many locks a transaction takes for each chunk, and how many the server has room for: `NLOCKENTS` of PostgreSQL's
+/// `lock.c`. None are taken for chunks where there are none.
+const ROOM_FOR_LOCKS: &str = "
+    select (select count(*) + 1 from pg_index where indrelid = 'time_series_data_points'::regclass),
+        current_setting('max_locks_per_transaction')::bigint * (
+            current_setting('max_connections')::bigint + current_setting('max_prepared_transactions')::bigint
+            + current_setting('max_worker_processes')::bigint + current_setting('max_wal_senders')::bigint
+            + coalesce(current_setting('autovacuum_worker_slots', true), current_setting('autovacuum_max_workers'))::bigint
+            + 2),
+        exists (select from pg_inherits where inhparent = 'time_series_data_points'::regclass)";
+
+/// A message whose points lie in more chunks than one transaction can ever lock.
+#[derive(Debug, Clone)]
+pub struct Oversized {
+    /// Its number in the batch.
+    pub number: usize,
+    /// Why it is a dead letter.
+    pub rejected: Rejected,
+}
 
 impl Database {
-    /// Why a batch of a single message is a dead letter, where the server has no room for the locks of its chunks.
-    pub fn rejected_for_chunks(&self, failure: &Error, batch: &Batch) -> Option<Rejected> {
-        if !failure.is_out_of_room() || batch.message_count() != 1 {
-            return None;
-        }
-        let (chunks, _) = self.widest_message(batch)?;
-        let Rejected { reason, detail } = failure.rejected();
-        let detail = format!(
-            "{detail}; its points lie in {chunks} chunks, for whose locks a transaction has no room: send less time in a \
-             message, or raise the server's max_locks_per_transaction"
-        );
-        Some(Rejected { reason, detail })
+    /// The messages of a batch that the server never has room for, after a failure of [`Error::is_out_of_room`]: others may
+    /// have had the room, so that the failure alone says nothing. The last one comes first. Where the server does not answer
+    /// there is none.
+    pub async fn oversized(&self, failure: &Error, batch: &Batch) -> Vec<Oversized> {
+        let work = async { self.session().await?.query("ask for the room for locks", ROOM_FOR_LOCKS, &[]).await };
+        let rows = match work.await {
+            Ok(rows) => rows,
+            Err(failure) => {
+                debug!(%failure, "the room for locks is not known");
+                return Vec::new();
+            }
+        };
+        let Some(row) = rows.first().filter(|row| row.get(2)) else { return Vec::new() };
+        // The server finds some more room than it promises.
+        let (of_chunk, room) = (row.get::<_, i64>(0), row.get::<_, i64>(1) / 4 * 5);
+        let mut oversized: Vec<Oversized> = self
+            .chunk_counts(batch)
+            .into_iter()
+            .enumerate()
+            .filter(|(_, chunks)| i64::try_from(*chunks).is_ok_and(|chunks| chunks * of_chunk > room))
+            .map(|(number, chunks)| {
+                let Rejected { reason, detail } = failure.rejected();
+                let detail = format!(
+                    "{detail}; its points lie in {chunks} chunks, for whose locks a transaction has no room: send less time \
+                     in a message, or raise the server's max_locks_per_transaction"
+                );
+                Oversized { number, rejected: Rejected { reason, detail } }
+            })
+            .collect();
+        oversized.reverse();
+        oversized
     }
 
-    /// The message whose points lie in many chunks, and in at least half of those of the batch: their number, and its own.
-    pub fn widest_message(&self, batch: &Batch) -> Option<(usize, usize)> {
-        let (mut all, mut of_message) = (HashSet::new(), HashSet::new());
-        let (mut last, mut widest) = (None, (0, 0));
+    /// In how many chunks the points of each message lie, by the configured interval.
+    fn chunk_counts(&self, batch: &Batch) -> Vec<usize> {
+        let mut counts = vec![0; batch.message_count()];
+        let (mut last, mut chunks) = (None, HashSet::new());
         for point in 0..batch.points().len() {
-            let message = batch.message_of_point(point)?;
+            let Some(message) = batch.message_of_point(point) else { continue };
             if last.replace(message) != Some(message) {
-                of_message.clear();
+                chunks.clear();
             }
-            let chunk = batch.points().time_of(point).div_euclid(self.chunk_us);
-            all.insert(chunk);
-            of_message.insert(chunk);
-            widest = widest.max((of_message.len(), message));
+            if chunks.insert(batch.points().time_of(point).div_euclid(self.chunk_us)) {
+                counts[message] += 1;
+            }
         }
-        (widest.0 >= MANY_CHUNKS && widest.0 * 2 >= all.len()).then_some(widest)
+        counts
     }
 
     /// Writes a batch in one transaction.
@@ -222,7 +256,7 @@ impl Database {
         }
         let part = part.as_ref().unwrap_or(batch);
         let copied = self.copy(session, part, ids, rows).await?;
-        let skipped = batch.points().len() - part.points().len();
+        let skipped = batch.points().len().saturating_sub(part.points().len());
         self.finish(session, ids, part, &copied, (skipped, applied)).await
     }
 

@@ -48,6 +48,12 @@ pub fn consumer(kafka: &Kafka) -> ClientConfig {
     for (name, value) in client(kafka).config_map() {
         properties.set(name, value);
     }
+    // librdkafka refuses a smaller one.
+    let bytes_of = |name| properties.get(name).and_then(|value| value.parse::<usize>().ok()).unwrap_or(0);
+    let largest_message = bytes_of("message.max.bytes");
+    if bytes_of("fetch.max.bytes") < largest_message {
+        properties.set("fetch.max.bytes", largest_message.to_string());
+    }
     properties.set("group.id", &kafka.group_id);
     properties.set("session.timeout.ms", kafka.session_timeout_ms.to_string());
     properties.set("heartbeat.interval.ms", (kafka.session_timeout_ms / 10).clamp(200, 3000).to_string());

@@ -146,7 +146,6 @@ pub async fn run(
         start_tasks: JoinSet::new(),
         writers: JoinSet::new(),
         writer_count: WriterCount::new(&config.database, Instant::now()),
-        waits_for_writer: false,
         draining: false,
         calm_since: Instant::now(),
         config,
@@ -189,8 +188,6 @@ struct Pipeline {
     writer: Writer,
     writers: JoinSet<Outcome>,
     writer_count: WriterCount,
-    /// Whether the batch being filled was due while all writers were busy.
-    waits_for_writer: bool,
     /// The journal's side, where there is one.
     spill: Option<Spill>,
     surveyor: Surveyor,
@@ -333,9 +330,7 @@ impl Pipeline {
         let is_full = self.budget.is_full();
         let spill = self.spill.as_ref().filter(|_| !self.draining);
         let has_turn = spill.is_none_or(|spill| spill.may_write_live(self.writers.len(), writers, is_full));
-        let due = due || self.is_full();
-        self.waits_for_writer |= due && free == 0;
-        if !due || free == 0 || !has_turn {
+        if !(due || self.is_full()) || free == 0 || !has_turn {
             if let Some(spill) = self.spill.as_mut().filter(|_| !self.draining)
                 && let Some(records) = spill.next_records(free, writers, is_full)
             {
@@ -350,7 +345,8 @@ impl Pipeline {
             }
             return;
         }
-        if !std::mem::take(&mut self.waits_for_writer) {
+        // With a backlog batches are full before they are due.
+        if !self.is_full() && !is_full {
             self.writer_count.interrupt(Instant::now());
         }
         let batch = std::mem::replace(&mut self.filling, Batch::new(&self.budget));

@@ -10,14 +10,11 @@ use tracing::{debug, error, warn};
 use super::NextOffsets;
 use crate::batch::{Batch, Budget, Interval, MessageAt, MessageSet, Source};
 use crate::config::{self, Config};
-use crate::database::{Applied, Class, Database, Path};
+use crate::database::{Applied, Class, Database, Oversized, Path};
 use crate::journal::{JournalHandle, ReadError, Record};
 use crate::kafka::lookup::Lookup;
 use crate::message::{Decoder, Limits, Rejected};
 use crate::telemetry::metrics::{self, Step};
-
-/// How often a message is tried that the server has no room for.
-const ATTEMPTS_WITHOUT_ROOM: u32 = 3;
 
 /// What became of a batch.
 #[derive(Debug, Default)]
@@ -150,11 +147,21 @@ impl Writer {
                 }
                 Piece::Refused(why) => (2, Some(why)),
                 Piece::TooLarge(parts) => (parts, None),
-                Piece::Wide(number) => {
-                    if let Some((rest, alone)) = piece.without_message(number, decoder) {
-                        aside.push((alone, path.after_doubt()));
-                        pieces.push((rest, path.after_doubt()));
+                Piece::Oversized(all) => {
+                    let path = path.after_doubt();
+                    let mut rest = Some(piece);
+                    for Oversized { number, rejected } in all {
+                        let Some(piece) = rest.take() else { break };
+                        let alone = match piece.without_message(number, decoder) {
+                            Some((others, alone)) => {
+                                rest = Some(others);
+                                alone
+                            }
+                            None => piece,
+                        };
+                        pieces.push((alone.into_dead_letter(rejected), path));
                     }
+                    pieces.extend(rest.map(|rest| (rest, path)));
                     continue;
                 }
             };
@@ -237,7 +244,6 @@ impl Writer {
         let mut delays = self.backoff.build();
         let mut missing_series = 0;
         let mut canceled = 0;
-        let mut without_room = 0;
         loop {
             let failure = match self.database.write(piece, path, decoder).await {
                 Ok(written) => {
@@ -260,24 +266,17 @@ impl Writer {
                 Err(failure) => failure,
             };
             canceled += u32::from(failure.is_canceled());
-            without_room += u32::from(failure.is_out_of_room());
             let messages = piece.message_count();
             if let Some(parts) = failure.parts(messages) {
                 warn!(%failure, messages, parts, "a batch is written in parts");
                 return Piece::TooLarge(parts);
             }
-            if failure.is_out_of_room()
-                && messages > 1
-                && let Some((chunks, number)) = self.database.widest_message(piece)
-            {
-                warn!(%failure, messages, chunks, "a message needs more locks than all others; writing it behind them");
-                return Piece::Wide(number);
-            }
-            // Others may have had all the room there was.
-            if without_room >= ATTEMPTS_WITHOUT_ROOM
-                && let Some(rejected) = self.database.rejected_for_chunks(&failure, piece)
-            {
-                return Piece::Refused(rejected);
+            if failure.is_out_of_room() {
+                let oversized = self.database.oversized(&failure, piece).await;
+                if !oversized.is_empty() {
+                    warn!(%failure, messages, oversized = oversized.len(), "messages have points in more chunks than can be locked");
+                    return Piece::Oversized(oversized);
+                }
             }
             let is_too_large = failure.is_out_of_room() || failure.is_canceled() && canceled >= 2;
             let was_fast = path.is_fast();
@@ -312,7 +311,8 @@ impl Writer {
                     error!(
                         %failure, message,
                         "the server does not write one message within its limits; its partition's progress waits until \
-                         what slows it down is mended, or database.statement_timeout_ms is longer"
+                         what slows it down is mended, database.statement_timeout_ms is longer, or the server's \
+                         max_locks_per_transaction larger"
                     );
                 }
                 Class::Outage | Class::Retry => {
@@ -333,7 +333,7 @@ enum Piece {
     Refused(Rejected),
     /// It is to be written in so many parts, or behind the others where it is a single message.
     TooLarge(usize),
-    /// The message of this number is to be written behind all others.
-    Wide(usize),
+    /// These messages can never be written.
+    Oversized(Vec<Oversized>),
     NoProgress,
 }

@@ -229,7 +229,15 @@ async fn a_message_that_takes_too_long_keeps_no_other_waiting_and_is_named() {
     bed.client.batch_execute(&slow).await.unwrap();
     let mut published = Published::default();
     let offsets = publish(&bed, &mut published, 20, &[7]);
-    let worker = bed.worker(&[("SERIES_INGEST__DATABASE__STATEMENT_TIMEOUT_MS", "500")]);
+    let folder = tempfile::tempdir().unwrap();
+    let worker = bed.worker(&[
+        ("SERIES_INGEST__DATABASE__STATEMENT_TIMEOUT_MS", "500"),
+        // Where the server is taken for one that is away, all messages go there.
+        ("SERIES_INGEST__JOURNAL__ENABLED", "true"),
+        ("SERIES_INGEST__JOURNAL__DIRECTORY", folder.path().to_str().unwrap()),
+        ("SERIES_INGEST__JOURNAL__MIN_FREE_BYTES", "0"),
+        ("SERIES_INGEST__DATABASE__OUTAGE_GRACE_MS", "0"),
+    ]);
     until(60, "all others are written", async || bed.count_points().await == published.rows.len() as i64).await;
     let named = format!("{} 0 {}", bed.points_topic, offsets[0]);
     until(60, "the message is named", async || {
@@ -238,6 +246,10 @@ async fn a_message_that_takes_too_long_keeps_no_other_waiting_and_is_named() {
     .await;
     assert_eq!(bed.next_offsets().await, [offsets[0]]);
     assert_eq!(bed.count("select count(*) from ingest_dead_letter").await, 0);
+    publish(&bed, &mut published, 20, &[]);
+    until(60, "what comes later is written", async || bed.count_points().await == published.rows.len() as i64).await;
+    assert_eq!(worker.metric("series_ingest_mode{mode=\"journaling\"}"), Some(0.0), "{}", worker.log());
+    assert_eq!(worker.metric("series_ingest_journal_records"), Some(0.0));
     bed.client.batch_execute("drop trigger refuse on time_series_data_points").await.unwrap();
     bed.until_applied(60).await;
     assert_eq!(bed.difference(&published).await, Difference { invented: 2, ..Difference::default() }, "its own points");
