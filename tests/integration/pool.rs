@@ -51,6 +51,37 @@ async fn connections_beyond_the_kept_ones_are_made_when_needed_and_closed_when_i
     bed.remove().await;
 }
 
+/// With a table whose COPY takes time and no processor, each writer adds as much as the one before.
+#[tokio::test(flavor = "multi_thread")]
+async fn writers_are_added_while_each_of_them_helps() {
+    let Some(bed) = Bed::new("writers_added", 4).await else { return };
+    bed.client
+        .batch_execute(
+            "create function wait() returns trigger language plpgsql as
+                 'begin perform pg_sleep(0.1); return null; end';
+             create trigger wait after insert on time_series_data_points for each statement execute function wait()",
+        )
+        .await
+        .unwrap();
+    let mut published = Published::default();
+    // So large that each is a batch of its own.
+    let pad = "x".repeat(130 * 1024);
+    for number in 0..400 {
+        let payload = published.batch("s", 100).replacen('{', &format!(r#"{{"pad":"{pad}","#), 1);
+        bed.producer.send(&bed.points_topic, number % 4, "s", Some(payload.as_bytes()));
+    }
+    bed.producer.flush();
+    let worker = bed.worker(&[("DATABASE_POOL_SIZE", "5"), ("SERIES_INGEST__BATCH__MAX_POINTS", "100")]);
+    until(30, "the worker begins with two", async || worker.metric("series_ingest_writers") == Some(2.0)).await;
+    // The fourth is tried only if the third was kept.
+    until(120, "a fourth is tried", async || worker.metric("series_ingest_writers") == Some(4.0)).await;
+    bed.client.batch_execute("drop trigger wait on time_series_data_points").await.unwrap();
+    bed.until_applied(120).await;
+    bed.assert_exact(&published).await;
+    drop(worker);
+    bed.remove().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn no_connection_grows_older_than_its_age() {
     let Some(bed) = Bed::new("recycle", 1).await else { return };
