@@ -3,7 +3,7 @@
 //! A [`MessageSet`] holds the raw messages of one interval of offsets of one partition, as they came from Kafka. A
 //! [`Batch`] is a list of message sets, decoded: columnar [`Points`], series definitions, and dead letters. The raw messages
 //! stay with the batch until it is committed, so that any part of it can be built again: the part that the database does not
-//! have yet ([`Batch::keep`]), or one half ([`Batch::split`]) when the database refuses a row.
+//! have yet ([`Batch::keep`]), or some of its messages ([`Batch::split_into`]) when it is too much for one transaction.
 //!
 //! Intervals are half-open, `[from, until)`, and are intervals of *positions*, not of the offsets that messages happen to
 //! have: compaction and transaction markers leave offsets without a message, and these belong to the interval as well.
@@ -298,30 +298,6 @@ impl Batch {
     /// The batch's messages decoded again, because the decoder's rules have changed.
     pub fn decoded_again(&self, decoder: &mut Decoder) -> Self {
         self.keep(&self.intervals(), decoder)
-    }
-
-    /// Two batches of half the messages each, that cover together what this one covers; `None` for a single message.
-    pub fn split(&self, decoder: &mut Decoder) -> Option<(Self, Self)> {
-        let half = self.message_count() / 2;
-        if half == 0 {
-            return None;
-        }
-        let (mut left, mut right) = (self.empty(), self.empty());
-        let mut taken = 0;
-        for set in &self.sets {
-            if taken + set.len() <= half {
-                taken += set.len();
-                left.push(set.clone(), decoder);
-            } else if taken >= half {
-                right.push(set.clone(), decoder);
-            } else {
-                let (head, tail) = set.split_at(half - taken);
-                taken = half;
-                left.push(head, decoder);
-                right.push(tail, decoder);
-            }
-        }
-        Some((left, right))
     }
 
     /// At most `count` batches of about as many messages each, that cover together what this one covers, in its order.

@@ -90,7 +90,7 @@ fn a_single_message_becomes_a_dead_letter() {
     let mut decoder = decoder();
     let mut batch = Batch::default();
     batch.push(set(&source("t"), 0, 5, 10, &[7]), &mut decoder);
-    assert!(batch.split(&mut decoder).is_none());
+    assert_eq!(batch.split_into(2, &mut decoder).len(), 1);
     let rejected = Rejected { reason: Reason::RejectedByDatabase, detail: "SQLSTATE 23514".into() };
     let dead = batch.into_dead_letter(rejected);
     assert!(dead.points().is_empty());
@@ -187,12 +187,12 @@ proptest! {
         let mut left = vec![whole];
         let (mut seen, mut covered) = (Vec::new(), BTreeSet::new());
         while let Some(batch) = left.pop() {
-            match batch.split(&mut decoder) {
-                Some((a, b)) => {
-                    prop_assert!(a.message_count() > 0 && b.message_count() > 0);
-                    left.extend([a, b]);
+            match batch.split_into(2, &mut decoder) {
+                halves if halves.len() == 2 => {
+                    prop_assert!(halves.iter().all(|half| half.message_count() > 0));
+                    left.extend(halves);
                 }
-                None => {
+                _ => {
                     seen.extend(times(&batch));
                     for (_, from, until) in spans(&batch) {
                         for position in from..until {
