@@ -1,6 +1,6 @@
 //! One batch until it is committed: through outages, overlaps and refused rows. A writer gives up nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -57,12 +57,20 @@ pub(super) struct Writer {
     limits: Limits,
     batch: config::Batch,
     backoff: ExponentialBuilder,
+    longest_pause: Duration,
 }
 
 impl Writer {
     pub(super) fn new(config: &Config, database: Database, lookup: Arc<Lookup>) -> Self {
         let backoff = config.database.backoff();
-        Self { database, lookup, limits: config.message.limits(), batch: config.batch.clone(), backoff }
+        Self {
+            database,
+            lookup,
+            limits: config.message.limits(),
+            batch: config.batch.clone(),
+            backoff,
+            longest_pause: Duration::from_millis(config.database.retry_max_ms),
+        }
     }
 
     /// Writes the batch, and answers when all of it is committed.
@@ -132,10 +140,11 @@ impl Writer {
     async fn write_pieces(&self, batch: Batch, path: Path, decoder: &mut Decoder, mut outcome: Outcome) -> Outcome {
         let mut pieces = vec![(batch, path)];
         // Single messages that are written when no other waits for them.
-        let mut aside = Vec::new();
+        let mut aside = VecDeque::new();
         loop {
             let next = pieces.pop().map(|(piece, path)| (piece, path, false));
-            let Some((piece, path, is_aside)) = next.or_else(|| aside.pop().map(|(piece, path)| (piece, path, true)))
+            let Some((piece, path, is_aside)) =
+                next.or_else(|| aside.pop_front().map(|(piece, path)| (piece, path, true)))
             else {
                 return outcome;
             };
@@ -172,7 +181,7 @@ impl Writer {
                     pieces.extend(piece.split_into(parts, decoder).into_iter().rev().map(|part| (part, path)));
                 }
                 Some(why) => pieces.push((piece.into_dead_letter(why), path)),
-                None => aside.push((piece, path)),
+                None => aside.push_back((piece, path)),
             }
         }
     }
@@ -300,20 +309,23 @@ impl Writer {
                     warn!(%failure, messages, "a batch is too large for the server; trying its halves");
                     return Piece::TooLarge(2);
                 }
-                Class::Outage if is_too_large && !is_aside => return Piece::TooLarge(1),
-                // A server that is slow or full for any other reason does the same: it is no dead letter.
                 Class::Outage if is_too_large => {
-                    let of_set = |set: &MessageSet| {
-                        let first = set.messages().next()?.offset;
-                        Some(format!("{} {} {first}", set.source().topic, set.partition()))
-                    };
-                    let message = piece.sets().iter().find_map(of_set);
-                    error!(
-                        %failure, message,
-                        "the server does not write one message within its limits; its partition's progress waits until \
-                         what slows it down is mended, database.statement_timeout_ms is longer, or the server's \
-                         max_locks_per_transaction larger"
-                    );
+                    // A server that is slow or full for any other reason does the same: it is no dead letter.
+                    if is_aside {
+                        let of_set = |set: &MessageSet| {
+                            let first = set.messages().next()?.offset;
+                            Some(format!("{} {} {first}", set.source().topic, set.partition()))
+                        };
+                        let message = piece.sets().iter().find_map(of_set);
+                        error!(
+                            %failure, message,
+                            "the server does not write one message within its limits; its partition's progress waits until \
+                             what slows it down is mended, database.statement_timeout_ms is longer, or the server's \
+                             max_locks_per_transaction larger"
+                        );
+                        tokio::time::sleep(self.longest_pause).await;
+                    }
+                    return Piece::TooLarge(1);
                 }
                 Class::Outage | Class::Retry => {
                     warn!(%failure, class = failure.class().as_str(), "a batch was not written; trying again");

@@ -65,9 +65,9 @@ pub(super) struct Arguments {
 }
 
 impl Arguments {
-    /// As many series with one point a message, and fewer points.
+    /// As many points and columns, with one point a message: each column is of a series of its own.
     fn with_one_point(&self) -> Self {
-        Self { points: self.points.div_ceil(4), columns: 1, timestamps: 1, ..self.clone() }
+        Self { series: self.series * self.columns, columns: 1, timestamps: 1, ..self.clone() }
     }
 
     /// As many points of a hundred times as many series, in messages with fewer timestamps.
