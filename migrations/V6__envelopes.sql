@@ -58,7 +58,10 @@ end $$;
 
 drop function ingest_letters_to_publish(text, integer);
 
-create function ingest_letters_to_publish(p_pipeline text, p_limit integer)
+-- The first dead letters behind this id of which a copy is to be published, locked until the transaction ends; those that another
+-- worker is publishing are passed over. Page by page, so that those whose message cannot be read from Kafka now hide none behind
+-- them.
+create function ingest_letters_to_publish(p_pipeline text, p_after bigint, p_limit integer)
 returns table (
     id bigint, cluster_id text, topic text, topic_id text, partition integer, "offset" bigint, time_ms bigint, key bytea,
     headers bytea, payload bytea, payload_bytes bigint, reason text, detail text,
@@ -69,7 +72,7 @@ language sql as $$
         letter.payload_bytes, letter.reason, letter.detail,
         letter.key_bytes, letter.headers_bytes
     from ingest_dead_letter as letter join ingest_source as source on source.id = letter.source_id
-    where letter.to_publish and source.pipeline = p_pipeline
+    where letter.to_publish and source.pipeline = p_pipeline and letter.id > p_after
     order by letter.id limit p_limit
     for update of letter skip locked
 $$;
@@ -146,7 +149,7 @@ declare
 begin
     foreach name in array array[
         'ingest_add_dead_letters(integer[], integer[], bigint[], bigint[], bytea[], bytea[], bytea[], bigint[], text[], text[], boolean[], boolean, bigint[], bigint[])',
-        'ingest_letters_to_publish(text, integer)',
+        'ingest_letters_to_publish(text, bigint, integer)',
         'ingest_define_series(text[], text[], text[], text[], text[], bigint[], integer[], integer[], bigint[])'
     ] loop
         execute format('alter function %s security definer set search_path = %I, pg_temp', name, current_schema());

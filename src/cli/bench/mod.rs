@@ -326,7 +326,6 @@ async fn drain_beside(
     files: &Files,
     limits: &[Limit],
 ) -> Result<Beside, Failure> {
-    scratch.empty_tables().await?;
     let before = limits::measure(scratch, arguments, files, limits).await?;
     let drain = drain(bench, file, arguments, scratch).await?;
     check_points(scratch, arguments).await?;
