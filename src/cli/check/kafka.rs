@@ -1,0 +1,78 @@
+//! The brokers, the topics and the group.
+
+use std::sync::Arc;
+
+use super::{Failure, Report};
+use crate::config::Config;
+use crate::kafka::lookup::Lookup;
+
+pub(super) async fn check(config: &Arc<Config>, report: &mut Report) -> Result<(), Failure> {
+    let config = Arc::clone(config);
+    let mut found = std::mem::take(report);
+    // librdkafka's questions block.
+    let asked = tokio::task::spawn_blocking(move || {
+        ask(&config, &mut found);
+        found
+    });
+    *report = asked.await.map_err(|error| Failure::Internal(error.to_string()))?;
+    Ok(())
+}
+
+fn ask(config: &Config, report: &mut Report) {
+    let lookup = match Lookup::new(&config.kafka) {
+        Ok(lookup) => lookup,
+        Err(error) => return report.problem("kafka.properties", format_args!("librdkafka refuses it: {error}")),
+    };
+    let Some(cluster) = lookup.cluster_id() else {
+        return match lookup.refused() {
+            Some(text) => report.unreachable("kafka.properties", text),
+            None => report.unreachable(
+                "kafka.brokers",
+                format_args!(
+                    "{} does not answer. Is the broker up, and are addresses and security settings right?",
+                    config.kafka.brokers
+                ),
+            ),
+        };
+    };
+    report.say("kafka", format_args!("cluster {cluster}"));
+    check_topics(config, &lookup, report);
+    check_group(config, &lookup, report);
+}
+
+fn check_topics(config: &Config, lookup: &Lookup, report: &mut Report) {
+    let topics = [
+        ("kafka.series_topic", &config.kafka.series_topic),
+        ("kafka.points_topic", &config.kafka.points_topic),
+        ("kafka.dead_letter_topic", &config.kafka.dead_letter_topic),
+    ];
+    for (key, topic) in topics.into_iter().filter(|(_, topic)| !topic.is_empty()) {
+        match lookup.topics(&[topic]) {
+            Ok(topics) => {
+                for topic in topics {
+                    let id = topic.id.as_deref().unwrap_or("none: a topic made anew cannot be told from the old one");
+                    report.say(
+                        &format!("topic {}", topic.name),
+                        format_args!("{} partitions, id {id}", topic.partitions),
+                    );
+                    // The dead-letter topic is written only, and Kafka is not asked for that right.
+                    if topic.may_read == Some(false) && key != "kafka.dead_letter_topic" {
+                        report.problem(key, format_args!("topic {}: this user may not READ it: allow it", topic.name));
+                    }
+                }
+            }
+            Err(error) => {
+                report.problem(key, format_args!("topic {topic}: {error}. Create it, or allow this user to read it"));
+            }
+        }
+    }
+}
+
+fn check_group(config: &Config, lookup: &Lookup, report: &mut Report) {
+    let group = &config.kafka.group_id;
+    if let Err(error) = lookup.committed(&[(config.kafka.points_topic.clone(), 0)])
+        && let Some(text) = lookup.refusal(&error)
+    {
+        report.problem("kafka.group_id", format_args!("group {group}: {text}"));
+    }
+}

@@ -1,0 +1,76 @@
+//! `check`: the configuration, both servers and the journal. Each part is a file of its own, and calls what `run` calls.
+
+mod database;
+mod journal;
+mod kafka;
+
+use std::sync::Arc;
+
+use super::{Failure, print_line};
+use crate::config::Config;
+
+pub(super) async fn run(config: &Arc<Config>) -> Result<(), Failure> {
+    config.require_database()?;
+    let mut report = Report::default();
+    report.say("configuration", "fine");
+    database::check(config, &mut report).await;
+    kafka::check(config, &mut report).await?;
+    journal::check(&config.journal, &mut report);
+    report.finish()
+}
+
+/// What the parts of `check` have found.
+#[derive(Debug, Default)]
+struct Report {
+    problems: Vec<Problem>,
+}
+
+/// Something that `run` would refuse or suffer from.
+#[derive(Debug)]
+struct Problem {
+    /// The key of the configuration that it is about.
+    key: &'static str,
+    /// What is wrong, and what to do.
+    text: String,
+    /// Whether a server does not answer, or does not let us in: the exit code is another one.
+    unreachable: bool,
+}
+
+impl Report {
+    /// States a fact that is no problem.
+    fn say(&mut self, what: &str, text: impl std::fmt::Display) {
+        print_line(format_args!("{what}: {text}"));
+    }
+
+    fn problem(&mut self, key: &'static str, text: impl std::fmt::Display) {
+        self.problems.push(Problem { key, text: text.to_string(), unreachable: false });
+    }
+
+    fn unreachable(&mut self, key: &'static str, text: impl std::fmt::Display) {
+        self.problems.push(Problem { key, text: text.to_string(), unreachable: true });
+    }
+
+    /// Adds what a command would fail with, so that the exit code is the same.
+    fn failure(&mut self, key: &'static str, failure: &Failure) {
+        let text = failure.to_string();
+        // A failure that names its key is not told twice what it is about.
+        let text = text.strip_prefix(key).and_then(|rest| rest.strip_prefix(": ")).unwrap_or(&text);
+        match failure {
+            Failure::Unreachable(_) => self.unreachable(key, text),
+            _ => self.problem(key, text),
+        }
+    }
+
+    fn finish(self) -> Result<(), Failure> {
+        let count = match self.problems.len() {
+            0 => return Ok(()),
+            1 => "1 problem".to_owned(),
+            count => format!("{count} problems"),
+        };
+        let lines: Vec<String> =
+            self.problems.iter().map(|problem| format!("{}: {}", problem.key, problem.text)).collect();
+        let text = format!("{count}\n  {}", lines.join("\n  "));
+        let unreachable = self.problems.iter().any(|problem| problem.unreachable);
+        Err(if unreachable { Failure::Unreachable(text) } else { Failure::Usage(text) })
+    }
+}
