@@ -346,7 +346,7 @@ async fn purge(config: &Config, database: &Database, filter: &Filter, purge: Pur
     let mut letters = Letters::new(config, database, filter);
     let mut ids = Vec::new();
     while let Some((page, _)) = letters.next().await? {
-        ids.extend(page.iter().map(|letter| letter.id));
+        ids.extend(page.iter().map(Letter::identity));
     }
     if purge.dry_run {
         print_line(format_args!("{} dead letters would be deleted", ids.len()));

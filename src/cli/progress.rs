@@ -89,7 +89,7 @@ async fn reset(database: &Database, reset: &Reset) -> Result<(), Failure> {
         print_line("nothing was changed: add --yes to do it");
         return Ok(());
     }
-    let changed = database.reset_progress(reset.source, reset.partition, reset.next_offset).await?;
+    let changed = database.reset_progress(chosen[0].source_key, reset.partition, reset.next_offset).await?;
     print_line(format_args!("{changed} partitions were set"));
     Ok(())
 }

@@ -11,10 +11,11 @@ use std::time::Duration;
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 use tokio_postgres::Row;
 use tracing::debug;
+use uuid::Uuid;
 
 use super::duplicates::Store;
 use super::error::{Class, Error};
-use super::progress::Resolved;
+use super::progress::{Resolved, SourceId};
 use super::series::KnownSeries;
 use super::session::Session;
 use super::{Database, bisect, series};
@@ -64,14 +65,14 @@ pub(super) async fn insert(
         .await?;
     let room: i64 = room.first().map_or(0, |row| row.get(0));
     let room = usize::try_from(room).unwrap_or(0).min(letters.len());
-    let mut stored: Vec<(&DeadLetter, i32, bool)> = Vec::new();
+    let mut stored: Vec<(&DeadLetter, Uuid, bool)> = Vec::new();
     for letter in &letters[..room] {
-        stored.push((letter, ids.get(&letter.at.source)?, false));
+        stored.push((letter, ids.key(&letter.at.source)?, false));
     }
-    let mut samples: BTreeMap<(i32, i32, &str), &DeadLetter> = BTreeMap::new();
-    let mut counted: BTreeMap<(i32, i32, &str), Counted> = BTreeMap::new();
+    let mut samples: BTreeMap<(Uuid, i32, &str), &DeadLetter> = BTreeMap::new();
+    let mut counted: BTreeMap<(Uuid, i32, &str), Counted> = BTreeMap::new();
     for letter in &letters[room..] {
-        let key = (ids.get(&letter.at.source)?, letter.at.partition, letter.rejected.reason.as_str());
+        let key = (ids.key(&letter.at.source)?, letter.at.partition, letter.rejected.reason.as_str());
         if let Some(before) = samples.insert(key, letter) {
             let offset = before.at.offset;
             let sum = counted.entry(key).or_insert(Counted { count: 0, first: offset, last: offset });
@@ -87,8 +88,8 @@ pub(super) async fn insert(
 }
 
 /// Stores letters, each with its source and whether it is a sample; the answer is how many samples they have replaced.
-async fn store(session: &mut Session, letters: &[(&DeadLetter, i32, bool)], publish: bool) -> Result<u64, Error> {
-    let sources: Vec<i32> = letters.iter().map(|(_, source, _)| *source).collect();
+async fn store(session: &mut Session, letters: &[(&DeadLetter, Uuid, bool)], publish: bool) -> Result<u64, Error> {
+    let sources: Vec<Uuid> = letters.iter().map(|(_, source, _)| *source).collect();
     let partitions: Vec<i32> = letters.iter().map(|(l, ..)| l.at.partition).collect();
     let offsets: Vec<i64> = letters.iter().map(|(l, ..)| l.at.offset).collect();
     let times: Vec<i64> = letters.iter().map(|(l, ..)| l.at.time_ms).collect();
@@ -127,11 +128,11 @@ async fn store(session: &mut Session, letters: &[(&DeadLetter, i32, bool)], publ
     Ok(rows.first().map_or(0, |row| row.get::<_, i64>(0).unsigned_abs()))
 }
 
-async fn count(session: &mut Session, counted: &BTreeMap<(i32, i32, &str), Counted>) -> Result<(), Error> {
+async fn count(session: &mut Session, counted: &BTreeMap<(Uuid, i32, &str), Counted>) -> Result<(), Error> {
     if counted.is_empty() {
         return Ok(());
     }
-    let sources: Vec<i32> = counted.keys().map(|(source, ..)| *source).collect();
+    let sources: Vec<Uuid> = counted.keys().map(|(source, ..)| *source).collect();
     let partitions: Vec<i32> = counted.keys().map(|(_, partition, _)| *partition).collect();
     let reasons: Vec<&str> = counted.keys().map(|(.., reason)| *reason).collect();
     let counts: Vec<i64> = counted.values().map(|sum| sum.count).collect();
@@ -213,11 +214,25 @@ pub struct Letter {
     pub attempted_ms: Option<i64>,
     /// Whether it was stored as a sample, beyond the bound.
     pub is_sample: bool,
-    source_id: i32,
+    source_id: SourceId,
     version: i64,
 }
 
+/// Which dead letter is meant. Another database may have another letter under the same id.
+#[derive(Debug, Clone, Copy)]
+pub struct LetterId {
+    id: i64,
+    source_key: Uuid,
+    partition: i32,
+    offset: i64,
+}
+
 impl Letter {
+    /// What [`Database::purge_letters`] knows it by.
+    pub fn identity(&self) -> LetterId {
+        LetterId { id: self.id, source_key: self.source_id.key, partition: self.partition, offset: self.offset }
+    }
+
     /// The parts of the message of which only the head is there.
     pub fn cut(&self) -> Vec<Cut> {
         cut([
@@ -418,7 +433,7 @@ impl Database {
                     letter.headers, letter.payload, letter.payload_bytes, letter.reason, coalesce(letter.detail, ''),
                     (extract(epoch from letter.created_at) * 1000)::bigint, letter.attempts,
                     (extract(epoch from letter.attempted_at) * 1000)::bigint, letter.is_sample,
-                    letter.xmin::text::bigint, letter.key_bytes, letter.headers_bytes";
+                    letter.xmin::text::bigint, letter.key_bytes, letter.headers_bytes, source.key";
         let rows = self
             .filtered("read dead letters", what, filter, above, &format!("order by letter.id limit {limit}"))
             .await?;
@@ -426,8 +441,8 @@ impl Database {
         Ok(rows
             .iter()
             .map(|row| {
-                let source_id = row.get(1);
-                let source = sources.entry(source_id).or_insert_with(|| {
+                let source_id = SourceId { number: row.get(1), key: row.get(21) };
+                let source = sources.entry(source_id.number).or_insert_with(|| {
                     let topic: String = row.get(3);
                     Arc::new(Source { kind: kind_of(&topic), cluster_id: row.get(2), topic, topic_id: row.get(4) })
                 });
@@ -497,13 +512,25 @@ impl Database {
             .collect())
     }
 
-    /// Removes dead letters; the answer is how many of them were there.
+    /// Removes dead letters; returns how many of them were there.
     ///
     /// # Errors
-    /// Where the database does not answer.
-    pub async fn purge_letters(&self, ids: &[i64]) -> Result<u64, Error> {
-        let sql = "delete from ingest_dead_letter where id = any ($1) returning id";
-        let rows = self.session().await?.query("remove dead letters", sql, &[&ids]).await?;
+    /// If the database does not answer.
+    pub async fn purge_letters(&self, letters: &[LetterId]) -> Result<u64, Error> {
+        let ids: Vec<i64> = letters.iter().map(|letter| letter.id).collect();
+        let keys: Vec<Uuid> = letters.iter().map(|letter| letter.source_key).collect();
+        let partitions: Vec<i32> = letters.iter().map(|letter| letter.partition).collect();
+        let offsets: Vec<i64> = letters.iter().map(|letter| letter.offset).collect();
+        // Another database may have another letter under the same id.
+        let sql = "delete from ingest_dead_letter as letter
+                   using unnest($1::bigint[], $2::uuid[], $3::integer[], $4::bigint[])
+                       as known (id, source_key, partition, \"offset\")
+                   join ingest_source as source on source.key = known.source_key
+                   where letter.id = known.id and letter.source_id = source.id
+                       and (letter.partition, letter.\"offset\") = (known.partition, known.\"offset\")
+                   returning letter.id";
+        let rows =
+            self.session().await?.query("remove dead letters", sql, &[&ids, &keys, &partitions, &offsets]).await?;
         Ok(rows.len() as u64)
     }
 
@@ -644,10 +671,10 @@ impl Database {
         series::see(session, &KnownSeries::default(), batch.points()).await?;
         let store = self.store(session, &batch, &ids).await?;
         let (points, refused) = copy(session, &store).await?;
-        let mut rejected: HashMap<(i32, i32, i64), Rejected> = HashMap::new();
+        let mut rejected: HashMap<(Uuid, i32, i64), Rejected> = HashMap::new();
         for letter in batch.dead_letters().iter().chain(&refused) {
             let at = &letter.at;
-            rejected.insert((ids.get(&at.source)?, at.partition, at.offset), letter.rejected.clone());
+            rejected.insert((ids.key(&at.source)?, at.partition, at.offset), letter.rejected.clone());
         }
         let fates: Vec<Fate> = letters
             .iter()
@@ -655,7 +682,7 @@ impl Database {
                 if !locked.contains(&letter.id) {
                     return Fate::Elsewhere;
                 }
-                let fault = rejected.get(&(letter.source_id, letter.partition, letter.offset));
+                let fault = rejected.get(&(letter.source_id.key, letter.partition, letter.offset));
                 fault.map_or(Fate::Written, |fault| Fate::Rejected(fault.clone()))
             })
             .collect();
@@ -712,6 +739,9 @@ impl Database {
 /// Locks the rows of letters that are as they were read; those that another command has locked are left out.
 async fn lock(session: &mut Session, letters: &[Redrive<'_>]) -> Result<HashSet<i64>, Error> {
     let (ids, versions): (Vec<i64>, Vec<i64>) = letters.iter().map(|one| (one.letter.id, one.letter.version)).unzip();
+    let keys: Vec<Uuid> = letters.iter().map(|one| one.letter.source_id.key).collect();
+    let partitions: Vec<i32> = letters.iter().map(|one| one.letter.partition).collect();
+    let offsets: Vec<i64> = letters.iter().map(|one| one.letter.offset).collect();
     #[cfg(feature = "planted-bugs")]
     if crate::planted_bugs::is_on("redrive-takes-no-lock") {
         return Ok(ids.into_iter().collect());
@@ -719,13 +749,17 @@ async fn lock(session: &mut Session, letters: &[Redrive<'_>]) -> Result<HashSet<
     let rows = session
         .query(
             "lock dead letters",
+            // Another database may have another letter under the same id.
             "select letter.id
              from ingest_dead_letter as letter
-             join unnest($1::bigint[], $2::bigint[]) as known (id, version) on known.id = letter.id
-             where letter.xmin::text::bigint = known.version
+             join ingest_source as source on source.id = letter.source_id
+             join unnest($1::bigint[], $2::bigint[], $3::uuid[], $4::integer[], $5::bigint[])
+                 as known (id, version, source_key, partition, \"offset\") on known.id = letter.id
+             where letter.xmin::text::bigint = known.version and source.key = known.source_key
+                 and (letter.partition, letter.\"offset\") = (known.partition, known.\"offset\")
              order by letter.id
              for update of letter skip locked",
-            &[&ids, &versions],
+            &[&ids, &versions, &keys, &partitions, &offsets],
         )
         .await?;
     Ok(rows.iter().map(|row| row.get(0)).collect())

@@ -12,6 +12,7 @@
 use std::time::Instant;
 
 use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
+use uuid::Uuid;
 
 use super::copy::POSTGRES_EPOCH_US;
 use super::error::Error;
@@ -40,6 +41,8 @@ pub(super) struct Store<'a> {
     on_duplicate: OnDuplicate,
     /// Of each of the batch's messages; none where points are appended.
     versions: Vec<Version>,
+    /// The numbers of sources that versions name, and the sources' keys.
+    sources: (Vec<i32>, Vec<Uuid>),
     /// The span of a chunk in microseconds, where the server can compress a COPY directly.
     compressed_span_us: Option<i64>,
 }
@@ -54,7 +57,7 @@ impl<'a> Store<'a> {
         compressed_span_us: Option<i64>,
     ) -> Result<Self, Error> {
         let versions = if on_duplicate == OnDuplicate::Append { Vec::new() } else { versions(batch, ids)? };
-        Ok(Self { batch, on_duplicate, versions, compressed_span_us })
+        Ok(Self { batch, on_duplicate, versions, sources: ids.numbers_and_keys(), compressed_span_us })
     }
 
     pub(super) fn batch(&self) -> &'a Batch {
@@ -96,7 +99,7 @@ impl<'a> Store<'a> {
         for part in kept.chunks(STATEMENT_POINTS) {
             let mut columns = Columns::default();
             part.iter().for_each(|(point, version)| columns.push(points, *point, *version));
-            rows += columns.send(session, self.on_duplicate).await?;
+            rows += columns.send(session, self.on_duplicate, &self.sources).await?;
         }
         metrics::step_took(Step::Copy, begun.elapsed());
         Ok(rows)
@@ -107,7 +110,7 @@ impl<'a> Store<'a> {
 fn versions(batch: &Batch, ids: &Resolved) -> Result<Vec<Version>, Error> {
     let mut versions = Vec::with_capacity(batch.message_count());
     for set in batch.sets() {
-        let (source, partition) = (ids.get(set.source())?, set.partition());
+        let (source, partition) = (ids.get(set.source())?.number, set.partition());
         versions
             .extend(set.messages().map(|message| (message.time_ms.unwrap_or(0), message.offset, partition, source)));
     }
@@ -175,12 +178,18 @@ impl<'a> Columns<'a> {
         self.sources.push(source);
     }
 
-    async fn send(&self, session: &mut Session, on_duplicate: OnDuplicate) -> Result<usize, Error> {
+    async fn send(
+        &self,
+        session: &mut Session,
+        on_duplicate: OnDuplicate,
+        (numbers, keys): &(Vec<i32>, Vec<Uuid>),
+    ) -> Result<usize, Error> {
         let points: [&(dyn ToSql + Sync); 4] = [&self.series, &self.columns, &self.times, &self.values];
         let rows = if on_duplicate == OnDuplicate::Replace {
-            let versions: [&(dyn ToSql + Sync); 4] = [&self.message_ms, &self.offsets, &self.partitions, &self.sources];
-            let sql = "select ingest_replace_points($1, $2, $3, $4, $5, $6, $7, $8)";
-            session.query(COPY_STEP, sql, &[points, versions].concat()).await?
+            let versions: [&(dyn ToSql + Sync); 6] =
+                [&self.message_ms, &self.offsets, &self.partitions, &self.sources, numbers, keys];
+            let sql = "select ingest_replace_points($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
+            session.query(COPY_STEP, sql, &[&points[..], &versions[..]].concat()).await?
         } else {
             session.query(COPY_STEP, "select ingest_add_points($1, $2, $3, $4)", &points).await?
         };

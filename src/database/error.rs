@@ -19,7 +19,8 @@ pub enum Class {
     Retry,
     /// Some offsets are applied already, or it is not known: ask the database, and write what is missing.
     Overlap,
-    /// The database has no progress row of a partition: it was restored to a time before it, or it was reset.
+    /// The database has no progress row of a partition, or does not know its source: it was restored to a time before it, it
+    /// is another database than before, or the progress was reset.
     Progress,
     /// The database refuses a row: find its message.
     Data,
@@ -89,6 +90,7 @@ const MAX_MESSAGE_BYTES: usize = 1024;
 const OVERLAP: &str = "IC001";
 const TOO_MANY_ISLANDS: &str = "IC002";
 const NO_PROGRESS_ROW: &str = "IC003";
+const UNKNOWN_SOURCE: &str = "IC004";
 
 impl Error {
     /// What the failure means for the batch that met it.
@@ -230,7 +232,7 @@ fn class_of_row_code(code: &str) -> Class {
 fn class_of_code(code: &str) -> Class {
     match code {
         OVERLAP => Class::Overlap,
-        NO_PROGRESS_ROW => Class::Progress,
+        NO_PROGRESS_ROW | UNKNOWN_SOURCE => Class::Progress,
         TOO_MANY_ISLANDS => Class::Retry,
         "40001" | "40P01" | "55P03" => Class::Retry,
         // A canceled statement has met its time-out or an administrator; a read-only server is a standby, or is told to be.
@@ -309,6 +311,7 @@ mod tests {
             ("IC001", Class::Overlap),
             ("IC002", Class::Retry),
             ("IC003", Class::Progress),
+            ("IC004", Class::Progress),
             ("22021", Class::Data),
             ("22P03", Class::Ours),
             ("22P04", Class::Ours),
@@ -336,7 +339,8 @@ mod tests {
         {
             assert_eq!(class_of_row_code(code), Class::Ours, "{code}");
         }
-        for code in ["08006", "25006", "28000", "40001", "53100", "55P03", "57014", "58030", "IC001", "IC002", "IC003"]
+        for code in
+            ["08006", "25006", "28000", "40001", "53100", "55P03", "57014", "58030", "IC001", "IC002", "IC003", "IC004"]
         {
             assert_eq!(class_of_row_code(code), class_of_code(code), "{code}");
         }

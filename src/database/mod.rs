@@ -33,7 +33,7 @@ mod tls;
 mod write;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -54,6 +54,7 @@ use progress::{Resolved, SourceIds};
 use series::KnownSeries;
 use session::Session;
 use tracing::info;
+use uuid::Uuid;
 
 /// How much longer than the server's own limit a step may take before we call the server frozen.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -64,8 +65,10 @@ const REFUSALS_EXPECTED: u32 = 4;
 /// A partition's progress as `progress show` prints it.
 #[derive(Debug, Clone)]
 pub struct ProgressRow {
-    /// The source's id.
+    /// The source's number, for a person: another database may give it to another source.
     pub source_id: i32,
+    /// The source's key.
+    pub source_key: Uuid,
     /// The cluster's id.
     pub cluster_id: String,
     /// The topic's name.
@@ -92,6 +95,8 @@ pub struct Database {
     letters: dead_letters::Rules,
     limit: Duration,
     sources: Arc<SourceIds>,
+    /// The number of servers met when what is known of the database was last forgotten.
+    server_known: Arc<AtomicU64>,
     known_series: Arc<KnownSeries>,
     known_chunks: Arc<KnownChunks>,
     /// The length of new chunks, in microseconds.
@@ -160,6 +165,7 @@ impl Database {
             letters: dead_letters::Rules::new(config),
             limit: Duration::from_millis(database.statement_timeout_ms) + PATIENCE,
             sources: Arc::default(),
+            server_known: Arc::default(),
             known_series: Arc::default(),
             known_chunks: Arc::default(),
             chunk_us: i64::try_from(database.chunk_interval_s.saturating_mul(1_000_000)).unwrap_or(i64::MAX),
@@ -170,7 +176,20 @@ impl Database {
     }
 
     async fn session(&self) -> Result<Session, Error> {
-        Ok(Session::new(self.connections.get().await?, self.limit))
+        let client = self.connections.get().await?;
+        let server = self.connections.servers_met();
+        if self.server_known.swap(server, Ordering::AcqRel) != server {
+            self.forget();
+        }
+        Ok(Session::new(client, self.limit))
+    }
+
+    /// A connection, and the key that the database has given to `source`. Where it turns out to be the key of another database
+    /// the work fails with [`Class::Progress`], and the next attempt asks for it again.
+    async fn session_for(&self, source: &Arc<Source>) -> Result<(Session, Uuid), Error> {
+        let mut session = self.session().await?;
+        let ids = self.sources.resolve(&mut session, &self.pipeline, &[source]).await?;
+        Ok((session, ids.key(source)?))
     }
 
     /// The next offset of each partition of `source`; one never read before starts at the offset given with it.
@@ -179,9 +198,8 @@ impl Database {
     /// Where the database does not answer.
     pub async fn start(&self, source: &Arc<Source>, partitions: &[(i32, i64)]) -> Result<HashMap<i32, i64>, Error> {
         let work = async {
-            let mut session = self.session().await?;
-            let ids = self.sources.resolve(&mut session, &self.pipeline, &[source]).await?;
-            progress::start(&mut session, ids.get(source)?, partitions).await
+            let (mut session, key) = self.session_for(source).await?;
+            progress::start(&mut session, key, partitions).await
         };
         self.noted(work.await)
     }
@@ -192,9 +210,8 @@ impl Database {
     /// Where the database does not answer.
     pub async fn coverage(&self, source: &Arc<Source>, partitions: &[i32]) -> Result<HashMap<i32, Coverage>, Error> {
         let work = async {
-            let mut session = self.session().await?;
-            let ids = self.sources.resolve(&mut session, &self.pipeline, &[source]).await?;
-            progress::coverage(&mut session, ids.get(source)?, partitions).await
+            let (mut session, key) = self.session_for(source).await?;
+            progress::coverage(&mut session, key, partitions).await
         };
         self.noted(work.await)
     }
@@ -211,9 +228,8 @@ impl Database {
         reason: &str,
     ) -> Result<Vec<(i64, i64)>, Error> {
         let work = async {
-            let mut session = self.session().await?;
-            let ids = self.sources.resolve(&mut session, &self.pipeline, &[source]).await?;
-            progress::record_gap(&mut session, ids.get(source)?, partition, interval, reason).await
+            let (mut session, key) = self.session_for(source).await?;
+            progress::record_gap(&mut session, key, partition, interval, reason).await
         };
         self.noted(work.await)
     }
@@ -228,7 +244,7 @@ impl Database {
             .query(
                 "read the progress",
                 "select source.id, source.cluster_id, source.topic, source.topic_id, progress.partition,
-                        progress.next_offset, progress.ahead::text, progress.updated_at::text
+                        progress.next_offset, progress.ahead::text, progress.updated_at::text, source.key
                  from ingest_progress as progress join ingest_source as source on source.id = progress.source_id
                  where source.pipeline = $1 and ($2::text is null or source.topic = $2)
                  order by source.topic, source.id, progress.partition",
@@ -246,6 +262,7 @@ impl Database {
                 next_offset: row.get(5),
                 ahead: row.get(6),
                 updated_at: row.get(7),
+                source_key: row.get(8),
             })
             .collect())
     }
@@ -255,12 +272,7 @@ impl Database {
     ///
     /// # Errors
     /// Where the database does not answer.
-    pub async fn reset_progress(
-        &self,
-        source_id: i32,
-        partition: Option<i32>,
-        next_offset: i64,
-    ) -> Result<usize, Error> {
+    pub async fn reset_progress(&self, source: Uuid, partition: Option<i32>, next_offset: i64) -> Result<usize, Error> {
         let mut session = self.session().await?;
         let rows = session
             .query(
@@ -268,7 +280,7 @@ impl Database {
                 // What is read again is no gap any more, or a journal would fill it once more.
                 "with moved as (
                      update ingest_progress set next_offset = $3, ahead = '{}', updated_at = now()
-                     where source_id = $1 and ($2::integer is null or partition = $2) returning source_id, partition
+                     where source_id = ingest_source_number($1) and ($2::integer is null or partition = $2) returning source_id, partition
                  ), cut as (
                      update ingest_gap as gap set until_offset = $3 from moved
                      where gap.source_id = moved.source_id and gap.partition = moved.partition
@@ -279,7 +291,7 @@ impl Database {
                          and gap.from_offset >= $3
                  )
                  select partition from moved",
-                &[&source_id, &partition, &next_offset],
+                &[&source, &partition, &next_offset],
             )
             .await?;
         Ok(rows.len())
@@ -309,7 +321,7 @@ impl Database {
     /// Where it gives none.
     pub async fn probe(&self) -> Result<(), Error> {
         // It inserts no row, and fails on a server that takes no writes.
-        let sql = "select ingest_start(0, '{}', '{}')";
+        let sql = "select ingest_probe()";
         let work = async {
             let mut session = self.session().await?;
             session.query("probe", sql, &[]).await?;
@@ -410,6 +422,10 @@ impl Database {
     fn note_failure(&self, failure: &Error, asked: Asked) {
         let class = failure.class();
         metrics::database_error(class.as_str());
+        if class == Class::Progress {
+            // What is cached may be of another database.
+            self.forget();
+        }
         if !matches!(class, Class::Outage | Class::Ours) || failure.is_canceled() || failure.is_out_of_room() {
             return;
         }

@@ -2,11 +2,14 @@
 //! needed and closed again when they are idle, and none grows older than `database.pool_recycle_s`. A connection is tried
 //! before it is handed out.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime, Timeouts};
 use tokio_postgres::Config as ConnectionConfig;
 use tracing::{debug, warn};
+use uuid::Uuid;
 
 use super::error::Error;
 use super::tls::{self, Tls};
@@ -20,6 +23,52 @@ pub(super) struct Connections {
     kept: usize,
     max_age: Duration,
     overflow_idle: Duration,
+    servers: Arc<Servers>,
+}
+
+/// The servers that new connections have met.
+#[derive(Debug, Default)]
+struct Servers {
+    last: Mutex<Option<Server>>,
+    met: AtomicU64,
+}
+
+/// A server process and the database of ours in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Server {
+    /// The identity that `migrate` gave to the database; `None` before.
+    database: Option<Uuid>,
+    /// When the server started, in microseconds since the Unix epoch: a restored copy of the database has its identity.
+    started_us: i64,
+}
+
+impl Servers {
+    /// Asks which server this is, and counts it if it is another one than the last connection has met.
+    async fn meet(&self, client: &tokio_postgres::Client) -> Result<(), tokio_postgres::Error> {
+        let row = client
+            .query_one(
+                "select (extract(epoch from pg_postmaster_start_time()) * 1000000)::bigint,
+                        to_regclass('ingest_database') is not null",
+                &[],
+            )
+            .await?;
+        let database = match row.get(1) {
+            true => client.query_opt("select id from ingest_database", &[]).await?.map(|row| row.get(0)),
+            false => None,
+        };
+        let server = Server { database, started_us: row.get(0) };
+        let before = self.last.lock().unwrap_or_else(PoisonError::into_inner).replace(server.clone());
+        let Some(before) = before.filter(|before| *before != server) else { return Ok(()) };
+        self.met.fetch_add(1, Ordering::AcqRel);
+        match (before.database, server.database) {
+            (Some(before), Some(now)) if before != now => warn!(
+                before = %before, now = %now,
+                "this is another database than before; what was known of the other one is forgotten"
+            ),
+            _ => debug!("the server was restarted, or is another one; what was known of it is forgotten"),
+        }
+        Ok(())
+    }
 }
 
 impl Connections {
@@ -29,6 +78,8 @@ impl Connections {
         let manager =
             Manager::from_config(connection, tls, ManagerConfig { recycling_method: RecyclingMethod::Verified });
         let session = session_settings(database);
+        let servers = Arc::<Servers>::default();
+        let met = Arc::clone(&servers);
         let max_age = Duration::from_secs(database.pool_recycle_s);
         let connect = Duration::from_millis(database.connect_timeout_ms);
         let pool = Pool::builder(manager)
@@ -40,10 +91,14 @@ impl Connections {
             })
             .runtime(Runtime::Tokio1)
             .post_create(Hook::async_fn(move |client, _| {
-                let session = session.clone();
+                let (session, met) = (session.clone(), Arc::clone(&met));
                 Box::pin(async move {
+                    let prepare = async {
+                        client.batch_execute(&session).await?;
+                        met.meet(client).await
+                    };
                     // The pool's own limit ends with the connection's making.
-                    let told = tokio::time::timeout(connect, client.batch_execute(&session)).await;
+                    let told = tokio::time::timeout(connect, prepare).await;
                     told.map_err(|_| HookError::message("no answer in time"))?.map_err(HookError::Backend)
                 })
             }))
@@ -53,7 +108,7 @@ impl Connections {
             .build()
             .map_err(|error| Error::Unexpected(format!("build the pool: {error}")))?;
         let overflow_idle = Duration::from_millis(database.overflow_idle_ms);
-        Ok(Self { pool, kept: database.pool_size, max_age, overflow_idle })
+        Ok(Self { pool, kept: database.pool_size, max_age, overflow_idle, servers })
     }
 
     pub(super) async fn get(&self) -> Result<Object, Error> {
@@ -62,6 +117,11 @@ impl Connections {
         metrics::pool_waited(start.elapsed());
         metrics::step_took(Step::Pool, start.elapsed());
         Ok(got?)
+    }
+
+    /// The number of times that a new connection has met another server, or another database, than the one before.
+    pub(super) fn servers_met(&self) -> u64 {
+        self.servers.met.load(Ordering::Acquire)
     }
 
     /// Closes idle connections that are too old, and those beyond the kept number that have been idle for a while.

@@ -4,39 +4,60 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio_postgres::Row;
+use uuid::Uuid;
 
 use super::error::Error;
 use super::session::Session;
 use crate::batch::{Interval, Source, holes};
 
+/// A source as the database knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct SourceId {
+    /// What every function of the migrations takes. It is random, so a database that did not give it has no such source, and
+    /// says so in the transaction that uses it (`IC004`): a cached key that is stale cannot name another source.
+    pub(super) key: Uuid,
+    /// For ordering messages of the same time only: another database may give the same number to another source.
+    pub(super) number: i32,
+}
+
 /// The ids that the database gave to sources.
 #[derive(Debug, Default)]
 pub(super) struct SourceIds {
-    ids: Mutex<HashMap<Arc<Source>, i32>>,
+    ids: Mutex<HashMap<Arc<Source>, SourceId>>,
 }
 
 /// The ids of the sources of one piece of work; another's outage does not take them away in the middle of it.
 #[derive(Debug)]
-pub(super) struct Resolved(HashMap<Arc<Source>, i32>);
+pub(super) struct Resolved(HashMap<Arc<Source>, SourceId>);
 
 impl Resolved {
     /// Ids that came with the rows they are of.
-    pub(super) fn from_known(ids: impl IntoIterator<Item = (Arc<Source>, i32)>) -> Self {
+    pub(super) fn from_known(ids: impl IntoIterator<Item = (Arc<Source>, SourceId)>) -> Self {
         Self(ids.into_iter().collect())
     }
 
-    pub(super) fn get(&self, source: &Source) -> Result<i32, Error> {
+    pub(super) fn get(&self, source: &Source) -> Result<SourceId, Error> {
         let id = self.0.get(source).copied();
         id.ok_or_else(|| Error::Unexpected(format!("the source of topic {} was not asked for", source.topic)))
+    }
+
+    /// The key of a source.
+    pub(super) fn key(&self, source: &Source) -> Result<Uuid, Error> {
+        Ok(self.get(source)?.key)
+    }
+
+    /// The numbers and the keys of all sources, each at the same index.
+    pub(super) fn numbers_and_keys(&self) -> (Vec<i32>, Vec<Uuid>) {
+        self.0.values().map(|id| (id.number, id.key)).unzip()
     }
 }
 
 impl SourceIds {
-    fn known(&self, source: &Source) -> Option<i32> {
+    fn known(&self, source: &Source) -> Option<SourceId> {
         self.ids.lock().unwrap_or_else(PoisonError::into_inner).get(source).copied()
     }
 
-    /// Forgets all: the database may have been restored to a time before it gave them.
+    /// Forgets all: the database may be another one, or restored to a time before it gave them.
     pub(super) fn forget(&self) {
         self.ids.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
@@ -57,11 +78,12 @@ impl SourceIds {
             let rows = session
                 .query(
                     "identify the source",
-                    "select ingest_source_id($1, $2, $3, $4)",
+                    "select source_key, source_number from ingest_source_key($1, $2, $3, $4)",
                     &[&pipeline, &source.cluster_id, &source.topic, &source.topic_id],
                 )
                 .await?;
-            let id = rows.first().ok_or_else(|| Error::Unexpected("a source has no id".to_owned()))?.get(0);
+            let row = rows.first().ok_or_else(|| Error::Unexpected("a source has no key".to_owned()))?;
+            let id = SourceId { key: row.get(0), number: row.get(1) };
             self.ids.lock().unwrap_or_else(PoisonError::into_inner).insert(Arc::clone(source), id);
             resolved.insert(Arc::clone(source), id);
         }
@@ -72,7 +94,7 @@ impl SourceIds {
 /// The intervals of a batch as the parameters of a claim: one array a column.
 pub(super) struct Claim<'a> {
     intervals: &'a [Interval],
-    sources: Vec<i32>,
+    sources: Vec<Uuid>,
     partitions: Vec<i32>,
     froms: Vec<i64>,
     untils: Vec<i64>,
@@ -93,7 +115,7 @@ impl<'a> Claim<'a> {
     pub(super) fn new(intervals: &'a [Interval], ids: &Resolved) -> Result<Self, Error> {
         Ok(Self {
             intervals,
-            sources: intervals.iter().map(|i| ids.get(&i.source)).collect::<Result<_, _>>()?,
+            sources: intervals.iter().map(|i| ids.key(&i.source)).collect::<Result<_, _>>()?,
             partitions: intervals.iter().map(|i| i.partition).collect(),
             froms: intervals.iter().map(|i| i.from).collect(),
             untils: intervals.iter().map(|i| i.until).collect(),
@@ -136,8 +158,7 @@ impl<'a> Claim<'a> {
         let rows = session
             .query(
                 "read the progress",
-                "select source_id, partition, next_offset from ingest_progress
-                 where (source_id, partition) in (select * from unnest($1::integer[], $2::integer[]))",
+                "select source_key, partition, next_offset from ingest_next_offsets($1, $2)",
                 &[&self.sources, &self.partitions],
             )
             .await?;
@@ -153,9 +174,9 @@ impl<'a> Claim<'a> {
         session.query(step, sql, &[&self.sources, &self.partitions, &self.froms, &self.untils]).await
     }
 
-    fn source(&self, id: i32) -> Result<Arc<Source>, Error> {
-        let index = self.sources.iter().position(|known| *known == id);
-        let index = index.ok_or_else(|| Error::Unexpected(format!("a claim names source {id}")))?;
+    fn source(&self, key: Uuid) -> Result<Arc<Source>, Error> {
+        let index = self.sources.iter().position(|known| *known == key);
+        let index = index.ok_or_else(|| Error::Unexpected(format!("a claim names a source with the key {key}")))?;
         Ok(Arc::clone(&self.intervals[index].source))
     }
 }
@@ -163,12 +184,12 @@ impl<'a> Claim<'a> {
 /// The next offset of each partition of a source; one never read before starts at the offset given with it.
 pub(super) async fn start(
     session: &mut Session,
-    source_id: i32,
+    source: Uuid,
     partitions: &[(i32, i64)],
 ) -> Result<HashMap<i32, i64>, Error> {
     let (numbers, firsts): (Vec<i32>, Vec<i64>) = partitions.iter().copied().unzip();
     let rows = session
-        .query("read the progress", "select * from ingest_start($1, $2, $3)", &[&source_id, &numbers, &firsts])
+        .query("read the progress", "select * from ingest_start($1, $2, $3)", &[&source, &numbers, &firsts])
         .await?;
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
@@ -203,7 +224,7 @@ impl Coverage {
 /// What is applied of partitions of a source.
 pub(super) async fn coverage(
     session: &mut Session,
-    source_id: i32,
+    source: Uuid,
     partitions: &[i32],
 ) -> Result<HashMap<i32, Coverage>, Error> {
     let rows = session
@@ -211,9 +232,9 @@ pub(super) async fn coverage(
             "read the progress",
             "select progress.partition, progress.next_offset, lower(island), upper(island)
              from ingest_progress as progress left join lateral unnest(progress.ahead) as island on true
-             where progress.source_id = $1 and progress.partition = any ($2::integer[])
+             where progress.source_id = ingest_source_number($1) and progress.partition = any ($2::integer[])
              order by 1, 3",
-            &[&source_id, &partitions],
+            &[&source, &partitions],
         )
         .await?;
     let mut all: HashMap<i32, Coverage> = HashMap::new();
@@ -228,8 +249,8 @@ pub(super) async fn coverage(
         .query(
             "read the gaps",
             "select partition, from_offset, until_offset from ingest_gap
-             where source_id = $1 and partition = any ($2::integer[]) and filled_at is null",
-            &[&source_id, &partitions],
+             where source_id = ingest_source_number($1) and partition = any ($2::integer[]) and filled_at is null",
+            &[&source, &partitions],
         )
         .await?;
     for row in gaps {
@@ -243,7 +264,7 @@ pub(super) async fn coverage(
 /// Records `[from, until)` as lost to Kafka, where it is not applied; the answer has the intervals recorded.
 pub(super) async fn record_gap(
     session: &mut Session,
-    source_id: i32,
+    source: Uuid,
     partition: i32,
     (from, until): (i64, i64),
     reason: &str,
@@ -252,7 +273,7 @@ pub(super) async fn record_gap(
         .query(
             "record a gap",
             "select * from ingest_record_gap($1, $2, $3, $4, $5)",
-            &[&source_id, &partition, &from, &until, &reason],
+            &[&source, &partition, &from, &until, &reason],
         )
         .await?;
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())

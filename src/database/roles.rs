@@ -10,7 +10,7 @@ use crate::config::{self, OnDuplicate};
 /// The tables, each with the worker's rights on it.
 ///
 /// Points can be added and not so much as read. Progress and dead letters are moved by functions only.
-pub const TABLES: [(&str, &str); 10] = [
+pub const TABLES: [(&str, &str); 11] = [
     ("time_series_data_points", "insert"),
     ("time_series_metadata", "select"),
     ("ingest_source", "select"),
@@ -20,14 +20,18 @@ pub const TABLES: [(&str, &str); 10] = [
     ("ingest_point_version", ""),
     ("ingest_dead_letter", ""),
     ("ingest_dead_letter_count", ""),
+    ("ingest_database", "select"),
     ("refinery_schema_history", "select"),
 ];
 
 /// The functions that the worker may call; they run with the rights of their owner. Those of `points.on_duplicate` it may
 /// call with that setting only.
-pub const FUNCTIONS: [&str; 17] = [
-    "ingest_source_id",
+pub const FUNCTIONS: [&str; 20] = [
+    "ingest_source_key",
+    "ingest_source_number",
     "ingest_start",
+    "ingest_probe",
+    "ingest_next_offsets",
     "ingest_claim",
     "ingest_claim_missing",
     "ingest_claim_journaled",

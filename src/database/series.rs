@@ -6,6 +6,8 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
+use uuid::Uuid;
+
 use super::error::Error;
 use super::progress::Resolved;
 use super::session::{DEFINE_STEP, SEE_STEP, Session};
@@ -156,14 +158,14 @@ pub(super) async fn define(session: &mut Session, sources: &Resolved, definition
     let value_columns: Vec<String> =
         definitions.iter().map(|d| serde_json::Value::from(d.series.value_columns.clone()).to_string()).collect();
     let times: Vec<i64> = definitions.iter().map(|d| d.at.time_ms).collect();
-    let source_ids = definitions.iter().map(|d| sources.get(&d.at.source)).collect::<Result<Vec<i32>, Error>>()?;
+    let source_keys = definitions.iter().map(|d| sources.key(&d.at.source)).collect::<Result<Vec<Uuid>, Error>>()?;
     let partitions: Vec<i32> = definitions.iter().map(|d| d.at.partition).collect();
     let offsets: Vec<i64> = definitions.iter().map(|d| d.at.offset).collect();
     let rows = session
         .query(
             DEFINE_STEP,
             "select ingest_define_series($1, $2, $3, $4, $5, $6, $7, $8, $9)",
-            &[&ids, &names, &descriptions, &time_columns, &value_columns, &times, &source_ids, &partitions, &offsets],
+            &[&ids, &names, &descriptions, &time_columns, &value_columns, &times, &source_keys, &partitions, &offsets],
         )
         .await?;
     metrics::series_conflicts(rows.first().map_or(0, |row| row.get::<_, i64>(0).unsigned_abs()));

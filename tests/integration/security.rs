@@ -349,7 +349,7 @@ async fn the_workers_role_does_all_of_its_work_and_can_do_nothing_else() {
         "truncate ingest_dead_letter",
         "select ingest_cover(1, 0, 0, 1)",
         "delete from refinery_schema_history",
-        "alter function ingest_claim(integer[], integer[], bigint[], bigint[]) security invoker",
+        "alter function ingest_claim(uuid[], integer[], bigint[], bigint[]) security invoker",
     ] {
         let error = client.batch_execute(statement).await.expect_err(statement);
         assert_eq!(error.code(), Some(&SqlState::INSUFFICIENT_PRIVILEGE), "{statement}: {error}");
