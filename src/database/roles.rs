@@ -77,7 +77,18 @@ pub async fn grant_worker(config: &config::Config, role: &str) -> Result<(), Sch
     }
     let (role, schema): (String, String) = (found.get(1), found.get(2));
     let mut sql = format!("begin; grant usage on schema {schema} to {role};");
-    for (table, rights) in TABLES {
+    let step = "list the tables";
+    let names = TABLES.map(|(table, _)| table);
+    let rows = client
+        .query(
+            "select relname::text from pg_class where relnamespace = current_schema()::regnamespace and relname = any ($1)",
+            &[&names.as_slice()],
+        )
+        .await
+        .map_err(|source| Error::Server { step, source })?;
+    let present: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+    // A schema that is not migrated yet has not all of them.
+    for (table, rights) in TABLES.into_iter().filter(|(table, _)| present.iter().any(|name| name == table)) {
         sql += &format!("revoke all on {schema}.{table} from {role};");
         if !rights.is_empty() {
             sql += &format!("grant {rights} on {schema}.{table} to {role};");
