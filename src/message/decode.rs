@@ -367,19 +367,31 @@ impl Decoder {
 }
 
 impl<'a> Fields<'a> {
-    /// Finds the fields of a message; those that mean nothing are added to `unknown`, or denied.
+    /// Finds the fields of a message; those that mean nothing are added to `unknown`, or denied. A message that is not JSON is
+    /// rejected for that, whatever else is wrong with it.
     fn find(message: &'a [u8], deny: bool, unknown: &mut usize) -> Result<Self, Fault> {
         let mut starts = [None; FIELDS.len()];
         let mut cursor = Cursor::at(message, 0);
-        let mut index = |key: &str, at: usize| {
+        let peek = cursor.peek()?;
+        if peek != jiter::Peek::Object {
+            // By its first byte alone, "not json" would be null.
+            let fault = cursor.unexpected("an object", peek);
+            cursor.skip()?;
+            cursor.finish()?;
+            return Err(fault);
+        }
+        let mut not_of_the_contract = None;
+        let mut index = |key: &str, at: usize, fault: &mut Option<Fault>| {
             let index = FIELDS.iter().position(|field| *field == key);
-            if index.is_none() {
-                pass_over(key, at, deny, unknown)?;
+            if index.is_none()
+                && let Err(denied) = pass_over(key, at, deny, unknown)
+            {
+                fault.get_or_insert(denied);
             }
-            Ok(index)
+            index
         };
         let mut at = cursor.next_quote();
-        let mut next = cursor.first_key()?.map(|key| index(key, at)).transpose()?;
+        let mut next = cursor.first_key()?.map(|key| index(key, at, &mut not_of_the_contract));
         while let Some(field) = next {
             let start = cursor.skip().map_err(|fault| match field {
                 Some(field) => fault.under(FIELDS[field]),
@@ -388,14 +400,18 @@ impl<'a> Fields<'a> {
             if let Some(field) = field
                 && starts[field].replace(start).is_some()
             {
-                return Err(Fault::new(Reason::Schema, start, "the field is there twice").under(FIELDS[field]));
+                let fault = Fault::new(Reason::Schema, start, "the field is there twice").under(FIELDS[field]);
+                not_of_the_contract.get_or_insert(fault);
             }
             at = cursor.next_quote();
-            next = cursor.next_key()?.map(|key| index(key, at)).transpose()?;
+            next = cursor.next_key()?.map(|key| index(key, at, &mut not_of_the_contract));
         }
         let end = cursor.position();
         cursor.finish()?;
-        Ok(Self { message, starts, end })
+        match not_of_the_contract {
+            Some(fault) => Err(fault),
+            None => Ok(Self { message, starts, end }),
+        }
     }
 
     /// A cursor at a field's value; `None` where the message has no such field.

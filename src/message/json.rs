@@ -227,7 +227,7 @@ fn syntax(kind: &JsonErrorType) -> String {
         }
         JsonErrorType::KeyMustBeAString => "expected a key in double quotes".to_owned(),
         JsonErrorType::TrailingComma => "trailing comma: expected another value".to_owned(),
-        JsonErrorType::TrailingCharacters => "trailing characters: expected nothing behind the JSON object".to_owned(),
+        JsonErrorType::TrailingCharacters => "trailing characters: expected nothing after the JSON value".to_owned(),
         JsonErrorType::LoneLeadingSurrogateInHexEscape | JsonErrorType::UnexpectedEndOfHexEscape => {
             "half a surrogate pair in a hex escape: expected both halves, each \\u and four hex digits".to_owned()
         }

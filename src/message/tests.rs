@@ -208,7 +208,7 @@ fn rejected_messages_have_their_reason_and_place() {
         (
             r#"{"time_series_id":"s","points":[]} x"#.into(),
             Reason::Syntax,
-            "trailing characters: expected nothing behind the JSON object (byte 35)",
+            "trailing characters: expected nothing after the JSON value (byte 35)",
         ),
         (r#"{"time_series_id":"s","points":[],}"#.into(), Reason::Syntax, "trailing comma"),
         (r#"{'time_series_id':'s'}"#.into(), Reason::Syntax, "byte 1"),

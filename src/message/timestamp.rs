@@ -145,18 +145,73 @@ fn parse(text: &str) -> Result<i64, String> {
     let is_number = || text.parse().is_ok_and(f64::is_finite);
     let why = |error: speedate::ParseError| match is_number() {
         true => "a number must stand without quotes".to_owned(),
-        false => words(&error.to_string()),
+        false => not_accepted(text).map_or_else(|| words(&error.to_string()), str::to_owned),
     };
     if bytes.len() == "2012-01-01".len() {
         return Ok(Date::parse_bytes_rfc3339(bytes).map_err(why)?.timestamp() * 1_000_000);
     }
-    let config = TimeConfig {
-        microseconds_precision_overflow_behavior: MicrosecondsPrecisionOverflowBehavior::Truncate,
-        ..TimeConfig::default()
+    let date_time = |bytes: &[u8]| {
+        let config = TimeConfig {
+            microseconds_precision_overflow_behavior: MicrosecondsPrecisionOverflowBehavior::Truncate,
+            ..TimeConfig::default()
+        };
+        let time = DateTime::parse_bytes_rfc3339_with_config(bytes, &config)?;
+        // Years have four digits: the multiplication cannot overflow.
+        Ok(time.timestamp_tz() * 1_000_000 + i64::from(time.time.microsecond))
     };
-    let time = DateTime::parse_bytes_rfc3339_with_config(bytes, &config).map_err(why)?;
-    // Years have four digits: the multiplication cannot overflow.
-    Ok(time.timestamp_tz() * 1_000_000 + i64::from(time.time.microsecond))
+    match postgresql_zone(bytes) {
+        None => date_time(bytes).map_err(why),
+        Some(PostgresqlZone::Hours) => {
+            let mut whole = [0; LONGEST + ":00".len()];
+            whole[..bytes.len()].copy_from_slice(bytes);
+            whole[bytes.len()..][..":00".len()].copy_from_slice(b":00");
+            date_time(&whole[..bytes.len() + ":00".len()]).map_err(why)
+        }
+        Some(PostgresqlZone::Seconds { east, seconds }) => {
+            let time = date_time(&bytes[..bytes.len() - ":00".len()]).map_err(why)?;
+            Ok(if east { time - seconds * 1_000_000 } else { time + seconds * 1_000_000 })
+        }
+    }
+}
+
+/// The longest text that may end in a zone of PostgreSQL's, in bytes: its own have at most 35.
+const LONGEST: usize = 48;
+
+/// A zone as PostgreSQL prints it and RFC 3339 does not: `EncodeTimezone` in its source leaves out minutes that are zero, and
+/// adds the seconds of the local mean times before time zones.
+enum PostgresqlZone {
+    /// `+05`
+    Hours,
+    /// `+00:19:32`
+    Seconds {
+        /// East of Greenwich: local times are ahead.
+        east: bool,
+        /// The seconds alone.
+        seconds: i64,
+    },
+}
+
+fn postgresql_zone(bytes: &[u8]) -> Option<PostgresqlZone> {
+    // A date and an hour at least come before the zone, or it is the date's own hyphen.
+    if bytes.len() > LONGEST || bytes.len() < "2012-01-01 00:00+00".len() {
+        return None;
+    }
+    match bytes {
+        [.., b'0'..=b'9', b'+' | b'-', a, b] if a.is_ascii_digit() && b.is_ascii_digit() => Some(PostgresqlZone::Hours),
+        [.., b'0'..=b'9', sign @ (b'+' | b'-'), _, _, b':', _, _, b':', ten @ b'0'..=b'5', one @ b'0'..=b'9'] => {
+            let seconds = i64::from(ten - b'0') * 10 + i64::from(one - b'0');
+            Some(PostgresqlZone::Seconds { east: *sign == b'+', seconds })
+        }
+        _ => None,
+    }
+}
+
+/// Why a time that PostgreSQL prints is not accepted; `None` for all others.
+fn not_accepted(text: &str) -> Option<&'static str> {
+    if matches!(text, "infinity" | "-infinity") {
+        return Some("infinity is not a point in time");
+    }
+    text.ends_with(" BC").then_some("years before Christ are not accepted")
 }
 
 /// A fault as a person says it: speedate names it, such as `out_of_range_day` or `invalid_char_tz_sign`.
