@@ -112,7 +112,10 @@ impl From<database::Error> for Failure {
         }
         match error.class() {
             Class::Outage => Self::Unreachable(format!("the database: {error}")),
-            Class::Ours if error.is_missing_database() => Self::Usage(format!("database.url: {error}")),
+            Class::Ours if error.is_missing_database() || error.is_unfit() => {
+                Self::Usage(format!("database.url: {error}"))
+            }
+            Class::Ours if error.is_restoring() => Self::Unreachable(format!("the database: {error}")),
             _ => Self::Internal(format!("the database: {error}")),
         }
     }
@@ -123,6 +126,7 @@ impl From<SchemaError> for Failure {
         match error {
             SchemaError::Database(error) => error.into(),
             SchemaError::NotMigrated { .. }
+            | SchemaError::NoSchema { .. }
             | SchemaError::TooNew { .. }
             | SchemaError::Different { .. }
             | SchemaError::NotUnique { .. }

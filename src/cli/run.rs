@@ -12,7 +12,7 @@ use tracing::{error, info, warn};
 use super::Failure;
 use crate::config::Config;
 use crate::database::schema::{self, SchemaError};
-use crate::database::{Class, Database};
+use crate::database::{self, Class, Database};
 use crate::journal::{Journal, JournalHandle, Options, RealFiles};
 use crate::message::Reason;
 use crate::pipeline;
@@ -183,13 +183,13 @@ async fn await_schema(
         };
         match &failure {
             SchemaError::Database(error)
-                if error.class() == Class::Outage && patience.is_some_and(|patience| start.elapsed() >= patience) =>
+                if is_passing(error) && patience.is_some_and(|patience| start.elapsed() >= patience) =>
             {
                 warn!(%failure, "the database is away; messages go to the journal meanwhile");
                 health.set_condition("schema", None);
                 return Ok(Schema::Later);
             }
-            SchemaError::Database(error) if error.class() == Class::Outage => {
+            SchemaError::Database(error) if is_passing(error) => {
                 warn!(%failure, "the database is away; waiting for it");
             }
             _ => {
@@ -205,6 +205,11 @@ async fn await_schema(
             () = tokio::time::sleep(SCHEMA_RETRY) => {}
         }
     }
+}
+
+/// Whether the fault is one to wait out: an outage, or a restore in progress.
+fn is_passing(error: &database::Error) -> bool {
+    error.class() == Class::Outage || error.is_restoring()
 }
 
 /// Ready when the worker is to stop.

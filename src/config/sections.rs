@@ -78,6 +78,8 @@ pub struct Database {
     pub sslcert: String,
     /// A PEM file with its key; the URL's `sslkey` says the same. Default empty: none.
     pub sslkey: String,
+    /// The schema of the tables and functions; `migrate` creates it. Default `public`; 1 to 63 bytes, none of the server's own.
+    pub schema: String,
     /// Connections that are kept. Default 5; 1 to 1000.
     pub pool_size: usize,
     /// Connections that may come on top. Default 10; 0 to 1000.

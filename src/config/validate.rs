@@ -86,6 +86,9 @@ fn database(database: &Database, problems: &mut Problems) {
         let key = if database.url_file.is_empty() { "database.url" } else { "database.url_file" };
         problems.push(key, "is no URL of PostgreSQL; set postgresql://user:password@host:port/database");
     }
+    if let Some(reason) = refused_schema(&database.schema) {
+        problems.push("database.schema", format!("is {:?}, {reason}; name another schema", database.schema));
+    }
     within("database.pool_size", database.pool_size, 1..=1000, problems);
     within("database.max_overflow", database.max_overflow, 0..=1000, problems);
     at_least("database.pool_recycle_s", database.pool_recycle_s, 1, problems);
@@ -122,6 +125,22 @@ fn database(database: &Database, problems: &mut Problems) {
     }
     within("database.chunk_interval_s", database.chunk_interval_s, 60..=10 * YEAR_S, problems);
     within("database.compress_after_s", database.compress_after_s, 1..=100 * YEAR_S, problems);
+}
+
+/// Why this cannot be the schema of the tables. PostgreSQL cuts longer names, and reads `$user` in a search_path as the role's
+/// name, also where it is quoted.
+fn refused_schema(name: &str) -> Option<&'static str> {
+    let of_timescaledb = |name: &str| name.starts_with("_timescaledb_") || name.starts_with("timescaledb_");
+    match name {
+        "" => Some("which is empty"),
+        "$user" => Some("which means another schema for each role"),
+        "information_schema" => Some("which is PostgreSQL's own"),
+        _ if name.starts_with("pg_") => Some("which is PostgreSQL's own"),
+        _ if of_timescaledb(name) => Some("which is TimescaleDB's own"),
+        _ if name.len() > 63 => Some("which is longer than 63 bytes"),
+        _ if name.contains('\0') => Some("which has a NUL character"),
+        _ => None,
+    }
 }
 
 fn journal(journal: &Journal, problems: &mut Problems) {

@@ -4,24 +4,26 @@
 //! the row is there its points are not, so that a kill at any time neither loses nor doubles them, and two commands at once
 //! pass over each other's rows.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 use tokio_postgres::Row;
-use tracing::debug;
+use tracing::{debug, warn};
 use uuid::Uuid;
 
 use super::duplicates::Store;
 use super::error::{Class, Error};
 use super::progress::{Resolved, SourceId};
 use super::series::KnownSeries;
-use super::session::Session;
+use super::session::{LETTERS_STEP, Session};
 use super::{Database, bisect, series};
 use crate::batch::{Batch, DeadLetter, MessageSet, MessageSetBuilder, RawMessage, Source};
 use crate::config::{Config, UnknownSeries};
 use crate::message::{Decoder, Kind, Rejected};
+use crate::telemetry::escaped;
 
 /// How dead letters are stored.
 #[derive(Debug, Clone, Copy)]
@@ -41,11 +43,78 @@ impl Rules {
     }
 }
 
+/// What is done about letters that the server refuses: a constraint or a trigger of an operator, or the database's encoding, may
+/// be in the way, and progress must not stop at the place of last resort.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum OnRefusal {
+    /// The transaction fails. There is no savepoint, and no cost.
+    Fail,
+    /// Each refused letter is stored with less of it, down to its count.
+    StoreLess,
+}
+
+/// How much of a letter is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Extent {
+    Whole,
+    /// Its detail as printable ASCII.
+    Escaped,
+    /// Without the message's key, headers and payload; their lengths stay, so that they can be read from Kafka again.
+    Bare,
+}
+
+impl Extent {
+    /// What is tried after this extent was refused; `None` if only counting is left.
+    fn less(self, failure: &Error) -> Option<Self> {
+        match self {
+            // It took too long, which its detail did not cause.
+            Self::Whole if failure.is_canceled() => Some(Self::Bare),
+            Self::Whole => Some(Self::Escaped),
+            Self::Escaped => Some(Self::Bare),
+            Self::Bare => None,
+        }
+    }
+
+    fn of_message<'a>(self, part: Option<&'a [u8]>) -> Option<&'a [u8]> {
+        part.filter(|_| self != Self::Bare)
+    }
+
+    fn detail(self, detail: &str) -> Cow<'_, str> {
+        /// The longest detail of a letter that was refused once: an index of an operator may limit it.
+        const MAX_DETAIL: usize = 500;
+        if self == Self::Whole {
+            return detail.into();
+        }
+        let escape = |character: char| {
+            let is_plain = character.is_ascii_graphic() || character == ' ';
+            if is_plain { character.to_string() } else { character.escape_default().to_string() }
+        };
+        let mut text: String = detail.chars().map(escape).collect();
+        text.truncate(MAX_DETAIL);
+        text.into()
+    }
+}
+
+/// A letter with its source's key and whether it is a sample.
+type Stored<'a> = (&'a DeadLetter, Uuid, bool);
+
 /// What is only counted of one reason in one partition.
 struct Counted {
     count: i64,
     first: i64,
     last: i64,
+}
+
+/// By source, partition and reason.
+type Counts<'a> = BTreeMap<(Uuid, i32, &'a str), Counted>;
+
+fn add_to_counts<'a>(counts: &mut Counts<'a>, letter: &'a DeadLetter, source: Uuid) {
+    let offset = letter.at.offset;
+    let key = (source, letter.at.partition, letter.rejected.reason.as_str());
+    let sum = counts.entry(key).or_insert(Counted { count: 0, first: offset, last: offset });
+    sum.count += 1;
+    sum.first = sum.first.min(offset);
+    sum.last = sum.last.max(offset);
 }
 
 /// Stores letters in the transaction of their claim, and after it: whoever holds a partition's progress is the only one to
@@ -56,6 +125,7 @@ pub(super) async fn insert(
     ids: &Resolved,
     letters: &[&DeadLetter],
     rules: Rules,
+    on_refusal: OnRefusal,
 ) -> Result<u64, Error> {
     if letters.is_empty() {
         return Ok(0);
@@ -65,47 +135,95 @@ pub(super) async fn insert(
         .await?;
     let room: i64 = room.first().map_or(0, |row| row.get(0));
     let room = usize::try_from(room).unwrap_or(0).min(letters.len());
-    let mut stored: Vec<(&DeadLetter, Uuid, bool)> = Vec::new();
+    let mut stored: Vec<Stored<'_>> = Vec::new();
     for letter in &letters[..room] {
         stored.push((letter, ids.key(&letter.at.source)?, false));
     }
     let mut samples: BTreeMap<(Uuid, i32, &str), &DeadLetter> = BTreeMap::new();
-    let mut counted: BTreeMap<(Uuid, i32, &str), Counted> = BTreeMap::new();
+    let mut counted = Counts::new();
     for letter in &letters[room..] {
         let key = (ids.key(&letter.at.source)?, letter.at.partition, letter.rejected.reason.as_str());
         if let Some(before) = samples.insert(key, letter) {
-            let offset = before.at.offset;
-            let sum = counted.entry(key).or_insert(Counted { count: 0, first: offset, last: offset });
-            sum.count += 1;
-            sum.first = sum.first.min(offset);
-            sum.last = sum.last.max(offset);
+            add_to_counts(&mut counted, before, key.0);
         }
     }
     stored.extend(samples.into_iter().map(|((source, ..), letter)| (letter, source, true)));
-    let replaced = store(session, &stored, rules.publish).await?;
+    let replaced = match on_refusal {
+        OnRefusal::Fail => store(session, &stored, rules.publish, Extent::Whole).await?,
+        OnRefusal::StoreLess => store_less(session, &stored, rules.publish, &mut counted).await?,
+    };
     count(session, &counted).await?;
     Ok(counted.values().map(|sum| sum.count).sum::<i64>().unsigned_abs() + replaced)
 }
 
-/// Stores letters, each with its source and whether it is a sample; the answer is how many samples they have replaced.
-async fn store(session: &mut Session, letters: &[(&DeadLetter, Uuid, bool)], publish: bool) -> Result<u64, Error> {
+/// Stores letters as they are, or as much of each as the server takes, with a savepoint before each attempt; those of which it
+/// takes nothing are added to `counted`. Returns how many samples they have replaced.
+async fn store_less<'a>(
+    session: &mut Session,
+    letters: &[Stored<'a>],
+    publish: bool,
+    counted: &mut Counts<'a>,
+) -> Result<u64, Error> {
+    let mut replaced = 0;
+    let mut parts = vec![(letters, Extent::Whole)];
+    session.execute("set a savepoint", "savepoint letters").await?;
+    while let Some((part, extent)) = parts.pop() {
+        let failure = match store(session, part, publish, extent).await {
+            Ok(samples) => {
+                replaced += samples;
+                session.execute("set the next savepoint", "release savepoint letters; savepoint letters").await?;
+                continue;
+            }
+            // A smaller batch may have the time.
+            Err(failure) if failure.is_canceled() && part.len() > 1 => return Err(failure),
+            Err(failure) if failure.is_refused_letter() => failure,
+            Err(failure) => return Err(failure),
+        };
+        session.execute("go back to a savepoint", "rollback to savepoint letters").await?;
+        let [(letter, source, _)] = part else {
+            let (first, last) = part.split_at(part.len() / 2);
+            parts.extend([(last, extent), (first, extent)]);
+            continue;
+        };
+        let topic = escaped(&letter.at.source.topic);
+        let (partition, offset) = (letter.at.partition, letter.at.offset);
+        match extent.less(&failure) {
+            Some(less) => {
+                warn!(%failure, %topic, partition, offset, "a dead letter is refused; trying to store less of it");
+                parts.push((part, less));
+            }
+            None => {
+                warn!(%failure, %topic, partition, offset, "a dead letter is refused; it is only counted");
+                add_to_counts(counted, letter, *source);
+            }
+        }
+    }
+    session.execute("release a savepoint", "release savepoint letters").await?;
+    Ok(replaced)
+}
+
+/// Stores letters; returns how many samples they have replaced.
+async fn store(session: &mut Session, letters: &[Stored<'_>], publish: bool, extent: Extent) -> Result<u64, Error> {
+    if letters.is_empty() {
+        return Ok(0);
+    }
     let sources: Vec<Uuid> = letters.iter().map(|(_, source, _)| *source).collect();
     let partitions: Vec<i32> = letters.iter().map(|(l, ..)| l.at.partition).collect();
     let offsets: Vec<i64> = letters.iter().map(|(l, ..)| l.at.offset).collect();
     let times: Vec<i64> = letters.iter().map(|(l, ..)| l.at.time_ms).collect();
-    let keys: Vec<Option<&[u8]>> = letters.iter().map(|(l, ..)| l.key.as_deref()).collect();
-    let headers: Vec<Option<&[u8]>> = letters.iter().map(|(l, ..)| l.headers.as_deref()).collect();
-    let payloads: Vec<Option<&[u8]>> = letters.iter().map(|(l, ..)| l.payload.as_deref()).collect();
+    let keys: Vec<Option<&[u8]>> = letters.iter().map(|(l, ..)| extent.of_message(l.key.as_deref())).collect();
+    let headers: Vec<Option<&[u8]>> = letters.iter().map(|(l, ..)| extent.of_message(l.headers.as_deref())).collect();
+    let payloads: Vec<Option<&[u8]>> = letters.iter().map(|(l, ..)| extent.of_message(l.payload.as_deref())).collect();
     let lengths: Vec<i64> = letters.iter().map(|(l, ..)| l.payload_bytes as i64).collect();
     let reasons: Vec<&str> = letters.iter().map(|(l, ..)| l.rejected.reason.as_str()).collect();
-    let details: Vec<&str> = letters.iter().map(|(l, ..)| l.rejected.detail.as_str()).collect();
+    let details: Vec<Cow<'_, str>> = letters.iter().map(|(l, ..)| extent.detail(&l.rejected.detail)).collect();
     let length = |bytes: Option<usize>| bytes.map(|bytes| bytes as i64);
     let key_bytes: Vec<Option<i64>> = letters.iter().map(|(l, ..)| length(l.key_bytes)).collect();
     let headers_bytes: Vec<Option<i64>> = letters.iter().map(|(l, ..)| length(l.headers_bytes)).collect();
     let samples: Vec<bool> = letters.iter().map(|(.., is_sample)| *is_sample).collect();
     let rows = session
         .query(
-            "insert dead letters",
+            LETTERS_STEP,
             "select ingest_add_dead_letters($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
             &[
                 &sources,
@@ -128,7 +246,7 @@ async fn store(session: &mut Session, letters: &[(&DeadLetter, Uuid, bool)], pub
     Ok(rows.first().map_or(0, |row| row.get::<_, i64>(0).unsigned_abs()))
 }
 
-async fn count(session: &mut Session, counted: &BTreeMap<(Uuid, i32, &str), Counted>) -> Result<(), Error> {
+async fn count(session: &mut Session, counted: &Counts<'_>) -> Result<(), Error> {
     if counted.is_empty() {
         return Ok(());
     }
@@ -259,7 +377,8 @@ type Part<'a> = (&'static str, Option<&'a [u8]>, Option<i64>);
 
 fn cut(parts: [Part<'_>; 3]) -> Vec<Cut> {
     let of = |(part, head, bytes): Part<'_>| {
-        let (kept, bytes) = (head?.len(), bytes?);
+        // A part that is not there at all may have been refused with the letter.
+        let (kept, bytes) = (head.map_or(0, <[u8]>::len), bytes?);
         ((kept as i64) < bytes).then_some(Cut { part, kept, bytes })
     };
     parts.into_iter().filter_map(of).collect()
@@ -599,9 +718,15 @@ impl Database {
                 }
                 Err(failure) if failure.class() == Class::Data || failure.is_out_of_room() => {
                     let rejected = failure.rejected();
-                    redriven
-                        .fates
-                        .extend(self.redrive_once(part, Some(&rejected), mode, decoder, defined).await?.fates);
+                    match self.redrive_once(part, Some(&rejected), mode, decoder, defined).await {
+                        Ok(done) => redriven.fates.extend(done.fates),
+                        // The letter's row refuses the new reason, and must not keep the other letters from being written.
+                        Err(failure) if failure.class() == Class::Data => {
+                            warn!(%failure, id = part.first().map(|one| one.letter.id), "an attempt could not be noted");
+                            redriven.fates.extend(part.iter().map(|_| Fate::Rejected(rejected.clone())));
+                        }
+                        Err(failure) => return Err(failure),
+                    }
                 }
                 Err(failure) => return Err(failure),
             }
@@ -786,16 +911,19 @@ async fn copy(session: &mut Session, store: &Store<'_>) -> Result<(usize, Vec<De
     if points.is_empty() {
         return Ok((0, Vec::new()));
     }
+    let reference = series::reference(session).await?;
     session.execute("set a savepoint", "savepoint letters").await?;
-    match store.store(session, &store.order()).await {
-        Ok(rows) => Ok((rows, Vec::new())),
+    let copied = match store.store(session, &store.order()).await {
+        Ok(rows) => (rows, Vec::new()),
         Err(failure) if failure.is_refused_row() => {
             session.execute("go back to a savepoint", "rollback to savepoint letters").await?;
             let copied = bisect::copy(session, store).await?;
-            Ok((copied.rows, copied.refused))
+            (copied.rows, copied.refused)
         }
-        Err(failure) => Err(failure),
-    }
+        Err(failure) => return Err(failure),
+    };
+    series::check_landing(session, reference).await?;
+    Ok(copied)
 }
 
 async fn reject_all(
@@ -861,7 +989,7 @@ async fn note_fates(
     if !rejected.is_empty() && mode == RedriveMode::Write {
         session
             .query(
-                "note an attempt",
+                LETTERS_STEP,
                 "update ingest_dead_letter as letter
                  set attempts = letter.attempts + 1, attempted_at = now(), reason = new.reason, detail = new.detail,
                      is_sample = false

@@ -5,10 +5,11 @@ use std::borrow::Cow;
 use deadpool_postgres::PoolError;
 use tokio_postgres::error::{DbError, SqlState};
 
-use super::session::{COMMIT_STEP, COPY_STEP, STEPS_WITH_ROWS};
+use super::session::{COMMIT_STEP, COPY_STEP, LETTERS_STEP, STEPS_WITH_ROWS};
 
 use super::tls;
 use crate::message::{Reason, Rejected};
+use crate::telemetry::one_line;
 
 /// What a failure means for the batch that met it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,6 +93,12 @@ const TOO_MANY_ISLANDS: &str = "IC002";
 const NO_PROGRESS_ROW: &str = "IC003";
 const UNKNOWN_SOURCE: &str = "IC004";
 
+/// SQLSTATEs of the checks that each session and each transaction begins with: points could not be stored as they should be,
+/// until an administrator changes a setting.
+const UNFIT: &str = "IC010";
+/// A restore is in progress.
+const RESTORING: &str = "IC011";
+
 impl Error {
     /// What the failure means for the batch that met it.
     pub fn class(&self) -> Class {
@@ -121,6 +128,12 @@ impl Error {
     pub(super) fn is_refused_row(&self) -> bool {
         let in_copy = matches!(self, Self::Server { step, .. } if *step == COPY_STEP);
         in_copy && self.class() == Class::Data && !self.is_missing_series()
+    }
+
+    /// Whether the server refuses a dead letter, or does not store it in time.
+    pub(super) fn is_refused_letter(&self) -> bool {
+        let in_letters = matches!(self, Self::Server { step, .. } if *step == LETTERS_STEP);
+        in_letters && (self.class() == Class::Data || self.is_canceled())
     }
 
     /// The row of a COPY at which the server has ended it, counted from 1. In the binary format the server calls the row a
@@ -187,10 +200,28 @@ impl Error {
         self.answer().is_some_and(|answer| *answer.code() == SqlState::UNDEFINED_DATABASE)
     }
 
+    /// Whether the database, or a setting of it or of the role, is one that nothing can be written with.
+    pub fn is_unfit(&self) -> bool {
+        self.answer().is_some_and(|answer| answer.code().code() == UNFIT)
+    }
+
+    /// Whether the database is being restored.
+    pub fn is_restoring(&self) -> bool {
+        self.answer().is_some_and(|answer| answer.code().code() == RESTORING)
+    }
+
+    /// Whether the server, the database or the role takes no writes.
+    pub(super) fn is_read_only(&self) -> bool {
+        self.answer().is_some_and(|answer| *answer.code() == SqlState::READ_ONLY_SQL_TRANSACTION)
+    }
+
     /// The server's own words, also where it refuses a new connection.
     fn answer(&self) -> Option<&DbError> {
         match self {
-            Self::Pool(PoolError::Backend(source)) | Self::Server { source, .. } => source.as_db_error(),
+            Self::Pool(
+                PoolError::Backend(source) | PoolError::PostCreateHook(deadpool_postgres::HookError::Backend(source)),
+            )
+            | Self::Server { source, .. } => source.as_db_error(),
             _ => None,
         }
     }
@@ -270,9 +301,10 @@ pub(super) fn describe(error: &tokio_postgres::Error) -> String {
 
 /// The server's message, cut: what a trigger says may be of any length.
 fn message(answer: &DbError) -> Cow<'_, str> {
-    let text = answer.message();
+    // It may be a trigger's, and stands in a line of the log, of a list or of a status.
+    let text = one_line(answer.message());
     if text.len() <= MAX_MESSAGE_BYTES {
-        return text.into();
+        return text;
     }
     let end = (0..=MAX_MESSAGE_BYTES).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
     format!("{}…", &text[..end]).into()
@@ -312,6 +344,8 @@ mod tests {
             ("IC002", Class::Retry),
             ("IC003", Class::Progress),
             ("IC004", Class::Progress),
+            ("IC010", Class::Ours),
+            ("IC011", Class::Ours),
             ("22021", Class::Data),
             ("22P03", Class::Ours),
             ("22P04", Class::Ours),
@@ -334,9 +368,10 @@ mod tests {
         {
             assert_eq!(class_of_row_code(code), Class::Data, "{code}");
         }
-        for code in
-            ["0A000", "22P03", "22P04", "25P02", "3D000", "42703", "55000", "F0000", "HV00N", "XX000", "TS101", ""]
-        {
+        for code in [
+            "0A000", "22P03", "22P04", "25P02", "3D000", "42703", "55000", "F0000", "HV00N", "IC010", "XX000", "TS101",
+            "",
+        ] {
             assert_eq!(class_of_row_code(code), Class::Ours, "{code}");
         }
         for code in

@@ -4,6 +4,7 @@
 //! - [`profile`]: which indexes and constraints the table of points has, and what that lets the server do.
 //! - [`roles`]: what the worker's role may do.
 //! - `pool`, `session`: connections, their limits and time-outs.
+//! - `settings`: the settings that every session starts with.
 //! - `tls`: how they are protected.
 //! - `progress`: which offsets are applied, and the claim.
 //! - `chunks`: those that points need, made before.
@@ -29,6 +30,7 @@ mod pool;
 mod progress;
 mod series;
 mod session;
+mod settings;
 mod tls;
 mod write;
 
@@ -428,6 +430,10 @@ impl Database {
         }
         if !matches!(class, Class::Outage | Class::Ours) || failure.is_canceled() || failure.is_out_of_room() {
             return;
+        }
+        if class == Class::Ours || failure.is_read_only() {
+            // The cause may be a setting that a session keeps from the time it was opened.
+            self.connections.renew();
         }
         if class == Class::Outage {
             // Whatever comes back may not be what went away: a standby, or a restored backup.

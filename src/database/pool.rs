@@ -4,7 +4,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime, Timeouts};
 use tokio_postgres::Config as ConnectionConfig;
@@ -12,6 +12,7 @@ use tracing::{debug, warn};
 use uuid::Uuid;
 
 use super::error::Error;
+use super::settings;
 use super::tls::{self, Tls};
 use crate::config::{self, SslMode};
 use crate::telemetry::metrics::{self, Step};
@@ -24,6 +25,8 @@ pub(super) struct Connections {
     max_age: Duration,
     overflow_idle: Duration,
     servers: Arc<Servers>,
+    /// Connections that were made before this are closed instead of being used again.
+    renewed: Arc<Mutex<Instant>>,
 }
 
 /// The servers that new connections have met.
@@ -81,6 +84,8 @@ impl Connections {
         let servers = Arc::<Servers>::default();
         let met = Arc::clone(&servers);
         let max_age = Duration::from_secs(database.pool_recycle_s);
+        let renewed = Arc::new(Mutex::new(Instant::now()));
+        let valid_since = Arc::clone(&renewed);
         let connect = Duration::from_millis(database.connect_timeout_ms);
         let pool = Pool::builder(manager)
             .max_size(database.pool_size + database.max_overflow)
@@ -103,12 +108,18 @@ impl Connections {
                 })
             }))
             .pre_recycle(Hook::sync_fn(move |_, metrics| {
-                if metrics.age() < max_age { Ok(()) } else { Err(HookError::message("reached its age")) }
+                if metrics.age() >= max_age {
+                    return Err(HookError::message("reached its age"));
+                }
+                if metrics.created < *valid_since.lock().unwrap_or_else(PoisonError::into_inner) {
+                    return Err(HookError::message("made before a fault"));
+                }
+                Ok(())
             }))
             .build()
             .map_err(|error| Error::Unexpected(format!("build the pool: {error}")))?;
         let overflow_idle = Duration::from_millis(database.overflow_idle_ms);
-        Ok(Self { pool, kept: database.pool_size, max_age, overflow_idle, servers })
+        Ok(Self { pool, kept: database.pool_size, max_age, overflow_idle, servers, renewed })
     }
 
     pub(super) async fn get(&self) -> Result<Object, Error> {
@@ -122,6 +133,12 @@ impl Connections {
     /// The number of times that a new connection has met another server, or another database, than the one before.
     pub(super) fn servers_met(&self) -> u64 {
         self.servers.met.load(Ordering::Acquire)
+    }
+
+    /// Has all connections that there are closed before they are used again: a session keeps the settings of the role and the
+    /// database that it was opened with.
+    pub(super) fn renew(&self) {
+        *self.renewed.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
     /// Closes idle connections that are too old, and those beyond the kept number that have been idle for a while.
@@ -181,15 +198,15 @@ fn warn_of_weak(connection: &ConnectionConfig, mode: SslMode) {
     warn!(sslmode = mode.as_str(), risk, "the connection to PostgreSQL is weaker than verify-full");
 }
 
-/// What every session is told. The server ends what a vanished client left behind: it looks after its client while it
+/// What every session is told. What a trigger raises below an error would be a line of the log for each point. The server ends what a vanished client left behind: it looks after its client while it
 /// works, and the client's locks do not outlive it for long.
 fn session_settings(database: &config::Database) -> String {
     format!(
-        "set statement_timeout = {statement}; set lock_timeout = {lock}; \
+        "{pinned} set client_min_messages = error; set statement_timeout = {statement}; set lock_timeout = {lock}; \
          set idle_in_transaction_session_timeout = {idle}; set client_connection_check_interval = 2000; \
          set tcp_keepalives_idle = {keepalive}; set tcp_keepalives_interval = {keepalive}; set tcp_keepalives_count = 3; \
-         set tcp_user_timeout = {user}; set default_transaction_isolation = 'read committed'; \
-         set synchronous_commit = on; set timezone = 'UTC'",
+         set tcp_user_timeout = {user}",
+        pinned = settings::pinned(database),
         statement = database.statement_timeout_ms,
         lock = database.lock_timeout_ms,
         idle = database.idle_in_transaction_timeout_ms,

@@ -14,6 +14,7 @@ use tracing::{info, warn};
 use super::error::{Error, describe};
 use super::schema::{MIGRATION_LOCK, SchemaError, connect};
 use super::session::Session;
+use super::settings::quoted_name;
 use crate::config;
 use crate::telemetry::metrics;
 
@@ -257,6 +258,9 @@ pub async fn set(
     };
     let mut change = Change { client, look, place, dry_run, say, statements: 0 };
     (change.say)(&format!("the profile of the table of points is {}", change.look.profile()));
+    if dry_run {
+        (change.say)(&format!("set search_path = {};", quoted_name(&database.schema)));
+    }
     if !dry_run {
         change.lock_out_others().await?;
         // Another one may have been at it until now.

@@ -21,12 +21,12 @@ pub const TABLES: [(&str, &str); 11] = [
     ("ingest_dead_letter", ""),
     ("ingest_dead_letter_count", ""),
     ("ingest_database", "select"),
-    ("refinery_schema_history", "select"),
+    ("ingest_schema_history", "select"),
 ];
 
 /// The functions that the worker may call; they run with the rights of their owner. Those of `points.on_duplicate` it may
 /// call with that setting only.
-pub const FUNCTIONS: [&str; 20] = [
+pub const FUNCTIONS: [&str; 21] = [
     "ingest_source_key",
     "ingest_source_number",
     "ingest_start",
@@ -39,6 +39,7 @@ pub const FUNCTIONS: [&str; 20] = [
     "ingest_define_series",
     "ingest_see_columns",
     "ingest_lock_series",
+    "ingest_check_landing",
     "ingest_make_chunk",
     "ingest_add_points",
     "ingest_replace_points",
@@ -81,7 +82,7 @@ pub async fn grant_worker(config: &config::Config, role: &str) -> Result<(), Sch
     let names = TABLES.map(|(table, _)| table);
     let rows = client
         .query(
-            "select relname::text from pg_class where relnamespace = current_schema()::regnamespace and relname = any ($1)",
+            "select relname::text from pg_class where relnamespace = quote_ident(current_schema())::regnamespace and relname = any ($1)",
             &[&names.as_slice()],
         )
         .await
@@ -118,7 +119,7 @@ async fn functions(client: &Client, theirs: &[&str]) -> Result<Vec<(String, bool
     let rows = client
         .query(
             "select oid::regprocedure::text, proname = any ($1::text[]) from pg_proc
-             where pronamespace = current_schema()::regnamespace and proname like 'ingest\\_%' and prosecdef",
+             where pronamespace = quote_ident(current_schema())::regnamespace and proname like 'ingest\\_%' and prosecdef",
             &[&theirs],
         )
         .await

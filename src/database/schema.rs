@@ -11,6 +11,7 @@ use tracing::{info, warn};
 
 use super::error::{Error, describe};
 use super::pool::connection_config;
+use super::settings::{self, quoted_name};
 use crate::config::{self, OnDuplicate};
 
 mod embedded {
@@ -19,6 +20,9 @@ mod embedded {
 
 /// The key of the advisory lock that lets one `migrate` run at a time: "series-i" in ASCII.
 pub(super) const MIGRATION_LOCK: i64 = 0x7365_7269_6573_2d69;
+
+/// The table of the applied migrations. refinery's own name for it is every program's that uses refinery.
+const HISTORY: &str = "ingest_schema_history";
 
 /// What the server is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,6 +82,12 @@ pub enum SchemaError {
     NotMigrated {
         /// The missing migrations.
         missing: String,
+    },
+    /// The schema that the configuration names is missing.
+    #[error("the schema {schema:?} of database.schema does not exist: run `series-ingest migrate`")]
+    NoSchema {
+        /// Its name.
+        schema: String,
     },
     /// The schema is of a later version of this program.
     #[error("the schema has migration {version}, which this version of the program does not know: use a newer one")]
@@ -140,7 +150,8 @@ pub enum SchemaError {
     },
 }
 
-/// A connection outside the pool, without its statement time-out: migrations take as long as they need.
+/// A connection outside the pool, without time-outs of statements and transactions, whatever those of the role or the database
+/// are: migrations take as long as they need.
 pub(super) async fn connect(database: &config::Database) -> Result<Client, Error> {
     let step = "connect";
     let (connect, tls) = connection_config(database)?;
@@ -155,8 +166,20 @@ pub(super) async fn connect(database: &config::Database) -> Result<Client, Error
             warn!(error = %describe(&error), "the connection for the schema ended");
         }
     });
+    let sql = format!("{} {WITHOUT_TIMEOUTS}", settings::pinned(database));
+    let step = "prepare the session";
+    let prepared = tokio::time::timeout(limit, client.batch_execute(&sql)).await;
+    prepared
+        .map_err(|_| Error::TimedOut { step, seconds: limit.as_secs() })?
+        .map_err(|source| Error::Server { step, source })?;
     Ok(client)
 }
+
+/// PostgreSQL has `transaction_timeout` from version 17 on.
+const WITHOUT_TIMEOUTS: &str = "set statement_timeout = 0; set lock_timeout = 0; \
+    set idle_in_transaction_session_timeout = 0; \
+    do $$ begin if current_setting('transaction_timeout', true) is not null \
+    then perform set_config('transaction_timeout', '0', false); end if; end $$";
 
 /// Brings the schema up to date; nothing happens where it is already.
 ///
@@ -165,6 +188,9 @@ pub(super) async fn connect(database: &config::Database) -> Result<Client, Error
 pub async fn migrate(config: &config::Config) -> Result<Report, SchemaError> {
     let mut client = connect(&config.database).await?;
     run(&client, "wait for other migrations", &format!("select pg_advisory_lock({MIGRATION_LOCK})")).await?;
+    let mut notes = Vec::new();
+    ensure_schema(&client, &config.database, &mut notes).await?;
+    take_over_history(&client, &mut notes).await?;
     let applied = runner()
         .run_async(&mut client)
         .await
@@ -173,7 +199,6 @@ pub async fn migrate(config: &config::Config) -> Result<Report, SchemaError> {
         .iter()
         .map(ToString::to_string)
         .collect();
-    let mut notes = Vec::new();
     let can_compress = apply_extension(&client, &config.database, &mut notes).await?;
     // Versions of TimescaleDB make no unique index on what is compressed.
     if config.points.on_duplicate != OnDuplicate::Append {
@@ -196,14 +221,10 @@ pub async fn verify(config: &config::Config) -> Result<Server, SchemaError> {
 
 async fn verify_without_limit(config: &config::Config) -> Result<Server, SchemaError> {
     let client = connect(&config.database).await?;
+    check_schema(&client, &config.database).await?;
     let known = runner().get_migrations().clone();
-    let rows =
-        match client.query("select version, name, checksum from refinery_schema_history order by version", &[]).await {
-            Ok(rows) => rows,
-            Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => Vec::new(),
-            Err(source) => return Err(Error::Server { step: "read the schema's version", source }.into()),
-        };
-    let applied: Vec<(i32, String)> = rows.iter().map(|row| (row.get(0), row.get(2))).collect();
+    let applied: Vec<(i32, String)> =
+        history(&client, HISTORY).await?.into_iter().map(|row| (row.version, row.checksum)).collect();
     for migration in &known {
         if let Some((_, checksum)) = applied.iter().find(|(version, _)| *version == migration.version())
             && *checksum != migration.checksum().to_string()
@@ -233,6 +254,156 @@ async fn verify_without_limit(config: &config::Config) -> Result<Server, SchemaE
             Ok(server(&client).await?)
         }
     }
+}
+
+/// Creates the schema of the tables if it is missing.
+async fn ensure_schema(
+    client: &Client,
+    database: &config::Database,
+    notes: &mut Vec<String>,
+) -> Result<(), SchemaError> {
+    let found = find_schema(client, database).await?;
+    let (schema, role) = (quoted_name(&database.schema), quoted_name(&found.role));
+    if found.exists {
+        if found.may_use && (found.may_create || found.has_history) {
+            return Ok(());
+        }
+        return Err(SchemaError::Role(format!(
+            "the role {role} may not create tables in the schema {schema} of database.schema: as its owner, run  grant usage, \
+             create on schema {schema} to {role}"
+        )));
+    }
+    let step = "create the schema";
+    match client.batch_execute(&format!("create schema {schema}")).await {
+        Ok(()) => {
+            notes.push(format!("created the schema {schema}"));
+            Ok(())
+        }
+        Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => Err(SchemaError::Role(format!(
+            "the schema {schema} of database.schema does not exist, and the role {role} may not create it: as an \
+             administrator, run  create schema {schema} authorization {role}"
+        ))),
+        Err(source) => Err(Error::Server { step, source }.into()),
+    }
+}
+
+/// Checks that the schema is there and may be used: the server skips one that may not, as if it were missing.
+async fn check_schema(client: &Client, database: &config::Database) -> Result<(), SchemaError> {
+    let found = find_schema(client, database).await?;
+    if !found.exists {
+        return Err(SchemaError::NoSchema { schema: database.schema.clone() });
+    }
+    if !found.may_use {
+        let role = &found.role;
+        return Err(SchemaError::Role(format!(
+            "the role {role:?} may not use the schema {:?} of database.schema: run `series-ingest migrate --worker-role \
+             {role}` as the owner",
+            database.schema
+        )));
+    }
+    Ok(())
+}
+
+/// A schema, and what this session's role may do with it.
+struct FoundSchema {
+    exists: bool,
+    may_use: bool,
+    may_create: bool,
+    has_history: bool,
+    role: String,
+}
+
+async fn find_schema(client: &Client, database: &config::Database) -> Result<FoundSchema, Error> {
+    let sql = "select named.oid is not null, coalesce(has_schema_privilege(named.oid, 'usage'), false),
+                   coalesce(has_schema_privilege(named.oid, 'create'), false),
+                   exists (select from pg_class where relnamespace = named.oid and relname = $2), current_user::text
+               from (select (select oid from pg_namespace where nspname = $1) as oid) as named";
+    let row = client
+        .query_one(sql, &[&database.schema, &HISTORY])
+        .await
+        .map_err(|source| Error::Server { step: "look for the schema", source })?;
+    Ok(FoundSchema {
+        exists: row.get(0),
+        may_use: row.get(1),
+        may_create: row.get(2),
+        has_history: row.get(3),
+        role: row.get(4),
+    })
+}
+
+/// A row of a table of applied migrations.
+struct AppliedMigration {
+    version: i32,
+    name: String,
+    checksum: String,
+}
+
+/// The applied migrations by such a table; none if it is missing.
+async fn history(client: &Client, table: &str) -> Result<Vec<AppliedMigration>, Error> {
+    let sql = format!("select version::integer, name::text, checksum::text from {table} order by version");
+    let rows = match client.query(&sql, &[]).await {
+        Ok(rows) => rows,
+        Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => Vec::new(),
+        Err(source) => return Err(Error::Server { step: "read the schema's version", source }),
+    };
+    Ok(rows
+        .iter()
+        .map(|row| AppliedMigration { version: row.get(0), name: row.get(1), checksum: row.get(2) })
+        .collect())
+}
+
+/// Takes over what an earlier build has noted in refinery's own table: the rows that are this program's by version, name and
+/// checksum. The table goes with its last row; another program's rows stay as they are.
+async fn take_over_history(client: &Client, notes: &mut Vec<String>) -> Result<(), Error> {
+    const REFINERYS: &str = "refinery_schema_history";
+    let step = "take over the history of migrations";
+    let found = client
+        .query_one(
+            "select to_regclass($1) is null and to_regclass($2) is not null and to_regclass('ingest_progress') is not null",
+            &[&HISTORY, &REFINERYS],
+        )
+        .await
+        .map_err(|source| Error::Server { step, source })?;
+    if !found.get::<_, bool>(0) {
+        return Ok(());
+    }
+    let known = runner().get_migrations().clone();
+    let rows = match history(client, REFINERYS).await {
+        Ok(rows) => rows,
+        // A table of this name that is not refinery's.
+        Err(Error::Server { source, .. })
+            if matches!(source.code(), Some(&(SqlState::UNDEFINED_COLUMN | SqlState::INSUFFICIENT_PRIVILEGE))) =>
+        {
+            return Ok(());
+        }
+        Err(failure) => return Err(failure),
+    };
+    let total = rows.len();
+    let is_ours = |row: &AppliedMigration| {
+        known.iter().any(|migration| {
+            migration.version() == row.version
+                && migration.name() == row.name
+                && migration.checksum().to_string() == row.checksum
+        })
+    };
+    let ours: Vec<i32> = rows.iter().filter(|row| is_ours(row)).map(|row| row.version).collect();
+    if ours.is_empty() {
+        return Ok(());
+    }
+    let versions: Vec<String> = ours.iter().map(ToString::to_string).collect();
+    let sql = if ours.len() == total {
+        format!("alter table {REFINERYS} rename to {HISTORY}")
+    } else {
+        let versions = versions.join(", ");
+        format!(
+            "begin; create table {HISTORY} (like {REFINERYS} including all); \
+             insert into {HISTORY} select * from {REFINERYS} where version in ({versions}); \
+             delete from {REFINERYS} where version in ({versions}); commit"
+        )
+    };
+    client.batch_execute(&sql).await.map_err(|source| Error::Server { step, source })?;
+    notes.push(format!("the applied migrations are listed in {HISTORY} now"));
+    Ok(())
 }
 
 /// The columns that COPY writes, with the types that its binary form is of; a domain over one is as good.
@@ -273,7 +444,7 @@ async fn check_right(client: &Client, rule: OnDuplicate) -> Result<(), SchemaErr
         OnDuplicate::Replace => "ingest_replace_points",
     };
     let sql = "select bool_and(has_function_privilege(oid, 'execute')), current_user::text from pg_proc
-               where pronamespace = current_schema()::regnamespace and proname = $1";
+               where pronamespace = quote_ident(current_schema())::regnamespace and proname = $1";
     let row = client
         .query_one(sql, &[&function])
         .await
@@ -307,7 +478,9 @@ pub(super) async fn in_time<T>(
 }
 
 fn runner() -> Runner {
-    embedded::migrations::runner()
+    let mut runner = embedded::migrations::runner();
+    runner.set_migration_table_name(HISTORY);
+    runner
 }
 
 async fn server(client: &Client) -> Result<Server, Error> {
@@ -371,7 +544,15 @@ async fn create_extension(client: &Client, notes: &mut Vec<String>) -> Result<bo
     if !row.get::<_, bool>(1) {
         return Ok(false);
     }
-    match client.batch_execute("create extension if not exists timescaledb").await {
+    // By default it would go to the first schema of the search_path, which is this program's own.
+    let sql = "do $$ begin
+            if to_regnamespace('public') is not null then
+                create extension if not exists timescaledb schema public;
+            else
+                create extension if not exists timescaledb;
+            end if;
+        end $$";
+    match client.batch_execute(sql).await {
         Ok(()) => Ok(true),
         Err(error) if error.as_db_error().is_some() => {
             notes.push(format!("the extension timescaledb could not be created: {}", describe(&error)));
@@ -379,6 +560,17 @@ async fn create_extension(client: &Client, notes: &mut Vec<String>) -> Result<bo
         }
         Err(source) => Err(Error::Server { step: "create the extension", source }),
     }
+}
+
+/// The schema of TimescaleDB's functions, quoted; the extension may be in any.
+async fn extension_schema(client: &Client) -> Result<String, Error> {
+    let sql = "select nspname::text from pg_extension join pg_namespace on pg_namespace.oid = extnamespace
+               where extname = 'timescaledb'";
+    let row = client
+        .query_one(sql, &[])
+        .await
+        .map_err(|source| Error::Server { step: "look for TimescaleDB's schema", source })?;
+    Ok(quoted_name(row.get(0)))
 }
 
 /// Whether the points are a hypertable, after trying to make them one.
@@ -395,12 +587,13 @@ async fn make_hypertable(client: &Client, database: &config::Database, notes: &m
         .await
         .map_err(|source| Error::Server { step, source })?;
     let (is_hypertable, has_points): (bool, bool) = (row.get(0), row.get(1));
+    let timescaledb = extension_schema(client).await?;
     if is_hypertable {
         let changed = run(
             client,
             "set the chunk interval",
             &format!(
-                "select set_chunk_time_interval('time_series_data_points', {interval})
+                "select {timescaledb}.set_chunk_time_interval('time_series_data_points', {interval})
                  from timescaledb_information.dimensions
                  where hypertable_schema = current_schema() and hypertable_name = 'time_series_data_points'
                      and column_name = 'timestamp' and time_interval is distinct from {interval}"
@@ -413,8 +606,10 @@ async fn make_hypertable(client: &Client, database: &config::Database, notes: &m
         return Ok(true);
     }
     let create = format!(
-        "select create_hypertable('time_series_data_points', 'timestamp', chunk_time_interval => {interval}, \
-         create_default_indexes => false"
+        "select {timescaledb}.create_hypertable({table}, 'timestamp', chunk_time_interval => {interval}, \
+         create_default_indexes => false",
+        // It may be run by hand, with another search_path.
+        table = quoted_text(&format!("{}.time_series_data_points", quoted_name(&database.schema)))
     );
     if has_points {
         notes.push(format!(
@@ -439,7 +634,7 @@ async fn lift_limit(client: &Client) -> Result<(), Error> {
         begin
             for points_function in
                 select oid from pg_proc
-                where pronamespace = current_schema()::regnamespace
+                where pronamespace = quote_ident(current_schema())::regnamespace
                     and proname in ('ingest_add_points', 'ingest_replace_points')
                     and current_setting(name, true) is not null
             loop
@@ -509,11 +704,12 @@ async fn make_versions_hypertable(
     if !row.get::<_, bool>(0) {
         return Ok(());
     }
+    let timescaledb = extension_schema(client).await?;
     let made = run(
         client,
         step,
         &format!(
-            "select create_hypertable('ingest_point_version', 'timestamp',
+            "select {timescaledb}.create_hypertable('ingest_point_version', 'timestamp',
                                       chunk_time_interval => interval '{} seconds', create_default_indexes => false)
              where exists (select from timescaledb_information.hypertables
                            where hypertable_schema = current_schema() and hypertable_name = 'time_series_data_points')
@@ -545,12 +741,13 @@ async fn compress(client: &Client, database: &config::Database, notes: &mut Vec<
         client.batch_execute(sql).await.map_err(|source| Error::Server { step: "set compression", source })?;
         notes.push("compression is set".to_owned());
     }
+    let timescaledb = extension_schema(client).await?;
     let after = format!("interval '{} seconds'", database.compress_after_s);
     let removed = run(
         client,
         "remove the old compression policy",
         &format!(
-            "select remove_compression_policy('time_series_data_points') from timescaledb_information.jobs
+            "select {timescaledb}.remove_compression_policy('time_series_data_points') from timescaledb_information.jobs
              where hypertable_schema = current_schema() and hypertable_name = 'time_series_data_points'
                  and proc_name = 'policy_compression' and (config ->> 'compress_after')::interval <> {after}"
         ),
@@ -560,7 +757,7 @@ async fn compress(client: &Client, database: &config::Database, notes: &mut Vec<
         client,
         "add the compression policy",
         &format!(
-            "select add_compression_policy('time_series_data_points', compress_after => {after})
+            "select {timescaledb}.add_compression_policy('time_series_data_points', compress_after => {after})
              where not exists (
                  select from timescaledb_information.jobs
                  where hypertable_schema = current_schema() and hypertable_name = 'time_series_data_points'
@@ -579,6 +776,11 @@ async fn run(client: &Client, step: &'static str, sql: &str) -> Result<usize, Er
     info!(step, "schema");
     let rows = client.query(sql, &[]).await.map_err(|source| Error::Server { step, source })?;
     Ok(rows.len())
+}
+
+/// A text as a literal in SQL, for sessions with `standard_conforming_strings`.
+pub(super) fn quoted_text(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
 }
 
 fn in_full(error: &dyn std::error::Error) -> String {

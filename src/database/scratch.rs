@@ -7,7 +7,7 @@ use tokio_postgres::Client;
 use tokio_postgres::config::Host;
 
 use super::error::Error;
-use super::schema::connect;
+use super::schema::{connect, quoted_text as quoted};
 use crate::config::{self, Secret};
 
 /// The database; [`Scratch::remove`] takes it away again.
@@ -60,7 +60,8 @@ impl Scratch {
     pub async fn create(database: &config::Database, prefix: &str) -> Result<Self, Error> {
         let name = format!("{prefix}_{}", std::process::id());
         let admin = connect(database).await?;
-        for sql in [format!("drop database if exists {name} with (force)"), format!("create database {name}")] {
+        let drop = format!("drop database if exists {name} with (force)");
+        for sql in [drop, format!("create database {name}{}", encoding(&admin).await?)] {
             admin.batch_execute(&sql).await.map_err(|source| Error::Server { step: "make the database", source })?;
         }
         let url = with_database(database.connection().expose(), &name)?;
@@ -257,8 +258,15 @@ impl Scratch {
     }
 }
 
-fn quoted(text: &str) -> String {
-    format!("'{}'", text.replace('\'', "''"))
+/// What makes a new database UTF-8 if the server's are not.
+async fn encoding(client: &Client) -> Result<&'static str, Error> {
+    let sql = "select pg_encoding_to_char(encoding) = 'UTF8' from pg_database where datname = 'template1'";
+    let row = client
+        .query_opt(sql, &[])
+        .await
+        .map_err(|source| Error::Server { step: "look for the server's encoding", source })?;
+    let is_utf8 = row.is_some_and(|row| row.get(0));
+    Ok(if is_utf8 { "" } else { " encoding 'UTF8' locale 'C' template template0" })
 }
 
 /// The default port of PostgreSQL.

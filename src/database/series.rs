@@ -43,8 +43,8 @@ impl Reference {
         match self {
             Self::Locked => "the rows of series are locked, and the foreign key's trigger is left out",
             Self::Trigger => {
-                "the foreign key's trigger fires for each point: the role may not set session_replication_role, or the table \
-                 has other triggers"
+                "the foreign key's trigger fires for each point: the role may not set session_replication_role, or skipping it \
+                 would skip other triggers, rules, constraints or event triggers as well"
             }
             Self::Absent => "the rows of series are locked; the table has no foreign key",
         }
@@ -132,12 +132,16 @@ pub(super) async fn lock(session: &mut Session, points: &Points) -> Result<Refer
     Reference::of(rows.first().map_or("", |row| row.get(0)))
 }
 
-/// Lets triggers fire again for the rest of the transaction.
-pub(super) async fn restore_triggers(session: &mut Session, reference: Reference) -> Result<(), Error> {
-    match reference {
-        Reference::Locked => session.execute("let triggers fire", "set local session_replication_role = origin").await,
-        Reference::Trigger | Reference::Absent => Ok(()),
-    }
+/// Lets triggers fire again for the rest of the transaction, and checks that its points are where queries find them.
+///
+/// # Errors
+/// Also if rows went into the root table of a hypertable.
+pub(super) async fn check_landing(session: &mut Session, reference: Reference) -> Result<(), Error> {
+    let sql = match reference {
+        Reference::Locked => "select set_config('session_replication_role', 'origin', true), ingest_check_landing()",
+        Reference::Trigger | Reference::Absent => "select ingest_check_landing()",
+    };
+    session.query("check where points are", sql, &[]).await.map(drop)
 }
 
 /// What looks after the points' series for this role and this table, without writing any.

@@ -27,10 +27,12 @@ pub(super) const COPY_STEP: &str = "copy";
 pub(super) const DEFINE_STEP: &str = "define series";
 /// Making sure that the series of points have their rows.
 pub(super) const SEE_STEP: &str = "list the columns of series";
+/// Storing dead letters.
+pub(super) const LETTERS_STEP: &str = "store dead letters";
 /// What is deferred to the transaction's end is checked in this one.
 pub(super) const COMMIT_STEP: &str = "commit";
 /// The steps in which the server sees what messages say, and may refuse it.
-pub(super) const STEPS_WITH_ROWS: [&str; 4] = [COPY_STEP, DEFINE_STEP, SEE_STEP, COMMIT_STEP];
+pub(super) const STEPS_WITH_ROWS: [&str; 5] = [COPY_STEP, DEFINE_STEP, SEE_STEP, LETTERS_STEP, COMMIT_STEP];
 
 /// A connection taken from the pool for one piece of work.
 pub(super) struct Session {

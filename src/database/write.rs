@@ -7,6 +7,7 @@ use std::time::Instant;
 use tracing::debug;
 
 use super::bisect::Copied;
+use super::dead_letters::OnRefusal;
 use super::error::Error;
 use super::progress::{Applied, Claim, Resolved};
 use super::session::Session;
@@ -147,14 +148,24 @@ impl Database {
     /// [`Path::Slow`]: it may be committed.
     pub async fn write(&self, batch: &Batch, path: Path, decoder: &mut Decoder) -> Result<Written, Error> {
         let start = Instant::now();
-        let rows = if self.expects_refusals() { Rows::Apart } else { Rows::Together };
-        let mut result = self.try_write(batch, path, rows, decoder).await;
-        if let Err(refused) = &result
-            && refused.is_refused_row()
-        {
-            debug!(%refused, messages = batch.message_count(), "the database refuses a row; looking for its message");
-            result = self.try_write(batch, path.after_doubt(), Rows::Apart, decoder).await;
-        }
+        let mut rows = if self.expects_refusals() { Rows::Apart } else { Rows::Together };
+        let mut letters = OnRefusal::Fail;
+        let mut path = path;
+        let result = loop {
+            let result = self.try_write(batch, path, (rows, letters), decoder).await;
+            match &result {
+                Err(refused) if refused.is_refused_row() && rows == Rows::Together => {
+                    debug!(%refused, messages = batch.message_count(), "the database refuses a row; looking for its message");
+                    rows = Rows::Apart;
+                }
+                Err(refused) if refused.is_refused_letter() && letters == OnRefusal::Fail => {
+                    debug!(%refused, "the database refuses a dead letter; storing less of it");
+                    letters = OnRefusal::StoreLess;
+                }
+                _ => break result,
+            }
+            path = path.after_doubt();
+        };
         match &result {
             Ok(_) => {
                 self.note_success(Asked::Write);
@@ -170,7 +181,13 @@ impl Database {
         result
     }
 
-    async fn try_write(&self, batch: &Batch, path: Path, rows: Rows, decoder: &mut Decoder) -> Result<Written, Error> {
+    async fn try_write(
+        &self,
+        batch: &Batch,
+        path: Path,
+        how: (Rows, OnRefusal),
+        decoder: &mut Decoder,
+    ) -> Result<Written, Error> {
         let mut session = self.session().await?;
         let begun = Instant::now();
         let intervals = batch.intervals();
@@ -184,7 +201,7 @@ impl Database {
         metrics::step_took(Step::Prepare, begun.elapsed());
 
         session.begin().await?;
-        match self.fill(&mut session, batch, &ids, (path, rows), decoder).await {
+        match self.fill(&mut session, batch, &ids, (path, how), decoder).await {
             Ok(written) => {
                 let begun = Instant::now();
                 session.commit().await?;
@@ -227,7 +244,7 @@ impl Database {
         session: &mut Session,
         batch: &Batch,
         ids: &Resolved,
-        (path, rows): (Path, Rows),
+        (path, (rows, letters)): (Path, (Rows, OnRefusal)),
         decoder: &mut Decoder,
     ) -> Result<Written, Error> {
         let intervals = batch.intervals();
@@ -237,7 +254,7 @@ impl Database {
             let begun = Instant::now();
             let applied = claim.all(session).await?;
             metrics::step_took(Step::Claim, begun.elapsed());
-            return self.finish(session, ids, batch, &copied, (0, applied)).await;
+            return self.finish(session, ids, batch, &copied, (0, applied), letters).await;
         }
         let begun = Instant::now();
         let missing = match path {
@@ -257,13 +274,15 @@ impl Database {
         let part = part.as_ref().unwrap_or(batch);
         let copied = self.copy(session, part, ids, rows).await?;
         let skipped = batch.points().len().saturating_sub(part.points().len());
-        self.finish(session, ids, part, &copied, (skipped, applied)).await
+        self.finish(session, ids, part, &copied, (skipped, applied), letters).await
     }
 
     /// Copies the points of the batch; of [`Rows::Apart`], those of messages that the server refuses are left out.
     async fn copy(&self, session: &mut Session, batch: &Batch, ids: &Resolved, rows: Rows) -> Result<Copied, Error> {
         let points = batch.points();
         if points.is_empty() {
+            // What the transaction else writes must not be written in a restore either.
+            series::reference(session).await?;
             return Ok(Copied::default());
         }
         let begun = Instant::now();
@@ -284,7 +303,7 @@ impl Database {
                 copied
             }
         };
-        series::restore_triggers(session, reference).await?;
+        series::check_landing(session, reference).await?;
         Ok(copied)
     }
 
@@ -297,9 +316,10 @@ impl Database {
         batch: &Batch,
         copied: &Copied,
         (skipped, applied): (usize, Vec<Applied>),
+        on_refusal: OnRefusal,
     ) -> Result<Written, Error> {
         let letters: Vec<&DeadLetter> = batch.dead_letters().iter().chain(&copied.refused).collect();
-        let only_counted = dead_letters::insert(session, ids, &letters, self.letters).await?;
+        let only_counted = dead_letters::insert(session, ids, &letters, self.letters, on_refusal).await?;
         Ok(Written {
             points: copied.rows,
             skipped,

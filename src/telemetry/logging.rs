@@ -8,6 +8,7 @@ use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
 
+use super::one_line::OneLine;
 use crate::config::LogFormat;
 
 /// Why logging cannot start.
@@ -37,12 +38,12 @@ where
     W: for<'writer> MakeWriter<'writer> + Send + Sync + 'static,
 {
     // A line that cannot be written is dropped: to report it on the same stderr, with eprintln, would panic.
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).log_internal_errors(false);
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).log_internal_errors(false);
     // On a terminal the library decides about colours: it knows NO_COLOR.
     let lines = if terminal { lines } else { lines.with_ansi(false) };
     match format {
-        LogFormat::Human => lines.into(),
-        LogFormat::Json => lines.json().flatten_event(true).into(),
+        LogFormat::Human => lines.with_writer(OneLine::new(writer, terminal)).into(),
+        LogFormat::Json => lines.with_writer(writer).json().flatten_event(true).into(),
     }
 }
 
@@ -110,6 +111,20 @@ mod tests {
         assert_eq!(text.lines().count(), 1, "{text}");
         assert!(text.contains("a line") && text.contains("partition=3"), "{text}");
         assert!(!text.contains('\u{1b}'), "{text}");
+    }
+
+    #[test]
+    fn what_others_say_begins_no_line() {
+        let forged = "a notice\n2026-01-01T00:00:00Z ERROR forged\r\u{1b}[2K\u{2028}end";
+        for terminal in [false, true] {
+            let buffer = Buffer::default();
+            let writer = buffer.clone();
+            let dispatch = dispatch(LogFormat::Human, EnvFilter::new("info"), move || writer.clone(), terminal);
+            tracing::dispatcher::with_default(&dispatch, || info!(reason = %forged, "NOTICE: {forged}"));
+            let text = String::from_utf8(buffer.0.lock().unwrap().clone()).unwrap();
+            assert_eq!(text.matches(['\n', '\r', '\u{2028}']).count(), 1, "{text:?}");
+            assert!(text.ends_with('\n') && !text.contains("\u{1b}[2K"), "{text:?}");
+        }
     }
 
     #[test]

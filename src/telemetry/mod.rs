@@ -4,12 +4,15 @@
 //! - [`health`]: whether the parts are alive, and why data does not move.
 //! - [`http`]: `/metrics`, `/livez`, `/readyz` and `/status`.
 //! - [`logging`]: log lines on stderr, for people or as JSON.
+//! - `one_line`: what comes from outside begins no line of its own.
 
 pub mod health;
 pub mod http;
 pub mod logging;
 pub mod metrics;
+mod one_line;
 
+use std::borrow::Cow;
 use std::fmt::{self, Display, Write as _};
 
 /// How many characters of a text from outside reach a log line.
@@ -19,6 +22,18 @@ const MAX_CHARACTERS: usize = 256;
 /// characters is cut, with `…` in place of the rest.
 pub fn escaped(text: &str) -> impl Display {
     Escaped(text)
+}
+
+/// All of a text from outside, as one line: control characters are escaped.
+pub fn one_line(text: &str) -> Cow<'_, str> {
+    if !text.contains(misleads) {
+        return text.into();
+    }
+    let mut line = String::with_capacity(text.len() + 16);
+    for character in text.chars() {
+        if misleads(character) { line.extend(character.escape_default()) } else { line.push(character) }
+    }
+    line.into()
 }
 
 struct Escaped<'a>(&'a str);

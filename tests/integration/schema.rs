@@ -87,7 +87,7 @@ async fn the_tables_are_those_of_the_contract() {
     assert!(server.timescaledb.is_some());
 
     bed.client
-        .batch_execute("insert into refinery_schema_history select 99, 'later', applied_on, checksum from refinery_schema_history limit 1")
+        .batch_execute("insert into ingest_schema_history select 99, 'later', applied_on, checksum from ingest_schema_history limit 1")
         .await
         .unwrap();
     let error = schema::verify(&bed.config(&[])).await.unwrap_err();
@@ -101,7 +101,9 @@ async fn an_older_schema_is_upgraded_with_what_it_holds_and_the_workers_role() {
     const OLDER: i32 = 5;
     let Some(bed) = Bed::unmigrated("upgrade", 1).await else { return };
     let mut client = connect(&bed.url).await;
-    embedded::migrations::runner().set_target(Target::Version(OLDER)).run_async(&mut client).await.unwrap();
+    let mut older = embedded::migrations::runner().set_target(Target::Version(OLDER));
+    older.set_migration_table_name("ingest_schema_history");
+    older.run_async(&mut client).await.unwrap();
     let role = format!("{}_worker", bed.name);
     bed.client.batch_execute(&format!("create role {role} login")).await.unwrap();
     roles::grant_worker(&bed.config(&[]), &role).await.unwrap();

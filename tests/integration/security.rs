@@ -182,7 +182,7 @@ async fn the_database_is_reached_by_tls_as_sslmode_says_or_not_at_all() {
     expect(&check, &["check"], 64, &["database.url: ", "42501", "migrate --worker-role"]);
     let mut without = start(&no_rights);
     assert_eq!(without.exit_code(60), Some(70));
-    for part in ["42501", "refinery_schema_history", "migrate --worker-role"] {
+    for part in ["42501", "ingest_schema_history", "migrate --worker-role"] {
         assert!(without.log().contains(part), "{part:?} is not logged: {}", without.log());
     }
     // A journal keeps messages moving, and makes no secret of a refusal that somebody has to mend.
@@ -348,7 +348,7 @@ async fn the_workers_role_does_all_of_its_work_and_can_do_nothing_else() {
         "delete from ingest_dead_letter",
         "truncate ingest_dead_letter",
         "select ingest_cover(1, 0, 0, 1)",
-        "delete from refinery_schema_history",
+        "delete from ingest_schema_history",
         "alter function ingest_claim(uuid[], integer[], bigint[], bigint[]) security invoker",
     ] {
         let error = client.batch_execute(statement).await.expect_err(statement);

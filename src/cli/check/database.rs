@@ -2,6 +2,7 @@
 
 use super::{Failure, Report};
 use crate::config::Config;
+use crate::database::schema::SchemaError;
 use crate::database::{self, Database, schema};
 
 const KEY: &str = "database.url";
@@ -20,7 +21,10 @@ pub(super) async fn check(config: &Config, report: &mut Report) {
             report.say("schema", "up to date");
             check_table(config, report).await;
         }
-        Err(error) => report.failure(KEY, &Failure::from(error)),
+        Err(error) => {
+            let key = if matches!(error, SchemaError::NoSchema { .. }) { "database.schema" } else { KEY };
+            report.failure(key, &Failure::from(error));
+        }
     }
 }
 

@@ -1,0 +1,59 @@
+//! One line a log line: whatever a server, a trigger or a message says, it begins no new one, and moves no cursor.
+
+use std::io::{self, Write};
+
+use tracing_subscriber::fmt::MakeWriter;
+
+use super::misleads;
+
+/// Writers of log lines for people, in which control characters are escaped.
+#[derive(Debug, Clone)]
+pub(super) struct OneLine<W> {
+    writer: W,
+    /// Whether the sequences of colours, which the library writes, stay: it escapes those of others.
+    keeps_colours: bool,
+}
+
+impl<W> OneLine<W> {
+    pub(super) fn new(writer: W, keeps_colours: bool) -> Self {
+        Self { writer, keeps_colours }
+    }
+}
+
+impl<'a, W: MakeWriter<'a>> MakeWriter<'a> for OneLine<W> {
+    type Writer = LineWriter<W::Writer>;
+
+    fn make_writer(&'a self) -> Self::Writer {
+        LineWriter { writer: self.writer.make_writer(), keeps_colours: self.keeps_colours }
+    }
+}
+
+/// Takes one log line with each write.
+#[derive(Debug)]
+pub(super) struct LineWriter<W> {
+    writer: W,
+    keeps_colours: bool,
+}
+
+impl<W: Write> Write for LineWriter<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let (line, end) = bytes.strip_suffix(b"\n").map_or((bytes, ""), |line| (line, "\n"));
+        let text = String::from_utf8_lossy(line);
+        let may_stay = |character: char| !misleads(character) || self.keeps_colours && character == '\u{1b}';
+        if text.chars().all(may_stay) {
+            self.writer.write_all(bytes)?;
+            return Ok(bytes.len());
+        }
+        let mut escaped = String::with_capacity(text.len() + 16);
+        for character in text.chars() {
+            if may_stay(character) { escaped.push(character) } else { escaped.extend(character.escape_default()) }
+        }
+        escaped.push_str(end);
+        self.writer.write_all(escaped.as_bytes())?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.writer.flush()
+    }
+}
