@@ -18,6 +18,7 @@ mod dead_letters;
 mod disk_faults;
 mod duplicates;
 mod guards;
+mod identity;
 mod journal_commands;
 mod last_resort;
 mod lost_commits;

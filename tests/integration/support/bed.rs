@@ -159,6 +159,59 @@ impl Bed {
         }
     }
 
+    /// Ends every connection to these databases, and lets no new one in.
+    async fn close_databases(&self, names: &[&str]) {
+        for name in names {
+            let sql = format!(
+                "alter database {name} allow_connections false;
+                 do $$ begin
+                     perform pg_terminate_backend(pid, 10000) from pg_stat_activity where datname = '{name}';
+                 end $$"
+            );
+            self.admin.batch_execute(&sql).await.unwrap();
+        }
+    }
+
+    /// Makes another database, migrated and empty; returns its name.
+    pub async fn new_database(&self) -> String {
+        let name = format!("{}_new", self.name);
+        self.admin.batch_execute(&format!("create database {name}")).await.unwrap();
+        let url = url_with(&self.url, &name, None);
+        schema::migrate(&self.config(&[("DATABASE_URL", &url)])).await.unwrap();
+        name
+    }
+
+    /// A connection to another database of this server.
+    pub async fn connect_to_database(&self, name: &str) -> Client {
+        connect(&url_with(&self.url, name, None)).await
+    }
+
+    /// Copies the database, to which no worker may be connected; returns the copy's name.
+    pub async fn copy_database(&mut self) -> String {
+        let (name, copy) = (self.name.as_str(), format!("{}_copy", self.name));
+        self.close_databases(&[name]).await;
+        self.admin.batch_execute(&format!("create database {copy} template {name}")).await.unwrap();
+        self.admin.batch_execute(&format!("alter database {name} allow_connections true")).await.unwrap();
+        self.client = connect(&self.url).await;
+        copy
+    }
+
+    /// Puts another database in the place of this one, which is dropped. A statement that runs meanwhile fails, and an idle
+    /// worker meets nothing of it.
+    pub async fn switch_database_to(&mut self, other: &str) {
+        let (name, gone) = (self.name.as_str(), format!("{}_gone", self.name));
+        self.close_databases(&[name, other]).await;
+        for sql in [
+            format!("alter database {name} rename to {gone}"),
+            format!("alter database {other} rename to {name}"),
+            format!("alter database {name} allow_connections true"),
+            format!("drop database {gone} with (force)"),
+        ] {
+            self.admin.batch_execute(&sql).await.unwrap();
+        }
+        self.client = connect(&self.url).await;
+    }
+
     /// Connects to the database anew: its server was away, or another one has it now.
     pub async fn connect_to(&mut self, server: &Server) {
         self.url = url_with(&server.url(), &self.name, None);

@@ -1,0 +1,226 @@
+//! The database turns out to be another one while workers run: dropped and recreated, or a backup that is older than a pipeline.
+//! What a worker has cached then names nothing there, or something else. The numbers that a database gives to sources depend on
+//! the order in which they are met, so each case is tried in both orders.
+
+use crate::claims::plant;
+use crate::support::bed::Bed;
+use crate::support::until;
+use crate::support::worker::Worker;
+
+use tokio_postgres::Client;
+
+/// The messages of a round, in each partition; each has one point.
+const ROUND: i64 = 50;
+
+/// The order in which the other database has met the topics.
+#[derive(Clone, Copy)]
+enum Order {
+    /// The points' topic has the number that it had before.
+    Same,
+    /// The series' topic has that number.
+    Swapped,
+}
+
+/// A source's columns without its number.
+struct Source {
+    number: i32,
+    cluster_id: String,
+    topic: String,
+    topic_id: String,
+}
+
+/// The sources of a pipeline, in the order of their numbers.
+async fn sources(client: &Client, pipeline: &str) -> Vec<Source> {
+    let sql = "select id, cluster_id, topic, topic_id from ingest_source where pipeline = $1 order by id";
+    let rows = client.query(sql, &[&pipeline]).await.unwrap();
+    let of_row = |row: &tokio_postgres::Row| Source {
+        number: row.get(0),
+        cluster_id: row.get(1),
+        topic: row.get(2),
+        topic_id: row.get(3),
+    };
+    rows.iter().map(of_row).collect()
+}
+
+/// Has the database meet these topics in this order for a pipeline, and says that the numbers are the expected ones.
+async fn meet(client: &Client, pipeline: &str, before: &[Source], order: Order) {
+    let mut topics: Vec<&Source> = before.iter().collect();
+    if matches!(order, Order::Swapped) {
+        topics.reverse();
+    }
+    for source in topics {
+        let sql = "insert into ingest_source (pipeline, cluster_id, topic, topic_id) values ($1, $2, $3, $4)";
+        let values: [&(dyn tokio_postgres::types::ToSql + Sync); 4] =
+            [&pipeline, &source.cluster_id, &source.topic, &source.topic_id];
+        client.execute(sql, &values).await.unwrap();
+    }
+    let numbers = |all: &[Source]| all.iter().map(|source| source.number).collect::<Vec<i32>>();
+    let now = sources(client, pipeline).await;
+    assert_eq!(numbers(&now), numbers(before), "the same numbers are given again");
+    let is_same = now.iter().zip(before).all(|(now, before)| now.topic == before.topic);
+    assert_eq!(is_same, matches!(order, Order::Same));
+}
+
+/// Publishes one round, the `number`th, to each partition.
+fn publish(bed: &Bed, number: i64) {
+    for partition in 0..bed.partitions {
+        for n in number * ROUND..(number + 1) * ROUND {
+            let payload =
+                format!(r#"{{"time_series_id":"p{partition}","timestamps":[{n}],"columns":{{"c":[{partition}]}}}}"#);
+            bed.producer.send(&bed.points_topic, partition, "key", Some(payload.as_bytes()));
+        }
+    }
+    bed.producer.flush();
+}
+
+/// Waits until a pipeline has applied this many rounds.
+async fn until_applied(bed: &Bed, pipeline: &str, rounds: i64) {
+    let sql = format!(
+        "select count(*) from ingest_progress as p join ingest_source as s on s.id = p.source_id
+         where s.pipeline = '{pipeline}' and s.topic = '{}' and p.next_offset = {} and p.ahead = '{{}}'",
+        bed.points_topic,
+        rounds * ROUND
+    );
+    let what = format!("pipeline {pipeline} has applied {rounds} rounds");
+    until(60, &what, async || bed.count(&sql).await == i64::from(bed.partitions)).await;
+}
+
+/// That each point of these rounds is there just so often, and no gap or dead letter was made.
+async fn assert_points(bed: &Bed, rounds: i64, times: i64) {
+    let (points, distinct) =
+        (i64::from(bed.partitions) * ROUND * rounds * times, i64::from(bed.partitions) * ROUND * rounds);
+    assert_eq!(bed.count_points().await, points);
+    let sql =
+        "select count(*) from (select from time_series_data_points group by time_series_id, \"timestamp\") as each";
+    assert_eq!(bed.count(sql).await, distinct);
+    assert_eq!(bed.count("select count(*) from ingest_gap").await, 0);
+    assert_eq!(bed.count("select count(*) from ingest_dead_letter").await, 0);
+}
+
+fn worker(bed: &Bed, pipeline: &str) -> Worker {
+    let group = format!("{}-{pipeline}", bed.group);
+    bed.worker(&[("SERIES_INGEST__PIPELINE", pipeline), ("SERIES_INGEST__KAFKA__GROUP_ID", &group)])
+}
+
+/// Puts a new database in the place of the one in which the pipeline "first" is; it has met the topics in this order.
+async fn recreate(bed: &mut Bed, order: Order) {
+    let before = sources(&bed.client, "first").await;
+    let new = bed.new_database().await;
+    meet(&bed.connect_to_database(&new).await, "first", &before, order).await;
+    bed.switch_database_to(&new).await;
+}
+
+/// Drops the database under a running worker, which goes on in the new one without a restart.
+async fn recreated(test: &str, order: Order) {
+    let Some(mut bed) = Bed::new(test, 1).await else { return };
+    let _worker = worker(&bed, "first");
+    publish(&bed, 0);
+    until_applied(&bed, "first", 1).await;
+    recreate(&mut bed, order).await;
+    publish(&bed, 1);
+    until_applied(&bed, "first", 2).await;
+    assert_points(&bed, 2, 1).await;
+    bed.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_goes_on_in_a_database_that_was_dropped_and_recreated() {
+    recreated("recreated_same", Order::Same).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_goes_on_in_a_recreated_database_with_other_numbers() {
+    recreated("recreated_swapped", Order::Swapped).await;
+}
+
+/// Switches to a backup that is older than the pipeline "second", in which "third" then has the numbers of its sources.
+/// Returns the bed and the running workers, when "third" has its first round.
+async fn switched(test: &str, order: Order, is_planted: bool) -> Option<(Bed, [Worker; 2])> {
+    let mut bed = Bed::new(test, 1).await?;
+    publish(&bed, 0);
+    let mut first = worker(&bed, "first");
+    until_applied(&bed, "first", 1).await;
+    assert_eq!(first.terminate(10), Some(0));
+    let backup = bed.copy_database().await;
+    let second = worker(&bed, "second");
+    until_applied(&bed, "second", 1).await;
+    let before = sources(&bed.client, "second").await;
+    let client = bed.connect_to_database(&backup).await;
+    meet(&client, "third", &before, order).await;
+    if is_planted {
+        let (good, bad) = (
+            "where key = p_key;",
+            "where key = p_key or pipeline = 'third' and topic like '%.points' order by key <> p_key limit 1;",
+        );
+        plant(&client, "ingest_source_number", good, bad).await;
+    }
+    drop(client);
+    bed.switch_database_to(&backup).await;
+    let third = worker(&bed, "third");
+    until_applied(&bed, "third", 1).await;
+    Some((bed, [second, third]))
+}
+
+async fn switched_to_a_backup(test: &str, order: Order) {
+    let Some((bed, _workers)) = switched(test, order, false).await else { return };
+    publish(&bed, 1);
+    until_applied(&bed, "third", 2).await;
+    until_applied(&bed, "second", 2).await;
+    // The backup has the first round of "first", and what the other two have written since.
+    assert_eq!(bed.count_points().await, ROUND * (1 + 2 + 2));
+    assert_eq!(bed.count("select count(*) from ingest_gap").await, 0);
+    bed.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_that_is_older_than_a_pipeline_loses_nothing_of_it() {
+    switched_to_a_backup("backup_same", Order::Same).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_that_is_older_than_a_pipeline_loses_nothing_with_other_numbers() {
+    switched_to_a_backup("backup_swapped", Order::Swapped).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn planted_bug_a_key_that_the_database_does_not_know_names_the_source_with_that_number() {
+    let Some((bed, workers)) = switched("backup_bug", Order::Same, true).await else { return };
+    publish(&bed, 1);
+    until_applied(&bed, "third", 2).await;
+    let lag = format!("series_ingest_kafka_lag_messages{{topic=\"{}\",partition=\"0\"}}", bed.points_topic);
+    until(60, "the worker of \"second\" says that it has all", async || workers[0].metric(&lag) == Some(0.0)).await;
+    assert_eq!(bed.count_points().await, ROUND * 3, "the bug is caught: points of \"second\" are nowhere");
+    bed.remove().await;
+}
+
+/// Two workers of one pipeline; the database is dropped and recreated, and one of them is restarted.
+async fn one_of_two_restarted(test: &str, order: Order) {
+    let Some(mut bed) = Bed::new(test, 2).await else { return };
+    let mut restarted = worker(&bed, "first");
+    let mut other = worker(&bed, "first");
+    publish(&bed, 0);
+    until_applied(&bed, "first", 1).await;
+    recreate(&mut bed, order).await;
+    restarted.kill();
+    let _restarted = worker(&bed, "first");
+    publish(&bed, 1);
+    until_applied(&bed, "first", 2).await;
+    assert_points(&bed, 2, 1).await;
+    // And the other one as well.
+    other.kill();
+    let _other = worker(&bed, "first");
+    publish(&bed, 2);
+    until_applied(&bed, "first", 3).await;
+    assert_points(&bed, 3, 1).await;
+    bed.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_of_two_workers_restarted_after_the_database_was_recreated_loses_and_doubles_nothing() {
+    one_of_two_restarted("restarted_same", Order::Same).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_of_two_workers_restarted_in_a_database_with_other_numbers_loses_and_doubles_nothing() {
+    one_of_two_restarted("restarted_swapped", Order::Swapped).await;
+}
