@@ -127,6 +127,7 @@ impl From<SchemaError> for Failure {
             SchemaError::Database(error) => error.into(),
             SchemaError::NotMigrated { .. }
             | SchemaError::NoSchema { .. }
+            | SchemaError::Renamed { .. }
             | SchemaError::TooNew { .. }
             | SchemaError::Different { .. }
             | SchemaError::NotUnique { .. }

@@ -89,6 +89,14 @@ pub enum SchemaError {
         /// Its name.
         schema: String,
     },
+    /// A function of the schema works with the tables of another one.
+    #[error(
+        "the function {function} works with the tables of another schema, because its own was renamed: run `series-ingest migrate`"
+    )]
+    Renamed {
+        /// The function's name.
+        function: String,
+    },
     /// The schema is of a later version of this program.
     #[error("the schema has migration {version}, which this version of the program does not know: use a newer one")]
     TooNew {
@@ -199,6 +207,7 @@ pub async fn migrate(config: &config::Config) -> Result<Report, SchemaError> {
         .iter()
         .map(ToString::to_string)
         .collect();
+    set_paths(&client, &mut notes).await?;
     let can_compress = apply_extension(&client, &config.database, &mut notes).await?;
     // Versions of TimescaleDB make no unique index on what is compressed.
     if config.points.on_duplicate != OnDuplicate::Append {
@@ -244,6 +253,7 @@ async fn verify_without_limit(config: &config::Config) -> Result<Server, SchemaE
     if let Some((version, _)) = applied.iter().find(|(version, _)| *version > newest) {
         return Err(SchemaError::TooNew { version: *version });
     }
+    check_paths(&client).await?;
     check_types(&client).await?;
     let rule = config.points.on_duplicate;
     match (unique_index(&client).await?, rule) {
@@ -403,6 +413,36 @@ async fn take_over_history(client: &Client, notes: &mut Vec<String>) -> Result<(
     };
     client.batch_execute(&sql).await.map_err(|source| Error::Server { step, source })?;
     notes.push(format!("the applied migrations are listed in {HISTORY} now"));
+    Ok(())
+}
+
+/// The functions that run with their owner's rights and do not look for tables in this schema: it was renamed since they were made.
+const STRAYED: &str = "from pg_proc
+    where pronamespace = quote_ident(current_schema())::regnamespace and proname like 'ingest\\_%' and prosecdef
+        and format('search_path=%I, pg_temp', current_schema()) <> all (coalesce(proconfig, '{}'))";
+
+async fn check_paths(client: &Client) -> Result<(), SchemaError> {
+    let step = "look for the functions' schema";
+    let found = client
+        .query_opt(&format!("select proname::text {STRAYED} limit 1"), &[])
+        .await
+        .map_err(|source| Error::Server { step, source })?;
+    found.map_or(Ok(()), |row| Err(SchemaError::Renamed { function: row.get(0) }))
+}
+
+/// Has the functions look for tables in the schema that they are in.
+async fn set_paths(client: &Client, notes: &mut Vec<String>) -> Result<(), Error> {
+    let step = "set the functions' schema";
+    let sql = format!(
+        "select format('alter function %s set search_path = %I, pg_temp', oid::regprocedure, current_schema()) {STRAYED}"
+    );
+    let rows = client.query(&sql, &[]).await.map_err(|source| Error::Server { step, source })?;
+    for row in &rows {
+        client.batch_execute(row.get(0)).await.map_err(|source| Error::Server { step, source })?;
+    }
+    if !rows.is_empty() {
+        notes.push("the schema was renamed: its functions work with its tables again".to_owned());
+    }
     Ok(())
 }
 

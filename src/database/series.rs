@@ -8,6 +8,8 @@ use std::sync::{Mutex, PoisonError};
 
 use uuid::Uuid;
 
+use tokio_postgres::Row;
+
 use super::error::Error;
 use super::progress::Resolved;
 use super::session::{DEFINE_STEP, SEE_STEP, Session};
@@ -113,6 +115,22 @@ pub(super) async fn see(session: &mut Session, known: &KnownSeries, points: &Poi
     Ok(())
 }
 
+/// Whether the functions work with the tables of this session's schema: they have its name of the time they were made, and a
+/// schema can be renamed, or take another one's name.
+const SAME_SCHEMA: &str = "exists (select from pg_proc where oid = 'ingest_lock_series(text[])'::regprocedure
+    and format('search_path=%I, pg_temp', current_schema()) = any (proconfig))";
+
+fn answer(rows: &[Row]) -> Result<Reference, Error> {
+    let row = rows.first().ok_or_else(|| Error::Unexpected("ingest_lock_series returns nothing".to_owned()))?;
+    if !row.get::<_, bool>(1) {
+        return Err(Error::Unexpected(
+            "the functions of this schema work with the tables of another one: it was renamed. Run `series-ingest migrate`"
+                .to_owned(),
+        ));
+    }
+    Reference::of(row.get(0))
+}
+
 /// Locks the rows of the points' series until the transaction ends, and leaves the foreign key's trigger out from now on where
 /// that may be.
 ///
@@ -126,10 +144,12 @@ pub(super) async fn lock(session: &mut Session, points: &Points) -> Result<Refer
     }
     let ids = points.series_with_columns();
     // A setting of the caller, who may set it, and not of the function, whose owner may set anything.
-    let sql = "select reference, case when reference = 'locked' then set_config('session_replication_role', 'replica', true) end
-               from ingest_lock_series($1) as reference";
-    let rows = session.query("lock the rows of series", sql, &[&ids]).await?;
-    Reference::of(rows.first().map_or("", |row| row.get(0)))
+    let sql = format!(
+        "select reference, {SAME_SCHEMA},
+             case when reference = 'locked' then set_config('session_replication_role', 'replica', true) end
+         from ingest_lock_series($1) as reference"
+    );
+    answer(&session.query("lock the rows of series", &sql, &[&ids]).await?)
 }
 
 /// Lets triggers fire again for the rest of the transaction, and checks that its points are where queries find them.
@@ -146,8 +166,8 @@ pub(super) async fn check_landing(session: &mut Session, reference: Reference) -
 
 /// What looks after the points' series for this role and this table, without writing any.
 pub(super) async fn reference(session: &mut Session) -> Result<Reference, Error> {
-    let rows = session.query("ask for triggers", "select ingest_lock_series('{}')", &[]).await?;
-    Reference::of(rows.first().map_or("", |row| row.get(0)))
+    let sql = format!("select reference, {SAME_SCHEMA} from ingest_lock_series('{{}}') as reference");
+    answer(&session.query("ask for triggers", &sql, &[]).await?)
 }
 
 /// Creates or updates series by their definitions.

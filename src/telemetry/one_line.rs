@@ -10,7 +10,7 @@ use super::misleads;
 #[derive(Debug, Clone)]
 pub(super) struct OneLine<W> {
     writer: W,
-    /// Whether the sequences of colours, which the library writes, stay: it escapes those of others.
+    /// Whether sequences that change colours, as the library writes them, stay.
     keeps_colours: bool,
 }
 
@@ -28,6 +28,13 @@ impl<'a, W: MakeWriter<'a>> MakeWriter<'a> for OneLine<W> {
     }
 }
 
+/// Whether the text begins with a sequence that only changes colours: `ESC [`, digits and semicolons, `m`.
+fn is_colour(text: &str) -> bool {
+    let parameters =
+        text.strip_prefix("\u{1b}[").map(|rest| rest.trim_start_matches(|c: char| c.is_ascii_digit() || c == ';'));
+    parameters.is_some_and(|rest| rest.starts_with('m'))
+}
+
 /// Takes one log line with each write.
 #[derive(Debug)]
 pub(super) struct LineWriter<W> {
@@ -39,14 +46,17 @@ impl<W: Write> Write for LineWriter<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let (line, end) = bytes.strip_suffix(b"\n").map_or((bytes, ""), |line| (line, "\n"));
         let text = String::from_utf8_lossy(line);
-        let may_stay = |character: char| !misleads(character) || self.keeps_colours && character == '\u{1b}';
-        if text.chars().all(may_stay) {
+        if !text.contains(misleads) {
             self.writer.write_all(bytes)?;
             return Ok(bytes.len());
         }
         let mut escaped = String::with_capacity(text.len() + 16);
-        for character in text.chars() {
-            if may_stay(character) { escaped.push(character) } else { escaped.extend(character.escape_default()) }
+        for (at, character) in text.char_indices() {
+            if !misleads(character) || self.keeps_colours && is_colour(&text[at..]) {
+                escaped.push(character);
+            } else {
+                escaped.extend(character.escape_default());
+            }
         }
         escaped.push_str(end);
         self.writer.write_all(escaped.as_bytes())?;

@@ -170,15 +170,15 @@ const GUARDS: [(&str, &str, &str); 15] = [
     ),
     (
         "a trigger that fires always, whose function's tables have others",
-        "create trigger g after insert on time_series_data_points for each row execute function nothing();
-      alter table time_series_data_points enable always trigger g",
-        "drop trigger g on time_series_data_points",
+        "create trigger g after insert on ingest_point_version for each row execute function nothing();
+      alter table ingest_point_version enable always trigger g",
+        "drop trigger g on ingest_point_version",
     ),
     (
         "a trigger for replicas",
-        "create trigger g after insert on time_series_data_points for each row execute function nothing();
-      alter table time_series_data_points enable replica trigger g",
-        "drop trigger g on time_series_data_points",
+        "create trigger g after insert on ingest_point_version for each row execute function nothing();
+      alter table ingest_point_version enable replica trigger g",
+        "drop trigger g on ingest_point_version",
     ),
     (
         "a trigger of one chunk",

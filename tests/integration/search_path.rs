@@ -294,3 +294,40 @@ async fn the_history_of_migrations_is_this_programs_own() {
         bed.remove().await;
     }
 }
+
+/// Two schemas that change names: the functions of each would go on with the tables of the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn functions_do_not_work_with_the_tables_of_a_schema_that_has_their_schemas_old_name() {
+    let Some(bed) = Bed::new("renamed", 1).await else { return };
+    let other = bed.config(&[("SERIES_INGEST__DATABASE__SCHEMA", "other")]);
+    schema::migrate(&other).await.unwrap();
+    let worker = bed.worker(&[]);
+    bed.send_point("s", 0);
+    bed.producer.flush();
+    bed.until_applied(60).await;
+    let swap =
+        "alter schema public rename to third; alter schema other rename to public; alter schema third rename to other";
+    bed.client.batch_execute(swap).await.unwrap();
+    bed.send_point("s", 1);
+    bed.producer.flush();
+    until(30, "it is refused", async || {
+        worker.get("/readyz").is_some_and(|(code, body)| code == 503 && body.contains("renamed"))
+    })
+    .await;
+    for schema in ["public", "other"] {
+        let points = bed.count(&format!("select count(*) from {schema}.time_series_data_points")).await;
+        assert_eq!(points, i64::from(schema == "other"), "{schema}");
+    }
+    let check = run(&bed.environment(), &["check"]);
+    assert_eq!(check.status.code(), Some(64), "{}", text(&check));
+    assert!(text(&check).contains("was renamed"), "{}", text(&check));
+    // The schema of the name is another pipeline's history now: all is read again into it.
+    schema::migrate(&bed.config(&[])).await.unwrap();
+    until(60, "all is read again", async || {
+        bed.count("select count(*) from public.time_series_data_points").await == 2
+    })
+    .await;
+    assert_eq!(bed.count("select count(*) from other.time_series_data_points").await, 1);
+    drop(worker);
+    bed.remove().await;
+}
