@@ -289,6 +289,7 @@ async fn replay(config: &Config, journal: &mut Inspection, filter: &Filter, dry_
     let mut decoder = Decoder::new(config.message.limits());
     let mut done = Done { damaged: known_damage(journal), ..Done::default() };
     let (mut batch, mut writers) = (Batch::default(), JoinSet::new());
+    let most_writers = *config.database.writer_range().end();
     for record in &records {
         bar.inc(1);
         match journal.read(record) {
@@ -306,7 +307,7 @@ async fn replay(config: &Config, journal: &mut Inspection, filter: &Filter, dry_
         }
         // As large as a worker's batches, so that their points are sorted as far.
         if batch.points().len() >= config.batch.max_points || batch.message_bytes() >= config.batch.max_bytes {
-            if writers.len() >= config.database.writers {
+            if writers.len() >= most_writers {
                 done.add_one_of(&mut writers).await?;
             }
             let decoder = Decoder::new(config.message.limits());

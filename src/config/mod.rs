@@ -38,7 +38,7 @@ pub use problems::Problems;
 pub use secret::Secret;
 pub use sections::{
     Batch, Database, DeadLetters, Http, Journal, Kafka, Log, LogFormat, Memory, MessageRules, OnDuplicate, Points,
-    Shutdown, StartAt, UnknownSeries,
+    Shutdown, StartAt, UnknownSeries, Writers,
 };
 use sources::Sources;
 pub use tls::{Authorities, SslMode, Tls};

@@ -1,6 +1,7 @@
 //! The keys, as `config/default.toml` has them.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use backon::ExponentialBuilder;
@@ -109,9 +110,8 @@ pub struct Database {
     pub retry_min_ms: u64,
     /// The longest such pause, in milliseconds. Default 1000; up to 86400000.
     pub retry_max_ms: u64,
-    /// Batches written at the same time: 1 to `pool_size + max_overflow`, or 0 for as many as raise the throughput, of the
-    /// connections that are kept. Default 0.
-    pub writers: usize,
+    /// Batches written at the same time: 1 to `pool_size + max_overflow`, or 0 for [`Writers::Auto`]. Default 0.
+    pub writers: Writers,
     /// Whether `run` makes or updates the tables itself. Default false.
     pub migrate_on_start: bool,
     /// The time span of a chunk of the hypertable, in seconds. Default 86400; 60 to 315360000.
@@ -120,7 +120,41 @@ pub struct Database {
     pub compress_after_s: u64,
 }
 
+/// How many batches are written at the same time; 0 in the configuration is [`Writers::Auto`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(from = "usize", into = "usize")]
+pub enum Writers {
+    /// As many as raise the throughput, of the connections that are kept.
+    Auto,
+    /// Just as many.
+    Fixed(usize),
+}
+
+impl From<usize> for Writers {
+    fn from(number: usize) -> Self {
+        if number == 0 { Self::Auto } else { Self::Fixed(number) }
+    }
+}
+
+impl From<Writers> for usize {
+    fn from(writers: Writers) -> Self {
+        match writers {
+            Writers::Auto => 0,
+            Writers::Fixed(number) => number,
+        }
+    }
+}
+
 impl Database {
+    /// The least and the largest number of batches that may be written at the same time. They are the same if the number is
+    /// fixed; else one of the connections that are kept is left for questions.
+    pub fn writer_range(&self) -> RangeInclusive<usize> {
+        match self.writers {
+            Writers::Auto => 1..=self.pool_size.saturating_sub(1).max(1),
+            Writers::Fixed(number) => number..=number,
+        }
+    }
+
     /// The pauses between attempts, without an end.
     pub fn backoff(&self) -> ExponentialBuilder {
         ExponentialBuilder::default()

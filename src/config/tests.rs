@@ -196,11 +196,24 @@ fn a_file_that_is_no_toml_is_named_without_quoting_it() {
 }
 
 #[test]
+fn no_number_of_writers_is_chosen_by_the_load_and_never_none() {
+    let range = |text: &str| load(text, &[]).unwrap().database.writer_range();
+    assert_eq!(load("", &[]).unwrap().database.writers, Writers::Auto);
+    assert_eq!(range(""), 1..=4);
+    assert_eq!(range("[database]\nwriters = 3"), 3..=3);
+    assert_eq!(range("[database]\npool_size = 1"), 1..=1);
+    assert!(load("", &[]).unwrap().render().contains("writers = 0  #"));
+}
+
+#[test]
 fn the_stronger_source_wins() {
     let text = "[database]\npool_size = 7\nwriters = 3\n[kafka]\nbrokers = 'file:1'";
     let config =
         load(text, &[("KAFKA_BROKERS", "name:1"), ("DATABASE_POOL_SIZE", "8"), ("SERIES_INGEST_X", "1")]).unwrap();
-    assert_eq!((config.database.pool_size, config.database.writers, config.kafka.brokers.as_str()), (8, 3, "name:1"));
+    assert_eq!(
+        (config.database.pool_size, config.database.writers, config.kafka.brokers.as_str()),
+        (8, Writers::Fixed(3), "name:1")
+    );
     let environment = [
         ("KAFKA_BROKERS", "name:1"),
         ("SERIES_INGEST__KAFKA__BROKERS", "own:1"),

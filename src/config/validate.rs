@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::ops::RangeInclusive;
 
 use super::problems::Problems;
-use super::{Batch, Config, Database, Http, Journal, Kafka, MessageRules, properties, url};
+use super::{Batch, Config, Database, Http, Journal, Kafka, MessageRules, Writers, properties, url};
 
 const MIB: usize = 1024 * 1024;
 /// A day, in milliseconds.
@@ -116,11 +116,10 @@ fn database(database: &Database, problems: &mut Problems) {
         problems.push("database.retry_max_ms", text);
     }
     let connections = database.pool_size.saturating_add(database.max_overflow);
-    if database.writers > connections {
-        let text = format!(
-            "is {}; set 1 to {connections}, pool_size + max_overflow, or 0 for as many as help",
-            database.writers
-        );
+    if let Writers::Fixed(writers) = database.writers
+        && writers > connections
+    {
+        let text = format!("is {writers}; set 1 to {connections}, pool_size + max_overflow, or 0 for as many as help");
         problems.push("database.writers", text);
     }
     within("database.chunk_interval_s", database.chunk_interval_s, 60..=10 * YEAR_S, problems);

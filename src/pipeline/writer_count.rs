@@ -53,11 +53,7 @@ impl Window {
 
 impl WriterCount {
     pub(super) fn new(database: &config::Database, now: Instant) -> Self {
-        let (least, most) = match database.writers {
-            // One connection is for questions.
-            0 => (1, database.pool_size.saturating_sub(1).max(1)),
-            fixed => (fixed, fixed),
-        };
+        let (least, most) = database.writer_range().into_inner();
         let count = FIRST.clamp(least, most);
         Self { count, least, most, window: Window::new(now), trying: None, upward: true, rest_until: now }
     }
@@ -134,7 +130,7 @@ mod tests {
 
     fn writer_count(writers: usize, pool_size: usize, now: Instant) -> WriterCount {
         let mut config = Config::load(None, []).unwrap();
-        (config.database.writers, config.database.pool_size) = (writers, pool_size);
+        (config.database.writers, config.database.pool_size) = (writers.into(), pool_size);
         WriterCount::new(&config.database, now)
     }
 

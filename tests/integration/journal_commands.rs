@@ -147,6 +147,42 @@ async fn a_damaged_journal_gives_what_is_intact_and_says_what_is_not() {
     away.remove().await;
 }
 
+/// `database.writers = 0` stands for as many as help, not for none.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_writes_several_batches_at_the_same_time_by_default() {
+    let Some(away) = Away::new("journal_replay_writers", 2).await else { return };
+    let mut published = Published::default();
+    let directory = left_behind(&away, &mut published, 100).await;
+    let mut environment = away.bed.environment();
+    environment.push(("SERIES_INGEST__BATCH__MAX_POINTS".to_owned(), "50".to_owned()));
+    let client = &away.bed.client;
+    client
+        .batch_execute(
+            "create function wait_there() returns trigger language plpgsql as $$ begin
+                 perform pg_advisory_xact_lock_shared(1);
+                 return null;
+             end $$;
+             create trigger wait_there before insert on time_series_data_points for each statement
+                 execute function wait_there();
+             select pg_advisory_lock(1)",
+        )
+        .await
+        .unwrap();
+    let arguments = ["journal", "replay", "--directory", directory.to_str().unwrap()];
+    let mut replay = command(&environment).args(arguments).stdout(Stdio::null()).spawn().unwrap();
+    // All connections that are kept, 5, but one.
+    until(60, "several transactions are open at the same time", async || {
+        let sql = "select count(*) from pg_locks where locktype = 'advisory' and not granted
+                   and database = (select oid from pg_database where datname = current_database())";
+        away.bed.count(sql).await == 4
+    })
+    .await;
+    client.batch_execute("select pg_advisory_unlock(1)").await.unwrap();
+    assert_eq!(replay.wait().unwrap().code(), Some(0));
+    away.bed.assert_exact(&published).await;
+    away.remove().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replay_that_was_killed_goes_on_where_it_was() {
     let Some(away) = Away::new("journal_killed_replay", 2).await else { return };
