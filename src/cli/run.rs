@@ -10,10 +10,10 @@ use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 use super::Failure;
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::database::schema::{self, SchemaError};
 use crate::database::{self, Class, Database};
-use crate::journal::{Journal, JournalHandle, Options, RealFiles};
+use crate::journal::{Journal, JournalHandle, OpenError, Options, RealFiles};
 use crate::message::Reason;
 use crate::pipeline;
 use crate::telemetry::health::{Component, Health};
@@ -95,18 +95,34 @@ async fn work(config: &Arc<Config>, health: &Arc<Health>, stopping: watch::Recei
     Ok(())
 }
 
+/// How the journal is opened.
+pub(super) fn journal_options(journal: &config::Journal) -> Options {
+    Options {
+        directory: PathBuf::from(&journal.directory),
+        segment_bytes: journal.segment_bytes,
+        max_bytes: journal.max_bytes,
+        min_free_bytes: journal.min_free_bytes,
+    }
+}
+
 /// Opens the journal, with what an earlier process left there.
 pub(super) async fn open_journal(config: &Config) -> Result<JournalHandle, Failure> {
-    let options = Options {
-        directory: PathBuf::from(&config.journal.directory),
-        segment_bytes: config.journal.segment_bytes,
-        max_bytes: config.journal.max_bytes,
-        min_free_bytes: config.journal.min_free_bytes,
-    };
-    let opened = tokio::task::spawn_blocking(move || Journal::open(RealFiles, options)).await;
-    let mut journal = opened
-        .map_err(|failure| Failure::Internal(failure.to_string()))?
-        .map_err(|failure| Failure::Usage(format!("journal.directory = {}: {failure}", config.journal.directory)))?;
+    let options = journal_options(&config.journal);
+    let opened = tokio::task::spawn_blocking(move || {
+        let mut journal = Journal::open(RealFiles, options)?;
+        let found = journal.probe();
+        Ok((journal, found))
+    });
+    let (mut journal, found) =
+        opened.await.map_err(|failure| Failure::Internal(failure.to_string()))?.map_err(|failure: OpenError| {
+            Failure::Usage(format!("journal.directory = {}: {failure}", config.journal.directory))
+        })?;
+    if let Some(doubts) = journal.doubts() {
+        warn!(doubts, "the journal may not outlive an outage");
+    }
+    if let Err(failure) = found {
+        error!(%failure, directory = config.journal.directory, "the journal would take nothing in an outage");
+    }
     for damage in journal.damage() {
         error!(?damage, "the journal is damaged; what is missing is read from Kafka again");
     }

@@ -13,6 +13,7 @@ use super::format::{HEADER, HEADER_BYTES, MAX_SEQUENCE, RecordHeader, RecordKind
 use super::index::{Record, Segment};
 use super::journal::{Current, Journal};
 use super::payload::{Encoded, Encoder, NO_TIME, runs};
+use super::place::{Lost, is_gone};
 use super::planted::{self, Bug};
 use crate::batch::MessageSet;
 
@@ -23,14 +24,44 @@ const ATTEMPTS: u32 = 2;
 const BUFFER_BYTES: usize = if cfg!(test) { 1 << 10 } else { 256 << 10 };
 
 /// What stops a write.
-enum Stop {
+#[derive(Debug)]
+pub(super) enum Stop {
+    /// There is no room.
     Full(AppendError),
+    /// What was written before is not there any more.
+    Gone(String),
+    /// The file system said no.
     Io(io::Error),
 }
 
 impl From<io::Error> for Stop {
+    /// Names are asked for only of what this process has made.
     fn from(error: io::Error) -> Self {
-        Self::Io(error)
+        if is_gone(&error) {
+            Self::Gone(format!("a file or its directory is not there any more ({error})"))
+        } else {
+            Self::Io(error)
+        }
+    }
+}
+
+impl From<Lost> for Stop {
+    fn from(lost: Lost) -> Self {
+        match lost {
+            Lost::Gone(what) => Self::Gone(what),
+            Lost::Unknown(error) => Self::Io(error),
+        }
+    }
+}
+
+impl Stop {
+    /// What a caller gets who does not try again.
+    pub(super) fn into_error(self) -> AppendError {
+        match self {
+            Self::Full(full) => full,
+            Self::Gone(what) => AppendError::Unavailable(io::Error::new(io::ErrorKind::NotFound, what)),
+            Self::Io(error) => AppendError::Unavailable(error),
+        }
     }
 }
 
@@ -55,28 +86,40 @@ impl<F: Files> Journal<F> {
             let what = "the journal's sequence numbers have run out: move its directory away, when it is drained";
             return Err(AppendError::Unavailable(io::Error::other(what)));
         }
-        match self.check_room(self.needed(encoded)) {
-            Err(AppendError::Full { .. }) if planted::is_on(Bug::DropWhenFull) => return Ok(()),
-            room => room?,
+        if let Some(what) = self.gone.clone() {
+            self.open_again(what)?;
         }
-        let mut rest = encoded;
+        let mut written = 0;
         let mut failures = 0;
-        while !rest.is_empty() {
-            match self.write_some(rest) {
-                Ok(written) => {
-                    rest = &mut rest[written..];
+        while written < encoded.len() {
+            let room = if written == 0 { self.check_room(self.needed(encoded)) } else { Ok(()) };
+            match room.and_then(|()| self.write_some(&mut encoded[written..])) {
+                Ok(more) => {
+                    written += more;
                     failures = 0;
                 }
+                Err(Stop::Full(_)) if written == 0 && planted::is_on(Bug::DropWhenFull) => return Ok(()),
                 Err(Stop::Full(full)) => return Err(full),
-                Err(Stop::Io(error)) => {
+                Err(stop) => {
                     failures += 1;
                     if failures == ATTEMPTS {
-                        return Err(AppendError::Unavailable(error));
+                        return Err(stop.into_error());
                     }
-                    tracing::warn!(%error, "the journal goes on in a new segment");
+                    match stop {
+                        Stop::Gone(what) => {
+                            self.open_again(what)?;
+                            // What was written before it was noticed may be lost as well.
+                            written = 0;
+                        }
+                        stop => {
+                            let error = stop.into_error();
+                            tracing::warn!(%error, "the journal goes on in a new segment");
+                        }
+                    }
                 }
             }
         }
+        self.appended_at = Some(Instant::now());
         Ok(())
     }
 
@@ -106,14 +149,14 @@ impl<F: Files> Journal<F> {
     }
 
     /// Whether there is room for new segments of so many bytes; segments in quarantine make room, the oldest first.
-    fn check_room(&mut self, needed_bytes: u64) -> Result<(), AppendError> {
+    fn check_room(&mut self, needed_bytes: u64) -> Result<(), Stop> {
         let is_reserved = self.current.as_ref().is_none_or(|current| current.is_allocated);
         if needed_bytes == 0 && is_reserved {
             return Ok(());
         }
         loop {
             let used_bytes = self.used_bytes();
-            let free = || self.files.free_bytes(&self.options.directory).map_err(AppendError::Unavailable);
+            let free = || self.files.free_bytes(&self.options.directory);
             let limit = if needed_bytes > 0 && used_bytes.saturating_add(needed_bytes) > self.options.max_bytes {
                 Limit::MaxBytes
             } else if free()? < needed_bytes.saturating_add(self.options.min_free_bytes) {
@@ -122,7 +165,7 @@ impl<F: Files> Journal<F> {
                 return Ok(());
             };
             if !self.delete_quarantined() {
-                return Err(AppendError::Full { limit, used_bytes, needed_bytes });
+                return Err(Stop::Full(AppendError::Full { limit, used_bytes, needed_bytes }));
             }
         }
     }
@@ -142,7 +185,15 @@ impl<F: Files> Journal<F> {
         buffer.clear();
         let result = self.write_records(&mut current, encoded, &mut buffer);
         self.buffer = buffer;
-        match result.and_then(|written| self.sync(&current.file).map(|()| written)) {
+        let result = result.and_then(|written| self.sync(&current.file).map(|()| written)).map_err(Stop::Io);
+        // What nobody finds again is not durable.
+        let result = result.and_then(|written| {
+            if !planted::is_on(Bug::NotFoundAgain) {
+                self.place.check(&self.files, &self.options.directory, &self.index, Some(&current))?;
+            }
+            Ok(written)
+        });
+        match result {
             Ok((records, next_sequence)) => {
                 let written = records.len();
                 self.previous = current.number;
@@ -153,10 +204,11 @@ impl<F: Files> Journal<F> {
                 self.current = Some(current);
                 Ok(written)
             }
-            Err(error) => {
+            Err(Stop::Io(error)) => {
                 self.fence(current.number, &error);
                 Err(Stop::Io(error))
             }
+            Err(stop) => Err(stop),
         }
     }
 
@@ -273,10 +325,7 @@ impl<F: Files> Journal<F> {
     /// Makes the segment that is written from now on, whole and durable before it has any record: what the disk has no room
     /// for shows here.
     fn make_segment(&mut self, bytes: u64) -> Result<Current<F>, Stop> {
-        self.check_room(bytes).map_err(|error| match error {
-            AppendError::Full { .. } => Stop::Full(error),
-            AppendError::Unavailable(error) => Stop::Io(error),
-        })?;
+        self.check_room(bytes)?;
         let number = self.next_number;
         let path = segment_path(&self.options.directory, number);
         let header = SegmentHeader { number, previous: self.previous, first_sequence: self.next_sequence, id: self.id };
@@ -294,28 +343,30 @@ impl<F: Files> Journal<F> {
             if !planted::is_on(Bug::NoDirectorySync) {
                 self.files.sync_directory(&self.options.directory)?;
             }
-            Ok((file, is_allocated))
+            let seen = self.files.look_at(&file)?;
+            Ok((file, seen, is_allocated))
         };
-        let (file, is_allocated) = match make() {
+        let (file, seen, is_allocated) = match make() {
             Ok(made) => made,
             Err(error) => {
                 // It may not be there. If it stays, the next opening knows it for a stray: no segment names it.
                 let _ = self.files.unlink(&path);
-                return Err(match error.kind() {
-                    io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded if self.delete_quarantined() => {
-                        return self.make_segment(bytes);
-                    }
-                    io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Stop::Full(AppendError::Full {
-                        limit: Limit::Disk,
-                        used_bytes: self.used_bytes(),
-                        needed_bytes: bytes,
-                    }),
-                    _ => Stop::Io(error),
-                });
+                if !is_out_of_space(&error) {
+                    return Err(error.into());
+                }
+                return if self.delete_quarantined() {
+                    self.make_segment(bytes)
+                } else {
+                    Err(self.disk_is_full(bytes))
+                };
             }
         };
         self.index.segments.insert(number, Segment { bytes, ..Segment::default() });
-        Ok(Current { number, file, position: HEADER_BYTES, bytes, is_allocated, sources: HashMap::new() })
+        Ok(Current { number, file, seen, position: HEADER_BYTES, bytes, is_allocated, sources: HashMap::new() })
+    }
+
+    pub(super) fn disk_is_full(&self, needed_bytes: u64) -> Stop {
+        Stop::Full(AppendError::Full { limit: Limit::Disk, used_bytes: self.used_bytes(), needed_bytes })
     }
 
     /// Ends the segment that is written, and gives back the space that it does not use.
@@ -360,6 +411,10 @@ impl<F: Files> Journal<F> {
         }
         has_gone
     }
+}
+
+pub(super) fn is_out_of_space(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// Whether the set's record fits into the segment, with its source's where that is not there yet.

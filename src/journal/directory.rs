@@ -12,10 +12,19 @@ const LOCK: &str = "LOCK";
 const JOURNAL: &str = "JOURNAL";
 /// `JOURNAL` before it is whole.
 const NEW_JOURNAL: &str = "JOURNAL.new";
+/// A file that is made and taken away again to see whether the disk takes one.
+const PROBE: &str = "PROBE";
+/// What the root of a volume may have.
+const LOST_AND_FOUND: &str = "lost+found";
 const SEGMENT: &str = ".segment";
 const QUARANTINE: &str = ".quarantine";
 /// Digits in the name of a segment.
 const DIGITS: usize = 20;
+
+/// The file that is locked.
+pub(super) fn lock_path(directory: &Path) -> PathBuf {
+    directory.join(LOCK)
+}
 
 /// A segment's file.
 pub(super) fn segment_path(directory: &Path, number: u64) -> PathBuf {
@@ -40,31 +49,62 @@ pub(super) struct Listing {
     pub(super) segments: BTreeSet<u64>,
     /// Numbers of segments in quarantine.
     pub(super) quarantined: BTreeSet<u64>,
+    /// Other names than the journal's.
+    pub(super) foreign: Vec<String>,
 }
 
 impl Listing {
     pub(super) fn read<F: Files>(files: &F, directory: &Path) -> Result<Self, OpenError> {
-        let names = files.list(directory).map_err(|source| failed("list", directory, source))?;
+        let names = files.list(directory).map_err(|source| failed(files, "list", directory, source))?;
         // None is made with the number 0, nor with the last one, behind which there is no next.
         let is_ours = |number: &u64| (1..u64::MAX).contains(number);
         let with = |suffix| names.iter().filter_map(|name| number(name, suffix)).filter(is_ours).collect();
-        Ok(Self { segments: with(SEGMENT), quarantined: with(QUARANTINE) })
+        let known = [LOCK, JOURNAL, NEW_JOURNAL, PROBE, LOST_AND_FOUND];
+        let is_foreign = |name: &&String| {
+            !known.contains(&name.as_str()) && number(name, SEGMENT).or(number(name, QUARANTINE)).is_none()
+        };
+        let mut foreign: Vec<String> = names.iter().filter(is_foreign).cloned().collect();
+        foreign.sort_unstable();
+        Ok(Self { segments: with(SEGMENT), quarantined: with(QUARANTINE), foreign })
     }
 }
 
-/// An [`OpenError::Io`].
-pub(super) fn failed(action: &'static str, path: &Path, source: io::Error) -> OpenError {
-    OpenError::Io { action, path: path.to_owned(), source }
+/// The error of a call of the file system.
+pub(super) fn failed<F: Files>(files: &F, action: &'static str, path: &Path, source: io::Error) -> OpenError {
+    let denied = source.kind() == io::ErrorKind::PermissionDenied;
+    match files.rights(path).filter(|_| denied) {
+        Some(advice) => OpenError::Denied { action, path: path.to_owned(), source, advice },
+        None => OpenError::Io { action, path: path.to_owned(), source },
+    }
 }
 
-/// Makes the directory where it is missing, and locks it until the answer is dropped.
+/// Makes the directory if it is missing, and locks it until the answer is dropped.
 pub(super) fn lock<F: Files>(files: &F, directory: &Path) -> Result<F::File, OpenError> {
-    files.make_directory(directory).map_err(|error| failed("make", directory, error))?;
+    files.make_directory(directory).map_err(|error| failed(files, "make", directory, error))?;
+    lock_existing(files, directory)
+}
+
+/// Locks the directory until the answer is dropped.
+pub(super) fn lock_existing<F: Files>(files: &F, directory: &Path) -> Result<F::File, OpenError> {
     files.check_directory(directory).map_err(|why| OpenError::Refused { directory: directory.to_owned(), why })?;
-    files.lock(&directory.join(LOCK)).map_err(|error| match error.kind() {
+    let path = lock_path(directory);
+    files.lock(&path).map_err(|error| match error.kind() {
         io::ErrorKind::WouldBlock => OpenError::Locked { directory: directory.to_owned() },
-        _ => failed("lock", &directory.join(LOCK), error),
+        _ => failed(files, "lock", &path, error),
     })
+}
+
+/// Makes a small file, makes its bytes durable and takes it away: so far an append goes, too.
+pub(super) fn probe<F: Files>(files: &F, directory: &Path) -> io::Result<()> {
+    let path = directory.join(PROBE);
+    match files.unlink(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let file = files.create(&path)?;
+    let written = files.write_at(&file, &[0; HEADER_BYTES as usize], 0).and_then(|()| files.sync_data(&file));
+    let unlinked = files.unlink(&path);
+    written.and(unlinked)
 }
 
 /// Where a journal's id came from.
@@ -89,7 +129,7 @@ pub(super) fn identity<F: Files>(files: &F, directory: &Path, listing: &Listing)
         Ok(Err(JournalFault::Damaged)) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         // What stands there is no file of ours, or may not be read: another id must not be put in its place.
-        Err(error) => return Err(failed("read", &path, io::Error::new(error.kind(), error.to_string()))),
+        Err(error) => return Err(failed(files, "read", &path, io::Error::new(error.kind(), error.to_string()))),
     }
     let ids = listing.segments.iter().filter_map(|number| {
         let header = header(files, &segment_path(directory, *number)).ok()?;
@@ -109,8 +149,11 @@ fn header<F: Files>(files: &F, path: &Path) -> io::Result<[u8; HEADER_BYTES as u
 /// A new journal's id.
 pub(super) fn random_id(directory: &Path) -> Result<JournalId, OpenError> {
     let mut id = JournalId::default();
-    getrandom::fill(&mut id)
-        .map_err(|error| failed("make an id for", directory, io::Error::other(error.to_string())))?;
+    getrandom::fill(&mut id).map_err(|error| OpenError::Io {
+        action: "make an id for",
+        path: directory.to_owned(),
+        source: io::Error::other(error.to_string()),
+    })?;
     Ok(id)
 }
 
@@ -128,7 +171,7 @@ pub(super) fn write_identity<F: Files>(files: &F, directory: &Path, id: &Journal
         files.rename(&new, &path)?;
         files.sync_directory(directory)
     };
-    write().map_err(|error| failed("write", &path, error))
+    write().map_err(|error| failed(files, "write", &path, error))
 }
 
 #[cfg(test)]

@@ -29,6 +29,18 @@ pub enum OpenError {
         /// Its version.
         version: u32,
     },
+    /// This user may not.
+    #[error("cannot {action} {path}: {source}. {advice}")]
+    Denied {
+        /// What was tried.
+        action: &'static str,
+        /// On which file or directory.
+        path: PathBuf,
+        /// The answer.
+        source: io::Error,
+        /// Who may, and what to do.
+        advice: String,
+    },
     /// The file system said no.
     #[error("cannot {action} {path}: {source}")]
     Io {
@@ -57,6 +69,25 @@ pub enum AppendError {
     /// Writing failed on two segments, one after the other. Some of the sets may be in the journal all the same.
     #[error("the journal cannot be written: {0}")]
     Unavailable(#[source] io::Error),
+    /// The directory is not the one that was opened, or lacks what was written to it, and cannot be opened again now.
+    #[error("the journal is lost: {what}, and {why}")]
+    Lost {
+        /// What is not there any more.
+        what: String,
+        /// Why the directory cannot be opened again.
+        why: String,
+    },
+    /// The volume has no room for a segment, and would have none if the journal were empty.
+    #[error(
+        "no room for a journal: its volume has {free_bytes} bytes free, and {needed_bytes} bytes are needed, a segment and \
+         journal.min_free_bytes: use a larger volume, or lower journal.min_free_bytes or journal.segment_bytes"
+    )]
+    NoRoom {
+        /// What is free, with what the journal itself takes.
+        free_bytes: u64,
+        /// What is needed at least.
+        needed_bytes: u64,
+    },
 }
 
 impl AppendError {
@@ -70,6 +101,10 @@ impl AppendError {
                 Some(code) => io::Error::from_raw_os_error(code),
                 None => io::Error::new(error.kind(), error.to_string()),
             }),
+            Self::Lost { what, why } => Self::Lost { what: what.clone(), why: why.clone() },
+            Self::NoRoom { free_bytes, needed_bytes } => {
+                Self::NoRoom { free_bytes: *free_bytes, needed_bytes: *needed_bytes }
+            }
         }
     }
 }

@@ -17,6 +17,26 @@ pub enum Access {
     Write,
 }
 
+/// What the operating system says of a name or of an open file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seen {
+    /// The file system's number.
+    pub device: u64,
+    /// The file's number there.
+    pub inode: u64,
+    /// Its length, in bytes.
+    pub bytes: u64,
+    /// When its content, its names or its rights were last changed: seconds since the Unix epoch, and nanoseconds.
+    pub changed: (i64, i64),
+}
+
+impl Seen {
+    /// Whether both are the same file.
+    pub fn is(&self, other: &Self) -> bool {
+        (self.device, self.inode) == (other.device, other.inode)
+    }
+}
+
 /// The calls that the journal makes. Nothing is durable before [`Files::sync_data`], and no name of a file before
 /// [`Files::sync_directory`]. All errors are those of the operating system.
 pub trait Files: Debug + Send + 'static {
@@ -25,7 +45,8 @@ pub trait Files: Debug + Send + 'static {
 
     /// Makes the directory and its parents where they are missing, durably, for this user alone.
     fn make_directory(&self, directory: &Path) -> io::Result<()>;
-    /// Fails with `PermissionDenied` where somebody else owns the directory or may write to it.
+    /// Fails with `PermissionDenied` if the directory belongs to another user than this one and root, or if others than this
+    /// user and one of this process's groups may write to it.
     fn check_directory(&self, directory: &Path) -> io::Result<()>;
     /// Opens and locks a file, made where it is missing; `WouldBlock` where another process has it locked.
     fn lock(&self, path: &Path) -> io::Result<Self::File>;
@@ -55,14 +76,49 @@ pub trait Files: Debug + Send + 'static {
     fn sync_directory(&self, directory: &Path) -> io::Result<()>;
     /// The bytes that this user may still use where the directory lies.
     fn free_bytes(&self, directory: &Path) -> io::Result<u64>;
+    /// What the path leads to.
+    fn look(&self, path: &Path) -> io::Result<Seen>;
+    /// The same of an open file.
+    fn look_at(&self, file: &Self::File) -> io::Result<Seen>;
+    /// Fails if this user may make no file in the directory, without trying it.
+    fn may_make_in(&self, directory: &Path) -> io::Result<()>;
+    /// Whose the path is, or the first of its parents that is there, and what to do if this user may not write to it; for an
+    /// error's words.
+    fn rights(&self, path: &Path) -> Option<String>;
+    /// Why a file system does not keep what is written there, or does not keep it safe, where that is known of its kind.
+    fn doubt(&self, directory: &Path) -> io::Result<Option<&'static str>>;
 }
 
 /// The operating system's files.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct RealFiles;
 
-/// Who else may write to a directory can put files into it that are no journal of ours.
-const OTHERS_MAY_WRITE: u32 = 0o022;
+// Who else may write to a directory can put files into it that are no journal of ours.
+const GROUP_MAY_WRITE: u32 = 0o020;
+const OTHERS_MAY_WRITE: u32 = 0o002;
+
+/// Kinds of file systems by their number (statfs(2)), and what is wrong with them.
+const DOUBTFUL: [(u64, &str); 8] = [
+    (0x0102_1994, "is a tmpfs: it is in memory, and gone after a restart of the machine"),
+    (0x8584_58f6, "is a ramfs: it is in memory, and gone after a restart of the machine"),
+    (0x794c_7630, "is an overlay, as in a container without a volume: it goes with the container"),
+    (0x6969, "is NFS: locks and synced data depend on its server"),
+    (0xff53_4d42, "is CIFS: locks and synced data depend on its server"),
+    (0xfe53_4d42, "is SMB: locks and synced data depend on its server"),
+    (0x0102_1997, "is 9p: locks and synced data depend on its server"),
+    (0x00c3_6400, "is Ceph: locks and synced data depend on its servers"),
+];
+
+fn seen(found: &fs::Metadata) -> Seen {
+    let changed = (found.ctime(), found.ctime_nsec());
+    Seen { device: found.dev(), inode: found.ino(), bytes: found.len(), changed }
+}
+
+/// Whether the group is one of this process's.
+fn is_our_group(group: u32) -> bool {
+    let others = rustix::process::getgroups().unwrap_or_default();
+    rustix::process::getegid().as_raw() == group || others.iter().any(|other| other.as_raw() == group)
+}
 
 impl Files for RealFiles {
     type File = File;
@@ -86,12 +142,25 @@ impl Files for RealFiles {
         if !found.is_dir() {
             return Err(io::ErrorKind::NotADirectory.into());
         }
-        if found.mode() & OTHERS_MAY_WRITE != 0 {
-            return refuse(format!("others may write to it (mode {:o}, 700 is needed)", found.mode() & 0o777));
+        let (mode, group) = (found.mode() & 0o7777, found.gid());
+        if mode & OTHERS_MAY_WRITE != 0 {
+            return refuse(format!(
+                "every user may write to it (mode {mode:o}): chmod 700 it, or set journal.directory to a folder in it"
+            ));
+        }
+        if mode & GROUP_MAY_WRITE != 0 && !is_our_group(group) {
+            return refuse(format!(
+                "its group {group} may write to it (mode {mode:o}), and this process is not in that group: chmod 700 it"
+            ));
         }
         let user = rustix::process::geteuid().as_raw();
-        if found.uid() != user && user != 0 {
-            return refuse(format!("it belongs to the user {}, this is the user {user}", found.uid()));
+        // Root may do all anyway; in Kubernetes a volume's folder is root's, and its group is fsGroup.
+        if ![user, 0].contains(&found.uid()) && user != 0 {
+            return refuse(format!(
+                "it belongs to the user {}, and this process is the user {user}: run it as that user, or chown the directory \
+                 and its files",
+                found.uid()
+            ));
         }
         Ok(())
     }
@@ -167,6 +236,46 @@ impl Files for RealFiles {
     fn free_bytes(&self, directory: &Path) -> io::Result<u64> {
         let found = rustix::fs::statvfs(directory)?;
         Ok(found.f_bavail.saturating_mul(found.f_frsize))
+    }
+
+    fn look(&self, path: &Path) -> io::Result<Seen> {
+        Ok(seen(&fs::metadata(path)?))
+    }
+
+    fn look_at(&self, file: &File) -> io::Result<Seen> {
+        Ok(seen(&file.metadata()?))
+    }
+
+    fn may_make_in(&self, directory: &Path) -> io::Result<()> {
+        if !fs::metadata(directory)?.is_dir() {
+            return Err(io::ErrorKind::NotADirectory.into());
+        }
+        let access = rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK;
+        Ok(rustix::fs::accessat(rustix::fs::CWD, directory, access, rustix::fs::AtFlags::EACCESS)?)
+    }
+
+    fn rights(&self, path: &Path) -> Option<String> {
+        let (path, found) = path.ancestors().find_map(|path| {
+            let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+            Some((path, fs::metadata(path).ok()?))
+        })?;
+        let user = rustix::process::geteuid().as_raw();
+        let group = rustix::process::getegid().as_raw();
+        Some(format!(
+            "{} belongs to the user {} and the group {} (mode {:o}), and this process is the user {user} in the group {group}. \
+             In Kubernetes set securityContext.fsGroup of the pod, such as to {group}; elsewhere chown {user}:{group} it",
+            path.display(),
+            found.uid(),
+            found.gid(),
+            found.mode() & 0o7777,
+        ))
+    }
+
+    fn doubt(&self, directory: &Path) -> io::Result<Option<&'static str>> {
+        let kind = rustix::fs::statfs(directory)?.f_type;
+        // Numbers of 32 bits, in a word that has a sign on some machines.
+        let kind = u64::try_from(kind).unwrap_or_default() & 0xffff_ffff;
+        Ok(DOUBTFUL.iter().find(|(number, _)| *number == kind).map(|(_, why)| *why))
     }
 }
 

@@ -14,7 +14,7 @@ use super::files::Files;
 use super::index::{Record, SegmentInfo};
 use super::journal::{Journal, Usage};
 use super::payload::{Effort, Encoded, Encoder, runs};
-use crate::batch::MessageSet;
+use crate::batch::{Interval, MessageSet};
 
 /// How many bytes of raw messages are encoded and not written yet: it bounds the memory for their encoded copies, and what is
 /// written at once. A larger append goes alone.
@@ -37,6 +37,7 @@ enum Command {
     RemoveSegments(Vec<u64>, Reply<()>),
     Segments(Reply<Vec<SegmentInfo>>),
     Damage(Reply<Vec<Damage>>),
+    Probe(Reply<Result<(), AppendError>>),
     Close(Reply<()>),
 }
 
@@ -46,6 +47,7 @@ enum Command {
 pub struct JournalHandle {
     commands: mpsc::UnboundedSender<Command>,
     usage: Arc<Mutex<Usage>>,
+    lost: Arc<Mutex<Vec<Interval>>>,
     encoders: Arc<Encoders>,
     room: Arc<Semaphore>,
 }
@@ -170,9 +172,12 @@ impl JournalHandle {
         let (commands, queue) = mpsc::unbounded_channel();
         let usage = Arc::new(Mutex::new(journal.usage()));
         let (encoders, room) = (Arc::new(Encoders::new()), Arc::new(Semaphore::new(GROUP_BYTES)));
-        let owner = Owner { journal, queue, usage: Arc::clone(&usage), encoders: Arc::clone(&encoders) };
+        let lost = Arc::<Mutex<Vec<Interval>>>::default();
+        let (shown, told) = (Arc::clone(&usage), Arc::clone(&lost));
+        let owner =
+            Owner { journal, queue, usage: shown, lost: told, encoders: Arc::clone(&encoders), removal_fails: false };
         thread::Builder::new().name("journal".to_owned()).spawn(move || owner.run())?;
-        Ok(Self { commands, usage, encoders, room })
+        Ok(Self { commands, usage, lost, encoders, room })
     }
 
     async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Option<T> {
@@ -248,6 +253,20 @@ impl JournalHandle {
         self.ask(Command::Damage).await
     }
 
+    /// Looks whether the journal is in order, as [`Journal::probe`].
+    ///
+    /// # Errors
+    /// As [`Journal::probe`].
+    pub async fn probe(&self) -> Result<(), AppendError> {
+        let ended = || AppendError::Unavailable(io::Error::other("the journal is closed"));
+        self.ask(Command::Probe).await.unwrap_or_else(|| Err(ended()))
+    }
+
+    /// What was acknowledged and is not there any more, as [`Journal::take_lost`]; does not wait.
+    pub fn take_lost(&self) -> Vec<Interval> {
+        std::mem::take(&mut *self.lost.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// What it held after the last command, in numbers; does not wait.
     pub fn usage(&self) -> Usage {
         self.usage.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -263,7 +282,10 @@ struct Owner<F: Files> {
     journal: Journal<F>,
     queue: mpsc::UnboundedReceiver<Command>,
     usage: Arc<Mutex<Usage>>,
+    lost: Arc<Mutex<Vec<Interval>>>,
     encoders: Arc<Encoders>,
+    /// Whether the last segment that was asked to go did not.
+    removal_fails: bool,
 }
 
 impl<F: Files> Owner<F> {
@@ -291,7 +313,8 @@ impl<F: Files> Owner<F> {
     }
 
     /// Shows what it holds now, before the caller of a command that has changed it goes on.
-    fn publish(&self) {
+    fn publish(&mut self) {
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner).append(&mut self.journal.take_lost());
         *self.usage.lock().unwrap_or_else(PoisonError::into_inner) = self.journal.usage();
     }
 
@@ -345,8 +368,12 @@ impl<F: Files> Owner<F> {
             }
             Command::RemoveSegments(numbers, reply) => {
                 for number in numbers {
-                    if let Err(error) = self.journal.remove_segment(number) {
-                        tracing::warn!(segment = number, %error, "a segment was not removed");
+                    let failure = self.journal.remove_segment(number).err();
+                    // It is asked for again every few seconds.
+                    let is_new = failure.is_some() && !self.removal_fails;
+                    self.removal_fails = failure.is_some();
+                    if let Some(error) = failure.filter(|_| is_new) {
+                        tracing::warn!(segment = number, %error, "a segment is not removed; it is tried again");
                     }
                 }
                 self.publish();
@@ -357,6 +384,11 @@ impl<F: Files> Owner<F> {
             }
             Command::Damage(reply) => {
                 let _ = reply.send(self.journal.damage().to_vec());
+            }
+            Command::Probe(reply) => {
+                let result = self.journal.probe();
+                self.publish();
+                let _ = reply.send(result);
             }
             // `run` keeps these to itself.
             Command::Append(_) | Command::Close(_) => {}

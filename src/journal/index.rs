@@ -75,6 +75,12 @@ impl Segment {
         Self { bytes, records, oldest_ms, sealed: true, ..Self::default() }
     }
 
+    /// Keeps some of its records.
+    pub(super) fn keep(&mut self, is_kept: impl FnMut(&Record) -> bool) {
+        self.records.retain(is_kept);
+        self.oldest_ms = self.records.iter().filter_map(|record| record.oldest_ms).min();
+    }
+
     /// Adds records that were acknowledged.
     pub(super) fn add(&mut self, records: Vec<Record>) {
         self.oldest_ms = self.oldest_ms.into_iter().chain(records.iter().filter_map(|record| record.oldest_ms)).min();
@@ -83,6 +89,13 @@ impl Segment {
 }
 
 impl Record {
+    /// Whether both are the same record of the same place.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        let place = |record: &Self| (record.segment, record.position, record.sequence);
+        let interval = |record: &Self| (record.partition, record.from, record.until);
+        place(self) == place(other) && interval(self) == interval(other) && self.source == other.source
+    }
+
     /// The positions it covers.
     pub fn interval(&self) -> Interval {
         Interval { source: Arc::clone(&self.source), partition: self.partition, from: self.from, until: self.until }
@@ -161,8 +174,7 @@ impl Index {
         let (segment, from) = (record.segment, record.position);
         let damage = Damage { segment, from, until: from + record.bytes, what };
         if let Some(segment) = self.segments.get_mut(&segment) {
-            segment.records.retain(|other| other.position != from);
-            segment.oldest_ms = segment.records.iter().filter_map(|record| record.oldest_ms).min();
+            segment.keep(|other| other.position != from);
         }
         self.report(damage.clone());
         damage

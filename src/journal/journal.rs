@@ -3,19 +3,25 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use super::append::{Stop, is_out_of_space};
 use super::directory::{self, Identity, Listing, quarantine_path, segment_path};
-use super::error::{Damage, DamageKind, OpenError, ReadError};
-use super::files::{Access, Files, RealFiles};
+use super::error::{AppendError, Damage, DamageKind, OpenError, ReadError};
+use super::examine::doubts;
+use super::files::{Access, Files, RealFiles, Seen};
 use super::format::{HEADER_BYTES, JournalId};
 use super::index::{Index, Record, SegmentInfo};
 use super::load::{Loaded, Unopened, load};
 use super::payload::decode;
+use super::place::{Lost, Place, check_lengths, is_gone};
 use super::reader::Reader;
-use crate::batch::{MessageSet, Source};
+use crate::batch::{Interval, MessageSet, Source};
+
+/// An append that was acknowledged so lately shows that the disk takes one.
+const FRESH: Duration = Duration::from_secs(4);
 
 /// Where a journal is and how large it may get.
 #[derive(Debug, Clone)]
@@ -43,14 +49,22 @@ pub struct Usage {
     pub oldest_ms: Option<i64>,
     /// The number of segments that went into quarantine, with those that were there at the opening.
     pub quarantined: u64,
+    /// The number of records that were acknowledged and are not there any more, since it was opened.
+    pub lost: u64,
 }
 
 /// A journal, opened by the one process that has it. The module's documentation says what it promises.
 pub struct Journal<F: Files = RealFiles> {
     pub(super) files: F,
     pub(super) options: Options,
-    /// Holds the lock.
-    _lock: F::File,
+    pub(super) place: Place<F>,
+    /// Why what is in memory is not what is in the directory, if that could not be opened again.
+    pub(super) gone: Option<String>,
+    /// What was acknowledged and is not there any more, until somebody takes it.
+    lost: Vec<Interval>,
+    lost_records: u64,
+    /// When the last append was acknowledged.
+    pub(super) appended_at: Option<Instant>,
     pub(super) id: JournalId,
     pub(super) index: Index,
     /// The segment that is written.
@@ -78,6 +92,7 @@ pub struct Journal<F: Files = RealFiles> {
 pub(super) struct Current<F: Files> {
     pub(super) number: u64,
     pub(super) file: F::File,
+    pub(super) seen: Seen,
     /// Where the next record begins.
     pub(super) position: u64,
     /// Its length, in bytes.
@@ -103,48 +118,178 @@ impl<F: Files> Journal<F> {
     /// # Errors
     /// Where another process has it, the directory is not safe, or the file system fails. Damage is no error.
     pub fn open(files: F, options: Options) -> Result<Self, OpenError> {
-        let directory = options.directory.as_path();
-        let lock = directory::lock(&files, directory)?;
-        let listing = Listing::read(&files, directory)?;
-        let identity = directory::identity(&files, directory, &listing)?;
+        let place = Place::take(&files, &options.directory)?;
+        let mut journal = Self {
+            files,
+            options,
+            place,
+            gone: None,
+            lost: Vec::new(),
+            lost_records: 0,
+            appended_at: None,
+            id: JournalId::default(),
+            index: Index::default(),
+            current: None,
+            next_number: 1,
+            previous: 0,
+            next_sequence: 1,
+            quarantined_ever: 0,
+            quarantined: BTreeMap::new(),
+            torn_tails: 0,
+            reading: None,
+            buffer: Vec::new(),
+            on_sync: Box::new(|_| {}),
+        };
+        journal.load()?;
+        Ok(journal)
+    }
+
+    /// Reads what is in the directory. Of what this process has acknowledged itself, only that is a record.
+    fn load(&mut self) -> Result<(), OpenError> {
+        let directory = self.options.directory.clone();
+        let listing = Listing::read(&self.files, &directory)?;
+        let identity = directory::identity(&self.files, &directory, &listing)?;
         let id = match identity {
             Identity::Known(id) | Identity::Recovered(id) => id,
-            Identity::None => directory::random_id(directory)?,
+            Identity::None => directory::random_id(&directory)?,
         };
-        let mut loaded = load(&files, directory, &id, &listing, Unopened::IsError)?;
+        let mut loaded = load(&self.files, &directory, &id, &listing, Unopened::IsError)?;
         if !matches!(identity, Identity::Known(_)) {
             if !listing.segments.is_empty() {
                 let what = DamageKind::JournalFile;
                 loaded.index.report(Damage { segment: 0, from: 0, until: HEADER_BYTES, what });
             }
-            directory::write_identity(&files, directory, &id)?;
+            directory::write_identity(&self.files, &directory, &id)?;
         }
-        let used = listing.segments.iter().chain(&listing.quarantined).max().copied().unwrap_or(0);
         // One that cannot be opened now counts when it can.
-        let length =
-            |number: &u64| files.length(&files.open(&quarantine_path(directory, *number), Access::Read).ok()?).ok();
+        let length = |number: &u64| {
+            self.files.length(&self.files.open(&quarantine_path(&directory, *number), Access::Read).ok()?).ok()
+        };
         let quarantined: BTreeMap<u64, u64> =
             listing.quarantined.iter().map(|number| (*number, length(number).unwrap_or(0))).collect();
-        let mut journal = Self {
-            files,
-            options,
-            _lock: lock,
-            id,
-            index: Index::default(),
-            current: None,
-            next_number: used + 1,
-            previous: loaded.last,
-            next_sequence: loaded.next_sequence,
-            quarantined_ever: quarantined.len() as u64,
-            quarantined,
-            torn_tails: loaded.torn_tails,
-            reading: None,
-            buffer: Vec::new(),
-            on_sync: Box::new(|_| {}),
+        let before = std::mem::take(&mut self.index);
+        if self.id == id {
+            for (number, segment) in &mut loaded.index.segments {
+                let Some(known) = before.segments.get(number) else { continue };
+                // What was written behind a failure is not known to be durable, and its file is not synced again.
+                segment.fenced = known.fenced;
+                segment.keep(|record| before.record(*number, record.position).is_some_and(|known| known.is(record)));
+            }
+            // The last acknowledged segment may be missing: the next opening is to see that.
+            self.previous = self.previous.max(loaded.last);
+            self.next_sequence = self.next_sequence.max(loaded.next_sequence);
+        } else {
+            (self.previous, self.next_sequence) = (loaded.last, loaded.next_sequence);
+        }
+        let used = listing.segments.iter().chain(&listing.quarantined).max().copied().unwrap_or(0);
+        // Never one that this process has used: a record that somebody still knows must not be another one.
+        self.next_number = self.next_number.max(used + 1);
+        self.quarantined_ever = self.quarantined_ever.max(quarantined.len() as u64);
+        self.quarantined = quarantined;
+        self.torn_tails += loaded.torn_tails;
+        self.id = id;
+        self.tidy(&mut loaded);
+        self.index = loaded.index;
+        let is_there =
+            |record: &&Record| self.index.record(record.segment, record.position).is_some_and(|known| known.is(record));
+        let missing = before.records().filter(|record| !is_there(record)).map(Record::interval).collect();
+        self.lose(missing);
+        // What was changed here is known.
+        self.place.renew(&self.files, &directory).or_else(|lost| match lost {
+            Lost::Gone(_) => Ok(()),
+            Lost::Unknown(source) => Err(directory::failed(&self.files, "look at", &directory, source)),
+        })
+    }
+
+    fn lose(&mut self, mut intervals: Vec<Interval>) {
+        self.lost_records += intervals.len() as u64;
+        self.lost.append(&mut intervals);
+    }
+
+    /// Opens the directory again, because what was written there is not there any more. It is made if it is missing. What is
+    /// lost then is told by [`Journal::take_lost`].
+    pub(super) fn open_again(&mut self, what: String) -> Result<(), AppendError> {
+        let directory = self.options.directory.clone();
+        if self.gone.is_none() {
+            tracing::error!(directory = %directory.display(), what, "the journal has lost files; opening it again");
+        }
+        self.current = None;
+        self.reading = None;
+        let before = self.lost_records;
+        let opened = match self.place.has_lock(&self.files, &directory) {
+            Ok(true) => Ok(()),
+            _ => Place::take(&self.files, &directory).map(|place| self.place = place),
         };
-        journal.tidy(&mut loaded);
-        journal.index = loaded.index;
-        Ok(journal)
+        match opened.and_then(|()| self.load()) {
+            Ok(()) => {
+                self.gone = None;
+                let (kept, lost) = (self.index.records().count(), self.lost_records - before);
+                tracing::warn!(
+                    directory = %directory.display(),
+                    kept,
+                    lost,
+                    "the journal is open again; what it has lost and the database lacks is read from Kafka again"
+                );
+                Ok(())
+            }
+            Err(failure) => {
+                if self.place.is_elsewhere(&self.files, &directory) {
+                    let missing = self.index.records().map(Record::interval).collect();
+                    self.index = Index::default();
+                    self.lose(missing);
+                }
+                self.gone = Some(what.clone());
+                Err(AppendError::Lost { what, why: failure.to_string() })
+            }
+        }
+    }
+
+    /// Looks whether all that was acknowledged can be found again, and whether an append would be: for the times in which
+    /// nothing is appended. What is missing is made again where it can be.
+    ///
+    /// # Errors
+    /// Those of an append.
+    pub fn probe(&mut self) -> Result<(), AppendError> {
+        if let Some(what) = self.gone.clone() {
+            self.open_again(what)?;
+        }
+        let again = match self.try_probe() {
+            Err(Stop::Gone(what)) => {
+                self.open_again(what)?;
+                self.try_probe()
+            }
+            // An append tries twice as well.
+            Err(Stop::Io(_)) => self.try_probe(),
+            result => result,
+        };
+        again.map_err(Stop::into_error)
+    }
+
+    fn try_probe(&mut self) -> Result<(), Stop> {
+        let directory = &self.options.directory;
+        self.place.check(&self.files, directory, &self.index, self.current.as_ref())?;
+        check_lengths(&self.files, directory, &self.index)?;
+        if self.current.is_none() {
+            // What the journal itself takes is free again when it is drained.
+            check_volume(&self.files, directory, &self.options, self.used_bytes())?;
+        }
+        if self.appended_at.is_none_or(|at| at.elapsed() >= FRESH) {
+            directory::probe(&self.files, directory).map_err(|error| match is_out_of_space(&error) {
+                true => self.disk_is_full(HEADER_BYTES),
+                false => error.into(),
+            })?;
+        }
+        Ok(())
+    }
+
+    /// What is known against the kind of its file system.
+    pub fn doubts(&self) -> Option<String> {
+        doubts(&self.files, &self.options.directory)
+    }
+
+    /// The intervals of records that were acknowledged and are not there any more, each once.
+    pub fn take_lost(&mut self) -> Vec<Interval> {
+        std::mem::take(&mut self.lost)
     }
 
     /// Takes away what is not needed, and makes durable what the last process has written but perhaps not synced, because
@@ -159,7 +304,7 @@ impl<F: Files> Journal<F> {
         let last = loaded.index.segments.keys().next_back().copied();
         for (number, segment) in &mut loaded.index.segments {
             let (cut, is_last) = (loaded.cuts.get(number).copied(), Some(*number) == last);
-            if cut.is_none() && !is_last {
+            if (cut.is_none() && !is_last) || segment.fenced {
                 continue;
             }
             let mut settle = || {
@@ -189,14 +334,19 @@ impl<F: Files> Journal<F> {
     /// its file cannot be opened now, the record stays.
     pub fn read(&mut self, record: &Record) -> Result<MessageSet, ReadError> {
         let (segment, position) = (record.segment, record.position);
-        let Some(record) = self.index.record(segment, position).cloned() else {
+        let Some(record) = self.index.record(segment, position).filter(|known| known.is(record)).cloned() else {
             return Err(ReadError::Gone { segment, position });
         };
         if self.reading.as_ref().is_none_or(|(number, _)| *number != segment) {
             match self.files.open(&segment_path(&self.options.directory, segment), Access::Read) {
                 Ok(file) => self.reading = Some((segment, file)),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    return Err(ReadError::Damaged(self.index.give_up(&record, DamageKind::Unreadable)));
+                Err(error) if is_gone(&error) => {
+                    // It is lost with its segment, and perhaps others with it.
+                    let what = format!("segment {segment} is not there any more");
+                    return match self.open_again(what) {
+                        Ok(()) => Err(ReadError::Gone { segment, position }),
+                        Err(_) => Err(ReadError::Io { segment, source: error }),
+                    };
                 }
                 Err(source) => return Err(ReadError::Io { segment, source }),
             }
@@ -220,6 +370,10 @@ impl<F: Files> Journal<F> {
     /// # Errors
     /// Those of the file system. The segment then stays, or comes back after a crash: ask again.
     pub fn remove_segment(&mut self, number: u64) -> io::Result<()> {
+        if self.gone.is_some() {
+            // What is in the directory now may be another process's.
+            return Ok(());
+        }
         if self.current.as_ref().is_some_and(|current| current.number == number) {
             self.seal();
         }
@@ -287,6 +441,7 @@ impl<F: Files> Journal<F> {
             records: shown().map(|segment| segment.records.len() as u64).sum(),
             oldest_ms: shown().filter_map(|segment| segment.oldest_ms).min(),
             quarantined: self.quarantined_ever,
+            lost: self.lost_records,
         }
     }
 
@@ -305,6 +460,16 @@ impl<F: Files> Journal<F> {
     pub fn observe_syncs(&mut self, observe: impl Fn(Duration) + Send + 'static) {
         self.on_sync = Box::new(observe);
     }
+}
+
+/// Whether the volume at a place has room for a segment, if so many bytes that are used now were free.
+pub(super) fn check_volume<F: Files>(files: &F, place: &Path, options: &Options, used_bytes: u64) -> Result<(), Stop> {
+    let free_bytes = files.free_bytes(place)?.saturating_add(used_bytes);
+    let needed_bytes = options.segment_bytes.saturating_add(options.min_free_bytes);
+    if free_bytes < needed_bytes {
+        return Err(Stop::Full(AppendError::NoRoom { free_bytes, needed_bytes }));
+    }
+    Ok(())
 }
 
 /// The messages at the record's place, where they are the record's.

@@ -129,7 +129,7 @@ impl<F: Files> Load<'_, F> {
                 self.report(number, 0, 0, DamageKind::Unreadable);
                 Ok(None)
             }
-            Err(error) => Err(failed("open", &path, error)),
+            Err(error) => Err(failed(self.files, "open", &path, error)),
         }
     }
 

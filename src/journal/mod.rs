@@ -11,7 +11,8 @@
 //!
 //! # Invariants
 //! 1. *Acknowledged means durable*: [`Journal::append`] says `Ok` after an fdatasync of all its bytes, in a segment whose
-//!    header was synced and whose name was synced with the directory.
+//!    header was synced and whose name was synced with the directory, and after a look at the directory: it is the one whose
+//!    `LOCK` is locked, and all segments are in it.
 //! 2. *A failure is final*: after a failed write or fdatasync nothing more is written to that file and it is not synced
 //!    again. What was not acknowledged is written once more, to a new segment; after two failures in a row the append fails,
 //!    and the next one tries anew.
@@ -21,17 +22,22 @@
 //! 4. *Nothing is invented*: a record is what was written there, or damage. A checksum belongs to one place of one journal.
 //! 5. *Nothing goes silently*: a bad place is reported by segment and positions, and the records on both sides stay. Only
 //!    the end of the last segment may be torn, which is what a crash leaves of a write that was not acknowledged.
+//!    If somebody takes away, moves or cuts off the directory or a file in it while the journal is open, the directory is
+//!    opened again, made again if it is missing, and what is lost is told by [`Journal::take_lost`]. Until that succeeds,
+//!    nothing is acknowledged.
 //! 6. *Numbers grow*, and segments go in the order of their numbers: a missing one between two segments is damage.
 //! 7. *Opening twice gives the same*, also when the first was cut short. An older segment is never appended to.
 //! 8. *Memory for the index alone*: opening reads the headers of records, and payloads only in the last segment.
 //!
 //! # The directory
-//! Mode 0700, files 0600. It is refused where others may write to it; symbolic links are not followed.
+//! Mode 0700, files 0600. It is refused if it belongs to another user than this one and root, or if others than this user
+//! and one of this process's groups may write to it; symbolic links in it are not followed.
 //!
 //! | name | |
 //! |---|---|
 //! | `LOCK` | empty; locked with flock by the process that has the journal |
 //! | `JOURNAL` | the journal's header; made as `JOURNAL.new`, synced, renamed |
+//! | `PROBE` | made, synced and taken away again by [`Journal::probe`]; never read |
 //! | `00000000000000000001.segment` | a segment; 20 digits, from 1 on |
 //! | `00000000000000000001.quarantine` | a damaged segment whose intact records are drained; never read again, and deleted where its space is needed |
 //!
@@ -91,6 +97,7 @@
 mod append;
 mod directory;
 mod error;
+mod examine;
 mod files;
 mod format;
 mod handle;
@@ -100,6 +107,7 @@ mod inspect;
 mod journal;
 mod load;
 mod payload;
+mod place;
 mod planted;
 mod reader;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -108,7 +116,8 @@ pub(crate) mod sealed;
 mod tests;
 
 pub use error::{AppendError, Damage, DamageKind, Limit, OpenError, ReadError};
-pub use files::{Access, Files, RealFiles};
+pub use examine::{Examination, examine};
+pub use files::{Access, Files, RealFiles, Seen};
 pub use handle::JournalHandle;
 pub use index::{Record, SegmentInfo};
 pub use inspect::Inspection;

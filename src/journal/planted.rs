@@ -14,6 +14,8 @@ pub(super) enum Bug {
     DamageIsTornTail,
     /// Checksums do not depend on the place.
     NoSalt,
+    /// What was written to files that are not there any more is acknowledged.
+    NotFoundAgain,
     /// What a full journal has no room for is acknowledged and dropped.
     DropWhenFull,
 }
@@ -39,6 +41,7 @@ pub(super) fn is_on(bug: Bug) -> bool {
         (Bug::SyncRetried, "journal-sync-retried"),
         (Bug::DamageIsTornTail, "journal-damage-is-torn-tail"),
         (Bug::NoSalt, "journal-no-salt"),
+        (Bug::NotFoundAgain, "journal-not-found-again"),
         (Bug::DropWhenFull, "journal-drop-when-full"),
     ];
     let named = NAMED.get_or_init(|| {

@@ -400,7 +400,26 @@ impl Pipeline {
                 spill.abandoned();
             }
             self.starter.journaling = spill.mode() == Mode::Journaling;
-            self.health.set_condition("journal", spill.problem());
+            if spill.is_needed() {
+                self.health.set_condition("journal", spill.problem());
+            } else {
+                self.health.set_warning("journal", spill.problem());
+            }
+            let lost = spill.take_lost();
+            if !lost.is_empty() {
+                self.partitions.note_done(&lost);
+                let mut reading: Vec<Assigned> =
+                    lost.iter().filter_map(|interval| self.partitions.reading(interval)).collect();
+                reading.sort_by(|a, b| a.partition.cmp(&b.partition));
+                reading.dedup();
+                warn!(
+                    records = lost.len(),
+                    partitions = reading.len(),
+                    "records of the journal are lost; what the database lacks of them is read from Kafka again"
+                );
+                self.consumer.send(Command::Restart(reading));
+                self.surveyor.soon();
+            }
         }
         if self.spill.as_ref().is_some_and(Spill::wants_survey) {
             self.surveyor.soon();
@@ -468,6 +487,7 @@ impl Pipeline {
                     limit_bytes: usage.limit_bytes,
                     records: usage.records,
                     quarantined_segments: usage.quarantined,
+                    lost_records: usage.lost,
                 });
             });
         }
@@ -503,7 +523,7 @@ impl Pipeline {
     }
 
     fn written(&mut self, done: Result<Outcome, JoinError>) {
-        let outcome = match done {
+        let mut outcome = match done {
             Ok(outcome) => outcome,
             // Its messages went to the journal.
             Err(failure) if failure.is_cancelled() => return,
@@ -527,7 +547,7 @@ impl Pipeline {
         self.partitions.note_done(done);
         self.held.remove(&outcome.number);
         if let Some(spill) = self.spill.as_mut().filter(|_| outcome.replayed) {
-            spill.replayed();
+            spill.replayed(outcome.unread.take());
             if !outcome.damaged.is_empty() {
                 self.consumer.send(Command::Restart(
                     outcome.damaged.iter().filter_map(|interval| self.partitions.reading(interval)).collect(),

@@ -13,6 +13,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::future::pending;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use tokio::task::{JoinError, JoinSet};
@@ -41,6 +42,11 @@ const PACE_RECORDS: u64 = 10_000;
 const APPEND_RETRY: Duration = Duration::from_secs(1);
 /// How long an append may take before the journal counts as failed.
 const APPEND_PATIENCE: Duration = Duration::from_secs(10);
+/// How often the journal is looked at where nothing is appended.
+const PROBE_EVERY: Duration = Duration::from_secs(5);
+/// How long to wait before records that cannot be read are tried again, at first and at most.
+const READ_RETRY: Duration = Duration::from_secs(1);
+const READ_RETRY_MAX: Duration = Duration::from_secs(60);
 /// What one batch takes of the journal at most, in bytes on disk, where messages are compressed.
 const REPLAY_BYTES: u64 = 512 * 1024;
 
@@ -93,17 +99,26 @@ pub(super) struct Spill {
     appending: JoinSet<Appended>,
     /// What the append that is under way holds, and since when.
     in_append: Vec<Interval>,
-    append_since: Instant,
+    /// Since when the journal has it; before, Kafka is asked about its topics.
+    append_since: Arc<OnceLock<Instant>>,
     problem: Option<String>,
+    /// The look at the journal that is under way, and since when; when the next one is due; what the last one found.
+    probing: JoinSet<Result<(), AppendError>>,
+    probing_since: Instant,
+    probe_at: Instant,
+    probe_problem: Option<String>,
     replay: VecDeque<Record>,
     replaying: usize,
     /// Whether the last batch was one from Kafka.
     is_journals_turn: bool,
-    /// Whether the journal was compared with the database since it came back.
+    /// Whether the journal was compared with the database since it came back, and since a batch of the journal was written.
     surveyed: bool,
     /// How many appends have ended, and how many of them the last survey has seen.
     appends: u64,
     surveyed_appends: u64,
+    /// How many records the last survey found that the database does not have.
+    undrained: usize,
+    unread: Unread,
     covered_since: HashMap<u64, Instant>,
     removing: JoinSet<()>,
     /// How many records the last survey found without progress.
@@ -126,14 +141,20 @@ impl Spill {
             append_sets: usize::MAX,
             appending: JoinSet::new(),
             in_append: Vec::new(),
-            append_since: Instant::now(),
+            append_since: Arc::default(),
             problem: None,
+            probing: JoinSet::new(),
+            probing_since: Instant::now(),
+            probe_at: Instant::now(),
+            probe_problem: None,
             replay: VecDeque::new(),
             replaying: 0,
             is_journals_turn: false,
             surveyed: false,
             appends: 0,
             surveyed_appends: 0,
+            undrained: 0,
+            unread: Unread::new(),
             covered_since: HashMap::new(),
             removing: JoinSet::new(),
             without_progress: 0,
@@ -152,12 +173,51 @@ impl Spill {
         &self.journal
     }
 
-    /// Why the journal takes nothing.
+    /// Why the journal takes nothing, or does not give back what it has.
     pub(super) fn problem(&self) -> Option<String> {
-        let hangs = !self.appending.is_empty() && self.append_since.elapsed() >= APPEND_PATIENCE;
-        let hanging =
-            || format!("an append has taken {} s: does its disk hang?", self.append_since.elapsed().as_secs());
-        self.problem.clone().or_else(|| hangs.then(hanging))
+        let hanging = |what: &str, since: Option<Instant>| {
+            let seconds = since.map(|since| since.elapsed()).filter(|time| *time >= APPEND_PATIENCE)?.as_secs();
+            Some(format!("{what} has taken {seconds} s: its disk does not answer"))
+        };
+        let append = self.append_since.get().copied().filter(|_| !self.appending.is_empty());
+        let probe = (!self.probing.is_empty()).then_some(self.probing_since);
+        self.problem
+            .clone()
+            .or_else(|| hanging("an append to the journal", append))
+            .or_else(|| hanging("a look at the journal", probe))
+            .or_else(|| self.probe_problem.clone())
+            .or_else(|| self.unread.problem(self.undrained))
+    }
+
+    /// Whether data waits for the journal if it has a problem.
+    pub(super) fn is_needed(&self) -> bool {
+        self.mode == Mode::Journaling || self.unread.problem(self.undrained).is_some()
+    }
+
+    /// Has the journal looked at, if it is time, and notes what was found.
+    fn probe(&mut self) {
+        while let Some(done) = self.probing.try_join_next() {
+            self.probe_problem = match done {
+                Ok(found) => found.err().map(|failure| failure.to_string()),
+                Err(failure) => Some(format!("a look at the journal ended by a fault of ours: {failure}")),
+            };
+        }
+        if self.probing.is_empty() && Instant::now() >= self.probe_at {
+            (self.probing_since, self.probe_at) = (Instant::now(), Instant::now() + PROBE_EVERY);
+            let journal = self.journal.clone();
+            self.probing.spawn(async move { journal.probe().await });
+        }
+    }
+
+    /// What was journaled and is not in the journal any more.
+    pub(super) fn take_lost(&mut self) -> Vec<Interval> {
+        let lost = self.journal.take_lost();
+        if !lost.is_empty() {
+            // What waits to be written of them is not there, and a survey has to find out what is left.
+            self.replay.clear();
+            self.surveyed = false;
+        }
+        lost
     }
 
     /// Whether messages are to be given to [`Spill::save`] now, or not even that.
@@ -193,9 +253,11 @@ impl Spill {
             info!(from = was.as_str(), to = self.mode.as_str(), records = usage.records, bytes = usage.bytes, "mode");
         }
         let begins = was != Mode::Journaling && self.mode == Mode::Journaling;
-        if begins || (self.mode == Mode::Journaling && !state.answers) {
+        let is_back = was == Mode::Journaling && self.mode == Mode::Replaying;
+        if begins || is_back || (self.mode == Mode::Journaling && !state.answers) {
             self.surveyed = false;
         }
+        self.probe();
         self.pump();
         begins
     }
@@ -206,7 +268,7 @@ impl Spill {
         match self.mode {
             Mode::Streaming => false,
             Mode::Journaling => !self.surveyed,
-            Mode::Replaying => is_idle && self.surveyed_appends != self.appends,
+            Mode::Replaying => is_idle && (!self.surveyed || self.surveyed_appends != self.appends),
         }
     }
 
@@ -216,7 +278,8 @@ impl Spill {
     }
 
     fn is_drained(&self) -> bool {
-        ((self.surveyed && self.surveyed_appends == self.appends) || self.journal.usage().records == 0)
+        let is_covered = self.surveyed && self.surveyed_appends == self.appends && self.undrained == 0;
+        (is_covered || self.journal.usage().records == 0)
             && self.replay.is_empty()
             && self.replaying == 0
             && self.unsaved.is_empty()
@@ -264,12 +327,14 @@ impl Spill {
             }
         }
         self.in_append = sets.iter().map(MessageSet::interval).collect();
-        self.append_since = Instant::now();
+        self.append_since = Arc::default();
+        let since = Arc::clone(&self.append_since);
         let (journal, writer) = (self.journal.clone(), self.writer.clone());
         self.appending.spawn(async move {
             // What was read of a topic that is now another one must not be kept under the old one's name.
             let (sets, dropped) = writer.without_deleted(sets).await;
             let intervals = sets.iter().map(MessageSet::interval).collect();
+            since.get_or_init(Instant::now);
             match journal.append(sets.clone()).await {
                 Ok(()) => Appended { saved: intervals, dropped, refused: None },
                 Err(failure) => Appended { saved: Vec::new(), dropped, refused: Some((sets, failure)) },
@@ -333,7 +398,11 @@ impl Spill {
         }
         if self.replaying == 0 {
             self.surveyed_appends = survey.appends;
-            self.replay = survey.missing.iter().cloned().collect();
+            self.undrained = survey.missing.len();
+            self.replay = match self.unread.may_read() {
+                true => survey.missing.iter().cloned().collect(),
+                false => VecDeque::new(),
+            };
         }
         let covered = &survey.covered_segments;
         self.covered_since.retain(|segment, _| covered.iter().any(|(number, _)| number == segment));
@@ -417,9 +486,16 @@ impl Spill {
         Some(records)
     }
 
-    /// Notes that a batch of the journal's is done.
-    pub(super) fn replayed(&mut self) {
+    /// Notes that a batch of the journal's is done, and why records of it could not be read now.
+    pub(super) fn replayed(&mut self, unread: Option<String>) {
         self.replaying = self.replaying.saturating_sub(1);
+        if self.mode != Mode::Journaling {
+            self.surveyed = false;
+        }
+        self.unread.note(unread);
+        if self.replay.is_empty() && self.replaying == 0 {
+            self.unread.end_of_round();
+        }
     }
 
     /// Notes that the batches of the journal's that were being written were given up.
@@ -436,6 +512,47 @@ impl Spill {
         let oldest = usage.oldest_ms.map_or(0.0, |oldest| (now_ms - oldest).max(0) as f64 / 1000.0);
         metrics::journal_up(self.problem().is_none());
         metrics::journal(usage.bytes, usage.limit_bytes, usage.records, oldest, usage.quarantined);
+        metrics::journal_lost(usage.lost);
+    }
+}
+
+/// Records that cannot be read now. They are not drained: they are tried again, in rounds over all that the database lacks.
+#[derive(Debug)]
+struct Unread {
+    why: Option<String>,
+    /// Whether some were found in this round.
+    is_in_round: bool,
+    next_round: Instant,
+    pause: Duration,
+}
+
+impl Unread {
+    fn new() -> Self {
+        Self { why: None, is_in_round: false, next_round: Instant::now(), pause: READ_RETRY }
+    }
+
+    fn problem(&self, undrained: usize) -> Option<String> {
+        let why = self.why.as_ref().filter(|_| undrained > 0)?;
+        Some(format!("{undrained} records of the journal are not in the database and cannot all be read: {why}"))
+    }
+
+    fn note(&mut self, unread: Option<String>) {
+        if let Some(why) = unread {
+            (self.why, self.is_in_round) = (Some(why), true);
+        }
+    }
+
+    fn end_of_round(&mut self) {
+        if std::mem::take(&mut self.is_in_round) {
+            self.next_round = Instant::now() + self.pause;
+            self.pause = (self.pause * 2).min(READ_RETRY_MAX);
+        } else {
+            *self = Self::new();
+        }
+    }
+
+    fn may_read(&self) -> bool {
+        Instant::now() >= self.next_round
     }
 }
 

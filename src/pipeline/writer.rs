@@ -41,6 +41,8 @@ pub(super) struct Outcome {
     pub(super) lost: bool,
     /// Intervals of journal records that could not be read.
     pub(super) damaged: Vec<Interval>,
+    /// Why records of the journal could not be read now.
+    pub(super) unread: Option<String>,
     /// Whether the batch came from the journal.
     pub(super) replayed: bool,
     /// The batch's number, where the pipeline holds its messages.
@@ -110,9 +112,12 @@ impl Writer {
                     error!(%failure, ?interval, "a record of the journal is damaged; its messages are read from Kafka again");
                     outcome.damaged.push(interval);
                 }
-                // It is still there, or the database has it: the next survey tells.
+                // It is still there, or the database has it: the next survey finds out.
                 Err(failure) => {
-                    warn!(%failure, ?interval, "a record of the journal cannot be read now");
+                    debug!(%failure, ?interval, "a record of the journal cannot be read now");
+                    if let ReadError::Io { .. } = failure {
+                        outcome.unread.get_or_insert_with(|| failure.to_string());
+                    }
                     outcome.intervals.pop();
                 }
             }

@@ -60,7 +60,7 @@ pub struct Status {
     pub dead_letter_topic: Option<DeadLetterTopicStatus>,
     /// The partitions this worker owns.
     pub partitions: Vec<PartitionStatus>,
-    /// Why data does not move, by name; empty while all is well.
+    /// Why data does not move, or will not move in an outage, by name; empty while all is well.
     pub conditions: BTreeMap<&'static str, Condition>,
 }
 
@@ -101,6 +101,9 @@ pub struct JournalStatus {
     pub records: u64,
     /// Segments that were set aside because of damage.
     pub quarantined_segments: u64,
+    /// Records that were journaled and are not there any more, since the start; the database has them, or they were read from
+    /// Kafka again.
+    pub lost_records: u64,
 }
 
 /// The topic for copies of dead letters.
@@ -131,13 +134,15 @@ pub struct PartitionStatus {
     pub lag_seconds: f64,
 }
 
-/// A reason why data does not move.
+/// A reason why data does not move, or will not move in an outage.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Condition {
     /// The reason, for a person.
     pub reason: String,
     /// Since when, in RFC 3339.
     pub since: String,
+    /// Whether data moves all the same, so that it does not make the worker unready.
+    pub warning: bool,
 }
 
 /// The worker's health; its parts report to it, and [`http`](super::http) asks it.
@@ -178,12 +183,29 @@ impl Health {
     /// that is set again may differ in its numbers without a new log line.
     pub fn set_condition(&self, name: &'static str, reason: Option<String>) {
         // Logging waits for stderr: it is done without the lock.
-        if !self.note_condition(name, reason.as_deref()) {
+        let is_news = self.note_condition(name, reason.as_deref());
+        let was_warning =
+            self.lock().status.conditions.get_mut(name).is_some_and(|known| std::mem::take(&mut known.warning));
+        if !is_news && !was_warning {
             return;
         }
         match reason {
             Some(reason) => warn!(condition = name, reason = %escaped(&reason), "data does not move"),
             None => info!(condition = name, "the condition is over"),
+        }
+    }
+
+    /// Sets or, with `None`, clears what is wrong while data moves all the same: a condition that leaves the worker ready.
+    pub fn set_warning(&self, name: &'static str, reason: Option<String>) {
+        let is_news = self.note_condition(name, reason.as_deref());
+        let was_warning =
+            self.lock().status.conditions.get_mut(name).map(|known| std::mem::replace(&mut known.warning, true));
+        match reason {
+            Some(reason) if is_news || was_warning == Some(false) => {
+                warn!(condition = name, reason = %escaped(&reason), "something is wrong, and data moves all the same");
+            }
+            None if is_news => info!(condition = name, "the condition is over"),
+            _ => {}
         }
     }
 
@@ -193,7 +215,7 @@ impl Health {
         let Some(reason) = reason else { return conditions.remove(name).is_some() };
         match conditions.entry(name) {
             Entry::Vacant(vacant) => {
-                vacant.insert(Condition { reason: reason.to_owned(), since: now() });
+                vacant.insert(Condition { reason: reason.to_owned(), since: now(), warning: false });
                 true
             }
             Entry::Occupied(mut known) => {
@@ -209,7 +231,7 @@ impl Health {
         let status = &mut self.lock().status.dead_letter_topic;
         let known = status.take().and_then(|status| status.problem);
         let since = known.map_or_else(now, |known| known.since);
-        let problem = problem.map(|reason| Condition { reason, since });
+        let problem = problem.map(|reason| Condition { reason, since, warning: true });
         *status = Some(DeadLetterTopicStatus { name: topic.to_owned(), problem });
     }
 
@@ -250,7 +272,8 @@ impl Health {
     fn not_ready_at(&self, now: Instant) -> Vec<String> {
         let mut reasons = self.not_live_at(now);
         let state = self.lock();
-        reasons.extend(state.status.conditions.iter().map(|(name, condition)| format!("{name}: {}", condition.reason)));
+        let conditions = state.status.conditions.iter().filter(|(_, condition)| !condition.warning);
+        reasons.extend(conditions.map(|(name, condition)| format!("{name}: {}", condition.reason)));
         reasons
     }
 
@@ -324,6 +347,21 @@ mod tests {
         assert_eq!(health.not_ready(), ["stalled: nothing for 3 s"]);
         health.set_condition("stalled", None);
         assert!(health.not_ready().is_empty());
+    }
+
+    #[test]
+    fn a_warning_is_a_condition_that_leaves_the_worker_ready() {
+        let health = Health::new("p", WATCHDOG);
+        health.set_warning("journal", Some("no room".to_owned()));
+        assert!(health.not_ready().is_empty());
+        assert_eq!(health.status().conditions["journal"].reason, "no room");
+        // It is in the way now, and then no more.
+        health.set_condition("journal", Some("no room".to_owned()));
+        assert_eq!(health.not_ready(), ["journal: no room"]);
+        health.set_warning("journal", Some("no room".to_owned()));
+        assert!(health.not_ready().is_empty() && health.status().conditions["journal"].warning);
+        health.set_warning("journal", None);
+        assert!(health.status().conditions.is_empty());
     }
 
     #[test]

@@ -50,6 +50,7 @@ const JOURNAL_RECORDS: &str = "series_ingest_journal_records";
 const JOURNAL_OLDEST_SECONDS: &str = "series_ingest_journal_oldest_seconds";
 const JOURNAL_FSYNC_SECONDS: &str = "series_ingest_journal_fsync_seconds";
 const JOURNAL_QUARANTINED: &str = "series_ingest_journal_quarantined_total";
+const JOURNAL_LOST: &str = "series_ingest_journal_lost_records_total";
 const BUILD_INFO: &str = "series_ingest_build_info";
 
 /// What a metric is.
@@ -295,6 +296,12 @@ pub const METRICS: &[Metric] = &[
         labels: &[],
         help: "Segments of the journal that were set aside because of damage",
     },
+    Metric {
+        name: JOURNAL_LOST,
+        kind: Kind::Counter,
+        labels: &[],
+        help: "Records that were journaled and are not there any more; what the database lacks of them is read from Kafka again",
+    },
     Metric { name: BUILD_INFO, kind: Kind::Gauge, labels: &["version"], help: "1, with the program's version" },
 ];
 
@@ -519,6 +526,11 @@ pub fn journal(bytes: u64, limit_bytes: u64, records: u64, oldest_seconds: f64, 
     counter!(JOURNAL_QUARANTINED).absolute(quarantined);
 }
 
+/// So many records were journaled and are not there any more, since the start.
+pub fn journal_lost(records: u64) {
+    counter!(JOURNAL_LOST).absolute(records);
+}
+
 /// An fdatasync of the journal took this long.
 pub fn journal_synced(time: Duration) {
     record(JOURNAL_FSYNC_SECONDS, time.as_secs_f64());
@@ -664,6 +676,7 @@ mod tests {
         mode("streaming", true);
         journal(1, 2, 3, 4.0, 0);
         journal_up(true);
+        journal_lost(0);
         journal_synced(Duration::from_millis(1));
         pool_waited(Duration::from_millis(1));
         transaction_took(Duration::from_millis(1));

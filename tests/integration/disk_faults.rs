@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
-use crate::support::away::{Away, until_journaled, until_mode};
+use crate::support::away::{Away, until_found, until_journaled, until_mode};
 use crate::support::data::Published;
 use crate::support::worker::Worker;
 use crate::support::{skip, until};
@@ -69,6 +69,9 @@ struct SmallDisk {
     worker: Worker,
     /// Where everybody else finds it.
     folder: PathBuf,
+    /// Where the worker finds it.
+    path: String,
+    is_user_namespace: bool,
 }
 
 impl SmallDisk {
@@ -88,8 +91,19 @@ impl SmallDisk {
             return None;
         };
         let worker = away.worker_by(&["unshare", how, "sh", "-c", MOUNT, path], &folder.join("journal"), &[]);
-        let folder = PathBuf::from(format!("/proc/{}/root{path}", worker.id()));
-        Some(Self { worker, folder })
+        let is_user_namespace = how.contains('U');
+        let seen = PathBuf::from(format!("/proc/{}/root{path}", worker.id()));
+        Some(Self { worker, folder: seen, path: path.to_owned(), is_user_namespace })
+    }
+
+    /// Runs a command where the worker sees the disk.
+    fn run(&self, words: &[&str]) {
+        let mut command = Command::new("nsenter");
+        command.args(["--target", &self.worker.id().to_string(), "--mount"]);
+        if self.is_user_namespace {
+            command.args(["--user", "--preserve-credentials"]);
+        }
+        assert!(command.args(words).status().unwrap().success(), "{words:?}");
     }
 
     /// Takes all bytes but so many.
@@ -162,6 +176,45 @@ async fn a_disk_without_a_name_for_the_next_segment_pauses_and_goes_on_by_itself
     let why = until_unready(&disk.worker).await;
     assert!(why.contains("no space is left on the disk"), "{why}");
     disk.clear();
+    until_safe(&away, &mut disk.worker).await;
+    end(away, disk.worker, published).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_becomes_read_only_pauses_and_goes_on_by_itself() {
+    let Some(away) = Away::new("disk_read_only", 2).await else { return };
+    let Some(mut disk) = SmallDisk::start("disk_read_only", &away) else { return away.remove().await };
+    let mut published = Published::default();
+    begin(&away, &disk.worker, &mut published).await;
+    // A file that is open for writing keeps a file system from becoming read-only; a bind mount can all the same.
+    disk.run(&["mount", "--bind", &disk.path, &disk.path]);
+    disk.run(&["mount", "-o", "remount,bind,ro", &disk.path]);
+    away.publish(&mut published, 20);
+    let why = until_unready(&disk.worker).await;
+    assert!(why.contains("Read-only file system"), "{why}");
+    disk.run(&["mount", "-o", "remount,bind,rw", &disk.path]);
+    until_safe(&away, &mut disk.worker).await;
+    end(away, disk.worker, published).await;
+}
+
+/// What is below a mount is not found by its path.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_mounted_over_the_journal_is_filled_again_and_so_is_the_one_below_it() {
+    let Some(away) = Away::new("disk_mounted_over", 2).await else { return };
+    let Some(mut disk) = SmallDisk::start("disk_mounted_over", &away) else { return away.remove().await };
+    let mut published = Published::default();
+    begin(&away, &disk.worker, &mut published).await;
+    let journal = format!("{}/journal", disk.path);
+    let lost = || disk.worker.metric("series_ingest_journal_lost_records_total").unwrap();
+    disk.run(&["mount", "-t", "tmpfs", "-o", "size=16m,mode=700", "none", &journal]);
+    until(60, "it is noticed", async || lost() > 0.0).await;
+    away.publish(&mut published, 20);
+    until_found(&away, &disk.folder.join("journal")).await;
+    let before = lost();
+    disk.run(&["umount", "--lazy", &journal]);
+    until(60, "it is noticed", async || lost() > before).await;
+    away.publish(&mut published, 20);
+    until_found(&away, &disk.folder.join("journal")).await;
     until_safe(&away, &mut disk.worker).await;
     end(away, disk.worker, published).await;
 }

@@ -20,6 +20,7 @@ mod duplicates;
 mod guards;
 mod identity;
 mod journal_commands;
+mod journal_place;
 mod last_resort;
 mod lost_commits;
 mod memory;

@@ -1,26 +1,37 @@
-//! The journal's directory, alongside a worker that may have it.
+//! The journal's place, alongside a worker that may have it.
 
 use std::path::Path;
 
 use super::Report;
+use crate::cli::run::journal_options;
 use crate::config;
-use crate::journal::{Inspection, RealFiles};
+use crate::journal::{Inspection, RealFiles, examine};
 
 pub(super) fn check(journal: &config::Journal, report: &mut Report) {
     if !journal.enabled {
         return report.say("journal", "none; reading pauses while the database is away");
     }
     let directory = Path::new(&journal.directory);
-    // What cannot be looked at is told by the attempt to open it.
-    if matches!(directory.try_exists(), Ok(false)) {
-        return report.say("journal", format_args!("{} will be made", directory.display()));
+    let found = examine(&RealFiles, &journal_options(journal));
+    for warning in &found.warnings {
+        report.say("journal", format_args!("warning: {warning}"));
     }
-    match Inspection::open(RealFiles, directory) {
+    if let Some(problem) = found.problem {
+        return report.problem("journal.directory", problem);
+    }
+    let directory = directory.display();
+    if !found.exists {
+        return report.say("journal", format_args!("{directory} will be made"));
+    }
+    if found.is_used {
+        let advice = "if that is not this worker, this one needs a directory of its own";
+        report.say("journal", format_args!("{directory} is used by a process; {advice}"));
+    }
+    match Inspection::open(RealFiles, Path::new(&journal.directory)) {
         Ok(found) => report.say(
             "journal",
             format_args!(
-                "{} with {} records, {} damaged places",
-                directory.display(),
+                "{directory} with {} records, {} damaged places",
                 found.records().count(),
                 found.damage().len()
             ),

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use crate::journal::files::{Access, Files};
+use crate::journal::files::{Access, Files, Seen};
 
 const SECTOR: usize = 512;
 
@@ -31,11 +31,20 @@ pub(super) enum Call {
     SyncDirectory,
     List,
     Free,
+    Look,
 }
 
 /// All that can be made to fail by an injected error while writing.
-pub(super) const WRITING: [Call; 7] =
-    [Call::Create, Call::Allocate, Call::Write, Call::Truncate, Call::Sync, Call::Unlink, Call::SyncDirectory];
+pub(super) const WRITING: [Call; 8] = [
+    Call::Create,
+    Call::Allocate,
+    Call::Write,
+    Call::Truncate,
+    Call::Sync,
+    Call::Unlink,
+    Call::SyncDirectory,
+    Call::Look,
+];
 
 #[derive(Debug, Clone)]
 enum Change {
@@ -111,6 +120,13 @@ pub(super) struct Fault {
 struct State {
     rng: StdRng,
     inodes: Vec<Inode>,
+    /// Which directory the path leads to; none where it leads nowhere.
+    directory: Option<u64>,
+    directories: u64,
+    /// The directory's time of change.
+    changed: i64,
+    /// Whether that time stands still, as between two steps of a file system's clock.
+    is_clock_stopped: bool,
     names: BTreeMap<String, usize>,
     durable_names: BTreeMap<String, usize>,
     pending_names: Vec<NameChange>,
@@ -183,7 +199,12 @@ impl State {
         }
     }
 
+    fn touch_directory(&mut self) {
+        self.changed += i64::from(!self.is_clock_stopped);
+    }
+
     fn change_name(&mut self, change: NameChange) {
+        self.touch_directory();
         apply_names(&mut self.names, [change.clone()]);
         self.pending_names.push(change);
     }
@@ -229,6 +250,10 @@ impl FaultFiles {
         Self(Arc::new(Mutex::new(State {
             rng: StdRng::seed_from_u64(seed),
             inodes: Vec::new(),
+            directory: Some(0),
+            directories: 1,
+            changed: 0,
+            is_clock_stopped: false,
             names: BTreeMap::new(),
             durable_names: BTreeMap::new(),
             pending_names: Vec::new(),
@@ -348,12 +373,41 @@ impl FaultFiles {
         state.inodes.push(Inode { now: data.clone(), durable: data, ..Inode::default() });
         state.names.insert(name.to_owned(), inode);
         state.durable_names.insert(name.to_owned(), inode);
+        state.touch_directory();
+    }
+
+    /// Somebody takes the directory away, with all files in it.
+    pub(super) fn take_away(&self) {
+        let mut state = self.state();
+        state.directory = None;
+        state.names.clear();
+        state.durable_names.clear();
+        state.pending_names.clear();
+    }
+
+    /// Somebody makes another, empty directory.
+    pub(super) fn make_other(&self) {
+        self.make_directory(Path::new("/journal")).unwrap();
+    }
+
+    /// Somebody cuts a file off.
+    pub(super) fn cut(&self, name: &str, length: usize) {
+        let mut state = self.state();
+        let inode = state.names[name];
+        state.inodes[inode].now.truncate(length);
+        state.inodes[inode].durable.truncate(length);
+    }
+
+    /// From now on the directory's time of change stays as it is.
+    pub(super) fn stop_clock(&self) {
+        self.state().is_clock_stopped = true;
     }
 
     pub(super) fn remove(&self, name: &str) {
         let mut state = self.state();
         state.names.remove(name);
         state.durable_names.remove(name);
+        state.touch_directory();
     }
 }
 
@@ -361,6 +415,11 @@ impl Files for FaultFiles {
     type File = FaultFile;
 
     fn make_directory(&self, _: &Path) -> io::Result<()> {
+        let mut state = self.state();
+        if state.directory.is_none() {
+            state.directory = Some(state.directories);
+            state.directories += 1;
+        }
         Ok(())
     }
 
@@ -370,12 +429,13 @@ impl Files for FaultFiles {
 
     fn lock(&self, path: &Path) -> io::Result<FaultFile> {
         let mut state = self.state();
-        if state.lock.strong_count() > 0 {
+        let known = state.names.get(&name(path)).copied();
+        // A lock is of a file, not of its name.
+        if state.lock.strong_count() > 0 && known.is_some() {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         let lock = Arc::new(());
         state.lock = Arc::downgrade(&lock);
-        let known = state.names.get(&name(path)).copied();
         let inode = known.unwrap_or_else(|| {
             state.inodes.push(Inode::default());
             let inode = state.inodes.len() - 1;
@@ -399,6 +459,9 @@ impl Files for FaultFiles {
         let name = name(path);
         if state.names.contains_key(&name) {
             return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        if state.directory.is_none() {
+            return Err(io::ErrorKind::NotFound.into());
         }
         let inode = state.inodes.len();
         state.inodes.push(Inode::default());
@@ -539,5 +602,37 @@ impl Files for FaultFiles {
             Go::Die => Err(dead()),
             Go::Fail(error) => Err(error),
         }
+    }
+
+    fn look(&self, path: &Path) -> io::Result<Seen> {
+        let mut state = self.state();
+        match state.call(Call::Look) {
+            Go::Do => {}
+            Go::Die => return Err(dead()),
+            Go::Fail(error) => return Err(error),
+        }
+        if path == Path::new("/journal") {
+            let directory = state.directory.ok_or(io::ErrorKind::NotFound)?;
+            return Ok(Seen { device: 1, inode: u64::MAX - directory, bytes: 0, changed: (state.changed, 0) });
+        }
+        let inode = state.names.get(&name(path)).copied().ok_or(io::ErrorKind::NotFound)?;
+        Ok(Seen { device: 1, inode: inode as u64, bytes: state.inodes[inode].now.len() as u64, changed: (0, 0) })
+    }
+
+    fn look_at(&self, file: &FaultFile) -> io::Result<Seen> {
+        let bytes = self.state().inodes[file.inode].now.len() as u64;
+        Ok(Seen { device: 1, inode: file.inode as u64, bytes, changed: (0, 0) })
+    }
+
+    fn may_make_in(&self, _: &Path) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn rights(&self, _: &Path) -> Option<String> {
+        None
+    }
+
+    fn doubt(&self, _: &Path) -> io::Result<Option<&'static str>> {
+        Ok(None)
     }
 }

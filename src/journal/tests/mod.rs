@@ -6,6 +6,7 @@ mod damage;
 mod fault_files;
 mod faults;
 mod handle;
+mod lost;
 mod model;
 #[cfg(feature = "planted-bugs")]
 mod planted;

@@ -1,7 +1,7 @@
 //! The checkers catch what they are for.
 
 use super::fault_files::{Call, Fault, FaultFiles};
-use super::{crash, damage, faults};
+use super::{crash, damage, faults, lost};
 use crate::journal::planted::{Bug, with};
 
 /// The checker passes without the bug and fails with it, for the reason that the bug is one.
@@ -60,4 +60,11 @@ fn a_checksum_without_its_salt_is_caught() {
 #[test]
 fn a_full_journal_that_drops_is_caught() {
     caught(Bug::DropWhenFull, "lost", faults::fill);
+}
+
+#[test]
+fn records_that_are_acknowledged_in_a_file_that_is_gone_are_caught() {
+    caught(Bug::NotFoundAgain, "lost", || lost::lose(1, lost::Loss::Directory, false));
+    caught(Bug::NotFoundAgain, "lost", || lost::lose(1, lost::Loss::LastSegment, false));
+    caught(Bug::NotFoundAgain, "another process gets it", || lost::lose(1, lost::Loss::Lock, false));
 }

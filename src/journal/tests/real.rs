@@ -4,8 +4,8 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
-use super::{Log, Sets};
-use crate::journal::{Inspection, Journal, OpenError, Options, RealFiles};
+use super::{Log, Plain, Sets};
+use crate::journal::{AppendError, Inspection, Journal, OpenError, Options, RealFiles};
 
 fn options(directory: &Path) -> Options {
     Options { directory: directory.to_owned(), segment_bytes: 1 << 16, max_bytes: 1 << 30, min_free_bytes: 0 }
@@ -78,13 +78,23 @@ fn a_second_process_is_refused_and_may_look() {
 #[test]
 fn a_directory_that_others_may_write_to_is_refused() {
     let folder = tempfile::tempdir().unwrap();
-    for open in [0o770, 0o702, 0o1777] {
+    for open in [0o702, 0o1777, 0o2777] {
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(open)).unwrap();
         let error = Journal::open(RealFiles, options(folder.path())).unwrap_err();
         assert!(matches!(error, OpenError::Refused { .. }), "{error}");
+        assert!(error.to_string().contains(&format!("every user may write to it (mode {open:o})")), "{error}");
     }
-    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    Journal::open(RealFiles, options(folder.path())).unwrap();
+    // What Kubernetes makes of a volume with fsGroup: its group is one of this process's.
+    for ours in [0o755, 0o770, 0o2770] {
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(ours)).unwrap();
+        Journal::open(RealFiles, options(folder.path())).unwrap();
+    }
+    // Only root can give a directory to a group of others.
+    if std::os::unix::fs::chown(folder.path(), None, Some(54321)).is_ok() {
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o2770)).unwrap();
+        let error = Journal::open(RealFiles, options(folder.path())).unwrap_err().to_string();
+        assert!(error.contains("its group 54321 may write to it (mode 2770), and this process is not in"), "{error}");
+    }
 }
 
 #[test]
@@ -107,13 +117,29 @@ fn links_are_not_followed() {
 }
 
 #[test]
-fn a_directory_that_is_taken_away_is_an_error_and_not_the_end() {
+fn a_directory_that_is_taken_away_is_made_again_if_it_can_be() {
     let folder = tempfile::tempdir().unwrap();
     let directory = folder.path().join("journal");
     let mut journal = Journal::open(RealFiles, options(&directory)).unwrap();
-    fs::remove_dir_all(&directory).unwrap();
-    let mut sets = Sets::new(1);
-    assert!(journal.append(&[sets.one()]).is_err());
-    fs::create_dir(&directory).unwrap();
+    let (mut sets, mut log) = (Sets::new(1), Log::default());
     journal.append(&[sets.one()]).unwrap();
+    fs::remove_dir_all(&directory).unwrap();
+    assert!(log.append(&mut journal, &[sets.one()]), "it is made again");
+    assert_eq!(journal.take_lost().len(), 1);
+    fs::rename(&directory, folder.path().join("elsewhere")).unwrap();
+    fs::write(&directory, "not a directory").unwrap();
+    let one = [sets.one()];
+    log.attempted.extend(Plain::all(&one));
+    let error = journal.append(&one).unwrap_err();
+    assert!(matches!(error, AppendError::Lost { .. }), "{error}");
+    assert_eq!(journal.take_lost().len(), 1);
+    assert_eq!((journal.records().count(), journal.usage().records), (0, 0), "who reads it is not told of them");
+    // Somebody puts it back.
+    fs::remove_file(&directory).unwrap();
+    fs::rename(folder.path().join("elsewhere"), &directory).unwrap();
+    journal.probe().unwrap();
+    log.check(&mut journal).unwrap();
+    assert!(log.append(&mut journal, &[sets.one()]));
+    drop(journal);
+    log.check(&mut Journal::open(RealFiles, options(&directory)).unwrap()).unwrap();
 }

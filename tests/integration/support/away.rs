@@ -1,6 +1,9 @@
 //! A database that can be away, and workers with journals meanwhile.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+
+use series_ingest::journal::{Inspection, RealFiles};
 
 use super::bed::Bed;
 use super::data::Published;
@@ -130,6 +133,27 @@ pub async fn until_journaled_within(seconds: u64, away: &Away, worker: &Worker) 
             })
         };
         status["buffered_bytes"] == 0 && ends.iter().enumerate().all(|(number, end)| is_read(number, *end))
+    })
+    .await;
+}
+
+/// Waits until whoever opens the directory finds all that Kafka has and the database lacks.
+pub async fn until_found(away: &Away, directory: &Path) {
+    let bed = &away.bed;
+    let ends = bed.broker.ends(&bed.points_topic, bed.partitions);
+    let applied = bed.next_offsets().await;
+    until(60, "all is in the journal", async || {
+        let Ok(journal) = Inspection::open(RealFiles, directory) else { return false };
+        let mut spans: HashMap<i32, Vec<(i64, i64)>> = HashMap::new();
+        for record in journal.records().filter(|record| record.source.topic == bed.points_topic) {
+            spans.entry(record.partition).or_default().push((record.from, record.until));
+        }
+        applied.iter().zip(&ends).enumerate().all(|(number, (applied, end))| {
+            let mut spans = spans.get(&(number as i32)).cloned().unwrap_or_default();
+            spans.sort_unstable();
+            let reach = |next: i64, (from, until): (i64, i64)| if from <= next { next.max(until) } else { next };
+            spans.into_iter().fold(*applied, reach) >= *end
+        })
     })
     .await;
 }

@@ -1,0 +1,84 @@
+//! What a journal at some place would suffer from, found by the calls that opening and appending make. Nothing is left there.
+
+use std::path::Path;
+
+use super::append::Stop;
+use super::directory::{self, Listing};
+use super::error::OpenError;
+use super::files::Files;
+use super::journal::{Options, check_volume};
+use super::place::is_gone;
+
+/// What was found.
+#[derive(Debug, Default)]
+pub struct Examination {
+    /// Whether the directory is there.
+    pub exists: bool,
+    /// Whether a process has it, such as a worker that runs.
+    pub is_used: bool,
+    /// Why a worker would not start, or its journal would take nothing.
+    pub problem: Option<String>,
+    /// What does not keep a worker from its work.
+    pub warnings: Vec<String>,
+}
+
+/// Looks at the place of a journal. A directory that is missing is not made.
+pub fn examine<F: Files>(files: &F, options: &Options) -> Examination {
+    let mut found = Examination::default();
+    found.problem = look(files, options, &mut found).err();
+    found
+}
+
+fn look<F: Files>(files: &F, options: &Options, found: &mut Examination) -> Result<(), String> {
+    let directory = options.directory.as_path();
+    let failed = |action, error| directory::failed(files, action, directory, error).to_string();
+    if let Err(error) = files.look(directory) {
+        if !is_gone(&error) {
+            return Err(failed("look at", error));
+        }
+        let parent = first_parent(files, directory);
+        files.may_make_in(parent).map_err(|error| failed("make", error))?;
+        found.warnings.extend(doubts(files, parent));
+        return check_volume(files, parent, options, 0).map_err(|stop| words(stop, options));
+    }
+    found.exists = true;
+    found.warnings.extend(doubts(files, directory));
+    let lock = directory::lock_existing(files, directory);
+    found.is_used = matches!(lock, Err(OpenError::Locked { .. }));
+    if !found.is_used {
+        lock.map_err(|error| error.to_string())?;
+    }
+    let listing = Listing::read(files, directory).map_err(|error| error.to_string())?;
+    directory::identity(files, directory, &listing).map_err(|error| error.to_string())?;
+    if !listing.foreign.is_empty() {
+        let names = listing.foreign.join(", ");
+        found.warnings.push(format!("{} has files that are not the journal's: {names}", directory.display()));
+    }
+    let length = |number| Some(files.look(&directory::segment_path(directory, number)).ok()?.bytes);
+    let used_bytes = listing.segments.iter().filter_map(|number| length(*number)).sum();
+    check_volume(files, directory, options, used_bytes).map_err(|stop| words(stop, options))?;
+    // Who has it does the same itself, with the same name.
+    if !found.is_used {
+        directory::probe(files, directory).map_err(|error| failed("write to", error))?;
+    }
+    Ok(())
+}
+
+/// The first of the directory's parents that is there.
+fn first_parent<'a, F: Files>(files: &F, directory: &'a Path) -> &'a Path {
+    let parents = directory.ancestors().skip(1).map(|path| match path.as_os_str().is_empty() {
+        true => Path::new("."),
+        false => path,
+    });
+    parents.into_iter().find(|path| files.look(path).is_ok()).unwrap_or(Path::new("/"))
+}
+
+fn words(stop: Stop, options: &Options) -> String {
+    format!("{}: {}", options.directory.display(), stop.into_error())
+}
+
+/// What is known against the file system at a place.
+pub(super) fn doubts<F: Files>(files: &F, place: &Path) -> Option<String> {
+    let why = files.doubt(place).ok().flatten()?;
+    Some(format!("the file system at {} {why}", place.display()))
+}
