@@ -12,7 +12,7 @@ const LOCK: &str = "LOCK";
 const JOURNAL: &str = "JOURNAL";
 /// `JOURNAL` before it is whole.
 const NEW_JOURNAL: &str = "JOURNAL.new";
-/// A file that is made and taken away again to see whether the disk takes one.
+/// A file that is made and deleted again to see whether the disk takes one.
 const PROBE: &str = "PROBE";
 /// What the root of a volume may have.
 const LOST_AND_FOUND: &str = "lost+found";
@@ -94,7 +94,7 @@ pub(super) fn lock_existing<F: Files>(files: &F, directory: &Path) -> Result<F::
     })
 }
 
-/// Makes a small file, makes its bytes durable and takes it away: so far an append goes, too.
+/// Makes a small file, makes its bytes durable and deletes it, with the calls of an append.
 pub(super) fn probe<F: Files>(files: &F, directory: &Path) -> io::Result<()> {
     let path = directory.join(PROBE);
     match files.unlink(&path) {

@@ -171,7 +171,7 @@ impl<F: Files> Journal<F> {
         if self.id == id {
             for (number, segment) in &mut loaded.index.segments {
                 let Some(known) = before.segments.get(number) else { continue };
-                // What was written behind a failure is not known to be durable, and its file is not synced again.
+                // What was written after a failure is not known to be durable, and its file is not synced again.
                 segment.fenced = known.fenced;
                 segment.keep(|record| before.record(*number, record.position).is_some_and(|known| known.is(record)));
             }
@@ -207,7 +207,7 @@ impl<F: Files> Journal<F> {
     }
 
     /// Opens the directory again, because what was written there is not there any more. It is made if it is missing. What is
-    /// lost then is told by [`Journal::take_lost`].
+    /// lost is returned by [`Journal::take_lost`].
     pub(super) fn open_again(&mut self, what: String) -> Result<(), AppendError> {
         let directory = self.options.directory.clone();
         if self.gone.is_none() {
@@ -245,7 +245,7 @@ impl<F: Files> Journal<F> {
     }
 
     /// Looks whether all that was acknowledged can be found again, and whether an append would be: for the times in which
-    /// nothing is appended. What is missing is made again where it can be.
+    /// nothing is appended. What is missing is recreated if that is possible.
     ///
     /// # Errors
     /// Those of an append.

@@ -22,8 +22,8 @@
 //! 4. *Nothing is invented*: a record is what was written there, or damage. A checksum belongs to one place of one journal.
 //! 5. *Nothing goes silently*: a bad place is reported by segment and positions, and the records on both sides stay. Only
 //!    the end of the last segment may be torn, which is what a crash leaves of a write that was not acknowledged.
-//!    If somebody takes away, moves or cuts off the directory or a file in it while the journal is open, the directory is
-//!    opened again, made again if it is missing, and what is lost is told by [`Journal::take_lost`]. Until that succeeds,
+//!    If somebody deletes, moves or cuts off the directory or a file in it while the journal is open, the directory is
+//!    opened again, recreated if it is missing, and what is lost is returned by [`Journal::take_lost`]. Until that succeeds,
 //!    nothing is acknowledged.
 //! 6. *Numbers grow*, and segments go in the order of their numbers: a missing one between two segments is damage.
 //! 7. *Opening twice gives the same*, also when the first was cut short. An older segment is never appended to.
@@ -37,7 +37,7 @@
 //! |---|---|
 //! | `LOCK` | empty; locked with flock by the process that has the journal |
 //! | `JOURNAL` | the journal's header; made as `JOURNAL.new`, synced, renamed |
-//! | `PROBE` | made, synced and taken away again by [`Journal::probe`]; never read |
+//! | `PROBE` | made, synced and deleted again by [`Journal::probe`]; never read |
 //! | `00000000000000000001.segment` | a segment; 20 digits, from 1 on |
 //! | `00000000000000000001.quarantine` | a damaged segment whose intact records are drained; never read again, and deleted where its space is needed |
 //!

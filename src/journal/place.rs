@@ -1,6 +1,6 @@
-//! Whether the journal is still where its path leads: who appends to files that nobody can find again makes nothing durable.
+//! Whether the journal is still where its path leads: what is written to files that nobody can find again is not durable.
 //!
-//! A directory's time of change tells whether a name in it was made, taken away or replaced. So mostly one question about the
+//! A directory's time of change tells whether a name in it was made, deleted or replaced. So mostly one question about the
 //! directory is enough: it is the same one, and nothing has changed in it. File systems count that time in steps, of up to
 //! 2 s; until the last known change is older than that, the names are looked at as well.
 
@@ -73,7 +73,7 @@ impl<F: Files> Place<F> {
                 Err(error) => return Err(failed(error)),
             }
             if attempts == ATTEMPTS {
-                return Err(failed(io::Error::other("its file LOCK is taken away again and again")));
+                return Err(failed(io::Error::other("its file LOCK is deleted again and again")));
             }
         }
     }
@@ -125,7 +125,7 @@ impl<F: Files> Place<F> {
             return Err(Lost::Gone(format!("another directory is at {} now", directory.display())));
         }
         if !self.has_lock(files, directory)? {
-            let what = "the file LOCK was taken away or replaced, so that another process could take the journal";
+            let what = "the file LOCK was deleted or replaced, so that another process could lock the journal";
             return Err(Lost::Gone(what.to_owned()));
         }
         if let Some(current) = current
@@ -137,7 +137,7 @@ impl<F: Files> Place<F> {
         if !is_same || is_old {
             let listing = Listing::read(files, directory).map_err(|error| Lost::Unknown(io::Error::other(error)))?;
             if let Some(missing) = index.segments.keys().find(|number| !listing.segments.contains(number)) {
-                return Err(Lost::Gone(format!("segment {missing} was taken away")));
+                return Err(Lost::Gone(format!("segment {missing} was deleted")));
             }
         }
         if is_same {
