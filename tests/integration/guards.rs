@@ -273,8 +273,8 @@ async fn nothing_but_the_foreign_keys_trigger_is_skipped() {
     // What never fires guards nothing, and the foreign key is the same whatever it does with a deleted series.
     bed.client
         .batch_execute(
-            "create trigger g after insert on time_series_data_points for each row execute function nothing();
-             alter table time_series_data_points disable trigger g;
+            "create trigger g after insert on ingest_point_version for each row execute function nothing();
+             alter table ingest_point_version disable trigger g;
              alter table time_series_data_points drop constraint time_series_data_points_time_series_id_fkey;
              alter table time_series_data_points add constraint other_name foreign key (time_series_id)
                  references time_series_metadata (id) on delete cascade",
