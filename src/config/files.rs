@@ -17,7 +17,7 @@ pub(super) fn read(config: &mut Config, problems: &mut Problems) {
         if !connection.is_empty() {
             problems.push("database.url_file", "database.url is set too; set one of them");
         } else if let Some(text) = content("database.url_file", &database.url_file, problems) {
-            connection = text;
+            text.trim().clone_into(&mut connection);
         }
     }
     if !connection.is_empty() {
@@ -61,11 +61,16 @@ pub(crate) fn read_secret(path: impl AsRef<Path>) -> io::Result<String> {
     Ok(text)
 }
 
-/// What is in the file, without one line end at its end.
+/// The text without line ends at its end, which whoever writes a secret into a file or a variable adds without noticing.
+pub(super) fn without_line_ends(text: &str) -> &str {
+    text.trim_end_matches(['\r', '\n'])
+}
+
+/// What is in the file, without line ends at its end.
 fn content(key: &str, path: &str, problems: &mut Problems) -> Option<String> {
     match read_secret(path) {
         Ok(text) => {
-            let text = text.strip_suffix('\n').map_or(text.as_str(), |text| text.strip_suffix('\r').unwrap_or(text));
+            let text = without_line_ends(&text);
             if text.is_empty() {
                 problems.push(key, format!("{path:?} is empty; write the secret into it"));
                 return None;

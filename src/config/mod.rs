@@ -11,8 +11,11 @@
 //! - `properties`: which of librdkafka's properties are refused, and which may be shown.
 //! - `render`: the effective configuration as text.
 //! - `tls`: how the connection to PostgreSQL is protected, by the keys and by the URL.
+//! - `brokers`: the form of a list of brokers.
+//! - `similar`: the known name that a mistyped one is like.
 //! - `secret`, `url`, `problems`: what they are made of.
 
+mod brokers;
 mod files;
 mod layers;
 mod problems;
@@ -20,6 +23,7 @@ mod properties;
 mod render;
 mod secret;
 mod sections;
+mod similar;
 mod sources;
 #[cfg(test)]
 mod tests;
@@ -32,9 +36,11 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use brokers::check as check_brokers;
 pub(crate) use files::read_secret;
 use layers::Layers;
 pub use problems::Problems;
+pub(crate) use properties::similar_property;
 pub use secret::Secret;
 pub use sections::{
     Batch, Database, DeadLetters, Http, Journal, Kafka, Log, LogFormat, Memory, MessageRules, OnDuplicate, Points,
@@ -74,6 +80,8 @@ pub struct Config {
     pub shutdown: Shutdown,
     #[serde(skip)]
     sources: Sources,
+    #[serde(skip)]
+    notes: Vec<String>,
 }
 
 impl Config {
@@ -82,8 +90,9 @@ impl Config {
     /// The environment is `SERIES_INGEST__SECTION__KEY`; weaker than that, but stronger than the file, are
     /// `DATABASE_URL` or else `POSTGRES_USER`, `_PASSWORD`, `_DB`, `_HOST` and `_PORT`, `DATABASE_POOL_SIZE`,
     /// `DATABASE_MAX_OVERFLOW`, `DATABASE_POOL_RECYCLE` and `KAFKA_BROKERS`, which count as not set where they are
-    /// empty. In the name of a `SERIES_INGEST__KAFKA__PROPERTIES__…` variable `_` stands for `.`. Other variables are
-    /// not looked at.
+    /// empty. In the name of a `SERIES_INGEST__KAFKA__PROPERTIES__…` variable `_` stands for `.`. Any other variable whose
+    /// name begins with `SERIES_INGEST` is an error, except those of tests, of `scripts/stack`, and those that Kubernetes
+    /// sets for a service of this name. Line ends at the end of a variable are left out.
     ///
     /// An empty `database.url` is fine here: see [`Config::require_database`].
     ///
@@ -116,14 +125,28 @@ impl Config {
         mut layers: Layers,
         environment: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> Result<Self, Problems> {
-        layers.add_environment(environment);
+        let (parts, notes) = layers.add_environment(environment);
         let (mut config, sources, mut problems) = layers.finish()?;
+        config.notes = notes;
         let mut found = Problems::default();
         files::read(&mut config, &mut found);
         validate::validate(&config, &mut found);
         problems.extend(found.labelled(&sources));
+        config.notes.extend(layers::ignored_parts(&config.database, &sources, &parts));
         config.sources = sources;
+        problems.set_log_format(config.log.format);
         if problems.is_empty() { Ok(config) } else { Err(problems) }
+    }
+
+    /// What of the environment is ignored although somebody may rely on it, a sentence each.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// The brokers that the environment names; `None` if it names none.
+    pub fn brokers_of_environment(&self) -> Option<&str> {
+        matches!(self.sources.get("kafka.brokers"), sources::Source::Name(_) | sources::Source::Variable(_))
+            .then_some(self.kafka.brokers.as_str())
     }
 
     /// For commands that need the database.
@@ -135,11 +158,24 @@ impl Config {
             return Ok(());
         }
         let mut problems = Problems::default();
+        let empty =
+            if self.sources.get("database.url") == &sources::Source::Default { "is not set" } else { "is empty" };
         problems.push(
-            "database.url",
-            "is not set; set DATABASE_URL, or POSTGRES_HOST, POSTGRES_USER, POSTGRES_PASSWORD and POSTGRES_DB, or database.url_file",
+            self.sources.label("database.url"),
+            format!(
+                "{empty}; set DATABASE_URL, or POSTGRES_HOST, POSTGRES_USER, POSTGRES_PASSWORD and POSTGRES_DB, or database.url_file"
+            ),
         );
+        for note in &self.notes {
+            problems.push("environment", note);
+        }
+        problems.set_log_format(self.log.format);
         Err(problems)
+    }
+
+    /// The effective configuration as JSON: the values, the source of each, and [`Config::notes`]; secrets are masked.
+    pub fn json(&self) -> serde_json::Value {
+        render::json(self, &self.sources)
     }
 
     /// The effective configuration as TOML, each value with its source, in alphabetical order; secrets are masked.

@@ -2,36 +2,50 @@
 
 use std::fmt;
 
+use super::LogFormat;
 use super::sources::Sources;
 
 /// Everything that is wrong with a configuration: each with its key, what is wrong, and what to do.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Problems(Vec<(String, String)>);
+pub struct Problems {
+    found: Vec<(String, String)>,
+    log_format: Option<LogFormat>,
+}
 
 impl Problems {
     pub(super) fn push(&mut self, key: impl Into<String>, text: impl Into<String>) {
-        self.0.push((key.into(), text.into()));
+        self.found.push((key.into(), text.into()));
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.found.is_empty()
     }
 
     /// Says of each key where its value comes from.
     pub(super) fn labelled(self, sources: &Sources) -> Self {
-        Self(self.0.into_iter().map(|(key, text)| (sources.label(&key), text)).collect())
+        let found = self.found.into_iter().map(|(key, text)| (sources.label(&key), text)).collect();
+        Self { found, ..self }
+    }
+
+    /// The form in which they are to be printed, as far as the configuration says it.
+    pub fn log_format(&self) -> LogFormat {
+        self.log_format.unwrap_or(LogFormat::Human)
+    }
+
+    pub(super) fn set_log_format(&mut self, format: LogFormat) {
+        self.log_format = Some(format);
     }
 
     pub(super) fn extend(&mut self, others: Self) {
-        self.0.extend(others.0);
+        self.found.extend(others.found);
     }
 }
 
 impl fmt::Display for Problems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let count = self.0.len();
+        let count = self.found.len();
         write!(f, "the configuration has {count} problem{}", if count == 1 { "" } else { "s" })?;
-        self.0.iter().try_for_each(|(key, text)| write!(f, "\n  {key}: {text}"))
+        self.found.iter().try_for_each(|(key, text)| write!(f, "\n  {key}: {text}"))
     }
 }
 

@@ -1,5 +1,7 @@
 //! librdkafka's properties: which are refused, and which may be shown.
 
+use super::similar::similar;
+
 /// What a refused property is refused for.
 const GUARANTEE: &str = "exactly-once rests on the value that the program sets";
 const OWN: &str = "the program sets it itself";
@@ -52,6 +54,49 @@ const SHOWN: [&str; 18] = [
     "ssl.key.location",
 ];
 const SHOWN_PREFIXES: [&str; 6] = ["fetch.", "metadata.", "queued.", "reconnect.", "socket.", "topic.metadata."];
+
+/// Other properties that are often set, for [`similar_property`].
+const COMMON: [&str; 34] = [
+    "api.version.request",
+    "client.software.name",
+    "coordinator.query.interval.ms",
+    "connections.max.idle.ms",
+    "fetch.error.backoff.ms",
+    "fetch.max.bytes",
+    "fetch.message.max.bytes",
+    "fetch.min.bytes",
+    "fetch.queue.backoff.ms",
+    "fetch.wait.max.ms",
+    "message.max.bytes",
+    "metadata.max.age.ms",
+    "queued.max.messages.kbytes",
+    "queued.min.messages",
+    "reconnect.backoff.max.ms",
+    "reconnect.backoff.ms",
+    "sasl.kerberos.keytab",
+    "sasl.kerberos.principal",
+    "sasl.kerberos.service.name",
+    "sasl.oauthbearer.config",
+    "sasl.password",
+    "socket.connection.setup.timeout.ms",
+    "socket.keepalive.enable",
+    "socket.nagle.disable",
+    "socket.receive.buffer.bytes",
+    "socket.send.buffer.bytes",
+    "socket.timeout.ms",
+    "ssl.ca.pem",
+    "ssl.certificate.pem",
+    "ssl.cipher.suites",
+    "ssl.key.password",
+    "ssl.key.pem",
+    "ssl.keystore.location",
+    "topic.metadata.refresh.interval.ms",
+];
+
+/// The property of librdkafka that a name which it does not know is most like.
+pub(crate) fn similar_property(name: &str) -> Option<&'static str> {
+    similar(name, SHOWN.into_iter().chain(COMMON).chain(REFUSED.iter().map(|(refused, _)| *refused)))
+}
 
 /// Why a property cannot be set, or `None` where it can.
 pub(super) fn refusal(name: &str) -> Option<&'static str> {

@@ -20,6 +20,31 @@ pub(super) fn render(config: &Config, sources: &Sources) -> String {
     }
 }
 
+/// The same as a JSON document.
+pub(super) fn json(config: &Config, sources: &Sources) -> serde_json::Value {
+    fn add(
+        path: &str,
+        value: &serde_json::Value,
+        sources: &Sources,
+        named: &mut serde_json::Map<String, serde_json::Value>,
+    ) {
+        for (key, value) in value.as_object().into_iter().flatten() {
+            let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+            if value.is_object() {
+                add(&path, value, sources, named);
+            } else {
+                let source = sources.get(&path).to_string();
+                named.insert(path, source.into());
+            }
+        }
+    }
+    // Nothing of it can fail: all keys are strings.
+    let values = serde_json::to_value(config).unwrap_or_default();
+    let mut named = serde_json::Map::new();
+    add("", &values, sources, &mut named);
+    serde_json::json!({"values": values, "sources": named, "notes": config.notes()})
+}
+
 fn section(name: &str, table: &Table, sources: &Sources) -> String {
     let mut lines = String::new();
     let mut sections = String::new();

@@ -208,8 +208,7 @@ fn no_number_of_writers_is_chosen_by_the_load_and_never_none() {
 #[test]
 fn the_stronger_source_wins() {
     let text = "[database]\npool_size = 7\nwriters = 3\n[kafka]\nbrokers = 'file:1'";
-    let config =
-        load(text, &[("KAFKA_BROKERS", "name:1"), ("DATABASE_POOL_SIZE", "8"), ("SERIES_INGEST_X", "1")]).unwrap();
+    let config = load(text, &[("KAFKA_BROKERS", "name:1"), ("DATABASE_POOL_SIZE", "8")]).unwrap();
     assert_eq!(
         (config.database.pool_size, config.database.writers, config.kafka.brokers.as_str()),
         (8, Writers::Fixed(3), "name:1")
@@ -305,9 +304,9 @@ fn the_url_and_its_password_can_come_from_files() {
     let password = file("p&ss \n\n");
     let text = format!("[database]\nurl_file = {:?}\npassword_file = {:?}", url.path(), password.path());
     let config = load(&text, &[]).unwrap();
-    assert_eq!(config.database.connection().expose(), "postgresql://u@h/d?sslmode=disable&password=p%26ss%20%0A");
+    assert_eq!(config.database.connection().expose(), "postgresql://u@h/d?sslmode=disable&password=p%26ss%20");
     let config = load(&text, &[("DATABASE_URL", "postgres://u@strong")]).unwrap();
-    assert_eq!(config.database.connection().expose(), "postgres://u@strong?password=p%26ss%20%0A");
+    assert_eq!(config.database.connection().expose(), "postgres://u@strong?password=p%26ss%20");
     let weak =
         [("DATABASE_URL", "postgres://weak"), ("SERIES_INGEST__DATABASE__URL_FILE", url.path().to_str().unwrap())];
     assert_eq!(url_of(&weak), "postgresql://u@h/d?sslmode=disable");
@@ -425,8 +424,6 @@ fn tls_is_as_the_url_or_the_keys_say_and_where_neither_says_anything_the_host_de
         ("postgresql://u:p@h/d?sslmode=verify-ca&sslrootcert=c.pem", SslMode::VerifyCa, file("c.pem")),
         ("postgresql://u:p@h/d?sslrootcert=c.pem", SslMode::VerifyFull, file("c.pem")),
         ("postgresql://u:p@h/d?sslrootcert=system&sslmode=verify-full", SslMode::VerifyFull, Authorities::System),
-        // All of this is the password.
-        ("postgresql://u:p?sslmode=disable&x@h/d", SslMode::Auto, Authorities::System),
     ] {
         let tls = tls_of(&[("DATABASE_URL", url)]);
         assert_eq!((tls.mode, tls.authorities), (mode, authorities), "{url}");
@@ -475,6 +472,279 @@ fn the_driver_gets_the_url_without_what_is_about_tls() {
 }
 
 #[test]
+fn a_raw_character_in_a_url_is_refused_without_showing_the_password() {
+    for (url, expected) in [
+        (
+            "postgresql://user:pa@hunter2@h/d",
+            "a raw @ in its user, password or parameters (write %40); percent-encode it, or use password_file",
+        ),
+        ("postgresql://user:pa:hunter2@h/d", "a raw : in its"),
+        ("postgresql://user:pa/hunter2@h/d", "a raw / in its"),
+        ("postgresql://user:pa?hunter2@h/d", "a raw ? in its"),
+        ("postgresql://user:pa#hunter2@h/d", "a raw # in its"),
+        ("postgresql://user:hunter2#@h/d", "a raw # in its"),
+        ("postgresql://user:[hunter2]@h/d", "a raw [ in its"),
+        ("postgresql://user:hunter2%@h/d", "a raw % (write %25)"),
+        ("postgresql://user:hunter2%4@h/d", "a raw % (write %25)"),
+        ("postgresql://user:hunter2%zz@h/d", "a raw % (write %25)"),
+        ("postgresql://user:hunter2%\u{e4}@h/d", "a raw % (write %25)"),
+        ("postgresql://user:hunter 2@h/d", "a space, a line end or a control character"),
+        ("postgresql://user:hunter2\n@h/d", "a space, a line end or a control character"),
+        ("postgresql://us@er:hunter2@h/d", "a raw @ in its"),
+        ("postgresql://h/d?user=u&password=hunter2@x", "percent-encode it, or use password_file"),
+        ("postgresql://u@h/d?password=hunter2@x", "a raw @ in its"),
+        ("postgresql://u@h/d?password=hunter2#x", "a raw # in its"),
+        ("postgresql://user:hunter2", "no number from 1 to 65535 as the port"),
+        ("postgresql://u@h:hunter2/d", "no number from 1 to 65535 as the port"),
+        ("postgresql://u@h:0/d", "no number from 1 to 65535 as the port"),
+        ("postgresql+asyncpg://user:pa@hunter2@h/d", "a raw @ in its"),
+    ] {
+        let problems = from_environment(&[("DATABASE_URL", url)]).unwrap_err();
+        let report = format!("{problems} {problems:?}");
+        assert!(report.contains(expected) && report.contains("database.url (DATABASE_URL)"), "{url}: {report}");
+        assert!(!report.contains("hunter") && !report.contains("pa@"), "{url}: {report}");
+        assert_eq!(problems.to_string().lines().count(), 2, "{url}: {report}");
+    }
+    for url in [
+        "postgresql://user:p%40%3A%2F%3F%23%25@h:5432/d?application_name=a%40b",
+        "postgresql://u:p@h1:1,h2:2/d",
+        "postgresql://u:p@[::1]:5432/d",
+        "postgresql://u:p-._~!$&'()*+,;=@h/d",
+        "postgresql:///d?host=/run/postgresql&user=u",
+        "postgresql://u@%2Frun%2Fpg/d",
+    ] {
+        from_environment(&[("DATABASE_URL", url)]).unwrap();
+    }
+}
+
+#[test]
+fn a_raw_character_in_the_file_of_a_url_is_refused_under_its_key() {
+    let url = file("postgresql://user:pa@hunter2@h/d\n");
+    let report = load(&format!("[database]\nurl_file = {:?}", url.path()), &[]).unwrap_err().to_string();
+    assert!(report.contains("database.url_file (file ") && report.contains("a raw @"), "{report}");
+    assert!(!report.contains("hunter2"), "{report}");
+}
+
+#[test]
+fn line_ends_and_spaces_at_an_end_are_left_out() {
+    for url in
+        ["postgresql://u:p@h/d\n", "postgresql://u:p@h/d\r\n", " postgresql://u:p@h/d ", "postgresql://u:p@h/d\n\n"]
+    {
+        assert_eq!(url_of(&[("DATABASE_URL", url)]), "postgresql://u:p@h/d");
+        assert_eq!(url_of(&[("SERIES_INGEST__DATABASE__URL", url)]), "postgresql://u:p@h/d");
+        let by_file = file(url);
+        let by_file = load(&format!("[database]\nurl_file = {:?}", by_file.path()), &[]).unwrap();
+        assert_eq!(by_file.database.url.expose(), "postgresql://u:p@h/d");
+        let by_key = load(&format!("[database]\nurl = {}", Value::String(url.to_owned())), &[]).unwrap();
+        assert_eq!(by_key.database.url.expose(), "postgresql://u:p@h/d");
+    }
+    assert_eq!(
+        url_of(&[
+            ("POSTGRES_USER", "u\n"),
+            ("POSTGRES_PASSWORD", " p \r\n"),
+            ("POSTGRES_DB", "d\n"),
+            ("POSTGRES_HOST", " h\n"),
+            ("POSTGRES_PORT", "5433\n"),
+        ]),
+        "postgresql://u:%20p%20@h:5433/d"
+    );
+    let config = from_environment(&[
+        ("KAFKA_BROKERS", "a:1,b:2\n"),
+        ("DATABASE_POOL_SIZE", "7\n"),
+        ("SERIES_INGEST__BATCH__LINGER_MS", " 9\n"),
+        ("SERIES_INGEST__JOURNAL__ENABLED", "false\n"),
+        ("SERIES_INGEST__KAFKA__GROUP_ID", "g\n"),
+        ("SERIES_INGEST__KAFKA__PROPERTIES__SASL_PASSWORD", " p \n"),
+    ])
+    .unwrap();
+    assert_eq!((config.kafka.brokers.as_str(), config.kafka.group_id.as_str()), ("a:1,b:2", "g"));
+    assert_eq!((config.database.pool_size, config.batch.linger_ms, config.journal.enabled), (7, 9, false));
+    assert_eq!(config.kafka.properties().collect::<Vec<_>>(), [("sasl.password", " p ")]);
+    let token = file("secret\n\r\n");
+    let text = format!("[kafka.properties_files]\nsasl.password = {:?}", token.path());
+    assert_eq!(load(&text, &[]).unwrap().kafka.properties().collect::<Vec<_>>(), [("sasl.password", "secret")]);
+    // What is only a line end is not set.
+    assert_eq!(url_of(&[("DATABASE_URL", "\n"), ("POSTGRES_HOST", "h")]), "postgresql://h:5432/");
+    assert_eq!(from_environment(&[("KAFKA_BROKERS", " \n")]).unwrap().kafka.brokers, "localhost:9092");
+}
+
+#[test]
+fn a_variable_that_is_not_known_is_an_error_with_the_one_that_is_meant() {
+    for (name, expected) in [
+        ("SERIES_INGEST_BATCH_LINGER_MS", "did you mean SERIES_INGEST__BATCH__LINGER_MS?"),
+        ("SERIES_INGEST_BATCH__LINGER_MS", "did you mean SERIES_INGEST__BATCH__LINGER_MS?"),
+        ("SERIES_INGEST__BATCH_LINGER_MS", "did you mean SERIES_INGEST__BATCH__LINGER_MS?"),
+        ("SERIES_INGEST__BATCH__LINGER_M", "did you mean SERIES_INGEST__BATCH__LINGER_MS?"),
+        ("SERIES_INGEST__BATCH__LINGERMS", "did you mean SERIES_INGEST__BATCH__LINGER_MS?"),
+        ("SERIES_INGEST__KAFKA__LINGER_MS", "did you mean SERIES_INGEST__BATCH__LINGER_MS?"),
+        ("SERIES_INGEST___BATCH___LINGER_MS", "did you mean SERIES_INGEST__BATCH__LINGER_MS?"),
+        ("series_INGEST__batch__linger_ms", "did you mean SERIES_INGEST__BATCH__LINGER_MS?"),
+        ("SERIES_INGEST__batch__linger_ms", "did you mean SERIES_INGEST__BATCH__LINGER_MS?"),
+        ("SERIES-INGEST__BATCH__LINGER_MS", "did you mean SERIES_INGEST__BATCH__LINGER_MS?"),
+        ("SERIESINGEST__BATCH__LINGER_MS", "did you mean SERIES_INGEST__BATCH__LINGER_MS?"),
+        ("SERIES_INGST__BATCH__LINGER_MS", "did you mean SERIES_INGEST__BATCH__LINGER_MS?"),
+        ("SERIES_INJEST__PIPELINE", "did you mean SERIES_INGEST__PIPELINE?"),
+        ("SERIES_INGEST_PIPELINE", "did you mean SERIES_INGEST__PIPELINE?"),
+        ("SERIES_INGEST_DATABASE_URL", "did you mean SERIES_INGEST__DATABASE__URL?"),
+        (
+            "SERIES_INGEST_KAFKA_PROPERTIES_SASL_PASSWORD",
+            "did you mean SERIES_INGEST__KAFKA__PROPERTIES__SASL_PASSWORD?",
+        ),
+        (
+            "SERIES_INGEST__KAFKA_PROPERTIES_FILES__SASL_PASSWORD",
+            "did you mean SERIES_INGEST__KAFKA__PROPERTIES_FILES__SASL_PASSWORD?",
+        ),
+        ("SERIES_INGEST_X", "is no key of this program; remove it"),
+        ("SERIES_INGEST", "is no key of this program; remove it"),
+    ] {
+        assert_problems(from_environment(&[(name, "1")]), &[&format!("\n  {name}: is no key of this program")]);
+        let report = from_environment(&[(name, "1")]).unwrap_err().to_string();
+        assert!(report.contains(expected), "{name}: {report}");
+    }
+    for (name, value) in [
+        ("SERIES_INGEST_TESTS", "required"),
+        ("SERIES_INGEST_PLANTED_BUGS", ""),
+        ("SERIES_INGEST_TEST_PROFILE", "standard"),
+        ("SERIES_INGEST_CACHE", "/x"),
+        ("SERIES_INGEST_KAFKA_PORT", "39092"),
+        ("SERIES_INGEST_SERVICE_HOST", "10.0.0.1"),
+        ("SERIES_INGEST_SERVICE_PORT", "9464"),
+        ("SERIES_INGEST_SERVICE_PORT_METRICS", "9464"),
+        ("SERIES_INGEST_PORT", "tcp://10.0.0.1:9464"),
+        ("SERIES_INGEST_PORT_9464_TCP", "tcp://10.0.0.1:9464"),
+        ("SERIES_INGEST_PORT_9464_TCP_PROTO", "tcp"),
+        ("SERIES_INGEST_PORT_9464_TCP_ADDR", "10.0.0.1"),
+        ("SERIES_INGEST_PORT_9464_TCP_PORT", "9464"),
+        ("SERIES_INGEST_HTTP_SERVICE_HOST", "10.0.0.1"),
+        ("SERIES_INGEST_HTTP_PORT", "tcp://10.0.0.1:9464"),
+        ("SERIES_DATA__X", "1"),
+        ("OTHER__BATCH__LINGER_MS", "1"),
+    ] {
+        from_environment(&[(name, value)]).unwrap();
+    }
+    from_environment(&[("SERIES_INGEST_HTTP_PORT", "9464")]).unwrap_err();
+}
+
+#[test]
+fn a_key_or_a_value_that_is_not_known_comes_with_the_one_that_is_meant() {
+    for (text, expected) in [
+        ("[batch]\nlinger_m = 1", "batch.linger_m (file "),
+        ("[batch]\nlinger_m = 1", "did you mean batch.linger_ms?"),
+        ("[kafka]\nlinger_ms = 1", "did you mean batch.linger_ms?"),
+        ("linger_ms = 1", "did you mean batch.linger_ms?"),
+        ("[bacth]\nlinger_ms = 1", "did you mean batch?"),
+        ("[batch]\nlinger-ms = 1", "did you mean batch.linger_ms?"),
+        ("[kafka]\nstart = 'latets'", "did you mean latest?"),
+        ("[kafka]\nstart = 'EARLIEST'", "did you mean earliest?"),
+        ("[log]\nformat = 'jsn'", "did you mean json?"),
+        ("[points]\nunknown_series = 'dead_letter'", "did you mean dead-letter?"),
+        ("[database]\nsslmode = 'verify_full'", "did you mean verify-full?"),
+        ("[database]\nmigrate_on_start = 'yes'", "is no boolean; set true or false; did you mean true?"),
+    ] {
+        let report = load(text, &[]).unwrap_err().to_string();
+        assert!(report.contains(expected), "{text}: {report}");
+    }
+    for (value, expected) in
+        [("yes", "mean true?"), ("ON", "mean true?"), ("0", "mean false?"), ("maybe", "true or false\n")]
+    {
+        let report = from_environment(&[("SERIES_INGEST__JOURNAL__ENABLED", value)]).unwrap_err().to_string() + "\n";
+        assert!(report.contains(expected), "{value}: {report}");
+    }
+    for (name, expected) in [
+        ("sasl.passwort", Some("sasl.password")),
+        ("sasl.user.name", Some("sasl.username")),
+        ("security.protocoll", Some("security.protocol")),
+        ("ssl.ca", None),
+        ("nothing.like.it", None),
+    ] {
+        assert_eq!(similar_property(name), expected, "{name}");
+    }
+}
+
+#[test]
+fn what_of_the_environment_is_ignored_is_said() {
+    let notes = |environment: &[(&str, &str)]| from_environment(environment).unwrap().notes().to_vec();
+    let url = ("DATABASE_URL", "postgresql://u:hunter2@h:5433/d");
+    let agreeing = [
+        ("POSTGRES_USER", "u"),
+        ("POSTGRES_PASSWORD", "hunter2"),
+        ("POSTGRES_HOST", "h"),
+        ("POSTGRES_PORT", "5433"),
+        ("POSTGRES_DB", "d"),
+        url,
+    ];
+    assert_eq!(notes(&agreeing), [""; 0]);
+    for (name, value) in [
+        ("POSTGRES_USER", "other"),
+        ("POSTGRES_PASSWORD", "hunter3"),
+        ("POSTGRES_HOST", "other"),
+        ("POSTGRES_PORT", "5432"),
+        ("POSTGRES_DB", "other"),
+    ] {
+        let found = notes(&[url, (name, value)]);
+        assert_eq!(found.len(), 1, "{name}");
+        assert!(found[0].contains("database.url (DATABASE_URL)") && found[0].contains(name), "{found:?}");
+        assert!(!found[0].contains("hunter"), "{found:?}");
+    }
+    assert_eq!(notes(&[("DATABASE_URL", "postgres://h/d"), ("POSTGRES_PORT", "5432")]), [""; 0]);
+    let file = load("[database]\nurl = 'postgres://h/d'", &[("POSTGRES_PASSWORD", "hunter2")]).unwrap();
+    assert!(file.notes()[0].contains("POSTGRES_PASSWORD"), "{:?}", file.notes());
+    for (name, meant) in [
+        ("KAFKA_BOOTSTRAP_SERVERS", "KAFKA_BROKERS"),
+        ("KAFKA_BROKER", "KAFKA_BROKERS"),
+        ("DATABASE_URI", "DATABASE_URL"),
+        ("database_url", "DATABASE_URL"),
+        ("DATABSE_URL", "DATABASE_URL"),
+        ("POSTGRES_DATABASE", "POSTGRES_DB"),
+        ("DATABASE_POOLSIZE", "DATABASE_POOL_SIZE"),
+    ] {
+        let found = notes(&[(name, "x:1")]);
+        assert_eq!(found.len(), 1, "{name}: {found:?}");
+        assert!(
+            found[0].contains(&format!("{name} is set")) && found[0].contains(&format!("mean {meant}?")),
+            "{found:?}"
+        );
+    }
+    assert_eq!(notes(&[("KAFKA_BROKER", "x:1"), ("KAFKA_BROKERS", "y:1")]), [""; 0], "it is set, too");
+    let report = from_environment(&[("DATABASE_URI", "x")]).unwrap().require_database().unwrap_err().to_string();
+    assert!(report.contains("did you mean DATABASE_URL?"), "{report}");
+}
+
+#[test]
+fn an_empty_url_names_the_variable_that_empties_it() {
+    let environment = [("DATABASE_URL", "postgres://h"), ("SERIES_INGEST__DATABASE__URL", "")];
+    let report = from_environment(&environment).unwrap().require_database().unwrap_err().to_string();
+    assert!(report.contains("database.url (SERIES_INGEST__DATABASE__URL): is empty; set DATABASE_URL"), "{report}");
+}
+
+#[test]
+fn a_list_of_brokers_that_librdkafka_would_read_differently_is_a_problem() {
+    for brokers in ["a:1,", "kafka://a:1", "a", "a:1 b:2", "a:x"] {
+        assert_problems(from_environment(&[("KAFKA_BROKERS", brokers)]), &["\n  kafka.brokers (KAFKA_BROKERS): has "]);
+    }
+}
+
+#[test]
+fn a_host_with_a_port_is_a_problem_of_its_own_variable() {
+    for host in ["db:5433", "postgres://db", "db/x", "u@db"] {
+        assert_problems(from_environment(&[("POSTGRES_HOST", host)]), &["\n  POSTGRES_HOST: is no host; set a name"]);
+    }
+    for host in ["db", "::1", "10.0.0.1", "/run/pg"] {
+        from_environment(&[("POSTGRES_HOST", host)]).unwrap();
+    }
+}
+
+#[test]
+fn problems_know_the_form_of_the_log() {
+    let format = |text: &str, environment: &[(&str, &str)]| load(text, environment).unwrap_err().log_format();
+    assert_eq!(format("[log]\nformat = 'json'\n[batch]\nlinger_ms = -1", &[]), LogFormat::Json);
+    assert_eq!(format("[batch]\nlinger_ms = -1", &[("SERIES_INGEST__LOG__FORMAT", "json")]), LogFormat::Json);
+    assert_eq!(format("[log]\nformat = 'jsn'", &[]), LogFormat::Human);
+    let unset = from_environment(&[("SERIES_INGEST__LOG__FORMAT", "json")]).unwrap().require_database().unwrap_err();
+    assert_eq!(unset.log_format(), LogFormat::Json);
+}
+
+#[test]
 fn urls_are_masked() {
     for (url, expected) in [
         ("", ""),
@@ -505,14 +775,22 @@ proptest! {
         ] {
             prop_assert!(hidden(&mask_url(&url)), "{}", mask_url(&url));
             let file = file(&password);
-            let config = from_environment(&[
-                ("DATABASE_URL", &url),
+            let environment = [
+                ("DATABASE_URL", url.as_str()),
                 ("SERIES_INGEST__KAFKA__PROPERTIES__SSL_KEY_PEM", &password),
                 ("SERIES_INGEST__KAFKA__PROPERTIES__SOMETHING_NEW", &password),
                 ("SERIES_INGEST__KAFKA__PROPERTIES_FILES__SASL_PASSWORD", file.path().to_str().unwrap()),
-            ])
-            .unwrap();
-            prop_assert!(config.kafka.properties().any(|(name, value)| name == "sasl.password" && value.contains(&raw)));
+            ];
+            let config = match from_environment(&environment) {
+                Ok(config) => config,
+                // A raw character is refused, without the password.
+                Err(problems) => {
+                    let report = format!("{problems} {problems:?}");
+                    prop_assert!(hidden(&report) && report.contains("percent-encode it"), "{}", report);
+                    continue;
+                }
+            };
+            prop_assert!(config.kafka.properties().any(|(name, value)| name == "sasl.password" && value.contains(raw.trim())));
             prop_assert!(hidden(&config.render()), "{}", config.render());
             let debug = format!("{config:?} {config:#?} {}", config.database.url);
             prop_assert!(hidden(&debug), "{}", debug);

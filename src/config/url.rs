@@ -41,6 +41,85 @@ pub(super) fn is_postgres(url: &str) -> bool {
     matches!(url.split_once("://"), Some(("postgres" | "postgresql", _)))
 }
 
+/// Characters that end a part of a URL, and how each is written in one.
+const SPECIAL: [(char, &str); 7] =
+    [('@', "%40"), (':', "%3A"), ('/', "%2F"), ('?', "%3F"), ('#', "%23"), ('[', "%5B"), (']', "%5D")];
+
+/// What is wrong with the form of a URL of PostgreSQL, without a part of it: its password may stand anywhere in a URL with a
+/// raw character.
+///
+/// Stricter than the driver, which takes all before the first `@` for user and password, and so a part of a password
+/// with an `@` for the host.
+pub(super) fn fault(url: &str) -> Option<String> {
+    let (_, rest) = url.split_once("://")?;
+    let encode = |what: &str| format!("has {what}; percent-encode it, or use password_file");
+    if rest.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        return Some(encode("a space, a line end or a control character (a space is %20)"));
+    }
+    let is_encoded = |after: &str| after.get(..2).is_some_and(|two| two.bytes().all(|byte| byte.is_ascii_hexdigit()));
+    if !rest.split('%').skip(1).all(is_encoded) {
+        return Some(encode("a raw % (write %25)"));
+    }
+    let (credentials, server) = rest.split_once('@').map_or(("", rest), |(before, after)| (before, after));
+    let password = credentials.split_once(':').map_or("", |(_, password)| password);
+    let user = credentials.split(':').next().unwrap_or_default();
+    let raw = SPECIAL.iter().find(|(special, _)| {
+        password.contains(*special)
+            || user.contains(*special)
+            || matches!(special, '@' | '#') && server.contains(*special)
+    });
+    if let Some((special, encoded)) = raw {
+        return Some(encode(&format!("a raw {special} in its user, password or parameters (write {encoded})")));
+    }
+    let hosts = server.split(['/', '?']).next().unwrap_or_default();
+    let port = |host: &str| {
+        let after = host.rsplit_once(']').map_or(host, |(_, after)| after);
+        after.split_once(':').is_none_or(|(_, port)| port.parse::<u16>().is_ok_and(|port| port > 0))
+    };
+    if !hosts.split(',').all(port) {
+        return Some(
+            "has no number from 1 to 65535 as the port after its host; set postgresql://user:password@host:port/database, \
+             with percent-encoded parts"
+                .to_owned(),
+        );
+    }
+    None
+}
+
+/// The parts of a URL with one host, decoded; what it does not have is empty.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Parts {
+    pub(super) user: String,
+    pub(super) password: String,
+    pub(super) host: String,
+    pub(super) port: String,
+    pub(super) database: String,
+}
+
+/// The parts of a URL in which [`fault`] finds none.
+pub(super) fn parts(url: &str) -> Parts {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let (credentials, server) = rest.split_once('@').map_or(("", rest), |(before, after)| (before, after));
+    let (user, password) = credentials.split_once(':').unwrap_or((credentials, ""));
+    let server = server.split('?').next().unwrap_or_default();
+    let (hosts, database) = server.split_once('/').unwrap_or((server, ""));
+    let (host, port) = match hosts.rsplit_once(']') {
+        Some((host, port)) => (host.trim_start_matches('['), port.trim_start_matches(':')),
+        None => hosts.split_once(':').unwrap_or((hosts, "")),
+    };
+    let parameter = |own: &str, name| {
+        let own = percent_decoded(own);
+        if own.is_empty() { parameters(url, name).into_iter().next_back().unwrap_or_default() } else { own }
+    };
+    Parts {
+        user: parameter(user, "user"),
+        password: parameter(password, "password"),
+        host: parameter(host, "host"),
+        port: parameter(port, "port"),
+        database: parameter(database, "dbname"),
+    }
+}
+
 /// The URL without the driver that SQLAlchemy names in its scheme: `postgresql+asyncpg://` becomes `postgresql://`.
 pub(super) fn without_driver(url: &str) -> String {
     match url.split_once("://") {

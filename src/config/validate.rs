@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::ops::RangeInclusive;
 
 use super::problems::Problems;
-use super::{Batch, Config, Database, Http, Journal, Kafka, MessageRules, Writers, properties, url};
+use super::{Batch, Config, Database, Http, Journal, Kafka, MessageRules, Writers, brokers, properties, url};
 
 const MIB: usize = 1024 * 1024;
 /// A day, in milliseconds.
@@ -36,7 +36,9 @@ pub(super) fn validate(config: &Config, problems: &mut Problems) {
 }
 
 fn kafka(kafka: &Kafka, problems: &mut Problems) {
-    not_empty("kafka.brokers", &kafka.brokers, problems);
+    if let Err(text) = brokers::check(&kafka.brokers) {
+        problems.push("kafka.brokers", text);
+    }
     not_empty("kafka.group_id", &kafka.group_id, problems);
     let topics = [("kafka.series_topic", &kafka.series_topic), ("kafka.points_topic", &kafka.points_topic)];
     let copies = ("kafka.dead_letter_topic", &kafka.dead_letter_topic);
@@ -82,9 +84,11 @@ fn database(database: &Database, problems: &mut Problems) {
     if let Err((key, text)) = database.tls() {
         problems.push(key, text);
     }
+    let key = if database.url_file.is_empty() { "database.url" } else { "database.url_file" };
     if !database.url.is_empty() && !url::is_postgres(database.url.expose()) {
-        let key = if database.url_file.is_empty() { "database.url" } else { "database.url_file" };
         problems.push(key, "is no URL of PostgreSQL; set postgresql://user:password@host:port/database");
+    } else if let Some(text) = url::fault(database.url.expose()) {
+        problems.push(key, text);
     }
     if let Some(reason) = refused_schema(&database.schema) {
         problems.push("database.schema", format!("is {:?}, {reason}; name another schema", database.schema));
@@ -202,11 +206,11 @@ fn http(http: &Http, problems: &mut Problems) {
 }
 
 /// Whether this is `host:port`, with an IPv6 address in brackets.
-fn is_address(text: &str) -> bool {
+pub(super) fn is_address(text: &str) -> bool {
     let Some((host, port)) = text.rsplit_once(':') else {
         return false;
     };
-    let bare = |host: &str| !host.is_empty() && !host.contains([':', '[', ']', '/', ' ']);
+    let bare = |host: &str| !host.is_empty() && !host.contains([':', '[', ']', '/', ' ', '*', '@']);
     port.parse::<u16>().is_ok() && (bare(host) || text.parse::<std::net::SocketAddrV6>().is_ok())
 }
 
