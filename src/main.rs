@@ -1,28 +1,12 @@
 //! The program: arguments in, exit code out.
 
+mod standard_output;
+
 use std::process::ExitCode;
 
-use clap::Parser;
-
-use series_ingest::allocator;
-use series_ingest::cli::{Cli, Failure};
+use series_ingest::{allocator, cli};
 
 fn main() -> ExitCode {
     allocator::give_back_large_blocks();
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
-        Err(error) => {
-            let usage = error.use_stderr();
-            // Where even this cannot be printed, the exit code still tells.
-            drop(error.print());
-            return if usage { ExitCode::from(Failure::USAGE) } else { ExitCode::SUCCESS };
-        }
-    };
-    match cli.run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            eprintln!("series-ingest: {failure}");
-            ExitCode::from(failure.exit_code())
-        }
-    }
+    ExitCode::from(cli::main(standard_output::was_closed()))
 }

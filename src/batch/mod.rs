@@ -52,6 +52,12 @@ pub struct Interval {
     pub until: i64,
 }
 
+impl std::fmt::Display for Interval {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}[{}] offsets {} to {}", self.source.topic, self.partition, self.from, self.until - 1)
+    }
+}
+
 impl Interval {
     /// Whether `offset` of `partition` lies inside.
     pub fn contains(&self, source: &Source, partition: i32, offset: i64) -> bool {

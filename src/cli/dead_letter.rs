@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
-use super::{Failure, journal, print, print_line, progress_bar};
+use super::output::{self, print, print_line};
+use super::{Failure, journal, progress_bar};
 use crate::batch::headers;
 use crate::config::Config;
 use crate::database::Database;
@@ -42,6 +43,15 @@ pub(super) enum Command {
     Show {
         /// Its id, as `list` prints it.
         id: i64,
+        /// As one JSON document.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print the numbers of dead letters by partition and reason: stored, only counted, and written since by `redrive`.
+    Counts {
+        /// As one JSON document.
+        #[arg(long)]
+        json: bool,
     },
     /// Decode dead letters again and write them, exactly once; safe to stop, to repeat, and to run twice at a time.
     Redrive(redrive::Redrive),
@@ -164,7 +174,8 @@ pub(super) async fn run(config: Arc<Config>, command: Command) -> Result<(), Fai
     let database = Database::new(&config)?;
     match command {
         Command::List { filter, parked, json, limit } => list(&config, &database, &filter, parked, json, limit).await,
-        Command::Show { id } => show(&config, &database, id).await,
+        Command::Show { id, json } => show(&config, &database, id, json).await,
+        Command::Counts { json } => counts(&database, json).await,
         Command::Redrive(arguments) => redrive::run(&config, &database, &arguments).await,
         Command::Purge { filter, counts, dry_run, yes } => {
             purge(&config, &database, &filter, Purge { counts, dry_run, yes }).await
@@ -191,7 +202,7 @@ async fn list(
     let mut shown = 0;
     'pages: while let Some((page, _)) = letters.next().await? {
         for letter in &page {
-            if limit > 0 && shown == limit {
+            if limit > 0 && shown == limit || !output::is_open() {
                 break 'pages;
             }
             if json {
@@ -296,12 +307,36 @@ fn with_payload(letter: &Letter, max_attempts: i32) -> Value {
     Value::Object(line)
 }
 
-async fn show(config: &Config, database: &Database, id: i64) -> Result<(), Failure> {
+async fn counts(database: &Database, json: bool) -> Result<(), Failure> {
+    let counts = database.letter_counts().await?;
+    if json {
+        print_line(json!({"counts": counts}));
+        return Ok(());
+    }
+    if counts.is_empty() {
+        print_line("this pipeline has had no dead letter");
+    }
+    for known in counts {
+        let between = known.counted_between.filter(|_| known.only_counted > 0);
+        let between = between.map_or_else(String::new, |(first, last)| format!(" (offsets {first} to {last})"));
+        print_line(format_args!(
+            "{} partition {}: {}: {} stored, {} only counted{between}, {} written again",
+            known.topic, known.partition, known.reason, known.kept, known.only_counted, known.redriven
+        ));
+    }
+    Ok(())
+}
+
+async fn show(config: &Config, database: &Database, id: i64, json: bool) -> Result<(), Failure> {
     let asked = LetterFilter { ids: vec![id], ..LetterFilter::default() };
     let letters = database.letters(&asked, i64::MIN, 1, |_| Kind::Points).await?;
     let letter = letters.first().ok_or_else(|| {
         Failure::Usage(format!("this pipeline has no dead letter {id}: it was written again or deleted, or never was"))
     })?;
+    if json {
+        print_line(with_payload(letter, max_attempts(config)));
+        return Ok(());
+    }
     let Value::Object(fields) = with_payload(letter, max_attempts(config)) else {
         unreachable!("a letter is an object")
     };
@@ -332,7 +367,11 @@ async fn export(config: &Config, database: &Database, filter: &Filter) -> Result
         for letter in &page {
             print(&format!("{}\n", with_payload(letter, max_attempts(config))));
         }
+        if !output::is_open() {
+            break;
+        }
     }
+    output::sync();
     Ok(())
 }
 
@@ -379,8 +418,6 @@ async fn purge(config: &Config, database: &Database, filter: &Filter, purge: Pur
 
 /// A line from standard input, without its end and in lower case; `None` at its end.
 fn answer() -> Option<String> {
-    use std::io::Write as _;
-    std::io::stdout().flush().ok()?;
     let mut line = String::new();
     let read = std::io::stdin().read_line(&mut line).ok()?;
     (read > 0).then(|| line.trim().to_ascii_lowercase())

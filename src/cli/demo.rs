@@ -13,8 +13,9 @@ use std::time::Duration;
 use clap::Args;
 use tokio::sync::oneshot;
 
+use super::interrupt::Interrupts;
 use super::run::open_journal;
-use super::{Failure, print, print_line, progress_bar, synthetic_message};
+use super::{Failure, brokers_of, print, print_line, progress_bar, synthetic_message};
 use crate::config::{Config, Secret};
 use crate::database::Database;
 use crate::database::schema;
@@ -25,7 +26,7 @@ use crate::pipeline;
 use crate::telemetry::health::Health;
 use crate::telemetry::logging;
 
-use load::Load;
+use load::{Load, Published};
 use outage::Story;
 use proxy::Proxy;
 
@@ -40,8 +41,8 @@ const JOURNAL_BYTES: u64 = 1 << 30;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// A Kafka to use instead of the one embedded in the demo: `host:port`.
-    #[arg(long, env = "KAFKA_BROKERS")]
+    /// A Kafka to use instead of the one embedded in the demo: `host:port`. Also KAFKA_BROKERS.
+    #[arg(long, value_name = "HOST:PORT")]
     brokers: Option<String>,
     /// The synthetic points, besides the real ones.
     #[arg(long, default_value_t = 300_000)]
@@ -76,9 +77,10 @@ pub(super) async fn run(config: Arc<Config>, arguments: Arguments) -> Result<(),
     config.require_database()?;
     // The worker's own story is not the demo's, and a warning of the outage tells nothing new: only what goes wrong.
     logging::init(config.log.format, "error").map_err(|error| Failure::Usage(error.to_string()))?;
-    let embedded = if arguments.brokers.is_none() { Some(EmbeddedKafka::start()?) } else { None };
-    let brokers =
-        embedded.as_ref().map_or_else(|| arguments.brokers.clone().unwrap_or_default(), EmbeddedKafka::brokers);
+    let mut interrupts = Interrupts::listen()?;
+    let given = brokers_of(arguments.brokers.as_deref(), &config)?;
+    let embedded = if given.is_none() { Some(EmbeddedKafka::start()?) } else { None };
+    let brokers = embedded.as_ref().map_or_else(|| given.unwrap_or_default(), EmbeddedKafka::brokers);
     let directory = JournalDirectory::create()?;
     let scratch = Scratch::create(&config.database, "series_ingest_demo").await?;
     print_line(format_args!(
@@ -105,11 +107,18 @@ pub(super) async fn run(config: Arc<Config>, arguments: Arguments) -> Result<(),
     demo.database.chunk_interval_s = CHUNK_S;
     let demo = Arc::new(demo);
 
-    let result = ingest(&demo, &arguments, &scratch, embedded.as_ref(), &proxy).await;
+    let result = ingest(&demo, &arguments, &scratch, embedded.as_ref(), &proxy, &mut interrupts).await;
     if arguments.keep {
         print_line(format_args!("kept: database {}", scratch.name()));
     } else {
-        clean_up(&demo, scratch, embedded.is_none()).await;
+        let name = scratch.name().to_owned();
+        let cleaned = interrupts.or_work(async {
+            clean_up(&demo, scratch, embedded.is_none()).await;
+            Ok(())
+        });
+        if let Err(failure) = cleaned.await {
+            print_line(format_args!("the demo's database {name} is still there: {failure}"));
+        }
     }
     result
 }
@@ -129,13 +138,12 @@ async fn clean_up(demo: &Config, scratch: Scratch, delete_topics: bool) {
     }
 }
 
-async fn ingest(
+/// Makes the tables and the topics, and publishes the first half of the load.
+async fn prepare(
     demo: &Arc<Config>,
     arguments: &Arguments,
-    scratch: &Scratch,
     embedded: Option<&EmbeddedKafka>,
-    proxy: &Proxy,
-) -> Result<(), Failure> {
+) -> Result<(Arc<Load>, Published), Failure> {
     for note in schema::migrate(demo).await?.notes {
         print_line(note);
     }
@@ -151,6 +159,19 @@ async fn ingest(
     }
     let load = Arc::new(Load::new(publisher, &demo.kafka, arguments.points));
     let published = load.publish(0..4).await?;
+    Ok((load, published))
+}
+
+async fn ingest(
+    demo: &Arc<Config>,
+    arguments: &Arguments,
+    scratch: &Scratch,
+    embedded: Option<&EmbeddedKafka>,
+    proxy: &Proxy,
+    interrupts: &mut Interrupts,
+) -> Result<(), Failure> {
+    let prepared = interrupts.or_work(prepare(demo, arguments, embedded));
+    let (load, published) = prepared.await?;
 
     let health = Arc::new(Health::new("demo", Duration::from_secs(30)));
     let database = Database::new(demo)?;
@@ -163,12 +184,15 @@ async fn ingest(
     let bar = progress_bar(load.points(), "points");
     let mut story =
         Story { load: &load, scratch, proxy, journal: &journal, health: &health, bar, published, rate: None };
-    let told = story.run().await;
+    let told = interrupts.or_work(story.run()).await;
     story.bar.finish_and_clear();
     // Where the worker has ended already, its result says why.
     let _ = stop.send(());
     worker.await.map_err(|error| Failure::Internal(error.to_string()))??;
     journal.close().await;
+    if let Err(failure @ Failure::Interrupted { .. }) = told {
+        return Err(failure);
+    }
     let agrees = report(&scratch.summary().await?, scratch, &story);
     told?;
     if agrees { Ok(()) } else { Err(Failure::Internal("the table does not hold what was published".to_owned())) }

@@ -10,10 +10,12 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use tokio::task::JoinSet;
+use tracing::Level;
 
-use super::{Failure, print, print_line, progress_bar};
+use super::output::{self, complain, print, print_line};
+use super::{Failure, progress_bar};
 use crate::batch::{Batch, Interval, MessageSet, RawMessage, Source, headers};
 use crate::config::Config;
 use crate::database::{Class, Coverage, Database, Path as WritePath};
@@ -26,15 +28,29 @@ const RETRY: Duration = Duration::from_secs(1);
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// What is in it, by source and partition.
-    Status(Where),
-    /// Read all of it, and report exact damage; exit code 65 where there is any.
-    Verify(Where),
+    Status {
+        #[command(flatten)]
+        at: Where,
+        /// As one JSON document.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Read all of it, and report exact damage; exit code 65 if there is any.
+    Verify {
+        #[command(flatten)]
+        at: Where,
+        /// As one JSON document.
+        #[arg(long)]
+        json: bool,
+    },
     /// Print its messages as JSON lines.
     Export {
         #[command(flatten)]
         at: Where,
         #[command(flatten)]
         filter: Filter,
+        #[command(flatten)]
+        times: Times,
     },
     /// Write what the database lacks of it; safe to stop, to repeat, and to run beside workers.
     Replay {
@@ -69,6 +85,11 @@ pub(super) struct Filter {
     /// Only below this offset.
     #[arg(long)]
     until_offset: Option<i64>,
+}
+
+/// Only `export` takes these: progress is kept by offsets, so a replay of some times would leave holes in it.
+#[derive(Debug, Args)]
+pub(super) struct Times {
     /// Only messages from this time on, such as 2026-01-31T12:00:00Z.
     #[arg(long)]
     from_time: Option<Timestamp>,
@@ -89,36 +110,36 @@ impl Filter {
     fn clip(&self, set: &MessageSet) -> Option<MessageSet> {
         set.clip(self.from_offset.unwrap_or(i64::MIN), self.until_offset.unwrap_or(i64::MAX))
     }
+}
 
-    fn takes_time(&self, message: &RawMessage<'_>) -> bool {
+impl Times {
+    fn take(&self, message: &RawMessage<'_>) -> bool {
         let time = message.time_ms;
         self.from_time.is_none_or(|from| time.is_some_and(|time| time >= from.as_millisecond()))
             && self.until_time.is_none_or(|until| time.is_some_and(|time| time < until.as_millisecond()))
-    }
-
-    fn has_times(&self) -> bool {
-        self.from_time.is_some() || self.until_time.is_some()
     }
 }
 
 pub(super) async fn run(config: Arc<Config>, command: Command) -> Result<(), Failure> {
     match command {
-        Command::Status(at) => status(&open(&config, &at)?),
-        Command::Verify(at) => verify(&open(&config, &at)?),
-        Command::Export { at, filter } => export(&mut open(&config, &at)?, &filter),
+        Command::Status { at, json } => status(&open(&config, &at)?, at.of(&config), json),
+        Command::Verify { at, json } => verify(&open(&config, &at)?, json),
+        Command::Export { at, filter, times } => export(&mut open(&config, &at)?, &filter, &times),
         Command::Replay { at, filter, dry_run } => {
             config.require_database()?;
-            if filter.has_times() {
-                // Progress is kept by offsets: a part of them in between would be left out.
-                return Err(Failure::Usage("replay takes no times: give offsets".to_owned()));
-            }
             replay(&config, &mut open(&config, &at)?, &filter, dry_run).await
         }
     }
 }
 
+impl Where {
+    fn of<'a>(&'a self, config: &'a Config) -> &'a Path {
+        self.directory.as_deref().unwrap_or_else(|| Path::new(&config.journal.directory))
+    }
+}
+
 fn open(config: &Config, at: &Where) -> Result<Inspection, Failure> {
-    let directory = at.directory.as_deref().unwrap_or_else(|| Path::new(&config.journal.directory));
+    let directory = at.of(config);
     Inspection::open(RealFiles, directory)
         .map_err(|failure| Failure::Usage(format!("the journal {}: {failure}", directory.display())))
 }
@@ -131,7 +152,7 @@ struct Sum {
     oldest_ms: Option<i64>,
 }
 
-fn status(journal: &Inspection) -> Result<(), Failure> {
+fn status(journal: &Inspection, directory: &Path, json: bool) -> Result<(), Failure> {
     let mut sums: BTreeMap<(Arc<Source>, i32), Sum> = BTreeMap::new();
     for record in journal.records() {
         let sum = sums.entry((Arc::clone(&record.source), record.partition)).or_default();
@@ -144,6 +165,30 @@ fn status(journal: &Inspection) -> Result<(), Failure> {
         sum.oldest_ms = sum.oldest_ms.into_iter().chain(record.oldest_ms).min();
     }
     let records = journal.records().count();
+    if json {
+        let partitions = sums.iter().map(|((source, partition), sum)| {
+            json!({
+                "cluster_id": source.cluster_id,
+                "topic": source.topic,
+                "topic_id": source.topic_id,
+                "partition": partition,
+                "messages": sum.messages,
+                "bytes": sum.bytes,
+                "oldest": sum.oldest_ms.and_then(|ms| Timestamp::from_millisecond(ms).ok()).map(|time| time.to_string()),
+                "offsets": sum.intervals.iter().map(|(from, until)| json!({"from": from, "until": until})).collect::<Vec<_>>(),
+            })
+        });
+        print_line(json!({
+            "directory": directory.display().to_string(),
+            "records": records,
+            "segments": journal.segments().len(),
+            "bytes": journal.bytes(),
+            "quarantined_segments": journal.quarantined(),
+            "damage": journal.damage().iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "partitions": partitions.collect::<Vec<_>>(),
+        }));
+        return Ok(());
+    }
     print_line(format_args!("{records} records in {} segments", journal.segments().len()));
     for ((source, partition), sum) in sums {
         let shown: Vec<String> = sum.intervals.iter().map(|(from, until)| format!("[{from}, {until})")).collect();
@@ -167,21 +212,30 @@ fn status(journal: &Inspection) -> Result<(), Failure> {
     Ok(())
 }
 
-fn verify(journal: &Inspection) -> Result<(), Failure> {
+fn verify(journal: &Inspection, json: bool) -> Result<(), Failure> {
     let bar = progress_bar(usize::try_from(journal.bytes()).unwrap_or(usize::MAX), "bytes");
     let damage = journal.verify(|bytes| bar.inc(bytes));
     bar.finish_and_clear();
-    if damage.is_empty() {
+    if json {
+        print_line(json!({
+            "records": journal.records().count(),
+            "bytes": journal.bytes(),
+            "damage": damage.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        }));
+    } else if damage.is_empty() {
         print_line(format_args!("{} records, {} bytes: no damage", journal.records().count(), journal.bytes()));
-        return Ok(());
+    } else {
+        for damage in &damage {
+            print_line(format_args!("damaged: {damage}"));
+        }
     }
-    for damage in &damage {
-        print_line(format_args!("damaged: {damage}"));
+    if damage.is_empty() {
+        return Ok(());
     }
     Err(Failure::Damaged(format!("the journal is damaged in {} places", damage.len())))
 }
 
-fn export(journal: &mut Inspection, filter: &Filter) -> Result<(), Failure> {
+fn export(journal: &mut Inspection, filter: &Filter, times: &Times) -> Result<(), Failure> {
     let mut damaged = known_damage(journal);
     let records: Vec<Record> = journal.records().filter(|record| filter.takes(record)).cloned().collect();
     for record in records {
@@ -190,13 +244,13 @@ fn export(journal: &mut Inspection, filter: &Filter) -> Result<(), Failure> {
             // The worker has removed it: the database has it.
             Err(ReadError::Gone { .. }) => continue,
             Err(failure) => {
-                eprintln!("series-ingest: {failure}");
+                complain(Level::WARN, &failure.to_string());
                 damaged += 1;
                 continue;
             }
         };
         let Some(set) = filter.clip(&set) else { continue };
-        for message in set.messages().filter(|message| filter.takes_time(message)) {
+        for message in set.messages().filter(|message| times.take(message)) {
             let mut line = Map::new();
             line.insert("topic".to_owned(), set.source().topic.as_str().into());
             line.insert("partition".to_owned(), set.partition().into());
@@ -216,7 +270,11 @@ fn export(journal: &mut Inspection, filter: &Filter) -> Result<(), Failure> {
             }
             print(&format!("{}\n", Value::Object(line)));
         }
+        if !output::is_open() {
+            break;
+        }
     }
+    output::sync();
     if damaged > 0 {
         return Err(left_out(damaged));
     }
@@ -226,7 +284,7 @@ fn export(journal: &mut Inspection, filter: &Filter) -> Result<(), Failure> {
 /// Names what was found damaged when the journal was opened; gives the number of places.
 fn known_damage(journal: &Inspection) -> usize {
     for damage in journal.damage() {
-        eprintln!("series-ingest: damaged: {damage}");
+        complain(Level::WARN, &format!("damaged: {damage}"));
     }
     journal.damage().len()
 }
@@ -301,7 +359,7 @@ async fn replay(config: &Config, journal: &mut Inspection, filter: &Filter, dry_
             }
             Err(ReadError::Gone { .. }) => {}
             Err(failure) => {
-                eprintln!("series-ingest: {failure}");
+                complain(Level::WARN, &failure.to_string());
                 done.damaged += 1;
             }
         }

@@ -4,22 +4,27 @@ mod bench;
 mod check;
 mod dead_letter;
 mod demo;
+mod interrupt;
 mod journal;
 mod migrate;
+mod output;
 mod progress;
 mod run;
 mod schema;
 
+use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
+use tracing::Level;
 
-use crate::config::{Config, Problems};
+use crate::config::{self, Config, Problems};
 use crate::database::schema::SchemaError;
 use crate::database::{self, Class};
 use crate::{kafka, pipeline};
+use output::{print, print_line};
 
 /// Writes time series points from Kafka into TimescaleDB, exactly once.
 #[derive(Debug, Parser)]
@@ -32,7 +37,9 @@ use crate::{kafka, pipeline};
         series-ingest migrate                         make or update the tables\n  \
         series-ingest --config ingest.toml run        the worker\n  \
         DATABASE_URL=postgresql://... series-ingest demo   see it work\n\n\
-        Exit codes: 0 fine, 64 bad usage or configuration, 65 a damaged journal, 69 a server not reachable, 70 a fault of ours."
+        Exit codes: 0 fine, 64 bad usage or configuration, 65 a damaged journal, or dead letters that \
+        were rejected again, 69 a server not reachable, 70 a fault of ours, \
+        74 standard output or a file could not be written."
 )]
 pub struct Cli {
     /// A TOML file; what it leaves out has its default. The environment stands above it.
@@ -52,9 +59,13 @@ enum Command {
     #[command(subcommand)]
     Schema(schema::Command),
     /// Check the configuration and both servers; name every problem, with its key and a fix.
-    Check,
+    Check(check::Arguments),
     /// Print the effective configuration, with secrets masked.
-    Config,
+    Config {
+        /// As one JSON document.
+        #[arg(long)]
+        json: bool,
+    },
     /// Show the worker at work: publish real data, cut the database off meanwhile, ingest it, compare.
     Demo(demo::Arguments),
     /// Measure: drain a topic, beside a COPY of the same rows by the server itself.
@@ -85,9 +96,31 @@ pub enum Failure {
     /// What was looked at is damaged.
     #[error("{0}")]
     Damaged(String),
+    /// Dead letters are still dead letters.
+    #[error("{0}")]
+    Rejected(String),
     /// A fault of ours, or of the schema.
     #[error("{0}")]
     Internal(String),
+    /// What the command printed has not arrived.
+    #[error("standard output cannot be written, what was printed is incomplete: {0}")]
+    Output(std::io::Error),
+    /// A file has not been written.
+    #[error("{} cannot be written: {error}", .path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What went wrong.
+        error: std::io::Error,
+    },
+    /// A signal has ended the command.
+    #[error("interrupted by {name}")]
+    Interrupted {
+        /// The signal's name.
+        name: &'static str,
+        /// Its number.
+        number: u8,
+    },
 }
 
 impl Failure {
@@ -98,9 +131,12 @@ impl Failure {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Configuration(_) | Self::Usage(_) => Self::USAGE,
-            Self::Damaged(_) => 65,
+            Self::Damaged(_) | Self::Rejected(_) => 65,
             Self::Unreachable(_) => 69,
             Self::Internal(_) => 70,
+            Self::Output(_) | Self::File { .. } => 74,
+            // As shells have it.
+            Self::Interrupted { number, .. } => 128 + number,
         }
     }
 }
@@ -141,10 +177,15 @@ impl From<SchemaError> for Failure {
     }
 }
 
+fn refused_property(property: &str, error: &dyn std::error::Error) -> Failure {
+    let meant = config::similar_property(property).map_or_else(String::new, |name| format!("; did you mean {name}?"));
+    Failure::Usage(format!("kafka.properties.{property}: {error}{meant}"))
+}
+
 impl From<pipeline::RunError> for Failure {
     fn from(error: pipeline::RunError) -> Self {
         match error.refused_property() {
-            Some(property) => Self::Usage(format!("kafka.properties.{property}: {error}")),
+            Some(property) => refused_property(property, &error),
             None => Self::Internal(error.to_string()),
         }
     }
@@ -153,7 +194,7 @@ impl From<pipeline::RunError> for Failure {
 impl From<kafka::Error> for Failure {
     fn from(error: kafka::Error) -> Self {
         match kafka::refused_property(&error) {
-            Some(property) => Self::Usage(format!("kafka.properties.{property}: {error}")),
+            Some(property) => refused_property(property, &error),
             None => Self::Unreachable(format!("Kafka: {error}")),
         }
     }
@@ -165,15 +206,55 @@ impl From<std::io::Error> for Failure {
     }
 }
 
+/// Runs the command that this process's arguments name, and returns the exit code.
+///
+/// `no_output`: whether the process was started without a standard output.
+pub fn main(no_output: bool) -> u8 {
+    if no_output {
+        output::fail(std::io::Error::from_raw_os_error(rustix::io::Errno::BADF.raw_os_error()));
+    }
+    let result = match Cli::try_parse() {
+        Ok(cli) => cli.run(),
+        Err(error) if error.use_stderr() => {
+            // If even this cannot be printed, the exit code still tells.
+            drop(error.print());
+            return Failure::USAGE;
+        }
+        // The help and the version.
+        Err(text) => {
+            let text = text.render();
+            let terminal = std::io::stdout().is_terminal();
+            print(&if terminal { text.ansi().to_string() } else { text.to_string() });
+            Ok(())
+        }
+    };
+    match result.and_then(|()| output::finish()) {
+        Ok(()) => 0,
+        Err(failure) => {
+            output::complain(Level::ERROR, &failure.to_string());
+            failure.exit_code()
+        }
+    }
+}
+
 impl Cli {
     /// Runs the command.
     ///
     /// # Errors
     /// What to print, with its exit code.
-    pub fn run(self) -> Result<(), Failure> {
-        let config = Config::load(self.config.as_deref(), std::env::vars_os())?;
-        if let Command::Config = self.command {
-            print(&config.render());
+    fn run(self) -> Result<(), Failure> {
+        let config = Config::load(self.config.as_deref(), std::env::vars_os())
+            .inspect_err(|problems| output::set_format(problems.log_format()))?;
+        output::set_format(config.log.format);
+        if let Command::Config { json } = self.command {
+            if json {
+                print_line(config.json());
+            } else {
+                for note in config.notes() {
+                    print_line(format_args!("# note: {note}"));
+                }
+                print(&config.render());
+            }
             return Ok(());
         }
         let config = Arc::new(config);
@@ -183,8 +264,8 @@ impl Cli {
                 Command::Run => run::run(config).await,
                 Command::Migrate(arguments) => migrate::run(&config, arguments).await,
                 Command::Schema(command) => schema::run(&config, command).await,
-                Command::Check => check::run(&config).await,
-                Command::Config => Ok(()),
+                Command::Check(arguments) => check::run(&config, arguments).await,
+                Command::Config { .. } => Ok(()),
                 Command::Demo(arguments) => demo::run(config, arguments).await,
                 Command::Bench(arguments) => bench::run(config, self.config, arguments).await,
                 Command::DeadLetter(command) => dead_letter::run(config, command).await,
@@ -196,6 +277,14 @@ impl Cli {
         runtime.shutdown_background();
         result
     }
+}
+
+/// The brokers of the demo or the benchmark: those of `--brokers`, or else of the environment, of which an empty variable counts
+/// as not set.
+fn brokers_of(arguments: Option<&str>, config: &Config) -> Result<Option<String>, Failure> {
+    let Some(given) = arguments else { return Ok(config.brokers_of_environment().map(str::to_owned)) };
+    config::check_brokers(given).map_err(|text| Failure::Usage(format!("--brokers {text}")))?;
+    Ok(Some(given.trim().to_owned()))
 }
 
 /// A bar over `length` things, shown where standard error is a terminal.
@@ -221,15 +310,4 @@ fn synthetic_message(series: &str, round: usize, timestamps: usize, columns: usi
         .collect();
     serde_json::json!({"type": "point-batch", "time_series_id": series, "timestamps": times, "columns": columns})
         .to_string()
-}
-
-/// Prints to standard output; a reader that has gone away is no fault.
-fn print(text: &str) {
-    use std::io::Write;
-    drop(std::io::stdout().lock().write_all(text.as_bytes()));
-}
-
-/// Prints a line to standard output.
-fn print_line(text: impl std::fmt::Display) {
-    print(&format!("{text}\n"));
 }

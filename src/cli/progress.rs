@@ -13,6 +13,9 @@ pub(super) enum Command {
         /// Only this topic.
         #[arg(long)]
         topic: Option<String>,
+        /// As one JSON document.
+        #[arg(long)]
+        json: bool,
     },
     /// Set the next offset of a source's partitions. Stop the pipeline's workers first. What lies below is never read
     /// again, what lies above is written again where it was written before.
@@ -39,13 +42,17 @@ pub(super) async fn run(config: &Config, command: Command) -> Result<(), Failure
     config.require_database()?;
     let database = Database::new(config)?;
     match command {
-        Command::Show { topic } => show(&database, topic.as_deref()).await,
+        Command::Show { topic, json } => show(&database, topic.as_deref(), json).await,
         Command::Reset(reset) => self::reset(&database, &reset).await,
     }
 }
 
-async fn show(database: &Database, topic: Option<&str>) -> Result<(), Failure> {
+async fn show(database: &Database, topic: Option<&str>, json: bool) -> Result<(), Failure> {
     let rows = database.progress(topic).await?;
+    if json {
+        print_line(serde_json::json!({"partitions": rows}));
+        return Ok(());
+    }
     if rows.is_empty() {
         print_line("no partition was read yet");
         return Ok(());

@@ -30,6 +30,9 @@ pub(super) async fn run(config: Arc<Config>) -> Result<(), Failure> {
     config.require_database()?;
     logging::init(config.log.format, &config.log.filter).map_err(|error| Failure::Usage(error.to_string()))?;
     info!(version = env!("CARGO_PKG_VERSION"), pipeline = config.pipeline, "series-ingest starts");
+    for note in config.notes() {
+        warn!("{note}");
+    }
     let rendered = metrics::install();
     metrics::preset(Class::ALL.map(Class::as_str), Reason::ALL.map(Reason::as_str));
     let health = Arc::new(Health::new(&config.pipeline, Duration::from_millis(config.http.watchdog_ms)));
@@ -124,7 +127,7 @@ pub(super) async fn open_journal(config: &Config) -> Result<JournalHandle, Failu
         error!(%failure, directory = config.journal.directory, "the journal would take nothing in an outage");
     }
     for damage in journal.damage() {
-        error!(?damage, "the journal is damaged; what is missing is read from Kafka again");
+        error!(%damage, "the journal is damaged; what is missing is read from Kafka again");
     }
     let usage = journal.usage();
     info!(directory = config.journal.directory, records = usage.records, bytes = usage.bytes, "journal");

@@ -9,6 +9,7 @@ use tracing::info;
 use super::error::Error;
 use super::session::Session;
 use crate::batch::Points;
+use crate::telemetry;
 
 /// How many chunks are remembered before all are forgotten.
 const MAX_KNOWN: usize = 10_000;
@@ -113,7 +114,7 @@ async fn make_one(session: &mut Session, series: &str, time_us: i64) -> Result<(
     let interval = (row.get(0), row.get(1));
     let made = row.get(2);
     if made {
-        info!(from_us = interval.0, until_us = interval.1, "made a chunk");
+        info!(from = telemetry::time_us(interval.0), until = telemetry::time_us(interval.1), "made a chunk");
     }
     Ok((interval, made))
 }

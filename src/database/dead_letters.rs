@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
+use serde::Serialize;
 use tokio_postgres::Row;
 use tracing::{debug, warn};
 use uuid::Uuid;
@@ -385,7 +386,7 @@ fn cut(parts: [Part<'_>; 3]) -> Vec<Cut> {
 }
 
 /// What is known of the dead letters of one reason of one partition.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub struct LetterCount {
     /// The topic's name.
     pub topic: String,

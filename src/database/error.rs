@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use deadpool_postgres::PoolError;
+use deadpool_postgres::{PoolError, TimeoutType};
 use tokio_postgres::error::{DbError, SqlState};
 
 use super::session::{COMMIT_STEP, COPY_STEP, LETTERS_STEP, STEPS_WITH_ROWS};
@@ -314,7 +314,15 @@ fn describe_pool(error: &PoolError) -> String {
     match error {
         PoolError::Backend(error) => describe(error),
         PoolError::PostCreateHook(deadpool_postgres::HookError::Backend(error)) => describe(error),
-        PoolError::Timeout(kind) => format!("timed out ({kind:?})"),
+        PoolError::Timeout(TimeoutType::Wait) => {
+            "no connection was free within database.pool_wait_timeout_ms".to_owned()
+        }
+        PoolError::Timeout(TimeoutType::Create) => {
+            "the server did not accept a connection within database.connect_timeout_ms".to_owned()
+        }
+        PoolError::Timeout(TimeoutType::Recycle) => {
+            "a connection did not answer within database.connect_timeout_ms".to_owned()
+        }
         other => other.to_string(),
     }
 }

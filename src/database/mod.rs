@@ -65,11 +65,12 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const REFUSALS_EXPECTED: u32 = 4;
 
 /// A partition's progress as `progress show` prints it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, serde::Serialize)]
 pub struct ProgressRow {
     /// The source's number, for a person: another database may give it to another source.
     pub source_id: i32,
     /// The source's key.
+    #[serde(skip)]
     pub source_key: Uuid,
     /// The cluster's id.
     pub cluster_id: String,
@@ -246,7 +247,9 @@ impl Database {
             .query(
                 "read the progress",
                 "select source.id, source.cluster_id, source.topic, source.topic_id, progress.partition,
-                        progress.next_offset, progress.ahead::text, progress.updated_at::text, source.key
+                        progress.next_offset, progress.ahead::text,
+                        to_char(progress.updated_at at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'),
+                        source.key
                  from ingest_progress as progress join ingest_source as source on source.id = progress.source_id
                  where source.pipeline = $1 and ($2::text is null or source.topic = $2)
                  order by source.topic, source.id, progress.partition",

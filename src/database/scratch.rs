@@ -1,7 +1,8 @@
 //! A database made for one demo or benchmark, and looked at from outside the write path.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio_postgres::Client;
 use tokio_postgres::config::Host;
@@ -18,6 +19,8 @@ pub struct Scratch {
     database: config::Database,
     admin: Client,
     client: Client,
+    /// The server's files that are still to be deleted.
+    files: Mutex<HashSet<String>>,
 }
 
 /// Where a server listens.
@@ -67,7 +70,7 @@ impl Scratch {
         let url = with_database(database.connection().expose(), &name)?;
         let database = config::Database { url: Secret::new(url.clone()), ..database.clone() };
         let client = connect(&database).await?;
-        Ok(Self { name, url, database, admin, client })
+        Ok(Self { name, url, database, admin, client, files: Mutex::default() })
     }
 
     /// The database's name.
@@ -145,6 +148,7 @@ impl Scratch {
         let row = self.client.query_one(sql, &[]).await.map_err(|source| Error::Server { step, source })?;
         let file = format!("{}/{}_{name}.copy", row.get::<_, String>(0), self.name);
         let sql = format!("copy ({rows_sql}) to {} (format binary)", quoted(&file));
+        self.files().insert(file.clone());
         self.execute("write the rows to a file", &sql).await?;
         Ok(file)
     }
@@ -169,8 +173,13 @@ impl Scratch {
     /// # Errors
     /// Where the server does not answer, or refuses.
     pub async fn remove_copy_file(&self, file: &str) -> Result<(), Error> {
-        let command = format!("rm -f \"{file}\"");
-        self.execute("delete the file", &format!("copy (select 1) to program {}", quoted(&command))).await
+        self.execute("delete the file", &delete_sql(file)).await?;
+        self.files().remove(file);
+        Ok(())
+    }
+
+    fn files(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The number of points.
@@ -245,16 +254,20 @@ impl Scratch {
         })
     }
 
-    /// Takes the database away.
+    /// Takes the database away, and the server's files that are left of it.
     ///
     /// # Errors
     /// Where the server does not answer, or refuses.
     pub async fn remove(self) -> Result<(), Error> {
         drop(self.client);
-        self.admin
-            .batch_execute(&format!("drop database if exists {} with (force)", self.name))
-            .await
-            .map_err(|source| Error::Server { step: "drop the database", source })
+        let (admin, name) = (self.admin, self.name);
+        let sql = format!("drop database if exists {name} with (force)");
+        admin.batch_execute(&sql).await.map_err(|source| Error::Server { step: "drop the database", source })?;
+        for file in self.files.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            let step = "delete the file";
+            admin.batch_execute(&delete_sql(&file)).await.map_err(|source| Error::Server { step, source })?;
+        }
+        Ok(())
     }
 }
 
@@ -267,6 +280,10 @@ async fn encoding(client: &Client) -> Result<&'static str, Error> {
         .map_err(|source| Error::Server { step: "look for the server's encoding", source })?;
     let is_utf8 = row.is_some_and(|row| row.get(0));
     Ok(if is_utf8 { "" } else { " encoding 'UTF8' locale 'C' template template0" })
+}
+
+fn delete_sql(file: &str) -> String {
+    format!("copy (select 1) to program {}", quoted(&format!("rm -f \"{file}\"")))
 }
 
 /// The default port of PostgreSQL.

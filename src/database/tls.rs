@@ -229,6 +229,9 @@ fn cause(error: &tokio_postgres::Error) -> Option<&rustls::Error> {
     None
 }
 
+/// Objects on which commands need more than a worker's role has.
+const OWNERS: [&str; 3] = ["table ingest_dead_letter", "table ingest_progress", "table ingest_gap"];
+
 /// What a refusal by the server means for the keys; empty where nothing more is to be said.
 pub(super) fn hint(answer: &tokio_postgres::error::DbError) -> &'static str {
     let message = answer.message();
@@ -238,9 +241,14 @@ pub(super) fn hint(answer: &tokio_postgres::error::DbError) -> &'static str {
             ": the server may take this user by TLS only: set database.sslmode to verify-full"
         }
         "28000" if message.contains("certificate") => ": set database.sslcert and database.sslkey",
+        // What the worker's role has no right to on purpose: advice to give it one would not help.
+        "42501" if OWNERS.iter().any(|object| message.contains(object)) => {
+            ": a worker's role may not do this: set database.url to the role that owns the tables, which is the one that runs \
+             `series-ingest migrate`"
+        }
         "42501" => {
-            ": the role of database.url lacks a right. A worker's role gets its rights by `series-ingest migrate \
-             --worker-role` with the owner's, which some commands take themselves"
+            ": the role of database.url lacks a right. `run` and `journal replay` take a worker's role, which gets its rights by \
+             `series-ingest migrate --worker-role` with the owner's; the other commands take the owner's"
         }
         _ => "",
     }

@@ -22,6 +22,7 @@ use super::lookup::TopicPartition;
 use super::settings;
 use crate::batch::{Budget, MessageSet, RawMessage, Source};
 use crate::config::Kafka;
+use crate::telemetry;
 use crate::telemetry::health::{Component, Health};
 use crate::telemetry::metrics::{self, Step};
 
@@ -307,7 +308,7 @@ impl ConsumerThread {
     }
 
     fn assigned(&mut self, partitions: &[TopicPartition]) {
-        info!(?partitions, "partitions assigned");
+        info!(partitions = named(partitions), "partitions assigned");
         metrics::rebalance();
         let assigned = partitions.iter().map(|partition| self.own(partition)).collect();
         self.tell(Event::Assigned { assigned, sets_before: self.sets_sent });
@@ -321,7 +322,7 @@ impl ConsumerThread {
 
     /// What was read and not handed on yet is dropped: the next owner reads it.
     fn revoked(&mut self, partitions: Vec<TopicPartition>) {
-        info!(?partitions, "partitions revoked");
+        info!(partitions = named(&partitions), "partitions revoked");
         for partition in &partitions {
             self.assignment.remove(partition);
             self.commits.remove(partition);
@@ -533,4 +534,9 @@ fn hand_on(
         *sets_sent += 1;
         send(messages, (set, epoch));
     }
+}
+
+/// Partitions as they stand in a log line.
+fn named(partitions: &[TopicPartition]) -> String {
+    telemetry::partitions(partitions.iter().map(|(topic, partition)| (topic.as_str(), *partition)))
 }

@@ -93,7 +93,9 @@ impl ConsumerContext for Context {
         match result.as_ref().map_err(KafkaError::rdkafka_error_code) {
             Ok(()) | Err(Some(RDKafkaErrorCode::NoOffset)) => {}
             // Offsets committed to Kafka are for lag tools: the start is read from the database.
-            Err(_) => debug!(?result, "offsets were not committed to Kafka"),
+            Err(_) => {
+                debug!(error = result.err().map(|error| error.to_string()), "offsets were not committed to Kafka")
+            }
         }
     }
 }

@@ -67,7 +67,11 @@ impl Publisher {
     pub async fn delete_topics(&self, topics: &[&str]) -> KafkaResult<()> {
         let options = AdminOptions::new().operation_timeout(Some(TIMEOUT));
         for result in self.admin.delete_topics(topics, &options).await? {
-            result.map_err(|(_, code)| KafkaError::AdminOp(code))?;
+            match result {
+                // It was never created, because its creator was interrupted.
+                Ok(_) | Err((_, RDKafkaErrorCode::UnknownTopicOrPartition)) => {}
+                Err((_, code)) => return Err(KafkaError::AdminOp(code)),
+            }
         }
         Ok(())
     }

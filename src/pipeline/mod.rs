@@ -40,9 +40,9 @@ use crate::kafka::consumer::{self, Assigned, Command, ConsumerHandle, Event, Mes
 use crate::kafka::lookup::{Lookup, TopicPartition};
 use crate::kafka::settings;
 use crate::message::Decoder;
-use crate::telemetry::escaped;
 use crate::telemetry::health::{Component, Health, JournalStatus};
 use crate::telemetry::metrics::{self, Step};
+use crate::telemetry::{self, escaped};
 
 use letters::Publishing;
 use partitions::Partitions;
@@ -369,7 +369,10 @@ impl Pipeline {
         } else if self.calm_since.elapsed() >= STUCK {
             let stuck = self.partitions.stuck(STUCK);
             if !stuck.is_empty() {
-                warn!(?stuck, "there is more in Kafka, and nothing comes of it; starting these partitions again");
+                warn!(
+                    partitions = named(&stuck),
+                    "there is more in Kafka, and nothing comes of it; starting these partitions again"
+                );
                 self.consumer.send(Command::Restart(stuck));
             }
         }
@@ -444,7 +447,10 @@ impl Pipeline {
         // While messages go to the journal a start could record no gap, and would read the same again and again.
         if !survey.holes.is_empty() && !self.starter.journaling {
             let holes = survey.holes;
-            warn!(?holes, "messages are neither in the database nor in the journal; they are read from Kafka again");
+            warn!(
+                partitions = named(&holes),
+                "messages are neither in the database nor in the journal; they are read from Kafka again"
+            );
             self.consumer.send(Command::Restart(holes));
         }
     }
@@ -568,7 +574,8 @@ impl Pipeline {
             let Some(unlogged) = self.letters_logged.permit(reason, *count) else { continue };
             warn!(
                 topic = at.source.topic, partition = at.partition, offset = at.offset,
-                reason = rejected.reason.as_str(), detail = %escaped(&rejected.detail), unlogged,
+                reason = rejected.reason.as_str(), detail = %escaped(&rejected.detail),
+                unlogged = (unlogged > 0).then_some(unlogged),
                 "a message became a dead letter"
             );
         }
@@ -601,7 +608,14 @@ impl Pipeline {
                 .iter()
                 .filter_map(|applied| self.partitions.current(&(applied.source.topic.clone(), applied.partition)))
                 .collect();
-            warn!(?fallen_back, "the database's progress fell back: it was restored; reading again from there");
+            let partitions: Vec<String> = fallen_back
+                .iter()
+                .map(|applied| format!("{}[{}] to {}", applied.source.topic, applied.partition, applied.next_offset))
+                .collect();
+            warn!(
+                partitions = partitions.join(", "),
+                "the database's progress fell back: it was restored; reading again from there"
+            );
             self.consumer.send(Command::Restart(assigned));
         }
         self.consumer.send(Command::Commit(commits));
@@ -610,7 +624,8 @@ impl Pipeline {
     fn restart(&self, intervals: &[Interval], why: &str) {
         let assigned: Vec<Assigned> =
             intervals.iter().filter_map(|interval| self.partitions.reading(interval)).collect();
-        warn!(?intervals, why, "partitions are started again");
+        let shown: Vec<String> = intervals.iter().map(ToString::to_string).collect();
+        warn!(intervals = shown.join(", "), why, "partitions are started again");
         self.consumer.send(Command::Restart(assigned));
     }
 
@@ -619,7 +634,7 @@ impl Pipeline {
         self.partitions.note_committed(&observation.committed);
         let changed = self.partitions.of_changed_topics(&observation.topic_ids);
         if !changed.is_empty() {
-            warn!(?changed, "a topic was deleted and made anew: it is read from its start");
+            warn!(partitions = named(&changed), "a topic was deleted and made anew: it is read from its start");
             self.consumer.send(Command::Restart(changed));
         }
     }
@@ -663,6 +678,11 @@ async fn next_append(spill: &mut Option<Spill>) -> spill::Appended {
         Some(spill) => spill.appended().await,
         None => std::future::pending().await,
     }
+}
+
+/// Partitions as they stand in a log line.
+fn named(assigned: &[Assigned]) -> String {
+    telemetry::partitions(assigned.iter().map(|one| (one.partition.0.as_str(), one.partition.1)))
 }
 
 /// The next offset of partitions as it was known when a batch was handed to its writer.

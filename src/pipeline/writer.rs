@@ -109,12 +109,12 @@ impl Writer {
                     messages.resize(batch.message_bytes());
                 }
                 Err(failure @ ReadError::Damaged(_)) => {
-                    error!(%failure, ?interval, "a record of the journal is damaged; its messages are read from Kafka again");
+                    error!(%failure, %interval, "a record of the journal is damaged; its messages are read from Kafka again");
                     outcome.damaged.push(interval);
                 }
                 // It is still there, or the database has it: the next survey finds out.
                 Err(failure) => {
-                    debug!(%failure, ?interval, "a record of the journal cannot be read now");
+                    debug!(%failure, %interval, "a record of the journal cannot be read now");
                     if let ReadError::Io { .. } = failure {
                         outcome.unread.get_or_insert_with(|| failure.to_string());
                     }

@@ -36,6 +36,17 @@ pub fn one_line(text: &str) -> Cow<'_, str> {
     line.into()
 }
 
+/// Partitions as they stand in a log line: `topic[0], topic[1]`.
+pub fn partitions<'a>(list: impl IntoIterator<Item = (&'a str, i32)>) -> String {
+    let each = list.into_iter().map(|(topic, partition)| format!("{topic}[{partition}]"));
+    each.collect::<Vec<_>>().join(", ")
+}
+
+/// A time as it stands in a log line, by RFC 3339; `us` is in microseconds since the Unix epoch.
+pub fn time_us(us: i64) -> String {
+    jiff::Timestamp::from_microsecond(us).map_or_else(|_| format!("{us} us"), |time| time.to_string())
+}
+
 struct Escaped<'a>(&'a str);
 
 impl Display for Escaped<'_> {
@@ -79,6 +90,14 @@ mod tests {
         for (text, expected) in table {
             assert_eq!(escaped(text).to_string(), expected);
         }
+    }
+
+    #[test]
+    fn partitions_and_times_are_for_people() {
+        assert_eq!(partitions([("t", 0), ("t", 12), ("u.v", 3)]), "t[0], t[12], u.v[3]");
+        assert_eq!(partitions([]), "");
+        assert_eq!(time_us(1_735_689_600_000_000), "2025-01-01T00:00:00Z");
+        assert_eq!(time_us(i64::MIN), "-9223372036854775808 us");
     }
 
     #[test]

@@ -240,3 +240,119 @@ async fn the_demo_shows_that_all_of_it_arrives_through_an_outage() {
     }
     bed.remove().await;
 }
+
+/// Starts a command, waits for a line that it prints, sends a signal to it, and returns its exit code and all that it printed.
+fn interrupted(
+    environment: &[(String, String)],
+    arguments: &[&str],
+    line: &str,
+    signal: &str,
+) -> (Option<i32>, String) {
+    use std::io::{BufRead as _, BufReader, Read as _};
+    use std::process::Stdio;
+    let mut child = crate::support::worker::command(environment)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut output = BufReader::new(child.stdout.take().unwrap());
+    let mut printed = String::new();
+    while !printed.contains(line) {
+        assert!(output.read_line(&mut printed).unwrap() > 0, "{line:?} is never printed: {printed}");
+    }
+    let id = child.id().to_string();
+    assert!(std::process::Command::new("kill").args([signal, &id]).status().unwrap().success());
+    output.read_to_string(&mut printed).unwrap();
+    let ended = child.wait_with_output().unwrap();
+    printed += &String::from_utf8_lossy(&ended.stderr);
+    (ended.status.code(), printed)
+}
+
+/// The name of the database that a command has made, in its own words.
+fn database_of(printed: &str, prefix: &str) -> String {
+    printed.split_whitespace().find(|word| word.starts_with(prefix)).unwrap_or_else(|| panic!("{printed}")).to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interrupted_demo_removes_what_it_has_made() {
+    let Some(bed) = Bed::unmigrated("demo_interrupted", 1).await else { return };
+    let own = pairs(&[("DATABASE_URL", bed.url.as_str())]);
+    let real = pairs(&[("DATABASE_URL", bed.url.as_str()), ("KAFKA_BROKERS", bed.brokers.as_str())]);
+    for (environment, line, signal, code) in [
+        (&own, "database series_ingest_demo_", "-INT", 130),
+        (&real, "streaming: ", "-TERM", 143),
+        (&own, "the database is cut off", "-HUP", 129),
+    ] {
+        let (ended, printed) = interrupted(environment, &["demo", "--points", "50000"], line, signal);
+        assert_eq!(ended, Some(code), "{printed}");
+        let words = ["interrupted by SIG", "still there", "does not hold"].map(|words| printed.contains(words));
+        assert_eq!(words, [true, false, false], "{printed}");
+        let name = database_of(&printed, "series_ingest_demo_");
+        let sql = format!("select count(*) from pg_database where datname = '{name}'");
+        assert_eq!(bed.count(&sql).await, 0, "{name} is gone: {printed}");
+        let journal = std::env::temp_dir().join(name.replace('_', "-"));
+        assert!(!journal.try_exists().unwrap(), "{} is gone", journal.display());
+    }
+    bed.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn brokers_that_are_empty_are_not_set_and_wrong_ones_are_named() {
+    let Some(bed) = Bed::unmigrated("demo_brokers", 1).await else { return };
+    let empty = pairs(&[("DATABASE_URL", bed.url.as_str()), ("KAFKA_BROKERS", "")]);
+    let demo = run(&empty, &["demo", "--points", "2000"]);
+    assert_eq!(demo.status.code(), Some(0), "{}", text(&demo));
+    assert!(text(&demo).contains("Kafka embedded in the demo"), "{}", text(&demo));
+    let bench = run(&empty, &["bench"]);
+    assert_eq!(bench.status.code(), Some(64));
+    assert!(text(&bench).contains("give --brokers, or set KAFKA_BROKERS"), "{}", text(&bench));
+    for command in ["demo", "bench"] {
+        for brokers in ["kafka://h:1", "h", "", "h:1,"] {
+            let output = run(&empty, &[command, "--brokers", brokers]);
+            assert_eq!(output.status.code(), Some(64), "{command} {brokers:?}: {}", text(&output));
+            assert!(text(&output).contains("--brokers "), "{command} {brokers:?}: {}", text(&output));
+        }
+    }
+    bed.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_benchmark_keeps_what_it_has_measured_when_it_is_interrupted() {
+    let Some(bed) = Bed::unmigrated("bench_interrupted", 1).await else { return };
+    let environment = pairs(&[("DATABASE_URL", bed.url.as_str()), ("KAFKA_BROKERS", bed.brokers.as_str())]);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("bench.json");
+    let json = || -> serde_json::Value { serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap() };
+    let size = ["bench", "--points", "20000", "--series", "10", "--json", file.to_str().unwrap()];
+    // The first part is measured, and the second one begins.
+    let arguments = [&size[..], &["--only", "one-point", "--only", "live"]].concat();
+    let (code, printed) = interrupted(&environment, &arguments, "live, 20000 points/s", "-INT");
+    assert_eq!(code, Some(130), "{printed}");
+    assert!(printed.contains("drain, 1 point a message") && printed.contains("interrupted by SIGINT"), "{printed}");
+    assert!(!printed.contains("still there"), "{printed}");
+    let kept = json();
+    assert_eq!((&kept["parts"], &kept["complete"]), (&serde_json::json!(["one-point"]), &false.into()));
+    assert!(kept["one_point_points_per_s"].as_f64().unwrap() > 0.0, "{kept}");
+    let name = database_of(&printed, "series_ingest_bench_");
+    let sql = format!("select count(*) from pg_database where datname = '{name}'");
+    assert_eq!(bed.count(&sql).await, 0, "{name} is gone: {printed}");
+    // Whole, with two parts; what they do not measure is not there.
+    let output = run(&environment, &[&size[..], &["--only", "drain,replay"]].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    let whole = json();
+    assert_eq!((&whole["parts"], &whole["complete"]), (&serde_json::json!(["drain", "replay"]), &true.into()));
+    assert!(whole["drain_points_per_s"].is_f64() && whole["replay_to_drain"].is_f64(), "{whole}");
+    assert!(whole["throughput_drain_points_per_s"].is_null(), "{whole}");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "no part of a file is left");
+    let wrong = run(&environment, &["bench", "--only", "drains"]);
+    assert_eq!(wrong.status.code(), Some(64));
+    assert!(text(&wrong).contains("'drain'") && text(&wrong).contains("once-each"), "{}", text(&wrong));
+    let nowhere = run(&environment, &["bench", "--json", "/nowhere/bench.json"]);
+    assert_eq!(nowhere.status.code(), Some(74));
+    assert!(text(&nowhere).contains("/nowhere/bench.json cannot be written"), "{}", text(&nowhere));
+    let full = run(&environment, &["bench", "--json", "/dev/full"]);
+    assert_eq!(full.status.code(), Some(74), "{}", text(&full));
+    bed.remove().await;
+}

@@ -34,6 +34,13 @@ fn dead_letter(bed: &Bed, extra: &[(&str, &str)], arguments: &[&str]) -> String 
     text(&output)
 }
 
+/// Runs `dead-letter redrive` with arguments where letters are left that cannot be written; what it has printed.
+fn redrive_in_part(bed: &Bed, extra: &[(&str, &str)], arguments: &[&str]) -> String {
+    let output = run(&with(bed, extra), &[&["dead-letter", "redrive"], arguments].concat());
+    assert_eq!(output.status.code(), Some(65), "{arguments:?}: {}", text(&output));
+    text(&output)
+}
+
 /// Publishes messages, lets a worker take them, and ends it.
 async fn take(bed: &Bed, extra: &[(&str, &str)]) {
     bed.producer.flush();
@@ -345,7 +352,7 @@ async fn a_message_with_more_headers_than_can_be_read_is_a_letter() {
                    where \"offset\" = 1 and reason = 'limits' and detail like 'the headers cannot be read: %100000%'";
     assert_eq!((bed.count_points().await, bed.count(LETTERS).await, bed.count(letters).await), (1, 1, 1));
     // What they say is not known later either.
-    let done = dead_letter(&bed, &[], &["redrive"]);
+    let done = redrive_in_part(&bed, &[], &[]);
     assert!(done.contains("0 dead letters with 0 points written; 1 rejected again"), "{done}");
     bed.remove().await;
 }
@@ -377,7 +384,7 @@ async fn fields_and_versions_that_are_not_known_are_counted_and_refused() {
     assert_eq!(refused("the field \"unit\" is unknown, and message.deny_unknown_fields %").await, 2);
     drop(worker);
     // What became allowed is written; another version stays one.
-    let done = dead_letter(&bed, &[], &["redrive"]);
+    let done = redrive_in_part(&bed, &[], &[]);
     assert!(done.contains("2 dead letters with 2 points written; 2 rejected again"), "{done}");
     bed.remove().await;
 }
@@ -475,23 +482,78 @@ async fn what_is_rejected_again_and_again_is_parked_and_takes_no_other_with_it()
     assert_eq!(bed.count(LETTERS).await, 40);
     let limit = [("SERIES_INGEST__DEAD_LETTER__MAX_ATTEMPTS", "2")];
     let expected = "37 dead letters with 222 points";
-    let would = dead_letter(&bed, &limit, &["redrive", "--dry-run"]);
+    let would = redrive_in_part(&bed, &limit, &["--dry-run"]);
     assert!(would.contains(&format!("{expected} would be written; 3 rejected again")), "{would}");
-    let done = dead_letter(&bed, &limit, &["redrive"]);
+    let done = redrive_in_part(&bed, &limit, &[]);
     assert!(done.contains(&format!("{expected} written; 3 rejected again")), "{done}");
     assert_eq!(bed.difference(&published).await, Difference::default());
     let detail = "select count(*) from ingest_dead_letter where reason = 'rejected_by_database'
                   and detail like '%23514%no_sevens%' and detail not like '%-7%' and attempts = 1";
     assert_eq!(bed.count(detail).await, 2);
     assert_counted(&bed, 3, 0, 37).await;
-    assert!(dead_letter(&bed, &limit, &["redrive"]).contains("0 dead letters with 0 points written; 3 rejected again"));
+    let done = redrive_in_part(&bed, &limit, &[]);
+    assert!(done.contains("0 dead letters with 0 points written; 3 rejected again"), "{done}");
+    assert!(done.contains("3 of them are parked now, after 2 attempts (dead_letter.max_attempts)"), "{done}");
+    assert!(done.contains("`redrive --parked` takes them too"), "{done}");
     let parked = dead_letter(&bed, &limit, &["redrive"]);
     assert!(parked.contains("written; 0 rejected again") && parked.contains("3 are parked"), "{parked}");
     assert!(dead_letter(&bed, &limit, &["list", "--parked"]).contains("3 of 3 dead letters shown"));
     bed.client.batch_execute("alter table time_series_data_points drop constraint no_sevens").await.unwrap();
-    let done = dead_letter(&bed, &limit, &["redrive", "--parked"]);
+    let done = redrive_in_part(&bed, &limit, &["--parked"]);
     assert!(done.contains("2 dead letters with 4 points written; 1 rejected again"), "{done}");
     assert_counted(&bed, 1, 0, 39).await;
+    bed.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_rejected_again_is_named_and_a_dry_run_is_no_attempt() {
+    let Some(bed) = Bed::new("named", 1).await else { return };
+    for number in 0..29 {
+        let payload = format!("{{\"time_series_id\":{number}}}");
+        bed.producer.send(&bed.points_topic, 0, "s", Some(payload.as_bytes()));
+    }
+    take(&bed, &[]).await;
+    let attempts = async || bed.count("select sum(attempts)::bigint from ingest_dead_letter").await;
+    let first = bed.count("select min(id) from ingest_dead_letter").await;
+    let topic = &bed.points_topic;
+    for arguments in [&["--dry-run"][..], &["--dry-run", "--json"]] {
+        redrive_in_part(&bed, &[], arguments);
+        assert_eq!(attempts().await, 0, "{arguments:?}");
+    }
+    let done = redrive_in_part(&bed, &[], &[]);
+    assert_eq!(attempts().await, 29);
+    assert!(done.contains("0 dead letters with 0 points written; 29 rejected again"), "{done}");
+    assert!(done.contains(&format!("  dead letter {first}, {topic} partition 0 offset 0: schema: ")), "{done}");
+    assert!(done.contains("(attempt 1 of 5)"), "{done}");
+    assert_eq!(done.lines().filter(|line| line.starts_with("  dead letter ")).count(), 20, "{done}");
+    assert!(done.contains("… and 9 more; by reason, of all: schema 29. `--json` names each"), "{done}");
+    assert!(done.contains("29 dead letters were rejected again") && !done.contains("parked now"), "{done}");
+    let output = run(&bed.environment(), &["dead-letter", "redrive", "--json"]);
+    assert_eq!(output.status.code(), Some(65));
+    let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let rejected = document["rejected"].as_array().unwrap();
+    assert_eq!((rejected.len(), &document["written"], &document["parked_now"]), (29, &0.into(), &0.into()));
+    let ids: Vec<i64> = rejected.iter().map(|letter| letter["id"].as_i64().unwrap()).collect();
+    assert!(ids.is_sorted() && ids[0] == first, "{ids:?}");
+    for (key, value) in [("topic", Value::from(topic.as_str())), ("offset", 0.into()), ("attempts", 2.into())] {
+        assert_eq!(rejected[0][key], value, "{key}");
+    }
+    assert_eq!((&rejected[0]["reason"], &rejected[0]["parked"]), (&"schema".into(), &false.into()));
+    for _ in 0..2 {
+        redrive_in_part(&bed, &[], &[]);
+    }
+    let last = redrive_in_part(&bed, &[], &[]);
+    assert!(last.contains("29 of them are parked now, after 5 attempts (dead_letter.max_attempts)"), "{last}");
+    let parked: Value =
+        serde_json::from_slice(&run(&bed.environment(), &["dead-letter", "redrive", "--json"]).stdout).unwrap();
+    assert_eq!((&parked["parked_before"], parked["rejected"].as_array().unwrap().len()), (&29.into(), 0));
+    let counts = dead_letter(&bed, &[], &["counts", "--json"]);
+    let counts: Value = serde_json::from_str(&counts).unwrap();
+    let known = &counts["counts"][0];
+    assert_eq!((&known["topic"], &known["reason"]), (&topic.as_str().into(), &"schema".into()));
+    assert_eq!((&known["kept"], &known["only_counted"]), (&29.into(), &0.into()));
+    let shown = dead_letter(&bed, &[], &["show", &first.to_string(), "--json"]);
+    assert_eq!(serde_json::from_str::<Value>(&shown).unwrap()["payload"], "{\"time_series_id\":0}");
     bed.remove().await;
 }
 
@@ -552,16 +614,16 @@ async fn what_stands_beside_a_payload_is_read_whole_before_a_letter_is_written()
     assert_eq!(bed.count(LETTERS).await, 2);
     // What is right of both stands beyond what the database has of them.
     let none = "0 dead letters with 0 points written; 1 rejected again";
-    let done = dead_letter(&bed, &limit, &["redrive", "--reason", "too_large"]);
+    let done = redrive_in_part(&bed, &limit, &["--reason", "too_large"]);
     assert!(done.contains(none), "{done}");
-    let done = dead_letter(&bed, &[], &["redrive", "--reason", "schema"]);
+    let done = redrive_in_part(&bed, &[], &["--reason", "schema"]);
     assert!(done.contains(none), "{done}");
     let done = dead_letter(&bed, &[("EDITOR", "false")], &["redrive", "--edit", "--reason", "schema"]);
     assert!(done.contains("--edit changes the payload alone: header series-ingest-version"), "{done}");
     let done = dead_letter(&bed, &[], &["redrive", "--reason", "too_large"]);
     assert!(done.contains("1 dead letters with 1 points written"), "{done}");
     bed.broker.delete_records(&bed.points_topic, 0, 2).await;
-    let done = dead_letter(&bed, &[], &["redrive"]);
+    let done = redrive_in_part(&bed, &[], &[]);
     assert!(done.contains("bytes of its headers: Kafka no longer has") && done.contains("1 left alone"), "{done}");
     assert_counted(&bed, 1, 0, 1).await;
     bed.remove().await;
@@ -719,7 +781,7 @@ async fn a_payload_that_was_cut_is_read_from_kafka_again() {
     assert!(dead_letter(&bed, &[], &["show", &id]).contains("only the first 65536 bytes"));
     // Of the first one Kafka has nothing any more.
     bed.broker.delete_records(&bed.points_topic, 0, 1).await;
-    let done = dead_letter(&bed, &[], &["redrive"]);
+    let done = redrive_in_part(&bed, &[], &[]);
     assert!(done.contains("1 dead letters with 8000 points written; 0 rejected again"), "{done}");
     assert!(done.contains("1 left alone") && done.contains("no longer has the message"), "{done}");
     let difference = bed.difference(&published).await;

@@ -61,7 +61,28 @@ async fn a_journal_is_looked_at_exported_and_replayed_beside_its_worker() {
     assert_eq!((older.len(), newer.len()), (expected, times.len() - expected));
     let (refused, code) = journal(&away, &["replay", "--directory", &directory, "--from-time", &newest_text]);
     assert_eq!(code, Some(64));
-    assert!(refused[0].contains("replay takes no times: give offsets"), "{refused:?}");
+    assert!(refused[0].contains("unexpected argument '--from-time'"), "{refused:?}");
+    let (help, _) = journal(&away, &["replay", "--help"]);
+    let offered = |filter: &str| help.iter().any(|line| line.contains(filter));
+    assert!(offered("--from-offset") && !offered("-time"), "{help:?}");
+    let (document, code) = journal(&away, &["status", "--json", "--directory", &directory]);
+    assert_eq!((document.len(), code), (1, Some(0)));
+    let document: serde_json::Value = serde_json::from_str(&document[0]).unwrap();
+    let partitions = document["partitions"].as_array().unwrap();
+    assert_eq!(
+        (partitions.len(), &document["directory"], &document["damage"]),
+        (2, &directory.as_str().into(), &serde_json::json!([]))
+    );
+    let sum = |key: &str| partitions.iter().map(|one| one[key].as_u64().unwrap()).sum::<u64>();
+    assert_eq!(
+        (sum("messages"), &partitions[0]["topic"], &partitions[1]["partition"]),
+        (220, &topic.as_str().into(), &1.into())
+    );
+    assert_eq!(partitions[0]["offsets"][0]["from"], 10);
+    let (document, code) = journal(&away, &["verify", "--json", "--directory", &directory]);
+    assert_eq!((document.len(), code), (1, Some(0)));
+    let document: serde_json::Value = serde_json::from_str(&document[0]).unwrap();
+    assert_eq!(document["damage"], serde_json::json!([]));
     let (refused, code) = journal(&away, &["verify", "--directory", "/nowhere"]);
     assert_eq!(code, Some(64));
     assert!(refused[0].contains("/nowhere"), "{refused:?}");
@@ -121,6 +142,10 @@ async fn a_damaged_journal_gives_what_is_intact_and_says_what_is_not() {
     assert_eq!(code, Some(65), "{lines:?}");
     assert!(lines[0].starts_with("damaged: ") && lines[0].contains(&place), "{lines:?}");
     assert!(lines[1].contains("damaged in 1 places"), "{lines:?}");
+    let (lines, code) = journal(&away, &["verify", "--json", "--directory", directory]);
+    assert_eq!(code, Some(65), "{lines:?}");
+    let document: serde_json::Value = serde_json::from_str(&lines[0]).unwrap();
+    assert!(document["damage"][0].as_str().unwrap().contains(&place), "{document}");
     let (lines, code) = journal(&away, &["export", "--directory", directory]);
     assert_eq!(code, Some(65));
     assert_eq!(lines.iter().filter(|line| line.starts_with('{')).count(), 220 - messages as usize);

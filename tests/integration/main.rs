@@ -25,6 +25,7 @@ mod last_resort;
 mod lost_commits;
 mod memory;
 mod outages;
+mod output;
 mod pool;
 mod profiles;
 mod references;

@@ -429,7 +429,14 @@ async fn an_owner_that_is_no_superuser_migrates_and_redrives_and_its_worker_repl
 
     // A worker's role may not touch what was refused before.
     for command in [&["dead-letter", "list"][..], &["dead-letter", "redrive"], &["dead-letter", "purge", "--yes"]] {
-        expect(&as_worker, command, 70, &["42501", "the owner's"]);
+        expect(
+            &as_worker,
+            command,
+            70,
+            &["42501", "a worker's role may not do this: set database.url to the role that owns"],
+        );
+        let printed = text(&run(&as_worker, command));
+        assert!(!printed.contains("--worker-role"), "it would not help: {printed}");
     }
     expect(&as_owner, &["dead-letter", "list"], 0, &["unknown_series"]);
     expect(&as_owner, &["dead-letter", "redrive"], 0, &["1 dead letters with 1 points written"]);

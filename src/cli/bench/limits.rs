@@ -58,6 +58,7 @@ const fn limit(
 }
 
 /// The server's files with the rows: two halves of the series, in the order of the messages and sorted.
+#[derive(Debug, Clone)]
 pub(super) struct Files {
     arrival: Vec<String>,
     sorted: Vec<String>,

@@ -4,8 +4,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::{
-    Arguments, Config, Failure, PARTITIONS, Scratch, Worker, print_line, publisher_with_topics, series_id,
-    until_applied,
+    Arguments, Config, Failure, PARTITIONS, Scratch, Worker, is_interrupted, print_line, publisher_with_topics,
+    series_id, until_applied,
 };
 
 /// How long messages are sent.
@@ -51,6 +51,9 @@ pub(super) async fn measure(
         let start = Instant::now();
         let mut sent = Vec::with_capacity(count);
         for number in 0..count {
+            if is_interrupted() {
+                break;
+            }
             // Sleeps are longer than asked; what is due is then sent at once.
             if let Some(early) = (start + pause * number as u32).checked_duration_since(Instant::now()) {
                 std::thread::sleep(early);

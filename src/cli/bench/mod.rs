@@ -12,9 +12,10 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
-use super::{Failure, SYNTHETIC_FIRST_S, print_line, progress_bar, synthetic_message};
+use super::interrupt::{Interrupts, is_interrupted};
+use super::{Failure, SYNTHETIC_FIRST_S, brokers_of, output, print_line, progress_bar, synthetic_message};
 use crate::batch::{MessageSetBuilder, RawMessage, Source};
 use crate::config::{Config, OnDuplicate, Secret};
 use crate::database::profile::{self, Profile};
@@ -25,7 +26,7 @@ use crate::kafka::publisher::Publisher;
 use crate::message::Kind;
 use crate::telemetry::metrics::{self, Step};
 use limits::{Files, Limit};
-use process::{Worker, postgres_cpu};
+use process::{Running, Worker, postgres_cpu};
 use report::{Report, rounded};
 
 const PARTITIONS: i32 = 8;
@@ -44,9 +45,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Clone, Args)]
 pub(super) struct Arguments {
-    /// The broker to preload, `host:port`.
-    #[arg(long, env = "KAFKA_BROKERS")]
-    brokers: String,
+    /// The broker to preload, `host:port`. Also KAFKA_BROKERS.
+    #[arg(long, value_name = "HOST:PORT")]
+    brokers: Option<String>,
     /// How many points.
     #[arg(long, default_value_t = 1_000_000)]
     points: usize,
@@ -59,9 +60,40 @@ pub(super) struct Arguments {
     /// Timestamps of a message.
     #[arg(long, default_value_t = 20)]
     timestamps: usize,
-    /// Where the figures go as JSON, besides the table.
+    /// Where the figures go as JSON, besides the table; the file is whole after each part.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Only this part; may be given several times, and with commas. All by default.
+    #[arg(long, value_enum, value_name = "PART", value_delimiter = ',')]
+    only: Vec<Part>,
+}
+
+/// A part of the benchmark, in the order in which they are measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Drain a topic, beside COPY of the same rows by the server itself.
+    Drain,
+    /// Replay the same messages from a journal.
+    Replay,
+    /// Drain into a table of the profile throughput, beside COPY.
+    Throughput,
+    /// Drain messages of one point.
+    OnePoint,
+    /// Drain the points of a hundred times as many series.
+    ManySeries,
+    /// Delays from send to commit at 20,000 points/s, and at half of the drain's rate if that is measured.
+    Live,
+    /// Drain with points.on_duplicate = "ignore" and "replace".
+    OnceEach,
+    /// Drain into a table with a CHECK that refuses nothing, and with one that refuses 0.01 % of the rows.
+    Refused,
+}
+
+impl Part {
+    /// Its name, as the arguments have it.
+    fn name(self) -> String {
+        self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+    }
 }
 
 impl Arguments {
@@ -158,18 +190,49 @@ pub(super) async fn run(config: Arc<Config>, file: Option<PathBuf>, arguments: A
     if [arguments.points, arguments.series, arguments.columns, arguments.timestamps].contains(&0) {
         return Err(Failure::Usage("--points, --series, --columns and --timestamps must be above 0".to_owned()));
     }
+    let brokers = brokers_of(arguments.brokers.as_deref(), &config)?;
+    let brokers = brokers
+        .ok_or_else(|| Failure::Usage("bench needs a broker: give --brokers, or set KAFKA_BROKERS".to_owned()))?;
+    // A file that cannot be written is better known before than after.
+    let mut report = Report::new(arguments.json.clone())?;
+    let mut interrupts = Interrupts::listen()?;
     let scratch = Scratch::create(&config.database, "series_ingest_bench").await?;
     let mut bench = (*config).clone();
     let name = scratch.name().to_owned();
-    bench.kafka.brokers.clone_from(&arguments.brokers);
+    print_line(format_args!("Kafka at {brokers}; database {name} made for the benchmark"));
+    bench.kafka.brokers = brokers;
     bench.kafka.group_id = name.replace('_', "-");
     bench.database.url = Secret::new(scratch.url().to_owned());
     // What is compressed is compressed as it is copied, and not by the policy meanwhile.
     bench.database.compress_after_s = COMPRESS_AFTER_S;
-    let result = measure(&bench, file.as_deref(), &arguments, &scratch).await;
+    let run = Run {
+        bench: &bench,
+        file: file.as_deref(),
+        arguments: &arguments,
+        scratch: &scratch,
+        report: &mut report,
+        is_published: false,
+        files: None,
+        drained: None,
+    };
+    let measured = interrupts.or_work(run.measure()).await;
+    report.print();
+    let cleaned = interrupts.or_work(async {
+        clean_up(&bench, scratch).await;
+        Ok(())
+    });
+    if let Err(failure) = cleaned.await {
+        print_line(format_args!("the benchmark's database {name} is still there: {failure}"));
+    }
+    measured?;
+    report.complete()
+}
+
+async fn clean_up(bench: &Config, scratch: Scratch) {
+    let name = scratch.name().to_owned();
     let topics: Vec<String> = TOPICS
         .iter()
-        .map(|name| with_own_topics(&bench, name))
+        .map(|name| with_own_topics(bench, name))
         .flat_map(|bench| [bench.kafka.series_topic, bench.kafka.points_topic])
         .collect();
     let topics: Vec<&str> = topics.iter().map(String::as_str).collect();
@@ -180,80 +243,168 @@ pub(super) async fn run(config: Arc<Config>, file: Option<PathBuf>, arguments: A
     if let Err(error) = scratch.remove().await {
         print_line(format_args!("the benchmark's database {name} is still there: {error}"));
     }
-    result
 }
 
-async fn measure(bench: &Config, file: Option<&Path>, arguments: &Arguments, scratch: &Scratch) -> Result<(), Failure> {
-    for note in schema::migrate(bench).await?.notes {
-        print_line(note);
+/// The parts, one after the other, and what the later ones need of the earlier ones.
+struct Run<'a> {
+    bench: &'a Config,
+    file: Option<&'a Path>,
+    arguments: &'a Arguments,
+    scratch: &'a Scratch,
+    report: &'a mut Report,
+    /// Whether the topic that most parts drain is filled.
+    is_published: bool,
+    /// The server's files with the same rows.
+    files: Option<Files>,
+    /// The rate of the drain, in points a second, if it was measured.
+    drained: Option<f64>,
+}
+
+impl Run<'_> {
+    async fn measure(mut self) -> Result<(), Failure> {
+        for note in schema::migrate(self.bench).await?.notes {
+            print_line(note);
+        }
+        let points = self.arguments.total();
+        self.report.add("points", "points", format!("{points:>8}"), points);
+        let points = self.arguments.points_a_message();
+        self.report.add("points a message", "points_a_message", format!("{points:>8}"), points);
+        let only = &self.arguments.only;
+        for part in Part::value_variants().iter().filter(|part| only.is_empty() || only.contains(part)) {
+            self.part(*part).await?;
+            self.report.done(&part.name())?;
+        }
+        Ok(())
     }
-    let many = with_own_topics(bench, "many");
-    publish(&many, arguments).await?;
-    let files = Files::make(scratch, arguments).await?;
-    let standard = drain_beside(&many, file, arguments, scratch, &files, &limits::STANDARD).await?;
-    let replay = replay(&many, file, arguments, scratch).await?;
-    let (throughput, direct_compress) = drain_on_throughput(&many, file, arguments, scratch, &files).await?;
-    files.remove(scratch).await?;
 
-    let (one, single) = (with_own_topics(bench, "one"), arguments.with_one_point());
-    publish(&one, &single).await?;
-    scratch.empty_tables().await?;
-    let one = drain(&one, file, &single, scratch).await?;
-    check_points(scratch, &single).await?;
+    async fn part(&mut self, part: Part) -> Result<(), Failure> {
+        match part {
+            Part::Drain => self.drain().await,
+            Part::Replay => self.replay().await,
+            Part::Throughput => self.throughput().await,
+            Part::OnePoint => self.one_point().await,
+            Part::ManySeries => self.many_series().await,
+            Part::Live => self.live().await,
+            Part::OnceEach => self.once_each().await,
+            Part::Refused => self.refused().await,
+        }
+    }
 
-    let (wide, of_many_series) = (with_own_topics(bench, "wide"), arguments.with_many_series());
-    publish(&wide, &of_many_series).await?;
-    let files = Files::make(scratch, &of_many_series).await?;
-    let wide = drain_beside(&wide, file, &of_many_series, scratch, &files, &[limits::WITHOUT_TRIGGER]).await?;
-    files.remove(scratch).await?;
+    /// The configuration of the topic that most parts drain, which is filled by the first of them.
+    async fn many(&mut self) -> Result<Config, Failure> {
+        let many = with_own_topics(self.bench, "many");
+        if !self.is_published {
+            publish(&many, self.arguments).await?;
+            self.is_published = true;
+        }
+        Ok(many)
+    }
 
-    let live = live::measure(&with_own_topics(bench, "live"), file, arguments, scratch, LIVE_POINTS_A_SECOND).await?;
-    let plain = &standard.drain;
-    let half = plain.points_a_second / 2.0;
-    let half_live = live::measure(&with_own_topics(bench, "half"), file, arguments, scratch, half).await?;
-    let ignore = drain_once_each(&many, file, arguments, scratch, OnDuplicate::Ignore).await?;
-    let replace = drain_once_each(&many, file, arguments, scratch, OnDuplicate::Replace).await?;
-    scratch.execute("drop the unique index", "drop index idx_time_series_data_points_unique").await?;
-    let clean = drain_with_check(&many, file, arguments, scratch, "-1").await?;
-    let refused = drain_with_check(&many, file, arguments, scratch, "0").await?;
+    async fn files(&mut self) -> Result<Files, Failure> {
+        match &self.files {
+            Some(files) => Ok(files.clone()),
+            None => Ok(self.files.insert(Files::make(self.scratch, self.arguments).await?).clone()),
+        }
+    }
 
-    let total = arguments.total() as f64;
-    let mut report = Report::default();
-    report.add("points", "points", format!("{:>8}", arguments.total()), arguments.total());
-    report.add(
-        "points a message",
-        "points_a_message",
-        format!("{:>8}", arguments.points_a_message()),
-        arguments.points_a_message(),
-    );
-    standard.report(&mut report, "", "", None);
-    for (name, key, delays) in [
-        (format!("live, {LIVE_POINTS_A_SECOND:.0} points/s"), "live", &live),
-        (format!("live, {half:.0} points/s, half of the drain"), "half", &half_live),
-    ] {
+    /// The drain, for ratios to it.
+    fn beside(&self) -> Vec<(&'static str, &'static str, f64)> {
+        self.drained.map(|rate| ("the drain", "drain", rate)).into_iter().collect()
+    }
+
+    async fn drain(&mut self) -> Result<(), Failure> {
+        let (many, files) = (self.many().await?, self.files().await?);
+        let standard = drain_beside(&many, self.file, self.arguments, self.scratch, &files, &limits::STANDARD).await?;
+        self.drained = Some(standard.drain.points_a_second);
+        standard.report(self.report, "", "", &[]);
+        Ok(())
+    }
+
+    async fn replay(&mut self) -> Result<(), Failure> {
+        let many = with_own_topics(self.bench, "many");
+        let took = replay(&many, self.file, self.arguments, self.scratch).await?;
+        let rate = self.arguments.total() as f64 / took.as_secs_f64();
+        let beside = self.beside();
+        self.report.rate("replay of a journal", "replay", rate, &beside);
+        Ok(())
+    }
+
+    async fn throughput(&mut self) -> Result<(), Failure> {
+        let (many, files) = (self.many().await?, self.files().await?);
+        let (throughput, direct_compress) =
+            drain_on_throughput(&many, self.file, self.arguments, self.scratch, &files).await?;
+        let beside = self.beside();
+        throughput.report(self.report, "throughput: ", "throughput_", &beside);
+        let share = throughput.drain.compressed as f64 / self.arguments.total() as f64;
+        let text = format!("{share:>8.2} of all; direct compress {direct_compress}");
+        self.report.add("throughput: points in compressed rows", "throughput_compressed", text, rounded(share));
+        self.files = None;
+        files.remove(self.scratch).await
+    }
+
+    async fn one_point(&mut self) -> Result<(), Failure> {
+        let (one, single) = (with_own_topics(self.bench, "one"), self.arguments.with_one_point());
+        publish(&one, &single).await?;
+        self.scratch.empty_tables().await?;
+        let one = drain(&one, self.file, &single, self.scratch).await?;
+        check_points(self.scratch, &single).await?;
+        let beside = self.beside();
+        self.report.rate("drain, 1 point a message", "one_point", one.points_a_second, &beside);
+        one.report_cost(self.report, "one_point_");
+        Ok(())
+    }
+
+    async fn many_series(&mut self) -> Result<(), Failure> {
+        let (wide, of_many_series) = (with_own_topics(self.bench, "wide"), self.arguments.with_many_series());
+        publish(&wide, &of_many_series).await?;
+        let files = Files::make(self.scratch, &of_many_series).await?;
+        let limits = [limits::WITHOUT_TRIGGER];
+        let wide = drain_beside(&wide, self.file, &of_many_series, self.scratch, &files, &limits).await?;
+        files.remove(self.scratch).await?;
+        let beside = self.beside();
+        wide.report(self.report, &format!("{} series: ", of_many_series.series), "many_series_", &beside);
+        Ok(())
+    }
+
+    async fn live(&mut self) -> Result<(), Failure> {
+        self.live_at("live", "", LIVE_POINTS_A_SECOND).await?;
+        match self.drained {
+            Some(rate) => self.live_at("half", ", half of the drain", rate / 2.0).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn live_at(&mut self, key: &str, words: &str, rate: f64) -> Result<(), Failure> {
+        let bench = with_own_topics(self.bench, key);
+        let delays = live::measure(&bench, self.file, self.arguments, self.scratch, rate).await?;
         let [p50, p99] = [50, 99].map(|percent| delays.percentile(percent).as_millis() as u64);
-        report.add(&name, &format!("{key}_p50_ms"), format!("{p50:>8} ms from send to commit at the median"), p50);
-        report.add("", &format!("{key}_p99_ms"), format!("{p99:>8} ms for 99 % of the messages"), p99);
+        let text = format!("{p50:>8} ms from send to commit at the median");
+        self.report.add(&format!("live, {rate:.0} points/s{words}"), &format!("{key}_p50_ms"), text, p50);
+        self.report.add("", &format!("{key}_p99_ms"), format!("{p99:>8} ms for 99 % of the messages"), p99);
+        Ok(())
     }
-    let drained = ("the drain", "drain", plain.points_a_second);
-    report.rate("drain, 1 point a message", "one_point", one.points_a_second, &[drained]);
-    one.report_cost(&mut report, "one_point_");
-    report.rate("replay of a journal", "replay", total / replay.as_secs_f64(), &[drained]);
-    report.rate("drain, on_duplicate ignore", "ignore", ignore.points_a_second, &[drained]);
-    report.rate("drain, on_duplicate replace", "replace", replace.points_a_second, &[drained]);
-    report.rate("drain with a CHECK", "check", clean.points_a_second, &[drained]);
-    let unrefused = ("that", "check", clean.points_a_second);
-    report.rate("the same, 0.01 % refused", "refused", refused.points_a_second, &[unrefused]);
-    wide.report(&mut report, &format!("{} series: ", of_many_series.series), "many_series_", Some(drained));
-    throughput.report(&mut report, "throughput: ", "throughput_", Some(drained));
-    let share = throughput.drain.compressed as f64 / total;
-    report.add(
-        "throughput: points in compressed rows",
-        "throughput_compressed",
-        format!("{share:>8.2} of all; direct compress {}", direct_compress),
-        rounded(share),
-    );
-    report.finish(arguments.json.as_deref())
+
+    async fn once_each(&mut self) -> Result<(), Failure> {
+        let many = self.many().await?;
+        for rule in [OnDuplicate::Ignore, OnDuplicate::Replace] {
+            let drain = drain_once_each(&many, self.file, self.arguments, self.scratch, rule).await?;
+            let name = rule.as_str();
+            let beside = self.beside();
+            self.report.rate(&format!("drain, on_duplicate {name}"), name, drain.points_a_second, &beside);
+        }
+        self.scratch.execute("drop the unique index", "drop index idx_time_series_data_points_unique").await?;
+        Ok(())
+    }
+
+    async fn refused(&mut self) -> Result<(), Failure> {
+        let many = self.many().await?;
+        let clean = drain_with_check(&many, self.file, self.arguments, self.scratch, "-1").await?.points_a_second;
+        let beside = self.beside();
+        self.report.rate("drain with a CHECK", "check", clean, &beside);
+        let refused = drain_with_check(&many, self.file, self.arguments, self.scratch, "0").await?.points_a_second;
+        self.report.rate("the same, 0.01 % refused", "refused", refused, &[("that", "check", clean)]);
+        Ok(())
+    }
 }
 
 /// A drain, and the server's limits before and after it in points a second.
@@ -266,7 +417,7 @@ struct Beside {
 
 impl Beside {
     /// Adds all of it, the names and keys with something before them.
-    fn report(&self, report: &mut Report, name: &str, key: &str, other: Option<(&str, &str, f64)>) {
+    fn report(&self, report: &mut Report, name: &str, key: &str, others: &[(&str, &str, f64)]) {
         let mut faster_ones = Vec::new();
         for ((limit, before), after) in self.limits.iter().zip(&self.before).zip(&self.after) {
             let text = format!("{before:>8.0} points/s before the drain, {after:.0} after");
@@ -276,12 +427,7 @@ impl Beside {
             faster_ones.push((limit, faster));
         }
         let drain = &self.drain;
-        report.rate(
-            &format!("{name}drain by the worker"),
-            &format!("{key}drain"),
-            drain.points_a_second,
-            other.as_slice(),
-        );
+        report.rate(&format!("{name}drain by the worker"), &format!("{key}drain"), drain.points_a_second, others);
         for (limit, faster) in faster_ones {
             let ratio = drain.points_a_second / faster;
             let key = format!("{key}drain_to_copy_{}", limit.key);
@@ -372,6 +518,9 @@ async fn publish(bench: &Config, arguments: &Arguments) -> Result<(), Failure> {
     let arguments = arguments.clone();
     tokio::task::spawn_blocking(move || -> Result<(), Failure> {
         for message in 0..messages {
+            if is_interrupted() {
+                break;
+            }
             let (round, series) = (message / arguments.series, message % arguments.series);
             publisher.send(&points_topic, None, &series_id(series), arguments.message(series, round).as_bytes())?;
             bar.inc(1);
@@ -548,26 +697,37 @@ async fn replay(
     });
     let starts: Vec<(i32, i64)> = (0..PARTITIONS).map(|partition| (partition, 0)).collect();
     Database::new(bench)?.start(&source, &starts).await?;
-    let directory = std::env::temp_dir().join(scratch.name());
+    let directory = Removed(std::env::temp_dir().join(scratch.name()));
     let replayed = async {
-        let (journal, messages) = (directory.clone(), arguments.clone());
+        let (journal, messages) = (directory.0.clone(), arguments.clone());
         let filled = tokio::task::spawn_blocking(move || fill_journal(&journal, &source, &messages)).await;
         filled.map_err(|error| Failure::Internal(error.to_string()))??;
         print_line("replay of a journal");
         let start = Instant::now();
-        let mut child =
-            program(bench, file, scratch)?.args(["journal", "replay", "--directory"]).arg(&directory).spawn()?;
-        let status = tokio::task::spawn_blocking(move || child.wait()).await;
+        let mut command = program(bench, file, scratch)?;
+        let child = Running::new(command.args(["journal", "replay", "--directory"]).arg(&directory.0).spawn()?);
+        let status = child.ended().await?;
         let took = start.elapsed();
-        if !status.map_err(|error| Failure::Internal(error.to_string()))??.success() {
+        if !status.success() {
             return Err(Failure::Internal("the replay failed".to_owned()));
         }
         check_points(scratch, arguments).await?;
         Ok(took)
     };
-    let result = replayed.await;
-    std::fs::remove_dir_all(&directory)?;
-    result
+    replayed.await
+}
+
+/// A directory that is removed at the end of its scope.
+struct Removed(PathBuf);
+
+impl Drop for Removed {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.0)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            print_line(format_args!("the benchmark's journal {} is still there: {error}", self.0.display()));
+        }
+    }
 }
 
 /// A journal with all messages, as a worker would have written them.
@@ -584,6 +744,9 @@ fn fill_journal(directory: &Path, source: &Arc<Source>, arguments: &Arguments) -
         std::mem::replace(builder, next).build(None)
     };
     for round in 0..arguments.rounds() {
+        if is_interrupted() {
+            break;
+        }
         for series in 0..arguments.series {
             let partition = series % building.len();
             let builder = &mut building[partition];

@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::Child;
+use std::process::{Child, ExitStatus};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,6 +13,35 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 use super::{Config, Failure, Scratch, program};
+
+/// How often it is asked whether a process has ended.
+const POLL: Duration = Duration::from_millis(5);
+
+/// A process that is ended where it is not waited for.
+pub(super) struct Running(Child);
+
+impl Running {
+    pub(super) fn new(child: Child) -> Self {
+        Self(child)
+    }
+
+    /// Waits for its end.
+    pub(super) async fn ended(mut self) -> Result<ExitStatus, Failure> {
+        loop {
+            if let Some(status) = self.0.try_wait()? {
+                return Ok(status);
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // After its end there is nothing to end.
+        drop((self.0.kill(), self.0.wait()));
+    }
+}
 
 /// The worker's process, and where it answers for its metrics.
 pub(super) struct Worker {

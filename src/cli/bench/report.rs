@@ -1,21 +1,34 @@
-//! What the benchmark has found, as a table and as JSON.
+//! What the benchmark has found, as a table and as JSON, from part to part.
 
-use std::path::Path;
+use std::path::PathBuf;
 
 use serde_json::{Map, Value, json};
 
-use super::{Failure, print_line};
+use super::{Failure, output, print_line};
 
-/// Figures in the order in which they are printed.
-#[derive(Debug, Default)]
+/// The width of names, so that lines which are printed as they come stand in columns.
+const WIDTH: usize = 62;
+
+/// Figures in the order in which they are measured.
+#[derive(Debug)]
 pub(super) struct Report {
     lines: Vec<(String, String)>,
     values: Map<String, Value>,
+    parts: Vec<String>,
+    file: Option<PathBuf>,
 }
 
 impl Report {
-    /// A figure with its words, by a name for people and a key for programs.
+    /// An empty report, also in the file.
+    pub(super) fn new(file: Option<PathBuf>) -> Result<Self, Failure> {
+        let report = Self { lines: Vec::new(), values: Map::new(), parts: Vec::new(), file };
+        report.write(false)?;
+        Ok(report)
+    }
+
+    /// A figure with its words, by a name for people and a key for programs; it is printed at once.
     pub(super) fn add(&mut self, name: &str, key: &str, text: String, value: impl Into<Value>) {
+        print_line(format_args!("  {name:<WIDTH$}  {text}"));
         self.lines.push((name.to_owned(), text));
         self.values.insert(key.to_owned(), value.into());
     }
@@ -31,17 +44,31 @@ impl Report {
         self.add(name, &format!("{key}_points_per_s"), text, points_a_second.round());
     }
 
-    /// Prints the table, and writes the JSON where it is asked for.
-    pub(super) fn finish(self, file: Option<&Path>) -> Result<(), Failure> {
+    /// Notes that a part is measured: what is known then is in the file.
+    pub(super) fn done(&mut self, part: &str) -> Result<(), Failure> {
+        self.parts.push(part.to_owned());
+        self.write(false)
+    }
+
+    /// Prints all figures together.
+    pub(super) fn print(&self) {
         print_line("");
-        let width = self.lines.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
         for (name, text) in &self.lines {
-            print_line(format_args!("  {name:<width$}  {text}"));
+            print_line(format_args!("  {name:<WIDTH$}  {text}"));
         }
-        if let Some(file) = file {
-            std::fs::write(file, format!("{:#}\n", Value::Object(self.values)))?;
-        }
-        Ok(())
+    }
+
+    /// Notes that all parts are measured.
+    pub(super) fn complete(&self) -> Result<(), Failure> {
+        self.write(true)
+    }
+
+    fn write(&self, is_complete: bool) -> Result<(), Failure> {
+        let Some(file) = &self.file else { return Ok(()) };
+        let mut values = self.values.clone();
+        values.insert("parts".to_owned(), json!(self.parts));
+        values.insert("complete".to_owned(), is_complete.into());
+        output::write_file(file, &format!("{:#}\n", Value::Object(values)))
     }
 }
 

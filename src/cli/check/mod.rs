@@ -6,13 +6,27 @@ mod kafka;
 
 use std::sync::Arc;
 
+use clap::Args;
+use serde::Serialize;
+use serde_json::json;
+
 use super::{Failure, print_line};
 use crate::config::Config;
 
-pub(super) async fn run(config: &Arc<Config>) -> Result<(), Failure> {
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// As one JSON document, also if there are problems.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn run(config: &Arc<Config>, arguments: Arguments) -> Result<(), Failure> {
     config.require_database()?;
-    let mut report = Report::default();
+    let mut report = Report { json: arguments.json, ..Report::default() };
     report.say("configuration", "fine");
+    for note in config.notes() {
+        report.say("note", note);
+    }
     database::check(config, &mut report).await;
     kafka::check(config, &mut report).await?;
     journal::check(&config.journal, &mut report);
@@ -22,11 +36,21 @@ pub(super) async fn run(config: &Arc<Config>) -> Result<(), Failure> {
 /// What the parts of `check` have found.
 #[derive(Debug, Default)]
 struct Report {
+    json: bool,
+    /// Facts for JSON, each with what it is about.
+    facts: Vec<Fact>,
     problems: Vec<Problem>,
 }
 
+/// A fact that is no problem.
+#[derive(Debug, Serialize)]
+struct Fact {
+    subject: String,
+    text: String,
+}
+
 /// Something that `run` would refuse or suffer from.
-#[derive(Debug)]
+#[derive(Debug, Serialize)]
 struct Problem {
     /// The key of the configuration that it is about.
     key: &'static str,
@@ -39,7 +63,11 @@ struct Problem {
 impl Report {
     /// States a fact that is no problem.
     fn say(&mut self, what: &str, text: impl std::fmt::Display) {
-        print_line(format_args!("{what}: {text}"));
+        if self.json {
+            self.facts.push(Fact { subject: what.to_owned(), text: text.to_string() });
+        } else {
+            print_line(format_args!("{what}: {text}"));
+        }
     }
 
     fn problem(&mut self, key: &'static str, text: impl std::fmt::Display) {
@@ -62,6 +90,10 @@ impl Report {
     }
 
     fn finish(self) -> Result<(), Failure> {
+        if self.json {
+            let Self { facts, problems, .. } = &self;
+            print_line(json!({"ok": problems.is_empty(), "facts": facts, "problems": problems}));
+        }
         let count = match self.problems.len() {
             0 => return Ok(()),
             1 => "1 problem".to_owned(),

@@ -1,6 +1,6 @@
 //! `dead-letter redrive`: letters into the database, each once.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
@@ -10,10 +10,13 @@ use std::sync::Arc;
 use backon::ExponentialBuilder;
 use clap::Args;
 use indicatif::ProgressBar;
+use serde_json::{Value, json};
+use tracing::Level;
 
 use super::{Filter, Letters, answer, max_attempts};
 use crate::batch::Points;
-use crate::cli::{Failure, print, print_line, progress_bar};
+use crate::cli::output::{complain, print, print_line};
+use crate::cli::{Failure, progress_bar};
 use crate::config::Config;
 use crate::database::Database;
 use crate::database::dead_letters::{Cut, Fate, Letter, Redrive as OneRedrive, RedriveMode};
@@ -35,10 +38,16 @@ pub(in crate::cli) struct Redrive {
     /// Repair each payload in $VISUAL or $EDITOR first.
     #[arg(long, conflicts_with = "dry_run")]
     edit: bool,
-    /// Do all of it but the COMMIT, and say what would be written.
+    /// Do all of it but the COMMIT, and say what would be written; it is no attempt.
     #[arg(long)]
     dry_run: bool,
+    /// Print what was done as one JSON document, with all that were rejected.
+    #[arg(long, conflicts_with = "edit")]
+    json: bool,
 }
+
+/// The rejected letters that are named one by one.
+const MAX_NAMED: usize = 20;
 
 /// What was done, or would be.
 #[derive(Debug, Default)]
@@ -46,9 +55,27 @@ struct Done {
     written: usize,
     points: usize,
     rejected: usize,
+    /// The numbers of those by reason.
+    reasons: BTreeMap<&'static str, usize>,
+    /// The first of them, or all for JSON.
+    named: Vec<Again>,
+    /// Those whose attempts were used up by this.
+    parked: usize,
     elsewhere: usize,
     cut: usize,
     skipped: usize,
+}
+
+/// A letter that was rejected again.
+#[derive(Debug)]
+struct Again {
+    id: i64,
+    topic: String,
+    partition: i32,
+    offset: i64,
+    rejected: Rejected,
+    /// With this one, unless it was only tried.
+    attempts: i32,
 }
 
 pub(super) async fn run(config: &Arc<Config>, database: &Database, arguments: &Redrive) -> Result<(), Failure> {
@@ -69,6 +96,8 @@ pub(super) async fn run(config: &Arc<Config>, database: &Database, arguments: &R
         decoder: Decoder::new(config.message.limits()),
         defined: HashSet::new(),
         done: Done::default(),
+        max_attempts: max_attempts(config),
+        max_named: if arguments.json { usize::MAX } else { MAX_NAMED },
         mode: if arguments.dry_run { RedriveMode::Try } else { RedriveMode::Write },
         pauses: config.database.backoff(),
     };
@@ -99,17 +128,43 @@ pub(super) async fn run(config: &Arc<Config>, database: &Database, arguments: &R
         bar.inc(waiting.len() as u64);
     }
     bar.finish_and_clear();
-    work.done.report(arguments.dry_run, parked);
-    Ok(())
+    if arguments.json {
+        print_line(work.done.json(arguments.dry_run, parked, work.max_attempts));
+    } else {
+        work.done.report(arguments.dry_run, parked, work.max_attempts);
+    }
+    work.done.verdict(arguments.dry_run)
 }
 
 impl Done {
-    fn report(&self, dry_run: bool, parked: u64) {
+    fn report(&self, dry_run: bool, parked: u64, max_attempts: i32) {
         let verb = if dry_run { "would be written" } else { "written" };
         print_line(format_args!(
             "{} dead letters with {} points {verb}; {} rejected again",
             self.written, self.points, self.rejected
         ));
+        for Again { id, topic, partition, offset, rejected, attempts } in &self.named {
+            print_line(format_args!(
+                "  dead letter {id}, {topic} partition {partition} offset {offset}: {}: {} (attempt {attempts} of {max_attempts})",
+                rejected.reason.as_str(),
+                escaped(&rejected.detail)
+            ));
+        }
+        if self.rejected > self.named.len() {
+            let reasons: Vec<String> = self.reasons.iter().map(|(reason, count)| format!("{reason} {count}")).collect();
+            print_line(format_args!(
+                "  … and {} more; by reason, of all: {}. `--json` names each",
+                self.rejected - self.named.len(),
+                reasons.join(", ")
+            ));
+        }
+        if self.parked > 0 {
+            print_line(format_args!(
+                "{} of them are parked now, after {max_attempts} attempts (dead_letter.max_attempts): redrive skips them, \
+                 `redrive --parked` takes them too, and `list --parked` names them",
+                self.parked
+            ));
+        }
         if self.cut > 0 {
             print_line(format_args!(
                 "{} left alone: the database has only the head of the message, and Kafka no longer has it, or does not answer. Ask \
@@ -129,12 +184,54 @@ impl Done {
     }
 }
 
+impl Done {
+    fn json(&self, dry_run: bool, parked: u64, max_attempts: i32) -> Value {
+        let again = self.named.iter().map(|again| {
+            json!({
+                "id": again.id,
+                "topic": again.topic,
+                "partition": again.partition,
+                "offset": again.offset,
+                "reason": again.rejected.reason.as_str(),
+                "detail": again.rejected.detail,
+                "attempts": again.attempts,
+                "parked": again.attempts >= max_attempts,
+            })
+        });
+        json!({
+            "dry_run": dry_run,
+            "written": self.written,
+            "points": self.points,
+            "rejected": again.collect::<Vec<_>>(),
+            "parked_now": self.parked,
+            "parked_before": parked,
+            "cut": self.cut,
+            "elsewhere": self.elsewhere,
+        })
+    }
+
+    /// Returns an error if letters are left that this command has tried to write.
+    fn verdict(&self, dry_run: bool) -> Result<(), Failure> {
+        let verb = if dry_run { "would be" } else { "were" };
+        match (self.rejected, self.cut) {
+            (0, 0) => Ok(()),
+            (rejected, 0) => Err(Failure::Rejected(format!("{rejected} dead letters {verb} rejected again"))),
+            (rejected, cut) => {
+                Err(Failure::Rejected(format!("{rejected} dead letters {verb} rejected again, {cut} are not whole")))
+            }
+        }
+    }
+}
+
 struct Work<'a> {
     database: &'a Database,
     wholes: Wholes,
     decoder: Decoder,
     defined: HashSet<String>,
     done: Done,
+    max_attempts: i32,
+    /// The rejected letters that are kept to be named.
+    max_named: usize,
     mode: RedriveMode,
     pauses: ExponentialBuilder,
 }
@@ -155,9 +252,9 @@ impl Work<'_> {
             }
             Err(why) => {
                 for Cut { part, kept, bytes } in cut {
-                    eprintln!(
-                        "series-ingest: dead letter {} has {kept} of {bytes} bytes of its {part}: {why}",
-                        letter.id
+                    complain(
+                        Level::WARN,
+                        &format!("dead letter {} has {kept} of {bytes} bytes of its {part}: {why}", letter.id),
                     );
                 }
                 self.done.cut += 1;
@@ -175,14 +272,31 @@ impl Work<'_> {
         let redriven =
             self.database.redrive(&asked, self.mode, &mut self.decoder, &mut self.defined, &self.pauses).await?;
         self.done.points += redriven.points;
-        for fate in &redriven.fates {
+        for ((letter, _), fate) in letters.iter().zip(&redriven.fates) {
             match fate {
                 Fate::Written => self.done.written += 1,
-                Fate::Rejected(_) => self.done.rejected += 1,
+                Fate::Rejected(rejected) => self.note_rejected(letter, rejected),
                 Fate::Elsewhere => self.done.elsewhere += 1,
             }
         }
         Ok(())
+    }
+
+    fn note_rejected(&mut self, letter: &Letter, rejected: &Rejected) {
+        let attempts = letter.attempts + i32::from(self.mode == RedriveMode::Write);
+        self.done.rejected += 1;
+        *self.done.reasons.entry(rejected.reason.as_str()).or_default() += 1;
+        self.done.parked += usize::from(letter.attempts < self.max_attempts && attempts >= self.max_attempts);
+        if self.done.named.len() < self.max_named {
+            self.done.named.push(Again {
+                id: letter.id,
+                topic: letter.source.topic.clone(),
+                partition: letter.partition,
+                offset: letter.offset,
+                rejected: rejected.clone(),
+                attempts,
+            });
+        }
     }
 
     /// Edits a letter until it is written or given up; whether to go on to the next.

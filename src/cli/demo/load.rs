@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::{Failure, synthetic_message};
+use crate::cli::interrupt::is_interrupted;
 use crate::config::Kafka;
 use crate::kafka::publisher::Publisher;
 
@@ -64,6 +65,9 @@ impl Load {
         tokio::task::spawn_blocking(move || {
             let mut published = Published::default();
             for number in load.messages * eighths.start / 8..load.messages * eighths.end / 8 {
+                if is_interrupted() {
+                    break;
+                }
                 published += load.send(number)?;
             }
             load.publisher.flush()?;

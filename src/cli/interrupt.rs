@@ -1,0 +1,56 @@
+//! Signals that end a command which has something to clean up: the demo and the benchmark.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::Failure;
+
+/// Whether such a signal has come: signals are the process's.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// Returns `true` once a signal has ended [`Interrupts::or_work`]; work on threads, which cannot be dropped, ends then.
+pub(super) fn is_interrupted() -> bool {
+    INTERRUPTED.load(Ordering::Relaxed)
+}
+
+/// The signals that end a command, from when this is made on.
+#[derive(Debug)]
+pub(super) struct Interrupts {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+    quit: Signal,
+}
+
+impl Interrupts {
+    /// Takes the signals over. It has to be done before there is anything to clean up.
+    ///
+    /// # Errors
+    /// If the system refuses.
+    pub(super) fn listen() -> io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
+            quit: signal(SignalKind::quit())?,
+        })
+    }
+
+    /// Does the work until it ends, or until a signal comes; then it is dropped.
+    ///
+    /// # Errors
+    /// The work's, or [`Failure::Interrupted`].
+    pub(super) async fn or_work<T>(&mut self, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+        let (name, kind) = tokio::select! {
+            result = work => return result,
+            _ = self.interrupt.recv() => ("SIGINT", SignalKind::interrupt()),
+            _ = self.terminate.recv() => ("SIGTERM", SignalKind::terminate()),
+            _ = self.hangup.recv() => ("SIGHUP", SignalKind::hangup()),
+            _ = self.quit.recv() => ("SIGQUIT", SignalKind::quit()),
+        };
+        INTERRUPTED.store(true, Ordering::Relaxed);
+        Err(Failure::Interrupted { name, number: u8::try_from(kind.as_raw_value()).unwrap_or(0) })
+    }
+}
