@@ -35,6 +35,7 @@ demo: tools up ## set everything up and run the main job on real data
 test: tools up ## set everything up and run all tests, against real servers
 	@# Built first, so that compiling takes no time from tests that have deadlines.
 	$(CARGO) test $(TEST_FLAGS) --no-run
+	scripts/stack python >/dev/null
 	@# required: a server that does not answer fails a test instead of skipping it.
 	@$(STACK_ENV); export SERIES_INGEST_TESTS=required; set -x; $(CARGO) test $(TEST_FLAGS) --no-fail-fast -- $(TEST_ARGS)
 

@@ -170,6 +170,8 @@ impl From<SchemaError> for Failure {
             | SchemaError::Unique { .. }
             | SchemaError::Duplicates { .. }
             | SchemaError::OtherType { .. }
+            | SchemaError::NotAdopted { .. }
+            | SchemaError::Table(_)
             | SchemaError::Role(_) => Self::Usage(error.to_string()),
             SchemaError::Profile(text) => Self::Unreachable(format!("the database: {text}")),
             SchemaError::Migration(_) => Self::Internal(error.to_string()),

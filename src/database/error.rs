@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use deadpool_postgres::{PoolError, TimeoutType};
 use tokio_postgres::error::{DbError, SqlState};
 
-use super::session::{COMMIT_STEP, COPY_STEP, LETTERS_STEP, STEPS_WITH_ROWS};
+use super::session::{COMMIT_STEP, COPY_STEP, DEFINE_STEP, LETTERS_STEP, SEE_STEP, STEPS_WITH_ROWS};
 
 use super::tls;
 use crate::message::{Reason, Rejected};
@@ -79,6 +79,9 @@ pub enum Error {
         /// How many were tried.
         of: usize,
     },
+    /// What was known of series is out of date.
+    #[error("another program has deleted or changed series meanwhile")]
+    SeriesChanged,
     /// The program and the database disagree; a fault of ours.
     #[error("{0}")]
     Unexpected(String),
@@ -106,6 +109,8 @@ impl Error {
             Self::TimedOut { .. } => Class::Outage,
             Self::Unexpected(_) | Self::Tls(_) => Class::Ours,
             Self::TooManyRefused { .. } => Class::Data,
+            Self::SeriesChanged => Class::Retry,
+            Self::Server { step, source } if is_of_another_column(step, source) => Class::Ours,
             Self::Server { step, source } if STEPS_WITH_ROWS.contains(step) => {
                 source.code().map_or(Class::Outage, |code| class_of_row_code(code.code()))
             }
@@ -175,7 +180,7 @@ impl Error {
 
     /// Whether the server goes on with this connection, whose transaction can be ended then.
     pub(super) fn leaves_the_connection(&self) -> bool {
-        matches!(self, Self::TooManyRefused { .. })
+        matches!(self, Self::TooManyRefused { .. } | Self::SeriesChanged)
             || self.from_server().is_some() && (self.class() != Class::Outage || self.is_out_of_room())
     }
 
@@ -233,6 +238,20 @@ impl Error {
                 && answer.constraint().is_some_and(|name| name.contains("time_series_id"))
         })
     }
+}
+
+/// Whether a column is NULL that no message can fill: somebody's that is NOT NULL without a default, or one whose default was
+/// dropped. Every row is refused then, whatever it says.
+fn is_of_another_column(step: &str, error: &tokio_postgres::Error) -> bool {
+    let from_messages: &[&str] = match step {
+        DEFINE_STEP => &["name", "description"],
+        SEE_STEP => &[],
+        _ => &["value"],
+    };
+    error.as_db_error().is_some_and(|answer| {
+        *answer.code() == SqlState::NOT_NULL_VIOLATION
+            && answer.column().is_some_and(|column| !from_messages.contains(&column))
+    })
 }
 
 fn class_of(error: &tokio_postgres::Error) -> Class {

@@ -1,6 +1,8 @@
 //! TimescaleDB, or plain PostgreSQL: where points, series and progress are.
 //!
 //! - [`schema`]: the tables: migrations, and what the server's edition allows.
+//! - `adopt`: tables of series and points that another program has made.
+//! - `inspect`: what has become of the tables since, by whoever may change them.
 //! - [`profile`]: which indexes and constraints the table of points has, and what that lets the server do.
 //! - [`roles`]: what the worker's role may do.
 //! - `pool`, `session`: connections, their limits and time-outs.
@@ -19,11 +21,13 @@ pub mod copy;
 pub mod dead_letters;
 mod duplicates;
 pub mod error;
+mod inspect;
 pub mod profile;
 pub mod roles;
 pub mod schema;
 pub mod scratch;
 
+mod adopt;
 mod bisect;
 mod chunks;
 mod pool;

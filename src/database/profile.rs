@@ -70,6 +70,11 @@ pub struct Table {
 }
 
 impl Table {
+    /// Whether it has all of a profile, and nothing of it is missing.
+    pub fn has_profile(&self) -> bool {
+        [Profile::Standard, Profile::Throughput].iter().any(|profile| profile.as_str() == self.profile)
+    }
+
     /// Says in the log and by a metric what has come of it.
     pub(super) fn report(&self, is_new: bool) {
         metrics::direct_compress(self.direct_compress.is_ok());
@@ -91,6 +96,19 @@ impl Table {
     }
 }
 
+/// The foreign key of the points to their series.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct ForeignKey {
+    is_validated: bool,
+    /// Whether a series that is deleted takes its points with it.
+    cascades: bool,
+}
+
+impl ForeignKey {
+    /// That of the profile `standard`.
+    const WANTED: Self = Self { is_validated: true, cascades: true };
+}
+
 /// What the catalog says.
 #[derive(Debug)]
 struct Look {
@@ -100,8 +118,7 @@ struct Look {
     unique: Vec<String>,
     /// Triggers, those of foreign keys by the constraint's name.
     triggers: Vec<String>,
-    /// Whether the foreign key is validated; `None` where it is not there.
-    foreign_key: Option<bool>,
+    foreign_key: Option<ForeignKey>,
     timescaledb: Option<String>,
     is_community: bool,
     has_setting: bool,
@@ -119,7 +136,7 @@ const LOOK: &str = "
         array(select distinct coalesce(conname, tgname)::text
               from pg_trigger left join pg_constraint on pg_constraint.oid = tgconstraint
               where tgrelid = points.oid and tgname <> 'ts_insert_blocker' order by 1),
-        (select convalidated from pg_constraint
+        (select array[convalidated, confdeltype = 'c'] from pg_constraint
          where conrelid = points.oid and conname = 'time_series_data_points_time_series_id_fkey'),
         (select extversion from pg_extension where extname = 'timescaledb'),
         current_setting('timescaledb.license', true) is not distinct from 'timescale',
@@ -142,7 +159,10 @@ impl Look {
             invalid: row.get(1),
             unique: row.get(2),
             triggers: row.get(3),
-            foreign_key: row.get(4),
+            foreign_key: match row.get::<_, Option<Vec<bool>>>(4).as_deref() {
+                Some(&[is_validated, cascades]) => Some(ForeignKey { is_validated, cascades }),
+                _ => None,
+            },
             timescaledb: row.get(5),
             is_community: row.get(6),
             has_setting: row.get(7),
@@ -157,7 +177,7 @@ impl Look {
     fn profile(&self) -> String {
         let lacks = |names: &[&'static str]| names.iter().copied().filter(|name| !self.has(name)).collect::<Vec<_>>();
         let mut of_standard = lacks(&[PRIMARY_KEY, COVERED_INDEXES[0].0, COVERED_INDEXES[1].0]);
-        if self.foreign_key != Some(true) {
+        if self.foreign_key != Some(ForeignKey::WANTED) {
             of_standard.push(FOREIGN_KEY);
         }
         let of_both = lacks(&KEPT_INDEXES.map(|(name, _)| name));
@@ -250,13 +270,8 @@ pub async fn set(
         }
         look => look?,
     };
-    let hypertable = if look.timescaledb.is_some() { hypertable(&client).await? } else { None };
-    let place = match hypertable {
-        None => Place::Plain,
-        Some(row) if row.get(0) => Place::Compressed,
-        Some(_) => Place::Hypertable,
-    };
-    let mut change = Change { client, look, place, dry_run, say, statements: 0 };
+    let place = place(&client, &look).await?;
+    let mut change = Change { client: &client, look, place, dry_run, say, statements: 0 };
     (change.say)(&format!("the profile of the table of points is {}", change.look.profile()));
     if dry_run {
         (change.say)(&format!("set search_path = {};", quoted_name(&database.schema)));
@@ -264,7 +279,7 @@ pub async fn set(
     if !dry_run {
         change.lock_out_others().await?;
         // Another one may have been at it until now.
-        change.look = catalog(&change.client).await?;
+        change.look = catalog(change.client).await?;
     }
     for (index, columns) in KEPT_INDEXES {
         change.make_index(index, columns).await?;
@@ -276,9 +291,37 @@ pub async fn set(
     match (dry_run, change.statements) {
         (_, 0) => (change.say)("there is nothing to do"),
         (true, _) => (change.say)("nothing was done: leave out --dry-run to do it"),
-        (false, _) => (change.say)(&format!("the profile is {} now", catalog(&change.client).await?.profile())),
+        (false, _) => (change.say)(&format!("the profile is {} now", catalog(change.client).await?.profile())),
     }
     Ok(())
+}
+
+/// Has a series that is deleted take its points with it, if the foreign key refuses the deletion instead, as that of earlier
+/// versions and of other programs does. Returns whether there was something to do.
+///
+/// # Errors
+/// If the server does not answer, or a lock is not to be had; the foreign key is then as it was.
+pub(super) async fn cascade(client: &Client, say: impl FnMut(&str)) -> Result<bool, SchemaError> {
+    let look = catalog(client).await?;
+    if look.foreign_key.is_none_or(|key| key.cascades) {
+        return Ok(false);
+    }
+    let place = place(client, &look).await?;
+    let step = "prepare the session";
+    let limit = |ms: u128| format!("set lock_timeout = {ms}");
+    client.batch_execute(&limit(LOCK_WAIT.as_millis())).await.map_err(|source| Error::Server { step, source })?;
+    let changed = Change { client, look, place, dry_run: false, say, statements: 0 }.make_foreign_key().await;
+    client.batch_execute(&limit(0)).await.map_err(|source| Error::Server { step, source })?;
+    changed.map(|()| true)
+}
+
+async fn place(client: &Client, look: &Look) -> Result<Place, Error> {
+    let hypertable = if look.timescaledb.is_some() { hypertable(client).await? } else { None };
+    Ok(match hypertable {
+        None => Place::Plain,
+        Some(row) if row.get(0) => Place::Compressed,
+        Some(_) => Place::Hypertable,
+    })
 }
 
 /// What the points are in.
@@ -291,8 +334,8 @@ enum Place {
     Compressed,
 }
 
-struct Change<S> {
-    client: Client,
+struct Change<'a, S> {
+    client: &'a Client,
     look: Look,
     place: Place,
     dry_run: bool,
@@ -304,7 +347,7 @@ struct Change<S> {
 const AT_ONCE: &str = "milliseconds";
 const ALL: &str = "ACCESS EXCLUSIVE on the table and its chunks";
 
-impl<S: FnMut(&str)> Change<S> {
+impl<S: FnMut(&str)> Change<'_, S> {
     async fn make_throughput(&mut self) -> Result<(), SchemaError> {
         if self.look.foreign_key.is_some() {
             let locks = "ACCESS EXCLUSIVE on the table, its chunks and time_series_metadata";
@@ -334,26 +377,36 @@ impl<S: FnMut(&str)> Change<S> {
             let sql = format!("alter table {TABLE} add constraint {PRIMARY_KEY} primary key (id, \"timestamp\")");
             self.run(&sql, ALL, "0.3 s a million rows").await?;
         }
-        if self.look.foreign_key == Some(true) {
+        if self.look.foreign_key.is_none_or(|key| !key.is_validated) {
+            self.adopt_orphans().await?;
+        }
+        self.make_foreign_key().await
+    }
+
+    /// Makes the foreign key. One that refuses to delete a series is replaced in one transaction: there is always one.
+    async fn make_foreign_key(&mut self) -> Result<(), SchemaError> {
+        if self.look.foreign_key == Some(ForeignKey::WANTED) {
             return Ok(());
         }
-        self.adopt_orphans().await?;
         let add = format!(
             "alter table {TABLE} add constraint {FOREIGN_KEY} foreign key (time_series_id) references \
-             time_series_metadata (id)"
+             time_series_metadata (id) on delete cascade"
         );
+        let drop = format!("alter table {TABLE} drop constraint {FOREIGN_KEY}; ");
         let validate = format!("alter table {TABLE} validate constraint {FOREIGN_KEY}");
         let locks =
             "SHARE ROW EXCLUSIVE on the table, its chunks and time_series_metadata: nothing is written meanwhile";
         // TimescaleDB validates none later where compression is set.
         if self.place == Place::Compressed {
-            if self.look.foreign_key.is_some() {
-                self.run(&format!("alter table {TABLE} drop constraint {FOREIGN_KEY}"), ALL, AT_ONCE).await?;
-            }
-            return self.run(&add, locks, "0.2 s a million rows").await;
+            return match self.look.foreign_key {
+                None => self.run(&add, locks, "0.2 s a million rows").await,
+                Some(_) => self.run(&format!("{drop}{add}"), ALL, "0.2 s a million rows").await,
+            };
         }
-        if self.look.foreign_key.is_none() {
-            self.run(&format!("{add} not valid"), locks, AT_ONCE).await?;
+        match self.look.foreign_key {
+            None => self.run(&format!("{add} not valid"), locks, AT_ONCE).await?,
+            Some(key) if !key.cascades => self.run(&format!("{drop}{add} not valid"), ALL, AT_ONCE).await?,
+            Some(_) => {}
         }
         let locks = "SHARE UPDATE EXCLUSIVE on the table and its chunks: writing goes on";
         self.run(&validate, locks, "0.2 s a million rows").await

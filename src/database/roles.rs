@@ -26,7 +26,7 @@ pub const TABLES: [(&str, &str); 11] = [
 
 /// The functions that the worker may call; they run with the rights of their owner. Those of `points.on_duplicate` it may
 /// call with that setting only.
-pub const FUNCTIONS: [&str; 21] = [
+pub const FUNCTIONS: [&str; 22] = [
     "ingest_source_key",
     "ingest_source_number",
     "ingest_start",
@@ -40,6 +40,7 @@ pub const FUNCTIONS: [&str; 21] = [
     "ingest_see_columns",
     "ingest_lock_series",
     "ingest_check_landing",
+    "ingest_series_changes",
     "ingest_make_chunk",
     "ingest_add_points",
     "ingest_replace_points",

@@ -12,6 +12,7 @@ use tracing::{info, warn};
 use super::error::{Error, describe};
 use super::pool::connection_config;
 use super::settings::{self, quoted_name};
+use super::{adopt, inspect, profile};
 use crate::config::{self, OnDuplicate};
 
 mod embedded {
@@ -31,6 +32,8 @@ pub struct Server {
     pub version: String,
     /// TimescaleDB's version; `None` on plain PostgreSQL.
     pub timescaledb: Option<String>,
+    /// The version that `migrate` would add to the database.
+    pub available: Option<String>,
     /// TimescaleDB's edition.
     pub edition: Edition,
 }
@@ -132,6 +135,18 @@ pub enum SchemaError {
         /// The server's words.
         example: String,
     },
+    /// Tables of another program have the names of ours, and cannot serve.
+    #[error(
+        "tables of another program have the names that this one needs, and cannot serve: {problems}. Change that, rename them, \
+         or use another schema or database"
+    )]
+    NotAdopted {
+        /// All of them.
+        problems: String,
+    },
+    /// A table is not as the program needs it any more.
+    #[error("{0}")]
+    Table(String),
     /// The profile cannot be set.
     #[error("{0}")]
     Profile(String),
@@ -199,6 +214,7 @@ pub async fn migrate(config: &config::Config) -> Result<Report, SchemaError> {
     let mut notes = Vec::new();
     ensure_schema(&client, &config.database, &mut notes).await?;
     take_over_history(&client, &mut notes).await?;
+    adopt::adopt(&mut client, HISTORY, &mut notes).await?;
     let applied = runner()
         .run_async(&mut client)
         .await
@@ -206,8 +222,13 @@ pub async fn migrate(config: &config::Config) -> Result<Report, SchemaError> {
         .applied_migrations()
         .iter()
         .map(ToString::to_string)
-        .collect();
+        .collect::<Vec<_>>();
     set_paths(&client, &mut notes).await?;
+    if profile::cascade(&client, |sql| info!(sql, "schema")).await?
+        && !applied.iter().any(|name| name.starts_with("V1__"))
+    {
+        notes.push("a series that is deleted takes its points with it".to_owned());
+    }
     let can_compress = apply_extension(&client, &config.database, &mut notes).await?;
     // Versions of TimescaleDB make no unique index on what is compressed.
     if config.points.on_duplicate != OnDuplicate::Append {
@@ -223,17 +244,79 @@ pub async fn migrate(config: &config::Config) -> Result<Report, SchemaError> {
 /// Checks that the schema is what this program was built for, and has what the configuration needs.
 ///
 /// # Errors
-/// Where the server does not answer, or the schema differs.
+/// If the server does not answer, or the schema differs: the first of what [`examine`] finds.
 pub async fn verify(config: &config::Config) -> Result<Server, SchemaError> {
-    in_time(&config.database, "read the schema's version", verify_without_limit(config)).await?
+    let examination = examine(config).await?;
+    for Remark { text, is_problem } in &examination.remarks {
+        if *is_problem {
+            warn!(remark = text, "the tables");
+        } else {
+            info!(remark = text, "the tables");
+        }
+    }
+    match examination.faults.into_iter().next() {
+        Some(fault) => Err(fault),
+        None => Ok(examination.server),
+    }
 }
 
-async fn verify_without_limit(config: &config::Config) -> Result<Server, SchemaError> {
+/// What was found of the server and the schema.
+#[derive(Debug)]
+pub struct Examination {
+    /// What the server is.
+    pub server: Server,
+    /// Everything that keeps a worker from writing, or from writing all that it should.
+    pub faults: Vec<SchemaError>,
+    /// What a worker can live with.
+    pub remarks: Vec<Remark>,
+}
+
+/// Something that a person should know of the tables.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Remark {
+    /// A sentence.
+    pub text: String,
+    /// Whether it is hardly meant to be so.
+    pub is_problem: bool,
+}
+
+/// Looks at all that a worker depends on in the database.
+///
+/// # Errors
+/// If the server does not answer.
+pub async fn examine(config: &config::Config) -> Result<Examination, Error> {
+    in_time(&config.database, "look at the schema", examine_without_limit(config)).await?
+}
+
+async fn examine_without_limit(config: &config::Config) -> Result<Examination, Error> {
     let client = connect(&config.database).await?;
-    check_schema(&client, &config.database).await?;
+    let server = server(&client).await?;
+    let (mut faults, mut remarks) = (Vec::new(), Vec::new());
+    match check_migrations(&client, &config.database).await {
+        // Without its tables there is nothing more to look at.
+        Err(fault) => faults.push(fault),
+        Ok(()) => {
+            inspect::tables(&client, &mut faults, &mut remarks).await?;
+            for checked in [check_types(&client).await, check_duplicates(&client, config.points.on_duplicate).await] {
+                faults.extend(checked.err());
+            }
+        }
+    }
+    // A question that was not answered is no fault of the schema.
+    match faults.iter().position(|fault| matches!(fault, SchemaError::Database(_))) {
+        None => Ok(Examination { server, faults, remarks }),
+        Some(index) => match faults.swap_remove(index) {
+            SchemaError::Database(error) => Err(error),
+            other => Err(Error::Unexpected(other.to_string())),
+        },
+    }
+}
+
+async fn check_migrations(client: &Client, database: &config::Database) -> Result<(), SchemaError> {
+    check_schema(client, database).await?;
     let known = runner().get_migrations().clone();
     let applied: Vec<(i32, String)> =
-        history(&client, HISTORY).await?.into_iter().map(|row| (row.version, row.checksum)).collect();
+        history(client, HISTORY).await?.into_iter().map(|row| (row.version, row.checksum)).collect();
     for migration in &known {
         if let Some((_, checksum)) = applied.iter().find(|(version, _)| *version == migration.version())
             && *checksum != migration.checksum().to_string()
@@ -253,16 +336,14 @@ async fn verify_without_limit(config: &config::Config) -> Result<Server, SchemaE
     if let Some((version, _)) = applied.iter().find(|(version, _)| *version > newest) {
         return Err(SchemaError::TooNew { version: *version });
     }
-    check_paths(&client).await?;
-    check_types(&client).await?;
-    let rule = config.points.on_duplicate;
-    match (unique_index(&client).await?, rule) {
+    check_paths(client).await
+}
+
+async fn check_duplicates(client: &Client, rule: OnDuplicate) -> Result<(), SchemaError> {
+    match (unique_index(client).await?, rule) {
         (None, OnDuplicate::Ignore | OnDuplicate::Replace) => Err(SchemaError::NotUnique { rule: rule.as_str() }),
         (Some(index), OnDuplicate::Append) => Err(SchemaError::Unique { index }),
-        _ => {
-            check_right(&client, rule).await?;
-            Ok(server(&client).await?)
-        }
+        _ => check_right(client, rule).await,
     }
 }
 
@@ -447,12 +528,16 @@ async fn set_paths(client: &Client, notes: &mut Vec<String>) -> Result<(), Error
 }
 
 /// The columns that COPY writes, with the types that its binary form is of; a domain over one is as good.
-const WRITTEN: [(&str, &str); 4] = [
-    ("time_series_id", "text"),
-    ("timestamp", "timestamp with time zone"),
-    ("column_name", "text"),
-    ("value", "double precision"),
+const WRITTEN: [(&str, &[&str]); 4] = [
+    ("time_series_id", TEXT),
+    // Both are microseconds since 2000; without a zone they are those of UTC.
+    ("timestamp", &["timestamp with time zone", "timestamp without time zone"]),
+    ("column_name", TEXT),
+    ("value", &["double precision"]),
 ];
+
+/// The types whose binary form is that of a text.
+const TEXT: &[&str] = &["text", "character varying"];
 
 /// Whether the columns of the points are of the types that COPY sends: the server takes the bytes for what its own are, or
 /// refuses all of them.
@@ -469,7 +554,8 @@ async fn check_types(client: &Client) -> Result<(), SchemaError> {
     let rows = client.query(sql, &[]).await.map_err(|source| Error::Server { step, source })?;
     for (column, expected) in WRITTEN {
         let found = rows.iter().find(|row| row.get::<_, &str>(0) == column).map_or("none", |row| row.get(1));
-        if found != expected {
+        if !expected.contains(&found) {
+            let expected = expected[0];
             return Err(SchemaError::OtherType { column: column.to_owned(), found: found.to_owned(), expected });
         }
     }
@@ -517,7 +603,7 @@ pub(super) async fn in_time<T>(
     tokio::time::timeout(limit, question).await.map_err(|_| Error::TimedOut { step, seconds: limit.as_secs() })
 }
 
-fn runner() -> Runner {
+pub(super) fn runner() -> Runner {
     let mut runner = embedded::migrations::runner();
     runner.set_migration_table_name(HISTORY);
     runner
@@ -529,7 +615,10 @@ async fn server(client: &Client) -> Result<Server, Error> {
         .query_one(
             "select current_setting('server_version'),
                     (select extversion from pg_extension where extname = 'timescaledb'),
-                    current_setting('timescaledb.license', true)",
+                    current_setting('timescaledb.license', true),
+                    (select default_version from pg_available_extensions
+                     where name = 'timescaledb' and installed_version is null
+                         and exists (select from pg_settings where name like 'timescaledb%'))",
             &[],
         )
         .await
@@ -541,7 +630,7 @@ async fn server(client: &Client) -> Result<Server, Error> {
         (Some(_), Some("timescale")) => Edition::Community,
         (Some(_), _) => Edition::Apache,
     };
-    Ok(Server { version: row.get(0), timescaledb, edition })
+    Ok(Server { version: row.get(0), timescaledb, available: row.get(3), edition })
 }
 
 /// Makes the points a hypertable and sets its chunks, as far as the server can; whether it can be compressed.
@@ -645,6 +734,13 @@ async fn make_hypertable(client: &Client, database: &config::Database, notes: &m
         }
         return Ok(true);
     }
+    if let Some(index) = unique_without_time(client).await? {
+        notes.push(format!(
+            "the points stay a plain table: {index} is unique without \"timestamp\", and the unique indexes of a hypertable \
+             have it. With a primary key (id, \"timestamp\") instead, a later `migrate` makes a hypertable of an empty table"
+        ));
+        return Ok(false);
+    }
     let create = format!(
         "select {timescaledb}.create_hypertable({table}, 'timestamp', chunk_time_interval => {interval}, \
          create_default_indexes => false",
@@ -661,6 +757,18 @@ async fn make_hypertable(client: &Client, database: &config::Database, notes: &m
     run(client, step, &format!("{create})")).await?;
     notes.push(format!("the points are a hypertable with chunks of {} s", database.chunk_interval_s));
     Ok(true)
+}
+
+/// A unique index that no hypertable can have.
+async fn unique_without_time(client: &Client) -> Result<Option<String>, Error> {
+    let sql = "select indexrelid::regclass::text from pg_index
+               where indrelid = 'time_series_data_points'::regclass and indisunique
+                   and not (select attnum from pg_attribute where attrelid = indrelid and attname = 'timestamp')
+                       = any ((indkey::int2[])[0:indnkeyatts - 1])
+               limit 1";
+    let step = "look for unique indexes";
+    let found = client.query_opt(sql, &[]).await.map_err(|source| Error::Server { step, source })?;
+    Ok(found.map(|row| row.get(0)))
 }
 
 /// Lifts TimescaleDB's limit on what a transaction decompresses for the functions of `points.on_duplicate`: late points may

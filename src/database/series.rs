@@ -71,6 +71,8 @@ pub(super) struct KnownSeries {
 struct Known {
     columns: HashMap<String, Vec<String>>,
     pairs: usize,
+    /// The server's count of what other programs have taken away, when it was last asked.
+    changes: Option<i64>,
 }
 
 impl KnownSeries {
@@ -89,12 +91,23 @@ impl KnownSeries {
     fn remember(&self, pairs: &[(&str, &str)]) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.pairs + pairs.len() > MAX_KNOWN {
-            *known = Known::default();
+            *known = Known { changes: known.changes, ..Known::default() };
         }
         for (series, column) in pairs {
             known.columns.entry((*series).to_owned()).or_default().push((*column).to_owned());
         }
         known.pairs += pairs.len();
+    }
+
+    /// Forgets all if another program has deleted series or columns since this was last asked.
+    fn is_changed(&self, changes: i64) -> bool {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_changed = known.changes.is_some_and(|before| before != changes);
+        if is_changed {
+            *known = Known::default();
+        }
+        known.changes = Some(changes);
+        is_changed
     }
 
     /// Forgets all: the database may have lost rows.
@@ -135,8 +148,8 @@ fn answer(rows: &[Row]) -> Result<Reference, Error> {
 /// that may be.
 ///
 /// # Errors
-/// Also where a series has no row.
-pub(super) async fn lock(session: &mut Session, points: &Points) -> Result<Reference, Error> {
+/// Also if a series has no row, or another program has deleted or changed series: the points' columns are then to be seen again.
+pub(super) async fn lock(session: &mut Session, known: &KnownSeries, points: &Points) -> Result<Reference, Error> {
     #[cfg(feature = "planted-bugs")]
     if crate::planted_bugs::is_on("series-not-locked") {
         session.execute("leave triggers out", "set local session_replication_role = replica").await?;
@@ -146,10 +159,16 @@ pub(super) async fn lock(session: &mut Session, points: &Points) -> Result<Refer
     // A setting of the caller, who may set it, and not of the function, whose owner may set anything.
     let sql = format!(
         "select reference, {SAME_SCHEMA},
-             case when reference = 'locked' then set_config('session_replication_role', 'replica', true) end
+             case when reference = 'locked' then set_config('session_replication_role', 'replica', true) end,
+             ingest_series_changes()
          from ingest_lock_series($1) as reference"
     );
-    answer(&session.query("lock the rows of series", &sql, &[&ids]).await?)
+    let rows = session.query("lock the rows of series", &sql, &[&ids]).await?;
+    let reference = answer(&rows)?;
+    if rows.first().is_some_and(|row| known.is_changed(row.get(3))) {
+        return Err(Error::SeriesChanged);
+    }
+    Ok(reference)
 }
 
 /// Lets triggers fire again for the rest of the transaction, and checks that its points are where queries find them.
@@ -176,7 +195,7 @@ pub(super) async fn define(session: &mut Session, sources: &Resolved, definition
         return Ok(());
     }
     let ids: Vec<&str> = definitions.iter().map(|d| d.series.id.as_str()).collect();
-    let names: Vec<&str> = definitions.iter().map(|d| d.series.name.as_str()).collect();
+    let names: Vec<Option<&str>> = definitions.iter().map(|d| d.series.name.as_deref()).collect();
     let descriptions: Vec<Option<&str>> = definitions.iter().map(|d| d.series.description.as_deref()).collect();
     let time_columns: Vec<Option<&str>> = definitions.iter().map(|d| d.series.time_column.as_deref()).collect();
     let value_columns: Vec<String> =

@@ -287,7 +287,7 @@ impl Database {
         }
         let begun = Instant::now();
         let store = self.store(session, batch, ids).await?;
-        let reference = series::lock(session, points).await?;
+        let reference = series::lock(session, &self.known_series, points).await?;
         metrics::step_took(Step::Prepare, begun.elapsed());
         self.note_reference(reference);
         let copied = match rows {

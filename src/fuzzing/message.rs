@@ -114,7 +114,7 @@ fn check_points(message: &Message, points: &Points, before: usize) {
             assert_eq!(before, points.len());
             assert!(is_name(&series.id) && series.value_columns.iter().all(|column| is_name(column)));
             assert!(series.time_column.as_deref().is_none_or(is_name));
-            let texts = [Some(&series.name), series.description.as_ref()];
+            let texts = [series.name.as_ref(), series.description.as_ref()];
             assert!(texts.into_iter().flatten().all(|text| !text.contains('\0')));
         }
         Message::Tombstone => panic!("a payload is no tombstone"),

@@ -136,7 +136,7 @@ impl Decoder {
             name(cursor.position(), column, limit).map_err(|fault| fault.under("time_column"))?;
         }
         Ok(SeriesCreate {
-            name: text("name")?.unwrap_or_else(|| id.clone()),
+            name: text("name")?,
             description: text("description")?,
             time_column,
             value_columns: self.value_columns(fields).map_err(|fault| fault.under("value_columns"))?,

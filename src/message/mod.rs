@@ -55,8 +55,8 @@ pub enum Message {
 pub struct SeriesCreate {
     /// Its id.
     pub id: String,
-    /// Its name; the id where the message has none.
-    pub name: String,
+    /// Its name.
+    pub name: Option<String>,
     /// What it is about.
     pub description: Option<String>,
     /// The name that its timestamps had where they came from.

@@ -160,12 +160,12 @@ fn a_series_is_defined() {
         r#"{"type":"series-create","id":"seattle-weather","name":"Seattle weather","description":"NOAA daily",
             "time_column":"date","value_columns":["precipitation","temp_max"]}"#,
     );
-    assert_eq!(series.name, "Seattle weather");
+    assert_eq!(series.name.as_deref(), Some("Seattle weather"));
     assert_eq!(series.description.as_deref(), Some("NOAA daily"));
     assert_eq!(series.time_column.as_deref(), Some("date"));
     assert_eq!(series.value_columns, ["precipitation", "temp_max"]);
     let least = series_of(r#"{"type":"series-create","id":"Zürich \u00e9","description":null,"value_columns":null}"#);
-    assert_eq!((least.id.as_str(), least.name.as_str(), least.description), ("Zürich é", "Zürich é", None));
+    assert_eq!((least.id.as_str(), least.name, least.description), ("Zürich é", None, None));
 }
 
 #[test]

@@ -33,7 +33,7 @@ pub(crate) enum Outcome {
     },
     SeriesCreate {
         id: String,
-        name: String,
+        name: Option<String>,
         description: Option<String>,
         time_column: Option<String>,
         value_columns: Vec<String>,

@@ -90,11 +90,11 @@ async fn every_case_of_the_corpus_goes_through_the_program() {
     for (id, name, description, time_column, value_columns) in &series {
         let sql = "select name, description, time_column, value_columns from time_series_metadata where id = $1";
         let row = bed.client.query_one(sql, &[id]).await.unwrap_or_else(|error| panic!("{id}: {error}"));
-        assert_eq!(row.get::<_, &str>(0), name);
+        assert_eq!(&row.get::<_, Option<String>>(0), name);
         assert_eq!(&row.get::<_, Option<String>>(1), description);
-        assert_eq!(&row.get::<_, Option<String>>(2), time_column);
-        let stored: Option<Vec<String>> = row.get::<_, Option<&str>>(3).map(|text| serde_json::from_str(text).unwrap());
-        assert_eq!(&stored.unwrap_or_default(), value_columns, "{id}");
+        assert_eq!(row.get::<_, &str>(2), time_column.as_deref().unwrap_or("timestamp"));
+        let stored: Vec<String> = serde_json::from_str(row.get(3)).unwrap();
+        assert_eq!(&stored, value_columns, "{id}");
     }
     assert_eq!(bed.count("select count(*) from ingest_gap").await, 0, "no gaps");
     let mut ids: BTreeSet<String> = series.iter().map(|(id, ..)| id.clone()).collect();

@@ -6,8 +6,10 @@
     reason = "nobody uses a test's items from outside"
 )]
 
+mod analyzer;
 mod arrival;
 mod bombs;
+mod changed_tables;
 mod chunks;
 mod claims;
 mod commands;
@@ -16,6 +18,7 @@ mod crashes;
 mod damage;
 mod dead_letters;
 mod disk_faults;
+mod dumps;
 mod duplicates;
 mod guards;
 mod identity;

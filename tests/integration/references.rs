@@ -3,6 +3,8 @@
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
+use series_ingest::database::profile::Profile;
+
 use crate::support::bed::{Bed, connect};
 use crate::support::worker::{Worker, run, text};
 use crate::support::{seed, until};
@@ -30,14 +32,15 @@ async fn add_trigger(bed: &Bed) {
         .unwrap();
 }
 
-/// A series is deleted while a transaction with points of it has not committed yet. Gives what the database says to that, and
-/// how many points have no series in the end.
+/// A series is deleted while a transaction with points of it has not committed yet. Returns how many points are left then, and how
+/// many of them have no series.
 async fn delete_before_the_commit(
     test: &str,
+    profile: Profile,
     extra: &[(&str, &str)],
     with_trigger: bool,
-) -> Option<(Option<String>, i64)> {
-    let bed = Bed::new(test, 1).await?;
+) -> Option<(i64, i64)> {
+    let bed = Bed::with_profile(test, 1, profile).await?;
     if with_trigger {
         add_trigger(&bed).await;
     }
@@ -45,7 +48,11 @@ async fn delete_before_the_commit(
     bed.send_point("s", 0);
     bed.producer.flush();
     bed.until_applied(60).await;
-    let expected = if with_trigger { "trigger" } else { "locked" };
+    let expected = match (profile, with_trigger) {
+        (Profile::Throughput, _) => "absent",
+        (_, true) => "trigger",
+        (_, false) => "locked",
+    };
     until(30, "the status", async || reference(&worker).as_deref() == Some(expected)).await;
     bed.client.batch_execute("delete from time_series_data_points").await.unwrap();
 
@@ -57,34 +64,35 @@ async fn delete_before_the_commit(
     let deleting = connect(&bed.url).await;
     let deletion = tokio::spawn(async move {
         let deleted = deleting.execute("delete from time_series_metadata where id = 's'", &[]).await;
-        deleted.err().map(|error| error.code().unwrap().code().to_owned())
+        deleted.err().map(|error| error.to_string())
     });
     until(30, "the deletion waits, or is done", async || deletion.is_finished() || bed.waiting_for_locks().await == 2)
         .await;
     blocker.batch_execute("rollback").await.unwrap();
-    let refusal = deletion.await.unwrap();
+    assert_eq!(deletion.await.unwrap(), None, "the deletion waits, and is not refused");
     bed.until_applied(60).await;
-    let orphans = bed.count(ORPHANS).await;
-    assert_eq!(bed.count_points().await, 1);
+    let found = (bed.count_points().await, bed.count(ORPHANS).await);
     drop(worker);
     bed.remove().await;
-    Some((refusal, orphans))
+    Some(found)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_series_cannot_be_deleted_while_points_of_it_are_written() {
-    let kept = Some((Some("23503".to_owned()), 0));
-    let Some(found) = delete_before_the_commit("series_kept", &[], false).await else { return };
-    assert_eq!(Some(found), kept);
-    assert_eq!(delete_before_the_commit("series_kept_by_trigger", &[], true).await, kept);
+async fn a_series_that_is_deleted_takes_points_with_it_that_are_being_written() {
+    let Some(found) = delete_before_the_commit("series_gone", Profile::Standard, &[], false).await else { return };
+    assert_eq!(found, (0, 0));
+    assert_eq!(delete_before_the_commit("series_gone_trigger", Profile::Standard, &[], true).await, Some((0, 0)));
+    assert_eq!(delete_before_the_commit("series_gone_fast", Profile::Throughput, &[], false).await, Some((0, 0)));
 }
 
 #[cfg(feature = "planted-bugs")]
 #[tokio::test(flavor = "multi_thread")]
 async fn planted_bug_the_rows_of_series_are_not_locked() {
     let bug = [("SERIES_INGEST_PLANTED_BUGS", "series-not-locked")];
-    let Some(found) = delete_before_the_commit("series_not_locked", &bug, false).await else { return };
-    assert_eq!(found, (None, 1), "the bug is caught");
+    let Some(found) = delete_before_the_commit("series_not_locked", Profile::Standard, &bug, false).await else {
+        return;
+    };
+    assert_eq!(found, (1, 1), "the bug is caught");
 }
 
 /// Series are deleted with all their points while more points of them come.

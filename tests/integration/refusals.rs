@@ -351,10 +351,11 @@ async fn constraints_of_every_kind_refuse_just_their_messages() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_definition_that_is_refused_takes_no_other_and_no_point_with_it() {
-    const BY_CHECK: &str = "alter table time_series_metadata add constraint no_bad check (name <> 'bad')";
+    const BY_CHECK: &str =
+        "alter table time_series_metadata add constraint no_bad check (name <> 'bad' and id <> 'bad')";
     const BY_TRIGGER: &str = "create function refuse() returns trigger language plpgsql as $$
         begin
-            if new.name = 'bad' then raise exception 'nothing bad'; end if;
+            if new.name = 'bad' or new.id = 'bad' then raise exception 'nothing bad'; end if;
             return null;
         end $$;
         create constraint trigger refuse after insert or update on time_series_metadata deferrable initially deferred
@@ -371,7 +372,7 @@ async fn a_definition_that_is_refused_takes_no_other_and_no_point_with_it() {
             bed.producer.send(&bed.series_topic, 0, id, Some(definition.as_bytes()));
         }
         let mut published = Published::default();
-        // The points of one series that is called by its id would make a placeholder with that name.
+        // The points of one series would make a placeholder that is refused as well.
         for series in ["first", "bad", "second"] {
             let payload = published.batch(series, 3);
             bed.producer.send(&bed.points_topic, 0, series, Some(payload.as_bytes()));

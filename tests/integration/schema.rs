@@ -32,12 +32,13 @@ async fn assert_tables(bed: &Bed) {
         lines(bed, COLUMNS).await,
         [
             "time_series_metadata.id text not null C",
-            "time_series_metadata.name text not null",
+            "time_series_metadata.name text",
             "time_series_metadata.description text",
-            "time_series_metadata.time_column text",
-            "time_series_metadata.value_columns text",
+            "time_series_metadata.time_column text not null",
+            "time_series_metadata.value_columns text not null",
             "time_series_metadata.created_at timestamp with time zone not null",
             "time_series_metadata.updated_at timestamp with time zone not null",
+            "time_series_metadata.labels jsonb",
             "time_series_data_points.id bigint not null identity",
             "time_series_data_points.time_series_id text not null C",
             "time_series_data_points.\"timestamp\" timestamp with time zone not null".replace('"', "").as_str(),
@@ -45,6 +46,10 @@ async fn assert_tables(bed: &Bed) {
             "time_series_data_points.value double precision",
         ]
     );
+    let key = "select pg_get_constraintdef(oid) || ' ' || convalidated from pg_constraint
+               where conrelid = 'time_series_data_points'::regclass and contype = 'f'";
+    let expected = "FOREIGN KEY (time_series_id) REFERENCES time_series_metadata(id) ON DELETE CASCADE true";
+    assert_eq!(lines(bed, key).await, [expected]);
     assert_eq!(
         lines(bed, INDEXES).await,
         [
@@ -112,9 +117,26 @@ async fn an_older_schema_is_upgraded_with_what_it_holds_and_the_workers_role() {
             select id, 0, 7, payload, length(payload), 'unknown_series'
             from ingest_source, convert_to('{\"time_series_id\":\"s\",\"timestamps\":[0],\"columns\":{\"c\":[1]}}', 'UTF8') as payload";
     bed.client.batch_execute(held).await.unwrap();
+    // Series as earlier versions made and left them, with points: a placeholder, a definition without columns, another program's.
+    let series = "insert into time_series_metadata (id, name, time_column, value_columns) values
+            ('placeholder', 'placeholder', null, '[\"c\"]'), ('defined', 'defined', null, null), ('other', 'Other', 'date', 'no list');
+        insert into ingest_series (series_id, defined_columns, seen_columns, message_time) values
+            ('placeholder', null, '{c}', null), ('defined', '{b}', '{a}', now());
+        select create_hypertable('time_series_data_points', 'timestamp', create_default_indexes => false);
+        insert into time_series_data_points (time_series_id, \"timestamp\", column_name)
+            select 'placeholder', timestamptz '2024-01-01' + day * interval '1 day', 'c' from generate_series(0, 20) as day";
+    bed.client.batch_execute("create extension if not exists timescaledb").await.unwrap();
+    bed.client.batch_execute(series).await.unwrap();
 
     let report = schema::migrate(&bed.config(&[])).await.unwrap();
     assert_eq!(report.applied.len(), migrations() - OLDER as usize);
+    let repaired = "select id || ' ' || coalesce(name, '-') || ' ' || time_column || ' ' || value_columns
+                    from time_series_metadata order by 1";
+    let expected =
+        ["defined defined timestamp [\"b\",\"a\"]", "other Other date []", "placeholder - timestamp [\"c\"]"];
+    assert_eq!(lines(&bed, repaired).await, expected);
+    bed.client.batch_execute("delete from time_series_metadata").await.unwrap();
+    assert_eq!(bed.count_points().await, 0, "the foreign key of all chunks takes the points with the series");
     let allowed = format!(
         "select count(*) from pg_proc where has_function_privilege('{role}', oid, 'execute')
              and proname in ('ingest_add_dead_letters', 'ingest_lock_series', 'ingest_make_chunk')"

@@ -1,9 +1,12 @@
 //! The rows of `time_series_metadata`.
 
+use series_ingest::database::profile::Profile;
+use series_ingest::database::schema;
+
 use crate::support::bed::Bed;
 use crate::support::until;
 
-async fn series(bed: &Bed, id: &str) -> Option<(String, Option<String>, String)> {
+async fn series(bed: &Bed, id: &str) -> Option<(Option<String>, Option<String>, String)> {
     let sql = "select name, description, value_columns from time_series_metadata where id = $1";
     let row = bed.client.query_opt(sql, &[&id]).await.unwrap()?;
     Some((row.get(0), row.get(1), row.get(2)))
@@ -19,12 +22,12 @@ async fn points_make_a_placeholder_that_a_definition_completes_later() {
     let worker = bed.worker(&[]);
     bed.producer.send(&bed.points_topic, 0, "s", Some(points("s", "b").as_bytes()));
     bed.producer.flush();
-    until(60, "a placeholder", async || series(&bed, "s").await == Some(("s".into(), None, r#"["b"]"#.into()))).await;
+    until(60, "a placeholder", async || series(&bed, "s").await == Some((None, None, r#"["b"]"#.into()))).await;
     let created = bed.count("select extract(epoch from created_at)::bigint from time_series_metadata").await;
     let definition = br#"{"id":"s","name":"S","description":"d","value_columns":["a"]}"#;
     bed.producer.send(&bed.series_topic, 0, "s", Some(definition));
     bed.producer.flush();
-    let complete = Some(("S".to_owned(), Some("d".to_owned()), r#"["a","b"]"#.to_owned()));
+    let complete = Some((Some("S".to_owned()), Some("d".to_owned()), r#"["a","b"]"#.to_owned()));
     until(30, "the definition", async || series(&bed, "s").await == complete).await;
     bed.producer.send(&bed.points_topic, 0, "s", Some(points("s", "c").as_bytes()));
     bed.producer.flush();
@@ -45,7 +48,8 @@ async fn a_replay_never_puts_an_older_definition_over_a_newer_one() {
     // One message a transaction, so that the first two are on their own when they come again.
     let one_by_one = [("SERIES_INGEST__BATCH__LINGER_MS", "0"), ("SERIES_INGEST__DATABASE__WRITERS", "1")];
     let mut worker = bed.worker(&one_by_one);
-    until(60, "the newest", async || series(&bed, "s").await.is_some_and(|row| row.0 == "third")).await;
+    until(60, "the newest", async || series(&bed, "s").await.is_some_and(|row| row.0.as_deref() == Some("third")))
+        .await;
     assert_eq!(worker.terminate(10), Some(0));
     bed.client.batch_execute("update ingest_progress set next_offset = 0, ahead = '{}'").await.unwrap();
     // The replay stops before the newest: what is stored must be it all the same.
@@ -53,14 +57,14 @@ async fn a_replay_never_puts_an_older_definition_over_a_newer_one() {
     let mut worker = bed.worker(&one_by_one);
     let done = "select count(*) from ingest_progress where next_offset = 3";
     until(60, "all read again", async || bed.count(done).await == 1).await;
-    assert_eq!(series(&bed, "s").await.unwrap().0, "third");
+    assert_eq!(series(&bed, "s").await.unwrap().0.as_deref(), Some("third"));
     assert_eq!(worker.terminate(10), Some(0));
     // The same function again, with an older and a newer message.
     for (name, time_ms, stored) in [("older", 1_i64, "third"), ("newer", 1 << 45, "newer")] {
         let sql = "select ingest_define_series(array['s'], array[$1], array[null], array[null], array['[]'], array[$2::bigint],
                                                array(select key from ingest_source where topic like '%.series'), array[0], array[7::bigint])";
         bed.client.execute(sql, &[&name, &time_ms]).await.unwrap();
-        assert_eq!(series(&bed, "s").await.unwrap().0, stored);
+        assert_eq!(series(&bed, "s").await.unwrap().0.as_deref(), Some(stored));
     }
     bed.remove().await;
 }
@@ -119,9 +123,12 @@ async fn definitions_that_differ_are_counted() {
                 where s.topic like '%.series'";
     let mut offset = 0;
     for (definitions, conflicts) in [
-        (&[r#"{"id":"s","value_columns":["a"]}"#, r#"{"id":"s","name":"s","value_columns":["a"]}"#][..], 0.0),
+        (
+            &[r#"{"id":"s","value_columns":["a"]}"#, r#"{"id":"s","time_column":"timestamp","value_columns":["a"]}"#][..],
+            0.0,
+        ),
         (&[r#"{"id":"s","value_columns":["b"]}"#], 1.0),
-        (&[r#"{"id":"s","value_columns":["b"]}"#, r#"{"id":"t"}"#], 1.0),
+        (&[r#"{"id":"s","name":null,"value_columns":["b"]}"#, r#"{"id":"t"}"#], 1.0),
         (&[r#"{"id":"t","description":"d"}"#], 2.0),
     ] {
         for definition in definitions {
@@ -145,5 +152,151 @@ async fn definitions_that_differ_are_counted() {
         let found: i64 = bed.client.query_one(sql, &[&names, &time_ms]).await.unwrap().get(0);
         assert_eq!(found, conflicts, "{names:?}");
     }
+    bed.remove().await;
+}
+
+/// Where a definition without a name, a time column and columns leaves a row that the analyzer's reader can read.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_definition_leaves_out_can_be_read_all_the_same() {
+    let Some(bed) = Bed::new("nameless", 1).await else { return };
+    let worker = bed.worker(&[]);
+    bed.producer.send(&bed.series_topic, 0, "s", Some(br#"{"id":"s"}"#));
+    bed.producer.send(
+        &bed.series_topic,
+        0,
+        "t",
+        Some(br#"{"id":"t","name":null,"time_column":null,"value_columns":null}"#),
+    );
+    bed.producer.flush();
+    let sql = "select count(*) from time_series_metadata
+               where name is null and description is null and time_column = 'timestamp' and value_columns = '[]'";
+    until(60, "both", async || bed.count(sql).await == 2).await;
+    drop(worker);
+    bed.remove().await;
+}
+
+/// Another program inserts series itself, changes the list of columns, and writes what is no list.
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_of_other_programs_keep_what_they_say_and_get_the_columns_of_points() {
+    let Some(bed) = Bed::new("others", 1).await else { return };
+    let insert = "insert into time_series_metadata (id, name, time_column, value_columns) values
+                      ('s', 'Own', 'date', '[\"z\", \"y\"]'), ('bad', 'Bad', 'date', 'a, b'), ('object', null, 'date', '{\"a\": 1}')";
+    bed.client.batch_execute(insert).await.unwrap();
+    let worker = bed.worker(&[("SERIES_INGEST__BATCH__LINGER_MS", "1")]);
+    let send = async |series: &str, column: &str| {
+        bed.producer.send(&bed.points_topic, 0, series, Some(points(series, column).as_bytes()));
+        bed.producer.flush();
+        bed.until_applied(60).await;
+    };
+    send("s", "y").await;
+    let own = Some("Own".to_owned());
+    let expected = Some((own.clone(), None, r#"["z", "y"]"#.to_owned()));
+    assert_eq!(series(&bed, "s").await, expected, "what it has written itself stays as it is written");
+    send("s", "b").await;
+    send("s", "a").await;
+    assert_eq!(series(&bed, "s").await, Some((own.clone(), None, r#"["z","y","b","a"]"#.to_owned())));
+    send("bad", "c").await;
+    send("object", "c").await;
+    assert_eq!(series(&bed, "bad").await, Some((Some("Bad".to_owned()), None, r#"["c"]"#.to_owned())));
+    assert_eq!(series(&bed, "object").await, Some((None, None, r#"["c"]"#.to_owned())));
+
+    // What it takes away is not put back, until points of it come again.
+    let update = "update time_series_metadata set name = 'Other', value_columns = '[\"q\"]' where id = 's'";
+    bed.client.batch_execute(update).await.unwrap();
+    send("s", "b").await;
+    let other = Some("Other".to_owned());
+    assert_eq!(series(&bed, "s").await, Some((other.clone(), None, r#"["q","b"]"#.to_owned())));
+    bed.client.batch_execute("update time_series_metadata set value_columns = 'no list' where id = 's'").await.unwrap();
+    send("s", "b").await;
+    assert_eq!(series(&bed, "s").await, Some((other, None, r#"["b"]"#.to_owned())));
+
+    // A definition is newer than the row; the columns that its points may have stay.
+    bed.client
+        .batch_execute("update time_series_metadata set value_columns = '[\"q\"]' where id = 'bad'")
+        .await
+        .unwrap();
+    bed.producer.send(&bed.series_topic, 0, "bad", Some(br#"{"id":"bad","value_columns":["d"]}"#));
+    bed.producer.flush();
+    let expected = Some((None, None, r#"["d","q"]"#.to_owned()));
+    until(60, "the definition", async || series(&bed, "bad").await == expected).await;
+    assert_eq!(bed.count("select count(*) from ingest_dead_letter").await, 0);
+    drop(worker);
+    bed.remove().await;
+}
+
+/// A series that another program deletes, one by one or all at once, while a worker knows it.
+async fn deleted_by_another_program(test: &str, profile: Profile) {
+    let Some(bed) = Bed::with_profile(test, 1, profile).await else { return };
+    let on_duplicate = ("SERIES_INGEST__POINTS__ON_DUPLICATE", "replace");
+    schema::migrate(&bed.config(&[on_duplicate])).await.unwrap();
+    let worker = bed.worker(&[on_duplicate]);
+    let send = async |payload: &str, time_ms: i64| {
+        bed.producer.send_at(&bed.points_topic, 0, "s", Some(payload.as_bytes()), time_ms);
+        bed.producer.flush();
+        bed.until_applied(60).await;
+    };
+    // Retention deletes messages of older times.
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let later = i64::try_from(now.as_millis()).unwrap() - 60_000;
+    for delete in [
+        "delete from time_series_metadata where id = 's'",
+        "delete from time_series_metadata",
+        if profile == Profile::Standard {
+            "truncate time_series_metadata cascade"
+        } else {
+            "truncate time_series_metadata"
+        },
+        "truncate time_series_metadata, time_series_data_points",
+        // As the analyzer does in one transaction.
+        "begin; delete from time_series_metadata; insert into time_series_metadata (id, time_column, value_columns)
+             values ('s', 'timestamp', '[]'); commit",
+    ] {
+        send(r#"{"type":"series-create","id":"s","name":"S","value_columns":["a"]}"#, later).await;
+        send(&points("s", "b"), later).await;
+        assert_eq!(series(&bed, "s").await.unwrap().2, r#"["a","b"]"#, "{delete}");
+        assert!(bed.count_points().await > 0, "{delete}");
+        bed.client.batch_execute(delete).await.unwrap();
+        assert_eq!(bed.count_points().await, 0, "{delete}");
+        // Of an earlier time than what was there: nothing of that is left that would decide about it.
+        send(&points("s", "b"), later - 1000).await;
+        assert_eq!(bed.count_points().await, 1, "{delete}");
+        assert_eq!(series(&bed, "s").await, Some((None, None, r#"["b"]"#.to_owned())), "{delete}");
+        send(r#"{"type":"series-create","id":"s","name":"Earlier","value_columns":[]}"#, later - 1000).await;
+        let earlier = Some((Some("Earlier".to_owned()), None, r#"["b"]"#.to_owned()));
+        assert_eq!(series(&bed, "s").await, earlier, "{delete}");
+        bed.client.batch_execute("delete from time_series_metadata").await.unwrap();
+    }
+    assert_eq!(bed.count("select count(*) from ingest_series").await, 0);
+    assert_eq!(bed.count("select count(*) from ingest_point_version").await, 0);
+    assert_eq!(bed.count("select count(*) from ingest_dead_letter").await, 0);
+    drop(worker);
+    bed.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_of_a_deleted_series_is_left() {
+    deleted_by_another_program("deleted_others", Profile::Standard).await;
+    deleted_by_another_program("deleted_others_fast", Profile::Throughput).await;
+}
+
+/// What no trigger can see to on the profile throughput is refused instead.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_foreign_key_what_would_leave_points_behind_is_refused() {
+    let Some(bed) = Bed::with_profile("no_key", 1, Profile::Throughput).await else { return };
+    let fill = "select ingest_see_columns('{s,t}', '{a,a}');
+                insert into time_series_data_points (time_series_id, \"timestamp\", column_name) values ('s', now(), 'a')";
+    bed.client.batch_execute(fill).await.unwrap();
+    for (sql, code) in [
+        ("update time_series_metadata set id = 'u' where id = 's'", "23503"),
+        ("begin isolation level repeatable read; delete from time_series_metadata where id = 's'; commit", "0A000"),
+        ("begin isolation level serializable; delete from time_series_metadata where id = 's'; commit", "0A000"),
+    ] {
+        let error = bed.client.batch_execute(sql).await.unwrap_err();
+        assert_eq!(error.code().unwrap().code(), code, "{sql}");
+        bed.client.batch_execute("rollback").await.unwrap();
+    }
+    bed.client.batch_execute("update time_series_metadata set id = 'u' where id = 't'").await.unwrap();
+    bed.client.batch_execute("delete from time_series_metadata where id = 's'").await.unwrap();
+    assert_eq!(bed.count_points().await, 0);
     bed.remove().await;
 }

@@ -1,0 +1,274 @@
+-- The two tables of series and points are shared with programs that insert, change and delete series themselves: a name is
+-- optional, what such a program reads is never NULL, and a series that is deleted takes its points with it.
+
+-- Programs that leave a column out get what a placeholder has.
+alter table time_series_metadata
+    add column if not exists labels jsonb,
+    alter column name drop not null,
+    alter column time_column set default 'timestamp',
+    alter column value_columns set default '[]';
+
+-- The names in a JSON array; NULL if the text is not one.
+create function ingest_columns_of(p_text text) returns text[]
+language plpgsql immutable as $$
+begin
+    return array(
+        select name from json_array_elements_text(p_text::json) with ordinality as t (name, place)
+        where name is not null order by place);
+exception when data_exception or program_limit_exceeded then
+    return null;
+end $$;
+
+-- Placeholders of earlier versions have their id as the name.
+update time_series_metadata as series set name = null
+from ingest_series as stored
+where stored.series_id = series.id and stored.message_time is null and series.name = series.id;
+
+update time_series_metadata as series set
+    time_column = coalesce(series.time_column, 'timestamp'),
+    value_columns = coalesce(
+        case when ingest_columns_of(series.value_columns) is not null then series.value_columns end,
+        (select ingest_value_columns(stored.defined_columns, stored.seen_columns) from ingest_series as stored
+         where stored.series_id = series.id),
+        '[]')
+where series.time_column is null or ingest_columns_of(series.value_columns) is null;
+
+alter table time_series_metadata
+    alter column time_column set not null,
+    alter column value_columns set not null;
+
+-- Creates or updates series by their definitions, if these are newer than what is stored. Returns how many of them differ
+-- from what another message says of the same series. The rows of time_series_metadata are locked before those of
+-- ingest_series, as by whoever deletes a series.
+create or replace function ingest_define_series(
+    p_ids text[], p_names text[], p_descriptions text[], p_time_columns text[], p_columns text[],
+    p_message_ms bigint[], p_sources uuid[], p_partitions integer[], p_offsets bigint[])
+returns bigint
+language plpgsql as $$
+#variable_conflict use_column
+declare
+    conflicts bigint;
+begin
+    with given as (
+        select
+            id, name, description, coalesce(time_column, 'timestamp') as time_column,
+            array(select json_array_elements_text(columns::json)) as columns,
+            to_timestamp(message_ms / 1000.0) as message_time,
+            ingest_source_number(source_key) as source_id, partition, "offset"
+        from unnest(p_ids, p_names, p_descriptions, p_time_columns, p_columns,
+                    p_message_ms, p_sources, p_partitions, p_offsets)
+            as t (id, name, description, time_column, columns, message_ms, source_key, partition, "offset")
+    ), definition as (
+        select distinct on (id collate "C") *
+        from given
+        order by id collate "C", message_time desc, "offset" desc, partition desc, source_id desc
+    )
+    -- Another message, before this statement or in it, defines the same series otherwise.
+    select count(*) into conflicts from given
+    join definition on definition.id = given.id
+    left join ingest_series as stored on stored.series_id = given.id and stored.message_time is not null
+        and (stored.source_id, stored.partition, stored."offset") <> (given.source_id, given.partition, given."offset")
+    left join time_series_metadata as series on series.id = stored.series_id
+    where (given.name, given.description, given.time_column, given.columns)
+            is distinct from (definition.name, definition.description, definition.time_column, definition.columns)
+        or series.id is not null
+            and (given.name, given.description, given.time_column, given.columns)
+                is distinct from (series.name, series.description, series.time_column, stored.defined_columns);
+
+    perform ingest_lock_or_add_series(p_ids);
+
+    with definition as (
+        select distinct on (id collate "C")
+            id, name, description, coalesce(time_column, 'timestamp') as time_column,
+            array(select json_array_elements_text(columns::json)) as columns,
+            to_timestamp(message_ms / 1000.0) as message_time,
+            ingest_source_number(source_key) as source_id, partition, "offset"
+        from unnest(p_ids, p_names, p_descriptions, p_time_columns, p_columns,
+                    p_message_ms, p_sources, p_partitions, p_offsets)
+            as t (id, name, description, time_column, columns, message_ms, source_key, partition, "offset")
+        order by id collate "C", message_ms desc, "offset" desc, partition desc, ingest_source_number(source_key) desc
+    ), newer as (
+        -- Columns that another program has written into the row stay in it, as if points had had them.
+        insert into ingest_series as stored
+            (series_id, defined_columns, seen_columns, message_time, source_id, partition, "offset")
+        select definition.id, definition.columns, coalesce(ingest_columns_of(series.value_columns), '{}'),
+            definition.message_time, definition.source_id, definition.partition, definition."offset"
+        from definition join time_series_metadata as series on series.id = definition.id
+        order by definition.id collate "C"
+        on conflict (series_id) do update set
+            defined_columns = excluded.defined_columns,
+            seen_columns = array(
+                select distinct name from unnest(stored.seen_columns || excluded.seen_columns) as name
+                where name = any (stored.seen_columns) or not name = any (coalesce(stored.defined_columns, '{}'))),
+            message_time = excluded.message_time,
+            source_id = excluded.source_id,
+            partition = excluded.partition,
+            "offset" = excluded."offset"
+        where stored.message_time is null
+            or (excluded.message_time, excluded."offset", excluded.partition, excluded.source_id)
+                >= (stored.message_time, stored."offset", stored.partition, stored.source_id)
+        returning series_id, ingest_value_columns(defined_columns, seen_columns) as value_columns
+    )
+    update time_series_metadata as series set
+        name = definition.name,
+        description = definition.description,
+        time_column = definition.time_column,
+        value_columns = newer.value_columns,
+        updated_at = now()
+    from definition join newer on newer.series_id = definition.id
+    where series.id = definition.id
+        and (series.name, series.description, series.time_column, series.value_columns)
+            is distinct from (definition.name, definition.description, definition.time_column, newer.value_columns);
+    return conflicts;
+end $$;
+
+-- Locks the rows of these series against being deleted or changed before the transaction ends, in one order; adds those that
+-- are missing, as placeholders.
+create function ingest_lock_or_add_series(p_ids text[]) returns void
+language sql as $$
+    insert into time_series_metadata as series (id, time_column, value_columns)
+    select distinct on (id collate "C") id, 'timestamp', '[]' from unnest(p_ids) as id order by id collate "C"
+    -- Changes nothing, and locks the row all the same.
+    on conflict (id) do update set updated_at = series.updated_at where false
+$$;
+
+-- Makes sure that each series of the (series, column) pairs has a row, and that its columns are listed. What another program
+-- has written into the row stays: columns are added after its own. A text that is not a JSON array is replaced by one.
+create or replace function ingest_see_columns(p_ids text[], p_columns text[]) returns void
+language plpgsql as $$
+#variable_conflict use_column
+begin
+    perform ingest_lock_or_add_series(p_ids);
+
+    with pair as (
+        select id, array_agg(distinct column_name) as columns
+        from unnest(p_ids, p_columns) as t (id, column_name) group by id
+    ), before as (
+        select pair.id, pair.columns, ingest_columns_of(series.value_columns) as listed,
+            coalesce(stored.defined_columns, '{}') as defined, coalesce(stored.seen_columns, '{}') as seen
+        from pair join time_series_metadata as series on series.id = pair.id
+        left join ingest_series as stored on stored.series_id = pair.id
+    ), after as (
+        select id, defined, array(select distinct unnest(seen || columns)) as seen, listed,
+            listed is null or listed = ingest_columns_of(ingest_value_columns(defined, seen)) as is_ours
+        from before
+    ), noted as (
+        insert into ingest_series as stored (series_id, seen_columns)
+        select id, seen from after order by id collate "C"
+        on conflict (series_id) do update set seen_columns = excluded.seen_columns
+        where not stored.seen_columns @> excluded.seen_columns
+    ), changed as (
+        select id, case when is_ours then ingest_value_columns(defined, seen) else ingest_value_columns(listed, seen) end
+            as value_columns
+        from after
+    )
+    update time_series_metadata as series set value_columns = changed.value_columns, updated_at = now()
+    from changed
+    where series.id = changed.id
+        -- Its own spelling of the same list stays as well.
+        and ingest_columns_of(series.value_columns) is distinct from ingest_columns_of(changed.value_columns);
+end $$;
+
+-- Counts what other programs take away from what a worker remembers of series: it then looks at its series again.
+create sequence ingest_series_change;
+
+create function ingest_series_changes() returns bigint
+language sql volatile as $$
+    -- Its first number is the one that it has before it was ever called.
+    select last_value + is_called::integer from ingest_series_change
+$$;
+
+-- Another program has set a series' columns: those that it leaves out are not known any more, and are listed again when points
+-- of them come.
+create function ingest_columns_changed() returns trigger
+language plpgsql as $$
+declare
+    listed text[] := coalesce(ingest_columns_of(new.value_columns), '{}');
+begin
+    update ingest_series set seen_columns = array(select name from unnest(seen_columns) as name where name = any (listed))
+    where series_id = new.id and not seen_columns <@ listed;
+    if found then
+        perform nextval('ingest_series_change');
+    end if;
+    return null;
+end $$;
+
+create trigger ingest_columns_changed after update of value_columns on time_series_metadata
+    for each row when (old.value_columns is distinct from new.value_columns) execute function ingest_columns_changed();
+
+-- What goes with a series: its points, if no foreign key takes them, as in the profile throughput; and what is known of the
+-- series besides. A definition, columns or versions that stayed would decide about another series of the same id later.
+create function ingest_series_gone() returns trigger
+language plpgsql as $$
+begin
+    if not exists (
+        select from pg_constraint
+        where conrelid = 'time_series_data_points'::regclass and confrelid = 'time_series_metadata'::regclass
+            and contype = 'f')
+    then
+        -- The change of the row has waited for all who write its points. A snapshot that is older than that misses their points,
+        -- which would stay.
+        if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
+            raise exception using
+                errcode = 'feature_not_supported',
+                message = 'a series is deleted in a transaction of the isolation level read committed only',
+                hint = 'In the profile throughput no foreign key looks after its points, and another level may miss some.';
+        end if;
+        if tg_op = 'DELETE' then
+            delete from time_series_data_points where time_series_id = old.id;
+        elsif exists (select from time_series_data_points where time_series_id = old.id) then
+            raise exception using
+                errcode = 'foreign_key_violation',
+                message = format('the series %L has points, and its id cannot be changed', old.id);
+        end if;
+    end if;
+    delete from ingest_point_version where time_series_id = old.id;
+    delete from ingest_series where series_id = old.id;
+    perform nextval('ingest_series_change');
+    return null;
+end $$;
+
+create trigger ingest_series_deleted after delete on time_series_metadata
+    for each row execute function ingest_series_gone();
+create trigger ingest_series_renamed after update of id on time_series_metadata
+    for each row when (old.id is distinct from new.id) execute function ingest_series_gone();
+
+-- A foreign key has the points truncated by the same statement. A table that the statement names itself is empty here, and may
+-- not be truncated again.
+create function ingest_series_truncated() returns trigger
+language plpgsql as $$
+begin
+    if exists (select from time_series_data_points) then
+        truncate time_series_data_points;
+    end if;
+    if exists (select from ingest_point_version) then
+        truncate ingest_point_version;
+    end if;
+    if exists (select from ingest_series) then
+        truncate ingest_series;
+    end if;
+    perform nextval('ingest_series_change');
+    return null;
+end $$;
+
+create trigger ingest_series_truncated after truncate on time_series_metadata
+    for each statement execute function ingest_series_truncated();
+
+do $$
+declare
+    name text;
+begin
+    foreach name in array array[
+        'ingest_columns_of(text)',
+        'ingest_define_series(text[], text[], text[], text[], text[], bigint[], uuid[], integer[], bigint[])',
+        'ingest_lock_or_add_series(text[])',
+        'ingest_see_columns(text[], text[])',
+        'ingest_series_changes()',
+        'ingest_columns_changed()',
+        'ingest_series_gone()',
+        'ingest_series_truncated()'
+    ] loop
+        execute format('alter function %s security definer set search_path = %I, pg_temp', name, current_schema());
+        execute format('revoke all on function %s from public', name);
+    end loop;
+end $$;
