@@ -6,11 +6,13 @@ mod dead_letter;
 mod demo;
 mod interrupt;
 mod journal;
+mod limits;
 mod migrate;
 mod output;
 mod progress;
 mod run;
 mod schema;
+mod signals;
 
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
@@ -18,11 +20,11 @@ use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
-use tracing::Level;
 
 use crate::config::{self, Config, Problems};
 use crate::database::schema::SchemaError;
 use crate::database::{self, Class};
+use crate::telemetry::logging;
 use crate::{kafka, pipeline};
 use output::{print, print_line};
 
@@ -218,8 +220,10 @@ pub fn main(no_output: bool) -> u8 {
     let result = match Cli::try_parse() {
         Ok(cli) => cli.run(),
         Err(error) if error.use_stderr() => {
-            // If even this cannot be printed, the exit code still tells.
-            drop(error.print());
+            let text = error.render();
+            let terminal = std::io::stderr().is_terminal();
+            let text = if terminal { text.ansi().to_string() } else { text.to_string() };
+            logging::print_error(text.trim_end());
             return Failure::USAGE;
         }
         // The help and the version.
@@ -233,7 +237,7 @@ pub fn main(no_output: bool) -> u8 {
     match result.and_then(|()| output::finish()) {
         Ok(()) => 0,
         Err(failure) => {
-            output::complain(Level::ERROR, &failure.to_string());
+            output::complain_last(&failure.to_string());
             failure.exit_code()
         }
     }
@@ -263,7 +267,7 @@ impl Cli {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         let result = runtime.block_on(async {
             match self.command {
-                Command::Run => run::run(config).await,
+                Command::Run => run::run(config, self.config).await,
                 Command::Migrate(arguments) => migrate::run(&config, arguments).await,
                 Command::Schema(command) => schema::run(&config, command).await,
                 Command::Check(arguments) => check::run(&config, arguments).await,

@@ -14,6 +14,7 @@ use tracing::Level;
 
 use super::Failure;
 use crate::config::LogFormat;
+use crate::telemetry::logging;
 
 /// Standard output, of which the standard library's own handle takes a descriptor that cannot be written for a success.
 static OUTPUT: LazyLock<io::Result<File>> =
@@ -122,15 +123,23 @@ pub(super) fn set_format(format: LogFormat) {
 
 /// Prints a complaint to standard error, as a line of text or a JSON object, as `log.format` says.
 pub(super) fn complain(level: Level, text: &str) {
-    let line = match FORMAT.get() {
+    // If even this cannot be printed, the exit code still tells.
+    drop(writeln!(io::stderr(), "{}", complaint(level, text)));
+}
+
+/// Prints the last complaint of the process, which does not wait for a reader that takes nothing.
+pub(super) fn complain_last(text: &str) {
+    logging::print_error(complaint(Level::ERROR, text));
+}
+
+fn complaint(level: Level, text: &str) -> String {
+    match FORMAT.get() {
         Some(LogFormat::Json) => serde_json::json!({
             "timestamp": Timestamp::now().to_string(), "level": level.as_str(), "message": text, "target": "series_ingest::cli",
         })
         .to_string(),
         _ => format!("series-ingest: {text}"),
-    };
-    // If even this cannot be printed, the exit code still tells.
-    drop(writeln!(io::stderr(), "{line}"));
+    }
 }
 
 fn copy_of(error: &io::Error) -> io::Error {

@@ -1,15 +1,16 @@
 //! `run`: the worker.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 use super::Failure;
+use super::limits::{self, Limits};
+use super::signals::{self, Signal};
 use crate::config::{self, Config};
 use crate::database::schema::{self, SchemaError};
 use crate::database::{self, Class, Database};
@@ -19,16 +20,16 @@ use crate::pipeline;
 use crate::telemetry::health::{Component, Health};
 use crate::telemetry::{http, logging, metrics};
 
-/// The signal's number on Linux; tokio has no name for it.
-const SIGXFSZ: i32 = 25;
 /// How long the journal's last write may take at the end.
 const JOURNAL_CLOSE: Duration = Duration::from_secs(5);
 /// How long to wait before a schema that cannot be read is asked for again.
 const SCHEMA_RETRY: Duration = Duration::from_millis(500);
 
-pub(super) async fn run(config: Arc<Config>) -> Result<(), Failure> {
+/// Runs the worker with the configuration that `file` and the environment give.
+pub(super) async fn run(config: Arc<Config>, file: Option<PathBuf>) -> Result<(), Failure> {
     config.require_database()?;
     logging::init(config.log.format, &config.log.filter).map_err(|error| Failure::Usage(error.to_string()))?;
+    let stopping = signals::listen(move || reload(file.as_deref()))?;
     info!(version = env!("CARGO_PKG_VERSION"), pipeline = config.pipeline, "series-ingest starts");
     for note in config.notes() {
         warn!("{note}");
@@ -36,18 +37,11 @@ pub(super) async fn run(config: Arc<Config>) -> Result<(), Failure> {
     let rendered = metrics::install();
     metrics::preset(Class::ALL.map(Class::as_str), Reason::ALL.map(Reason::as_str));
     let health = Arc::new(Health::new(&config.pipeline, Duration::from_millis(config.http.watchdog_ms)));
-    let (stop, stopping) = watch::channel(false);
-    // With a limit on file sizes the system would end the process at a write of the journal: so it is an error of the write.
-    let _file_size = signal(SignalKind::from_raw(SIGXFSZ))?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => info!("SIGTERM"),
-            _ = interrupt.recv() => info!("SIGINT"),
-        }
-        stop.send_replace(true);
-    });
+    limits::raise_descriptors();
+    let limits = Limits::read();
+    for found in limits.too_low(&config) {
+        error!("{}: {}", found.key, found.text);
+    }
 
     let server = if config.http.listen.is_empty() {
         None
@@ -57,7 +51,8 @@ pub(super) async fn run(config: Arc<Config>) -> Result<(), Failure> {
             .map_err(|error| Failure::Usage(format!("http.listen = {}: {error}", config.http.listen)))?;
         info!(address = %listener.local_addr()?, "serving /metrics, /livez, /readyz and /status");
         // It answers while the worker stops, too, and ends with it.
-        Some(tokio::spawn(http::serve(listener, Arc::clone(&health), rendered, std::future::pending())))
+        let connections = limits.http_connections(&config);
+        Some(tokio::spawn(http::serve(listener, connections, Arc::clone(&health), rendered, std::future::pending())))
     };
 
     let result = work(&config, &health, stopping).await;
@@ -68,8 +63,32 @@ pub(super) async fn run(config: Arc<Config>) -> Result<(), Failure> {
     result
 }
 
-async fn work(config: &Arc<Config>, health: &Arc<Health>, stopping: watch::Receiver<bool>) -> Result<(), Failure> {
-    let journal = if config.journal.enabled { Some(open_journal(config).await?) } else { None };
+/// Reads the configuration again, of which the log filter is the one key that can be changed while the worker runs.
+fn reload(file: Option<&Path>) {
+    let reloaded = Config::load(file, std::env::vars_os())
+        .map_err(|problems| problems.to_string())
+        .map(|config| config.log.filter)
+        .and_then(|filter| logging::set_filter(&filter).map(|()| filter).map_err(|error| error.to_string()));
+    match reloaded {
+        Ok(filter) => info!(filter, "SIGHUP: the log filter was read again; other keys hold from the next start"),
+        Err(reason) => error!(reason, "SIGHUP: the configuration cannot be read; the log filter stays as it was"),
+    }
+}
+
+async fn work(
+    config: &Arc<Config>,
+    health: &Arc<Health>,
+    stopping: watch::Receiver<Option<Signal>>,
+) -> Result<(), Failure> {
+    let journal = if config.journal.enabled {
+        // A long journal takes a while to open; what is not opened need not be closed.
+        tokio::select! {
+            opened = open_journal(config) => Some(opened?),
+            _ = signals::stopped(stopping.clone()) => return Ok(()),
+        }
+    } else {
+        None
+    };
     // With a journal the worker does not wait for a database that is away: its messages are kept meanwhile.
     let patience = journal.as_ref().map(|_| Duration::from_millis(config.database.outage_grace_ms));
     match await_schema(config, health, stopping.clone(), Wait { patience, alone: true }).await? {
@@ -156,7 +175,7 @@ enum Schema {
 async fn await_schema(
     config: &Config,
     health: &Health,
-    stopping: watch::Receiver<bool>,
+    stopping: watch::Receiver<Option<Signal>>,
     Wait { patience, alone }: Wait,
 ) -> Result<Schema, Failure> {
     let start = Instant::now();
@@ -232,7 +251,6 @@ fn is_passing(error: &database::Error) -> bool {
 }
 
 /// Ready when the worker is to stop.
-async fn until(mut stopping: watch::Receiver<bool>) {
-    // The sender is gone only when the process ends.
-    drop(stopping.wait_for(|stop| *stop).await);
+async fn until(stopping: watch::Receiver<Option<Signal>>) {
+    signals::stopped(stopping).await;
 }

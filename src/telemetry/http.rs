@@ -1,8 +1,10 @@
 //! `/metrics`, `/livez`, `/readyz` and `/status` over HTTP/1.
 //!
-//! Whoever can reach the port can ask, so each client's share is bounded: the number of connections, the size of a request,
-//! the time for sending one, and a connection's life. A connection serves one request, and no request's body is read.
+//! Anyone who can reach the port can ask, so what clients take is bounded: the number of connections, the size of a request,
+//! the time for sending one, and a connection's life. A connection serves one request, and no request's body is read. If
+//! there are as many connections as allowed, a new one takes the place of the oldest: an idle client keeps nobody out.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
@@ -18,7 +20,7 @@ use hyper::service::service_fn;
 use hyper::{Method, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tracing::{debug, error, warn};
 
 use super::health::Health;
@@ -37,7 +39,7 @@ const INDEX: &str = concat!("series-ingest ", env!("CARGO_PKG_VERSION"), ": /met
 /// What a client may take.
 #[derive(Debug, Clone, Copy)]
 struct Limits {
-    /// Connections at once; more wait in the listener's backlog.
+    /// Connections at once.
     connections: usize,
     /// How long a client may take to send a request.
     request: Duration,
@@ -45,11 +47,23 @@ struct Limits {
     connection: Duration,
 }
 
-const LIMITS: Limits = Limits { connections: 64, request: Duration::from_secs(5), connection: Duration::from_secs(60) };
+const LIMITS: Limits =
+    Limits { connections: MAX_CONNECTIONS, request: Duration::from_secs(5), connection: Duration::from_secs(60) };
 
-/// Answers on `listener` until `stopped` is ready; then open connections are closed.
-pub async fn serve(listener: TcpListener, health: Arc<Health>, rendered: Rendered, stopped: impl Future<Output = ()>) {
-    serve_within(LIMITS, listener, health, rendered, stopped).await;
+/// The maximum of clients' connections, and how many are allowed however few descriptors there are.
+pub const MAX_CONNECTIONS: usize = 64;
+/// See [`MAX_CONNECTIONS`].
+pub const MIN_CONNECTIONS: usize = 4;
+
+/// Answers on `listener`, with `connections` at once, until `stopped` is ready; then open connections are closed.
+pub async fn serve(
+    listener: TcpListener,
+    connections: usize,
+    health: Arc<Health>,
+    rendered: Rendered,
+    stopped: impl Future<Output = ()>,
+) {
+    serve_within(Limits { connections, ..LIMITS }, listener, health, rendered, stopped).await;
 }
 
 async fn serve_within(
@@ -61,20 +75,30 @@ async fn serve_within(
 ) {
     let mut stopped = pin!(stopped);
     let mut connections = JoinSet::new();
+    let mut oldest_first: VecDeque<AbortHandle> = VecDeque::new();
     let mut failing = false;
     loop {
         tokio::select! {
             biased;
             () = &mut stopped => return,
-            Some(ended) = connections.join_next() => {
-                if let Err(failure) = ended {
-                    error!(%failure, "an HTTP connection ended by a fault of ours");
-                }
-            }
-            accepted = listener.accept(), if connections.len() < limits.connections => match accepted {
+            Some(ended) = connections.join_next() => note_end(ended),
+            accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
                     failing = false;
-                    connections.spawn(serve_connection(limits, stream, Arc::clone(&health), rendered.clone()));
+                    oldest_first.retain(|connection| !connection.is_finished());
+                    if oldest_first.len() >= limits.connections
+                        && let Some(oldest) = oldest_first.pop_front()
+                    {
+                        oldest.abort();
+                    }
+                    // Its descriptor is free when its task has ended: until then no further one is taken.
+                    while connections.len() >= limits.connections
+                        && let Some(ended) = connections.join_next().await
+                    {
+                        note_end(ended);
+                    }
+                    let served = serve_connection(limits, stream, Arc::clone(&health), rendered.clone());
+                    oldest_first.push_back(connections.spawn(served));
                 }
                 Err(failure) => {
                     warn_once(&mut failing, &failure);
@@ -82,6 +106,14 @@ async fn serve_within(
                 }
             },
         }
+    }
+}
+
+fn note_end(ended: Result<(), JoinError>) {
+    if let Err(failure) = ended
+        && !failure.is_cancelled()
+    {
+        error!(%failure, "an HTTP connection ended by a fault of ours");
     }
 }
 
@@ -306,16 +338,22 @@ mod tests {
     }
 
     #[test]
-    fn more_connections_than_allowed_wait() {
-        let limits = Limits { request: Duration::from_secs(1), ..LIMITS };
+    fn idle_clients_keep_nobody_out_and_have_no_more_connections_than_allowed() {
+        let limits = Limits { request: PATIENCE, connections: 4, ..LIMITS };
         let server = Server::start(limits, PATIENCE);
         let start = Instant::now();
-        let silent: Vec<_> = (0..2 * limits.connections).map(|_| server.connect()).collect();
+        let mut idle: Vec<_> = (0..20).map(|_| server.connect()).collect();
         let answer = server.get("/livez");
         assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
-        assert!(start.elapsed() >= limits.request, "the silent ones should have been in the way");
-        drop(silent);
-        assert!(server.get("/livez").starts_with("HTTP/1.1 200 OK\r\n"));
+        assert!(start.elapsed() < limits.request, "{:?}", start.elapsed());
+        // The oldest were closed; the newest three are still served.
+        for stream in &mut idle[..17] {
+            assert_eq!(rest(stream), "");
+        }
+        for stream in &mut idle[17..] {
+            stream.write_all(b"GET /livez HTTP/1.1\r\nHost: test\r\n\r\n").unwrap();
+            assert!(rest(stream).starts_with("HTTP/1.1 200 OK\r\n"));
+        }
     }
 
     #[test]

@@ -1,49 +1,162 @@
 //! Log lines on stderr.
+//!
+//! Nobody who logs waits for stderr: `log_writer` has a bounded queue, and drops and counts what does not fit.
 
-use std::io::{self, IsTerminal as _};
+use std::fmt::Display;
+use std::io::{self, IsTerminal as _, Write as _};
+use std::panic::PanicHookInfo;
+use std::sync::OnceLock;
+use std::time::Duration;
 
-use tracing::Dispatch;
+use tracing::level_filters::LevelFilter;
+use tracing::{Dispatch, error};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::reload;
 use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
 
+use super::escaped;
+use super::log_writer::LogWriter;
 use super::one_line::OneLine;
 use crate::config::LogFormat;
 
-/// Why logging cannot start.
+/// How long the end of the process may wait for stderr.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+
+static WRITER: OnceLock<LogWriter> = OnceLock::new();
+static FILTER: OnceLock<Reload> = OnceLock::new();
+
+/// Replaces the filter.
+type Reload = Box<dyn Fn(EnvFilter) -> Result<(), reload::Error> + Send + Sync>;
+
+/// Why logging cannot start, or the filter cannot be replaced.
 #[derive(Debug, thiserror::Error)]
-pub enum InitError {
+pub enum LogError {
     /// The filter is not in the form `level,target=level,…`.
     #[error("log.filter cannot be read: {0}")]
     Filter(#[from] ParseError),
     /// This process logs already.
     #[error("logging was started before: {0}")]
     Started(#[from] TryInitError),
+    /// There is no thread for it.
+    #[error("no thread can be started: {0}. Raise the limit of processes and threads (ulimit -u, pids.max)")]
+    Thread(#[from] io::Error),
+    /// The filter cannot be replaced.
+    #[error("the filter cannot be replaced: {0}")]
+    Reload(#[from] reload::Error),
 }
 
 /// Sends log lines that pass `filter` (`level,target=level,…`) to stderr, from here to the end of the process. Colours
-/// only where stderr is a terminal.
+/// only if stderr is a terminal. The message of a panic is a log line as well.
 ///
 /// # Errors
-/// Where the filter cannot be read, and in a process that logs already.
-pub fn init(format: LogFormat, filter: &str) -> Result<(), InitError> {
+/// If the filter cannot be read, if no thread can be started, and in a process that logs already.
+pub fn init(format: LogFormat, filter: &str) -> Result<(), LogError> {
     let filter = EnvFilter::builder().parse(filter)?;
-    dispatch(format, filter, io::stderr, io::stderr().is_terminal()).try_init()?;
+    let writer = writer()?;
+    let (dispatch, reload) = dispatch(format, filter, move || writer, io::stderr().is_terminal());
+    dispatch.try_init()?;
+    drop(FILTER.set(reload));
+    std::panic::set_hook(Box::new(|panic| {
+        let thread = std::thread::current();
+        error!(
+            thread = thread.name().unwrap_or("unnamed"),
+            location = panic.location().map(ToString::to_string),
+            reason = %escaped(panic_message(panic)),
+            "a thread panicked, which is a fault of this program"
+        );
+    }));
     Ok(())
 }
 
-fn dispatch<W>(format: LogFormat, filter: EnvFilter, writer: W, terminal: bool) -> Dispatch
+fn panic_message<'a>(panic: &'a PanicHookInfo<'_>) -> &'a str {
+    let payload = panic.payload();
+    payload
+        .downcast_ref::<&str>()
+        .copied()
+        .or(payload.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("unknown")
+}
+
+/// Replaces the filter of a process that logs.
+///
+/// # Errors
+/// If it cannot be read; the old one then stays.
+pub fn set_filter(filter: &str) -> Result<(), LogError> {
+    let filter = EnvFilter::builder().parse(filter)?;
+    if let Some(reload) = FILTER.get() {
+        reload(filter)?;
+        // Libraries that log by the crate `log` ask this number first.
+        if let Ok(level) = LevelFilter::current().to_string().parse() {
+            log::set_max_level(level);
+        }
+    }
+    Ok(())
+}
+
+/// Log lines that were dropped because stderr did not take them.
+pub fn dropped_lines() -> u64 {
+    WRITER.get().map_or(0, LogWriter::dropped)
+}
+
+/// Prints a line to stderr, for people, without waiting for it.
+pub fn print_error(text: impl Display) {
+    // If even a thread is not to be had, the exit code still tells.
+    if let Ok(mut writer) = writer() {
+        drop(writer.write_all(format!("{text}\n").as_bytes()));
+    }
+}
+
+/// Waits until all log lines are written, for a second at most.
+pub fn flush() {
+    if let Some(writer) = WRITER.get() {
+        writer.flush(FLUSH_TIMEOUT);
+    }
+}
+
+/// Calls [`flush`] when it is dropped, also by a panic.
+#[derive(Debug)]
+pub struct FlushOnDrop;
+
+impl Drop for FlushOnDrop {
+    fn drop(&mut self) {
+        flush();
+    }
+}
+
+fn writer() -> io::Result<&'static LogWriter> {
+    if let Some(writer) = WRITER.get() {
+        return Ok(writer);
+    }
+    let started = LogWriter::start(io::stderr(), |dropped| {
+        error!(dropped, "log lines were dropped, because stderr did not take them");
+    })?;
+    // If another thread was faster, this one's has nothing to do and ends.
+    Ok(WRITER.get_or_init(|| started))
+}
+
+fn dispatch<W>(format: LogFormat, filter: EnvFilter, writer: W, terminal: bool) -> (Dispatch, Reload)
 where
     W: for<'writer> MakeWriter<'writer> + Send + Sync + 'static,
 {
-    // A line that cannot be written is dropped: to report it on the same stderr, with eprintln, would panic.
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).log_internal_errors(false);
+    // A line that cannot be written is dropped: to report it on the same stderr would not be better.
+    let lines = tracing_subscriber::fmt().log_internal_errors(false);
     // On a terminal the library decides about colours: it knows NO_COLOR.
     let lines = if terminal { lines } else { lines.with_ansi(false) };
     match format {
-        LogFormat::Human => lines.with_writer(OneLine::new(writer, terminal)).into(),
-        LogFormat::Json => lines.with_writer(writer).json().flatten_event(true).into(),
+        LogFormat::Human => {
+            let lines = lines.with_writer(OneLine::new(writer, terminal));
+            let lines = lines.with_env_filter(filter).with_filter_reloading();
+            let handle = lines.reload_handle();
+            (lines.into(), Box::new(move |filter| handle.reload(filter)))
+        }
+        LogFormat::Json => {
+            let lines =
+                lines.with_writer(writer).json().flatten_event(true).with_env_filter(filter).with_filter_reloading();
+            let handle = lines.reload_handle();
+            (lines.into(), Box::new(move |filter| handle.reload(filter)))
+        }
     }
 }
 
@@ -84,10 +197,12 @@ mod tests {
     fn logged(format: LogFormat) -> String {
         let buffer = Buffer::default();
         let writer = buffer.clone();
-        let dispatch = dispatch(format, EnvFilter::new("info"), move || writer.clone(), false);
+        let (dispatch, reload) = dispatch(format, EnvFilter::new("info"), move || writer.clone(), false);
         tracing::dispatcher::with_default(&dispatch, || {
             info!(partition = 3, detail = "a\nb", "a line");
             debug!("below the filter");
+            reload(EnvFilter::new("error")).unwrap();
+            info!("below the new filter");
         });
         let bytes = buffer.0.lock().unwrap().clone();
         String::from_utf8(bytes).unwrap()
@@ -119,7 +234,7 @@ mod tests {
         for terminal in [false, true] {
             let buffer = Buffer::default();
             let writer = buffer.clone();
-            let dispatch = dispatch(LogFormat::Human, EnvFilter::new("info"), move || writer.clone(), terminal);
+            let (dispatch, _) = dispatch(LogFormat::Human, EnvFilter::new("info"), move || writer.clone(), terminal);
             tracing::dispatcher::with_default(&dispatch, || info!(reason = %forged, "NOTICE: {forged}"));
             let text = String::from_utf8(buffer.0.lock().unwrap().clone()).unwrap();
             assert_eq!(text.matches(['\n', '\r', '\u{2028}']).count(), 1, "{text:?}");
@@ -129,17 +244,17 @@ mod tests {
 
     #[test]
     fn a_closed_stderr_is_no_panic() {
-        let dispatch = dispatch(LogFormat::Json, EnvFilter::new("info"), || Broken, false);
+        let (dispatch, _) = dispatch(LogFormat::Json, EnvFilter::new("info"), || Broken, false);
         tracing::dispatcher::with_default(&dispatch, || info!("goes nowhere"));
     }
 
     #[test]
     fn a_bad_filter_and_a_second_start_are_errors() {
         let failure = init(LogFormat::Human, "series_ingest=loud").unwrap_err();
-        assert!(matches!(failure, InitError::Filter(_)), "{failure}");
+        assert!(matches!(failure, LogError::Filter(_)), "{failure}");
         // Another test of this process may have been first.
         drop(init(LogFormat::Human, "error"));
         let failure = init(LogFormat::Json, "info").unwrap_err();
-        assert!(matches!(failure, InitError::Started(_)), "{failure}");
+        assert!(matches!(failure, LogError::Started(_)), "{failure}");
     }
 }

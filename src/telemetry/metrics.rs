@@ -51,6 +51,7 @@ const JOURNAL_OLDEST_SECONDS: &str = "series_ingest_journal_oldest_seconds";
 const JOURNAL_FSYNC_SECONDS: &str = "series_ingest_journal_fsync_seconds";
 const JOURNAL_QUARANTINED: &str = "series_ingest_journal_quarantined_total";
 const JOURNAL_LOST: &str = "series_ingest_journal_lost_records_total";
+const LOG_LINES_DROPPED: &str = "series_ingest_log_lines_dropped_total";
 const BUILD_INFO: &str = "series_ingest_build_info";
 
 /// What a metric is.
@@ -302,6 +303,12 @@ pub const METRICS: &[Metric] = &[
         labels: &[],
         help: "Records that were journaled and are not there any more; what the database lacks of them is read from Kafka again",
     },
+    Metric {
+        name: LOG_LINES_DROPPED,
+        kind: Kind::Counter,
+        labels: &[],
+        help: "Log lines that were dropped because standard error did not take them",
+    },
     Metric { name: BUILD_INFO, kind: Kind::Gauge, labels: &["version"], help: "1, with the program's version" },
 ];
 
@@ -342,6 +349,7 @@ pub struct Rendered {
 impl Rendered {
     /// All metrics in Prometheus' text format, version 0.0.4.
     pub fn render(&self) -> String {
+        counter!(LOG_LINES_DROPPED).absolute(super::logging::dropped_lines());
         let mut text = self.handle.render();
         render_lags(&mut text, &lags(), Instant::now());
         text

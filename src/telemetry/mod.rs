@@ -3,11 +3,12 @@
 //! - [`metrics`]: every metric by name, and the functions that feed them.
 //! - [`health`]: whether the parts are alive, and why data does not move.
 //! - [`http`]: `/metrics`, `/livez`, `/readyz` and `/status`.
-//! - [`logging`]: log lines on stderr, for people or as JSON.
 //! - `one_line`: what comes from outside begins no line of its own.
+//! - [`logging`]: log lines on stderr, for people or as JSON; `log_writer` writes them without holding anybody up.
 
 pub mod health;
 pub mod http;
+mod log_writer;
 pub mod logging;
 pub mod metrics;
 mod one_line;

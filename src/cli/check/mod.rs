@@ -1,8 +1,9 @@
-//! `check`: the configuration, both servers and the journal. Each part is a file of its own, and calls what `run` calls.
+//! `check`: the configuration, both servers, the journal, and what the system allows. Each part is a file of its own, and calls what `run` calls.
 
 mod database;
 mod journal;
 mod kafka;
+mod process;
 
 use std::sync::Arc;
 
@@ -27,6 +28,7 @@ pub(super) async fn run(config: &Arc<Config>, arguments: Arguments) -> Result<()
     for note in config.notes() {
         report.say("note", note);
     }
+    process::check(config, &mut report);
     database::check(config, &mut report).await;
     kafka::check(config, &mut report).await?;
     journal::check(&config.journal, &mut report);

@@ -50,6 +50,21 @@ impl Worker {
         let number = NUMBER.fetch_add(1, Ordering::SeqCst);
         let log = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{number}.log"));
         let file = File::create(&log).unwrap();
+        Self::spawn(launcher, log, file.into(), environment, extra)
+    }
+
+    /// The same with another standard error, which [`Self::log`] does not have.
+    pub fn start_with_stderr(stderr: Stdio, environment: &[(String, String)], extra: &[(&str, &str)]) -> Self {
+        Self::spawn(&[], PathBuf::from("/dev/null"), stderr, environment, extra)
+    }
+
+    fn spawn(
+        launcher: &[&str],
+        log: PathBuf,
+        stderr: Stdio,
+        environment: &[(String, String)],
+        extra: &[(&str, &str)],
+    ) -> Self {
         // A port that was free a moment ago; two tests that get the same one would see the second worker refuse to start.
         let http = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
         let words = [launcher, &[PROGRAM, "run"]].concat();
@@ -63,7 +78,7 @@ impl Worker {
             .envs(extra.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::from(file))
+            .stderr(stderr)
             .spawn()
             .unwrap();
         Self { child, log, http }
