@@ -18,12 +18,15 @@ use crate::journal::{Journal, JournalHandle, OpenError, Options, RealFiles};
 use crate::message::Reason;
 use crate::pipeline;
 use crate::telemetry::health::{Component, Health};
+use crate::telemetry::log_limit::LogLimit;
 use crate::telemetry::{http, logging, metrics};
 
 /// How long the journal's last write may take at the end.
 const JOURNAL_CLOSE: Duration = Duration::from_secs(5);
 /// How long to wait before a schema that cannot be read is asked for again.
 const SCHEMA_RETRY: Duration = Duration::from_millis(500);
+/// The state of a database that the start waits for, in the log.
+const AWAY: &str = "database";
 
 /// Runs the worker with the configuration that `file` and the environment give.
 pub(super) async fn run(config: Arc<Config>, file: Option<PathBuf>) -> Result<(), Failure> {
@@ -179,6 +182,7 @@ async fn await_schema(
     Wait { patience, alone }: Wait,
 ) -> Result<Schema, Failure> {
     let start = Instant::now();
+    let log = LogLimit::default();
     let mut stopped = std::pin::pin!(until(stopping));
     loop {
         let attempt = async {
@@ -204,6 +208,9 @@ async fn await_schema(
             () = beats => return Ok(Schema::Stopping),
             attempt = attempt => match attempt {
                 Ok(server) => {
+                    if let Some(ended) = log.ends(AWAY) {
+                        info!(seconds = ended.seconds, "the database is there");
+                    }
                     info!(
                         postgresql = server.version, timescaledb = server.timescaledb,
                         edition = server.edition.as_str(), "database"
@@ -228,7 +235,10 @@ async fn await_schema(
                 return Ok(Schema::Later);
             }
             SchemaError::Database(error) if is_passing(error) => {
-                warn!(%failure, "the database is away; waiting for it");
+                if let Some(repeated) = log.lasts(AWAY, &failure.to_string()) {
+                    let (seconds, unlogged) = (repeated.seconds, repeated.unlogged);
+                    warn!(%failure, seconds, unlogged, "the database is away; waiting for it");
+                }
             }
             _ => {
                 error!(%failure, "the schema is not what this program needs");

@@ -29,7 +29,7 @@ pub struct Kafka {
     pub dead_letter_topic: String,
     /// Where a partition starts that was never read before. Default `earliest`.
     pub start: StartAt,
-    /// How long the group waits for a silent member, in milliseconds. Default 45000; 1000 to 300000.
+    /// How long the group waits for a silent member, in milliseconds. Default 10000; 1000 to 300000.
     pub session_timeout_ms: u64,
     /// A file with the token of SASL OAUTHBEARER, read again before the token expires. Default empty: none.
     pub oauth_token_file: String,

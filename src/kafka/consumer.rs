@@ -24,6 +24,7 @@ use crate::batch::{Budget, MessageSet, RawMessage, Source};
 use crate::config::Kafka;
 use crate::telemetry;
 use crate::telemetry::health::{Component, Health};
+use crate::telemetry::log_limit::LogLimit;
 use crate::telemetry::metrics::{self, Step};
 
 /// How long a poll waits for a message; also how late a command may be.
@@ -89,6 +90,8 @@ pub struct Start {
 /// What the thread is told.
 #[derive(Debug)]
 pub enum Command {
+    /// Join the consumer group: until then no partition is assigned.
+    Join,
     /// Read these partitions from these offsets; a partition that is read already is moved.
     Start(Vec<Start>),
     /// Stop reading these assignments; each comes back as a new [`Event::Assigned`].
@@ -100,7 +103,7 @@ pub enum Command {
 }
 
 /// The thread's other end.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct ConsumerHandle {
     commands: mpsc::Sender<Command>,
 }
@@ -145,6 +148,7 @@ pub fn spawn(
         measured: Instant::now(),
         processor_time: Duration::ZERO,
         left_at: HashMap::new(),
+        log: LogLimit::default(),
     };
     thread::Builder::new().name("kafka".into()).spawn(move || thread.run())?;
     Ok(ConsumerHandle { commands: sender })
@@ -162,11 +166,7 @@ pub enum StartError {
 }
 
 fn build(kafka: &Kafka) -> Result<BaseConsumer<Context>, KafkaError> {
-    let consumer: BaseConsumer<Context> = settings::consumer(kafka)
-        .create_with_context(Context::new(Login::new(kafka)))
-        .map_err(settings::without_value)?;
-    consumer.subscribe(&[&kafka.series_topic, &kafka.points_topic])?;
-    Ok(consumer)
+    settings::consumer(kafka).create_with_context(Context::new(Login::new(kafka))).map_err(settings::without_value)
 }
 
 struct ConsumerThread {
@@ -189,6 +189,7 @@ struct ConsumerThread {
     processor_time: Duration,
     /// The consumer's positions when it last left partitions.
     left_at: HashMap<TopicPartition, i64>,
+    log: LogLimit,
 }
 
 impl ConsumerThread {
@@ -197,6 +198,7 @@ impl ConsumerThread {
             self.health.beat(Component::Consumer);
             loop {
                 match self.commands.try_recv() {
+                    Ok(Command::Join) => self.join(),
                     Ok(Command::Start(starts)) => self.start(starts),
                     Ok(Command::Restart(assigned)) => self.restart(&assigned),
                     Ok(Command::Commit(offsets)) => self.note_commits(offsets),
@@ -287,7 +289,9 @@ impl ConsumerThread {
                 self.tell(Event::OffsetsLost(reading));
             }
             KafkaError::MessageConsumptionFatal(code) => {
-                error!(%code, "the consumer has failed for good; it is made anew");
+                if let Some(unlogged) = self.log.happened("failed", 1) {
+                    error!(%code, unlogged, "the consumer has failed for good; it is recreated");
+                }
                 return true;
             }
             // librdkafka does not say of which partition. It stays where it is, and the others go on.
@@ -295,14 +299,19 @@ impl ConsumerThread {
                 code @ (RDKafkaErrorCode::BadMessage
                 | RDKafkaErrorCode::BadCompression
                 | RDKafkaErrorCode::NotImplemented),
-            ) => error!(
-                %code,
-                "a message in Kafka's log is damaged, or unpacks to more than receive.message.max.bytes; its partition cannot \
-                 be read past it"
-            ),
-            // Brokers come and go; librdkafka reconnects by itself, and lag tells whether it matters.
-            KafkaError::MessageConsumption(code) => warn!(%code, "reading from Kafka is disturbed"),
-            other => warn!(error = %other, "reading from Kafka is disturbed"),
+            ) => {
+                if let Some(unlogged) = self.log.happened("damaged", 1) {
+                    error!(
+                        %code,
+                        unlogged,
+                        "a message in Kafka's log is damaged, or unpacks to more than receive.message.max.bytes; its partition cannot \
+                         be read past it"
+                    )
+                }
+            }
+            // Brokers come and go; librdkafka reconnects by itself, and lag tells whether it matters. The reason was logged by
+            // the context, which is told more of it.
+            other => debug!(error = %other, "reading from Kafka is disturbed"),
         }
         false
     }
@@ -312,6 +321,10 @@ impl ConsumerThread {
         metrics::rebalance();
         let assigned = partitions.iter().map(|partition| self.own(partition)).collect();
         self.tell(Event::Assigned { assigned, sets_before: self.sets_sent });
+    }
+
+    fn join(&self) {
+        log_failure("join", self.consumer.subscribe(&[&self.kafka.series_topic, &self.kafka.points_topic]));
     }
 
     fn own(&mut self, partition: &TopicPartition) -> Assigned {
@@ -447,13 +460,18 @@ impl ConsumerThread {
             match build(&self.kafka) {
                 Ok(consumer) => {
                     let failed = std::mem::replace(&mut self.consumer, consumer);
+                    self.join();
                     // Destroying a consumer waits for its brokers without a limit: not on the thread that must poll.
                     if let Err(error) = thread::Builder::new().name("kafka-end".into()).spawn(move || drop(failed)) {
                         error!(%error, "the failed consumer cannot be ended on a thread of its own");
                     }
                     return;
                 }
-                Err(error) => error!(%error, "the consumer cannot be made anew; trying again"),
+                Err(error) => {
+                    if let Some(unlogged) = self.log.happened("not-recreated", 1) {
+                        error!(%error, unlogged, "the consumer cannot be recreated; trying again");
+                    }
+                }
             }
         }
     }

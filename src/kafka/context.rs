@@ -14,6 +14,8 @@ use tracing::{debug, error, warn};
 
 use super::login::{self, Login};
 use super::lookup::TopicPartition;
+use crate::telemetry::escaped;
+use crate::telemetry::log_limit::LogLimit;
 
 /// What happened inside a poll.
 #[derive(Debug)]
@@ -28,11 +30,12 @@ pub(super) enum Notice {
 pub(super) struct Context {
     notices: Mutex<Vec<Notice>>,
     login: Login,
+    log: LogLimit,
 }
 
 impl Context {
     pub(super) fn new(login: Login) -> Self {
-        Self { notices: Mutex::default(), login }
+        Self { notices: Mutex::default(), login, log: LogLimit::default() }
     }
 
     /// What has happened since the last call, in order.
@@ -53,17 +56,27 @@ impl ClientContext for Context {
     const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
 
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        login::log(level, facility, message);
+        login::log(&self.log, level, facility, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
         if let Some(refusal) = self.login.note(&error, reason) {
-            warn!(refusal, "Kafka does not let this client do its work");
+            if let Some(repeated) = self.log.lasts("refusal", &refusal) {
+                let (seconds, unlogged) = (repeated.seconds, repeated.unlogged);
+                warn!(refusal, seconds, unlogged, "Kafka does not let this client do its work");
+            }
             return;
         }
-        // The end of a partition is no error. The others come out of the poll as well, where they are handled.
-        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::PartitionEOF) {
-            debug!(%error, reason, "librdkafka reports an error");
+        // They come out of the poll as well, without the reason, which names the broker or the topic.
+        match error.rdkafka_error_code() {
+            // The end of a partition is no error, and the poll's own event says more of a lost offset.
+            None | Some(RDKafkaErrorCode::PartitionEOF | RDKafkaErrorCode::AutoOffsetReset) => {}
+            Some(code) => {
+                if let Some(repeated) = self.log.lasts(&format!("disturbed {}", disturbed(reason)), reason) {
+                    let (seconds, unlogged) = (repeated.seconds, repeated.unlogged);
+                    warn!(%code, reason = %escaped(reason), seconds, unlogged, "reading from Kafka is disturbed");
+                }
+            }
         }
     }
 
@@ -127,6 +140,11 @@ pub(super) fn positions(consumer: &BaseConsumer<Context>) -> HashMap<TopicPartit
         .iter()
         .filter_map(|element| Some(((element.topic().to_owned(), element.partition()), offset(element.offset())?)))
         .collect()
+}
+
+/// The broker or the topic that an error of librdkafka begins with: `127.0.0.1:9092/1: Connect to … failed`.
+fn disturbed(reason: &str) -> &str {
+    reason.split_once(": ").map_or("", |(name, _)| name)
 }
 
 pub(super) fn log_failure(action: &str, result: KafkaResult<()>) {

@@ -15,6 +15,7 @@ use tracing::{debug, warn};
 use super::login::{Login, Refused};
 use super::settings;
 use crate::config::Kafka;
+use crate::telemetry::log_limit::LogLimit;
 
 /// How long librdkafka tries to deliver a copy. What it has not delivered is tried again later.
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -68,6 +69,7 @@ pub enum Published {
 
 struct Deliveries {
     login: Login,
+    log: LogLimit,
     outcomes: Mutex<Vec<(usize, Result<(), KafkaError>)>>,
 }
 
@@ -80,7 +82,12 @@ impl ClientContext for Deliveries {
 
     fn error(&self, error: KafkaError, reason: &str) {
         match self.login.note(&error, reason) {
-            Some(refusal) => warn!(refusal, "Kafka does not let copies of dead letters be published"),
+            Some(refusal) => {
+                if let Some(repeated) = self.log.lasts("refusal", &refusal) {
+                    let (seconds, unlogged) = (repeated.seconds, repeated.unlogged);
+                    warn!(refusal, seconds, unlogged, "Kafka does not let copies of dead letters be published");
+                }
+            }
             None => debug!(%error, reason, "librdkafka reports an error of the dead-letter topic's producer"),
         }
     }
@@ -135,7 +142,7 @@ impl DeadLetterTopic {
         properties.set("message.timeout.ms", TIMEOUT.as_millis().to_string());
         // What the broker takes is for it to say.
         properties.set("message.max.bytes", "100000000");
-        let deliveries = Deliveries { login: Login::new(kafka), outcomes: Mutex::default() };
+        let deliveries = Deliveries { login: Login::new(kafka), log: LogLimit::default(), outcomes: Mutex::default() };
         let producer = properties.create_with_context(deliveries).map_err(settings::without_value)?;
         Ok(Self { producer, topic: kafka.dead_letter_topic.clone(), pipeline: pipeline.to_owned() })
     }

@@ -18,6 +18,7 @@ use tracing::{debug, warn};
 
 use crate::config::{Kafka, read_secret};
 use crate::telemetry::escaped;
+use crate::telemetry::log_limit::LogLimit;
 
 /// How long a token is taken for good that does not say when it expires.
 const TOKEN_LIFETIME_MS: i64 = 300_000;
@@ -187,13 +188,22 @@ fn read_token(file: &Path, now_ms: i64) -> Result<OAuthToken, Box<dyn StdError>>
     Ok(OAuthToken { token: token.to_owned(), principal_name, lifetime_ms })
 }
 
-pub(super) fn log(level: RDKafkaLogLevel, facility: &str, message: &str) {
-    match level {
-        RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => {
-            warn!(facility, message, "librdkafka");
-        }
-        RDKafkaLogLevel::Warning | RDKafkaLogLevel::Notice => tracing::info!(facility, message, "librdkafka"),
-        RDKafkaLogLevel::Info | RDKafkaLogLevel::Debug => debug!(facility, message, "librdkafka"),
+/// Logs a line of librdkafka's, which repeats itself at each attempt to connect.
+pub(super) fn log(limit: &LogLimit, level: RDKafkaLogLevel, facility: &str, message: &str) {
+    let is_serious = match level {
+        RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => true,
+        RDKafkaLogLevel::Warning | RDKafkaLogLevel::Notice => false,
+        RDKafkaLogLevel::Info | RDKafkaLogLevel::Debug => return debug!(facility, message, "librdkafka"),
+    };
+    // The name of the broker's thread, what happened, and librdkafka's own counts of repetitions.
+    let (thread, text) = message.split_once("]: ").unwrap_or(("", message));
+    let what = text.rsplit_once(" (after ").map_or(text, |(what, _)| what);
+    let Some(repeated) = limit.lasts(&format!("{facility} {thread}"), what) else { return };
+    let (seconds, unlogged) = (repeated.seconds, repeated.unlogged);
+    if is_serious {
+        warn!(facility, message, seconds, unlogged, "librdkafka");
+    } else {
+        tracing::info!(facility, message, seconds, unlogged, "librdkafka");
     }
 }
 

@@ -30,6 +30,9 @@ pub struct LogRange {
     pub end: i64,
 }
 
+/// Timeout for the question for a group's members: it is asked again soon.
+const MEMBERS_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// How long to wait for librdkafka to ask for the first token.
 const TOKEN_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -178,6 +181,15 @@ impl Lookup {
             question.add_partition(topic, *partition);
         }
         Ok(offsets(&self.ask(Refused::Group, |client| client.committed_offsets(question, TIMEOUT))?))
+    }
+
+    /// The number of members that a consumer group has; 0 if there is no such group.
+    ///
+    /// # Errors
+    /// If the brokers do not answer.
+    pub fn group_members(&self, group: &str) -> Result<usize, KafkaError> {
+        let groups = self.ask(Refused::Group, |client| client.fetch_group_list(Some(group), MEMBERS_TIMEOUT))?;
+        Ok(groups.groups().iter().map(|group| group.members().len()).sum())
     }
 
     fn list_offsets(

@@ -3,6 +3,7 @@
 //!
 //! - [`consumer`]: the thread, its events and its commands.
 //! - [`lookup`]: questions about topics and offsets, asked beside the consumer.
+//! - [`topic_settings`]: which settings of a topic remove messages before they are read.
 //! - [`reread`]: one message, read once more.
 //! - [`dead_letter_topic`]: copies of dead letters.
 //! - `login`, `diagnosis`: credentials, and what the brokers say to them.
@@ -27,6 +28,7 @@ pub mod publisher;
 pub mod reread;
 pub mod settings;
 pub mod topic_id;
+pub mod topic_settings;
 
 mod assignment;
 mod context;

@@ -24,12 +24,19 @@ const FETCHED_AHEAD_BACKOFF_MS: usize = 10;
 /// limit but the broker's, on what is packed.
 const UNPACKED_BYTES: usize = 100_000_000;
 
+/// How often a client asks for the topics and their partitions: so soon it reads a partition that was added, and a topic that
+/// was created after its start. librdkafka's default is 5 minutes.
+const METADATA_REFRESH_MS: usize = 10_000;
+
 /// The properties of every client of this program: the brokers and the operator's own.
 pub fn client(kafka: &Kafka) -> ClientConfig {
     let mut properties = ClientConfig::new();
     properties.set("bootstrap.servers", &kafka.brokers);
     properties.set("client.id", "series-ingest");
     properties.set("enable.metrics.push", "false");
+    properties.set("topic.metadata.refresh.interval.ms", METADATA_REFRESH_MS.to_string());
+    // librdkafka forgets what it knows of a topic after this time; its documentation advises three refreshes.
+    properties.set("metadata.max.age.ms", (3 * METADATA_REFRESH_MS).to_string());
     properties.set_log_level(RDKafkaLogLevel::Notice);
     for (name, value) in kafka.properties() {
         properties.set(name, value);

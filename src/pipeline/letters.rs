@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
-use tracing::{debug, error, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::batch::{Source, headers};
 use crate::config::Config;
@@ -17,6 +17,7 @@ use crate::kafka::dead_letter_topic::{DeadLetterTopic, Letter, Published};
 use crate::kafka::reread::Rereader;
 use crate::message::{Kind, Reason};
 use crate::telemetry::health::Health;
+use crate::telemetry::log_limit::LogLimit;
 use crate::telemetry::metrics;
 
 /// How many are published together, and so held in memory.
@@ -49,6 +50,7 @@ impl Publishing {
             topic: DeadLetterTopic::new(&config.kafka, &config.pipeline)?,
             rereader: Rereader::new(&config.kafka)?,
             silent: Mutex::default(),
+            log: LogLimit::default(),
         };
         for outcome in [DELIVERED, FAILED, REFUSED] {
             metrics::dead_letters_published(outcome, 0);
@@ -76,7 +78,11 @@ struct Copies {
     topic: DeadLetterTopic,
     rereader: Rereader,
     silent: Mutex<Silent>,
+    log: LogLimit,
 }
+
+/// The state of a topic that takes no copies, in the log.
+const NOT_PUBLISHED: &str = "dead-letter-copies";
 
 /// Partitions that gave no answer in time, with the letters that have waited for them. In each round one letter waits for a
 /// partition, the next one each time: one that is at fault itself then hides no other.
@@ -164,8 +170,21 @@ async fn round(
         after = next;
     }
     match &problem {
-        Some(problem) => warn!(copies = left, problem, "copies of dead letters were not published; trying again"),
-        None => note(None),
+        Some(problem) => {
+            if let Some(repeated) = copies.log.lasts(NOT_PUBLISHED, problem) {
+                let (seconds, unlogged) = (repeated.seconds, repeated.unlogged);
+                warn!(
+                    copies = left,
+                    problem, seconds, unlogged, "copies of dead letters were not published; trying again"
+                );
+            }
+        }
+        None => {
+            if let Some(ended) = copies.log.ends(NOT_PUBLISHED) {
+                info!(seconds = ended.seconds, "copies of dead letters are published again");
+            }
+            note(None);
+        }
     }
     Ok(problem)
 }
@@ -196,11 +215,13 @@ impl Copies {
         metrics::dead_letters_published(DELIVERED, count_of(Published::Delivered));
         metrics::dead_letters_published(FAILED, count_of(Published::Failed));
         metrics::dead_letters_published(REFUSED, count_of(Published::Refused));
-        if count_of(Published::Refused) > 0 {
+        if count_of(Published::Refused) > 0
+            && let Some(unlogged) = self.log.happened("copies-refused", count_of(Published::Refused))
+        {
             error!(
                 copies = count_of(Published::Refused),
-                "the dead-letter topic refuses copies, most often as too large; \
-                                                        their rows in the database stay"
+                unlogged,
+                "the dead-letter topic refuses copies, most often as too large; their rows in the database stay"
             );
         }
         let done: Vec<i64> = ids

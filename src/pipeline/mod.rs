@@ -5,19 +5,23 @@
 //! more messages: they stay charged to the memory budget, and the consumer pauses when that is used up.
 //!
 //! - [`partitions`](self): what is known of each partition: how far read, how far applied, what is on its way.
+//! - `membership`: when this worker joins the consumer group.
 //! - `spill`: the modes, and what goes to the journal and comes back from it.
 //! - `survey`: what of it the database has, and what is nowhere.
 //! - `start`: where a partition starts, asked of the database and of Kafka.
 //! - `letters`: copies of dead letters for a topic.
 //! - `writer`: one batch until it is committed, through outages, overlaps and refused rows.
 //! - `writer_count`: how many batches are written at the same time.
+//! - `topic_settings`: whether a topic is compacted.
 //! - `watch`: lag, topic identities and health, looked at every few seconds.
 
 mod letters;
+mod membership;
 mod partitions;
 mod spill;
 mod start;
 mod survey;
+mod topic_settings;
 mod watch;
 mod writer;
 mod writer_count;
@@ -39,8 +43,10 @@ use crate::journal::{JournalHandle, Record};
 use crate::kafka::consumer::{self, Assigned, Command, ConsumerHandle, Event, Messages};
 use crate::kafka::lookup::{Lookup, TopicPartition};
 use crate::kafka::settings;
+use crate::kafka::topic_settings::TopicSettings;
 use crate::message::Decoder;
 use crate::telemetry::health::{Component, Health, JournalStatus};
+use crate::telemetry::log_limit::LogLimit;
 use crate::telemetry::metrics::{self, Step};
 use crate::telemetry::{self, escaped};
 
@@ -113,7 +119,17 @@ pub async fn run(
         database: database.clone(),
         journal: journal.clone(),
         journaling: false,
+        log: LogLimit::default(),
     };
+    let mut background = JoinSet::new();
+    let settings = TopicSettings::new(&config.kafka)?;
+    background.spawn(topic_settings::watch(Arc::clone(&config), settings, Arc::clone(&health)));
+    background.spawn(membership::join(
+        config.kafka.clone(),
+        Arc::clone(&lookup),
+        consumer.clone(),
+        Arc::clone(&health),
+    ));
     let writer = Writer::new(&config, database.clone(), lookup);
     let mut partitions = Partitions::default();
     if let Some(journal) = &journal {
@@ -140,7 +156,7 @@ pub async fn run(
         starting: Vec::new(),
         sets_taken: 0,
         finding_lost: false,
-        letters_logged: RateLimit::default(),
+        log: LogLimit::default(),
         start_delay: Duration::ZERO,
         start_at: Instant::now(),
         start_tasks: JoinSet::new(),
@@ -151,6 +167,7 @@ pub async fn run(
         config,
         budget,
         health,
+        background,
         consumer,
         decoder,
         watch,
@@ -169,6 +186,8 @@ struct Pipeline {
     budget: Budget,
     health: Arc<Health>,
     consumer: ConsumerHandle,
+    /// What runs alongside the loop and ends with it: joining the group, the topics' settings.
+    background: JoinSet<()>,
     decoder: Decoder,
     filling: Batch,
     filling_since: Option<Instant>,
@@ -180,7 +199,7 @@ struct Pipeline {
     sets_taken: u64,
     /// Whether it is being found out which partitions have lost their offsets.
     finding_lost: bool,
-    letters_logged: RateLimit,
+    log: LogLimit,
     start_delay: Duration,
     start_at: Instant,
     starter: Starter,
@@ -287,6 +306,7 @@ impl Pipeline {
     fn heard(&mut self, event: Event) {
         match event {
             Event::Assigned { assigned, sets_before } => {
+                self.health.set_condition(membership::CONDITION, None);
                 for one in &assigned {
                     self.partitions.assign(one);
                     // Started again before it was started: Kafka refuses a question that names a partition twice.
@@ -369,10 +389,13 @@ impl Pipeline {
         } else if self.calm_since.elapsed() >= STUCK {
             let stuck = self.partitions.stuck(STUCK);
             if !stuck.is_empty() {
-                warn!(
-                    partitions = named(&stuck),
-                    "there is more in Kafka, and nothing comes of it; starting these partitions again"
-                );
+                if let Some(unlogged) = self.log.happened("stuck", 1) {
+                    warn!(
+                        unlogged,
+                        partitions = named(&stuck),
+                        "there is more in Kafka, and nothing comes of it; starting these partitions again"
+                    );
+                }
                 self.consumer.send(Command::Restart(stuck));
             }
         }
@@ -447,10 +470,13 @@ impl Pipeline {
         // While messages go to the journal a start could record no gap, and would read the same again and again.
         if !survey.holes.is_empty() && !self.starter.journaling {
             let holes = survey.holes;
-            warn!(
-                partitions = named(&holes),
-                "messages are neither in the database nor in the journal; they are read from Kafka again"
-            );
+            if let Some(unlogged) = self.log.happened("holes", 1) {
+                warn!(
+                    unlogged,
+                    partitions = named(&holes),
+                    "messages are neither in the database nor in the journal; they are read from Kafka again"
+                );
+            }
             self.consumer.send(Command::Restart(holes));
         }
     }
@@ -571,11 +597,11 @@ impl Pipeline {
         }
         for (reason, (count, at, rejected)) in &outcome.dead_letters {
             metrics::dead_letters(reason, *count);
-            let Some(unlogged) = self.letters_logged.permit(reason, *count) else { continue };
+            let Some(unlogged) = self.log.happened(reason, *count) else { continue };
             warn!(
                 topic = at.source.topic, partition = at.partition, offset = at.offset,
                 reason = rejected.reason.as_str(), detail = %escaped(&rejected.detail),
-                unlogged = (unlogged > 0).then_some(unlogged),
+                unlogged,
                 "a message became a dead letter"
             );
         }
@@ -612,10 +638,13 @@ impl Pipeline {
                 .iter()
                 .map(|applied| format!("{}[{}] to {}", applied.source.topic, applied.partition, applied.next_offset))
                 .collect();
-            warn!(
-                partitions = partitions.join(", "),
-                "the database's progress fell back: it was restored; reading again from there"
-            );
+            if let Some(unlogged) = self.log.happened("fallen-back", 1) {
+                warn!(
+                    unlogged,
+                    partitions = partitions.join(", "),
+                    "the database's progress fell back: it was restored; reading again from there"
+                );
+            }
             self.consumer.send(Command::Restart(assigned));
         }
         self.consumer.send(Command::Commit(commits));
@@ -625,7 +654,9 @@ impl Pipeline {
         let assigned: Vec<Assigned> =
             intervals.iter().filter_map(|interval| self.partitions.reading(interval)).collect();
         let shown: Vec<String> = intervals.iter().map(ToString::to_string).collect();
-        warn!(intervals = shown.join(", "), why, "partitions are started again");
+        if let Some(unlogged) = self.log.happened("restart", 1) {
+            warn!(unlogged, intervals = shown.join(", "), why, "partitions are started again");
+        }
         self.consumer.send(Command::Restart(assigned));
     }
 
@@ -642,6 +673,7 @@ impl Pipeline {
     /// Writes what was read, until the drain's time is over, and leaves the group.
     async fn drain(mut self, mut events: UnboundedReceiver<Event>) {
         info!("stopping: writing what was read");
+        self.background.abort_all();
         self.draining = true;
         let deadline = tokio::time::Instant::now() + Duration::from_millis(self.config.shutdown.drain_timeout_ms);
         loop {
@@ -690,21 +722,4 @@ type NextOffsets = HashMap<TopicPartition, i64>;
 
 fn unix_ms() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis() as i64)
-}
-
-/// One log line a second for each of a few words.
-#[derive(Debug, Default)]
-struct RateLimit(HashMap<&'static str, (Option<Instant>, u64)>);
-
-impl RateLimit {
-    /// Whether a line may be written for one of so many, with the number of those that had none since the last.
-    fn permit(&mut self, word: &'static str, count: u64) -> Option<u64> {
-        let (last, unlogged) = self.0.entry(word).or_default();
-        if last.is_some_and(|last| last.elapsed() < Duration::from_secs(1)) {
-            *unlogged += count;
-            return None;
-        }
-        *last = Some(Instant::now());
-        Some(std::mem::replace(unlogged, count.saturating_sub(1)))
-    }
 }

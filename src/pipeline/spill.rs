@@ -25,6 +25,7 @@ use crate::batch::{Interval, MessageSet};
 use crate::config;
 use crate::database::Database;
 use crate::journal::{AppendError, JournalHandle, Record};
+use crate::telemetry::log_limit::LogLimit;
 use crate::telemetry::metrics;
 
 /// What one append takes at most, in bytes of messages.
@@ -121,9 +122,12 @@ pub(super) struct Spill {
     unread: Unread,
     covered_since: HashMap<u64, Instant>,
     removing: JoinSet<()>,
-    /// How many records the last survey found without progress.
-    without_progress: usize,
+    log: LogLimit,
 }
+
+/// The states of the journal in the log.
+const NOT_APPENDED: &str = "journal-append";
+const WITHOUT_PROGRESS: &str = "journal-without-progress";
 
 impl Spill {
     pub(super) fn new(journal: JournalHandle, config: &config::Config, database: Database, writer: Writer) -> Self {
@@ -157,7 +161,7 @@ impl Spill {
             unread: Unread::new(),
             covered_since: HashMap::new(),
             removing: JoinSet::new(),
-            without_progress: 0,
+            log: LogLimit::default(),
         }
     }
 
@@ -364,6 +368,9 @@ impl Spill {
         self.appends += 1;
         let Some((sets, failure)) = appended.refused.take() else {
             self.problem = None;
+            if let Some(ended) = self.log.ends(NOT_APPENDED) {
+                info!(seconds = ended.seconds, "messages are journaled again");
+            }
             self.append_sets = usize::MAX;
             return appended;
         };
@@ -372,8 +379,12 @@ impl Spill {
             self.append_sets = sets.len() / 2;
             self.append_at = Instant::now();
         } else {
-            if self.problem.is_none() {
-                warn!(%failure, "messages are not journaled; they are kept in memory, and reading pauses");
+            if let Some(repeated) = self.log.lasts(NOT_APPENDED, &failure.to_string()) {
+                let (seconds, unlogged) = (repeated.seconds, repeated.unlogged);
+                warn!(
+                    %failure, seconds, unlogged,
+                    "messages are not journaled; they are kept in memory, and reading pauses"
+                );
             }
             self.problem = Some(failure.to_string());
             self.append_at = Instant::now() + APPEND_RETRY;
@@ -388,10 +399,14 @@ impl Spill {
     /// Notes what of the journal the database has, and lets go of segments that it covers.
     pub(super) fn note_survey(&mut self, survey: &Survey) {
         self.surveyed = true;
-        if survey.without_progress != self.without_progress {
-            self.without_progress = survey.without_progress;
+        if survey.without_progress == 0 {
+            if let Some(ended) = self.log.ends(WITHOUT_PROGRESS) {
+                info!(seconds = ended.seconds, "no record of the journal waits for the progress of its partition");
+            }
+        } else if let Some(repeated) = self.log.lasts(WITHOUT_PROGRESS, "") {
             warn!(
                 records = survey.without_progress,
+                seconds = repeated.seconds,
                 "records of the journal wait: the database has no progress of their partitions, and this worker does not \
                  read them"
             );

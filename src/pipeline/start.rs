@@ -15,10 +15,13 @@ use crate::journal::JournalHandle;
 use crate::kafka::consumer::{Assigned, Start};
 use crate::kafka::lookup::{LogRange, Lookup, TopicPartition};
 use crate::message::Kind;
+use crate::telemetry::log_limit::LogLimit;
 use crate::telemetry::metrics;
 
 /// The reason of a gap whose messages were deleted before they were read.
 const RETENTION: &str = "retention";
+/// The state of partitions that cannot start, in the log.
+const NOT_STARTED: &str = "start";
 
 /// Asks for starts; each question is one attempt.
 #[derive(Debug, Clone)]
@@ -29,6 +32,7 @@ pub(super) struct Starter {
     pub(super) journal: Option<JournalHandle>,
     /// Whether messages go to the journal, so that partitions start without the database.
     pub(super) journaling: bool,
+    pub(super) log: LogLimit,
 }
 
 /// What an attempt has found.
@@ -77,7 +81,7 @@ impl Starter {
         let partitions: Vec<TopicPartition> = assigned.iter().map(|one| one.partition.clone()).collect();
         let topics = match self.ask_kafka(partitions).await {
             Ok(topics) => topics,
-            Err(failure) => return resolution.with_problem(&failure),
+            Err(failure) => return self.with_problem(resolution, &failure),
         };
         let mut by_topic: HashMap<&str, Vec<&Assigned>> = HashMap::new();
         for one in &assigned {
@@ -87,10 +91,13 @@ impl Starter {
             let source = Arc::new(self.source(topic, &topics));
             match self.starts_of(&source, &assigned, &topics, &in_flight, &mut resolution).await {
                 Ok(None) => {}
-                Ok(Some(problem)) | Err(problem) => resolution = resolution.with_problem(&problem),
+                Ok(Some(problem)) | Err(problem) => resolution = self.with_problem(resolution, &problem),
             }
         }
         resolution.log_ranges = topics.ranges;
+        if resolution.problem.is_none() {
+            self.log_started();
+        }
         resolution
     }
 
@@ -118,7 +125,7 @@ impl Starter {
             Err(failure) => {
                 // The event does not come again: all partitions are resolved anew when Kafka answers.
                 resolution.restarts = reading.into_iter().map(|(one, ..)| one).collect();
-                return resolution.with_problem(&failure);
+                return self.with_problem(resolution, &failure);
             }
         };
         let mut journaled = InFlightPartitions::new();
@@ -141,7 +148,7 @@ impl Starter {
                         }),
                         Err(failure) => {
                             resolution.restarts.push(assigned);
-                            resolution = resolution.with_problem(&failure);
+                            resolution = self.with_problem(resolution, &failure);
                         }
                     }
                 }
@@ -149,6 +156,23 @@ impl Starter {
             }
         }
         resolution
+    }
+
+    fn with_problem(&self, mut resolution: Resolution, problem: &StartError) -> Resolution {
+        let problem = problem.to_string();
+        if let Some(repeated) = self.log.lasts(NOT_STARTED, &problem) {
+            let (seconds, unlogged) = (repeated.seconds, repeated.unlogged);
+            warn!(problem, seconds, unlogged, "partitions cannot start yet; trying again");
+        }
+        resolution.problem = Some(problem);
+        resolution
+    }
+
+    /// Logs that partitions start again.
+    fn log_started(&self) {
+        if let Some(ended) = self.log.ends(NOT_STARTED) {
+            info!(seconds = ended.seconds, "all partitions have started");
+        }
     }
 
     async fn ask_kafka(&self, partitions: Vec<TopicPartition>) -> Result<Topics, StartError> {
@@ -170,10 +194,12 @@ impl Starter {
     fn source(&self, topic: &str, topics: &Topics) -> Source {
         let topic_id = topics.ids.get(topic).cloned().unwrap_or_default();
         if topic_id.is_empty() {
-            warn!(
-                topic,
-                "the broker gives topics no id: a topic deleted and made anew cannot be told from the old one"
-            );
+            if self.log.happened("no-topic-id", 1).is_some() {
+                warn!(
+                    topic,
+                    "the broker gives topics no id: a topic deleted and made anew cannot be told from the old one"
+                );
+            }
         }
         Source {
             kind: if topic == self.kafka.series_topic { Kind::Series } else { Kind::Points },
@@ -217,7 +243,12 @@ impl Starter {
             .collect();
         let next_offsets = match self.database.start(source, &firsts).await {
             Err(failure) if self.journaling && failure.class() != Class::Data => {
-                warn!(%failure, topic = source.topic, "the database is away: the partitions start where Kafka has the group");
+                if let Some(unlogged) = self.log.happened("start-without-database", 1) {
+                    warn!(
+                        %failure, topic = source.topic, unlogged,
+                        "the database is away: the partitions start where Kafka has the group"
+                    );
+                }
                 let without = with_range.iter().zip(&firsts).filter(|((one, _), _)| committed(one).is_none());
                 resolution.commits.extend(without.map(|((one, _), (_, first))| ((*one).clone(), *first)));
                 with_range
@@ -244,14 +275,17 @@ impl Starter {
             // A gap is for the database to record, when it is back: its progress then lies before what is read now.
             offset = if self.journaling { offset.max(range.start) } else { offset };
             if offset > range.end {
-                error!(
-                    topic = source.topic,
-                    partition = number,
-                    next_offset = offset,
-                    log_end = range.end,
-                    "the database's progress lies behind the log's end: Kafka has lost messages that were read. The \
+                let state = format!("log-end {} {number}", source.topic);
+                if self.log.lasts(&state, "").is_some() {
+                    error!(
+                        topic = source.topic,
+                        partition = number,
+                        next_offset = offset,
+                        log_end = range.end,
+                        "the database's progress lies behind the log's end: Kafka has lost messages that were read. The \
                      partition waits; `series-ingest progress reset` moves its progress"
-                );
+                    );
+                }
                 problem = Some(wait(one, "its progress lies behind the end of its log"));
                 continue;
             }
@@ -286,12 +320,4 @@ impl Starter {
 fn wait(assigned: &Assigned, why: &str) -> StartError {
     let (topic, partition) = &assigned.partition;
     StartError::Wait(format!("partition {partition} of {topic} waits: {why}"))
-}
-
-impl Resolution {
-    fn with_problem(mut self, problem: &StartError) -> Self {
-        warn!(%problem, "partitions cannot start yet; trying again");
-        self.problem = Some(problem.to_string());
-        self
-    }
 }

@@ -7,13 +7,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
-use tracing::{error, warn};
+use tracing::{error, info, warn};
 
 use super::partitions::{InFlightPartitions, Partitions, first_beyond};
 use crate::batch::{Interval, Source};
 use crate::database::{Coverage, Database, Error};
 use crate::journal::{JournalHandle, Record, SegmentInfo};
 use crate::kafka::consumer::Assigned;
+use crate::telemetry::log_limit::LogLimit;
 
 /// How often the database is asked while the journal holds records.
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -49,7 +50,11 @@ pub(super) struct Surveyor {
     answered: bool,
     at: Instant,
     running: JoinSet<Option<Result<Survey, Error>>>,
+    log: LogLimit,
 }
+
+/// The state of surveys that fail, in the log.
+const FAILED: &str = "survey";
 
 /// What was read when a survey began. What is committed meanwhile was on its way then, so it is no hole.
 struct Reading {
@@ -60,7 +65,14 @@ struct Reading {
 
 impl Surveyor {
     pub(super) fn new(journal: Option<JournalHandle>, database: Database) -> Self {
-        Self { journal, database, answered: false, at: Instant::now(), running: JoinSet::new() }
+        Self {
+            journal,
+            database,
+            answered: false,
+            at: Instant::now(),
+            running: JoinSet::new(),
+            log: LogLimit::default(),
+        }
     }
 
     /// Begins a survey, if it is time; `appends` have ended by now.
@@ -88,11 +100,22 @@ impl Surveyor {
     pub(super) async fn next(&mut self) -> Survey {
         loop {
             match self.running.join_next().await {
-                Some(Ok(Some(Ok(survey)))) => return survey,
+                Some(Ok(Some(Ok(survey)))) => {
+                    if let Some(ended) = self.log.ends(FAILED) {
+                        info!(seconds = ended.seconds, "what was read is compared with the database again");
+                    }
+                    return survey;
+                }
                 // Without the journal's thread nothing is known of it; the loop finds that, too.
                 Some(Ok(None)) => {}
                 Some(Ok(Some(Err(failure)))) => {
-                    warn!(%failure, "what was read cannot be compared with the database; trying again");
+                    if let Some(repeated) = self.log.lasts(FAILED, &failure.to_string()) {
+                        let (seconds, unlogged) = (repeated.seconds, repeated.unlogged);
+                        warn!(
+                            %failure, seconds, unlogged,
+                            "what was read cannot be compared with the database; trying again"
+                        );
+                    }
                     self.soon();
                 }
                 Some(Err(failure)) => error!(%failure, "the comparison with the database ended by a fault of ours"),

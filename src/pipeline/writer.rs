@@ -5,15 +5,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder, ExponentialBuilder};
-use tracing::{debug, error, warn};
+use tracing::{debug, error, info, warn};
 
 use super::NextOffsets;
 use crate::batch::{Batch, Budget, Interval, MessageAt, MessageSet, Source};
 use crate::config::{self, Config};
-use crate::database::{Applied, Class, Database, Oversized, Path};
+use crate::database::{self, Applied, Class, Database, Oversized, Path};
 use crate::journal::{JournalHandle, ReadError, Record};
 use crate::kafka::lookup::Lookup;
 use crate::message::{Decoder, Limits, Rejected};
+use crate::telemetry::log_limit::LogLimit;
 use crate::telemetry::metrics::{self, Step};
 
 /// What became of a batch.
@@ -60,7 +61,11 @@ pub(super) struct Writer {
     batch: config::Batch,
     backoff: ExponentialBuilder,
     longest_pause: Duration,
+    log: LogLimit,
 }
+
+/// The state of a database that does not write batches, in the log.
+const NOT_WRITTEN: &str = "write";
 
 impl Writer {
     pub(super) fn new(config: &Config, database: Database, lookup: Arc<Lookup>) -> Self {
@@ -72,6 +77,7 @@ impl Writer {
             batch: config.batch.clone(),
             backoff,
             longest_pause: Duration::from_millis(config.database.retry_max_ms),
+            log: LogLimit::default(),
         }
     }
 
@@ -109,7 +115,9 @@ impl Writer {
                     messages.resize(batch.message_bytes());
                 }
                 Err(failure @ ReadError::Damaged(_)) => {
-                    error!(%failure, %interval, "a record of the journal is damaged; its messages are read from Kafka again");
+                    if let Some(unlogged) = self.log.happened("record-damaged", 1) {
+                        error!(unlogged, %failure, %interval, "a record of the journal is damaged; its messages are read from Kafka again");
+                    }
                     outcome.damaged.push(interval);
                 }
                 // It is still there, or the database has it: the next survey finds out.
@@ -236,14 +244,45 @@ impl Writer {
             return false;
         }
         let mut delays = self.backoff.build();
+        let state = format!("topic-id {}", source.topic);
         loop {
             let (lookup, topic) = (Arc::clone(&self.lookup), source.topic.clone());
             match tokio::task::spawn_blocking(move || lookup.topic_id(&topic)).await {
-                Ok(Ok(id)) => return id.is_some_and(|id| id != source.topic_id),
-                Ok(Err(failure)) => warn!(%failure, source.topic, "the topic's id cannot be asked for; trying again"),
+                Ok(Ok(id)) => {
+                    if let Some(ended) = self.log.ends(&state) {
+                        info!(source.topic, seconds = ended.seconds, "the topic's id can be asked for again");
+                    }
+                    return id.is_some_and(|id| id != source.topic_id);
+                }
+                Ok(Err(failure)) => {
+                    if let Some(repeated) = self.log.lasts(&state, &failure.to_string()) {
+                        let (seconds, unlogged) = (repeated.seconds, repeated.unlogged);
+                        warn!(
+                            %failure, source.topic, seconds, unlogged,
+                            "the topic's id cannot be asked for; trying again"
+                        );
+                    }
+                }
                 Err(failure) => error!(%failure, source.topic, "asking for the topic's id ended by a fault of ours"),
             }
             tokio::time::sleep(delays.next().unwrap_or(Duration::from_secs(1))).await;
+        }
+    }
+
+    fn log_not_written(&self, failure: &database::Error, class: Class) {
+        let text = failure.to_string();
+        let Some(repeated) = self.log.lasts(NOT_WRITTEN, &text) else { return };
+        let (seconds, unlogged, class_name) = (repeated.seconds, repeated.unlogged, class.as_str());
+        if matches!(class, Class::Outage | Class::Retry) {
+            warn!(failure = text, class = class_name, seconds, unlogged, "a batch was not written; trying again");
+        } else {
+            error!(
+                failure = text,
+                class = class_name,
+                seconds,
+                unlogged,
+                "a batch cannot be written until this is fixed"
+            );
         }
     }
 
@@ -275,6 +314,9 @@ impl Writer {
                             .retain(|old| old.source != applied.source || old.partition != applied.partition);
                         outcome.applied.push(applied);
                     }
+                    if let Some(ended) = self.log.ends(NOT_WRITTEN) {
+                        info!(seconds = ended.seconds, "batches are written again");
+                    }
                     return Piece::Written;
                 }
                 Err(failure) => failure,
@@ -282,13 +324,20 @@ impl Writer {
             canceled += u32::from(failure.is_canceled());
             let messages = piece.message_count();
             if let Some(parts) = failure.parts(messages) {
-                warn!(%failure, messages, parts, "a batch is written in parts");
+                if let Some(unlogged) = self.log.happened("parts", 1) {
+                    warn!(%failure, messages, parts, unlogged, "a batch is written in parts");
+                }
                 return Piece::TooLarge(parts);
             }
             if failure.is_out_of_room() {
                 let oversized = self.database.oversized(&failure, piece).await;
                 if !oversized.is_empty() {
-                    warn!(%failure, messages, oversized = oversized.len(), "messages have points in more chunks than can be locked");
+                    if let Some(unlogged) = self.log.happened("oversized", 1) {
+                        warn!(
+                            %failure, messages, oversized = oversized.len(), unlogged,
+                            "messages have points in more chunks than can be locked"
+                        );
+                    }
                     return Piece::Oversized(oversized);
                 }
             }
@@ -311,7 +360,9 @@ impl Writer {
                 }
                 Class::Progress => return Piece::NoProgress,
                 Class::Outage if is_too_large && messages > 1 => {
-                    warn!(%failure, messages, "a batch is too large for the server; trying its halves");
+                    if let Some(unlogged) = self.log.happened("too-large", 1) {
+                        warn!(%failure, messages, unlogged, "a batch is too large for the server; trying its halves");
+                    }
                     return Piece::TooLarge(2);
                 }
                 Class::Outage if is_too_large => {
@@ -322,22 +373,20 @@ impl Writer {
                             Some(format!("{} {} {first}", set.source().topic, set.partition()))
                         };
                         let message = piece.sets().iter().find_map(of_set);
-                        error!(
-                            %failure, message,
-                            "the server does not write one message within its limits; its partition's progress waits until \
-                             what slows it down is mended, database.statement_timeout_ms is longer, or the server's \
-                             max_locks_per_transaction larger"
-                        );
+                        let unlogged = self.log.happened("slow-message", 1);
+                        if let Some(unlogged) = unlogged {
+                            error!(
+                                %failure, message, unlogged,
+                                "the server does not write one message within its limits; its partition's progress waits until \
+                                 what slows it down is mended, database.statement_timeout_ms is longer, or the server's \
+                                 max_locks_per_transaction larger"
+                            );
+                        }
                         tokio::time::sleep(self.longest_pause).await;
                     }
                     return Piece::TooLarge(1);
                 }
-                Class::Outage | Class::Retry => {
-                    warn!(%failure, class = failure.class().as_str(), "a batch was not written; trying again");
-                }
-                Class::Ours | Class::Overlap | Class::Data => {
-                    error!(%failure, class = failure.class().as_str(), "a batch cannot be written until this is mended");
-                }
+                class => self.log_not_written(&failure, class),
             }
             tokio::time::sleep(delays.next().unwrap_or(Duration::from_secs(1))).await;
         }

@@ -5,9 +5,11 @@
 //! - [`http`]: `/metrics`, `/livez`, `/readyz` and `/status`.
 //! - `one_line`: what comes from outside begins no line of its own.
 //! - [`logging`]: log lines on stderr, for people or as JSON; `log_writer` writes them without holding anybody up.
+//! - [`log_limit`]: how often a line is logged that a loop would repeat.
 
 pub mod health;
 pub mod http;
+pub mod log_limit;
 mod log_writer;
 pub mod logging;
 pub mod metrics;

@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
+use tokio::runtime::Handle;
+
 use super::{Failure, Report};
 use crate::config::Config;
 use crate::kafka::lookup::Lookup;
+use crate::kafka::topic_settings::{Answer, Finding, TopicSettings};
 
 pub(super) async fn check(config: &Arc<Config>, report: &mut Report) -> Result<(), Failure> {
     let config = Arc::clone(config);
@@ -37,6 +40,7 @@ fn ask(config: &Config, report: &mut Report) {
     };
     report.say("kafka", format_args!("cluster {cluster}"));
     check_topics(config, &lookup, report);
+    check_topic_settings(config, report);
     check_group(config, &lookup, report);
 }
 
@@ -63,6 +67,36 @@ fn check_topics(config: &Config, lookup: &Lookup, report: &mut Report) {
             }
             Err(error) => {
                 report.problem(key, format_args!("topic {topic}: {error}. Create it, or allow this user to read it"));
+            }
+        }
+    }
+}
+
+/// What the settings of the topics may do to messages before they are read.
+fn check_topic_settings(config: &Config, report: &mut Report) {
+    let settings = match TopicSettings::new(&config.kafka) {
+        Ok(settings) => settings,
+        Err(error) => return report.problem("kafka.properties", format_args!("librdkafka refuses it: {error}")),
+    };
+    let topics = [
+        ("kafka.series_topic", &config.kafka.series_topic, false),
+        ("kafka.points_topic", &config.kafka.points_topic, true),
+    ];
+    for (key, topic, has_points) in topics {
+        match Handle::current().block_on(settings.ask(topic)) {
+            Ok(Answer::Known(settings)) => {
+                for finding in settings.findings(topic, has_points, &config.message) {
+                    match finding {
+                        Finding::Loss(text) => report.problem(key, text),
+                        Finding::Risk(text) => report.say("warning", format_args!("{key}: {text}")),
+                    }
+                }
+            }
+            // A topic that is missing is a problem already.
+            Ok(Answer::Missing) => {}
+            Ok(Answer::Refused(reason)) => report.say("warning", format_args!("{key}: {reason}")),
+            Err(error) => {
+                report.say("warning", format_args!("{key}: the settings of topic {topic} are not known: {error}"));
             }
         }
     }

@@ -29,7 +29,8 @@ impl Away {
         Some(Self::before(Bed::unmigrated(test, partitions).await?).await)
     }
 
-    async fn before(bed: Bed) -> Self {
+    /// A proxy before the database of this bed.
+    pub async fn before(bed: Bed) -> Self {
         let proxy = Proxy::start(&bed.server()).await;
         let url = bed.url_by(proxy.port);
         Self { bed, proxy, url, folder: tempfile::tempdir().unwrap() }

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication,
+};
 use rdkafka::client::{ClientContext, DefaultClientContext};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -161,6 +163,25 @@ impl Broker {
             new = new.set(name, value);
         }
         for result in self.admin.create_topics([&new], &Self::options()).await.unwrap() {
+            result.unwrap();
+        }
+    }
+
+    /// Gives a topic these settings, and the brokers' defaults for all others.
+    pub async fn alter(&self, topic: &str, settings: &[(&str, &str)]) {
+        let mut alter = AlterConfig::new(ResourceSpecifier::Topic(topic));
+        for (name, value) in settings {
+            alter = alter.set(name, value);
+        }
+        for result in self.admin.alter_configs([&alter], &Self::options()).await.unwrap() {
+            result.unwrap();
+        }
+    }
+
+    /// Has a topic have this many partitions.
+    pub async fn add_partitions(&self, topic: &str, partitions: usize) {
+        let new = NewPartitions::new(topic, partitions);
+        for result in self.admin.create_partitions([&new], &Self::options()).await.unwrap() {
             result.unwrap();
         }
     }

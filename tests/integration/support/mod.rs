@@ -5,6 +5,7 @@ pub mod away;
 pub mod bed;
 pub mod broker;
 pub mod certificates;
+pub mod cluster;
 pub mod data;
 pub mod ground;
 pub mod load;

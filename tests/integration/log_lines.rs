@@ -1,0 +1,110 @@
+//! How much a worker logs while something is away: a state when it begins, when it changes and when it ends, and not at each
+//! attempt.
+
+use std::time::Duration;
+
+use crate::support::away::{Away, until_mode};
+use crate::support::bed::Bed;
+use crate::support::cluster::Cluster;
+use crate::support::data::Published;
+use crate::support::until;
+use crate::support::worker::Worker;
+
+/// For how long lines are counted.
+const WATCHED: Duration = Duration::from_secs(20);
+/// Maximum number of lines in that time.
+const MOST: usize = 20;
+
+/// The lines that a worker has logged.
+fn lines(worker: &Worker) -> usize {
+    worker.log().lines().count()
+}
+
+/// Counts the lines that are logged while something is away, its begin included: there were `before` lines then.
+async fn assert_few_lines(worker: &Worker, before: usize) {
+    tokio::time::sleep(WATCHED).await;
+    let log = worker.log();
+    let logged: Vec<&str> = log.lines().skip(before).collect();
+    println!("{} lines in {} s", logged.len(), WATCHED.as_secs());
+    assert!(!logged.is_empty(), "the outage is logged");
+    assert!(logged.len() <= MOST, "{} lines in {} s:\n{}", logged.len(), WATCHED.as_secs(), logged.join("\n"));
+}
+
+async fn a_database_that_is_away_is_logged_a_few_times(test: &str, journal: &str) {
+    let Some(away) = Away::new(test, 2).await else { return };
+    let mut published = Published::default();
+    let worker = away.worker("journal", &[("SERIES_INGEST__JOURNAL__ENABLED", journal)]);
+    away.publish(&mut published, 20);
+    away.bed.until_applied(60).await;
+    let before = lines(&worker);
+    away.proxy.refuse(true);
+    away.publish(&mut published, 100);
+    assert_few_lines(&worker, before).await;
+    away.proxy.refuse(false);
+    away.bed.until_applied(60).await;
+    until(20, "its end is logged", async || {
+        let log = worker.log();
+        log.lines().skip(before).any(|line| line.contains("batches are written again") && line.contains("seconds"))
+    })
+    .await;
+    away.bed.assert_exact(&published).await;
+    drop(worker);
+    away.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_away_with_a_journal() {
+    a_database_that_is_away_is_logged_a_few_times("lines_journal", "true").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_away_without_a_journal() {
+    a_database_that_is_away_is_logged_a_few_times("lines_no_journal", "false").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_starts_while_the_database_is_away() {
+    let Some(away) = Away::new("lines_start", 1).await else { return };
+    away.proxy.refuse(true);
+    let worker = away.worker("journal", &[("SERIES_INGEST__JOURNAL__ENABLED", "false")]);
+    until(20, "it waits", async || worker.log().contains("the database is away; waiting for it")).await;
+    assert_few_lines(&worker, 0).await;
+    away.proxy.refuse(false);
+    until(20, "it goes on", async || worker.log().contains("the database is there")).await;
+    drop(worker);
+    away.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn brokers_that_are_away_and_then_the_database_as_well() {
+    let Some(mut cluster) = Cluster::start("lines_brokers", 1).await else { return };
+    let bed = Bed::on_broker(&cluster.brokers, "lines_brokers", 2).await;
+    let away = Away::before(bed).await;
+    let mut published = Published::default();
+    let worker = away.worker("journal", &[]);
+    away.publish(&mut published, 20);
+    away.bed.until_applied(60).await;
+
+    let before = lines(&worker);
+    cluster.kill();
+    assert_few_lines(&worker, before).await;
+    let log = worker.log();
+    let disturbed: Vec<&str> = log.lines().filter(|line| line.contains("reading from Kafka is disturbed")).collect();
+    let broker = format!("{}/1", cluster.brokers);
+    let of_broker = disturbed.iter().filter(|line| line.contains(&broker) && line.contains("Connection refused"));
+    assert_eq!(of_broker.count(), 1, "it names the broker and why, once: {disturbed:#?}");
+
+    let before = lines(&worker);
+    away.proxy.refuse(true);
+    assert_few_lines(&worker, before).await;
+
+    away.proxy.refuse(false);
+    cluster.launch();
+    cluster.until_answer().await;
+    away.publish(&mut published, 20);
+    away.bed.until_applied(60).await;
+    until_mode(&worker, "streaming").await;
+    away.bed.assert_exact(&published).await;
+    drop(worker);
+    away.remove().await;
+}

@@ -1,0 +1,141 @@
+//! How soon messages are read: after a worker was killed, and of partitions and topics that are new.
+
+use std::ffi::OsString;
+use std::time::{Duration, Instant};
+
+use series_ingest::config::Config;
+
+use crate::support::bed::Bed;
+use crate::support::broker::Producer;
+use crate::support::data::Published;
+use crate::support::until;
+use crate::support::worker::Worker;
+
+/// The time within which rows are there after the start of a worker whose predecessors were killed.
+const RESTART_S: u64 = 15;
+/// The time within which a new partition or topic is read.
+const NEW_S: u64 = 30;
+
+/// A worker with the session time-out that the program has by default.
+fn worker(bed: &Bed) -> Worker {
+    let default = Config::load(None, Vec::<(OsString, OsString)>::new()).unwrap().kafka.session_timeout_ms.to_string();
+    bed.worker(&[("SERIES_INGEST__KAFKA__SESSION_TIMEOUT_MS", &default)])
+}
+
+fn publish(bed: &Bed, published: &mut Published, partition: i32) {
+    let payload = published.batch("s", 5);
+    bed.producer.send(&bed.points_topic, partition, "s", Some(payload.as_bytes()));
+    bed.producer.flush();
+}
+
+async fn until_exact(bed: &Bed, seconds: u64, what: &str, published: &Published) {
+    until(seconds, what, async || bed.count_points().await as usize == published.rows.len()).await;
+    bed.assert_exact(published).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_reads_within_15_s_of_its_restart_after_one_kill_and_after_two() {
+    let Some(bed) = Bed::new("restarted", 2).await else { return };
+    let mut published = Published::default();
+    let publish_all = |published: &mut Published| (0..2).for_each(|partition| publish(&bed, published, partition));
+    publish_all(&mut published);
+    let mut first = worker(&bed);
+    until_exact(&bed, 60, "the first rows", &published).await;
+
+    first.kill();
+    publish_all(&mut published);
+    let mut second = worker(&bed);
+    let restarted = Instant::now();
+    until_exact(&bed, RESTART_S, "rows after one kill", &published).await;
+    println!("after one kill: {:?}", restarted.elapsed());
+    let log = second.log();
+    assert!(log.contains("the consumer group has members"), "it says what it waits for: {log}");
+
+    // The third is killed while it waits for the group.
+    second.kill();
+    publish_all(&mut published);
+    let mut third = worker(&bed);
+    until(10, "the third waits", async || third.log().contains("the consumer group has members")).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(third.get("/readyz").unwrap().0, 503, "a worker that waits for the group is not ready");
+    third.kill();
+    let fourth = worker(&bed);
+    let restarted = Instant::now();
+    until_exact(&bed, RESTART_S, "rows after two kills", &published).await;
+    println!("after two kills: {:?}", restarted.elapsed());
+    until(10, "ready", async || fourth.get("/readyz").unwrap().0 == 200).await;
+    drop(fourth);
+    bed.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_was_stopped_is_followed_at_once() {
+    let Some(bed) = Bed::new("stopped", 1).await else { return };
+    let mut published = Published::default();
+    publish(&bed, &mut published, 0);
+    let mut first = worker(&bed);
+    until_exact(&bed, 60, "the first rows", &published).await;
+    assert_eq!(first.terminate(10), Some(0));
+    publish(&bed, &mut published, 0);
+    let second = worker(&bed);
+    until_exact(&bed, 60, "the next rows", &published).await;
+    assert!(!second.log().contains("the consumer group has members"), "nothing is waited for: {}", second.log());
+    drop(second);
+    bed.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn partitions_that_are_added_are_read_within_30_s() {
+    let Some(bed) = Bed::new("added", 1).await else { return };
+    let mut published = Published::default();
+    publish(&bed, &mut published, 0);
+    let worker = worker(&bed);
+    until_exact(&bed, 60, "the first rows", &published).await;
+    bed.broker.add_partitions(&bed.points_topic, 3).await;
+    let added = Instant::now();
+    // A producer of its own: the other one learns of the partitions some time.
+    let producer = Producer::new(&bed.brokers);
+    for partition in 1..3 {
+        let payload = published.batch("s", 5);
+        producer.send(&bed.points_topic, partition, "s", Some(payload.as_bytes()));
+    }
+    producer.flush();
+    until_exact(&bed, NEW_S, "rows of the new partitions", &published).await;
+    println!("partitions added: {:?}", added.elapsed());
+    drop(worker);
+    bed.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_created_later_and_one_that_is_recreated_are_read_within_30_s() {
+    let Some(mut bed) = Bed::new("later", 1).await else { return };
+    bed.broker.delete(&[&bed.points_topic]).await;
+    until(30, "the topic is gone", async || !bed.broker.exists(&bed.points_topic)).await;
+    let worker = worker(&bed);
+    // It has joined, with the partition of the series' topic.
+    let lag = format!("series_ingest_kafka_lag_messages{{topic=\"{}\",partition=\"0\"}}", bed.series_topic);
+    until(60, "the series' topic is read", async || worker.metric(&lag).is_some()).await;
+
+    let mut published = Published::default();
+    bed.broker.create(&bed.points_topic, 1, &[]).await;
+    let created = Instant::now();
+    publish(&bed, &mut published, 0);
+    until_exact(&bed, NEW_S, "rows of the topic that was created", &published).await;
+    println!("topic created: {:?}", created.elapsed());
+
+    // With more partitions, and after it was away for long enough to be noticed.
+    for pause_s in [0, 15] {
+        bed.broker.delete(&[&bed.points_topic]).await;
+        until(30, "the topic is gone", async || !bed.broker.exists(&bed.points_topic)).await;
+        tokio::time::sleep(Duration::from_secs(pause_s)).await;
+        bed.broker.create(&bed.points_topic, 2, &[]).await;
+        let created = Instant::now();
+        bed.producer = Producer::new(&bed.brokers);
+        publish(&bed, &mut published, 0);
+        publish(&bed, &mut published, 1);
+        until_exact(&bed, NEW_S, "rows of the topic that was recreated", &published).await;
+        println!("topic recreated after {pause_s} s: {:?}", created.elapsed());
+    }
+    drop(worker);
+    bed.remove().await;
+}
