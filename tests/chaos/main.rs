@@ -19,6 +19,8 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 use rand::{Rng as _, SeedableRng as _};
 
+use support::bed::connect;
+use support::cluster::Cluster;
 use support::data::Published;
 use support::ground::Ground;
 use support::load::Load;
@@ -57,11 +59,21 @@ enum Step {
     BackUp,
     /// The database is set back to its copy.
     Restore,
+    /// All brokers go away, or come back.
+    Brokers,
+    /// The database and all brokers go away, or come back.
+    Both,
+    /// The broker that coordinates the group is killed, another one takes over, and it comes back.
+    Coordinator,
+    /// The password of the workers' role is another one, and soon their file has it.
+    Password,
+    /// A restore by dump begins, or ends: TimescaleDB refuses rows meanwhile.
+    Dump,
 }
 
 impl Step {
     /// What happens often stands there more than once.
-    const ALL: [Self; 15] = [
+    const ALL: [Self; 25] = [
         Self::Outage,
         Self::Outage,
         Self::Outage,
@@ -77,7 +89,22 @@ impl Step {
         Self::BackUp,
         Self::Restore,
         Self::Restore,
+        Self::Brokers,
+        Self::Brokers,
+        Self::Both,
+        Self::Both,
+        Self::Coordinator,
+        Self::Password,
+        Self::Dump,
+        Self::Dump,
     ];
+}
+
+/// How all brokers are away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum BrokersAway {
+    Killed,
+    Frozen,
 }
 
 /// What was done, printed where the round fails.
@@ -110,9 +137,14 @@ struct Counts {
     starts: usize,
     replays: usize,
     restores: usize,
+    broker_outages: usize,
+    coordinators: usize,
+    passwords: usize,
+    dumps: usize,
 }
 
 struct Round<'a> {
+    cluster: &'a mut Cluster,
     ground: Ground,
     random: StdRng,
     /// With the data on a small disk that gets full.
@@ -120,6 +152,9 @@ struct Round<'a> {
     workers: [Option<Worker>; JOURNALS.len()],
     frozen: [bool; JOURNALS.len()],
     ongoing: Option<(Outage, Ongoing)>,
+    brokers_away: Option<BrokersAway>,
+    /// Whether a restore by dump is going on.
+    dump: bool,
     counts: &'a mut Counts,
     done: Done,
 }
@@ -131,7 +166,7 @@ impl Round<'_> {
         let chosen = self.random.random_range(0..JOURNALS.len());
         let name = JOURNALS[chosen];
         match step {
-            Step::Outage => self.toggle_outage().await,
+            Step::Outage if self.may_change_database() => self.toggle_outage().await,
             Step::Kill if self.workers[chosen].is_some() => {
                 self.workers[chosen] = None;
                 self.frozen[chosen] = false;
@@ -157,16 +192,84 @@ impl Round<'_> {
                 self.ground.server.stop_fast();
                 self.ground.server.restore();
                 self.ground.server.start_again().await;
+                self.ground.set_password().await;
                 self.counts.restores += 1;
                 self.done.add("restored");
             }
+            Step::Brokers => self.toggle_brokers().await,
+            Step::Both if self.ongoing.is_some() == self.brokers_away.is_some() && self.may_change_database() => {
+                self.toggle_outage().await;
+                self.toggle_brokers().await;
+            }
+            Step::Coordinator if self.brokers_away.is_none() => self.move_coordinator().await,
+            Step::Password if self.ongoing.is_none() => {
+                self.counts.passwords += 1;
+                self.ground.rotate_password(&format!("password-{}", self.counts.passwords)).await;
+                tokio::time::sleep(Duration::from_millis(self.random.random_range(0..2000))).await;
+                self.ground.write_password();
+                self.done.add("the password rotated");
+            }
+            Step::Dump if self.ongoing.is_none() => self.toggle_dump().await,
             _ => return false,
         }
         true
     }
 
+    /// Whether an outage of the database may begin or end: none begins while a dump is restored.
+    fn may_change_database(&self) -> bool {
+        self.ongoing.is_some() || !self.dump
+    }
+
+    async fn toggle_brokers(&mut self) {
+        match self.brokers_away.take() {
+            Some(how) => {
+                match how {
+                    BrokersAway::Killed => self.cluster.launch(),
+                    BrokersAway::Frozen => self.cluster.signal("CONT"),
+                }
+                self.cluster.until_answer().await;
+                self.done.add("the brokers are back");
+            }
+            None => {
+                let how = if self.random.random() { BrokersAway::Killed } else { BrokersAway::Frozen };
+                match how {
+                    BrokersAway::Killed => self.cluster.kill(),
+                    BrokersAway::Frozen => self.cluster.signal("STOP"),
+                }
+                self.brokers_away = Some(how);
+                self.counts.broker_outages += 1;
+                self.done.add(format!("the brokers {how:?}"));
+            }
+        }
+    }
+
+    async fn move_coordinator(&mut self) {
+        let Some(coordinator) = self.cluster.coordinator() else { return };
+        self.cluster.kill_one(coordinator);
+        let cluster = &*self.cluster;
+        support::until(60, "another broker coordinates the group", async || {
+            cluster.coordinator().is_some_and(|other| other != coordinator)
+        })
+        .await;
+        self.cluster.launch();
+        self.cluster.until_answer().await;
+        self.counts.coordinators += 1;
+        self.done.add("the coordinator moved");
+    }
+
+    /// As `pg_restore` with TimescaleDB's own functions around it does.
+    async fn toggle_dump(&mut self) {
+        let admin = connect(&self.ground.database_url()).await;
+        let (function, what) =
+            if self.dump { ("timescaledb_post_restore", "ended") } else { ("timescaledb_pre_restore", "began") };
+        admin.batch_execute(&format!("select {function}()")).await.unwrap();
+        self.dump = !self.dump;
+        self.counts.dumps += usize::from(self.dump);
+        self.done.add(format!("a restore by dump {what}"));
+    }
+
     fn may_stop_server(&self) -> bool {
-        !self.has_small_disk && self.ongoing.is_none()
+        !self.has_small_disk && self.ongoing.is_none() && !self.dump
     }
 
     async fn back_up(&mut self) {
@@ -206,7 +309,10 @@ impl Round<'_> {
 
     fn may_replay(&self, chosen: usize) -> bool {
         let is_frozen = self.ongoing.as_ref().is_some_and(|(outage, _)| *outage == Outage::Frozen);
-        !is_frozen && self.ground.journal(JOURNALS[chosen]).try_exists().unwrap()
+        !is_frozen
+            && !self.dump
+            && self.brokers_away.is_none()
+            && self.ground.journal(JOURNALS[chosen]).try_exists().unwrap()
     }
 
     /// The answer is not looked at: where the database is away it is an error, and what counts is the table.
@@ -234,6 +340,12 @@ impl Round<'_> {
     /// Heals all, and demands that everything is there once.
     async fn check(mut self, load: Load) {
         self.end_outage().await;
+        if self.dump {
+            self.toggle_dump().await;
+        }
+        if self.brokers_away.is_some() {
+            self.toggle_brokers().await;
+        }
         for chosen in 0..JOURNALS.len() {
             match &self.workers[chosen] {
                 Some(worker) if self.frozen[chosen] => worker.signal("CONT"),
@@ -266,18 +378,22 @@ impl Round<'_> {
 }
 
 /// One round; whether there is a server for it.
-async fn round(seed: u64, counts: &mut Counts) -> bool {
+async fn round(seed: u64, cluster: &mut Cluster, counts: &mut Counts) -> bool {
     let mut random = StdRng::seed_from_u64(seed);
     let has_small_disk = random.random_ratio(1, 4);
-    let kind = if has_small_disk { Outage::DiskFull } else { Outage::Killed };
-    let Some(ground) = Ground::for_outage("chaos", PARTITIONS, kind).await else { return false };
+    let Some(ground) = Ground::on_brokers(&cluster.brokers, "chaos", PARTITIONS, has_small_disk).await else {
+        return false;
+    };
     let mut round = Round {
+        cluster,
         ground,
         random,
         has_small_disk,
         workers: [None, None, None],
         frozen: [false; JOURNALS.len()],
         ongoing: None,
+        brokers_away: None,
+        dump: false,
         counts,
         done: Done { seed, steps: Vec::new() },
     };
@@ -306,8 +422,9 @@ async fn main() {
     let first = support::seed("chaos");
     let begun = Instant::now();
     let mut counts = Counts::default();
+    let Some(mut cluster) = Cluster::start("chaos", 2).await else { return };
     for seed in first.. {
-        if !round(seed, &mut counts).await {
+        if !round(seed, &mut cluster, &mut counts).await {
             return;
         }
         if begun.elapsed() >= Duration::from_secs(minutes * 60) {
@@ -316,7 +433,8 @@ async fn main() {
     }
     println!(
         "chaos: {} rounds, {} points, {} outages, {} workers killed, {} frozen, {} started, {} journals' copies replayed, \
-         {} restores: 0 lost, 0 doubled",
+         {} restores, {} outages of the brokers, {} coordinators moved, {} passwords rotated, {} restores by dump: 0 lost, 0 \
+         doubled",
         counts.rounds,
         counts.points,
         counts.outages,
@@ -325,5 +443,9 @@ async fn main() {
         counts.starts,
         counts.replays,
         counts.restores,
+        counts.broker_outages,
+        counts.coordinators,
+        counts.passwords,
+        counts.dumps,
     );
 }

@@ -125,6 +125,14 @@ impl Bed {
         bed
     }
 
+    /// The same on other brokers, too.
+    pub async fn on_both(server: &Server, brokers: &str, test: &str, partitions: i32) -> Self {
+        let servers = Servers { brokers: brokers.to_owned(), database_url: server.url() };
+        let bed = Self::make(test, partitions, servers).await;
+        bed.migrate(&[]).await;
+        bed
+    }
+
     /// A migrated bed on another broker.
     pub async fn on_broker(brokers: &str, test: &str, partitions: i32) -> Self {
         let servers = servers(test).expect("the broker was started because there are servers");

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::bed::{Bed, url_with};
+use super::bed::{Bed, connect, url_with};
 use super::data::Published;
 use super::outage::Outage;
 use super::server::Server;
@@ -19,12 +19,16 @@ pub struct Ground {
     pub server: Server,
     pub bed: Bed,
     folder: tempfile::TempDir,
+    /// The password of the workers' role; none if the server trusts it.
+    password: Option<String>,
 }
 
 impl Ground {
     /// `None`, loudly, where a test can have no server of its own.
     pub async fn new(test: &str, partitions: i32) -> Option<Self> {
-        Some(Self::on(Server::start(test).await?, test, partitions).await)
+        let server = Server::start(test).await?;
+        let bed = Bed::on(&server, test, partitions).await;
+        Some(Self::on(server, bed).await)
     }
 
     /// One for this kind of outage.
@@ -33,18 +37,75 @@ impl Ground {
             return Self::new(test, partitions).await;
         }
         let server = Server::start_with_small_disk(test, SMALL_DISK_MIB).await?;
-        let ground = Self::on(server, test, partitions).await;
-        let disk = ground.server.small_disk().await;
-        ground.bed.client.batch_execute(&format!("create tablespace small location '{disk}'")).await.unwrap();
-        let move_there = "grant create on tablespace small to public;
-             select attach_tablespace('small', 'time_series_data_points');
-             alter table sign_of_life set tablespace small";
-        ground.bed.client.batch_execute(move_there).await.unwrap();
+        let bed = Bed::on(&server, test, partitions).await;
+        let ground = Self::on(server, bed).await;
+        ground.move_to_small_disk().await;
         Some(ground)
     }
 
-    async fn on(server: Server, test: &str, partitions: i32) -> Self {
-        let bed = Bed::on(&server, test, partitions).await;
+    /// One on these brokers, whose workers log in by a password in a file; with its points on a small disk if that is wanted.
+    pub async fn on_brokers(brokers: &str, test: &str, partitions: i32, has_small_disk: bool) -> Option<Self> {
+        let server = if has_small_disk {
+            Server::start_with_small_disk(test, SMALL_DISK_MIB).await?
+        } else {
+            Server::start(test).await?
+        };
+        let bed = Bed::on_both(&server, brokers, test, partitions).await;
+        let mut ground = Self::on(server, bed).await;
+        if has_small_disk {
+            ground.move_to_small_disk().await;
+        }
+        ground.demand_password().await;
+        Some(ground)
+    }
+
+    async fn move_to_small_disk(&self) {
+        let disk = self.server.small_disk().await;
+        self.bed.client.batch_execute(&format!("create tablespace small location '{disk}'")).await.unwrap();
+        let move_there = "grant create on tablespace small to public;
+             select attach_tablespace('small', 'time_series_data_points');
+             alter table sign_of_life set tablespace small";
+        self.bed.client.batch_execute(move_there).await.unwrap();
+    }
+
+    /// Has the server ask the workers' role for a password; everybody else it trusts as before.
+    async fn demand_password(&mut self) {
+        let sql = format!(
+            "do $$ begin execute format($f$copy (values
+                 ('host all {ROLE} 127.0.0.1/32 scram-sha-256'), ('local all all trust'), ('host all all 127.0.0.1/32 trust'))
+                 to %L$f$, current_setting('hba_file')); end $$"
+        );
+        self.bed.client.batch_execute(&sql).await.unwrap();
+        self.bed.client.batch_execute("select pg_reload_conf()").await.unwrap();
+        self.password = Some("first".to_owned());
+        self.set_password().await;
+        self.write_password();
+    }
+
+    /// Gives the role the password that it should have: a server that was restored has an earlier one.
+    pub async fn set_password(&self) {
+        let Some(password) = &self.password else { return };
+        let admin = connect(&self.server.url()).await;
+        admin.batch_execute(&format!("alter role {ROLE} password '{password}'")).await.unwrap();
+    }
+
+    /// Gives the role another password, and ends its sessions; what is in the file comes later.
+    pub async fn rotate_password(&mut self, password: &str) {
+        self.password = Some(password.to_owned());
+        self.set_password().await;
+        let admin = connect(&self.server.url()).await;
+        let sql = format!("select count(pg_terminate_backend(pid)) from pg_stat_activity where usename = '{ROLE}'");
+        admin.batch_execute(&sql).await.unwrap();
+    }
+
+    /// Puts the password into the file, as a mounted secret changes: at once as a whole.
+    pub fn write_password(&self) {
+        let (file, new) = (self.folder.path().join("password"), self.folder.path().join("password.new"));
+        std::fs::write(&new, self.password.as_deref().unwrap_or_default()).unwrap();
+        std::fs::rename(new, file).unwrap();
+    }
+
+    async fn on(server: Server, bed: Bed) -> Self {
         let role = format!(
             "create role {ROLE} login;
              grant select, insert, update, delete on all tables in schema public to {ROLE};
@@ -55,13 +116,19 @@ impl Ground {
              grant insert on sign_of_life to {ROLE}"
         );
         bed.client.batch_execute(&role).await.unwrap();
-        Self { server, bed, folder: tempfile::tempdir().unwrap() }
+        Self { server, bed, folder: tempfile::tempdir().unwrap(), password: None }
     }
 
     /// The database as workers are told of it.
     pub fn url(&self) -> String {
-        let url = format!("postgresql://{ROLE}@{}/", self.server.address());
+        let password = self.password.as_ref().map_or_else(String::new, |password| format!(":{password}"));
+        let url = format!("postgresql://{ROLE}{password}@{}/", self.server.address());
         url_with(&url, &self.bed.name, None)
+    }
+
+    /// The database as an administrator reaches it.
+    pub fn database_url(&self) -> String {
+        url_with(&self.server.url(), &self.bed.name, None)
     }
 
     pub fn publish(&self, published: &mut Published, messages: i32) {
@@ -97,7 +164,11 @@ impl Ground {
 
     /// A worker with a journal of this name, and otherwise the defaults that outages depend on.
     pub fn worker(&self, journal: &str, extra: &[(&str, &str)]) -> Worker {
-        let (url, directory) = (self.url(), self.journal(journal).to_str().unwrap().to_owned());
+        let (mut url, directory) = (self.url(), self.journal(journal).to_str().unwrap().to_owned());
+        let file = self.folder.path().join("password").to_str().unwrap().to_owned();
+        if let Some(password) = &self.password {
+            url = url.replace(&format!(":{password}@"), "@");
+        }
         let mut settings = vec![
             ("DATABASE_URL", url.as_str()),
             ("SERIES_INGEST__JOURNAL__ENABLED", "true"),
@@ -105,6 +176,9 @@ impl Ground {
             ("SERIES_INGEST__JOURNAL__MIN_FREE_BYTES", "0"),
             ("SERIES_INGEST__DATABASE__RETRY_MAX_MS", "1000"),
         ];
+        if self.password.is_some() {
+            settings.push(("SERIES_INGEST__DATABASE__PASSWORD_FILE", &file));
+        }
         settings.extend_from_slice(extra);
         self.bed.worker(&settings)
     }
