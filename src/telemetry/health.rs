@@ -1,7 +1,6 @@
 //! Whether the worker is alive and moves data, and what `/status` shows.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -10,6 +9,7 @@ use serde::Serialize;
 use tracing::{info, warn};
 
 use super::escaped;
+use super::log_limit::LogLimit;
 
 /// A part of the worker that has to show that it is alive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -151,6 +151,7 @@ pub struct Health {
     watchdog: Duration,
     started: Instant,
     state: Mutex<State>,
+    log: LogLimit,
 }
 
 #[derive(Debug)]
@@ -171,7 +172,7 @@ impl Health {
             ..Status::default()
         };
         let beats = [started; Component::ALL.len()];
-        Self { watchdog, started, state: Mutex::new(State { beats, status }) }
+        Self { watchdog, started, state: Mutex::new(State { beats, status }), log: LogLimit::default() }
     }
 
     /// A sign of life.
@@ -179,51 +180,47 @@ impl Health {
         self.lock().beats[component as usize] = Instant::now();
     }
 
-    /// Sets or, with `None`, clears a reason why data does not move. The worker is not ready while there is any. A reason
-    /// that is set again may differ in its numbers without a new log line.
+    /// Sets or, with `None`, clears a reason why data does not move. The worker is not ready while there is any.
     pub fn set_condition(&self, name: &'static str, reason: Option<String>) {
-        // Logging waits for stderr: it is done without the lock.
-        let is_news = self.note_condition(name, reason.as_deref());
-        let was_warning =
-            self.lock().status.conditions.get_mut(name).is_some_and(|known| std::mem::take(&mut known.warning));
-        if !is_news && !was_warning {
-            return;
-        }
-        match reason {
-            Some(reason) => warn!(condition = name, reason = %escaped(&reason), "data does not move"),
-            None => info!(condition = name, "the condition is over"),
-        }
+        self.set(name, reason, false);
     }
 
-    /// Sets or, with `None`, clears what is wrong while data moves all the same: a condition that leaves the worker ready.
+    /// Sets or, with `None`, clears what is wrong while data moves nevertheless: a condition that leaves the worker ready.
     pub fn set_warning(&self, name: &'static str, reason: Option<String>) {
-        let is_news = self.note_condition(name, reason.as_deref());
-        let was_warning =
-            self.lock().status.conditions.get_mut(name).map(|known| std::mem::replace(&mut known.warning, true));
+        self.set(name, reason, true);
+    }
+
+    /// It is called again and again while a condition lasts: what is logged of it, [`LogLimit`] decides.
+    fn set(&self, name: &'static str, reason: Option<String>, warning: bool) {
+        self.note_condition(name, reason.as_deref(), warning);
+        let what =
+            if warning { "something is wrong, and data moves nevertheless" } else { "data does not move" };
+        // Logging waits for stderr: it is done without the lock.
         match reason {
-            Some(reason) if is_news || was_warning == Some(false) => {
-                warn!(condition = name, reason = %escaped(&reason), "something is wrong, and data moves all the same");
+            Some(reason) => {
+                if let Some(repeated) = self.log.lasts(name, &format!("{what}: {reason}")) {
+                    let seconds = repeated.seconds;
+                    warn!(condition = name, reason = %escaped(&reason), seconds, "{what}");
+                }
             }
-            None if is_news => info!(condition = name, "the condition is over"),
-            _ => {}
+            None => {
+                if let Some(ended) = self.log.ends(name) {
+                    info!(condition = name, seconds = ended.seconds, "the condition is over");
+                }
+            }
         }
     }
 
-    /// Sets or clears a condition; whether that is news.
-    fn note_condition(&self, name: &'static str, reason: Option<&str>) -> bool {
+    fn note_condition(&self, name: &'static str, reason: Option<&str>, warning: bool) {
         let conditions = &mut self.lock().status.conditions;
-        let Some(reason) = reason else { return conditions.remove(name).is_some() };
-        match conditions.entry(name) {
-            Entry::Vacant(vacant) => {
-                vacant.insert(Condition { reason: reason.to_owned(), since: now(), warning: false });
-                true
-            }
-            Entry::Occupied(mut known) => {
-                let news = !differ_in_numbers_only(&known.get().reason, reason);
-                known.get_mut().reason = reason.to_owned();
-                news
-            }
-        }
+        let Some(reason) = reason else {
+            conditions.remove(name);
+            return;
+        };
+        let condition =
+            conditions.entry(name).or_insert_with(|| Condition { reason: String::new(), since: now(), warning });
+        reason.clone_into(&mut condition.reason);
+        condition.warning = warning;
     }
 
     /// Notes why copies of dead letters are not published to their topic, or that they are. The worker is ready all the same.
@@ -284,11 +281,6 @@ impl Health {
 
 fn now() -> String {
     format!("{:.3}", Timestamp::now())
-}
-
-fn differ_in_numbers_only(a: &str, b: &str) -> bool {
-    let words = |text| str::chars(text).filter(|character| !character.is_ascii_digit());
-    words(a).eq(words(b))
 }
 
 #[cfg(test)]
@@ -365,18 +357,16 @@ mod tests {
     }
 
     #[test]
-    fn a_condition_is_news_when_its_words_change() {
+    fn a_condition_keeps_its_time_while_its_reason_changes() {
         let health = Health::new("p", WATCHDOG);
-        assert!(!health.note_condition("database", None));
-        assert!(health.note_condition("database", Some("down for 1 s (outage): refused")));
+        health.set_condition("database", Some("down for 1 s (outage): refused".to_owned()));
         let since = health.status().conditions["database"].since.clone();
-        assert!(!health.note_condition("database", Some("down for 12 s (outage): refused")));
-        assert!(health.note_condition("database", Some("down for 13 s (ours): no such table")));
+        health.set_condition("database", Some("down for 13 s (ours): no such table".to_owned()));
         let condition = health.status().conditions["database"].clone();
         assert_eq!(condition.reason, "down for 13 s (ours): no such table");
         assert_eq!(condition.since, since);
-        assert!(health.note_condition("database", None));
-        assert!(!health.note_condition("database", None));
+        health.set_condition("database", None);
+        assert!(health.status().conditions.is_empty());
     }
 
     #[test]

@@ -161,7 +161,7 @@ fn entry<'a>(entries: &'a mut HashMap<String, Entry>, key: &str, now: Instant) -
 }
 
 /// A text as it is compared with another one: its numbers, such as durations and offsets, do not count.
-pub(super) fn without_digits(text: &str) -> String {
+fn without_digits(text: &str) -> String {
     text.chars().filter(|character| !character.is_ascii_digit()).collect()
 }
 

@@ -126,6 +126,7 @@ impl Bed {
     }
 
     /// The same on other brokers, too.
+    #[allow(dead_code, reason = "only tests/chaos uses it")]
     pub async fn on_both(server: &Server, brokers: &str, test: &str, partitions: i32) -> Self {
         let servers = Servers { brokers: brokers.to_owned(), database_url: server.url() };
         let bed = Self::make(test, partitions, servers).await;

@@ -17,6 +17,7 @@ const STACK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/stack");
 const NOT_POSSIBLE: i32 = 77;
 
 /// The topic in which the brokers keep the groups: the leader of its one partition is the coordinator of all of them.
+#[allow(dead_code, reason = "only tests/chaos uses it")]
 const GROUPS: &str = "__consumer_offsets";
 
 pub struct Cluster {
@@ -156,6 +157,7 @@ impl Cluster {
     }
 
     /// Sends all brokers a signal, such as one to freeze them.
+    #[allow(dead_code, reason = "only tests/chaos uses it")]
     pub fn signal(&self, name: &str) {
         for child in self.nodes[..self.count].iter().filter_map(|node| node.child.as_ref()) {
             let status = Command::new("kill").args([&format!("-{name}"), &child.id().to_string()]).status().unwrap();
@@ -164,6 +166,7 @@ impl Cluster {
     }
 
     /// The broker that coordinates the groups; `None` if none does now.
+    #[allow(dead_code, reason = "only tests/chaos uses it")]
     pub fn coordinator(&self) -> Option<usize> {
         let client: BaseConsumer = ClientConfig::new().set("bootstrap.servers", &self.brokers).create().unwrap();
         let metadata = client.fetch_metadata(Some(GROUPS), Duration::from_secs(5)).ok()?;

@@ -44,6 +44,7 @@ impl Ground {
     }
 
     /// One on these brokers, whose workers log in by a password in a file; with its points on a small disk if that is wanted.
+    #[allow(dead_code, reason = "only tests/chaos uses it")]
     pub async fn on_brokers(brokers: &str, test: &str, partitions: i32, has_small_disk: bool) -> Option<Self> {
         let server = if has_small_disk {
             Server::start_with_small_disk(test, SMALL_DISK_MIB).await?
@@ -69,6 +70,7 @@ impl Ground {
     }
 
     /// Has the server ask the workers' role for a password; everybody else it trusts as before.
+    #[allow(dead_code, reason = "only tests/chaos uses it")]
     async fn demand_password(&mut self) {
         let sql = format!(
             "do $$ begin execute format($f$copy (values
@@ -83,6 +85,7 @@ impl Ground {
     }
 
     /// Gives the role the password that it should have: a server that was restored has an earlier one.
+    #[allow(dead_code, reason = "only tests/chaos uses it")]
     pub async fn set_password(&self) {
         let Some(password) = &self.password else { return };
         let admin = connect(&self.server.url()).await;
@@ -90,6 +93,7 @@ impl Ground {
     }
 
     /// Gives the role another password, and ends its sessions; what is in the file comes later.
+    #[allow(dead_code, reason = "only tests/chaos uses it")]
     pub async fn rotate_password(&mut self, password: &str) {
         self.password = Some(password.to_owned());
         self.set_password().await;
@@ -99,6 +103,7 @@ impl Ground {
     }
 
     /// Puts the password into the file, as a mounted secret changes: at once as a whole.
+    #[allow(dead_code, reason = "only tests/chaos uses it")]
     pub fn write_password(&self) {
         let (file, new) = (self.folder.path().join("password"), self.folder.path().join("password.new"));
         std::fs::write(&new, self.password.as_deref().unwrap_or_default()).unwrap();
@@ -127,6 +132,7 @@ impl Ground {
     }
 
     /// The database as an administrator reaches it.
+    #[allow(dead_code, reason = "only tests/chaos uses it")]
     pub fn database_url(&self) -> String {
         url_with(&self.server.url(), &self.bed.name, None)
     }
