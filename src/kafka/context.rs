@@ -72,7 +72,8 @@ impl ClientContext for Context {
             // The end of a partition is no error, and the poll's own event says more of a lost offset.
             None | Some(RDKafkaErrorCode::PartitionEOF | RDKafkaErrorCode::AutoOffsetReset) => {}
             Some(code) => {
-                if let Some(repeated) = self.log.lasts(&format!("disturbed {}", disturbed(reason)), reason) {
+                let (broker, what) = login::broker_and_failure(reason);
+                if let Some(repeated) = self.log.lasts(&format!("disturbed {broker}"), what) {
                     let (seconds, unlogged) = (repeated.seconds, repeated.unlogged);
                     warn!(%code, reason = %escaped(reason), seconds, unlogged, "reading from Kafka is disturbed");
                 }
@@ -140,11 +141,6 @@ pub(super) fn positions(consumer: &BaseConsumer<Context>) -> HashMap<TopicPartit
         .iter()
         .filter_map(|element| Some(((element.topic().to_owned(), element.partition()), offset(element.offset())?)))
         .collect()
-}
-
-/// The broker or the topic that an error of librdkafka begins with: `127.0.0.1:9092/1: Connect to … failed`.
-fn disturbed(reason: &str) -> &str {
-    reason.split_once(": ").map_or("", |(name, _)| name)
 }
 
 pub(super) fn log_failure(action: &str, result: KafkaResult<()>) {

@@ -23,6 +23,9 @@ use crate::telemetry::log_limit::LogLimit;
 /// How long a token is taken for good that does not say when it expires.
 const TOKEN_LIFETIME_MS: i64 = 300_000;
 
+/// librdkafka's name of its log lines about connections that fail or end.
+const CONNECTION: &str = "FAIL";
+
 /// A client's credentials, and what was refused lately. As a context it serves every client that needs no more.
 #[derive(Debug, Default)]
 pub(super) struct Login {
@@ -188,23 +191,37 @@ fn read_token(file: &Path, now_ms: i64) -> Result<OAuthToken, Box<dyn StdError>>
     Ok(OAuthToken { token: token.to_owned(), principal_name, lifetime_ms })
 }
 
-/// Logs a line of librdkafka's, which repeats itself at each attempt to connect.
+/// Logs a line of librdkafka's, which repeats itself at each attempt to connect. What comes as an error as well is logged as
+/// that.
 pub(super) fn log(limit: &LogLimit, level: RDKafkaLogLevel, facility: &str, message: &str) {
     let is_serious = match level {
         RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => true,
         RDKafkaLogLevel::Warning | RDKafkaLogLevel::Notice => false,
         RDKafkaLogLevel::Info | RDKafkaLogLevel::Debug => return debug!(facility, message, "librdkafka"),
     };
-    // The name of the broker's thread, what happened, and librdkafka's own counts of repetitions.
-    let (thread, text) = message.split_once("]: ").unwrap_or(("", message));
-    let what = text.rsplit_once(" (after ").map_or(text, |(what, _)| what);
-    let Some(repeated) = limit.lasts(&format!("{facility} {thread}"), what) else { return };
+    if facility == CONNECTION {
+        return debug!(facility, message, "librdkafka");
+    }
+    let (broker, what) = broker_and_failure(message.split_once("]: ").map_or(message, |(_, text)| text));
+    let Some(repeated) = limit.lasts(&format!("{facility} {broker}"), what) else { return };
     let (seconds, unlogged) = (repeated.seconds, repeated.unlogged);
     if is_serious {
         warn!(facility, message, seconds, unlogged, "librdkafka");
     } else {
         tracing::info!(facility, message, seconds, unlogged, "librdkafka");
     }
+}
+
+/// The address of the broker that a line of librdkafka is about, empty if it names none, and what happened to it, without the
+/// state of the connection and the count of repetitions. The same broker has several names: `host:port/1`,
+/// `host:port/bootstrap`, and `GroupCoordinator: host:port`.
+pub(super) fn broker_and_failure(text: &str) -> (&str, &str) {
+    let text = text.split_once(" (after ").map_or(text, |(text, _)| text);
+    let rest = text.strip_prefix("GroupCoordinator: ").unwrap_or(text);
+    let Some((name, what)) = rest.split_once(": ") else { return ("", text) };
+    let name = name.rsplit_once("://").map_or(name, |(_, name)| name);
+    let address = name.split_once('/').map_or(name, |(address, _)| address);
+    if address.contains(':') { (address, what) } else { ("", text) }
 }
 
 impl ClientContext for Login {
@@ -282,6 +299,21 @@ mod tests {
                 .contains("no TLS")
         );
         assert_eq!(advice("Connect to ipv4#127.0.0.1:1 failed: Connection refused"), None);
+    }
+
+    #[test]
+    fn a_broker_is_the_same_by_all_its_names() {
+        let refused = "Connect to ipv4#127.0.0.1:9092 failed: Connection refused";
+        for name in ["b:9092/1", "b:9092/bootstrap", "GroupCoordinator: b:9092", "sasl_ssl://b:9092/2"] {
+            for end in
+                ["", " (after 0ms in state CONNECT)", " (after 3ms in state CONNECT, 5 identical error(s) suppressed)"]
+            {
+                assert_eq!(broker_and_failure(&format!("{name}: {refused}{end}")), ("b:9092", refused));
+            }
+        }
+        let topic = "Subscribed topic not available: t: Broker: Unknown topic or partition";
+        assert_eq!(broker_and_failure(topic), ("", topic));
+        assert_eq!(broker_and_failure("1/1 brokers are down"), ("", "1/1 brokers are down"));
     }
 
     #[test]

@@ -90,8 +90,8 @@ async fn brokers_that_are_away_and_then_the_database_as_well() {
     assert_few_lines(&worker, before).await;
     let log = worker.log();
     let disturbed: Vec<&str> = log.lines().filter(|line| line.contains("reading from Kafka is disturbed")).collect();
-    let broker = format!("{}/1", cluster.brokers);
-    let of_broker = disturbed.iter().filter(|line| line.contains(&broker) && line.contains("Connection refused"));
+    let refused = |line: &&&str| line.contains(&cluster.brokers) && line.contains("Connection refused");
+    let of_broker = disturbed.iter().filter(refused);
     assert_eq!(of_broker.count(), 1, "it names the broker and why, once: {disturbed:#?}");
 
     let before = lines(&worker);
