@@ -193,8 +193,7 @@ impl Health {
     /// It is called again and again while a condition lasts: what is logged of it, [`LogLimit`] decides.
     fn set(&self, name: &'static str, reason: Option<String>, warning: bool) {
         self.note_condition(name, reason.as_deref(), warning);
-        let what =
-            if warning { "something is wrong, and data moves nevertheless" } else { "data does not move" };
+        let what = if warning { "something is wrong, and data moves all the same" } else { "data does not move" };
         // Logging waits for stderr: it is done without the lock.
         match reason {
             Some(reason) => {
