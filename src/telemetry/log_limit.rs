@@ -115,12 +115,10 @@ impl LogLimit {
 
     /// Reports this many events of the kind `key`. Returns the number of those without a line since the last one if a line is
     /// due for one of them; the inner `None` if there were none.
-    #[expect(clippy::option_option, reason = "whether a line is due, and what it shows")]
     pub fn happened(&self, key: &str, count: u64) -> Option<Option<u64>> {
         self.happened_at(key, count, Instant::now())
     }
 
-    #[expect(clippy::option_option, reason = "as above")]
     fn happened_at(&self, key: &str, count: u64, now: Instant) -> Option<Option<u64>> {
         let mut entries = self.lock();
         let entry = entry(&mut entries, key, now);
