@@ -1,10 +1,16 @@
-//! `progress show|reset`: how far each partition is applied.
+//! `progress show|reset|adopt`: how far each partition is applied.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use clap::{Args, Subcommand};
 
 use super::{Failure, print_line};
+use crate::batch::Source;
 use crate::config::Config;
-use crate::database::Database;
+use crate::database::{Database, ProgressRow};
+use crate::kafka::lookup::{Lookup, TopicPartition};
+use crate::message::Kind;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -20,13 +26,24 @@ pub(super) enum Command {
     /// Set the next offset of a source's partitions. Stop the pipeline's workers first. What lies below is never read
     /// again, what lies above is written again where it was written before.
     Reset(Reset),
+    /// Let the pipeline go on in another cluster: give a topic of the configured brokers the progress of a source of the old
+    /// ones. Stop the pipeline's workers first. What lies below the offsets is never read here, what lies above is written.
+    ///
+    /// series-ingest progress adopt --source 2 --group-offsets
+    ///
+    /// series-ingest progress adopt --source 2 --offsets 0=1200,1=900 --yes
+    #[command(verbatim_doc_comment)]
+    Adopt(Adopt),
 }
 
 #[derive(Debug, Args)]
 pub(super) struct Reset {
-    /// The source's id, as `progress show` prints it.
+    /// The source's number, as `progress show` prints it.
+    #[arg(long, required_unless_present = "topic", conflicts_with = "topic")]
+    source: Option<i32>,
+    /// The topic as it is in Kafka now; its source is added if it was never read.
     #[arg(long)]
-    source: i32,
+    topic: Option<String>,
     /// Only this partition.
     #[arg(long)]
     partition: Option<i32>,
@@ -38,12 +55,45 @@ pub(super) struct Reset {
     yes: bool,
 }
 
+#[derive(Debug, Args)]
+pub(super) struct Adopt {
+    /// The number of the source in the other cluster, as `progress show` prints it.
+    #[arg(long)]
+    source: i32,
+    /// The topic in the configured cluster, if it has another name there.
+    #[arg(long)]
+    topic: Option<String>,
+    /// Take the offsets that the group has in the configured cluster, as a mirror has synced them.
+    #[arg(long, required_unless_present = "offsets", conflicts_with = "offsets")]
+    group_offsets: bool,
+    /// The next offset of each partition in the configured cluster, for instance 0=1200,1=900.
+    #[arg(long, value_delimiter = ',', value_parser = partition_offset)]
+    offsets: Vec<(i32, i64)>,
+    /// Do it; without this the command only says what it would do.
+    #[arg(long)]
+    yes: bool,
+}
+
+fn partition_offset(text: &str) -> Result<(i32, i64), String> {
+    let parsed = text.split_once('=').and_then(|(partition, offset)| {
+        let (partition, offset): (i32, i64) = (partition.trim().parse().ok()?, offset.trim().parse().ok()?);
+        (partition >= 0 && offset >= 0).then_some((partition, offset))
+    });
+    parsed.ok_or_else(|| format!("{text:?} is not PARTITION=OFFSET, for instance 0=1200"))
+}
+
 pub(super) async fn run(config: &Config, command: Command) -> Result<(), Failure> {
     config.require_database()?;
     let database = Database::new(config)?;
     match command {
         Command::Show { topic, json } => show(&database, topic.as_deref(), json).await,
-        Command::Reset(reset) => self::reset(&database, &reset).await,
+        Command::Reset(Reset { source: Some(source), partition, next_offset, yes, .. }) => {
+            reset(&database, source, partition, next_offset, yes).await
+        }
+        Command::Reset(Reset { topic, partition, next_offset, yes, .. }) => {
+            reset_topic(config, &database, &topic.unwrap_or_default(), partition, next_offset, yes).await
+        }
+        Command::Adopt(adopt) => self::adopt(config, &database, adopt).await,
     }
 }
 
@@ -71,32 +121,193 @@ async fn show(database: &Database, topic: Option<&str>, json: bool) -> Result<()
     Ok(())
 }
 
-async fn reset(database: &Database, reset: &Reset) -> Result<(), Failure> {
-    if reset.next_offset < 0 {
-        return Err(Failure::Usage("--next-offset must be 0 or more".to_owned()));
-    }
+async fn reset(
+    database: &Database,
+    source: i32,
+    partition: Option<i32>,
+    next_offset: i64,
+    yes: bool,
+) -> Result<(), Failure> {
+    not_negative(next_offset)?;
     let rows = database.progress(None).await?;
     let chosen: Vec<_> = rows
         .iter()
-        .filter(|row| row.source_id == reset.source && reset.partition.is_none_or(|only| only == row.partition))
+        .filter(|row| row.source_id == source && partition.is_none_or(|only| only == row.partition))
         .collect();
-    if chosen.is_empty() {
+    let Some(first) = chosen.first() else {
         return Err(Failure::Usage(format!(
-            "this pipeline has no such partition of source {}: see `series-ingest progress show`",
-            reset.source
+            "this pipeline has no such partition of source {source}: see `series-ingest progress show`"
         )));
-    }
+    };
     for row in &chosen {
         print_line(format_args!(
-            "{} partition {}: next_offset {} -> {}",
-            row.topic, row.partition, row.next_offset, reset.next_offset
+            "{} partition {}: next_offset {} -> {next_offset}",
+            row.topic, row.partition, row.next_offset
         ));
     }
-    if !reset.yes {
-        print_line("nothing was changed: add --yes to do it");
+    if is_only_said(yes) {
         return Ok(());
     }
-    let changed = database.reset_progress(chosen[0].source_key, reset.partition, reset.next_offset).await?;
+    let changed = database.reset_progress(first.source_key, partition, next_offset).await?;
     print_line(format_args!("{changed} partitions were set"));
     Ok(())
+}
+
+/// Sets the progress of a topic as it is in Kafka now, whether it was read before or not.
+async fn reset_topic(
+    config: &Config,
+    database: &Database,
+    topic: &str,
+    partition: Option<i32>,
+    next_offset: i64,
+    yes: bool,
+) -> Result<(), Failure> {
+    not_negative(next_offset)?;
+    let found = in_kafka(config, topic).await?;
+    let chosen: Vec<i32> =
+        found.ranges.keys().copied().filter(|number| partition.is_none_or(|only| only == *number)).collect();
+    if chosen.is_empty() {
+        return Err(Failure::Usage(format!("topic {topic} has no such partition")));
+    }
+    let rows = progress_of(database, &found.source).await?;
+    for number in &chosen {
+        let now = rows.get(number).map_or_else(|| "none".to_owned(), |row| row.next_offset.to_string());
+        print_line(format_args!("{topic} partition {number}: next_offset {now} -> {next_offset}"));
+    }
+    if is_only_said(yes) {
+        return Ok(());
+    }
+    let firsts: Vec<(i32, i64)> = chosen.iter().map(|number| (*number, next_offset)).collect();
+    database.start(&found.source, &firsts).await?;
+    let mut changed = chosen.len();
+    if let Some(row) = rows.values().find(|row| chosen.contains(&row.partition)) {
+        let (key, known) = (row.source_key, rows.keys().filter(|number| chosen.contains(*number)));
+        changed -= known.clone().count();
+        for number in known {
+            changed += database.reset_progress(key, Some(*number), next_offset).await?;
+        }
+    }
+    print_line(format_args!("{changed} partitions were set"));
+    Ok(())
+}
+
+async fn adopt(config: &Config, database: &Database, adopt: Adopt) -> Result<(), Failure> {
+    let rows = database.progress(None).await?;
+    let old: Vec<&ProgressRow> = rows.iter().filter(|row| row.source_id == adopt.source).collect();
+    let Some(first) = old.first() else {
+        return Err(Failure::Usage(format!(
+            "this pipeline has no source {}: see `series-ingest progress show`",
+            adopt.source
+        )));
+    };
+    let topic = adopt.topic.as_deref().unwrap_or(&first.topic);
+    let found = in_kafka(config, topic).await?;
+    if found.source.cluster_id == first.cluster_id {
+        return Err(Failure::Usage(format!(
+            "source {} is of the configured cluster, {}: set kafka.brokers to the new one, or use `progress reset`",
+            adopt.source, first.cluster_id
+        )));
+    }
+    let given = if adopt.group_offsets { found.committed.clone() } else { adopt.offsets.iter().copied().collect() };
+    let known = progress_of(database, &found.source).await?;
+    let mut offsets: Vec<(i32, i64)> = Vec::new();
+    for row in &old {
+        let number = row.partition;
+        let Some(offset) = given.get(&number).copied() else {
+            let whence = if adopt.group_offsets {
+                format!("group {} has no offset of it in the configured cluster", config.kafka.group_id)
+            } else {
+                "--offsets does not name it".to_owned()
+            };
+            return Err(Failure::Usage(format!("{topic} partition {number}: {whence}")));
+        };
+        if let Some(row) = known.get(&number) {
+            return Err(Failure::Usage(format!(
+                "{topic} partition {number} has progress in the configured cluster already, next_offset {}: use `progress \
+                 reset --topic {topic}` to change it",
+                row.next_offset
+            )));
+        }
+        let Some((start, end)) = found.ranges.get(&number).copied() else {
+            return Err(Failure::Usage(format!("topic {topic} has no partition {number} in the configured cluster")));
+        };
+        if !(start..=end).contains(&offset) {
+            return Err(Failure::Usage(format!(
+                "{topic} partition {number}: offset {offset} is outside its log, which has {start} to {end}"
+            )));
+        }
+        print_line(format_args!(
+            "{topic} partition {number}: {} in the other cluster -> {offset} in {}",
+            row.next_offset, found.source.cluster_id
+        ));
+        offsets.push((number, offset));
+    }
+    if let Some((number, _)) =
+        given.iter().find(|(number, _)| !adopt.group_offsets && !old.iter().any(|row| row.partition == **number))
+    {
+        return Err(Failure::Usage(format!("source {} has no partition {number}", adopt.source)));
+    }
+    if is_only_said(adopt.yes) {
+        return Ok(());
+    }
+    let now = database.start(&found.source, &offsets).await?;
+    // A worker that still runs may have been quicker.
+    if let Some((number, offset)) = offsets.iter().find(|(number, offset)| now.get(number) != Some(offset)) {
+        return Err(Failure::Usage(format!(
+            "{topic} partition {number} was not set to {offset}: a worker has started it meanwhile; stop the workers"
+        )));
+    }
+    print_line(format_args!("{} partitions were adopted", offsets.len()));
+    Ok(())
+}
+
+fn not_negative(next_offset: i64) -> Result<(), Failure> {
+    if next_offset < 0 { Err(Failure::Usage("--next-offset must be 0 or more".to_owned())) } else { Ok(()) }
+}
+
+/// Returns `true` and says so if nothing is to be changed.
+fn is_only_said(yes: bool) -> bool {
+    if !yes {
+        print_line("nothing was changed: add --yes to do it");
+    }
+    !yes
+}
+
+/// A topic as the configured brokers have it.
+struct InKafka {
+    source: Arc<Source>,
+    /// The start and the end of each partition's log.
+    ranges: BTreeMap<i32, (i64, i64)>,
+    /// The group's offsets.
+    committed: BTreeMap<i32, i64>,
+}
+
+async fn in_kafka(config: &Config, topic: &str) -> Result<InKafka, Failure> {
+    let (kafka, name) = (config.kafka.clone(), topic.to_owned());
+    let asked = tokio::task::spawn_blocking(move || -> Result<InKafka, Failure> {
+        let lookup = Lookup::new(&kafka)?;
+        let described = lookup.topics(&[&name])?.into_iter().find(|topic| topic.name == name);
+        let described = described.ok_or_else(|| Failure::Usage(format!("there is no topic {name}")))?;
+        let cluster_id = lookup
+            .cluster_id()
+            .ok_or_else(|| Failure::Unreachable("the brokers do not give the cluster's id".to_owned()))?;
+        let partitions: Vec<TopicPartition> =
+            (0..).take(described.partitions).map(|number| (name.clone(), number)).collect();
+        let ranges = lookup.log_ranges(&partitions)?;
+        let committed = lookup.committed(&partitions)?;
+        let kind = if name == kafka.series_topic { Kind::Series } else { Kind::Points };
+        Ok(InKafka {
+            source: Arc::new(Source { kind, cluster_id, topic: name, topic_id: described.id.unwrap_or_default() }),
+            ranges: ranges.into_iter().map(|((_, number), range)| (number, (range.start, range.end))).collect(),
+            committed: committed.into_iter().map(|((_, number), offset)| (number, offset)).collect(),
+        })
+    });
+    asked.await.map_err(|failure| Failure::Internal(failure.to_string()))?
+}
+
+/// The progress that a source has, by partition.
+async fn progress_of(database: &Database, source: &Source) -> Result<BTreeMap<i32, ProgressRow>, Failure> {
+    let rows = database.progress(Some(&source.topic)).await?;
+    let is_of_source = |row: &ProgressRow| row.cluster_id == source.cluster_id && row.topic_id == source.topic_id;
+    Ok(rows.into_iter().filter(is_of_source).map(|row| (row.partition, row)).collect())
 }

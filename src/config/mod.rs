@@ -43,8 +43,8 @@ pub use problems::Problems;
 pub(crate) use properties::similar_property;
 pub use secret::Secret;
 pub use sections::{
-    Batch, Database, DeadLetters, Http, Journal, Kafka, Log, LogFormat, Memory, MessageRules, OnDuplicate, Points,
-    Shutdown, StartAt, UnknownSeries, Writers,
+    Batch, Database, DeadLetters, Http, Journal, Kafka, Log, LogFormat, Memory, MessageRules, NewCluster, OnDuplicate,
+    Points, Shutdown, StartAt, UnknownSeries, Writers,
 };
 use sources::Sources;
 pub use tls::{Authorities, SslMode, Tls};

@@ -29,6 +29,8 @@ pub struct Kafka {
     pub dead_letter_topic: String,
     /// Where a partition starts that was never read before. Default `earliest`.
     pub start: StartAt,
+    /// Where a partition starts of which the pipeline has progress in another cluster, and none in this one. Default `stop`.
+    pub new_cluster: NewCluster,
     /// How long the group waits for a silent member, in milliseconds. Default 10000; 1000 to 300000.
     pub session_timeout_ms: u64,
     /// A file with the token of SASL OAUTHBEARER, read again before the token expires. Default empty: none.
@@ -55,6 +57,18 @@ pub enum StartAt {
     Earliest,
     /// Behind the newest message.
     Latest,
+}
+
+/// Where a partition starts of which the pipeline has progress in another cluster, and none in this one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NewCluster {
+    /// Nowhere: it waits for `progress adopt`, and the worker is not ready.
+    Stop,
+    /// At the offset that the group has in this cluster, as a mirror has synced it; a partition without one waits.
+    GroupOffsets,
+    /// As a partition that was never read: what both clusters have is written again.
+    Start,
 }
 
 /// Where points go.

@@ -9,6 +9,7 @@
 //! - `settings`: the settings that every session starts with.
 //! - `tls`: how they are protected.
 //! - `progress`: which offsets are applied, and the claim.
+//! - `moved`: progress of the same topics in another cluster.
 //! - `chunks`: those that points need, made before.
 //! - `series`: the rows that points refer to.
 //! - [`copy`]: the binary encoder.
@@ -30,6 +31,7 @@ pub mod scratch;
 mod adopt;
 mod bisect;
 mod chunks;
+mod moved;
 mod pool;
 mod progress;
 mod series;
@@ -44,6 +46,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 pub use error::{Class, Error};
+pub use moved::Elsewhere;
 pub use progress::{Applied, Coverage};
 pub use series::Reference;
 pub use write::{Oversized, Path, Written};

@@ -9,8 +9,8 @@ use tracing::{error, info, warn};
 
 use super::partitions::{InFlightPartitions, first_beyond};
 use crate::batch::{Source, holes};
-use crate::config::{Kafka, StartAt};
-use crate::database::{self, Class, Database};
+use crate::config::{Kafka, NewCluster, StartAt};
+use crate::database::{self, Class, Database, Elsewhere};
 use crate::journal::JournalHandle;
 use crate::kafka::consumer::{Assigned, Start};
 use crate::kafka::lookup::{LogRange, Lookup, TopicPartition};
@@ -225,6 +225,18 @@ impl Starter {
                 None => problem = Some(wait(one, "its leader does not say which offsets its log has")),
             }
         }
+        let moved = self.moved(source, &with_range).await?;
+        let group_offset = |one: &Assigned| topics.committed.get(&one.partition).copied();
+        with_range.retain(|(one, _)| match moved.get(&one.partition.1) {
+            Some(elsewhere) => match self.refused_move(elsewhere, group_offset(one)) {
+                Some(why) => {
+                    problem = Some(wait(one, &why));
+                    false
+                }
+                None => true,
+            },
+            None => true,
+        });
         let spans = |number: i32| in_flight.get(&(Arc::clone(source), number));
         let committed = |one: &Assigned| topics.committed.get(&one.partition).copied();
         // Where a partition starts of which the database knows nothing. What was journaled of it before it had progress is to
@@ -232,9 +244,12 @@ impl Starter {
         let firsts: Vec<(i32, i64)> = with_range
             .iter()
             .map(|(one, range)| {
-                let first = match self.kafka.start {
-                    StartAt::Earliest => range.start,
-                    StartAt::Latest => range.end,
+                let is_synced =
+                    self.kafka.new_cluster == NewCluster::GroupOffsets && moved.contains_key(&one.partition.1);
+                let first = match (self.kafka.start, committed(one)) {
+                    (_, Some(offset)) if is_synced => offset,
+                    (StartAt::Earliest, _) => range.start,
+                    (StartAt::Latest, _) => range.end,
                 };
                 let journaled = spans(one.partition.1).and_then(|spans| spans.first()).map(|(from, _)| *from);
                 let first = [journaled, committed(one)].into_iter().flatten().fold(first, i64::min);
@@ -298,6 +313,59 @@ impl Starter {
             });
         }
         Ok(problem)
+    }
+
+    /// The progress elsewhere of partitions that the pipeline has read in another cluster only.
+    async fn moved(
+        &self,
+        source: &Arc<Source>,
+        assigned: &[(&Assigned, LogRange)],
+    ) -> Result<HashMap<i32, Elsewhere>, StartError> {
+        let numbers: Vec<i32> = assigned.iter().map(|(one, _)| one.partition.1).collect();
+        match self.database.progress_elsewhere(source, &numbers).await {
+            // Their progress is asked for when the database is back, before anything that is journaled now is written.
+            Err(failure) if self.journaling && failure.class() != Class::Data => Ok(HashMap::new()),
+            found => Ok(found?.into_iter().map(|elsewhere| (elsewhere.partition, elsewhere)).collect()),
+        }
+    }
+
+    /// Why a partition that was read in another cluster does not start in this one, if it does not.
+    fn refused_move(&self, elsewhere: &Elsewhere, group_offset: Option<i64>) -> Option<String> {
+        let Elsewhere { cluster_id, source_id, next_offset, .. } = elsewhere;
+        let found = format!(
+            "the pipeline has progress of it in another cluster ({cluster_id}, source {source_id}, next offset {next_offset}), \
+             and none in this one"
+        );
+        match (self.kafka.new_cluster, group_offset) {
+            (NewCluster::Start, _) => {
+                warn!(
+                    cluster = cluster_id,
+                    source = source_id,
+                    partition = elsewhere.partition,
+                    next_offset,
+                    "kafka.new_cluster = \"start\": what was written from the other cluster is written again"
+                );
+                None
+            }
+            (NewCluster::GroupOffsets, Some(offset)) => {
+                info!(
+                    cluster = cluster_id,
+                    source = source_id,
+                    partition = elsewhere.partition,
+                    offset,
+                    "kafka.new_cluster = \"group-offsets\": goes on from another cluster at the group's offset"
+                );
+                None
+            }
+            (NewCluster::GroupOffsets, None) => Some(format!(
+                "{found}; the group has no offset of it here: sync the group's offsets, or run `series-ingest progress adopt \
+                 --source {source_id} --offsets …`"
+            )),
+            (NewCluster::Stop, _) => Some(format!(
+                "{found}. If this cluster mirrors the other one, run `series-ingest progress adopt --source {source_id} \
+                 --group-offsets` or `--offsets …`; if it has other messages, set kafka.new_cluster = \"start\""
+            )),
+        }
     }
 
     async fn record_gaps(&self, source: &Arc<Source>, partition: i32, lost: Vec<(i64, i64)>) -> Result<(), StartError> {

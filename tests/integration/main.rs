@@ -13,6 +13,7 @@ mod changed_tables;
 mod checks;
 mod chunks;
 mod claims;
+mod clusters;
 mod commands;
 mod compaction;
 mod corpus;
