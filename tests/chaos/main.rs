@@ -73,7 +73,7 @@ enum Step {
 
 impl Step {
     /// What happens often stands there more than once.
-    const ALL: [Self; 25] = [
+    const ALL: [Self; 23] = [
         Self::Outage,
         Self::Outage,
         Self::Outage,
