@@ -229,6 +229,33 @@ fn alerts_ask_for_metrics_that_exist() {
     assert!(names > 5);
 }
 
+/// The alerts, each with its text.
+fn alerts() -> Vec<(String, String)> {
+    let text = read("config/alerts.yml");
+    let mut parts = text.split("- alert: ");
+    parts.next();
+    parts.map(|part| (part.lines().next().unwrap().trim().to_owned(), part.to_owned())).collect()
+}
+
+#[test]
+fn every_alert_waits_for_a_while_and_is_in_the_readme() {
+    let readme = read("README.md");
+    for (name, text) in alerts() {
+        assert!(text.contains("\n        for: "), "{name} has no `for`");
+        assert!(readme.contains(&format!("| `{name}` |")), "{name} is not in README.md");
+    }
+}
+
+#[test]
+fn every_state_in_which_a_worker_is_not_ready_for_long_has_an_alert() {
+    let asks = |metric: &str| alerts().iter().any(|(_, text)| text.contains(&format!("expr: {metric} == 0")));
+    for metric in
+        ["series_ingest_ready", "series_ingest_kafka_up", "series_ingest_database_up", "series_ingest_journal_up"]
+    {
+        assert!(asks(metric), "no alert asks for {metric}");
+    }
+}
+
 #[test]
 fn migrations_have_numbers() {
     let names: Vec<String> = std::fs::read_dir(root().join("migrations"))

@@ -23,6 +23,8 @@ use crate::telemetry::{http, logging, metrics};
 
 /// How long the journal's last write may take at the end.
 const JOURNAL_CLOSE: Duration = Duration::from_secs(5);
+/// How long the work on the schema may take before it is a reason not to be ready.
+const SCHEMA_SILENCE: Duration = Duration::from_secs(2);
 /// How long to wait before a schema that cannot be read is asked for again.
 const SCHEMA_RETRY: Duration = Duration::from_millis(500);
 /// The state of a database that the start waits for, in the log.
@@ -40,6 +42,7 @@ pub(super) async fn run(config: Arc<Config>, file: Option<PathBuf>) -> Result<()
     let rendered = metrics::install();
     metrics::preset(Class::ALL.map(Class::as_str), Reason::ALL.map(Reason::as_str));
     let health = Arc::new(Health::new(&config.pipeline, Duration::from_millis(config.http.watchdog_ms)));
+    pipeline::expect(&config, &health);
     limits::raise_descriptors();
     let limits = Limits::read();
     for found in limits.too_low(&config) {
@@ -184,7 +187,13 @@ async fn await_schema(
     let start = Instant::now();
     let log = LogLimit::default();
     let mut stopped = std::pin::pin!(until(stopping));
+    // The pipeline does this as soon as it runs.
+    let mut asking = std::pin::pin!(async {
+        if alone { pipeline::ask_brokers(&config.kafka, health).await } else { std::future::pending().await }
+    });
+    let step = if config.database.migrate_on_start { "migrate" } else { "verify" };
     loop {
+        let began = Instant::now();
         let attempt = async {
             if config.database.migrate_on_start {
                 for note in schema::migrate(config).await?.notes {
@@ -199,6 +208,15 @@ async fn await_schema(
                 if alone {
                     health.beat(Component::Pipeline);
                     health.beat(Component::Consumer);
+                    health.review();
+                }
+                if alone && began.elapsed() >= SCHEMA_SILENCE {
+                    let seconds = began.elapsed().as_secs();
+                    let reason = format!(
+                        "waits for the database to {step} the schema for {seconds} s: another session may hold a lock on its \
+                         tables, see pg_stat_activity"
+                    );
+                    health.set_condition("schema", Some(reason));
                 }
                 tokio::time::sleep(SCHEMA_RETRY).await;
             }
@@ -206,20 +224,13 @@ async fn await_schema(
         let failure = tokio::select! {
             () = &mut stopped => return Ok(Schema::Stopping),
             () = beats => return Ok(Schema::Stopping),
+            () = &mut asking => return Ok(Schema::Stopping),
             attempt = attempt => match attempt {
                 Ok(server) => {
                     if let Some(ended) = log.ends(AWAY) {
                         info!(seconds = ended.seconds, "the database is there");
                     }
-                    info!(
-                        postgresql = server.version, timescaledb = server.timescaledb,
-                        edition = server.edition.as_str(), "database"
-                    );
-                    health.update(|status| {
-                        status.database.server_version = Some(server.version.clone());
-                        status.database.timescaledb = server.timescaledb.clone();
-                        status.database.edition = Some(server.edition.as_str().to_owned());
-                    });
+                    pipeline::show_server(health, &server);
                     health.set_condition("schema", None);
                     return Ok(Schema::Verified);
                 }

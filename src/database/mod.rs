@@ -57,6 +57,7 @@ use crate::telemetry::metrics;
 
 use chunks::KnownChunks;
 use duplicates::Store;
+use jiff::Timestamp;
 use pool::Connections;
 use profile::Table;
 use progress::{Resolved, SourceIds};
@@ -134,6 +135,8 @@ pub struct State {
     pub reference: Option<Reference>,
     /// The last failure's words and class, while it lasts.
     pub failure: Option<(String, Class)>,
+    /// When that failure happened.
+    pub failed_at: Option<Timestamp>,
     /// Whether that is an outage that ends only when somebody mends something: [`Error::is_refusal`].
     pub refused: bool,
 }
@@ -148,6 +151,7 @@ impl State {
             last_success: None,
             reference: None,
             failure: None,
+            failed_at: None,
             refused: false,
         }
     }
@@ -342,6 +346,20 @@ impl Database {
         self.noted(work.await)
     }
 
+    /// What the server is that answers now.
+    ///
+    /// # Errors
+    /// If the database does not answer.
+    pub async fn server(&self) -> Result<schema::Server, Error> {
+        let work = async {
+            let rows = self.session().await?.query(schema::SERVER_STEP, schema::SERVER_SQL, &[]).await?;
+            let row =
+                rows.first().ok_or_else(|| Error::Unexpected("the server does not give its version".to_owned()))?;
+            Ok(schema::server_of(row))
+        };
+        self.noted(work.await)
+    }
+
     /// The table of points as it was when it was last looked at.
     pub fn table(&self) -> Option<Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -457,6 +475,7 @@ impl Database {
         state.answers = false;
         state.write_failed |= asked == Asked::Write;
         state.failure = Some((failure.to_string(), class));
+        state.failed_at = Some(Timestamp::now());
         state.refused = failure.is_refusal();
         metrics::database_up(false);
     }

@@ -5,8 +5,8 @@ use std::future::Future;
 use std::time::Duration;
 
 use refinery::Runner;
-use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, Row};
 use tracing::{info, warn};
 
 use super::error::{Error, describe};
@@ -609,20 +609,20 @@ pub(super) fn runner() -> Runner {
     runner
 }
 
+/// The step that asks what the server is.
+pub(super) const SERVER_STEP: &str = "ask for the server's version";
+/// The question what the server is; [`server_of`] reads the answer.
+pub(super) const SERVER_SQL: &str = "select current_setting('server_version'),
+    (select extversion from pg_extension where extname = 'timescaledb'), current_setting('timescaledb.license', true),
+    (select default_version from pg_available_extensions where name = 'timescaledb' and installed_version is null
+         and exists (select from pg_settings where name like 'timescaledb%'))";
+
 async fn server(client: &Client) -> Result<Server, Error> {
-    let step = "ask for the server's version";
-    let row = client
-        .query_one(
-            "select current_setting('server_version'),
-                    (select extversion from pg_extension where extname = 'timescaledb'),
-                    current_setting('timescaledb.license', true),
-                    (select default_version from pg_available_extensions
-                     where name = 'timescaledb' and installed_version is null
-                         and exists (select from pg_settings where name like 'timescaledb%'))",
-            &[],
-        )
-        .await
-        .map_err(|source| Error::Server { step, source })?;
+    let row = client.query_one(SERVER_SQL, &[]).await;
+    Ok(server_of(&row.map_err(|source| Error::Server { step: SERVER_STEP, source })?))
+}
+
+pub(super) fn server_of(row: &Row) -> Server {
     let timescaledb: Option<String> = row.get(1);
     let license: Option<String> = row.get(2);
     let edition = match (&timescaledb, license.as_deref()) {
@@ -630,7 +630,7 @@ async fn server(client: &Client) -> Result<Server, Error> {
         (Some(_), Some("timescale")) => Edition::Community,
         (Some(_), _) => Edition::Apache,
     };
-    Ok(Server { version: row.get(0), timescaledb, available: row.get(3), edition })
+    Server { version: row.get(0), timescaledb, available: row.get(3), edition }
 }
 
 /// Makes the points a hypertable and sets its chunks, as far as the server can; whether it can be compressed.

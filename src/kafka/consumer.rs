@@ -17,7 +17,7 @@ use tracing::{debug, error, info, warn};
 use super::assignment::{Assignment, Reader};
 use super::context::{Context, Notice, log_failure, positions};
 use super::headers;
-use super::login::Login;
+use super::login::{self, Login};
 use super::lookup::TopicPartition;
 use super::settings;
 use crate::batch::{Budget, MessageSet, RawMessage, Source};
@@ -66,7 +66,12 @@ pub enum Event {
         sets_before: u64,
     },
     /// These partitions are no longer ours.
-    Revoked(Vec<TopicPartition>),
+    Revoked {
+        /// The partitions; none if a member without partitions has lost its membership.
+        partitions: Vec<TopicPartition>,
+        /// Whether this worker is no longer a member of its group: nobody knows yet whether others have the partitions.
+        lost: bool,
+    },
     /// Some partition's position is no longer, or not yet, in Kafka's log; it is not read from until it is moved. With the
     /// position behind what was handed on of each partition that is read.
     OffsetsLost(Vec<(Assigned, Arc<Source>, i64)>),
@@ -247,10 +252,11 @@ impl ConsumerThread {
         for notice in self.consumer.context().take() {
             match notice {
                 Notice::Assigned(partitions) => self.assigned(&partitions),
-                Notice::Revoked(partitions, left_at) => {
+                Notice::Revoked { partitions, left_at, lost } => {
                     self.left_at.extend(left_at);
-                    self.revoked(partitions);
+                    self.revoked(partitions, lost);
                 }
+                Notice::SessionEnded => self.tell(Event::Revoked { partitions: Vec::new(), lost: true }),
                 Notice::Committed => {}
             }
         }
@@ -292,7 +298,14 @@ impl ConsumerThread {
                 if let Some(unlogged) = self.log.happened("failed", 1) {
                     error!(%code, unlogged, "the consumer has failed for good; it is recreated");
                 }
+                self.note_refusal(*code);
                 return true;
+            }
+            // The reason is logged once, when it begins: librdkafka repeats it at each attempt to join.
+            KafkaError::MessageConsumption(code) if self.note_refusal(*code) => {}
+            KafkaError::MessageConsumption(RDKafkaErrorCode::PollExceeded) => {
+                warn!("this worker did not poll Kafka for max.poll.interval.ms and has left its group; it joins again");
+                self.tell(Event::Revoked { partitions: Vec::new(), lost: true });
             }
             // librdkafka does not say of which partition. It stays where it is, and the others go on.
             KafkaError::MessageConsumption(
@@ -316,6 +329,13 @@ impl ConsumerThread {
         false
     }
 
+    /// Notes why the group does not let this worker join; whether the error says that.
+    fn note_refusal(&self, code: RDKafkaErrorCode) -> bool {
+        let Some(reason) = login::group_refusal(code, &self.kafka) else { return false };
+        self.health.note(|facts| facts.group.refuse(reason));
+        true
+    }
+
     fn assigned(&mut self, partitions: &[TopicPartition]) {
         info!(partitions = named(partitions), "partitions assigned");
         metrics::rebalance();
@@ -334,13 +354,13 @@ impl ConsumerThread {
     }
 
     /// What was read and not handed on yet is dropped: the next owner reads it.
-    fn revoked(&mut self, partitions: Vec<TopicPartition>) {
-        info!(partitions = named(&partitions), "partitions revoked");
+    fn revoked(&mut self, partitions: Vec<TopicPartition>, lost: bool) {
+        info!(partitions = named(&partitions), lost, "partitions revoked");
         for partition in &partitions {
             self.assignment.remove(partition);
             self.commits.remove(partition);
         }
-        self.tell(Event::Revoked(partitions));
+        self.tell(Event::Revoked { partitions, lost });
     }
 
     fn start(&mut self, starts: Vec<Start>) {
@@ -449,9 +469,7 @@ impl ConsumerThread {
     /// A consumer that failed for good is replaced; all its partitions are lost.
     fn rebuild(&mut self) {
         let owned = self.assignment.owned();
-        if !owned.is_empty() {
-            self.revoked(owned);
-        }
+        self.revoked(owned, true);
         self.paused = false;
         self.left_at.clear();
         loop {

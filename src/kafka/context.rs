@@ -17,12 +17,22 @@ use super::lookup::TopicPartition;
 use crate::telemetry::escaped;
 use crate::telemetry::log_limit::LogLimit;
 
+/// librdkafka's name of the log line about the end of the session in the group (rdkafka_cgrp.c).
+const SESSION_ENDED: &str = "SESSTMOUT";
+
 /// What happened inside a poll.
 #[derive(Debug)]
 pub(super) enum Notice {
     Assigned(Vec<TopicPartition>),
-    /// With the position at which the consumer left each of them that it fetched from.
-    Revoked(Vec<TopicPartition>, HashMap<TopicPartition, i64>),
+    Revoked {
+        partitions: Vec<TopicPartition>,
+        /// The position at which the consumer left each of them that it fetched from.
+        left_at: HashMap<TopicPartition, i64>,
+        /// Whether the membership in the group was lost with them.
+        lost: bool,
+    },
+    /// The session in the group has ended, because its coordinator did not answer.
+    SessionEnded,
     Committed,
 }
 
@@ -56,6 +66,10 @@ impl ClientContext for Context {
     const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
 
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        // Of a member without partitions librdkafka tells nothing else.
+        if facility == SESSION_ENDED {
+            self.note(Notice::SessionEnded);
+        }
         login::log(&self.log, level, facility, message);
     }
 
@@ -95,9 +109,9 @@ impl ConsumerContext for Context {
             self.note(Notice::Assigned(named));
             log_failure("accept an assignment", consumer.incremental_assign(&TopicPartitionList::new()));
         } else {
-            let left_at = positions(consumer);
+            let (left_at, lost) = (positions(consumer), consumer.assignment_lost());
             let result = fetched_of(consumer, &named).and_then(|list| consumer.incremental_unassign(&list));
-            self.note(Notice::Revoked(named, left_at));
+            self.note(Notice::Revoked { partitions: named, left_at, lost });
             log_failure("give partitions back", result);
         }
     }

@@ -15,6 +15,8 @@ use crate::tls::{self, Fault};
 
 /// How soon a listener for SASL has heard enough of a client without credentials.
 const SOON_MS: u64 = 2000;
+/// The most addresses that are tried.
+const MAX_ADVERTISED: usize = 5;
 /// How long each step of the handshake may take.
 const TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -58,6 +60,39 @@ pub(super) fn of_end(kafka: &Kafka, end: &str) -> Option<String> {
              of kafka.properties is {protocol}: see whether it must be SASL_SSL or SASL_PLAINTEXT"
         )
     })
+}
+
+/// Which of the addresses that the brokers advertise cannot be reached from here; `None` if all can.
+pub(super) fn of_advertised(kafka: &Kafka, advertised: &[(String, u16)]) -> Option<String> {
+    let unreachable: Vec<String> = advertised
+        .iter()
+        .take(MAX_ADVERTISED)
+        .filter_map(|(host, port)| Some(format!("{host}:{port} ({})", unreachable(host, *port)?)))
+        .collect();
+    (!unreachable.is_empty()).then(|| {
+        format!(
+            "{} answers, but the brokers advertise {}, which cannot be reached from here: set their advertised.listeners to \
+             addresses that this machine can resolve and connect to",
+            kafka.brokers,
+            unreachable.join(", ")
+        )
+    })
+}
+
+/// Why no connection can be made; `None` if one can.
+fn unreachable(host: &str, port: u16) -> Option<String> {
+    let addresses = match (host.trim_matches(['[', ']']), port).to_socket_addrs() {
+        Ok(addresses) => addresses,
+        Err(error) => return Some(error.to_string()),
+    };
+    let mut reason = "the name has no address".to_owned();
+    for address in addresses {
+        match TcpStream::connect_timeout(&address, TIMEOUT) {
+            Ok(_) => return None,
+            Err(error) => reason = error.to_string(),
+        }
+    }
+    Some(reason)
 }
 
 /// Whether the connection was ended soon after it was fit for use.

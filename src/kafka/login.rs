@@ -40,6 +40,8 @@ struct Refusals {
     group: Option<String>,
     /// How a broker has ended the last connection, in librdkafka's log.
     end: Option<String>,
+    /// Why the last connection was not made, or has ended, in librdkafka's log.
+    failure: Option<String>,
 }
 
 /// What was asked for and refused.
@@ -89,8 +91,15 @@ impl Login {
     /// Notes how a connection has ended, which librdkafka tells its log alone.
     fn note_end(&self, facility: &str, message: &str) {
         if facility == "FAIL" {
-            self.lock().end = message.contains(": Disconnected").then(|| message.to_owned());
+            let mut refusals = self.lock();
+            refusals.end = message.contains(": Disconnected").then(|| message.to_owned());
+            refusals.failure = Some(of_broker(message).to_owned());
         }
+    }
+
+    /// Why the last connection was not made, or has ended; `None` if something was granted since.
+    pub(super) fn failure(&self) -> Option<String> {
+        self.lock().failure.clone()
     }
 
     /// How a broker has ended the last connection, where nothing was granted since.
@@ -109,6 +118,7 @@ impl Login {
         let mut refusals = self.lock();
         refusals.connection = None;
         refusals.end = None;
+        refusals.failure = None;
         if what == Refused::Group {
             refusals.group = None;
         }
@@ -125,6 +135,11 @@ impl Login {
         self.has_token.store(true, Ordering::Release);
         Ok(token)
     }
+}
+
+/// librdkafka's log line without the name of its thread.
+fn of_broker(message: &str) -> &str {
+    message.strip_prefix("[thrd:").and_then(|rest| rest.split_once("]: ")).map_or(message, |(_, rest)| rest)
 }
 
 /// What an error of librdkafka refuses, and what to do; `None` where it is none of that kind.
@@ -150,12 +165,49 @@ pub(super) fn refusal(code: RDKafkaErrorCode) -> Option<(Refused, &'static str)>
     })
 }
 
+/// Why the group does not let a worker join, and what to do; `None` if the error says something else.
+pub(super) fn group_refusal(code: RDKafkaErrorCode, kafka: &Kafka) -> Option<String> {
+    let group = &kafka.group_id;
+    let text = match code {
+        RDKafkaErrorCode::GroupAuthorizationFailed => refusal(code)?.1.to_owned(),
+        RDKafkaErrorCode::InconsistentGroupProtocol => format!(
+            "another member of the group {group} uses another partition assignor than cooperative-sticky, or is not a \
+             consumer; stop it, or set kafka.group_id to a group for these workers only"
+        ),
+        RDKafkaErrorCode::InvalidSessionTimeout => format!(
+            "kafka.session_timeout_ms = {} is outside what the brokers allow; set it to at least their \
+             group.min.session.timeout.ms (6000 by default), and at most their group.max.session.timeout.ms",
+            kafka.session_timeout_ms
+        ),
+        RDKafkaErrorCode::GroupMaxSizeReached => format!(
+            "the group {group} has as many members as the brokers allow; stop some, or raise the brokers' group.max.size"
+        ),
+        RDKafkaErrorCode::FencedInstanceId => {
+            format!("another member of the group {group} has the same group.instance.id; this worker sets none")
+        }
+        RDKafkaErrorCode::InvalidGroupId => format!("the brokers do not accept kafka.group_id = {group:?}"),
+        RDKafkaErrorCode::UnsupportedVersion => {
+            format!(
+                "the brokers, or the members of the group {group}, do not know the classic protocol of consumer groups"
+            )
+        }
+        _ => return None,
+    };
+    Some(format!("{text} ({code})"))
+}
+
 /// What a failed handshake means by librdkafka's words, and what to do; `None` where they may mean anything.
 fn failed_handshake(code: RDKafkaErrorCode, reason: &str) -> Option<&'static str> {
+    let says = |any: &[&str]| any.iter().any(|words| reason.contains(words));
+    if code == RDKafkaErrorCode::Authentication && says(&["not valid in current SASL state"]) {
+        return Some(
+            "The listener takes no SASL; set security.protocol of kafka.properties to PLAINTEXT or SSL, or kafka.brokers to a \
+             listener with SASL",
+        );
+    }
     if !matches!(code, RDKafkaErrorCode::BrokerTransportFailure | RDKafkaErrorCode::SSL) {
         return None;
     }
-    let says = |any: &[&str]| any.iter().any(|words| reason.contains(words));
     if says(&["connecting to a PLAINTEXT broker listener?", "wrong version number"]) {
         Some("Kafka answers no TLS, as listeners without it do; check security.protocol of kafka.properties")
     } else if says(&["alert"]) && says(&["certificate", "unknown ca", "handshake failure"]) {
@@ -256,6 +308,7 @@ mod tests {
     use std::io::Write as _;
 
     use super::*;
+    use crate::config::Config;
 
     fn token_of(text: &str) -> Result<OAuthToken, String> {
         let mut file = tempfile::NamedTempFile::new().unwrap();
@@ -298,6 +351,12 @@ mod tests {
                 .unwrap()
                 .contains("no TLS")
         );
+        let no_sasl = "SASL PLAIN mechanism handshake failed: Broker: Request not valid in current SASL state";
+        assert!(failed_handshake(RDKafkaErrorCode::Authentication, no_sasl).unwrap().contains("takes no SASL"));
+        assert_eq!(
+            failed_handshake(RDKafkaErrorCode::Authentication, "SASL authentication error: wrong password"),
+            None
+        );
         assert_eq!(advice("Connect to ipv4#127.0.0.1:1 failed: Connection refused"), None);
     }
 
@@ -314,6 +373,25 @@ mod tests {
         let topic = "Subscribed topic not available: t: Broker: Unknown topic or partition";
         assert_eq!(broker_and_failure(topic), ("", topic));
         assert_eq!(broker_and_failure("1/1 brokers are down"), ("", "1/1 brokers are down"));
+    }
+
+    #[test]
+    fn each_refusal_of_the_group_says_what_to_do() {
+        let kafka = Config::load(None, []).unwrap().kafka;
+        for (code, says) in [
+            (RDKafkaErrorCode::InconsistentGroupProtocol, "another partition assignor"),
+            (RDKafkaErrorCode::InvalidSessionTimeout, "group.min.session.timeout.ms"),
+            (RDKafkaErrorCode::GroupAuthorizationFailed, "READ the group"),
+            (RDKafkaErrorCode::GroupMaxSizeReached, "group.max.size"),
+            (RDKafkaErrorCode::FencedInstanceId, "group.instance.id"),
+            (RDKafkaErrorCode::InvalidGroupId, "kafka.group_id"),
+        ] {
+            let reason = group_refusal(code, &kafka).unwrap();
+            assert!(reason.contains(says), "{reason}");
+        }
+        for passing in [RDKafkaErrorCode::RebalanceInProgress, RDKafkaErrorCode::AllBrokersDown] {
+            assert_eq!(group_refusal(passing, &kafka), None);
+        }
     }
 
     #[test]

@@ -2,15 +2,18 @@
 //! answer. All calls block for up to [`TIMEOUT`]: call them where blocking is allowed.
 
 use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use rdkafka::admin::{AdminClient, AdminOptions, ConfigEntry, ResourceSpecifier};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{Offset, TopicPartitionList};
+use tokio::runtime::Handle;
 
 use super::diagnosis;
-use super::login::{Login, Refused, refusal};
+use super::login::{self, Login, Refused, refusal};
 use super::settings;
 use super::topic_id::{self, Topic};
 use crate::config::Kafka;
@@ -32,6 +35,10 @@ pub struct LogRange {
 
 /// Timeout for the question for a group's members: it is asked again soon.
 const MEMBERS_TIMEOUT: Duration = Duration::from_secs(2);
+/// The type of a group of consumers, in the protocol of groups.
+const CONSUMER: &str = "consumer";
+/// Timeout for the addresses of the brokers, which is a question to any of them.
+const METADATA_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long to wait for librdkafka to ask for the first token.
 const TOKEN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -40,6 +47,7 @@ const TOKEN_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct Lookup {
     client: BaseConsumer<Login>,
     kafka: Kafka,
+    answered: Mutex<Option<Instant>>,
 }
 
 impl std::fmt::Debug for Lookup {
@@ -62,7 +70,83 @@ impl Lookup {
         properties.set("group.id", &kafka.group_id);
         properties.set("enable.auto.commit", "false");
         let client = properties.create_with_context(Login::new(kafka)).map_err(settings::without_value)?;
-        Ok(Self { client, kafka: kafka.clone() })
+        Ok(Self { client, kafka: kafka.clone(), answered: Mutex::default() })
+    }
+
+    /// When a broker last described a topic, or said that it may not.
+    pub fn answered(&self) -> Option<Instant> {
+        *self.answered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Why a question got no answer, and what to do; `None` if the error is the brokers' answer.
+    pub fn silence(&self, error: &KafkaError) -> Option<String> {
+        if !is_silence(error) {
+            return None;
+        }
+        Some(
+            self.refused()
+                .or_else(|| diagnosis::of_advertised(&self.kafka, &self.advertised()?))
+                .or_else(|| self.failure())
+                .unwrap_or_else(|| error.to_string()),
+        )
+    }
+
+    /// Why the last connection was not made, or has ended, in librdkafka's words; `None` if a question was answered since.
+    pub fn failure(&self) -> Option<String> {
+        self.client.context().failure()
+    }
+
+    /// The addresses of the brokers as one of them advertises them; `None` if none answers. A new client asks: once librdkafka
+    /// has an address of a broker, it no longer uses the configured one.
+    fn advertised(&self) -> Option<Vec<(String, u16)>> {
+        let client: BaseConsumer<Login> =
+            settings::client(&self.kafka).create_with_context(Login::new(&self.kafka)).ok()?;
+        let metadata = client.client().fetch_metadata(Some(&self.kafka.points_topic), METADATA_TIMEOUT).ok()?;
+        let address = |host: &str, port: i32| Some((host.to_owned(), u16::try_from(port).ok()?));
+        Some(metadata.brokers().iter().filter_map(|broker| address(broker.host(), broker.port())).collect())
+    }
+
+    /// Why the group would not let this worker join, each with the key of the configuration; the group is asked, not joined. What
+    /// this client may not ask for is left out. To be called on a thread of tokio for blocking work.
+    pub fn group_problems(&self) -> Vec<(&'static str, String)> {
+        let kafka = &self.kafka;
+        let mut problems = Vec::new();
+        let mut problem = |key, code, fact: String| {
+            problems.extend(login::group_refusal(code, kafka).map(|text| (key, format!("{text}; {fact}"))));
+        };
+        let limits = self.group_limits();
+        let limit = |name: &str| limits.as_ref()?.get(name)?.value.as_ref()?.parse::<u64>().ok();
+        if let (Some(minimum), Some(maximum)) =
+            (limit("group.min.session.timeout.ms"), limit("group.max.session.timeout.ms"))
+            && !(minimum..=maximum).contains(&kafka.session_timeout_ms)
+        {
+            let fact = format!("theirs are {minimum} and {maximum}");
+            problem("kafka.session_timeout_ms", RDKafkaErrorCode::InvalidSessionTimeout, fact);
+        }
+        let groups = self.ask(Refused::Group, |client| client.fetch_group_list(Some(&kafka.group_id), TIMEOUT));
+        for group in groups.iter().flat_map(|groups| groups.groups()) {
+            let members = group.members().len() as u64;
+            let is_consumer = group.protocol_type() == CONSUMER;
+            let theirs = if is_consumer { group.protocol() } else { group.protocol_type() };
+            // There is none while the members agree on one.
+            if members > 0 && !theirs.is_empty() && !(is_consumer && theirs == settings::ASSIGNOR) {
+                let fact = format!("its {members} members use {theirs}");
+                problem("kafka.group_id", RDKafkaErrorCode::InconsistentGroupProtocol, fact);
+            }
+        }
+        problems
+    }
+
+    /// What the brokers allow groups and their members.
+    fn group_limits(&self) -> Option<HashMap<String, ConfigEntry>> {
+        let metadata = self.client.client().fetch_metadata(Some(&self.kafka.points_topic), METADATA_TIMEOUT).ok()?;
+        let broker = ResourceSpecifier::Broker(metadata.brokers().first()?.id());
+        let admin: AdminClient<Login> =
+            settings::client(&self.kafka).create_with_context(Login::new(&self.kafka)).ok()?;
+        let options = AdminOptions::new().request_timeout(Some(TIMEOUT));
+        let described = Handle::current().block_on(admin.describe_configs([&broker], &options)).ok()?;
+        let entries = described.into_iter().next()?.ok()?.entries;
+        Some(entries.into_iter().map(|entry| (entry.name.clone(), entry)).collect())
     }
 
     /// Why the brokers do not let this client do its work, after a question that got this error; `None` where it failed for
@@ -134,7 +218,11 @@ impl Lookup {
     /// # Errors
     /// Where the brokers do not answer, or a topic does not exist or may not be seen.
     pub fn topics(&self, names: &[&str]) -> Result<Vec<Topic>, KafkaError> {
-        self.ask(Refused::Topic, |client| topic_id::describe(client.client(), names, TIMEOUT))
+        let described = self.ask(Refused::Topic, |client| topic_id::describe(client.client(), names, TIMEOUT));
+        if described.as_ref().err().is_none_or(|error| !is_silence(error)) {
+            *self.answered.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        }
+        described
     }
 
     /// A topic's id in base 64; `None` where there is no such topic, or the broker gives no ids.
@@ -203,6 +291,33 @@ impl Lookup {
         }
         Ok(offsets(&self.ask(Refused::Topic, |client| client.offsets_for_times(question, TIMEOUT))?))
     }
+}
+
+/// Whether an error says that a topic does not exist.
+pub fn is_missing_topic(error: &KafkaError) -> bool {
+    code_of(error) == Some(RDKafkaErrorCode::UnknownTopicOrPartition)
+}
+
+/// Whether an error says that no broker has answered.
+fn is_silence(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(
+        code_of(error),
+        None | Some(
+            Code::OperationTimedOut
+                | Code::MessageTimedOut
+                | Code::TimedOutQueue
+                | Code::BrokerTransportFailure
+                | Code::AllBrokersDown
+                | Code::Resolve
+                | Code::BrokerNotAvailable
+                | Code::WaitingForCoordinator
+                | Code::SSL
+                | Code::Authentication
+                | Code::SaslAuthenticationFailed
+                | Code::BrokerDestroy
+        )
+    )
 }
 
 /// The code of an error of librdkafka; rdkafka leaves it out for an administrator's question.

@@ -12,6 +12,9 @@ const FETCHED_AHEAD_KIB: usize = 16 * 1024;
 /// The bytes that librdkafka may hold of messages fetched ahead.
 pub const FETCHED_AHEAD_BYTES: usize = FETCHED_AHEAD_KIB * 1024;
 
+/// How the group divides its partitions: a rebalance takes only those from a worker that another one gets.
+pub(super) const ASSIGNOR: &str = "cooperative-sticky";
+
 /// What librdkafka asks a broker for at a time. All of an answer is unpacked at once, whatever waits already: of packed messages
 /// it may be a hundred times as much in memory. Its default is 50 MiB.
 const ANSWER_BYTES: usize = 1024 * 1024;
@@ -64,7 +67,7 @@ pub fn consumer(kafka: &Kafka) -> ClientConfig {
     properties.set("group.id", &kafka.group_id);
     properties.set("session.timeout.ms", kafka.session_timeout_ms.to_string());
     properties.set("heartbeat.interval.ms", (kafka.session_timeout_ms / 10).clamp(200, 3000).to_string());
-    properties.set("partition.assignment.strategy", "cooperative-sticky");
+    properties.set("partition.assignment.strategy", ASSIGNOR);
     properties.set("enable.auto.commit", "false");
     properties.set("enable.auto.offset.store", "false");
     properties.set("auto.offset.reset", "error");

@@ -56,6 +56,7 @@ use spill::{Mode, Spill};
 use start::{Resolution, Starter};
 use survey::{Survey, Surveyor};
 use watch::{Observation, Watch};
+pub use watch::{ask_brokers, show_server};
 use writer::{Outcome, Writer};
 use writer_count::WriterCount;
 
@@ -66,6 +67,9 @@ const TICK: Duration = Duration::from_millis(100);
 const STUCK: Duration = Duration::from_secs(30);
 /// The longest wait between two attempts to start partitions.
 const MAX_START_DELAY: Duration = Duration::from_secs(5);
+/// How much longer than its longest statement a healthy database may be silent: the worker's own patience, and a question's
+/// interval.
+const DATABASE_MARGIN: Duration = Duration::from_secs(15);
 /// How long the consumer may take to say farewell.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -110,6 +114,8 @@ pub async fn run(
     let (event_sender, events) = mpsc::unbounded_channel();
     let (message_sender, messages) = mpsc::unbounded_channel();
     let lookup = Arc::new(Lookup::new(&config.kafka)?);
+    expect(&config, &health);
+    health.note(|facts| facts.group.ask());
     let consumer = consumer::spawn(&config.kafka, budget.clone(), Arc::clone(&health), event_sender, message_sender)?;
     let watch = Watch::new(Arc::clone(&config), Arc::clone(&lookup), database.clone(), Arc::clone(&health));
     let decoder = Decoder::new(config.message.limits());
@@ -163,6 +169,7 @@ pub async fn run(
         writers: JoinSet::new(),
         writer_count: WriterCount::new(&config.database, Instant::now()),
         draining: false,
+        movable_since: Instant::now(),
         calm_since: Instant::now(),
         config,
         budget,
@@ -173,6 +180,17 @@ pub async fn run(
         watch,
     };
     pipeline.run(events, messages, shutdown).await
+}
+
+/// Tells health what the worker waits for.
+pub fn expect(config: &Config, health: &Health) {
+    let patience = Duration::from_millis(config.database.statement_timeout_ms) + DATABASE_MARGIN;
+    health.note(|facts| {
+        facts.brokers.addresses.clone_from(&config.kafka.brokers);
+        facts.group.name.clone_from(&config.kafka.group_id);
+        facts.group.session_timeout = Duration::from_millis(config.kafka.session_timeout_ms);
+        facts.database.patience = patience;
+    });
 }
 
 /// The part of the memory limit for messages and points. The rest is for what librdkafka fetches ahead, for encoding, and
@@ -217,6 +235,8 @@ struct Pipeline {
     batches: u64,
     watch: Watch,
     draining: bool,
+    /// Since when data could have moved: an outage is no stall, nor is what is written of the journal after it.
+    movable_since: Instant,
     /// Since when nothing but the consumer could hold messages up.
     calm_since: Instant,
 }
@@ -266,7 +286,7 @@ impl Pipeline {
 
     fn take(&mut self, set: MessageSet, epoch: u64) {
         self.sets_taken += 1;
-        if !self.partitions.note_read(&set, epoch) {
+        if !self.partitions.note_read(&set, epoch, unix_ms()) {
             return;
         }
         #[cfg(feature = "planted-bugs")]
@@ -315,13 +335,24 @@ impl Pipeline {
                 self.starting.extend(assigned.into_iter().map(|one| (one, sets_before)));
                 self.start_delay = Duration::ZERO;
                 self.start_at = Instant::now();
+                metrics::forget_lost_lags();
+                self.note_partitions();
+                self.health.note(|facts| facts.group.join());
             }
-            Event::Revoked(revoked) => {
-                self.starting.retain(|(assigned, _)| !revoked.contains(&assigned.partition));
-                for partition in &revoked {
+            Event::Revoked { partitions, lost } => {
+                self.starting.retain(|(assigned, _)| !partitions.contains(&assigned.partition));
+                for partition in &partitions {
                     self.partitions.revoke(partition);
-                    metrics::forget_lag(&partition.0, partition.1);
+                    if lost {
+                        metrics::keep_lag(&partition.0, partition.1);
+                    } else {
+                        metrics::forget_lag(&partition.0, partition.1);
+                    }
                 }
+                if lost {
+                    self.health.note(|facts| facts.group.leave());
+                }
+                self.note_partitions();
             }
             // One question at a time: the answer to a second one would move what the first has moved. What is lost meanwhile is
             // found as stuck.
@@ -406,7 +437,7 @@ impl Pipeline {
             .map(|(assigned, _)| assigned.clone())
             .collect();
         if self.starting.is_empty() && self.start_tasks.is_empty() {
-            self.health.set_condition("start", None);
+            self.health.note(|facts| facts.partitions.problem = None);
         }
         if !starting.is_empty() && self.start_tasks.is_empty() && Instant::now() >= self.start_at {
             let in_flight = self.partitions.in_flight();
@@ -481,12 +512,33 @@ impl Pipeline {
         }
     }
 
+    /// Tells what readiness needs to know of the partitions.
+    fn note_partitions(&self) {
+        let (assigned, reading) = self.partitions.counts();
+        let oldest = self.partitions.oldest_log();
+        self.health.note(|facts| {
+            facts.partitions.assigned = assigned;
+            facts.partitions.reading = reading;
+            // Before the group has been joined, having no partitions is no sign.
+            if assigned == reading && (assigned > 0 || facts.group.joined.is_some()) {
+                facts.partitions.complete = Some(Instant::now());
+            }
+            facts.logs.oldest = oldest;
+        });
+    }
+
     fn measure(&mut self) {
         metrics::buffered_bytes(self.budget.used() as u64);
+        self.note_partitions();
+        self.health.review();
         let now_ms = unix_ms();
         let stall = Duration::from_millis(self.config.http.stall_ms);
-        // While messages go to the journal, data moves.
-        let stalled = self.partitions.stalled_for().filter(|stalled| *stalled >= stall && !self.starter.journaling);
+        // Only time counts in which data could have moved to the database.
+        let can_move = self.watch.database_is_up() && self.health.brokers_answer();
+        if !can_move || self.starter.journaling {
+            self.movable_since = Instant::now();
+        }
+        let stalled = self.partitions.stalled_for(self.movable_since).filter(|stalled| *stalled >= stall);
         match &self.spill {
             Some(spill) => spill.measure(now_ms),
             None => metrics::mode(Mode::Streaming.as_str(), true),
@@ -495,7 +547,7 @@ impl Pipeline {
             "stalled",
             stalled.map(|for_| format!("there is data to write, and none was committed for {} s", for_.as_secs())),
         );
-        let lags = self.partitions.lags(now_ms);
+        let lags = self.partitions.lags(now_ms, self.health.brokers_answer());
         for lag in &lags {
             if let Some(messages) = lag.messages {
                 metrics::lag(&lag.partition.0, lag.partition.1, messages, lag.seconds);
@@ -548,7 +600,7 @@ impl Pipeline {
         if !resolution.restarts.is_empty() {
             self.consumer.send(Command::Restart(resolution.restarts));
         }
-        self.health.set_condition("start", resolution.problem);
+        self.health.note(|facts| facts.partitions.problem = resolution.problem);
         let delay = self.start_delay.max(Duration::from_millis(100));
         self.start_delay = (delay * 2).min(MAX_START_DELAY);
         self.start_at = Instant::now() + delay;
@@ -580,6 +632,10 @@ impl Pipeline {
         self.held.remove(&outcome.number);
         if let Some(spill) = self.spill.as_mut().filter(|_| outcome.replayed) {
             spill.replayed(outcome.unread.take());
+            // The journal is written oldest first: a partition may have to wait until it is its turn.
+            if !outcome.applied.is_empty() {
+                self.movable_since = Instant::now();
+            }
             if !outcome.damaged.is_empty() {
                 self.consumer.send(Command::Restart(
                     outcome.damaged.iter().filter_map(|interval| self.partitions.reading(interval)).collect(),
@@ -605,8 +661,9 @@ impl Pipeline {
                 "a message became a dead letter"
             );
         }
-        if let Some(oldest) = outcome.oldest_ms {
-            metrics::produce_to_commit((unix_ms() - oldest).max(0) as f64 / 1000.0);
+        let now_ms = unix_ms();
+        if let Some(oldest) = outcome.oldest_ms.filter(|oldest| is_plausible(*oldest, now_ms)) {
+            metrics::produce_to_commit((now_ms - oldest) as f64 / 1000.0);
         }
         if outcome.lost {
             self.surveyor.soon();
@@ -719,6 +776,15 @@ fn named(assigned: &[Assigned]) -> String {
 
 /// The next offset of partitions as it was known when a batch was handed to its writer.
 type NextOffsets = HashMap<TopicPartition, i64>;
+
+/// The release of Kafka 0.10.0, the first whose records have a time: 2016-05-22T00:00:00Z, in milliseconds since the Unix epoch.
+const FIRST_RECORD_TIME_MS: i64 = 1_463_875_200_000;
+
+/// Whether a record that is there at `now_ms` can have this time. Producers set it, and some do in another unit: seconds are
+/// in 1970, microseconds and nanoseconds in the future.
+fn is_plausible(time_ms: i64, now_ms: i64) -> bool {
+    (FIRST_RECORD_TIME_MS..=now_ms).contains(&time_ms)
+}
 
 fn unix_ms() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis() as i64)

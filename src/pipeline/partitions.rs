@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::NextOffsets;
+use super::{NextOffsets, is_plausible};
 use crate::batch::{Interval, MessageSet, Source};
 use crate::database::Applied;
 use crate::journal::Record;
 use crate::kafka::consumer::{Assigned, Start};
 use crate::kafka::lookup::{LogRange, TopicPartition};
+use crate::telemetry::readiness::LOGS_PATIENCE;
 
 /// All owned partitions, and what is on its way of any.
 #[derive(Debug, Default)]
@@ -24,6 +25,8 @@ struct Partition {
     assigned_at: Instant,
     reading: Option<Reading>,
     log: Option<LogRange>,
+    /// When the log's range was last learned; when the partition was assigned if it never was.
+    log_at: Instant,
     /// What Kafka has of the group, for as long as the database has not been asked.
     committed: Option<i64>,
     /// Since when there is something that is not applied.
@@ -81,6 +84,7 @@ impl Partitions {
             assigned_at: now,
             reading: None,
             log: None,
+            log_at: now,
             committed: None,
             behind_since: None,
             applied_at: now,
@@ -108,7 +112,7 @@ impl Partitions {
 
     /// Notes messages that came; whether their partition is ours. Those of an earlier assignment of it are as good as any:
     /// what is read twice is applied once.
-    pub(super) fn note_read(&mut self, set: &MessageSet, epoch: u64) -> bool {
+    pub(super) fn note_read(&mut self, set: &MessageSet, epoch: u64, now_ms: i64) -> bool {
         let interval = set.interval();
         let partition = (interval.source.topic.clone(), interval.partition);
         let Some(owned) = self.owned.get_mut(&partition) else { return false };
@@ -116,7 +120,9 @@ impl Partitions {
             reading.position = interval.until;
             reading.moved_at = Instant::now();
         }
-        let oldest_ms = set.messages().next().and_then(|first| first.time_ms);
+        // A time that cannot be true makes no age: then it is the time since the message was read.
+        let time_ms = set.messages().next().and_then(|first| first.time_ms);
+        let oldest_ms = Some(time_ms.filter(|time_ms| is_plausible(*time_ms, now_ms)).unwrap_or(now_ms));
         self.in_flight
             .entry((interval.source, interval.partition))
             .or_default()
@@ -191,6 +197,7 @@ impl Partitions {
         for (key, range) in ranges {
             if let Some(partition) = self.owned.get_mut(key) {
                 partition.log = Some(*range);
+                partition.log_at = Instant::now();
             }
         }
     }
@@ -286,26 +293,42 @@ impl Partitions {
             .collect()
     }
 
-    /// The longest time for which some partition had something to apply, and nothing of it was applied.
-    pub(super) fn stalled_for(&self) -> Option<Duration> {
+    /// The number of partitions, and of those that are read.
+    pub(super) fn counts(&self) -> (usize, usize) {
+        (self.owned.len(), self.owned.values().filter(|partition| partition.reading.is_some()).count())
+    }
+
+    /// The partition whose log's end was learned the longest ago, when, and whether it was ever learned.
+    pub(super) fn oldest_log(&self) -> Option<(String, Instant, bool)> {
+        let (key, partition) =
+            self.owned.iter().min_by_key(|(_, partition)| (partition.log.is_some(), partition.log_at))?;
+        Some((format!("{}/{}", key.0, key.1), partition.log_at, partition.log.is_some()))
+    }
+
+    /// The longest time for which some partition had something to apply, and nothing of it was applied, although data could
+    /// move since `movable_since`.
+    pub(super) fn stalled_for(&self, movable_since: Instant) -> Option<Duration> {
         let since = self.owned.values().filter_map(|partition| {
             let behind = match (&partition.reading, partition.log) {
                 (Some(reading), Some(log)) => log.end > reading.next_offset,
                 (None, _) => true,
                 (Some(_), None) => false,
             };
-            behind.then_some(partition.behind_since.unwrap_or(partition.assigned_at).max(partition.applied_at))
+            let since = partition.behind_since.unwrap_or(partition.assigned_at);
+            behind.then_some(since.max(partition.applied_at).max(movable_since))
         });
         Some(since.min()?.elapsed())
     }
 
-    pub(super) fn lags(&mut self, now_ms: i64) -> Vec<Lag> {
+    /// How far each partition is behind. While the ends of the logs cannot be learned, the age is at least the time since they
+    /// were known: what has come since may be as old.
+    pub(super) fn lags(&mut self, now_ms: i64, brokers_answer: bool) -> Vec<Lag> {
         let mut lags: Vec<Lag> = Vec::with_capacity(self.owned.len());
         for (key, partition) in &mut self.owned {
             let reading = partition.reading.as_ref();
             let in_flight = reading.and_then(|reading| {
                 let sets = self.in_flight.get(&(Arc::clone(&reading.source), key.1))?;
-                sets.values().find_map(|set| set.oldest_ms)
+                sets.values().find_map(|set| set.oldest_ms.filter(|time_ms| is_plausible(*time_ms, now_ms)))
             });
             // Where the log's end is older than what was read since, the position is the better end. Before the database was
             // asked, Kafka's own offset of the group has to do: it is never above what the database has.
@@ -325,6 +348,9 @@ impl Partitions {
                 (true, Some(oldest_ms)) => (now_ms - oldest_ms).max(0) as f64 / 1000.0,
                 (true, None) => partition.behind_since.map_or(0.0, |since| since.elapsed().as_secs_f64()),
             };
+            let unknown_for = partition.log_at.elapsed();
+            let is_unknown = partition.log.is_some() && (!brokers_answer || unknown_for > LOGS_PATIENCE);
+            let seconds = if is_unknown { seconds.max(unknown_for.as_secs_f64()) } else { seconds };
             lags.push(Lag {
                 partition: key.clone(),
                 next_offset: reading.map(|reading| reading.next_offset),

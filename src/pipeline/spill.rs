@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use tokio::task::{JoinError, JoinSet};
 use tracing::{error, info, warn};
 
+use super::is_plausible;
 use super::survey::Survey;
 use super::writer::Writer;
 use crate::batch::{Interval, MessageSet};
@@ -524,7 +525,8 @@ impl Spill {
             metrics::mode(mode.as_str(), mode == self.mode);
         }
         let usage = self.journal.usage();
-        let oldest = usage.oldest_ms.map_or(0.0, |oldest| (now_ms - oldest).max(0) as f64 / 1000.0);
+        let oldest = usage.oldest_ms.filter(|oldest| is_plausible(*oldest, now_ms));
+        let oldest = oldest.map_or(0.0, |oldest| (now_ms - oldest) as f64 / 1000.0);
         metrics::journal_up(self.problem().is_none());
         metrics::journal(usage.bytes, usage.limit_bytes, usage.records, oldest, usage.quarantined);
         metrics::journal_lost(usage.lost);

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
-use tracing::debug;
+use tracing::{debug, info};
 
 use super::partitions::{Lag, Partitions};
-use crate::config::Config;
+use crate::config::{self, Config};
+use crate::database::schema::Server;
 use crate::database::{Class, Database, Reference};
-use crate::kafka::lookup::{LogRange, Lookup, TopicPartition};
+use crate::kafka::lookup::{LogRange, Lookup, TopicPartition, is_missing_topic};
 use crate::telemetry::health::{Health, PartitionStatus, Status};
 
 /// How often Kafka and the database are asked.
@@ -18,6 +19,10 @@ const INTERVAL: Duration = Duration::from_secs(2);
 
 /// How often a database that is away is asked.
 const PROBE_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Interval at which a database that stays up is asked which server it is: connections may go to another one without an
+/// outage that is seen.
+const SERVER_INTERVAL: Duration = Duration::from_secs(30);
 
 /// What Kafka says.
 #[derive(Debug, Default)]
@@ -27,6 +32,10 @@ pub(super) struct Observation {
     pub(super) committed: HashMap<TopicPartition, i64>,
     /// Why the brokers do not let this worker do its work.
     refusal: Option<String>,
+    /// Why they do not answer.
+    silence: Option<String>,
+    /// The configured topics that do not exist.
+    missing_topics: Vec<String>,
 }
 
 /// Looks at Kafka and the database.
@@ -40,6 +49,9 @@ pub(super) struct Watch {
     probed: Option<Instant>,
     questions: JoinSet<Option<Observation>>,
     probes: JoinSet<()>,
+    /// Since when the database was up, and when it was asked which server it is.
+    server_asked: Option<(Instant, Instant)>,
+    servers: JoinSet<()>,
 }
 
 impl Watch {
@@ -53,6 +65,8 @@ impl Watch {
             probed: None,
             questions: JoinSet::new(),
             probes: JoinSet::new(),
+            server_asked: None,
+            servers: JoinSet::new(),
         }
     }
 
@@ -61,6 +75,15 @@ impl Watch {
         loop {
             match self.questions.join_next().await {
                 Some(Ok(Some(mut observation))) => {
+                    let (silence, missing_topics) =
+                        (observation.silence.take(), observation.missing_topics.split_off(0));
+                    self.health.note(|facts| {
+                        // While no broker answers, nobody knows of topics.
+                        if silence.is_none() {
+                            facts.partitions.missing_topics = missing_topics;
+                        }
+                        facts.brokers.problem = silence;
+                    });
                     self.health.set_condition("kafka", observation.refusal.take());
                     return Some(observation);
                 }
@@ -71,10 +94,18 @@ impl Watch {
         }
     }
 
+    /// Whether the database does what it is asked.
+    pub(super) fn database_is_up(&self) -> bool {
+        self.database.state().up
+    }
+
     /// Asks, if it is time.
     pub(super) fn tick(&mut self, partitions: &Partitions, journaling: bool) {
         self.report_database(journaling);
         self.probe();
+        self.ask_server();
+        let answered = self.lookup.answered();
+        self.health.note(|facts| facts.brokers.answered = answered.max(facts.brokers.answered));
         if self.asked.is_some_and(|asked| asked.elapsed() < INTERVAL) || !self.questions.is_empty() {
             return;
         }
@@ -106,19 +137,39 @@ impl Watch {
         }
     }
 
+    /// Asks which server it is, once it is up again, and now and then.
+    fn ask_server(&mut self) {
+        while self.servers.try_join_next().is_some() {}
+        let state = self.database.state();
+        let is_known = self
+            .server_asked
+            .is_some_and(|(up_since, asked)| up_since == state.since && asked.elapsed() < SERVER_INTERVAL);
+        if !state.up || is_known || !self.servers.is_empty() {
+            return;
+        }
+        self.server_asked = Some((state.since, Instant::now()));
+        let (database, health) = (self.database.clone(), Arc::clone(&self.health));
+        self.servers.spawn(async move {
+            match database.server().await {
+                Ok(server) => show_server(&health, &server),
+                Err(failure) => debug!(%failure, "the server does not say which version it is"),
+            }
+        });
+    }
+
     /// While messages go to the journal, a database that is away keeps nothing from moving. One that refuses this worker does
     /// not come back by itself.
     fn report_database(&self, journaling: bool) {
         let state = self.database.state();
-        // Before the first answer nothing is known, and nothing is wrong.
-        let passes = |class| journaling && class == Class::Outage && !state.refused;
-        let down = state.failure.as_ref().filter(|(_, class)| !(state.up || passes(*class)));
-        self.health.set_condition(
-            "database",
-            down.map(|(words, class)| {
-                format!("down for {} s ({}): {words}", state.since.elapsed().as_secs(), class.as_str())
-            }),
-        );
+        let is_journaled =
+            journaling && !state.refused && state.failure.as_ref().is_none_or(|(_, class)| *class == Class::Outage);
+        let down = state.failure.as_ref().filter(|_| !state.up);
+        let failure = down.map(|(words, class)| (state.since, format!("({}): {words}", class.as_str())));
+        self.health.note(|facts| {
+            facts.database.answered = state.last_success;
+            facts.database.failure = failure;
+            facts.database.journal = is_journaled.then_some(None);
+        });
         let table = self.database.table();
         self.health.update(|status| {
             status.database.up = state.up;
@@ -127,9 +178,8 @@ impl Watch {
                 status.database.direct_compress = Some(table.direct_compress_text());
                 status.database.profile = Some(table.profile);
             }
-            if let Some((words, _)) = &state.failure {
-                status.database.last_error = Some(words.clone());
-            }
+            status.database.last_error = state.failure.as_ref().map(|(words, _)| words.clone());
+            status.database.last_error_at = state.failed_at.map(|at| format!("{at:.3}"));
         });
     }
 }
@@ -151,12 +201,16 @@ fn ask(lookup: &Lookup, topics: &[String], owned: &[TopicPartition]) -> Option<O
                 }
             }
             Err(failure) => {
+                debug!(%failure, topic, "the topic cannot be described");
                 if let Some(refusal) = lookup.refusal(&failure) {
                     observation.refusal.get_or_insert(format!("topic {topic}: {refusal}"));
+                } else if is_missing_topic(&failure) {
+                    observation.missing_topics.push(topic.clone());
+                } else {
+                    observation.silence = lookup.silence(&failure);
                 }
-                debug!(%failure, topic, "the topic cannot be described");
                 // Each further question would take its whole time.
-                if lookup.is_shut_out() {
+                if observation.silence.is_some() || lookup.is_shut_out() {
                     return Some(observation);
                 }
             }
@@ -178,6 +232,48 @@ fn ask(lookup: &Lookup, topics: &[String], owned: &[TopicPartition]) -> Option<O
         }
     }
     Some(observation)
+}
+
+/// Shows on the status page which server the database is, and logs it if it is another one.
+pub fn show_server(health: &Health, server: &Server) {
+    let (version, edition) = (Some(server.version.clone()), Some(server.edition.as_str().to_owned()));
+    let mut is_news = false;
+    health.update(|status| {
+        let database = &mut status.database;
+        let known = (&database.server_version, &database.timescaledb, &database.edition);
+        is_news = known != (&version, &server.timescaledb, &edition);
+        database.server_version = version;
+        database.timescaledb.clone_from(&server.timescaledb);
+        database.edition = edition;
+    });
+    if is_news {
+        info!(
+            postgresql = server.version,
+            timescaledb = server.timescaledb,
+            edition = server.edition.as_str(),
+            "database"
+        );
+    }
+}
+
+/// Asks the brokers for an answer every few seconds, and tells health of it; ends only when it is dropped. For the time in which
+/// the worker waits for its schema, and nothing else asks them.
+pub async fn ask_brokers(kafka: &config::Kafka, health: &Health) {
+    // The pipeline reports a property that librdkafka refuses.
+    let Ok(lookup) = Lookup::new(kafka) else { return std::future::pending().await };
+    let lookup = Arc::new(lookup);
+    loop {
+        let (asked, topic) = (Arc::clone(&lookup), kafka.points_topic.clone());
+        let question = move || asked.topics(&[&topic]).err().and_then(|failure| asked.silence(&failure));
+        if let Ok(silence) = tokio::task::spawn_blocking(question).await {
+            let answered = lookup.answered();
+            health.note(|facts| {
+                facts.brokers.answered = answered;
+                facts.brokers.problem = silence;
+            });
+        }
+        tokio::time::sleep(INTERVAL).await;
+    }
 }
 
 /// Writes what is known of the partitions into the status page.

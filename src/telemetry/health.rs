@@ -8,8 +8,9 @@ use jiff::Timestamp;
 use serde::Serialize;
 use tracing::{info, warn};
 
-use super::escaped;
 use super::log_limit::LogLimit;
+use super::readiness::{self, BROKERS, Facts, Sign};
+use super::{escaped, metrics};
 
 /// A part of the worker that has to show that it is alive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,7 +61,9 @@ pub struct Status {
     pub dead_letter_topic: Option<DeadLetterTopicStatus>,
     /// The partitions this worker owns.
     pub partitions: Vec<PartitionStatus>,
-    /// Why data does not move, or will not move in an outage, by name; empty while all is well.
+    /// The signs that readiness needs, by name, each with its age.
+    pub signs: BTreeMap<&'static str, Sign>,
+    /// Why the worker is not ready, or will not be in an outage, by name; empty while all is well.
     pub conditions: BTreeMap<&'static str, Condition>,
 }
 
@@ -81,8 +84,10 @@ pub struct DatabaseStatus {
     pub profile: Option<String>,
     /// Whether the server compresses what is copied directly: `on`, or `off` and why; `null` before it was looked at.
     pub direct_compress: Option<String>,
-    /// The last failure, also after the database came back.
+    /// The last failure; `null` after the database came back.
     pub last_error: Option<String>,
+    /// When it happened, in RFC 3339.
+    pub last_error_at: Option<String>,
 }
 
 /// The journal, and where messages go.
@@ -159,7 +164,15 @@ struct State {
     /// The last sign of life of each component, in the order of [`Component::ALL`].
     beats: [Instant; Component::ALL.len()],
     status: Status,
+    facts: Facts,
+    /// The signs that are missing, each with the time since when.
+    missing: BTreeMap<&'static str, String>,
+    /// Whether all signs were there once.
+    was_ready: bool,
 }
+
+/// Time in which a worker that starts is expected to become ready: until then nothing is logged about what it waits for.
+const QUIET_START: Duration = Duration::from_secs(2);
 
 impl Health {
     /// The health of a worker that starts now. Each component has to beat within `watchdog` from now, and ever after.
@@ -172,7 +185,71 @@ impl Health {
             ..Status::default()
         };
         let beats = [started; Component::ALL.len()];
-        Self { watchdog, started, state: Mutex::new(State { beats, status }), log: LogLimit::default() }
+        let facts = Facts::new(started);
+        let state = State { beats, status, facts, missing: BTreeMap::new(), was_ready: false };
+        Self { watchdog, started, state: Mutex::new(state), log: LogLimit::default() }
+    }
+
+    /// Changes the facts of which readiness is computed.
+    pub fn note(&self, change: impl FnOnce(&mut Facts)) {
+        change(&mut self.lock().facts);
+    }
+
+    /// Whether the brokers answer.
+    pub fn brokers_answer(&self) -> bool {
+        let state = self.lock();
+        readiness::signs(&state.facts, Instant::now()).iter().any(|sign| sign.name == BROKERS && sign.ok)
+    }
+
+    /// Logs which signs of readiness are missing, as often as [`LogLimit`] says, and which are there again.
+    pub fn review(&self) {
+        let now_at = Instant::now();
+        let (missing, over, was_ready) = {
+            let mut guard = self.lock();
+            let state = &mut *guard;
+            let signs = readiness::signs(&state.facts, now_at);
+            metrics::kafka_up(signs.iter().any(|sign| sign.name == BROKERS && sign.ok));
+            let is_ready = signs.iter().all(|sign| sign.ok);
+            if !state.was_ready && !is_ready && now_at.saturating_duration_since(state.facts.started) < QUIET_START {
+                return;
+            }
+            let reasons: BTreeMap<&'static str, &str> = readiness::reasons(&signs).collect();
+            let mut over = Vec::new();
+            state.missing.retain(|name, _| {
+                let stays = reasons.contains_key(name);
+                if !stays {
+                    over.push(*name);
+                }
+                stays
+            });
+            let mut missing = Vec::new();
+            for (name, reason) in reasons {
+                state.missing.entry(name).or_insert_with(now);
+                // A condition of the same name says more, and is logged where it is set.
+                if !state.status.conditions.contains_key(name) {
+                    missing.push((name, reason.to_owned()));
+                }
+            }
+            let was_ready = state.was_ready;
+            state.was_ready |= is_ready;
+            (missing, over, was_ready)
+        };
+        // Logging waits for stderr: it is done without the lock.
+        for (condition, reason) in missing {
+            if let Some(repeated) = self.log.lasts(&sign_key(condition), &reason) {
+                let seconds = repeated.seconds;
+                if was_ready {
+                    warn!(condition, reason = %escaped(&reason), seconds, "data does not move");
+                } else {
+                    info!(condition, reason = %escaped(&reason), seconds, "waiting");
+                }
+            }
+        }
+        for condition in over {
+            if let Some(ended) = self.log.ends(&sign_key(condition)) {
+                info!(condition, seconds = ended.seconds, "the condition is over");
+            }
+        }
     }
 
     /// A sign of life.
@@ -238,8 +315,19 @@ impl Health {
 
     /// What `/status` shows now.
     pub fn status(&self) -> Status {
-        let mut status = self.lock().status.clone();
+        let state = self.lock();
+        let mut status = state.status.clone();
         status.uptime_seconds = self.started.elapsed().as_secs();
+        let signs = readiness::signs(&state.facts, Instant::now());
+        for (name, reason) in readiness::reasons(&signs) {
+            let since = state.missing.get(name).unwrap_or(&status.started_at).clone();
+            status.conditions.entry(name).or_insert_with(|| Condition {
+                reason: reason.to_owned(),
+                since,
+                warning: false,
+            });
+        }
+        status.signs = signs.into_iter().map(|sign| (sign.name, sign)).collect();
         status
     }
 
@@ -266,16 +354,24 @@ impl Health {
     }
 
     fn not_ready_at(&self, now: Instant) -> Vec<String> {
-        let mut reasons = self.not_live_at(now);
+        let mut lines = self.not_live_at(now);
         let state = self.lock();
+        let signs = readiness::signs(&state.facts, now);
+        let mut reasons: BTreeMap<&str, &str> = readiness::reasons(&signs).collect();
         let conditions = state.status.conditions.iter().filter(|(_, condition)| !condition.warning);
-        reasons.extend(conditions.map(|(name, condition)| format!("{name}: {}", condition.reason)));
-        reasons
+        reasons.extend(conditions.map(|(name, condition)| (*name, condition.reason.as_str())));
+        lines.extend(reasons.into_iter().map(|(name, reason)| format!("{name}: {reason}")));
+        lines
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The key of a sign's lines: a condition may have the sign's name.
+fn sign_key(name: &str) -> String {
+    format!("sign {name}")
 }
 
 fn now() -> String {
@@ -288,9 +384,16 @@ mod tests {
 
     const WATCHDOG: Duration = Duration::from_secs(30);
 
+    /// The health of a worker that has seen all signs.
+    fn ready(watchdog: Duration) -> Health {
+        let health = Health::new("p", watchdog);
+        health.note(|facts| *facts = Facts::ready(Instant::now()));
+        health
+    }
+
     #[test]
     fn a_component_that_never_beats_counts_from_the_start() {
-        let health = Health::new("p", WATCHDOG);
+        let health = ready(WATCHDOG);
         assert_eq!(health.not_live_at(health.started + WATCHDOG), Vec::<String>::new());
         let late = health.started + WATCHDOG + Duration::from_millis(1);
         assert_eq!(
@@ -304,11 +407,12 @@ mod tests {
         for (beating, silent) in
             [(Component::Pipeline, Component::Consumer), (Component::Consumer, Component::Pipeline)]
         {
-            let health = Health::new("p", WATCHDOG);
+            let health = ready(WATCHDOG);
             // As if the worker had started long ago.
             health.lock().beats = [health.started; 2];
             let later = health.started + 2 * WATCHDOG;
             health.lock().beats[beating as usize] = later;
+            health.note(|facts| *facts = Facts::ready(later));
             let reasons = health.not_live_at(later);
             assert_eq!(reasons, [format!("{}: no sign of life for 60 s", silent.as_str())]);
             assert_eq!(health.not_ready_at(later), reasons);
@@ -317,7 +421,7 @@ mod tests {
 
     #[test]
     fn a_beat_revives() {
-        let health = Health::new("p", Duration::ZERO);
+        let health = ready(Duration::ZERO);
         assert_eq!(health.not_live_at(Instant::now() + Duration::from_secs(1)).len(), 2);
         for component in Component::ALL {
             health.beat(component);
@@ -328,7 +432,7 @@ mod tests {
 
     #[test]
     fn conditions_make_unready_but_not_dead() {
-        let health = Health::new("p", WATCHDOG);
+        let health = ready(WATCHDOG);
         assert!(health.not_ready().is_empty());
         health.set_condition("stalled", Some("nothing for 3 s".to_owned()));
         health.set_condition("database", Some("down".to_owned()));
@@ -342,7 +446,7 @@ mod tests {
 
     #[test]
     fn a_warning_is_a_condition_that_leaves_the_worker_ready() {
-        let health = Health::new("p", WATCHDOG);
+        let health = ready(WATCHDOG);
         health.set_warning("journal", Some("no room".to_owned()));
         assert!(health.not_ready().is_empty());
         assert_eq!(health.status().conditions["journal"].reason, "no room");
@@ -353,6 +457,33 @@ mod tests {
         assert!(health.not_ready().is_empty() && health.status().conditions["journal"].warning);
         health.set_warning("journal", None);
         assert!(health.status().conditions.is_empty());
+    }
+
+    #[test]
+    fn without_any_sign_a_worker_is_not_ready_and_says_what_it_waits_for() {
+        let health = Health::new("p", WATCHDOG);
+        health.note(|facts| facts.brokers.addresses = "b:9092".to_owned());
+        assert_eq!(
+            health.not_ready(),
+            ["brokers: waits for the brokers b:9092 for 0 s", "database: waits for its first answer for 0 s"]
+        );
+        let status = health.status();
+        assert_eq!(status.conditions.keys().copied().collect::<Vec<_>>(), ["brokers", "database"]);
+        assert!(!status.signs["group"].ok);
+        health.note(|facts| *facts = Facts::ready(Instant::now()));
+        assert!(health.not_ready().is_empty());
+        let json = serde_json::to_value(health.status()).unwrap();
+        assert_eq!(json["signs"]["group"], serde_json::json!({"ok": true, "age_seconds": 0, "reason": null}));
+    }
+
+    #[test]
+    fn a_condition_of_the_same_name_says_more_than_a_sign() {
+        let health = Health::new("p", WATCHDOG);
+        health.note(|facts| *facts = Facts::ready(Instant::now()));
+        health.note(|facts| facts.group.joined = None);
+        health.set_condition("group", Some("two members".to_owned()));
+        assert_eq!(health.not_ready(), ["group: two members"]);
+        assert_eq!(health.status().conditions["group"].reason, "two members");
     }
 
     #[test]
@@ -370,7 +501,7 @@ mod tests {
 
     #[test]
     fn what_keeps_copies_from_their_topic_is_shown_and_makes_not_unready() {
-        let health = Health::new("p", WATCHDOG);
+        let health = ready(WATCHDOG);
         assert!(serde_json::to_value(health.status()).unwrap()["dead_letter_topic"].is_null());
         health.note_copies("dead", Some("no such topic".to_owned()));
         let since = health.status().dead_letter_topic.unwrap().problem.unwrap().since;
@@ -406,7 +537,7 @@ mod tests {
 
     #[test]
     fn a_panic_under_the_lock_does_not_end_health() {
-        let health = Health::new("p", WATCHDOG);
+        let health = ready(WATCHDOG);
         let panicked =
             std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| health.update(|_| panic!("on purpose"))));
         assert!(panicked.is_err());

@@ -24,7 +24,7 @@ use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tracing::{debug, error, warn};
 
 use super::health::Health;
-use super::metrics::Rendered;
+use super::metrics::{self, Rendered};
 
 /// How long to wait after a connection could not be accepted: most often there are no file descriptors left.
 const ACCEPT_DELAY: Duration = Duration::from_millis(100);
@@ -151,7 +151,10 @@ fn answer(method: &Method, path: &str, health: &Health, rendered: &Rendered) -> 
         return response;
     }
     match path {
-        "/metrics" => response(StatusCode::OK, METRICS_TEXT, rendered.render()),
+        "/metrics" => {
+            metrics::ready(health.not_ready().is_empty());
+            response(StatusCode::OK, METRICS_TEXT, rendered.render())
+        }
         "/livez" => verdict(&health.not_live()),
         "/readyz" => verdict(&health.not_ready()),
         "/status" => match serde_json::to_vec(&health.status()) {
@@ -189,7 +192,7 @@ mod tests {
 
     use super::*;
     use crate::telemetry::health::Component;
-    use crate::telemetry::metrics;
+    use crate::telemetry::readiness::Facts;
 
     const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -207,6 +210,7 @@ mod tests {
             let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
             let address = listener.local_addr().unwrap();
             let health = Arc::new(Health::new("test", watchdog));
+            health.note(|facts| *facts = Facts::ready(Instant::now()));
             let (stop, stopped) = oneshot::channel::<()>();
             let stopped = async move { drop(stopped.await) };
             let served = serve_within(limits, listener, Arc::clone(&health), metrics::install(), stopped);

@@ -14,6 +14,8 @@ use tracing::warn;
 
 const KAFKA_LAG_MESSAGES: &str = "series_ingest_kafka_lag_messages";
 const KAFKA_LAG_SECONDS: &str = "series_ingest_kafka_lag_seconds";
+const READY: &str = "series_ingest_ready";
+const KAFKA_UP: &str = "series_ingest_kafka_up";
 const REBALANCES: &str = "series_ingest_rebalances_total";
 const GAPS: &str = "series_ingest_gaps_total";
 const MESSAGES: &str = "series_ingest_messages_total";
@@ -144,6 +146,13 @@ pub struct Metric {
 
 /// All metrics, from Kafka to the database.
 pub const METRICS: &[Metric] = &[
+    Metric { name: READY, kind: Kind::Gauge, labels: &[], help: "1 while /readyz answers 200, else 0" },
+    Metric {
+        name: KAFKA_UP,
+        kind: Kind::Gauge,
+        labels: &[],
+        help: "1 while the brokers answer this worker's questions, else 0; 0 before the first answer",
+    },
     Metric {
         name: KAFKA_LAG_MESSAGES,
         kind: Kind::Gauge,
@@ -477,6 +486,16 @@ pub fn gap() {
     counter!(GAPS).increment(1);
 }
 
+/// Whether the worker is ready.
+pub fn ready(ready: bool) {
+    gauge!(READY).set(if ready { 1.0 } else { 0.0 });
+}
+
+/// Whether the brokers answer.
+pub fn kafka_up(up: bool) {
+    gauge!(KAFKA_UP).set(if up { 1.0 } else { 0.0 });
+}
+
 /// Partitions were assigned anew.
 pub fn rebalance() {
     counter!(REBALANCES).increment(1);
@@ -600,12 +619,15 @@ struct Lag {
     messages: i64,
     seconds: f64,
     at: Instant,
+    /// Whether the brokers have taken the partition from this worker only because it could not reach them: nobody knows then
+    /// what has come since.
+    lost: bool,
 }
 
 impl Lag {
     /// A message that waits grows older also while nobody looks after it.
     fn seconds_at(&self, now: Instant) -> f64 {
-        if self.messages > 0 {
+        if self.messages > 0 || self.lost {
             self.seconds + now.saturating_duration_since(self.at).as_secs_f64()
         } else {
             self.seconds
@@ -620,7 +642,20 @@ fn lags() -> MutexGuard<'static, Lags> {
 
 /// How far a partition is behind: messages that are not in the database, and the age of the oldest of them in seconds.
 pub fn lag(topic: &str, partition: i32, messages: i64, seconds: f64) {
-    lags().insert((topic.to_owned(), partition), Lag { messages, seconds, at: Instant::now() });
+    lags().insert((topic.to_owned(), partition), Lag { messages, seconds, at: Instant::now(), lost: false });
+}
+
+/// The membership in the group was lost, and with it the partition: its lag stays as it was, and grows older, until the worker
+/// is a member again.
+pub fn keep_lag(topic: &str, partition: i32) {
+    if let Some(lag) = lags().get_mut(&(topic.to_owned(), partition)) {
+        lag.lost = true;
+    }
+}
+
+/// The worker is a member again: what was lost is another worker's, unless it is among what is assigned to this one.
+pub fn forget_lost_lags() {
+    lags().retain(|_, lag| !lag.lost);
 }
 
 /// The partition is another worker's; its lag is no longer told here.
@@ -673,6 +708,8 @@ mod tests {
         batch_sealed(50, 4000);
         buffered_bytes(1);
         lag("feed", 0, 5, 1.5);
+        ready(true);
+        kafka_up(true);
         gap();
         writers(2);
         rebalance();
@@ -810,17 +847,36 @@ mod tests {
     }
 
     #[test]
+    fn a_partition_that_was_lost_with_the_membership_keeps_its_lag_until_the_worker_is_a_member_again() {
+        let rendered = install();
+        lag("lost", 0, 0, 0.0);
+        lag("lost", 1, 4, 2.0);
+        keep_lag("lost", 0);
+        keep_lag("lost", 1);
+        let text = rendered.render();
+        assert_eq!(value(&text, "series_ingest_kafka_lag_messages{topic=\"lost\",partition=\"1\"}"), Some("4"));
+        assert!(text.contains("kafka_lag_seconds{topic=\"lost\",partition=\"0\"}"), "{text}");
+        lag("lost", 1, 0, 0.0);
+        forget_lost_lags();
+        let text = rendered.render();
+        assert!(!text.contains("topic=\"lost\",partition=\"0\""), "{text}");
+        assert!(text.contains("topic=\"lost\",partition=\"1\""), "it was assigned again: {text}");
+        forget_lag("lost", 1);
+    }
+
+    #[test]
     fn a_lag_nobody_looks_after_grows() {
         let at = Instant::now();
         let later = at + Duration::from_secs(10);
-        assert_eq!(Lag { messages: 1, seconds: 2.5, at }.seconds_at(later), 12.5);
-        assert_eq!(Lag { messages: 0, seconds: 0.0, at }.seconds_at(later), 0.0);
+        assert_eq!(Lag { messages: 1, seconds: 2.5, at, lost: false }.seconds_at(later), 12.5);
+        assert_eq!(Lag { messages: 0, seconds: 0.0, at, lost: false }.seconds_at(later), 0.0);
+        assert_eq!(Lag { messages: 0, seconds: 0.0, at, lost: true }.seconds_at(later), 10.0);
     }
 
     #[test]
     fn lag_lines_are_in_the_exposition_format() {
         let at = Instant::now();
-        let lags = Lags::from([(("a\"b\\c\nd".to_owned(), 7), Lag { messages: 2, seconds: 0.25, at })]);
+        let lags = Lags::from([(("a\"b\\c\nd".to_owned(), 7), Lag { messages: 2, seconds: 0.25, at, lost: false })]);
         let mut text = String::new();
         render_lags(&mut text, &lags, at);
         let expected = r#"# HELP series_ingest_kafka_lag_messages Messages in Kafka that are not in the database yet

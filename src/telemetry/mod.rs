@@ -2,6 +2,7 @@
 //!
 //! - [`metrics`]: every metric by name, and the functions that feed them.
 //! - [`health`]: whether the parts are alive, and why data does not move.
+//! - [`readiness`]: the signs that readiness needs, as a pure function of facts.
 //! - [`http`]: `/metrics`, `/livez`, `/readyz` and `/status`.
 //! - `one_line`: what comes from outside begins no line of its own.
 //! - [`logging`]: log lines on stderr, for people or as JSON; `log_writer` writes them without holding anybody up.
@@ -14,6 +15,7 @@ mod log_writer;
 pub mod logging;
 pub mod metrics;
 mod one_line;
+pub mod readiness;
 
 use std::borrow::Cow;
 use std::fmt::{self, Display, Write as _};

@@ -32,19 +32,23 @@ fn ask(config: &Config, report: &mut Report) {
             None => report.unreachable(
                 "kafka.brokers",
                 format_args!(
-                    "{} does not answer. Is the broker up, and are addresses and security settings right?",
-                    config.kafka.brokers
+                    "{} does not answer{}. Is the broker up, and are addresses and security settings right?",
+                    config.kafka.brokers,
+                    lookup.failure().map_or(String::new(), |failure| format!(" ({failure})")),
                 ),
             ),
         };
     };
     report.say("kafka", format_args!("cluster {cluster}"));
-    check_topics(config, &lookup, report);
+    let answers = check_topics(config, &lookup, report);
     check_topic_settings(config, report);
-    check_group(config, &lookup, report);
+    if answers {
+        check_group(config, &lookup, report);
+    }
 }
 
-fn check_topics(config: &Config, lookup: &Lookup, report: &mut Report) {
+/// Checks the topics; returns `false` if the brokers do not answer, and every further question would have to wait for that.
+fn check_topics(config: &Config, lookup: &Lookup, report: &mut Report) -> bool {
     let topics = [
         ("kafka.series_topic", &config.kafka.series_topic),
         ("kafka.points_topic", &config.kafka.points_topic),
@@ -66,10 +70,16 @@ fn check_topics(config: &Config, lookup: &Lookup, report: &mut Report) {
                 }
             }
             Err(error) => {
+                if let Some(silence) = lookup.silence(&error) {
+                    let key = if lookup.refused().is_some() { "kafka.properties" } else { "kafka.brokers" };
+                    report.unreachable(key, silence);
+                    return false;
+                }
                 report.problem(key, format_args!("topic {topic}: {error}. Create it, or allow this user to read it"));
             }
         }
     }
+    true
 }
 
 /// What the settings of the topics may do to messages before they are read.
@@ -107,6 +117,9 @@ fn check_group(config: &Config, lookup: &Lookup, report: &mut Report) {
     if let Err(error) = lookup.committed(&[(config.kafka.points_topic.clone(), 0)])
         && let Some(text) = lookup.refusal(&error)
     {
-        report.problem("kafka.group_id", format_args!("group {group}: {text}"));
+        return report.problem("kafka.group_id", format_args!("group {group}: {text}"));
+    }
+    for (key, text) in lookup.group_problems() {
+        report.problem(key, text);
     }
 }

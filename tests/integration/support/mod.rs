@@ -10,6 +10,7 @@ pub mod data;
 pub mod ground;
 pub mod load;
 pub mod outage;
+pub mod own_broker;
 pub mod proxy;
 pub mod secure_broker;
 pub mod server;
