@@ -133,6 +133,16 @@ impl MessageSet {
         Some(Self { block: Arc::clone(&self.block), entries: start..end, from, until })
     }
 
+    /// The same in memory of its own, for a part that outlives the rest of its block.
+    pub fn detached(&self, budget: &super::Budget) -> Self {
+        let mut copy = MessageSetBuilder::new(Arc::clone(self.source()), self.partition(), self.from);
+        for message in self.messages() {
+            copy.push(&message);
+        }
+        copy.extend_to(self.until);
+        copy.build(Some(budget))
+    }
+
     /// The first `count` messages and the rest; the positions between the two belong to the first.
     ///
     /// # Panics

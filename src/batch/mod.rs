@@ -19,12 +19,16 @@ pub use message_set::{MessageSet, MessageSetBuilder, RawMessage};
 pub use points::{KeyIndex, Mark, Order, Points, SeriesIndex};
 
 use std::cmp::Ordering;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::message::{Decoder, Kind, Message, Rejected, SeriesCreate};
 
 /// How much of a rejected message's key and payload a dead letter keeps, in bytes each.
 pub const DEAD_LETTER_PAYLOAD_BYTES: usize = 64 * 1024;
+
+/// How many holes [`Batch::set_aside`] leaves in a partition. Progress holds 1024 islands above them, of several batches.
+pub const MAX_HOLES: usize = 128;
 
 /// A topic as it was made once in one cluster, for one pipeline: what progress is kept for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -364,6 +368,55 @@ impl Batch {
             alone.push(one, decoder);
         }
         Some((rest, alone))
+    }
+
+    /// The batch without those messages for which `aside` says so, by their numbers, and these as sets of their own; together
+    /// they cover what the batch covers. After [`MAX_HOLES`] of them in a partition, the rest of it goes with them.
+    pub fn set_aside(&self, aside: &[bool], decoder: &mut Decoder) -> (Self, Vec<MessageSet>) {
+        let (mut others, mut sets) = (self.empty(), Vec::new());
+        let mut holes: HashMap<(&Arc<Source>, i32), usize> = HashMap::new();
+        let mut number = 0;
+        for set in &self.sets {
+            let holes = holes.entry((set.source(), set.partition())).or_default();
+            let mut runs: Vec<(bool, i64)> = Vec::new();
+            for message in set.messages() {
+                let is_aside = aside.get(number).copied().unwrap_or_default() || *holes >= MAX_HOLES;
+                number += 1;
+                if runs.last().is_none_or(|(last, _)| *last != is_aside) {
+                    *holes += usize::from(is_aside);
+                    runs.push((is_aside, message.offset));
+                }
+            }
+            if runs.is_empty() {
+                others.push(set.clone(), decoder);
+            }
+            let interval = set.interval();
+            for (at, (is_aside, first)) in runs.iter().enumerate() {
+                let from = if at == 0 { interval.from } else { *first };
+                let until = runs.get(at + 1).map_or(interval.until, |(_, next)| *next);
+                let Some(part) = set.clip(from, until) else { continue };
+                if *is_aside {
+                    sets.push(part);
+                } else {
+                    others.push(part, decoder);
+                }
+            }
+        }
+        (others, sets)
+    }
+
+    /// The number of the message at this place; `None` where it is not in the batch.
+    pub fn number_of(&self, at: &MessageAt) -> Option<usize> {
+        let mut before = 0;
+        for set in &self.sets {
+            if *set.source() == at.source && set.partition() == at.partition {
+                if let Some(found) = set.messages().position(|message| message.offset == at.offset) {
+                    return Some(before + found);
+                }
+            }
+            before += set.len();
+        }
+        None
     }
 
     /// The message of this number as a dead letter; `None` where there is none.

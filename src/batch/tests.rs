@@ -286,3 +286,65 @@ proptest! {
         prop_assert_eq!(times(&rest), others);
     }
 }
+
+#[test]
+fn what_is_set_aside_and_what_stays_cover_the_batch() {
+    let source = source("t");
+    let mut decoder = decoder();
+    let mut batch = Batch::default();
+    batch.push(set(&source, 0, 0, 10, &[1, 3, 5, 7]), &mut decoder);
+    batch.push(set(&source, 0, 10, 12, &[]), &mut decoder);
+    batch.push(set(&source, 1, 0, 5, &[0, 4]), &mut decoder);
+    let table: [([bool; 6], Vec<(i32, i64, i64)>, Vec<(i32, i64, i64)>); 4] = [
+        ([false; 6], vec![(0, 0, 12), (1, 0, 5)], vec![]),
+        ([true; 6], vec![(0, 10, 12)], vec![(0, 0, 10), (1, 0, 5)]),
+        (
+            [true, false, true, true, false, true],
+            vec![(0, 3, 5), (0, 10, 12), (1, 0, 4)],
+            vec![(0, 0, 3), (0, 5, 10), (1, 4, 5)],
+        ),
+        ([false, false, false, true, false, false], vec![(0, 0, 7), (0, 10, 12), (1, 0, 5)], vec![(0, 7, 10)]),
+    ];
+    for (aside, stays, waits) in table {
+        let (others, sets) = batch.set_aside(&aside, &mut decoder);
+        assert_eq!(spans(&others), stays);
+        let waiting: Vec<(i32, i64, i64)> =
+            sets.iter().map(MessageSet::interval).map(|one| (one.partition, one.from, one.until)).collect();
+        assert_eq!(waiting, waits);
+        assert_eq!(others.message_count(), aside.iter().filter(|aside| !**aside).count());
+        let budget = Budget::new(1 << 20);
+        for set in &sets {
+            let copy = set.detached(&budget);
+            assert_eq!(copy.interval(), set.interval());
+            assert_eq!(copy.messages().collect::<Vec<_>>(), set.messages().collect::<Vec<_>>());
+        }
+    }
+}
+
+#[test]
+fn after_too_many_holes_the_rest_of_a_partition_is_set_aside() {
+    let source = source("t");
+    let mut decoder = decoder();
+    let mut batch = Batch::default();
+    let count = 4 * MAX_HOLES as i64;
+    batch.push(set(&source, 0, 0, count, &(0..count).collect::<Vec<_>>()), &mut decoder);
+    batch.push(set(&source, 1, 0, 1, &[0]), &mut decoder);
+    let aside: Vec<bool> = (0..=count).map(|number| number % 2 == 1 && number < count).collect();
+    let (others, sets) = batch.set_aside(&aside, &mut decoder);
+    assert_eq!(sets.len(), MAX_HOLES);
+    assert_eq!(sets.last().unwrap().interval().until, count);
+    assert_eq!(others.intervals().len(), MAX_HOLES + 1);
+    assert_eq!(others.message_count() + sets.iter().map(MessageSet::len).sum::<usize>(), batch.message_count());
+}
+
+#[test]
+fn messages_are_found_by_their_place() {
+    let source = source("t");
+    let mut decoder = decoder();
+    let mut batch = Batch::default();
+    batch.push(set(&source, 0, 0, 10, &[1, 3]), &mut decoder);
+    batch.push(set(&source, 1, 0, 10, &[1, 3]), &mut decoder);
+    let at = |partition, offset| MessageAt { source: Arc::clone(&source), partition, offset, time_ms: 0 };
+    let found = [at(0, 1), at(0, 3), at(1, 3), at(1, 2), at(2, 1)].map(|at| batch.number_of(&at));
+    assert_eq!(found, [Some(0), Some(1), Some(3), None, None]);
+}

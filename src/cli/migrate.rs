@@ -15,7 +15,7 @@ pub(super) struct Arguments {
 
 pub(super) async fn run(config: &Config, arguments: Arguments) -> Result<(), Failure> {
     config.require_database()?;
-    let report = schema::migrate(config).await?;
+    let report = schema::migrate_and_say(config, |wait| print_line(wait)).await?;
     if report.applied.is_empty() {
         print_line("the migrations were applied already");
     }

@@ -148,6 +148,9 @@ impl From<database::Error> for Failure {
         if let database::Error::Tls(text) = error {
             return Self::Usage(text);
         }
+        if let database::Error::SharedSession = error {
+            return Self::Usage(error.to_string());
+        }
         match error.class() {
             Class::Outage => Self::Unreachable(format!("the database: {error}")),
             Class::Ours if error.is_missing_database() || error.is_unfit() => {
@@ -171,7 +174,7 @@ impl From<SchemaError> for Failure {
             | SchemaError::NotUnique { .. }
             | SchemaError::Unique { .. }
             | SchemaError::Duplicates { .. }
-            | SchemaError::OtherType { .. }
+            | SchemaError::OtherType(_)
             | SchemaError::NotAdopted { .. }
             | SchemaError::Table(_)
             | SchemaError::Role(_) => Self::Usage(error.to_string()),

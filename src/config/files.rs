@@ -4,10 +4,10 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::Path;
 
-use super::Config;
 use super::problems::Problems;
 use super::secret::Secret;
 use super::url;
+use super::{Config, Database};
 
 /// Reads the files that the configuration names: the URL, its password, and properties of librdkafka.
 pub(super) fn read(config: &mut Config, problems: &mut Problems) {
@@ -42,6 +42,33 @@ pub(super) fn read(config: &mut Config, problems: &mut Problems) {
         } else if let Some(text) = content(&key, path, problems) {
             kafka.properties_read.insert(name.clone(), Secret::new(text));
         }
+    }
+}
+
+impl Database {
+    /// The same with the URL and the password that their files have now; without such files nothing changes.
+    ///
+    /// # Errors
+    /// What is wrong with a file, with the key that names it.
+    pub(crate) fn with_secrets_read_again(&self) -> Result<Self, String> {
+        let mut database = self.clone();
+        let mut problems = Problems::default();
+        let mut connection = self.url.expose().to_owned();
+        if !self.url_file.is_empty()
+            && let Some(text) = content("database.url_file", &self.url_file, &mut problems)
+        {
+            connection = url::without_driver(&text);
+        }
+        if !self.password_file.is_empty()
+            && let Some(password) = content("database.password_file", &self.password_file, &mut problems)
+        {
+            connection = url::with_password(&url::without_parameters(&connection, &["password"]), &password);
+        }
+        if !problems.is_empty() {
+            return Err(problems.in_one_line());
+        }
+        database.url = Secret::new(connection);
+        Ok(database)
     }
 }
 

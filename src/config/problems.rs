@@ -17,6 +17,11 @@ impl Problems {
         self.found.push((key.into(), text.into()));
     }
 
+    /// All of them in one line.
+    pub(super) fn in_one_line(&self) -> String {
+        self.found.iter().map(|(key, text)| format!("{key}: {text}")).collect::<Vec<_>>().join("; ")
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.found.is_empty()
     }

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use deadpool_postgres::{PoolError, TimeoutType};
 use tokio_postgres::error::{DbError, SqlState};
 
+use super::columns::OtherType;
 use super::session::{COMMIT_STEP, COPY_STEP, DEFINE_STEP, LETTERS_STEP, SEE_STEP, STEPS_WITH_ROWS};
 
 use super::tls;
@@ -60,6 +61,14 @@ pub enum Error {
     /// No connection could be had.
     #[error("get a connection: {}", describe_pool(.0))]
     Pool(#[from] PoolError),
+    /// No server took a connection.
+    #[error("connect to {tried}")]
+    Connect {
+        /// tokio-postgres's error.
+        source: tokio_postgres::Error,
+        /// Each address that was tried, with how it ended.
+        tried: String,
+    },
     /// TLS cannot be set up as the configuration says.
     #[error("{0}")]
     Tls(String),
@@ -82,6 +91,16 @@ pub enum Error {
     /// What was known of series is out of date.
     #[error("another program has deleted or changed series meanwhile")]
     SeriesChanged,
+    /// A pooler is between.
+    #[error(
+        "database.url leads to a pooler that gives each transaction another session (pool_mode = transaction or statement), \
+         and series-ingest needs one that stays: set pool_mode = session there for this database, or connect to PostgreSQL \
+         itself; docs/poolers.md says more"
+    )]
+    SharedSession,
+    /// Somebody has changed a column of the points.
+    #[error(transparent)]
+    OtherType(#[from] OtherType),
     /// The program and the database disagree; a fault of ours.
     #[error("{0}")]
     Unexpected(String),
@@ -101,13 +120,15 @@ const UNKNOWN_SOURCE: &str = "IC004";
 const UNFIT: &str = "IC010";
 /// A restore is in progress.
 const RESTORING: &str = "IC011";
+/// PostgreSQL 17's `transaction_timeout`.
+const TRANSACTION_TIMEOUT: &str = "25P04";
 
 impl Error {
     /// What the failure means for the batch that met it.
     pub fn class(&self) -> Class {
         match self {
             Self::TimedOut { .. } => Class::Outage,
-            Self::Unexpected(_) | Self::Tls(_) => Class::Ours,
+            Self::Unexpected(_) | Self::Tls(_) | Self::OtherType(_) | Self::SharedSession => Class::Ours,
             Self::TooManyRefused { .. } => Class::Data,
             Self::SeriesChanged => Class::Retry,
             Self::Server { step, source } if is_of_another_column(step, source) => Class::Ours,
@@ -115,7 +136,7 @@ impl Error {
                 source.code().map_or(Class::Outage, |code| class_of_row_code(code.code()))
             }
             Self::Server { source, .. } => class_of(source),
-            Self::Pool(PoolError::Backend(error)) => class_of(error),
+            Self::Connect { source, .. } | Self::Pool(PoolError::Backend(source)) => class_of(source),
             Self::Pool(PoolError::PostCreateHook(deadpool_postgres::HookError::Backend(error))) => class_of(error),
             Self::Pool(_) => Class::Outage,
         }
@@ -169,13 +190,30 @@ impl Error {
     /// Whether the server refuses this client itself, or this client the server: by its credentials or by TLS. No other
     /// outage ends only when somebody mends something.
     pub fn is_refusal(&self) -> bool {
-        let (Self::Server { source, .. } | Self::Pool(PoolError::Backend(source))) = self else { return false };
-        source.code().is_some_and(|code| code.code().starts_with("28")) || tls::explain(source).is_some()
+        let (Self::Server { source, .. } | Self::Connect { source, .. } | Self::Pool(PoolError::Backend(source))) =
+            self
+        else {
+            return false;
+        };
+        source.as_db_error().is_some_and(|answer| is_refusal(answer.code().code(), answer.message()))
+            || tls::explain(source).is_some()
     }
 
-    /// Whether the server has canceled the statement: it took longer than its time-out, or an administrator did it.
+    /// Whether a lock of somebody's was waited for in vain.
+    pub fn is_lock_timeout(&self) -> bool {
+        self.answer().is_some_and(|answer| *answer.code() == SqlState::LOCK_NOT_AVAILABLE)
+    }
+
+    /// Whether a partition has more islands above its next offset than its progress can hold.
+    pub fn is_out_of_islands(&self) -> bool {
+        self.answer().is_some_and(|answer| answer.code().code() == TOO_MANY_ISLANDS)
+    }
+
+    /// Whether the server has canceled the statement or its transaction: it took longer than its time-out, or an administrator
+    /// did it.
     pub fn is_canceled(&self) -> bool {
-        self.answer().is_some_and(|answer| *answer.code() == SqlState::QUERY_CANCELED)
+        let codes = [SqlState::QUERY_CANCELED.code(), TRANSACTION_TIMEOUT];
+        self.answer().is_some_and(|answer| codes.contains(&answer.code().code()))
     }
 
     /// Whether the server goes on with this connection, whose transaction can be ended then.
@@ -226,6 +264,7 @@ impl Error {
             Self::Pool(
                 PoolError::Backend(source) | PoolError::PostCreateHook(deadpool_postgres::HookError::Backend(source)),
             )
+            | Self::Connect { source, .. }
             | Self::Server { source, .. } => source.as_db_error(),
             _ => None,
         }
@@ -252,6 +291,25 @@ fn is_of_another_column(step: &str, error: &tokio_postgres::Error) -> bool {
         *answer.code() == SqlState::NOT_NULL_VIOLATION
             && answer.column().is_some_and(|column| !from_messages.contains(&column))
     })
+}
+
+/// What PgBouncer says when it refuses a client, all with the code of a violated protocol; it says with the same code that it
+/// is full, or that the server is away.
+const REFUSALS_BY_POOLER: [&str; 9] = [
+    "no such user",
+    "no such database",
+    "authentication failed",
+    "not permitted to log in",
+    "no pg_hba.conf entry",
+    "does not exist",
+    "bouncer config error",
+    "unsupported startup parameter",
+    "SSL required",
+];
+
+/// Whether a server refuses this client itself.
+fn is_refusal(code: &str, message: &str) -> bool {
+    code.starts_with("28") || (code == "08P01" && REFUSALS_BY_POOLER.iter().any(|words| message.contains(words)))
 }
 
 fn class_of(error: &tokio_postgres::Error) -> Class {
@@ -286,7 +344,8 @@ fn class_of_code(code: &str) -> Class {
         TOO_MANY_ISLANDS => Class::Retry,
         "40001" | "40P01" | "55P03" => Class::Retry,
         // A canceled statement has met its time-out or an administrator; a read-only server is a standby, or is told to be.
-        "57014" | "25006" | "25P03" => Class::Outage,
+        // A transaction that met its time-out has lost its session, too.
+        "57014" | "25006" | "25P03" | TRANSACTION_TIMEOUT => Class::Outage,
         _ => match &code[..2.min(code.len())] {
             "08" | "53" | "57" | "58" | "28" => Class::Outage,
             // The table's columns are other ones than COPY sends: that is no message's fault.
@@ -361,6 +420,7 @@ mod tests {
             ("57014", Class::Outage),
             ("25006", Class::Outage),
             ("25P03", Class::Outage),
+            ("25P04", Class::Outage),
             ("28000", Class::Outage),
             ("28P01", Class::Outage),
             ("58030", Class::Outage),
@@ -405,6 +465,30 @@ mod tests {
             ["08006", "25006", "28000", "40001", "53100", "55P03", "57014", "58030", "IC001", "IC002", "IC003", "IC004"]
         {
             assert_eq!(class_of_row_code(code), class_of_code(code), "{code}");
+        }
+    }
+
+    #[test]
+    fn a_pooler_refuses_with_the_code_of_a_violated_protocol() {
+        // The words of PgBouncer's source.
+        let table = [
+            ("28P01", "password authentication failed for user \"u\"", true),
+            ("28000", "anything", true),
+            ("08P01", "no such user: u", true),
+            ("08P01", "password authentication failed", true),
+            ("08P01", "SASL authentication failed", true),
+            ("08P01", "server login failed: FATAL password authentication failed for user \"u\"", true),
+            ("08P01", "no such database: d", true),
+            ("08P01", "unsupported startup parameter: options", true),
+            ("08P01", "SSL required", true),
+            ("08P01", "no more connections allowed (max_client_conn)", false),
+            ("08P01", "query_wait_timeout", false),
+            ("08P01", "server conn crashed?", false),
+            ("08P01", "server login failed: FATAL the database system is starting up", false),
+            ("08006", "no such user: u", false),
+        ];
+        for (code, message, expected) in table {
+            assert_eq!(is_refusal(code, message), expected, "{code} {message}");
         }
     }
 

@@ -5,13 +5,18 @@
 //! - `inspect`: what has become of the tables since, by whoever may change them.
 //! - [`profile`]: which indexes and constraints the table of points has, and what that lets the server do.
 //! - [`roles`]: what the worker's role may do.
+//! - `connector`: how a connection is made.
+//! - `pooler`: one that shares sessions is found out.
+//! - `migration_lock`: one change of the schema at a time.
 //! - `pool`, `session`: connections, their limits and time-outs.
 //! - `settings`: the settings that every session starts with.
 //! - `tls`: how they are protected.
 //! - `progress`: which offsets are applied, and the claim.
 //! - `moved`: progress of the same topics in another cluster.
+//! - `columns`: the types that COPY writes.
 //! - `chunks`: those that points need, made before.
 //! - `series`: the rows that points refer to.
+//! - [`locks`]: those that others have locked, and who they are.
 //! - [`copy`]: the binary encoder.
 //! - `bisect`: a batch of which the server refuses rows.
 //! - [`dead_letters`]: messages that cannot be stored, and what is done with them.
@@ -23,6 +28,7 @@ pub mod dead_letters;
 mod duplicates;
 pub mod error;
 mod inspect;
+pub mod locks;
 pub mod profile;
 pub mod roles;
 pub mod schema;
@@ -31,8 +37,12 @@ pub mod scratch;
 mod adopt;
 mod bisect;
 mod chunks;
+mod columns;
+mod connector;
+mod migration_lock;
 mod moved;
 mod pool;
+mod pooler;
 mod progress;
 mod series;
 mod session;
@@ -58,6 +68,7 @@ use crate::telemetry::metrics;
 use chunks::KnownChunks;
 use duplicates::Store;
 use jiff::Timestamp;
+use locks::Locks;
 use pool::Connections;
 use profile::Table;
 use progress::{Resolved, SourceIds};
@@ -105,6 +116,9 @@ pub struct Database {
     on_duplicate: OnDuplicate,
     letters: dead_letters::Rules,
     limit: Duration,
+    /// How long a transaction waits for rows of series that others have locked.
+    row_wait: Duration,
+    locks: Arc<Mutex<Locks>>,
     sources: Arc<SourceIds>,
     /// The number of servers met when what is known of the database was last forgotten.
     server_known: Arc<AtomicU64>,
@@ -178,6 +192,11 @@ impl Database {
             on_duplicate: config.points.on_duplicate,
             letters: dead_letters::Rules::new(config),
             limit: Duration::from_millis(database.statement_timeout_ms) + PATIENCE,
+            row_wait: locks::row_wait(
+                Duration::from_millis(database.outage_grace_ms),
+                Duration::from_millis(database.lock_timeout_ms),
+            ),
+            locks: Arc::default(),
             sources: Arc::default(),
             server_known: Arc::default(),
             known_series: Arc::default(),
@@ -195,7 +214,7 @@ impl Database {
         if self.server_known.swap(server, Ordering::AcqRel) != server {
             self.forget();
         }
-        Ok(Session::new(client, self.limit))
+        Ok(Session::new(client, self.limit, self.row_wait))
     }
 
     /// A connection, and the key that the database has given to `source`. Where it turns out to be the key of another database
@@ -379,6 +398,9 @@ impl Database {
     /// workers run, and the server does not tell the client for certain that it compresses nothing.
     async fn store<'a>(&self, session: &mut Session, batch: &'a Batch, ids: &Resolved) -> Result<Store<'a>, Error> {
         let table = self.look(session).await?;
+        if let Some(other) = &table.other_type {
+            return Err(Error::OtherType(other.clone()));
+        }
         Store::new(batch, self.on_duplicate, ids, table.direct_compress.ok())
     }
 
@@ -456,9 +478,20 @@ impl Database {
             // What is cached may be of another database.
             self.forget();
         }
-        if !matches!(class, Class::Outage | Class::Ours) || failure.is_canceled() || failure.is_out_of_room() {
+        let is_answer = !(matches!(class, Class::Outage | Class::Ours) || failure.is_lock_timeout());
+        if is_answer || failure.is_canceled() || failure.is_out_of_room() {
             return;
         }
+        self.note_down(failure, asked, Instant::now());
+    }
+
+    /// Notes that nothing is written because of a lock of somebody's, which was waited for since then.
+    pub fn note_blocked(&self, failure: &Error, since: Instant) {
+        self.note_down(failure, Asked::Write, since);
+    }
+
+    fn note_down(&self, failure: &Error, asked: Asked, since: Instant) {
+        let class = failure.class();
         if class == Class::Ours || failure.is_read_only() {
             // The cause may be a setting that a session keeps from the time it was opened.
             self.connections.renew();
@@ -470,7 +503,7 @@ impl Database {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.up || state.failure.is_none() {
             state.up = false;
-            state.since = Instant::now();
+            state.since = since;
         }
         state.answers = false;
         state.write_failed |= asked == Asked::Write;

@@ -6,11 +6,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime, Timeouts};
+use deadpool_postgres::{
+    Hook, HookError, Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime, Timeouts,
+};
 use tokio_postgres::Config as ConnectionConfig;
 use tracing::{debug, warn};
 use uuid::Uuid;
 
+use super::connector::Connector;
 use super::error::Error;
 use super::settings;
 use super::tls::{self, Tls};
@@ -21,6 +24,7 @@ use crate::telemetry::metrics::{self, Step};
 #[derive(Debug, Clone)]
 pub(super) struct Connections {
     pool: Pool,
+    connector: Connector,
     kept: usize,
     max_age: Duration,
     overflow_idle: Duration,
@@ -78,8 +82,10 @@ impl Connections {
     pub(super) fn new(database: &config::Database) -> Result<Self, Error> {
         let (connection, tls) = connection_config(database)?;
         warn_of_weak(&connection, tls.mode());
-        let manager =
-            Manager::from_config(connection, tls, ManagerConfig { recycling_method: RecyclingMethod::Verified });
+        let connector = Connector::new(database);
+        // The connector reads the URL again for each connection.
+        let recycling = ManagerConfig { recycling_method: RecyclingMethod::Verified };
+        let manager = Manager::from_connect(connection, connector.clone(), recycling);
         let session = session_settings(database);
         let servers = Arc::<Servers>::default();
         let met = Arc::clone(&servers);
@@ -91,7 +97,8 @@ impl Connections {
             .max_size(database.pool_size + database.max_overflow)
             .timeouts(Timeouts {
                 wait: Some(Duration::from_millis(database.pool_wait_timeout_ms)),
-                create: Some(connect),
+                // Each address has its own limit.
+                create: None,
                 recycle: Some(connect),
             })
             .runtime(Runtime::Tokio1)
@@ -119,7 +126,7 @@ impl Connections {
             .build()
             .map_err(|error| Error::Unexpected(format!("build the pool: {error}")))?;
         let overflow_idle = Duration::from_millis(database.overflow_idle_ms);
-        Ok(Self { pool, kept: database.pool_size, max_age, overflow_idle, servers, renewed })
+        Ok(Self { pool, connector, kept: database.pool_size, max_age, overflow_idle, servers, renewed })
     }
 
     pub(super) async fn get(&self) -> Result<Object, Error> {
@@ -127,7 +134,10 @@ impl Connections {
         let got = self.pool.get().await;
         metrics::pool_waited(start.elapsed());
         metrics::step_took(Step::Pool, start.elapsed());
-        Ok(got?)
+        got.map_err(|failure| match failure {
+            PoolError::Backend(source) => Error::Connect { source, tried: self.connector.tried() },
+            other => other.into(),
+        })
     }
 
     /// The number of times that a new connection has met another server, or another database, than the one before.
@@ -198,17 +208,21 @@ fn warn_of_weak(connection: &ConnectionConfig, mode: SslMode) {
     warn!(sslmode = mode.as_str(), risk, "the connection to PostgreSQL is weaker than verify-full");
 }
 
-/// What every session is told. What a trigger raises below an error would be a line of the log for each point. The server ends what a vanished client left behind: it looks after its client while it
+/// What every session is told. What a trigger raises below an error would be a line of the log for each point. It holds whatever the role or the database says: `statement_timeout` bounds what `transaction_timeout`
+/// would, and an idle connection of the pool is closed by the pool. The server ends what a vanished client left behind: it looks after its client while it
 /// works, and the client's locks do not outlive it for long.
 fn session_settings(database: &config::Database) -> String {
     format!(
         "{pinned} set client_min_messages = error; set statement_timeout = {statement}; set lock_timeout = {lock}; \
          set idle_in_transaction_session_timeout = {idle}; set client_connection_check_interval = 2000; \
          set tcp_keepalives_idle = {keepalive}; set tcp_keepalives_interval = {keepalive}; set tcp_keepalives_count = 3; \
-         set tcp_user_timeout = {user}",
+         set tcp_user_timeout = {user}; set idle_session_timeout = 0; \
+         select case when current_setting('transaction_timeout', true) is not null \
+         then set_config('transaction_timeout', '0', false) end",
         pinned = settings::pinned(database),
         statement = database.statement_timeout_ms,
-        lock = database.lock_timeout_ms,
+        // Behind the statement's time-out it would say nothing.
+        lock = database.lock_timeout_ms.min(database.statement_timeout_ms * 3 / 4).max(1),
         idle = database.idle_in_transaction_timeout_ms,
         keepalive = (database.keepalive_idle_ms / 1000).max(1),
         user = database.tcp_user_timeout_ms,

@@ -5,14 +5,17 @@
 //! - *throughput*: without the primary key, the foreign key and the two indexes that another one covers in practice. They are
 //!   most of what a row costs, and a unique index or a trigger keeps the server from direct compress.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Row};
 use tracing::{info, warn};
 
+use super::columns::{COLUMNS, OtherType, other_type};
 use super::error::{Error, describe};
-use super::schema::{MIGRATION_LOCK, SchemaError, connect};
+use super::migration_lock::MigrationLock;
+use super::schema::{SchemaError, connect};
 use super::session::Session;
 use super::settings::quoted_name;
 use crate::config;
@@ -67,6 +70,8 @@ pub struct Table {
     pub profile: String,
     /// The span of a chunk in microseconds where the server compresses a COPY directly, or why it does not.
     pub direct_compress: Result<i64, String>,
+    /// A column that is of another type than the program writes.
+    pub other_type: Option<OtherType>,
 }
 
 impl Table {
@@ -123,6 +128,13 @@ struct Look {
     is_community: bool,
     has_setting: bool,
     is_optimized: bool,
+    other_type: Option<OtherType>,
+}
+
+/// The question for [`Look`].
+fn look_sql() -> &'static str {
+    static SQL: LazyLock<String> = LazyLock::new(|| format!("{LOOK}, array({COLUMNS}) {OF_POINTS}"));
+    &SQL
 }
 
 /// TimescaleDB's own trigger is that of its older versions, which keeps rows out of the hypertable's root.
@@ -141,8 +153,9 @@ const LOOK: &str = "
         (select extversion from pg_extension where extname = 'timescaledb'),
         current_setting('timescaledb.license', true) is not distinct from 'timescale',
         current_setting('timescaledb.enable_direct_compress_copy', true) is not null,
-        current_setting('timescaledb.enable_optimizations', true) is distinct from 'off'
-    from (select 'time_series_data_points'::regclass as oid) as points";
+        current_setting('timescaledb.enable_optimizations', true) is distinct from 'off'";
+
+const OF_POINTS: &str = "from (select 'time_series_data_points'::regclass as oid) as points";
 
 /// Whether compression is set, and the span of a chunk in microseconds; no row where the points are no hypertable.
 const LOOK_AT_HYPERTABLE: &str = "
@@ -167,6 +180,7 @@ impl Look {
             is_community: row.get(6),
             has_setting: row.get(7),
             is_optimized: row.get(8),
+            other_type: other_type(&row.get::<_, Vec<String>>(9)),
         }
     }
 
@@ -220,13 +234,13 @@ impl Look {
             (None, Some(row)) if !row.get::<_, bool>(0) => Err("compression is not set".to_owned()),
             (None, Some(row)) => Ok(row.get::<_, Option<i64>>(1).unwrap_or(i64::MAX).max(1)),
         };
-        Table { profile: self.profile(), direct_compress }
+        Table { profile: self.profile(), direct_compress, other_type: self.other_type.clone() }
     }
 }
 
 /// The table of points as it is now. It takes no locks: it may be another one when the answer is there.
 pub(super) async fn look(session: &mut Session) -> Result<Table, Error> {
-    let rows = session.query(STEP, LOOK, &[]).await?;
+    let rows = session.query(STEP, look_sql(), &[]).await?;
     let look = rows.first().map(Look::new).ok_or_else(|| Error::Unexpected(format!("{STEP}: no row")))?;
     let hypertable = if look.hindrance().is_none() {
         session.query("look at the hypertable", LOOK_AT_HYPERTABLE, &[]).await?
@@ -237,7 +251,7 @@ pub(super) async fn look(session: &mut Session) -> Result<Table, Error> {
 }
 
 async fn catalog(client: &Client) -> Result<Look, Error> {
-    let row = client.query_one(LOOK, &[]).await.map_err(|source| Error::Server { step: STEP, source })?;
+    let row = client.query_one(look_sql(), &[]).await.map_err(|source| Error::Server { step: STEP, source })?;
     Ok(Look::new(&row))
 }
 
@@ -276,8 +290,9 @@ pub async fn set(
     if dry_run {
         (change.say)(&format!("set search_path = {};", quoted_name(&database.schema)));
     }
+    let mut lock = None;
     if !dry_run {
-        change.lock_out_others().await?;
+        lock = Some(change.lock_out_others(database).await?);
         // Another one may have been at it until now.
         change.look = catalog(change.client).await?;
     }
@@ -292,6 +307,9 @@ pub async fn set(
         (_, 0) => (change.say)("there is nothing to do"),
         (true, _) => (change.say)("nothing was done: leave out --dry-run to do it"),
         (false, _) => (change.say)(&format!("the profile is {} now", catalog(change.client).await?.profile())),
+    }
+    if let Some(lock) = lock {
+        lock.release().await?;
     }
     Ok(())
 }
@@ -472,17 +490,15 @@ impl<S: FnMut(&str)> Change<'_, S> {
     }
 
     /// Waits for another command that changes the tables, and keeps all later ones waiting.
-    async fn lock_out_others(&self) -> Result<(), SchemaError> {
-        let sql = format!("select pg_advisory_lock({MIGRATION_LOCK})");
-        match self.client.batch_execute(&sql).await {
-            Ok(()) => Ok(()),
-            Err(source) if source.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => Err(SchemaError::Profile(format!(
+    async fn lock_out_others(&mut self, database: &config::Database) -> Result<MigrationLock, SchemaError> {
+        let lock = MigrationLock::take(database, Some(LOCK_WAIT), |wait| (self.say)(wait)).await?;
+        lock.ok_or_else(|| {
+            SchemaError::Profile(format!(
                 "another migrate or set-profile is at work in this database, and was not done within {} s. Run the command \
                  again when it is",
                 LOCK_WAIT.as_secs()
-            ))),
-            Err(source) => Err(Error::Server { step: "lock out other migrations", source }.into()),
-        }
+            ))
+        })
     }
 
     async fn execute(&self, sql: &str) -> Result<(), SchemaError> {

@@ -26,7 +26,7 @@ pub const TABLES: [(&str, &str); 11] = [
 
 /// The functions that the worker may call; they run with the rights of their owner. Those of `points.on_duplicate` it may
 /// call with that setting only.
-pub const FUNCTIONS: [&str; 22] = [
+pub const FUNCTIONS: [&str; 25] = [
     "ingest_source_key",
     "ingest_source_number",
     "ingest_start",
@@ -41,6 +41,9 @@ pub const FUNCTIONS: [&str; 22] = [
     "ingest_lock_series",
     "ingest_check_landing",
     "ingest_series_changes",
+    "ingest_locked_series",
+    "ingest_locked_partitions",
+    "ingest_lock_waits",
     "ingest_make_chunk",
     "ingest_add_points",
     "ingest_replace_points",

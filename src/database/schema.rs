@@ -9,8 +9,12 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Row};
 use tracing::{info, warn};
 
+use super::columns::{COLUMNS, OtherType, other_type};
+use super::connector::{Connector, Failed};
 use super::error::{Error, describe};
+use super::migration_lock::MigrationLock;
 use super::pool::connection_config;
+use super::pooler;
 use super::settings::{self, quoted_name};
 use super::{adopt, inspect, profile};
 use crate::config::{self, OnDuplicate};
@@ -18,9 +22,6 @@ use crate::config::{self, OnDuplicate};
 mod embedded {
     refinery::embed_migrations!("migrations");
 }
-
-/// The key of the advisory lock that lets one `migrate` run at a time: "series-i" in ASCII.
-pub(super) const MIGRATION_LOCK: i64 = 0x7365_7269_6573_2d69;
 
 /// The table of the applied migrations. refinery's own name for it is every program's that uses refinery.
 const HISTORY: &str = "ingest_schema_history";
@@ -154,17 +155,8 @@ pub enum SchemaError {
     #[error("{0}")]
     Role(String),
     /// A column of the points is not of the type that COPY sends.
-    #[error(
-        "column {column} of time_series_data_points is of type {found}, and the program writes {expected}: alter it back"
-    )]
-    OtherType {
-        /// The column.
-        column: String,
-        /// Its type.
-        found: String,
-        /// The type that it was made with.
-        expected: &'static str,
-    },
+    #[error(transparent)]
+    OtherType(OtherType),
     /// An applied migration is not the one of this program.
     #[error("migration {name} was applied with another content: this is another program's schema")]
     Different {
@@ -176,19 +168,19 @@ pub enum SchemaError {
 /// A connection outside the pool, without time-outs of statements and transactions, whatever those of the role or the database
 /// are: migrations take as long as they need.
 pub(super) async fn connect(database: &config::Database) -> Result<Client, Error> {
-    let step = "connect";
-    let (connect, tls) = connection_config(database)?;
-    let limit = Duration::from_millis(database.connect_timeout_ms);
-    let connecting = tokio::time::timeout(limit, connect.connect(tls));
-    let (client, connection) = connecting
+    // What is wrong with the configuration is no failed connection.
+    connection_config(database)?;
+    let (client, _) = Connector::new(database)
+        .connect()
         .await
-        .map_err(|_| Error::TimedOut { step, seconds: limit.as_secs() })?
-        .map_err(|source| Error::Server { step, source })?;
-    tokio::spawn(async move {
-        if let Err(error) = connection.await {
-            warn!(error = %describe(&error), "the connection for the schema ended");
-        }
-    });
+        .map_err(|Failed { source, tried }| Error::Connect { source, tried })?;
+    let limit = Duration::from_millis(database.connect_timeout_ms);
+    // Before anything is set that another client of the pooler's would find.
+    let step = "look for a pooler";
+    let shared = tokio::time::timeout(limit * 4, pooler::is_shared(&client, database)).await;
+    if shared.map_err(|_| Error::TimedOut { step, seconds: limit.as_secs() * 4 })?? {
+        return Err(Error::SharedSession);
+    }
     let sql = format!("{} {WITHOUT_TIMEOUTS}", settings::pinned(database));
     let step = "prepare the session";
     let prepared = tokio::time::timeout(limit, client.batch_execute(&sql)).await;
@@ -200,7 +192,7 @@ pub(super) async fn connect(database: &config::Database) -> Result<Client, Error
 
 /// PostgreSQL has `transaction_timeout` from version 17 on.
 const WITHOUT_TIMEOUTS: &str = "set statement_timeout = 0; set lock_timeout = 0; \
-    set idle_in_transaction_session_timeout = 0; \
+    set idle_in_transaction_session_timeout = 0; set idle_session_timeout = 0; \
     do $$ begin if current_setting('transaction_timeout', true) is not null \
     then perform set_config('transaction_timeout', '0', false); end if; end $$";
 
@@ -209,8 +201,16 @@ const WITHOUT_TIMEOUTS: &str = "set statement_timeout = 0; set lock_timeout = 0;
 /// # Errors
 /// Where the server does not answer, or a step fails; steps before it stay.
 pub async fn migrate(config: &config::Config) -> Result<Report, SchemaError> {
+    migrate_and_say(config, |wait| warn!(wait, "migrate")).await
+}
+
+/// The same; `say` gets a sentence when something is waited for, and every 30 s while it is.
+///
+/// # Errors
+/// As those of [`migrate`].
+pub async fn migrate_and_say(config: &config::Config, say: impl FnMut(&str)) -> Result<Report, SchemaError> {
     let mut client = connect(&config.database).await?;
-    run(&client, "wait for other migrations", &format!("select pg_advisory_lock({MIGRATION_LOCK})")).await?;
+    let lock = MigrationLock::take(&config.database, None, say).await?;
     let mut notes = Vec::new();
     ensure_schema(&client, &config.database, &mut notes).await?;
     take_over_history(&client, &mut notes).await?;
@@ -237,7 +237,9 @@ pub async fn migrate(config: &config::Config) -> Result<Report, SchemaError> {
     if can_compress {
         compress(&client, &config.database, &mut notes).await?;
     }
-    run(&client, "end the migration", &format!("select pg_advisory_unlock({MIGRATION_LOCK})")).await?;
+    if let Some(lock) = lock {
+        lock.release().await?;
+    }
     Ok(Report { applied, notes })
 }
 
@@ -527,39 +529,13 @@ async fn set_paths(client: &Client, notes: &mut Vec<String>) -> Result<(), Error
     Ok(())
 }
 
-/// The columns that COPY writes, with the types that its binary form is of; a domain over one is as good.
-const WRITTEN: [(&str, &[&str]); 4] = [
-    ("time_series_id", TEXT),
-    // Both are microseconds since 2000; without a zone they are those of UTC.
-    ("timestamp", &["timestamp with time zone", "timestamp without time zone"]),
-    ("column_name", TEXT),
-    ("value", &["double precision"]),
-];
-
-/// The types whose binary form is that of a text.
-const TEXT: &[&str] = &["text", "character varying"];
-
 /// Whether the columns of the points are of the types that COPY sends: the server takes the bytes for what its own are, or
 /// refuses all of them.
 async fn check_types(client: &Client) -> Result<(), SchemaError> {
-    let sql = "with recursive base as (
-            select attname::text as name, atttypid as type from pg_attribute
-            where attrelid = 'time_series_data_points'::regclass and attnum > 0 and not attisdropped
-            union all
-            select base.name, pg_type.typbasetype from base join pg_type on pg_type.oid = base.type
-            where pg_type.typtype = 'd'
-        )
-        select name, format_type(type, null) from base join pg_type on pg_type.oid = type where typtype <> 'd'";
     let step = "look at the types of columns";
-    let rows = client.query(sql, &[]).await.map_err(|source| Error::Server { step, source })?;
-    for (column, expected) in WRITTEN {
-        let found = rows.iter().find(|row| row.get::<_, &str>(0) == column).map_or("none", |row| row.get(1));
-        if !expected.contains(&found) {
-            let expected = expected[0];
-            return Err(SchemaError::OtherType { column: column.to_owned(), found: found.to_owned(), expected });
-        }
-    }
-    Ok(())
+    let rows = client.query(COLUMNS, &[]).await.map_err(|source| Error::Server { step, source })?;
+    let columns: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+    other_type(&columns).map_or(Ok(()), |other| Err(SchemaError::OtherType(other)))
 }
 
 /// Whether this role may call the function that stores points once.

@@ -88,6 +88,11 @@ impl KnownSeries {
         unknown
     }
 
+    /// The series of the points whose rows are to be made or changed before.
+    pub(super) fn series_to_see<'a>(&self, points: &'a Points) -> Vec<&'a str> {
+        self.unknown(points).into_iter().map(|(series, _)| series).collect()
+    }
+
     fn remember(&self, pairs: &[(&str, &str)]) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.pairs + pairs.len() > MAX_KNOWN {
@@ -123,7 +128,10 @@ pub(super) async fn see(session: &mut Session, known: &KnownSeries, points: &Poi
         return Ok(());
     }
     let (ids, columns): (Vec<&str>, Vec<&str>) = pairs.iter().copied().unzip();
-    session.query(SEE_STEP, "select ingest_see_columns($1, $2)", &[&ids, &columns]).await?;
+    let sql =
+        "select ingest_see_columns($1, $2) from (select set_config('lock_timeout', $3, true) as told offset 0) as wait
+               where told is not null";
+    session.query(SEE_STEP, sql, &[&ids, &columns, &session.row_wait()]).await?;
     known.remember(&pairs);
     Ok(())
 }
@@ -160,10 +168,13 @@ pub(super) async fn lock(session: &mut Session, known: &KnownSeries, points: &Po
     let sql = format!(
         "select reference, {SAME_SCHEMA},
              case when reference = 'locked' then set_config('session_replication_role', 'replica', true) end,
-             ingest_series_changes()
-         from ingest_lock_series($1) as reference"
+             ingest_series_changes(), set_config('lock_timeout', before, true)
+         from (select current_setting('lock_timeout') as before offset 0) as session,
+             lateral (select set_config('lock_timeout', case when before is not null then $2 end, true) as told offset 0)
+                 as wait,
+             lateral ingest_lock_series(case when told is not null then $1::text[] end) as reference"
     );
-    let rows = session.query("lock the rows of series", &sql, &[&ids]).await?;
+    let rows = session.query("lock the rows of series", &sql, &[&ids, &session.row_wait()]).await?;
     let reference = answer(&rows)?;
     if rows.first().is_some_and(|row| known.is_changed(row.get(3))) {
         return Err(Error::SeriesChanged);
@@ -207,8 +218,20 @@ pub(super) async fn define(session: &mut Session, sources: &Resolved, definition
     let rows = session
         .query(
             DEFINE_STEP,
-            "select ingest_define_series($1, $2, $3, $4, $5, $6, $7, $8, $9)",
-            &[&ids, &names, &descriptions, &time_columns, &value_columns, &times, &source_keys, &partitions, &offsets],
+            "select ingest_define_series($1, $2, $3, $4, $5, $6, $7, $8, $9)
+             from (select set_config('lock_timeout', $10, true) as told offset 0) as wait where told is not null",
+            &[
+                &ids,
+                &names,
+                &descriptions,
+                &time_columns,
+                &value_columns,
+                &times,
+                &source_keys,
+                &partitions,
+                &offsets,
+                &session.row_wait(),
+            ],
         )
         .await?;
     metrics::series_conflicts(rows.first().map_or(0, |row| row.get::<_, i64>(0).unsigned_abs()));

@@ -38,13 +38,19 @@ pub(super) const STEPS_WITH_ROWS: [&str; 5] = [COPY_STEP, DEFINE_STEP, SEE_STEP,
 pub(super) struct Session {
     client: Option<Object>,
     limit: Duration,
+    row_wait: String,
     /// Whether the connection is in a state that the next user may find it in.
     clean: bool,
 }
 
 impl Session {
-    pub(super) fn new(client: Object, limit: Duration) -> Self {
-        Self { client: Some(client), limit, clean: true }
+    pub(super) fn new(client: Object, limit: Duration, row_wait: Duration) -> Self {
+        Self { client: Some(client), limit, row_wait: format!("{}ms", row_wait.as_millis()), clean: true }
+    }
+
+    /// `lock_timeout` of the statements that lock the rows of series.
+    pub(super) fn row_wait(&self) -> String {
+        self.row_wait.clone()
     }
 
     fn client(&self) -> &Object {

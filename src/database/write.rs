@@ -1,8 +1,9 @@
 //! The write transaction: points by COPY, claim, dead letters, COMMIT.
 
 use std::collections::HashSet;
+use std::pin::pin;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tracing::debug;
 
@@ -82,6 +83,9 @@ const ROOM_FOR_LOCKS: &str = "
             + 2),
         exists (select from pg_inherits where inhparent = 'time_series_data_points'::regclass)";
 
+/// How often it is looked for whose locks a slow transaction waits for.
+const LOOK_FOR_LOCKS: Duration = Duration::from_secs(2);
+
 /// A message whose points lie in more chunks than one transaction can ever lock.
 #[derive(Debug, Clone)]
 pub struct Oversized {
@@ -151,26 +155,32 @@ impl Database {
         let mut rows = if self.expects_refusals() { Rows::Apart } else { Rows::Together };
         let mut letters = OnRefusal::Fail;
         let mut path = path;
-        let result = loop {
-            let result = self.try_write(batch, path, (rows, letters), decoder).await;
-            match &result {
-                Err(refused) if refused.is_refused_row() && rows == Rows::Together => {
-                    debug!(%refused, messages = batch.message_count(), "the database refuses a row; looking for its message");
-                    rows = Rows::Apart;
+        let attempt = async {
+            loop {
+                let result = self.try_write(batch, path, (rows, letters), decoder).await;
+                match &result {
+                    Err(refused) if refused.is_refused_row() && rows == Rows::Together => {
+                        debug!(%refused, messages = batch.message_count(), "the database refuses a row; looking for its message");
+                        rows = Rows::Apart;
+                    }
+                    Err(refused) if refused.is_refused_letter() && letters == OnRefusal::Fail => {
+                        debug!(%refused, "the database refuses a dead letter; storing less of it");
+                        letters = OnRefusal::StoreLess;
+                    }
+                    _ => break result,
                 }
-                Err(refused) if refused.is_refused_letter() && letters == OnRefusal::Fail => {
-                    debug!(%refused, "the database refuses a dead letter; storing less of it");
-                    letters = OnRefusal::StoreLess;
-                }
-                _ => break result,
+                path = path.after_doubt();
             }
-            path = path.after_doubt();
         };
+        let result = self.watched(attempt).await;
         match &result {
             Ok(_) => {
                 self.note_success(Asked::Write);
+                self.note_free();
                 metrics::transaction_took(start.elapsed());
             }
+            // Whether the whole database is in the way of somebody's lock is for the caller to find out.
+            Err(failure) if failure.is_lock_timeout() => metrics::database_error(failure.class().as_str()),
             Err(failure) => {
                 self.note_failure(failure, Asked::Write);
                 if failure.is_missing_series() {
@@ -179,6 +189,24 @@ impl Database {
             }
         }
         result
+    }
+
+    /// The same, and if it takes long, says whose locks it waits for.
+    async fn watched<T>(&self, attempt: impl Future<Output = T>) -> T {
+        let mut attempt = pin!(attempt);
+        if let Ok(done) = tokio::time::timeout(self.row_wait / 2, &mut attempt).await {
+            return done;
+        }
+        let look = async {
+            loop {
+                self.look_for_lock_holders().await;
+                tokio::time::sleep(LOOK_FOR_LOCKS).await;
+            }
+        };
+        tokio::select! {
+            done = attempt => done,
+            () = look => unreachable!("it looks for as long as it may"),
+        }
     }
 
     async fn try_write(
@@ -286,8 +314,9 @@ impl Database {
             return Ok(Copied::default());
         }
         let begun = Instant::now();
-        let store = self.store(session, batch, ids).await?;
         let reference = series::lock(session, &self.known_series, points).await?;
+        // Behind the lock, so that the table stays as it is found.
+        let store = self.store(session, batch, ids).await?;
         metrics::step_took(Step::Prepare, begun.elapsed());
         self.note_reference(reference);
         let copied = match rows {

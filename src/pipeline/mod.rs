@@ -26,7 +26,7 @@ mod watch;
 mod writer;
 mod writer_count;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
@@ -36,7 +36,7 @@ use tokio::sync::mpsc::{self, UnboundedReceiver};
 use tokio::task::{JoinError, JoinSet};
 use tracing::{error, info, warn};
 
-use crate::batch::{Batch, Budget, Interval, MessageSet};
+use crate::batch::{Batch, Budget, Counts, Interval, MessageSet};
 use crate::config::Config;
 use crate::database::Database;
 use crate::journal::{JournalHandle, Record};
@@ -65,6 +65,8 @@ const TICK: Duration = Duration::from_millis(100);
 /// How long nothing may come of a partition that has more. What could hold it, a broker that is away among it, is not known
 /// here, and starting again does no harm.
 const STUCK: Duration = Duration::from_secs(30);
+/// How often messages are tried again that wait for rows that somebody has locked, without a journal.
+const TRY_LOCKED: Duration = Duration::from_secs(1);
 /// The longest wait between two attempts to start partitions.
 const MAX_START_DELAY: Duration = Duration::from_secs(5);
 /// How much longer than its longest statement a healthy database may be silent: the worker's own patience, and a question's
@@ -171,6 +173,8 @@ pub async fn run(
         draining: false,
         movable_since: Instant::now(),
         calm_since: Instant::now(),
+        waiting: VecDeque::new(),
+        waiting_until: Instant::now(),
         config,
         budget,
         health,
@@ -239,6 +243,9 @@ struct Pipeline {
     movable_since: Instant,
     /// Since when nothing but the consumer could hold messages up.
     calm_since: Instant,
+    /// Without a journal: what waits for rows that somebody has locked, and until when.
+    waiting: VecDeque<MessageSet>,
+    waiting_until: Instant,
 }
 
 impl Pipeline {
@@ -255,6 +262,7 @@ impl Pipeline {
             self.health.beat(Component::Pipeline);
             self.dispatch();
             self.take_unsaved();
+            self.take_waiting();
             let may_take = match &self.spill {
                 Some(spill) if spill.mode() == Mode::Journaling => spill.may_take(),
                 _ => !self.is_full(),
@@ -300,7 +308,26 @@ impl Pipeline {
             spill.save([set]);
             return;
         }
+        if let Some(spill) = self.spill.as_mut().filter(|spill| spill.is_crowded(&set)) {
+            metrics::messages_received(&set.source().topic, "journaled", set.len() as u64);
+            spill.set_aside([set]);
+            return;
+        }
         self.fill(set);
+    }
+
+    /// Takes what waits for rows that somebody has locked, to try it again.
+    fn take_waiting(&mut self) {
+        if self.waiting.is_empty() || Instant::now() < self.waiting_until {
+            return;
+        }
+        while !self.is_full() {
+            let Some(set) = self.waiting.pop_front() else { break };
+            self.decode(set);
+        }
+        if self.waiting.is_empty() {
+            self.waiting_until = Instant::now() + TRY_LOCKED;
+        }
     }
 
     /// Takes what waits to be journaled, once the database is back.
@@ -313,14 +340,19 @@ impl Pipeline {
 
     fn fill(&mut self, set: MessageSet) {
         let source = Arc::clone(set.source());
-        let begun = Instant::now();
-        let counts = self.filling.push(set, &mut self.decoder);
-        metrics::step_took(Step::Decode, begun.elapsed());
+        let counts = self.decode(set);
         metrics::unknown_fields(counts.unknown_fields as u64);
         for (kind, count) in counts.by_type().into_iter().filter(|(_, count)| *count > 0) {
             metrics::messages_received(&source.topic, kind, count as u64);
         }
+    }
+
+    fn decode(&mut self, set: MessageSet) -> Counts {
+        let begun = Instant::now();
+        let counts = self.filling.push(set, &mut self.decoder);
+        metrics::step_took(Step::Decode, begun.elapsed());
         self.filling_since.get_or_insert_with(Instant::now);
+        counts
     }
 
     fn heard(&mut self, event: Event) {
@@ -630,8 +662,18 @@ impl Pipeline {
         let done = if outcome.lost && outcome.replayed { &outcome.damaged } else { &outcome.intervals };
         self.partitions.note_done(done);
         self.held.remove(&outcome.number);
+        let waits = !outcome.aside.is_empty();
+        for set in &outcome.aside {
+            self.partitions.note_waiting(set, outcome.replayed);
+        }
+        if !outcome.replayed && waits {
+            match &mut self.spill {
+                Some(spill) => spill.set_aside(outcome.aside),
+                None => self.waiting.extend(outcome.aside.iter().map(|set| set.detached(&self.budget))),
+            }
+        }
         if let Some(spill) = self.spill.as_mut().filter(|_| outcome.replayed) {
-            spill.replayed(outcome.unread.take());
+            spill.replayed(outcome.unread.take(), waits);
             // The journal is written oldest first: a partition may have to wait until it is its turn.
             if !outcome.applied.is_empty() {
                 self.movable_since = Instant::now();

@@ -31,7 +31,7 @@ struct Partition {
     committed: Option<i64>,
     /// Since when there is something that is not applied.
     behind_since: Option<Instant>,
-    /// When the database's progress last moved.
+    /// When something of it was last applied.
     applied_at: Instant,
 }
 
@@ -158,6 +158,16 @@ impl Partitions {
         self.in_flight.retain(|_, sets| !sets.is_empty());
     }
 
+    /// Notes a set that was on its way and has to wait for rows that somebody has locked; the journal has it, or does not yet.
+    pub(super) fn note_waiting(&mut self, set: &MessageSet, is_journaled: bool) {
+        let interval = set.interval();
+        let oldest_ms = set.messages().next().and_then(|first| first.time_ms);
+        self.in_flight
+            .entry((interval.source, interval.partition))
+            .or_default()
+            .insert(interval.from, InFlight { until: interval.until, oldest_ms, is_journaled });
+    }
+
     /// Notes that the journal has what was read of these intervals.
     pub(super) fn note_saved(&mut self, intervals: &[Interval]) {
         for interval in intervals {
@@ -186,10 +196,9 @@ impl Partitions {
         let key = (applied.source.topic.clone(), applied.partition);
         let owned = self.owned.get_mut(&key)?;
         let reading = owned.reading.as_mut().filter(|reading| reading.source == applied.source)?;
-        if applied.next_offset > reading.next_offset {
-            reading.next_offset = applied.next_offset;
-            owned.applied_at = Instant::now();
-        }
+        reading.next_offset = reading.next_offset.max(applied.next_offset);
+        // Islands above it are progress, too.
+        owned.applied_at = Instant::now();
         Some(Assigned { partition: key, epoch: owned.epoch })
     }
 

@@ -22,7 +22,7 @@ use tracing::{error, info, warn};
 use super::is_plausible;
 use super::survey::Survey;
 use super::writer::Writer;
-use crate::batch::{Interval, MessageSet};
+use crate::batch::{Interval, MessageSet, Source};
 use crate::config;
 use crate::database::Database;
 use crate::journal::{AppendError, JournalHandle, Record};
@@ -51,6 +51,12 @@ const READ_RETRY: Duration = Duration::from_secs(1);
 const READ_RETRY_MAX: Duration = Duration::from_secs(60);
 /// What one batch takes of the journal at most, in bytes on disk, where messages are compressed.
 const REPLAY_BYTES: u64 = 512 * 1024;
+
+/// From how many holes on a partition is left alone until they are filled; its progress holds 1024 islands above them.
+const CROWD: usize = 384;
+
+/// How often records are tried at most that wait for rows that somebody has locked.
+const TRY_LOCKED: Duration = Duration::from_secs(2);
 
 /// Where messages go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,6 +100,12 @@ pub(super) struct Spill {
     mode_since: Instant,
     unsaved: VecDeque<MessageSet>,
     unsaved_bytes: usize,
+    /// What waits for rows that somebody has locked, and is to be journaled in any mode.
+    aside: VecDeque<MessageSet>,
+    /// How many holes such messages leave in a partition.
+    holes: HashMap<(Arc<Source>, i32), usize>,
+    /// Until when nothing is asked for before its time, because it waits for locked rows.
+    locked_until: Instant,
     /// When the next append may begin, if no whole one is there before.
     append_at: Instant,
     /// How many sets the next append takes at most: fewer and fewer where there is little room.
@@ -142,6 +154,9 @@ impl Spill {
             mode_since: Instant::now(),
             unsaved: VecDeque::new(),
             unsaved_bytes: 0,
+            aside: VecDeque::new(),
+            holes: HashMap::new(),
+            locked_until: Instant::now(),
             append_at: Instant::now(),
             append_sets: usize::MAX,
             appending: JoinSet::new(),
@@ -273,7 +288,11 @@ impl Spill {
         match self.mode {
             Mode::Streaming => false,
             Mode::Journaling => !self.surveyed,
-            Mode::Replaying => is_idle && (!self.surveyed || self.surveyed_appends != self.appends),
+            Mode::Replaying => {
+                is_idle
+                    && (!self.surveyed || self.surveyed_appends != self.appends)
+                    && Instant::now() >= self.locked_until
+            }
         }
     }
 
@@ -288,6 +307,7 @@ impl Spill {
             && self.replay.is_empty()
             && self.replaying == 0
             && self.unsaved.is_empty()
+            && self.aside.is_empty()
             && self.appending.is_empty()
     }
 
@@ -298,6 +318,22 @@ impl Spill {
             self.unsaved.push_back(set);
         }
         self.pump();
+    }
+
+    /// Takes sets that wait for rows that somebody has locked. They are tried again as the journal's records are.
+    pub(super) fn set_aside(&mut self, sets: impl IntoIterator<Item = MessageSet>) {
+        for set in sets {
+            *self.holes.entry((Arc::clone(set.source()), set.partition())).or_default() += 1;
+            self.aside.push_back(set);
+        }
+        self.pump();
+    }
+
+    /// Whether so many messages of the set's partition wait for locked rows that its progress cannot hold many more holes: the
+    /// set is then to wait as well.
+    pub(super) fn is_crowded(&self, set: &MessageSet) -> bool {
+        let holes = (!self.holes.is_empty()).then(|| self.holes.get(&(Arc::clone(set.source()), set.partition())));
+        holes.flatten().is_some_and(|holes| *holes >= CROWD)
     }
 
     /// What was not journaled before the database came back; it goes there straight.
@@ -313,7 +349,8 @@ impl Spill {
 
     /// Starts an append, if there is something to append and none is under way: what comes meanwhile goes with the next.
     fn pump(&mut self) {
-        let may = self.mode == Mode::Journaling && self.appending.is_empty() && !self.unsaved.is_empty();
+        let has_unsaved = self.mode == Mode::Journaling && !self.unsaved.is_empty();
+        let may = self.appending.is_empty() && (has_unsaved || !self.aside.is_empty());
         // What the end of an outage waits for is not to wait itself.
         let is_awaited = self.surveyed && self.replay.is_empty() && self.database.state().answers;
         let is_due = Instant::now() >= self.append_at
@@ -324,7 +361,10 @@ impl Spill {
         self.append_at = Instant::now() + append_every(self.journal.usage().records);
         let mut sets = Vec::new();
         let mut bytes = 0;
-        while let Some(set) = self.unsaved.pop_front() {
+        let mut unsaved = has_unsaved.then_some(&mut self.unsaved);
+        while let Some(set) =
+            self.aside.pop_front().or_else(|| unsaved.as_mut().and_then(|unsaved| unsaved.pop_front()))
+        {
             bytes += set.bytes();
             sets.push(set);
             if bytes >= APPEND_BYTES || sets.len() >= self.append_sets {
@@ -391,8 +431,12 @@ impl Spill {
             self.append_at = Instant::now() + APPEND_RETRY;
         }
         for set in sets.into_iter().rev() {
-            self.unsaved_bytes += set.bytes();
-            self.unsaved.push_front(set);
+            if self.mode == Mode::Journaling {
+                self.unsaved_bytes += set.bytes();
+                self.unsaved.push_front(set);
+            } else {
+                self.aside.push_front(set);
+            }
         }
         appended
     }
@@ -411,6 +455,9 @@ impl Spill {
                 "records of the journal wait: the database has no progress of their partitions, and this worker does not \
                  read them"
             );
+        }
+        if survey.appends == self.appends && self.aside.is_empty() {
+            self.holes = holes(&survey.missing);
         }
         if self.replaying == 0 {
             self.surveyed_appends = survey.appends;
@@ -502,13 +549,17 @@ impl Spill {
         Some(records)
     }
 
-    /// Notes that a batch of the journal's is done, and why records of it could not be read now.
-    pub(super) fn replayed(&mut self, unread: Option<String>) {
+    /// Notes that a batch of the journal's is done, why records of it could not be read now, and whether some of it waits
+    /// for rows that somebody has locked.
+    pub(super) fn replayed(&mut self, unread: Option<String>, waits: bool) {
         self.replaying = self.replaying.saturating_sub(1);
         if self.mode != Mode::Journaling {
             self.surveyed = false;
         }
         self.unread.note(unread);
+        if waits {
+            self.locked_until = Instant::now() + TRY_LOCKED;
+        }
         if self.replay.is_empty() && self.replaying == 0 {
             self.unread.end_of_round();
         }
@@ -571,6 +622,26 @@ impl Unread {
     fn may_read(&self) -> bool {
         Instant::now() >= self.next_round
     }
+}
+
+/// How many holes in each partition these records would fill; those that touch fill one.
+fn holes(records: &[Record]) -> HashMap<(Arc<Source>, i32), usize> {
+    let mut intervals: HashMap<(Arc<Source>, i32), Vec<(i64, i64)>> = HashMap::new();
+    for record in records {
+        let key = (Arc::clone(&record.source), record.partition);
+        intervals.entry(key).or_default().push((record.from, record.until));
+    }
+    let count = |mut all: Vec<(i64, i64)>| {
+        all.sort_unstable();
+        let mut reached = i64::MIN;
+        let begins = |(from, until): &(i64, i64)| {
+            let begins = *from > reached;
+            reached = reached.max(*until);
+            begins
+        };
+        all.into_iter().filter(begins).count()
+    };
+    intervals.into_iter().map(|(key, all)| (key, count(all))).collect()
 }
 
 /// How long to wait between two appends, with so many records in the journal.

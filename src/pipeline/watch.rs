@@ -161,10 +161,16 @@ impl Watch {
     /// not come back by itself.
     fn report_database(&self, journaling: bool) {
         let state = self.database.state();
+        // A locked table is waited for as an outage is.
+        let passes = |class| matches!(class, Class::Outage | Class::Retry);
         let is_journaled =
-            journaling && !state.refused && state.failure.as_ref().is_none_or(|(_, class)| *class == Class::Outage);
+            journaling && !state.refused && state.failure.as_ref().is_none_or(|(_, class)| passes(*class));
+        let locks: Vec<String> = self.database.lock_holders().iter().map(ToString::to_string).collect();
         let down = state.failure.as_ref().filter(|_| !state.up);
-        let failure = down.map(|(words, class)| (state.since, format!("({}): {words}", class.as_str())));
+        let failure = down.map(|(words, class)| {
+            let holders = if locks.is_empty() { String::new() } else { format!("; {}", locks.join("; ")) };
+            (state.since, format!("({}): {words}{holders}", class.as_str()))
+        });
         self.health.note(|facts| {
             facts.database.answered = state.last_success;
             facts.database.failure = failure;
@@ -173,6 +179,7 @@ impl Watch {
         let table = self.database.table();
         self.health.update(|status| {
             status.database.up = state.up;
+            status.database.locks = locks;
             status.database.reference = state.reference.map(Reference::as_str);
             if let Some(table) = table {
                 status.database.direct_compress = Some(table.direct_compress_text());

@@ -48,6 +48,8 @@ pub(super) struct Outcome {
     pub(super) replayed: bool,
     /// The batch's number, where the pipeline holds its messages.
     pub(super) number: u64,
+    /// What was not written because somebody has locked rows that it needs.
+    pub(super) aside: Vec<MessageSet>,
     /// Intervals that were not written, because their topic was made anew meanwhile.
     pub(super) of_deleted_topics: Vec<Interval>,
 }
@@ -62,6 +64,8 @@ pub(super) struct Writer {
     backoff: ExponentialBuilder,
     longest_pause: Duration,
     log: LogLimit,
+    /// How long locks of whole tables may last before nothing can be written.
+    blocked_after: Duration,
 }
 
 /// The state of a database that does not write batches, in the log.
@@ -78,6 +82,7 @@ impl Writer {
             backoff,
             longest_pause: Duration::from_millis(config.database.retry_max_ms),
             log: LogLimit::default(),
+            blocked_after: database_blocked_after(config),
         }
     }
 
@@ -161,11 +166,20 @@ impl Writer {
             else {
                 return outcome;
             };
+            let piece = self.without_locked(piece, decoder, &mut outcome).await;
+            if piece.is_empty() {
+                continue;
+            }
             let (parts, why) = match self.write_piece(&piece, path, is_aside, decoder, &mut outcome).await {
                 Piece::Written => continue,
                 Piece::NoProgress => {
                     outcome.lost = true;
                     return outcome;
+                }
+                Piece::Locked(needs) => {
+                    let others = Self::set_aside(&piece, &needs, decoder, &mut outcome);
+                    pieces.push((others, path.after_doubt()));
+                    continue;
                 }
                 Piece::Refused(why) => (2, Some(why)),
                 Piece::TooLarge(parts) => (parts, None),
@@ -197,6 +211,23 @@ impl Writer {
                 None => aside.push_back((piece, path)),
             }
         }
+    }
+
+    /// The batch without what needs rows that somebody had locked when they were last asked for, and still has.
+    async fn without_locked(&self, batch: Batch, decoder: &mut Decoder, outcome: &mut Outcome) -> Batch {
+        if !self.database.knows_locked_rows() {
+            return batch;
+        }
+        let needs = self.database.locked_rows(&batch).await.messages_of(&batch);
+        if needs.contains(&true) { Self::set_aside(&batch, &needs, decoder, outcome) } else { batch }
+    }
+
+    /// The batch without these messages.
+    fn set_aside(batch: &Batch, needs: &[bool], decoder: &mut Decoder, outcome: &mut Outcome) -> Batch {
+        let (others, aside) = batch.set_aside(needs, decoder);
+        debug!(messages = aside.iter().map(MessageSet::len).sum::<usize>(), "messages wait for rows that are locked");
+        outcome.aside.extend(aside);
+        others
     }
 
     /// The batch without what was read of a topic that is now another one.
@@ -297,6 +328,7 @@ impl Writer {
         let mut delays = self.backoff.build();
         let mut missing_series = 0;
         let mut canceled = 0;
+        let begun = Instant::now();
         loop {
             let failure = match self.database.write(piece, path, decoder).await {
                 Ok(written) => {
@@ -340,6 +372,19 @@ impl Writer {
                     }
                     return Piece::Oversized(oversized);
                 }
+            }
+            if failure.is_lock_timeout() {
+                let needs = self.database.locked_rows(piece).await.messages_of(piece);
+                if needs.contains(&true) {
+                    return Piece::Locked(needs);
+                }
+                // One that has just ended is no reason to give the database up.
+                if begun.elapsed() >= self.blocked_after {
+                    self.database.note_blocked(&failure, begun);
+                }
+            }
+            if failure.is_out_of_islands() {
+                return Piece::Locked(vec![true; messages]);
             }
             let is_too_large = failure.is_out_of_room() || failure.is_canceled() && canceled >= 2;
             let was_fast = path.is_fast();
@@ -393,12 +438,20 @@ impl Writer {
     }
 }
 
+/// Twice the time that rows are waited for, so that a second attempt has met the lock, too.
+fn database_blocked_after(config: &Config) -> Duration {
+    let grace = config.database.outage_grace_ms.min(config.database.lock_timeout_ms);
+    Duration::from_millis(2 * grace)
+}
+
 /// What became of one attempt's batch.
 enum Piece {
     Written,
     Refused(Rejected),
     /// It is to be written in so many parts, or behind the others where it is a single message.
     TooLarge(usize),
+    /// Each message of which it is said so is to wait: rows that it needs are locked.
+    Locked(Vec<bool>),
     /// These messages can never be written.
     Oversized(Vec<Oversized>),
     NoProgress,

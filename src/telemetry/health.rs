@@ -84,6 +84,8 @@ pub struct DatabaseStatus {
     pub profile: Option<String>,
     /// Whether the server compresses what is copied directly: `on`, or `off` and why; `null` before it was looked at.
     pub direct_compress: Option<String>,
+    /// Somebody's locks that keep points from being written, each as a sentence: what is locked, by whom, since when.
+    pub locks: Vec<String>,
     /// The last failure; `null` after the database came back.
     pub last_error: Option<String>,
     /// When it happened, in RFC 3339.

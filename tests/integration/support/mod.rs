@@ -11,6 +11,7 @@ pub mod ground;
 pub mod load;
 pub mod outage;
 pub mod own_broker;
+pub mod pgbouncer;
 pub mod proxy;
 pub mod secure_broker;
 pub mod server;

@@ -1,0 +1,93 @@
+//! The lock that lets one change of the schema run at a time. It is a transaction's, on a connection of its own: whatever ends
+//! that connection ends the lock, also behind a pooler, which would hand a session's lock on to whoever comes next.
+
+use std::time::{Duration, Instant};
+
+use tokio_postgres::Client;
+
+use super::connector::{Connector, Failed};
+use super::error::Error;
+use crate::config;
+
+/// The key of the lock: "series-i" in ASCII.
+const KEY: i64 = 0x7365_7269_6573_2d69;
+/// How often it is asked for.
+const ASK: Duration = Duration::from_millis(500);
+/// How often it is said that it is still waited for.
+const SAY: Duration = Duration::from_secs(30);
+const STEP: &str = "wait for other migrations";
+
+/// The lock, for as long as this is kept.
+#[derive(Debug)]
+pub(super) struct MigrationLock {
+    client: Client,
+}
+
+impl MigrationLock {
+    /// Takes the lock. While another has it, `say` gets a sentence that names it, at once and every 30 s; `patience` is how
+    /// long to wait, `None` as long as it takes.
+    ///
+    /// # Errors
+    /// If the server does not answer. `Ok(None)`: another has it still.
+    pub(super) async fn take(
+        database: &config::Database,
+        patience: Option<Duration>,
+        mut say: impl FnMut(&str),
+    ) -> Result<Option<Self>, Error> {
+        let (client, _) = Connector::new(database)
+            .connect()
+            .await
+            .map_err(|Failed { source, tried }| Error::Connect { source, tried })?;
+        // The migration takes as long as it needs, and this transaction does nothing meanwhile.
+        let begin = "begin; set local idle_in_transaction_session_timeout = 0;
+            select case when current_setting('transaction_timeout', true) is not null
+                then set_config('transaction_timeout', '0', true) end";
+        client.batch_execute(begin).await.map_err(|source| Error::Server { step: STEP, source })?;
+        let begun = Instant::now();
+        let mut said: Option<Instant> = None;
+        loop {
+            let sql = format!("select pg_try_advisory_xact_lock({KEY})");
+            let row = client.query_one(&sql, &[]).await.map_err(|source| Error::Server { step: STEP, source })?;
+            if row.get(0) {
+                return Ok(Some(Self { client }));
+            }
+            if patience.is_some_and(|patience| begun.elapsed() >= patience) {
+                return Ok(None);
+            }
+            if said.is_none_or(|said| said.elapsed() >= SAY) {
+                said = Some(Instant::now());
+                let holder = holder(&client).await?;
+                let seconds = begun.elapsed().as_secs();
+                say(&format!("waiting for {holder}, for {seconds} s now"));
+            }
+            tokio::time::sleep(ASK).await;
+        }
+    }
+
+    /// Gives the lock back.
+    pub(super) async fn release(self) -> Result<(), Error> {
+        self.client
+            .batch_execute("rollback")
+            .await
+            .map_err(|source| Error::Server { step: "end the migration", source })
+    }
+}
+
+/// Who has the lock.
+async fn holder(client: &Client) -> Result<String, Error> {
+    let sql = "select pid, nullif(application_name, ''), usename::text, state, host(client_addr),
+            to_char(coalesce(xact_start, backend_start) at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')
+        from pg_locks left join pg_stat_activity using (pid)
+        where locktype = 'advisory' and granted and database = (select oid from pg_database where datname = current_database())
+            and classid = $1 and objid = $2";
+    // As the server shows a key of 64 bits: its two halves.
+    let (high, low) = ((KEY >> 32) as u32, (KEY & 0xffff_ffff) as u32);
+    let row = client.query_opt(sql, &[&high, &low]).await.map_err(|source| Error::Server { step: STEP, source })?;
+    let Some(row) = row else { return Ok("another migration, which has just ended".to_owned()) };
+    let pid: i32 = row.get(0);
+    let part = |at: usize, before: &str| row.get::<_, Option<String>>(at).map(|text| format!("{before}{text}"));
+    let known: Vec<String> =
+        [part(1, ""), part(2, "user "), part(4, "from "), part(3, "")].into_iter().flatten().collect();
+    let known = if known.is_empty() { String::new() } else { format!(" ({})", known.join(", ")) };
+    Ok(format!("another migration: process {pid}{known}{}", part(5, " since ").unwrap_or_default()))
+}

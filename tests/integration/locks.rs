@@ -1,0 +1,328 @@
+//! Locks of others: on whole tables, which everything waits for, and on rows, which only their own messages wait for.
+
+use tokio_postgres::Client;
+
+use crate::support::away::{Away, until_mode};
+use crate::support::bed::{Bed, connect};
+use crate::support::data::{Difference, Published, Row};
+use crate::support::until;
+use crate::support::worker::Worker;
+
+/// A session that somebody has forgotten, with what it holds.
+async fn forgotten(bed: &Bed, sql: &str) -> Client {
+    let client = connect(&format!("{}?application_name=forgotten", bed.url)).await;
+    client.batch_execute(&format!("begin; {sql}")).await.unwrap();
+    client
+}
+
+/// The locks that `/status` names.
+fn locks(worker: &Worker) -> Vec<String> {
+    let Some((_, body)) = worker.get("/status") else { return Vec::new() };
+    let status: serde_json::Value = serde_json::from_str(&body).unwrap();
+    status["database"]["locks"].as_array().unwrap().iter().map(|lock| lock.as_str().unwrap().to_owned()).collect()
+}
+
+async fn until_named(worker: &Worker, object: &str) {
+    until(30, &format!("the lock on {object} is named"), async || {
+        locks(worker).iter().any(|lock| {
+            lock.contains(object)
+                && lock.contains("is locked by process ")
+                && lock.contains("forgotten")
+                && lock.contains("idle in transaction")
+                && lock.contains(" since 20")
+        })
+    })
+    .await;
+    let named = format!("{object} is locked by process ");
+    let lines = worker.log().lines().filter(|line| line.contains("somebody's lock") && line.contains(&named)).count();
+    assert_eq!(lines, 1, "it is logged once: {}", worker.log());
+}
+
+/// Waits until the worker has read all that Kafka has, and holds little more of it than what it writes on trial.
+async fn until_saved(away: &Away, worker: &Worker) {
+    let ends = away.bed.broker.ends(&away.bed.points_topic, away.bed.partitions);
+    until(30, "everything is journaled", async || {
+        let Some((200, body)) = worker.get("/status") else { return false };
+        let status: serde_json::Value = serde_json::from_str(&body).unwrap();
+        let is_read = |number: usize, end: i64| {
+            status["partitions"].as_array().unwrap().iter().any(|partition| {
+                partition["topic"] == away.bed.points_topic.as_str()
+                    && partition["partition"] == number
+                    && partition["position"] == end
+            })
+        };
+        status["buffered_bytes"].as_i64().unwrap() < 100_000
+            && ends.iter().enumerate().all(|(number, end)| is_read(number, *end))
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_a_table_is_locked_messages_go_to_the_journal() {
+    let Some(away) = Away::new("locked_table", 2).await else { return };
+    let mut published = Published::default();
+    let worker = away.worker("journal", &[("SERIES_INGEST__DATABASE__LOCK_TIMEOUT_MS", "2000")]);
+    for table in ["time_series_data_points", "ingest_progress", "time_series_metadata"] {
+        away.publish(&mut published, 20);
+        away.bed.until_applied(60).await;
+        until_mode(&worker, "streaming").await;
+        let holder = forgotten(&away.bed, &format!("lock table {table} in access exclusive mode")).await;
+        away.publish(&mut published, 10);
+        until_mode(&worker, "journaling").await;
+        away.publish(&mut published, 400);
+        until_saved(&away, &worker).await;
+        until_named(&worker, &format!("the table {table}")).await;
+        assert_eq!(worker.get("/readyz").unwrap().0, 200, "what is journaled moves");
+        // What retention takes now is not lost.
+        away.delete_records().await;
+        away.publish(&mut published, 40);
+        holder.batch_execute("rollback").await.unwrap();
+        away.bed.until_applied(60).await;
+        away.bed.assert_exact(&published).await;
+        until_mode(&worker, "streaming").await;
+        until(30, "the lock is over", async || {
+            away.publish(&mut published, 1);
+            locks(&worker).is_empty() && worker.log().contains("no lock keeps points from being written any more")
+        })
+        .await;
+    }
+    away.bed.until_applied(60).await;
+    away.bed.assert_exact(&published).await;
+    drop(worker);
+    away.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_journal_a_locked_table_makes_the_worker_unready_and_is_named_there() {
+    let Some(bed) = Bed::new("locked_table_off", 1).await else { return };
+    let worker = bed.worker(&[("SERIES_INGEST__DATABASE__OUTAGE_GRACE_MS", "300")]);
+    bed.send_point("s", 0);
+    bed.producer.flush();
+    bed.until_applied(60).await;
+    let holder = forgotten(&bed, "lock table time_series_data_points in access exclusive mode").await;
+    bed.send_point("s", 1);
+    bed.producer.flush();
+    until(30, "unready, with the holder", async || {
+        worker.get("/readyz").is_some_and(|(code, why)| {
+            code == 503
+                && why.contains("the table time_series_data_points is locked by process ")
+                && why.contains("forgotten")
+        })
+    })
+    .await;
+    holder.batch_execute("rollback").await.unwrap();
+    bed.until_applied(60).await;
+    until(30, "ready again", async || worker.get("/readyz").unwrap().0 == 200).await;
+    assert_eq!(bed.count_points().await, 2);
+    drop(worker);
+    bed.remove().await;
+}
+
+/// A row that somebody holds.
+struct Held {
+    /// What has to be there before.
+    before: &'static str,
+    /// How it is held.
+    sql: &'static str,
+    /// What is locked, as it is named.
+    object: &'static str,
+    /// A column more in the messages of the series, so that its row is to be changed.
+    new_column: bool,
+}
+
+const HELD: [Held; 6] = [
+    Held {
+        before: "",
+        sql: "select from time_series_metadata where id = 'held' for update",
+        object: "a row of time_series_metadata",
+        new_column: false,
+    },
+    Held {
+        before: "",
+        sql: "update time_series_metadata set description = 'edited' where id = 'held'",
+        object: "a row",
+        new_column: true,
+    },
+    Held {
+        before: "",
+        sql: "delete from time_series_data_points where time_series_id = 'held' and false;
+              update time_series_metadata set id = id where id = 'held'",
+        object: "a row",
+        new_column: true,
+    },
+    Held {
+        before: "",
+        sql: "select from ingest_series where series_id = 'held' for update",
+        object: "a row of ingest_series",
+        new_column: true,
+    },
+    Held {
+        before: "delete from time_series_data_points where time_series_id = 'held';
+                 delete from time_series_metadata where id = 'held'",
+        sql: "insert into time_series_metadata (id, name, time_column, value_columns) values ('held', 'h', 't', '[]')",
+        object: "a row",
+        new_column: true,
+    },
+    // The foreign key's trigger does what the worker does otherwise.
+    Held {
+        before: "create function nothing() returns trigger language plpgsql as 'begin return null; end';
+                 create trigger nothing_more after insert on time_series_data_points
+                 for each statement execute function nothing()",
+        sql: "select from time_series_metadata where id = 'held' for update",
+        object: "a row of time_series_metadata",
+        new_column: false,
+    },
+];
+
+fn points_of(published: &Published, series: impl Fn(&str) -> bool) -> i64 {
+    published.rows.iter().filter(|row: &&Row| series(&row.0)).count() as i64
+}
+
+/// Publishes so many messages of several series in two partitions, one in five of the series `held`.
+fn publish(bed: &Bed, published: &mut Published, messages: usize, new_column: bool) {
+    for number in 0..messages {
+        let series = if number % 5 == 0 { "held".to_owned() } else { format!("free{}", number % 5) };
+        let mut payload = published.batch(&series, 3);
+        if new_column && series == "held" {
+            payload = payload.replace("\"b\":", "\"more\":");
+            for row in published.rows.iter_mut().rev().take(6).filter(|row| row.1 == "b") {
+                row.1 = "more".to_owned();
+            }
+        }
+        bed.producer.send(&bed.points_topic, (number / 5) as i32 % 2, &series, Some(payload.as_bytes()));
+    }
+    bed.producer.flush();
+}
+
+async fn only_its_own_messages_wait(test: &str, held: &Held, settings: &[(&str, &str)]) {
+    let Some(bed) = Bed::new(test, 2).await else { return };
+    let mut published = Published::default();
+    let grace = [("SERIES_INGEST__DATABASE__OUTAGE_GRACE_MS", "300"), ("SERIES_INGEST__BATCH__LINGER_MS", "50")];
+    let worker = bed.worker(&[&grace[..], settings].concat());
+    publish(&bed, &mut published, 50, false);
+    bed.until_applied(60).await;
+    if held.before.contains("delete") {
+        published.rows.retain(|row| row.0 != "held");
+    }
+    if !held.before.is_empty() {
+        // What the environment's trigger is made of may be there.
+        let before = held.before.replace("create function", "create or replace function");
+        bed.client.batch_execute(&before).await.unwrap();
+    }
+    let before = points_of(&published, |series| series == "held");
+    let holder = forgotten(&bed, held.sql).await;
+    let of = |what: &str| format!("select count(*) from time_series_data_points where time_series_id {what} 'held'");
+    for round in 0..10 {
+        publish(&bed, &mut published, 40, held.new_column);
+        let free = points_of(&published, |series| series != "held");
+        until(30, &format!("all others of round {round}"), async || bed.count(&of("<>")).await == free).await;
+    }
+    assert_eq!(bed.count(&of("=")).await, before, "what is locked waits");
+    until_named(&worker, held.object).await;
+    assert_eq!(worker.get("/readyz").unwrap().0, 200, "{:?}", worker.get("/readyz"));
+    holder.batch_execute("rollback").await.unwrap();
+    bed.until_applied(60).await;
+    bed.assert_exact(&published).await;
+    until(30, "the lock is over", async || locks(&worker).is_empty()).await;
+    drop(worker);
+    bed.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_locked_row_keeps_only_its_own_messages_waiting() {
+    for (number, held) in HELD.iter().enumerate() {
+        only_its_own_messages_wait(&format!("locked_row_{number}"), held, &[]).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_locked_row_keeps_only_its_own_messages_waiting_in_the_journal() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = |folder: String| {
+        [
+            ("SERIES_INGEST__JOURNAL__ENABLED".to_owned(), "true".to_owned()),
+            ("SERIES_INGEST__JOURNAL__DIRECTORY".to_owned(), folder),
+            ("SERIES_INGEST__JOURNAL__MIN_FREE_BYTES".to_owned(), "0".to_owned()),
+        ]
+    };
+    for number in [0, 1] {
+        let settings = settings(folder.path().join(number.to_string()).to_str().unwrap().to_owned());
+        let settings: Vec<(&str, &str)> =
+            settings.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        only_its_own_messages_wait(&format!("locked_row_journal_{number}"), &HELD[number], &settings).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_whose_progress_is_locked_keeps_no_other_waiting() {
+    let Some(bed) = Bed::new("locked_progress", 2).await else { return };
+    let mut published = Published::default();
+    let settings =
+        [("SERIES_INGEST__DATABASE__OUTAGE_GRACE_MS", "300"), ("SERIES_INGEST__DATABASE__LOCK_TIMEOUT_MS", "1000")];
+    let worker = bed.worker(&settings);
+    publish(&bed, &mut published, 50, false);
+    bed.until_applied(60).await;
+    let row = format!(
+        "select from ingest_progress where partition = 0
+         and source_id = (select id from ingest_source where topic = '{}') for update",
+        bed.points_topic
+    );
+    let holder = forgotten(&bed, &row).await;
+    for _ in 0..5 {
+        publish(&bed, &mut published, 40, false);
+        let end = bed.broker.end(&bed.points_topic, 1);
+        until(30, "the other partition", async || bed.next_offsets().await[1] == end).await;
+    }
+    assert_eq!(bed.next_offsets().await[0], 25);
+    until_named(&worker, "a row of ingest_progress").await;
+    holder.batch_execute("rollback").await.unwrap();
+    bed.until_applied(60).await;
+    bed.assert_exact(&published).await;
+    drop(worker);
+    bed.remove().await;
+}
+
+/// More messages of a locked row in turn with others than a partition's progress can hold islands.
+async fn more_holes_than_islands(test: &str, journal: bool) {
+    let Some(away) = Away::new(test, 2).await else { return };
+    let mut published = Published::default();
+    let worker = away.worker("journal", &[("SERIES_INGEST__JOURNAL__ENABLED", if journal { "true" } else { "false" })]);
+    let send = |published: &mut Published, partition: i32, series: &str| {
+        let payload = published.batch(series, 1);
+        away.bed.producer.send(&away.bed.points_topic, partition, series, Some(payload.as_bytes()));
+    };
+    send(&mut published, 0, "held");
+    send(&mut published, 1, "free");
+    away.bed.producer.flush();
+    away.bed.until_applied(60).await;
+    let holder = forgotten(&away.bed, "select from time_series_metadata where id = 'held' for update").await;
+    for _ in 0..10 {
+        for _ in 0..300 {
+            send(&mut published, 0, "held");
+            send(&mut published, 0, "free");
+        }
+        send(&mut published, 1, "free");
+        away.bed.producer.flush();
+        let end = away.bed.broker.end(&away.bed.points_topic, 1);
+        until(30, "the other partition", async || away.bed.next_offsets().await[1] == end).await;
+    }
+    let islands = "select max((select count(*) from unnest(ahead))) from ingest_progress";
+    until(30, "there are islands", async || away.bed.count(islands).await > 0).await;
+    holder.batch_execute("rollback").await.unwrap();
+    away.bed.until_applied(60).await;
+    assert_eq!(away.bed.difference(&published).await, Difference::default());
+    away.bed.assert_exact(&published).await;
+    until_mode(&worker, "streaming").await;
+    drop(worker);
+    away.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_messages_of_a_locked_row_than_progress_holds_islands() {
+    more_holes_than_islands("locked_islands", true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_messages_of_a_locked_row_than_progress_holds_islands_without_a_journal() {
+    more_holes_than_islands("locked_islands_off", false).await;
+}
