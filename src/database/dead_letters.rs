@@ -76,7 +76,7 @@ impl Extent {
         }
     }
 
-    fn of_message<'a>(self, part: Option<&'a [u8]>) -> Option<&'a [u8]> {
+    fn of_message(self, part: Option<&[u8]>) -> Option<&[u8]> {
         part.filter(|_| self != Self::Bare)
     }
 

@@ -193,13 +193,11 @@ impl Starter {
 
     fn source(&self, topic: &str, topics: &Topics) -> Source {
         let topic_id = topics.ids.get(topic).cloned().unwrap_or_default();
-        if topic_id.is_empty() {
-            if self.log.happened("no-topic-id", 1).is_some() {
-                warn!(
-                    topic,
-                    "the broker gives topics no id: a topic deleted and made anew cannot be told from the old one"
-                );
-            }
+        if topic_id.is_empty() && self.log.happened("no-topic-id", 1).is_some() {
+            warn!(
+                topic,
+                "the broker gives topics no id: a topic deleted and recreated cannot be told from the old one"
+            );
         }
         Source {
             kind: if topic == self.kafka.series_topic { Kind::Series } else { Kind::Points },

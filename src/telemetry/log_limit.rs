@@ -212,7 +212,7 @@ mod tests {
     fn reasons_that_alternate_are_logged_once_each() {
         let (limit, start) = (LogLimit::default(), Instant::now());
         let lines = (0..50).filter(|attempt: &u64| {
-            let reason = if attempt % 2 == 0 { "refused" } else { "timed out" };
+            let reason = if attempt.is_multiple_of(2) { "refused" } else { "timed out" };
             limit.lasts_at("database", reason, start + Duration::from_secs(*attempt)).is_some()
         });
         assert_eq!(lines.count(), 2);

@@ -215,8 +215,11 @@ mod tests {
         WouldBlock,
     }
 
+    /// What an output does, and what it has taken.
+    type OutputState = Mutex<(Behaviour, Vec<u8>)>;
+
     #[derive(Debug, Clone)]
-    struct Output(Arc<(Mutex<(Behaviour, Vec<u8>)>, Condvar)>);
+    struct Output(Arc<(OutputState, Condvar)>);
 
     impl Output {
         fn new(behaviour: Behaviour) -> Self {

@@ -159,7 +159,7 @@ async fn a_lock_file_that_is_deleted_lets_no_second_worker_in() {
     away.bed.until_applied(60).await;
     let lock = away.journal("journal").join("LOCK");
     fs::remove_file(&lock).unwrap();
-    until(30, "the lock is there again", async || lock.exists()).await;
+    until(30, "the lock is there again", async || lock.try_exists().unwrap()).await;
     let mut second = away.worker("journal", &[]);
     assert_eq!(second.exit_code(30), Some(64));
     assert!(second.log().contains("is used by another process"), "{}", second.log());
@@ -179,7 +179,7 @@ async fn a_directory_that_is_lost_while_streaming_is_told_or_made_again() {
     until_ready(&worker).await;
     let directory = away.journal("journal");
     fs::remove_dir_all(&directory).unwrap();
-    until(30, "it is made again", async || directory.join("JOURNAL").exists()).await;
+    until(30, "it is made again", async || directory.join("JOURNAL").try_exists().unwrap()).await;
     until_ready(&worker).await;
 
     fs::remove_dir_all(&directory).unwrap();
@@ -191,7 +191,7 @@ async fn a_directory_that_is_lost_while_streaming_is_told_or_made_again() {
     away.bed.until_applied(60).await;
     fs::remove_file(&directory).unwrap();
     until_ready(&worker).await;
-    assert!(directory.join("JOURNAL").exists());
+    assert!(directory.join("JOURNAL").try_exists().unwrap());
     assert_eq!(worker.log().matches("data moves all the same").count(), 1, "{}", worker.log());
     away.bed.assert_exact(&published).await;
     drop(worker);
@@ -354,7 +354,7 @@ async fn check_and_run_refuse_the_same_places() {
     // None of it is left behind.
     let (words, code) = check(&away, &user, &folder.join("new/journal"), &[]);
     assert_eq!(code, Some(0), "{words}");
-    assert!(words.contains("will be made") && !folder.join("new").exists(), "{words}");
+    assert!(words.contains("will be made") && !folder.join("new").try_exists().unwrap(), "{words}");
     let worker = away.worker_by(&user, &folder.join("new/journal"), &[]);
     until_ready(&worker).await;
     fs::write(folder.join("new/journal/notes.txt"), "x").unwrap();
