@@ -409,10 +409,11 @@ impl Batch {
     pub fn number_of(&self, at: &MessageAt) -> Option<usize> {
         let mut before = 0;
         for set in &self.sets {
-            if *set.source() == at.source && set.partition() == at.partition {
-                if let Some(found) = set.messages().position(|message| message.offset == at.offset) {
-                    return Some(before + found);
-                }
+            if *set.source() == at.source
+                && set.partition() == at.partition
+                && let Some(found) = set.messages().position(|message| message.offset == at.offset)
+            {
+                return Some(before + found);
             }
             before += set.len();
         }

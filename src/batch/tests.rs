@@ -295,7 +295,9 @@ fn what_is_set_aside_and_what_stays_cover_the_batch() {
     batch.push(set(&source, 0, 0, 10, &[1, 3, 5, 7]), &mut decoder);
     batch.push(set(&source, 0, 10, 12, &[]), &mut decoder);
     batch.push(set(&source, 1, 0, 5, &[0, 4]), &mut decoder);
-    let table: [([bool; 6], Vec<(i32, i64, i64)>, Vec<(i32, i64, i64)>); 4] = [
+    /// Partition, first offset and the offset after the last.
+    type Parts = Vec<(i32, i64, i64)>;
+    let table: [([bool; 6], Parts, Parts); 4] = [
         ([false; 6], vec![(0, 0, 12), (1, 0, 5)], vec![]),
         ([true; 6], vec![(0, 10, 12)], vec![(0, 0, 10), (1, 0, 5)]),
         (

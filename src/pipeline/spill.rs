@@ -20,6 +20,7 @@ use tokio::task::{JoinError, JoinSet};
 use tracing::{error, info, warn};
 
 use super::is_plausible;
+use super::partitions::InFlightPartitions;
 use super::survey::Survey;
 use super::writer::Writer;
 use crate::batch::{Interval, MessageSet, Source};
@@ -626,7 +627,7 @@ impl Unread {
 
 /// How many holes in each partition these records would fill; those that touch fill one.
 fn holes(records: &[Record]) -> HashMap<(Arc<Source>, i32), usize> {
-    let mut intervals: HashMap<(Arc<Source>, i32), Vec<(i64, i64)>> = HashMap::new();
+    let mut intervals = InFlightPartitions::new();
     for record in records {
         let key = (Arc::clone(&record.source), record.partition);
         intervals.entry(key).or_default().push((record.from, record.until));
