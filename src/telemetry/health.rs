@@ -490,7 +490,7 @@ mod tests {
 
     #[test]
     fn a_condition_keeps_its_time_while_its_reason_changes() {
-        let health = Health::new("p", WATCHDOG);
+        let health = ready(WATCHDOG);
         health.set_condition("database", Some("down for 1 s (outage): refused".to_owned()));
         let since = health.status().conditions["database"].since.clone();
         health.set_condition("database", Some("down for 13 s (ours): no such table".to_owned()));
