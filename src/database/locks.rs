@@ -1,6 +1,6 @@
 //! Locks of others: which rows of a batch they keep from being written, and who holds them.
 //!
-//! A transaction waits for the rows of series no longer than [`Database::row_wait`]. If it has waited in vain, the server is
+//! A transaction waits for the rows of series no longer than `Database::row_wait`. If it has waited in vain, the server is
 //! asked which rows are locked: their messages are set aside, and all others are written. If no row is locked, a whole table
 //! is, and nothing can be written: that is a state of the database, as an outage is.
 

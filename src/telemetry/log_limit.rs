@@ -69,7 +69,7 @@ impl Entry {
 
 impl LogLimit {
     /// Reports that the state `key` lasts, for this reason. Returns `Some` if a line is due: the state begins, its reason is
-    /// another one (numbers not compared), or the last line is [`REPEAT`] old.
+    /// another one (numbers not compared), or the last line is `REPEAT` old.
     pub fn lasts(&self, key: &str, reason: &str) -> Option<Repeated> {
         self.lasts_at(key, reason, Instant::now())
     }
