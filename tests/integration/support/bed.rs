@@ -199,7 +199,8 @@ impl Bed {
     pub async fn copy_database(&mut self) -> String {
         let (name, copy) = (self.name.as_str(), format!("{}_copy", self.name));
         self.close_databases(&[name]).await;
-        self.admin.batch_execute(&format!("create database {copy} template {name}")).await.unwrap();
+        let copied = format!("create database {copy} template {name}");
+        until(30, "no session is left", async || self.admin.batch_execute(&copied).await.is_ok()).await;
         self.admin.batch_execute(&format!("alter database {name} allow_connections true")).await.unwrap();
         self.client = connect(&self.url).await;
         copy
@@ -210,8 +211,10 @@ impl Bed {
     pub async fn switch_database_to(&mut self, other: &str) {
         let (name, gone) = (self.name.as_str(), format!("{}_gone", self.name));
         self.close_databases(&[name, other]).await;
+        // A session that was being started when connections were closed ends a moment later.
+        let renamed = format!("alter database {name} rename to {gone}");
+        until(30, "no session is left", async || self.admin.batch_execute(&renamed).await.is_ok()).await;
         for sql in [
-            format!("alter database {name} rename to {gone}"),
             format!("alter database {other} rename to {name}"),
             format!("alter database {name} allow_connections true"),
             format!("drop database {gone} with (force)"),
