@@ -11,6 +11,22 @@ declare
 begin
     -- A lock on a whole table ends the question soon, and is no answer to it.
     perform set_config('lock_timeout', '100ms', true);
+    -- A row that another transaction has made and not committed is not visible: only making it, too, shows that it is there.
+    -- This comes first, so that no row is locked while it waits.
+    visible := array(select id from time_series_metadata where id = any (p_rows));
+    for one in select id from unnest(p_rows) as id where not id = any (visible) limit 1000 loop
+        begin
+            perform ingest_see_columns(array[one], array['']);
+            raise exception using errcode = 'IC100';
+        exception
+            when lock_not_available then
+                return next one;
+                -- Who has made one has mostly made others: they are not waited for as long.
+                perform set_config('lock_timeout', '2ms', true);
+            when sqlstate 'IC100' then null;
+        end;
+    end loop;
+    perform set_config('lock_timeout', '100ms', true);
     return query
         with free as materialized (
             select id from time_series_metadata where id = any (p_points) for key share skip locked
@@ -29,17 +45,6 @@ begin
         )
         select series.series_id::text from ingest_series as series
         where series.series_id = any (p_rows) and not exists (select from free where free.series_id = series.series_id);
-    -- A row that another transaction has made and not committed is not visible: only making it, too, shows that it is there.
-    visible := array(select id from time_series_metadata where id = any (p_rows));
-    for one in select id from unnest(p_rows) as id where not id = any (visible) limit 1000 loop
-        begin
-            perform ingest_see_columns(array[one], array['']);
-            raise exception using errcode = 'IC100';
-        exception
-            when lock_not_available then return next one;
-            when sqlstate 'IC100' then null;
-        end;
-    end loop;
 end $$;
 
 -- The partitions of a pipeline whose progress another transaction holds.
@@ -47,18 +52,35 @@ create function ingest_locked_partitions(p_pipeline text)
 returns table (cluster_id text, topic text, topic_id text, partition integer)
 language plpgsql as $$
 #variable_conflict use_column
+declare
+    one record;
 begin
-    perform set_config('lock_timeout', '100ms', true);
-    return query
+    perform set_config('lock_timeout', '300ms', true);
+    -- For share: workers that ask at the same time are not in each other's way.
+    for one in
         with free as materialized (
             select source_id, partition from ingest_progress
-            where source_id in (select id from ingest_source where pipeline = p_pipeline) for update skip locked
+            where source_id in (select id from ingest_source where pipeline = p_pipeline) for share skip locked
         )
-        select source.cluster_id::text, source.topic::text, source.topic_id::text, progress.partition
+        select progress.source_id, progress.partition, source.cluster_id::text, source.topic::text, source.topic_id::text
         from ingest_progress as progress join ingest_source as source on source.id = progress.source_id
         where source.pipeline = p_pipeline
             and not exists (
-                select from free where free.source_id = progress.source_id and free.partition = progress.partition);
+                select from free where free.source_id = progress.source_id and free.partition = progress.partition)
+    loop
+        -- A worker's own claim lasts for its COMMIT only: what is free again soon is not locked.
+        begin
+            perform from ingest_progress as progress
+            where progress.source_id = one.source_id and progress.partition = one.partition for share;
+        exception when lock_not_available then
+            cluster_id := one.cluster_id;
+            topic := one.topic;
+            topic_id := one.topic_id;
+            partition := one.partition;
+            return next;
+            perform set_config('lock_timeout', '20ms', true);
+        end;
+    end loop;
 end $$;
 
 -- Who holds the locks that this role's sessions of this program wait for. Sessions that wait themselves are left out: whoever

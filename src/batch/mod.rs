@@ -300,6 +300,14 @@ impl Batch {
         kept
     }
 
+    /// A batch for each partition; `None` if there is one only.
+    pub fn by_partition(&self, decoder: &mut Decoder) -> Option<Vec<Self>> {
+        let mut intervals = self.intervals();
+        intervals.sort_by(Interval::partition_order);
+        let parts: Vec<&[Interval]> = intervals.chunk_by(|a, b| a.partition_order(b).is_eq()).collect();
+        (parts.len() > 1).then(|| parts.into_iter().map(|part| self.keep(part, decoder)).collect())
+    }
+
     /// An empty batch that is charged to the same budget.
     fn empty(&self) -> Self {
         Self { charge: self.charge.as_ref().map(Charge::another), ..Self::default() }

@@ -283,6 +283,8 @@ impl Error {
 /// dropped. Every row is refused then, whatever it says.
 fn is_of_another_column(step: &str, error: &tokio_postgres::Error) -> bool {
     let from_messages: &[&str] = match step {
+        // A letter is stored with less then, and at last only counted.
+        LETTERS_STEP => return false,
         DEFINE_STEP => &["name", "description"],
         SEE_STEP => &[],
         _ => &["value"],

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use tokio_postgres::Client;
+use tokio_postgres::{Client, SimpleQueryMessage};
 
 use super::connector::{Connector, Failed};
 use super::error::Error;
@@ -47,8 +47,11 @@ impl MigrationLock {
         let mut said: Option<Instant> = None;
         loop {
             let sql = format!("select pg_try_advisory_xact_lock({KEY})");
-            let row = client.query_one(&sql, &[]).await.map_err(|source| Error::Server { step: STEP, source })?;
-            if row.get(0) {
+            // A simple query: after a prepared one its portal, and with it a snapshot, stays open in the transaction, for which
+            // `create index concurrently` would wait.
+            let answer = client.simple_query(&sql).await.map_err(|source| Error::Server { step: STEP, source })?;
+            let is_taken = |message: &SimpleQueryMessage| matches!(message, SimpleQueryMessage::Row(row) if row.get(0) == Some("t"));
+            if answer.iter().any(is_taken) {
                 return Ok(Some(Self { client }));
             }
             if patience.is_some_and(|patience| begun.elapsed() >= patience) {

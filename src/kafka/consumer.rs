@@ -332,7 +332,11 @@ impl ConsumerThread {
     /// Notes why the group does not let this worker join; whether the error says that.
     fn note_refusal(&self, code: RDKafkaErrorCode) -> bool {
         let Some(reason) = login::group_refusal(code, &self.kafka) else { return false };
-        self.health.note(|facts| facts.group.refuse(reason));
+        // A member with partitions learns by a revocation that it has lost them: librdkafka reports a coordinator's passing
+        // refusal as well.
+        if self.assignment.owned().is_empty() {
+            self.health.note(|facts| facts.group.refuse(reason));
+        }
         true
     }
 

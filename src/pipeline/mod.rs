@@ -175,6 +175,7 @@ pub async fn run(
         calm_since: Instant::now(),
         waiting: VecDeque::new(),
         waiting_until: Instant::now(),
+        waiting_turn: 0,
         config,
         budget,
         health,
@@ -246,6 +247,8 @@ struct Pipeline {
     /// Without a journal: what waits for rows that somebody has locked, and until when.
     waiting: VecDeque<MessageSet>,
     waiting_until: Instant,
+    /// How many of them are still to be tried in this turn: those that come back wait for the next.
+    waiting_turn: usize,
 }
 
 impl Pipeline {
@@ -318,15 +321,17 @@ impl Pipeline {
 
     /// Takes what waits for rows that somebody has locked, to try it again.
     fn take_waiting(&mut self) {
-        if self.waiting.is_empty() || Instant::now() < self.waiting_until {
-            return;
+        if self.waiting_turn == 0 {
+            if self.waiting.is_empty() || Instant::now() < self.waiting_until {
+                return;
+            }
+            self.waiting_turn = self.waiting.len();
+            self.waiting_until = Instant::now() + TRY_LOCKED;
         }
-        while !self.is_full() {
+        while self.waiting_turn > 0 && !self.is_full() {
+            self.waiting_turn -= 1;
             let Some(set) = self.waiting.pop_front() else { break };
             self.decode(set);
-        }
-        if self.waiting.is_empty() {
-            self.waiting_until = Instant::now() + TRY_LOCKED;
         }
     }
 

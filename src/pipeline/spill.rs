@@ -327,6 +327,10 @@ impl Spill {
             *self.holes.entry((Arc::clone(set.source()), set.partition())).or_default() += 1;
             self.aside.push_back(set);
         }
+        if self.problem.is_some() {
+            // What the journal refuses comes back from the database's side: not at once again.
+            self.locked_until = Instant::now() + TRY_LOCKED;
+        }
         self.pump();
     }
 
@@ -342,10 +346,23 @@ impl Spill {
         if self.mode == Mode::Journaling {
             return None;
         }
+        if self.unsaved.is_empty() {
+            return self.take_refused_aside();
+        }
         let set = self.unsaved.pop_front()?;
         self.unsaved_bytes = self.unsaved_bytes.saturating_sub(set.bytes());
         self.problem = None;
         Some(set)
+    }
+
+    /// What waits for locked rows, if the journal does not take it: the database is tried again, once in a while.
+    fn take_refused_aside(&mut self) -> Option<MessageSet> {
+        let may = self.problem.is_some() && self.appending.is_empty() && Instant::now() >= self.locked_until;
+        let set = may.then(|| self.aside.pop_front()).flatten();
+        if may && self.aside.is_empty() {
+            self.locked_until = Instant::now() + TRY_LOCKED;
+        }
+        set
     }
 
     /// Starts an append, if there is something to append and none is under way: what comes meanwhile goes with the next.
@@ -502,7 +519,8 @@ impl Spill {
         let may = match self.mode {
             // What fills the memory waits for the end of the outage, and so for this one record.
             Mode::Journaling => self.replaying == 0 && self.surveyed && self.database.state().answers,
-            Mode::Streaming | Mode::Replaying => !memory_is_full,
+            // What fills the memory may be what waits for room in the journal, which comes from what is written of it.
+            Mode::Streaming | Mode::Replaying => !memory_is_full || (self.replaying == 0 && !self.aside.is_empty()),
         };
         may && !self.replay.is_empty()
     }

@@ -282,7 +282,10 @@ impl Starter {
             let mut offset = first_beyond(next, spans(number));
             if offset < range.start && !self.journaling {
                 let lost = holes(next, range.start, spans(number).map_or(&[], Vec::as_slice));
-                self.record_gaps(source, number, lost).await?;
+                if let Err(failure) = self.record_gaps(source, number, lost).await {
+                    problem = Some(failure);
+                    continue;
+                }
                 offset = first_beyond(range.start, spans(number));
             }
             // A gap is for the database to record, when it is back: its progress then lies before what is read now.

@@ -181,6 +181,14 @@ impl Writer {
                     pieces.push((others, path.after_doubt()));
                     continue;
                 }
+                Piece::Crowded => {
+                    match piece.by_partition(decoder) {
+                        // All of it waits, also what holds no message.
+                        Some(parts) => pieces.extend(parts.into_iter().map(|part| (part, path.after_doubt()))),
+                        None => outcome.aside.extend(piece.sets().iter().cloned()),
+                    }
+                    continue;
+                }
                 Piece::Refused(why) => (2, Some(why)),
                 Piece::TooLarge(parts) => (parts, None),
                 Piece::Oversized(all) => {
@@ -384,7 +392,7 @@ impl Writer {
                 }
             }
             if failure.is_out_of_islands() {
-                return Piece::Locked(vec![true; messages]);
+                return Piece::Crowded;
             }
             let is_too_large = failure.is_out_of_room() || failure.is_canceled() && canceled >= 2;
             let was_fast = path.is_fast();
@@ -452,6 +460,8 @@ enum Piece {
     TooLarge(usize),
     /// Each message of which it is said so is to wait: rows that it needs are locked.
     Locked(Vec<bool>),
+    /// Progress has no room for more islands of a partition of it.
+    Crowded,
     /// These messages can never be written.
     Oversized(Vec<Oversized>),
     NoProgress,

@@ -2,12 +2,19 @@
 //! What a worker has cached then names nothing there, or something else. The numbers that a database gives to sources depend on
 //! the order in which they are met, so each case is tried in both orders.
 
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use series_ingest::batch::{Batch, MessageSetBuilder, RawMessage, Source as BatchSource};
+use series_ingest::database::dead_letters::{Fate, LetterFilter, Redrive, RedriveMode};
+use series_ingest::database::{Class, Database, Path};
+use series_ingest::message::{Decoder, Kind};
+use tokio_postgres::Client;
+
 use crate::claims::plant;
 use crate::support::bed::Bed;
 use crate::support::until;
 use crate::support::worker::Worker;
-
-use tokio_postgres::Client;
 
 /// The messages of a round, in each partition; each has one point.
 const ROUND: i64 = 50;
@@ -227,4 +234,106 @@ async fn one_of_two_workers_restarted_after_the_database_was_recreated_loses_and
 #[tokio::test(flavor = "multi_thread")]
 async fn one_of_two_workers_restarted_in_a_database_with_other_numbers_loses_and_doubles_nothing() {
     one_of_two_restarted("restarted_swapped", Order::Swapped).await;
+}
+
+/// Gives each source another key, as if the database were another one with the same numbers.
+async fn change_keys(bed: &Bed) {
+    bed.client.batch_execute("update ingest_source set key = gen_random_uuid()").await.unwrap();
+}
+
+/// A message set of points with one message that is no JSON, from `offset` on.
+fn batch(source: &Arc<BatchSource>, offset: i64, decoder: &mut Decoder) -> Batch {
+    let mut set = MessageSetBuilder::new(Arc::clone(source), 0, offset);
+    let good = format!(r#"{{"time_series_id":"s","timestamps":[{offset}],"columns":{{"c":[1]}}}}"#);
+    let definition = r#"{"type":"series-create","id":"d","name":"d"}"#;
+    for (number, payload) in [good.as_str(), "no JSON", definition].into_iter().enumerate() {
+        let offset = offset + number as i64;
+        set.push(&RawMessage { offset, payload: Some(payload.as_bytes()), ..RawMessage::default() });
+    }
+    let mut batch = Batch::default();
+    batch.push(set.build(None), decoder);
+    batch
+}
+
+/// All that is stored, as one text.
+async fn stored(bed: &Bed) -> String {
+    let sql = "select concat_ws('; ',
+        (select json_agg(p order by source_id, partition)::text
+         from (select source_id, partition, next_offset, ahead from ingest_progress) as p),
+        (select json_agg(g)::text from ingest_gap as g),
+        (select json_agg(l order by id)::text from ingest_dead_letter as l),
+        (select json_agg(c)::text from ingest_dead_letter_count as c),
+        (select json_agg(v)::text from ingest_point_version as v),
+        (select json_agg(s)::text from (select series_id, source_id, \"offset\" from ingest_series order by 1) as s),
+        (select count(*)::text from time_series_data_points))";
+    bed.client.query_one(sql, &[]).await.unwrap().get(0)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_that_takes_a_source_takes_a_stale_key() {
+    let Some(bed) = Bed::unmigrated("stale_keys", 1).await else { return };
+    let replace = [("SERIES_INGEST__POINTS__ON_DUPLICATE", "replace")];
+    bed.migrate(&replace).await;
+    let config = bed.config(&replace);
+    let database = Database::new(&config).unwrap();
+    let mut decoder = Decoder::new(config.message.limits());
+    let source = Arc::new(BatchSource {
+        kind: Kind::Points,
+        cluster_id: "c".into(),
+        topic: bed.points_topic.clone(),
+        topic_id: "t".into(),
+    });
+    database.start(&source, &[(0, 0)]).await.unwrap();
+    let first = batch(&source, 0, &mut decoder);
+    database.write(&first, Path::Fast, &mut decoder).await.unwrap();
+    let before = stored(&bed).await;
+
+    let assert_refused = async |what: &str, class: Option<Class>| {
+        assert_eq!(class, Some(Class::Progress), "{what}");
+        assert_eq!(stored(&bed).await, before, "{what} changes nothing");
+        // What was cached is forgotten with the refusal, and asked for again.
+        assert!(database.coverage(&source, &[0]).await.unwrap()[&0].covers(0, 3), "{what}");
+    };
+    let next = batch(&source, 3, &mut decoder);
+    for path in [Path::Fast, Path::Slow, Path::JournalFast, Path::JournalSlow] {
+        change_keys(&bed).await;
+        let refused = database.write(&next, path, &mut decoder).await.map(drop).map_err(|error| error.class());
+        assert_refused(&format!("{path:?}"), refused.err()).await;
+    }
+    change_keys(&bed).await;
+    let refused = database.start(&source, &[(1, 7)]).await.map(drop).map_err(|error| error.class());
+    assert_refused("a start", refused.err()).await;
+    change_keys(&bed).await;
+    let refused = database.coverage(&source, &[0]).await.map(drop).map_err(|error| error.class());
+    assert_refused("a survey of the journal", refused.err()).await;
+    change_keys(&bed).await;
+    let refused = database.record_gap(&source, 0, (3, 9), "retention").await.map(drop).map_err(|error| error.class());
+    assert_refused("a gap", refused.err()).await;
+
+    // A letter that was read of one database, and may have the id of another letter in the next.
+    let letters = database.letters(&LetterFilter::default(), i64::MIN, 10, |_| Kind::Points).await.unwrap();
+    assert_eq!(letters.len(), 1);
+    change_keys(&bed).await;
+    let good: &[u8] = br#"{"time_series_id":"s","timestamps":[9],"columns":{"c":[1]}}"#;
+    let redrive = [Redrive { letter: &letters[0], payload: Some(good) }];
+    let (mode, pauses) = (RedriveMode::Write, config.database.backoff());
+    let redriven = database.redrive(&redrive, mode, &mut decoder, &mut HashSet::new(), &pauses).await.unwrap();
+    assert_eq!(redriven.fates, [Fate::Elsewhere]);
+    assert_eq!(database.purge_letters(&[letters[0].identity()]).await.unwrap(), 0);
+    assert_eq!(stored(&bed).await, before);
+    bed.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_connection_to_another_database_is_noticed() {
+    let Some(mut bed) = Bed::new("noticed", 1).await else { return };
+    let worker = worker(&bed, "first");
+    publish(&bed, 0);
+    until_applied(&bed, "first", 1).await;
+    let new = bed.new_database().await;
+    bed.switch_database_to(&new).await;
+    until(60, "the worker says so", async || worker.log().contains("this is another database than before")).await;
+    until_applied(&bed, "first", 1).await;
+    assert_points(&bed, 1, 1).await;
+    bed.remove().await;
 }
