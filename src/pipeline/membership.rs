@@ -16,8 +16,8 @@ use crate::kafka::consumer::{Command, ConsumerHandle};
 use crate::kafka::lookup::Lookup;
 use crate::telemetry::health::Health;
 
-/// The condition while the worker is no member of the group that has been given its partitions.
-pub(super) const CONDITION: &str = "group";
+/// The condition while the worker waits before it joins its group.
+const CONDITION: &str = "group";
 /// How often the group is asked for its members.
 const INTERVAL: Duration = Duration::from_millis(500);
 
@@ -53,7 +53,8 @@ pub(super) async fn join(kafka: Kafka, lookup: Arc<Lookup>, consumer: ConsumerHa
         tokio::time::sleep_until(deadline.min(Instant::now() + INTERVAL)).await;
     }
     info!(group, "joining the consumer group");
-    health.set_condition(CONDITION, Some(format!("this worker waits for the consumer group {group} to let it join")));
+    // From now on the sign of readiness of the same name tells whether the group lets it join, and why not.
+    health.set_condition(CONDITION, None);
     consumer.send(Command::Join);
 }
 

@@ -363,7 +363,6 @@ impl Pipeline {
     fn heard(&mut self, event: Event) {
         match event {
             Event::Assigned { assigned, sets_before } => {
-                self.health.set_condition(membership::CONDITION, None);
                 for one in &assigned {
                     self.partitions.assign(one);
                     // Started again before it was started: Kafka refuses a question that names a partition twice.

@@ -148,9 +148,12 @@ async fn everything_is_in_the_schema_that_is_configured_with_the_extension_in_an
     }
     assert_eq!(worker.terminate(10), Some(0));
     environment.pop();
-    for arguments in [&["dead-letter", "list"][..], &["progress", "show"], &["dead-letter", "redrive"]] {
+    // The letter is no JSON, so it is rejected again.
+    for (arguments, code) in
+        [(&["dead-letter", "list"][..], 0), (&["progress", "show"], 0), (&["dead-letter", "redrive"], 65)]
+    {
         let printed = run(&environment, arguments);
-        assert!(printed.status.success(), "{arguments:?}: {}", text(&printed));
+        assert_eq!(printed.status.code(), Some(code), "{arguments:?}: {}", text(&printed));
         assert!(!text(&printed).contains("no dead letters"), "{arguments:?}: {}", text(&printed));
     }
     let profile = run(&environment, &["schema", "set-profile", "throughput"]);

@@ -355,7 +355,16 @@ async fn the_workers_role_does_all_of_its_work_and_can_do_nothing_else() {
         assert_eq!(error.code(), Some(&SqlState::INSUFFICIENT_PRIVILEGE), "{statement}: {error}");
     }
     // Functions with their owner's rights are looked at one by one: each is the worker's, or is meant not to be.
-    let owners = ["ingest_cover", "ingest_count_kept", "ingest_check_session"];
+    let owners = [
+        "ingest_cover",
+        "ingest_count_kept",
+        "ingest_check_session",
+        "ingest_columns_changed",
+        "ingest_columns_of",
+        "ingest_lock_or_add_series",
+        "ingest_series_gone",
+        "ingest_series_truncated",
+    ];
     let rows = bed
         .client
         .query("select proname::text, proconfig::text from pg_proc where prosecdef and proname like 'ingest%'", &[])
