@@ -332,9 +332,9 @@ impl ConsumerThread {
     /// Notes why the group does not let this worker join; whether the error says that.
     fn note_refusal(&self, code: RDKafkaErrorCode) -> bool {
         let Some(reason) = login::group_refusal(code, &self.kafka) else { return false };
-        // A member with partitions learns by a revocation that it has lost them: librdkafka reports a coordinator's passing
-        // refusal as well.
-        if self.assignment.owned().is_empty() {
+        // This one is not only about joining: librdkafka reports it of the question for the coordinator as well, and the member
+        // keeps its partitions. If it loses them, a revocation says so.
+        if code != RDKafkaErrorCode::GroupAuthorizationFailed || self.assignment.owned().is_empty() {
             self.health.note(|facts| facts.group.refuse(reason));
         }
         true

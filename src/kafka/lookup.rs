@@ -276,7 +276,8 @@ impl Lookup {
     /// # Errors
     /// If the brokers do not answer.
     pub fn group_members(&self, group: &str) -> Result<usize, KafkaError> {
-        let groups = self.ask(Refused::Group, |client| client.fetch_group_list(Some(group), MEMBERS_TIMEOUT))?;
+        // A group that this client may not read has no members here, and no error: that grants nothing.
+        let groups = self.ask(Refused::Connection, |client| client.fetch_group_list(Some(group), MEMBERS_TIMEOUT))?;
         Ok(groups.groups().iter().map(|group| group.members().len()).sum())
     }
 

@@ -704,8 +704,7 @@ async fn a_worker_that_kafka_refuses_says_why_and_is_not_ready_and_sends_nothing
     // One that is not refused works meanwhile.
     let mut published = Published::default();
     publish(bed, &mut published, 20);
-    let token = broker.file("short-token", &bearer_token(USER, 8));
-    let worker = start(&with(&secured.bearer("", "x"), &[("SERIES_INGEST__KAFKA__OAUTH_TOKEN_FILE", &token)]));
+    let meanwhile = start(&secured.bearer(&bearer_token(USER, 3600), "meanwhile"));
     for (case, worker) in &cases {
         for part in &case.says {
             until_not_ready(worker, part).await;
@@ -717,10 +716,14 @@ async fn a_worker_that_kafka_refuses_says_why_and_is_not_ready_and_sends_nothing
     }
     drop(cases);
     bed.until_applied(60).await;
+    until_ready(&meanwhile).await;
+    drop(meanwhile);
+    let token = broker.file("short-token", &bearer_token(USER, 15));
+    let worker = start(&with(&secured.bearer("", "x"), &[("SERIES_INGEST__KAFKA__OAUTH_TOKEN_FILE", &token)]));
     until_ready(&worker).await;
-    // Its token has expired by now, or soon will: the file has a new one, which new connections need.
+    // Its token soon expires: the file has a new one, which new connections need.
     broker.file("short-token", &bearer_token(USER, 3600));
-    tokio::time::sleep(Duration::from_secs(9)).await;
+    tokio::time::sleep(Duration::from_secs(16)).await;
     publish(bed, &mut published, 20);
     bed.until_applied(60).await;
     bed.assert_exact(&published).await;
