@@ -10,8 +10,7 @@ use crate::support::worker::{PROGRAM, Worker, text};
 
 /// A launcher that sets limits. librdkafka's sockets in this process are inherited by its children, and would count.
 fn limited(limits: &str) -> [String; 4] {
-    let close =
-        "for fd in /proc/$$/fd/*; do fd=${fd##*/}; if ((fd > 2)); then eval \"exec $fd>&-\"; fi; done";
+    let close = "for fd in /proc/$$/fd/*; do fd=${fd##*/}; if ((fd > 2)); then eval \"exec $fd>&-\"; fi; done";
     ["bash".to_owned(), "-c".to_owned(), format!("{close}; {limits}; exec \"$@\""), "bash".to_owned()]
 }
 
