@@ -1,4 +1,4 @@
-//! Signals that end a command which has something to clean up: the demo and the benchmark.
+//! Signals that end a command: a line says so, and the demo and the benchmark clean up.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};

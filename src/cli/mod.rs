@@ -20,12 +20,14 @@ use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
+use tracing::Level;
 
 use crate::config::{self, Config, Problems};
 use crate::database::schema::SchemaError;
 use crate::database::{self, Class};
 use crate::telemetry::logging;
 use crate::{kafka, pipeline};
+use interrupt::Interrupts;
 use output::{print, print_line};
 
 /// Writes time series points from Kafka into TimescaleDB, exactly once.
@@ -153,7 +155,7 @@ impl From<database::Error> for Failure {
         }
         match error.class() {
             Class::Outage => Self::Unreachable(format!("the database: {error}")),
-            Class::Ours if error.is_missing_database() || error.is_unfit() => {
+            Class::Ours if error.is_missing_database() || error.is_unfit() || error.is_forbidden() => {
                 Self::Usage(format!("database.url: {error}"))
             }
             Class::Ours if error.is_restoring() => Self::Unreachable(format!("the database: {error}")),
@@ -270,21 +272,41 @@ impl Cli {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         let result = runtime.block_on(async {
             match self.command {
+                // These have something to do before they end.
                 Command::Run => run::run(config, self.config).await,
-                Command::Migrate(arguments) => migrate::run(&config, arguments).await,
-                Command::Schema(command) => schema::run(&config, command).await,
-                Command::Check(arguments) => check::run(&config, arguments).await,
-                Command::Config { .. } => Ok(()),
                 Command::Demo(arguments) => demo::run(config, arguments).await,
                 Command::Bench(arguments) => bench::run(config, self.config, arguments).await,
-                Command::DeadLetter(command) => dead_letter::run(config, command).await,
-                Command::Journal(command) => journal::run(config, command).await,
-                Command::Progress(command) => progress::run(&config, command).await,
+                command => {
+                    let mut interrupts = Interrupts::listen()?;
+                    // On a task of its own, so that a signal is seen also while the command blocks its thread.
+                    let command = tokio::spawn(command.run_to_its_end(config));
+                    let ended = async { command.await.map_err(|error| Failure::Internal(error.to_string()))? };
+                    let result = interrupts.or_work(ended).await;
+                    if let Err(Failure::Interrupted { .. }) = result {
+                        output::complain(Level::WARN, "what was committed stays; run the command again for the rest");
+                    }
+                    result
+                }
             }
         });
         // A question to Kafka may still wait for its answer on a thread; nobody needs it now.
         runtime.shutdown_background();
         result
+    }
+}
+
+impl Command {
+    /// Runs a command that may be dropped at any point: what it commits is whole, and running it again does the rest.
+    async fn run_to_its_end(self, config: Arc<Config>) -> Result<(), Failure> {
+        match self {
+            Self::Migrate(arguments) => migrate::run(&config, arguments).await,
+            Self::Schema(command) => schema::run(&config, command).await,
+            Self::Check(arguments) => check::run(&config, arguments).await,
+            Self::DeadLetter(command) => dead_letter::run(config, command).await,
+            Self::Journal(command) => journal::run(config, command).await,
+            Self::Progress(command) => progress::run(&config, command).await,
+            Self::Config { .. } | Self::Run | Self::Demo(_) | Self::Bench(_) => Ok(()),
+        }
     }
 }
 

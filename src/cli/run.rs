@@ -1,7 +1,7 @@
 //! `run`: the worker.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpListener;
@@ -12,7 +12,7 @@ use super::Failure;
 use super::limits::{self, Limits};
 use super::signals::{self, Signal};
 use crate::config::{self, Config};
-use crate::database::schema::{self, SchemaError};
+use crate::database::schema::{self, SchemaError, WAIT_REPORT_INTERVAL};
 use crate::database::{self, Class, Database};
 use crate::journal::{Journal, JournalHandle, OpenError, Options, RealFiles};
 use crate::message::Reason;
@@ -194,9 +194,15 @@ async fn await_schema(
     let step = if config.database.migrate_on_start { "migrate" } else { "verify" };
     loop {
         let began = Instant::now();
+        // The last lock that the migration waited for, and when it did.
+        let waited = Mutex::new(None);
+        let note_wait = |wait: &str| {
+            warn!(wait, "migrate");
+            *waited.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), wait.to_owned()));
+        };
         let attempt = async {
             if config.database.migrate_on_start {
-                for note in schema::migrate(config).await?.notes {
+                for note in schema::migrate_and_say(config, note_wait).await?.notes {
                     info!(note, "schema");
                 }
             }
@@ -212,10 +218,15 @@ async fn await_schema(
                 }
                 if alone && began.elapsed() >= SCHEMA_SILENCE {
                     let seconds = began.elapsed().as_secs();
-                    let reason = format!(
-                        "waits for the database to {step} the schema for {seconds} s: another session may hold a lock on its \
-                         tables, see pg_stat_activity"
+                    let waits = waited.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                    // A wait is reported again while it lasts.
+                    let waits = waits
+                        .filter(|(at, _): &(Instant, String)| at.elapsed() < WAIT_REPORT_INTERVAL + SCHEMA_SILENCE);
+                    let why = waits.map_or_else(
+                        || "another session may hold a lock on its tables, see pg_stat_activity".to_owned(),
+                        |(_, wait)| wait,
                     );
+                    let reason = format!("waits for the database to {step} the schema for {seconds} s: {why}");
                     health.set_condition("schema", Some(reason));
                 }
                 tokio::time::sleep(SCHEMA_RETRY).await;

@@ -7,7 +7,7 @@ use std::path::Path;
 use super::problems::Problems;
 use super::secret::Secret;
 use super::url;
-use super::{Config, Database};
+use super::{Config, Database, Kafka};
 
 /// Reads the files that the configuration names: the URL, its password, and properties of librdkafka.
 pub(super) fn read(config: &mut Config, problems: &mut Problems) {
@@ -69,6 +69,28 @@ impl Database {
         }
         database.url = Secret::new(connection);
         Ok(database)
+    }
+}
+
+impl Kafka {
+    /// The same with the properties that their files have now.
+    ///
+    /// # Errors
+    /// What is wrong with a file, with the key that names it.
+    pub(crate) fn with_secrets_read_again(&self) -> Result<Self, String> {
+        let mut kafka = self.clone();
+        let mut problems = Problems::default();
+        for (name, path) in &self.properties_files {
+            if let Some(text) = content(&format!("kafka.properties_files.{name}"), path, &mut problems) {
+                kafka.properties_read.insert(name.clone(), Secret::new(text));
+            }
+        }
+        if problems.is_empty() { Ok(kafka) } else { Err(problems.in_one_line()) }
+    }
+
+    /// Returns `true` if a file has the value of this property.
+    pub(crate) fn reads_from_file(&self, property: &str) -> bool {
+        self.properties_files.contains_key(property)
     }
 }
 

@@ -248,6 +248,11 @@ impl Error {
         self.answer().is_some_and(|answer| answer.code().code() == UNFIT)
     }
 
+    /// Whether the role lacks a right.
+    pub fn is_forbidden(&self) -> bool {
+        self.answer().is_some_and(|answer| *answer.code() == SqlState::INSUFFICIENT_PRIVILEGE)
+    }
+
     /// Whether the database is being restored.
     pub fn is_restoring(&self) -> bool {
         self.answer().is_some_and(|answer| answer.code().code() == RESTORING)

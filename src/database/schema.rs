@@ -13,6 +13,7 @@ use super::columns::{COLUMNS, OtherType, other_type};
 use super::connector::{Connector, Failed};
 use super::error::{Error, describe};
 use super::migration_lock::MigrationLock;
+pub use super::migration_lock::WAIT_REPORT_INTERVAL;
 use super::pool::connection_config;
 use super::pooler;
 use super::settings::{self, quoted_name};
@@ -208,9 +209,20 @@ pub async fn migrate(config: &config::Config) -> Result<Report, SchemaError> {
 ///
 /// # Errors
 /// As those of [`migrate`].
-pub async fn migrate_and_say(config: &config::Config, say: impl FnMut(&str)) -> Result<Report, SchemaError> {
-    let mut client = connect(&config.database).await?;
-    let lock = MigrationLock::take(&config.database, None, say).await?;
+pub async fn migrate_and_say(config: &config::Config, mut say: impl FnMut(&str)) -> Result<Report, SchemaError> {
+    let client = connect(&config.database).await?;
+    let lock = MigrationLock::take(&config.database, None, &mut say).await?;
+    let lock = lock.ok_or_else(|| SchemaError::Migration("another migration was not waited for".to_owned()))?;
+    let step = "ask for the session's process";
+    let row =
+        client.query_one("select pg_backend_pid()", &[]).await.map_err(|source| Error::Server { step, source })?;
+    let pid = row.get(0);
+    let report = lock.watch(pid, say, apply(client, config)).await?;
+    lock.release().await?;
+    Ok(report)
+}
+
+async fn apply(mut client: Client, config: &config::Config) -> Result<Report, SchemaError> {
     let mut notes = Vec::new();
     ensure_schema(&client, &config.database, &mut notes).await?;
     take_over_history(&client, &mut notes).await?;
@@ -236,9 +248,6 @@ pub async fn migrate_and_say(config: &config::Config, say: impl FnMut(&str)) -> 
     }
     if can_compress {
         compress(&client, &config.database, &mut notes).await?;
-    }
-    if let Some(lock) = lock {
-        lock.release().await?;
     }
     Ok(Report { applied, notes })
 }

@@ -184,8 +184,9 @@ pub(super) fn explain(error: &tokio_postgres::Error) -> Option<String> {
         return Some(match failure {
             rustls::Error::InvalidCertificate(wrong) => explain_certificate(wrong),
             rustls::Error::AlertReceived(alert) => format!(
-                "the database's server ended the TLS handshake ({alert:?}): it does not accept the certificate of \
-                 database.sslcert, or asks for one"
+                "the database's server ended the TLS handshake ({}): it does not accept the certificate of \
+                 database.sslcert, or asks for one",
+                alert.as_str().unwrap_or("an alert that has no name")
             ),
             other => format!("the TLS handshake with the database's server failed: {other}"),
         });

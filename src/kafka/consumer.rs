@@ -220,6 +220,7 @@ impl ConsumerThread {
             self.measure(now);
             if now.saturating_duration_since(self.last_commit) >= COMMIT_INTERVAL {
                 self.commit(CommitMode::Async);
+                self.consumer.context().renew_credentials(&self.consumer);
             }
         }
     }

@@ -48,6 +48,11 @@ impl Context {
         Self { notices: Mutex::default(), login, log: LogLimit::default() }
     }
 
+    /// Gives the consumer the user and the password that their files have now.
+    pub(super) fn renew_credentials(&self, consumer: &BaseConsumer<Self>) {
+        self.login.renew(consumer.client());
+    }
+
     /// What has happened since the last call, in order.
     pub(super) fn take(&self) -> Vec<Notice> {
         std::mem::take(&mut *self.lock())

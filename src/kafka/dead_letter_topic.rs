@@ -152,6 +152,7 @@ impl DeadLetterTopic {
     pub fn publish(&self, letters: &[Letter]) -> (Vec<Published>, Option<String>) {
         let mut outcomes = vec![Published::Failed; letters.len()];
         let mut why = None;
+        self.producer.context().login.renew(self.producer.client());
         // Those of an earlier call that was given up.
         self.deliveries().clear();
         let mut waiting = 0;

@@ -8,7 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jiff::Timestamp;
-use rdkafka::client::{ClientContext, OAuthToken};
+use rdkafka::client::{Client, ClientContext, OAuthToken};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -16,6 +16,7 @@ use rdkafka::message::DeliveryResult;
 use rdkafka::producer::ProducerContext;
 use tracing::{debug, warn};
 
+use super::credentials::Credentials;
 use crate::config::{Kafka, read_secret};
 use crate::telemetry::escaped;
 use crate::telemetry::log_limit::LogLimit;
@@ -30,6 +31,7 @@ const CONNECTION: &str = "FAIL";
 #[derive(Debug, Default)]
 pub(super) struct Login {
     token_file: Option<PathBuf>,
+    credentials: Credentials,
     has_token: AtomicBool,
     refusals: Mutex<Refusals>,
 }
@@ -59,7 +61,12 @@ impl Login {
     /// The credentials of the configuration.
     pub(super) fn new(kafka: &Kafka) -> Self {
         let token_file = (!kafka.oauth_token_file.is_empty()).then(|| PathBuf::from(&kafka.oauth_token_file));
-        Self { token_file, ..Self::default() }
+        Self { token_file, credentials: Credentials::new(kafka), ..Self::default() }
+    }
+
+    /// Gives the client, whose context this is, the user and the password that their files have now.
+    pub(super) fn renew<C: ClientContext>(&self, client: &Client<C>) {
+        self.credentials.renew(client);
     }
 
     /// Whether a token is still to be given before anything can be asked.

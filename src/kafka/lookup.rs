@@ -133,6 +133,12 @@ impl Lookup {
                 let fact = format!("its {members} members use {theirs}");
                 problem("kafka.group_id", RDKafkaErrorCode::InconsistentGroupProtocol, fact);
             }
+            if let Some(limit) = limit("group.max.size")
+                && members >= limit
+            {
+                let fact = format!("it has {members}, and they allow {limit}");
+                problem("kafka.group_id", RDKafkaErrorCode::GroupMaxSizeReached, fact);
+            }
         }
         problems
     }
@@ -180,6 +186,7 @@ impl Lookup {
         question: impl FnOnce(&BaseConsumer<Login>) -> Result<T, KafkaError>,
     ) -> Result<T, KafkaError> {
         let login = self.client.context();
+        login.renew(self.client.client());
         let deadline = Instant::now() + TOKEN_TIMEOUT;
         self.listen(Duration::from_millis(1));
         while login.waits_for_token() && login.refused().is_none() && Instant::now() < deadline {

@@ -6,7 +6,7 @@
 //! - [`topic_settings`]: which settings of a topic remove messages before they are read.
 //! - [`reread`]: one message, read once more.
 //! - [`dead_letter_topic`]: copies of dead letters.
-//! - `login`, `diagnosis`: credentials, and what the brokers say to them.
+//! - `login`, `credentials`, `diagnosis`: credentials, also rotated ones, and what the brokers say to them.
 //! - [`topic_id`]: the one question that rdkafka has no safe call for.
 //! - [`publisher`], [`embedded`]: publishing, and a broker in this process, for the demo and the benchmark.
 //!
@@ -32,6 +32,7 @@ pub mod topic_settings;
 
 mod assignment;
 mod context;
+mod credentials;
 mod diagnosis;
 mod headers;
 mod login;

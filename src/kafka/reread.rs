@@ -67,6 +67,7 @@ impl Rereader {
         if cluster_id != source.cluster_id {
             return Ok(None);
         }
+        self.consumer.context().renew(self.consumer.client());
         let mut list = TopicPartitionList::new();
         list.add_partition_offset(&source.topic, partition, Offset::Offset(offset))?;
         self.consumer.assign(&list)?;

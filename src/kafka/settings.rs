@@ -41,7 +41,9 @@ pub fn client(kafka: &Kafka) -> ClientConfig {
     // librdkafka forgets what it knows of a topic after this time; its documentation advises three refreshes.
     properties.set("metadata.max.age.ms", (3 * METADATA_REFRESH_MS).to_string());
     properties.set_log_level(RDKafkaLogLevel::Notice);
-    for (name, value) in kafka.properties() {
+    // A client that is made later than the others has the secrets that are valid then.
+    let read_again = kafka.with_secrets_read_again().ok();
+    for (name, value) in read_again.as_ref().unwrap_or(kafka).properties() {
         properties.set(name, value);
     }
     properties

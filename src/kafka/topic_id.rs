@@ -24,6 +24,8 @@ pub struct Topic {
     pub id: Option<String>,
     /// The number of its partitions.
     pub partitions: usize,
+    /// The partitions that have no leader now: nothing of them can be read.
+    pub leaderless: Vec<i32>,
     /// Whether this client may read it; `None` where the broker does not say.
     pub may_read: Option<bool>,
 }
@@ -130,7 +132,12 @@ unsafe fn topic(description: *const c::rd_kafka_TopicDescription_t) -> Result<To
         }
         let name = CStr::from_ptr(c::rd_kafka_TopicDescription_name(description)).to_string_lossy().into_owned();
         let mut partitions = 0;
-        c::rd_kafka_TopicDescription_partitions(description, &raw mut partitions);
+        let infos = c::rd_kafka_TopicDescription_partitions(description, &raw mut partitions);
+        let leaderless = (0..partitions)
+            .map(|i| *infos.add(i))
+            .filter(|info| c::rd_kafka_TopicPartitionInfo_leader(*info).is_null())
+            .map(|info| c::rd_kafka_TopicPartitionInfo_partition(info))
+            .collect();
         let mut count = 0;
         let operations = c::rd_kafka_TopicDescription_authorized_operations(description, &raw mut count);
         let may_read = (!operations.is_null())
@@ -142,7 +149,7 @@ unsafe fn topic(description: *const c::rd_kafka_TopicDescription_t) -> Result<To
             let text = c::rd_kafka_Uuid_base64str(uuid);
             (!text.is_null()).then(|| CStr::from_ptr(text).to_string_lossy().into_owned())
         };
-        Ok(Topic { name, id: id.filter(|id| !id.is_empty() && id != NO_ID), partitions, may_read })
+        Ok(Topic { name, id: id.filter(|id| !id.is_empty() && id != NO_ID), partitions, leaderless, may_read })
     }
 }
 

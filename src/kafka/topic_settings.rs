@@ -68,6 +68,8 @@ impl TopicSettings {
     /// If the brokers do not answer.
     pub async fn ask(&self, topic: &str) -> Result<Answer, KafkaError> {
         let options = AdminOptions::new().request_timeout(Some(TIMEOUT));
+        let client = self.admin.inner();
+        client.context().renew(client);
         let described = self.admin.describe_configs([&ResourceSpecifier::Topic(topic)], &options).await?;
         match described.into_iter().next() {
             Some(Ok(resource)) => Ok(Answer::Known(Settings(

@@ -53,6 +53,7 @@ use crate::telemetry::{self, escaped};
 use letters::Publishing;
 use partitions::Partitions;
 use spill::{Mode, Spill};
+pub(crate) use start::refused_move;
 use start::{Resolution, Starter};
 use survey::{Survey, Surveyor};
 use watch::{Observation, Watch};
@@ -339,7 +340,9 @@ impl Pipeline {
     fn take_unsaved(&mut self) {
         while !self.is_full() {
             let Some(set) = self.spill.as_mut().and_then(Spill::take_unsaved) else { return };
-            self.fill(set);
+            // Its messages were counted when they were read, by their type or as journaled.
+            let counts = self.decode(set);
+            metrics::unknown_fields(counts.unknown_fields as u64);
         }
     }
 

@@ -225,15 +225,14 @@ impl Starter {
         }
         let moved = self.moved(source, &with_range).await?;
         let group_offset = |one: &Assigned| topics.committed.get(&one.partition).copied();
-        with_range.retain(|(one, _)| match moved.get(&one.partition.1) {
-            Some(elsewhere) => match self.refused_move(elsewhere, group_offset(one)) {
-                Some(why) => {
-                    problem = Some(wait(one, &why));
-                    false
-                }
-                None => true,
-            },
-            None => true,
+        with_range.retain(|(one, _)| {
+            let Some(elsewhere) = moved.get(&one.partition.1) else { return true };
+            if let Some(why) = refused_move(self.kafka.new_cluster, elsewhere, group_offset(one)) {
+                problem = Some(wait(one, &why));
+                return false;
+            }
+            log_move(self.kafka.new_cluster, elsewhere, group_offset(one));
+            true
         });
         let spans = |number: i32| in_flight.get(&(Arc::clone(source), number));
         let committed = |one: &Assigned| topics.committed.get(&one.partition).copied();
@@ -330,45 +329,6 @@ impl Starter {
         }
     }
 
-    /// Why a partition that was read in another cluster does not start in this one, if it does not.
-    fn refused_move(&self, elsewhere: &Elsewhere, group_offset: Option<i64>) -> Option<String> {
-        let Elsewhere { cluster_id, source_id, next_offset, .. } = elsewhere;
-        let found = format!(
-            "the pipeline has progress of it in another cluster ({cluster_id}, source {source_id}, next offset {next_offset}), \
-             and none in this one"
-        );
-        match (self.kafka.new_cluster, group_offset) {
-            (NewCluster::Start, _) => {
-                warn!(
-                    cluster = cluster_id,
-                    source = source_id,
-                    partition = elsewhere.partition,
-                    next_offset,
-                    "kafka.new_cluster = \"start\": what was written from the other cluster is written again"
-                );
-                None
-            }
-            (NewCluster::GroupOffsets, Some(offset)) => {
-                info!(
-                    cluster = cluster_id,
-                    source = source_id,
-                    partition = elsewhere.partition,
-                    offset,
-                    "kafka.new_cluster = \"group-offsets\": goes on from another cluster at the group's offset"
-                );
-                None
-            }
-            (NewCluster::GroupOffsets, None) => Some(format!(
-                "{found}; the group has no offset of it here: sync the group's offsets, or run `series-ingest progress adopt \
-                 --source {source_id} --offsets …`"
-            )),
-            (NewCluster::Stop, _) => Some(format!(
-                "{found}. If this cluster mirrors the other one, run `series-ingest progress adopt --source {source_id} \
-                 --group-offsets` or `--offsets …`; if it has other messages, set kafka.new_cluster = \"start\""
-            )),
-        }
-    }
-
     async fn record_gaps(&self, source: &Arc<Source>, partition: i32, lost: Vec<(i64, i64)>) -> Result<(), StartError> {
         for interval in lost {
             for (from, until) in self.database.record_gap(source, partition, interval, RETENTION).await? {
@@ -383,6 +343,48 @@ impl Starter {
             }
         }
         Ok(())
+    }
+}
+
+/// Why a partition that the pipeline has read in another cluster does not start in this one, where the group has this offset
+/// of it; `None` if it starts.
+pub(crate) fn refused_move(rule: NewCluster, elsewhere: &Elsewhere, group_offset: Option<i64>) -> Option<String> {
+    let Elsewhere { cluster_id, source_id, next_offset, .. } = elsewhere;
+    let found = format!(
+        "the pipeline has progress of it in another cluster ({cluster_id}, source {source_id}, next offset {next_offset}), \
+         and none in this one"
+    );
+    match (rule, group_offset) {
+        (NewCluster::Start, _) | (NewCluster::GroupOffsets, Some(_)) => None,
+        (NewCluster::GroupOffsets, None) => Some(format!(
+            "{found}; the group has no offset of it here: sync the group's offsets, or run `series-ingest progress adopt \
+             --source {source_id} --offsets …`"
+        )),
+        (NewCluster::Stop, _) => Some(format!(
+            "{found}. If this cluster mirrors the other one, run `series-ingest progress adopt --source {source_id} \
+             --group-offsets` or `--offsets …`; if it has other messages, set kafka.new_cluster = \"start\""
+        )),
+    }
+}
+
+/// Logs a start in another cluster than before.
+fn log_move(rule: NewCluster, elsewhere: &Elsewhere, group_offset: Option<i64>) {
+    let Elsewhere { partition, cluster_id, source_id, next_offset } = elsewhere;
+    match group_offset.filter(|_| rule == NewCluster::GroupOffsets) {
+        Some(offset) => info!(
+            cluster = cluster_id,
+            source = source_id,
+            partition,
+            offset,
+            "kafka.new_cluster = \"group-offsets\": goes on from another cluster at the group's offset"
+        ),
+        None => warn!(
+            cluster = cluster_id,
+            source = source_id,
+            partition,
+            next_offset,
+            "kafka.new_cluster = \"start\": what was written from the other cluster is written again"
+        ),
     }
 }
 

@@ -116,6 +116,12 @@ async fn a_pipeline_that_moves_to_a_mirror_writes_nothing_again() {
     .await;
     drop(worker);
     assert_eq!(bed.count_points().await, expected, "nothing is written while it stops");
+    let checked = run(&adopts.settings(new), &["check"]);
+    let said = text(&checked);
+    assert!(
+        checked.status.code() == Some(64) && said.contains("kafka.new_cluster: ") && said.contains(&advice),
+        "{said}"
+    );
 
     // Adopted: by the group's offsets.
     let said = adopts.progress(new, &["adopt", "--source", &source, "--group-offsets"]);

@@ -286,13 +286,24 @@ async fn a_topic_that_does_not_exist_is_a_reason() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_waits_for_a_lock_to_migrate_says_so() {
     let Some(bed) = Bed::unmigrated("migrate_lock", 1).await else { return };
-    let other = connect(&bed.url).await;
+    let migrate_on_start = [("SERIES_INGEST__DATABASE__MIGRATE_ON_START", "true")];
+    let other = connect(&format!("{}?application_name=forgotten", bed.url)).await;
+    let pid: i32 = other.query_one("select pg_backend_pid()", &[]).await.unwrap().get(0);
+    let holder = format!("process {pid} (forgotten, ");
+    // A lock that is not a migration's.
+    other.batch_execute("begin; create table ingest_schema_history (version integer)").await.unwrap();
+    let worker = bed.worker(&migrate_on_start);
+    until_not_ready(&worker, 30, &["schema: ", "waiting for a lock of ", &holder, "idle in transaction"]).await;
+    assert_eq!(worker.get("/livez").unwrap().0, 200);
+    other.batch_execute("rollback").await.unwrap();
+    until_ready(&worker).await;
+    drop(worker);
     // The lock of another `migrate`.
     other.batch_execute(&format!("select pg_advisory_lock({})", 0x7365_7269_6573_2d69_i64)).await.unwrap();
-    let worker = bed.worker(&[("SERIES_INGEST__DATABASE__MIGRATE_ON_START", "true")]);
-    until_not_ready(&worker, 30, &["schema: ", "lock", " s"]).await;
+    let worker = bed.worker(&migrate_on_start);
+    until_not_ready(&worker, 30, &["schema: ", "another migration", &holder, " s"]).await;
     assert_eq!(worker.get("/livez").unwrap().0, 200);
-    drop(other);
+    other.batch_execute("select pg_advisory_unlock_all()").await.unwrap();
     until_ready(&worker).await;
     drop(worker);
     bed.remove().await;

@@ -181,7 +181,7 @@ async fn the_database_is_reached_by_tls_as_sslmode_says_or_not_at_all() {
     let check = with(&environment, &[("DATABASE_URL", &no_rights)]);
     expect(&check, &["check"], 64, &["database.url: ", "42501", "migrate --worker-role"]);
     let mut without = start(&no_rights);
-    assert_eq!(without.exit_code(60), Some(70));
+    assert_eq!(without.exit_code(60), Some(64));
     for part in ["42501", "ingest_schema_history", "migrate --worker-role"] {
         assert!(without.log().contains(part), "{part:?} is not logged: {}", without.log());
     }
@@ -441,7 +441,7 @@ async fn an_owner_that_is_no_superuser_migrates_and_redrives_and_its_worker_repl
         expect(
             &as_worker,
             command,
-            70,
+            64,
             &["42501", "a worker's role may not do this: set database.url to the role that owns"],
         );
         let printed = text(&run(&as_worker, command));
@@ -778,6 +778,39 @@ async fn copies_of_dead_letters_take_a_right_and_a_token_and_wait_for_both() {
     until_ready(&worker).await;
     drop(worker);
     secured.assert_only_tls(&broker.sent());
+    secured.bed.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_password_of_kafka_that_is_rotated_in_its_file_needs_no_restart() {
+    let Some(secured) = Secured::start("rotated").await else { return };
+    let Secured { broker, bed, .. } = &secured;
+    bed.broker.create("rotated.letters", 1, &[]).await;
+    broker.allow_to_write("rotated.letters");
+    let mut published = Published::default();
+    publish(bed, &mut published, 20);
+    bed.producer.send(&bed.points_topic, 0, "s", Some(b"{"));
+    bed.producer.flush();
+    let password = broker.file("password", "of-yesterday\n");
+    let scram = [("sasl.mechanism", "SCRAM-SHA-512"), ("sasl.username", USER)];
+    let mut environment = secured.by(&broker.sasl, "SASL_SSL", &scram);
+    environment.push(("SERIES_INGEST__KAFKA__PROPERTIES_FILES__SASL_PASSWORD".to_owned(), password.clone()));
+    environment.push(("SERIES_INGEST__KAFKA__DEAD_LETTER_TOPIC".to_owned(), "rotated.letters".to_owned()));
+    let worker = Worker::start(&bed.name, &environment, &[]);
+    until_not_ready(&worker, "sasl.password").await;
+    // A file that is replaced may be missing for a moment.
+    std::fs::remove_file(&password).unwrap();
+    until(30, "it is said", async || worker.log().contains("cannot be read again; the earlier ones are used")).await;
+    broker.file("password", PASSWORD);
+    until_ready(&worker).await;
+    bed.until_applied(60).await;
+    assert_eq!(bed.difference(&published).await, Default::default());
+    // The producer of copies is another client, which was refused as well.
+    until(60, "the copy is there", async || bed.broker.offsets("rotated.letters", 0).len() == 1).await;
+    let log = worker.log();
+    assert!(log.contains("the credentials of Kafka have changed in their files"), "{log}");
+    assert!(!log.contains(PASSWORD) && !log.contains("of-yesterday"), "{log}");
+    drop(worker);
     secured.bed.remove().await;
 }
 

@@ -5,9 +5,13 @@ use std::sync::Arc;
 use tokio::runtime::Handle;
 
 use super::{Failure, Report};
+use crate::batch::Source;
 use crate::config::Config;
+use crate::database::Database;
 use crate::kafka::lookup::Lookup;
 use crate::kafka::topic_settings::{Answer, Finding, TopicSettings};
+use crate::message::Kind;
+use crate::pipeline;
 
 pub(super) async fn check(config: &Arc<Config>, report: &mut Report) -> Result<(), Failure> {
     let config = Arc::clone(config);
@@ -44,6 +48,37 @@ fn ask(config: &Config, report: &mut Report) {
     check_topic_settings(config, report);
     if answers {
         check_group(config, &lookup, report);
+        check_cluster(config, &lookup, &cluster, report);
+    }
+}
+
+/// Whether the pipeline has read these topics in another cluster only, so that a worker would not start in this one.
+fn check_cluster(config: &Config, lookup: &Lookup, cluster_id: &str, report: &mut Report) {
+    // A database that does not answer, or has no tables yet, is a problem of its own.
+    let Ok(database) = Database::new(config) else { return };
+    let topics = [(Kind::Series, &config.kafka.series_topic), (Kind::Points, &config.kafka.points_topic)];
+    for (kind, name) in topics {
+        let Some(topic) = lookup.topics(&[name]).ok().and_then(|topics| topics.into_iter().next()) else { continue };
+        let numbers: Vec<i32> = (0..i32::try_from(topic.partitions).unwrap_or(i32::MAX)).collect();
+        let (cluster_id, topic_id) = (cluster_id.to_owned(), topic.id.unwrap_or_default());
+        let source = Arc::new(Source { kind, cluster_id, topic: name.clone(), topic_id });
+        let Ok(elsewhere) = Handle::current().block_on(database.progress_elsewhere(&source, &numbers)) else { return };
+        let partitions: Vec<_> = elsewhere.iter().map(|one| (name.clone(), one.partition)).collect();
+        let Ok(committed) = lookup.committed(&partitions) else { return };
+        let mut refused = elsewhere.iter().zip(&partitions).filter_map(|(one, partition)| {
+            let why = pipeline::refused_move(config.kafka.new_cluster, one, committed.get(partition).copied())?;
+            Some((one.partition, why))
+        });
+        if let Some((number, why)) = refused.next() {
+            let others = match refused.count() {
+                0 => String::new(),
+                count => format!(" (and {count} other partitions)"),
+            };
+            report.problem(
+                "kafka.new_cluster",
+                format_args!("partition {number} of {name}{others} does not start: {why}"),
+            );
+        }
     }
 }
 
@@ -63,6 +98,18 @@ fn check_topics(config: &Config, lookup: &Lookup, report: &mut Report) -> bool {
                         &format!("topic {}", topic.name),
                         format_args!("{} partitions, id {id}", topic.partitions),
                     );
+                    if !topic.leaderless.is_empty() {
+                        let numbers: Vec<String> = topic.leaderless.iter().map(i32::to_string).collect();
+                        report.unreachable(
+                            key,
+                            format_args!(
+                                "topic {}: no broker leads partition {}: nothing of it is read or written until one of its \
+                                 replicas is back",
+                                topic.name,
+                                numbers.join(", ")
+                            ),
+                        );
+                    }
                     // The dead-letter topic is written only, and Kafka is not asked for that right.
                     if topic.may_read == Some(false) && key != "kafka.dead_letter_topic" {
                         report.problem(key, format_args!("topic {}: this user may not READ it: allow it", topic.name));
