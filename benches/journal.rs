@@ -13,9 +13,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput, criterion_group};
-use series_ingest::batch::{MessageSet, MessageSetBuilder, RawMessage, Source};
 use series_ingest::journal::{Inspection, Journal, JournalHandle, Options, RealFiles};
-use series_ingest::message::Kind;
+use series_ingest::raw::Kind;
+use series_ingest::raw::{MessageSet, MessageSetBuilder, RawMessage, Source};
 
 const SET_BYTES: usize = 128 * 1024;
 const SEGMENT_BYTES: u64 = 64 << 20;

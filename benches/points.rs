@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use series_ingest::batch::Points;
-use series_ingest::database::copy::CopyEncoder;
-use series_ingest::message::{Decoder, Kind, Limits};
+use series_ingest::database::write::copy::CopyEncoder;
+use series_ingest::message::Points;
+use series_ingest::message::{Decoder, Limits};
+use series_ingest::raw::Kind;
 
 const SERIES: usize = 1000;
 const CHUNK_BYTES: usize = 256 * 1024;

@@ -7,7 +7,7 @@
 //!                                journal
 //! ```
 //!
-//! The modules in the order in which a message meets them: [`config`], [`kafka`], [`message`], [`batch`], [`pipeline`],
+//! The modules in the order in which a message meets them: [`config`], [`kafka`], [`raw`], [`message`], [`batch`], [`pipeline`],
 //! [`database`], [`journal`]; beside them [`telemetry`], [`allocator`] and the commands in [`cli`]. ARCHITECTURE.md has the guarantee and its invariants.
 
 pub mod allocator;
@@ -23,5 +23,6 @@ pub mod message;
 pub mod pipeline;
 #[cfg(feature = "planted-bugs")]
 pub mod planted_bugs;
+pub mod raw;
 pub mod telemetry;
 mod tls;

@@ -8,9 +8,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::BytesMut;
-use series_ingest::batch::{Batch, Budget, MessageSetBuilder, RawMessage, Source};
-use series_ingest::database::copy::CopyEncoder;
-use series_ingest::message::{Decoder, Kind, Limits};
+use series_ingest::batch::Batch;
+use series_ingest::database::write::copy::CopyEncoder;
+use series_ingest::message::{Decoder, Limits};
+use series_ingest::raw::Kind;
+use series_ingest::raw::{Budget, MessageSetBuilder, RawMessage, Source};
 
 struct Counting;
 

@@ -4,90 +4,18 @@
 //! [`Batch`] is a list of message sets, decoded: columnar [`Points`], series definitions, and dead letters. The raw messages
 //! stay with the batch until it is committed, so that any part of it can be built again: the part that the database does not
 //! have yet ([`Batch::keep`]), or some of its messages ([`Batch::split_into`]) when it is too much for one transaction.
-//!
-//! Intervals are half-open, `[from, until)`, and are intervals of *positions*, not of the offsets that messages happen to
-//! have: compaction and transaction markers leave offsets without a message, and these belong to the interval as well.
 
-pub mod headers;
-
-mod budget;
-mod message_set;
-mod points;
-
-pub use budget::{Budget, Charge};
-pub use message_set::{MessageSet, MessageSetBuilder, RawMessage};
-pub use points::{KeyIndex, Mark, Order, Points, SeriesIndex};
-
-use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::message::{Decoder, Kind, Message, Rejected, SeriesCreate};
+use crate::message::{Decoder, Message, Points, Rejected, SeriesCreate};
+use crate::raw::{Budget, Charge, Interval, Kind, MessageAt, MessageSet, RawMessage, Source};
 
 /// How much of a rejected message's key and payload a dead letter keeps, in bytes each.
 pub const DEAD_LETTER_PAYLOAD_BYTES: usize = 64 * 1024;
 
 /// How many holes [`Batch::set_aside`] leaves in a partition. Progress holds 1024 islands above them, of several batches.
 pub const MAX_HOLES: usize = 128;
-
-/// A topic as it was made once in one cluster, for one pipeline: what progress is kept for.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Source {
-    /// What the topic's messages are where they do not say.
-    pub kind: Kind,
-    /// The cluster's id, as its brokers give it; empty where they give none.
-    pub cluster_id: String,
-    /// The topic's name.
-    pub topic: String,
-    /// The topic's id in base 64, as its brokers give it; empty where they give none.
-    pub topic_id: String,
-}
-
-/// An interval of positions of one partition: `[from, until)`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Interval {
-    /// The partition's topic.
-    pub source: Arc<Source>,
-    /// The partition's number.
-    pub partition: i32,
-    /// The first position.
-    pub from: i64,
-    /// The position after the last.
-    pub until: i64,
-}
-
-impl std::fmt::Display for Interval {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}[{}] offsets {} to {}", self.source.topic, self.partition, self.from, self.until - 1)
-    }
-}
-
-impl Interval {
-    /// Whether `offset` of `partition` lies inside.
-    pub fn contains(&self, source: &Source, partition: i32, offset: i64) -> bool {
-        self.partition == partition && *self.source == *source && (self.from..self.until).contains(&offset)
-    }
-
-    fn partition_order(&self, other: &Self) -> Ordering {
-        (&self.source, self.partition).cmp(&(&other.source, other.partition))
-    }
-}
-
-/// What of `[from, until)` lies in none of the intervals, which are in their order.
-pub fn holes(from: i64, until: i64, intervals: &[(i64, i64)]) -> Vec<(i64, i64)> {
-    let mut holes = Vec::new();
-    let mut reached = from;
-    for (start, end) in intervals {
-        if *start > reached && reached < until {
-            holes.push((reached, (*start).min(until)));
-        }
-        reached = reached.max(*end);
-    }
-    if reached < until {
-        holes.push((reached, until));
-    }
-    holes
-}
 
 /// A `series-create` with the place and time that make it newer or older than another.
 #[derive(Debug, Clone)]
@@ -96,19 +24,6 @@ pub struct Definition {
     pub series: SeriesCreate,
     /// Where it stands.
     pub at: MessageAt,
-}
-
-/// Where a message stands, and when it was made.
-#[derive(Debug, Clone)]
-pub struct MessageAt {
-    /// The partition's topic.
-    pub source: Arc<Source>,
-    /// The partition's number.
-    pub partition: i32,
-    /// Kafka's offset.
-    pub offset: i64,
-    /// Kafka's time, in milliseconds since the Unix epoch; 0 where the message has none.
-    pub time_ms: i64,
 }
 
 /// A message that cannot be written, with the reason.

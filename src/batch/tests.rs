@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::message::{Limits, Reason};
+use crate::raw::{MessageSetBuilder, headers};
 
 fn decoder() -> Decoder {
     Decoder::new(Limits {

@@ -16,11 +16,12 @@ use tracing::Level;
 
 use super::output::{self, complain, print, print_line};
 use super::{Failure, progress_bar};
-use crate::batch::{Batch, Interval, MessageSet, RawMessage, Source, headers};
+use crate::batch::Batch;
 use crate::config::Config;
 use crate::database::{Class, Coverage, Database, Path as WritePath};
 use crate::journal::{Inspection, ReadError, RealFiles, Record};
 use crate::message::Decoder;
+use crate::raw::{Interval, MessageSet, RawMessage, Source, headers};
 
 /// How long to wait after the database refused.
 const RETRY: Duration = Duration::from_secs(1);

@@ -4,7 +4,8 @@ use clap::Args;
 
 use super::{Failure, print_line};
 use crate::config::Config;
-use crate::database::{roles, schema};
+use crate::database::schema;
+use crate::database::schema::roles;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use clap::{Args, Subcommand};
 
 use super::{Failure, print_line};
-use crate::batch::Source;
 use crate::config::Config;
 use crate::database::{Database, ProgressRow};
 use crate::kafka::lookup::{Lookup, TopicPartition};
-use crate::message::Kind;
+use crate::raw::Kind;
+use crate::raw::Source;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {

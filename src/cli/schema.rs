@@ -4,7 +4,8 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use super::{Failure, print_line};
 use crate::config::Config;
-use crate::database::profile::{self, Profile};
+use crate::database::schema::profile;
+use crate::database::schema::profile::Profile;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {

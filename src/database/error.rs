@@ -5,10 +5,10 @@ use std::borrow::Cow;
 use deadpool_postgres::{PoolError, TimeoutType};
 use tokio_postgres::error::{DbError, SqlState};
 
-use super::columns::OtherType;
-use super::session::{COMMIT_STEP, COPY_STEP, DEFINE_STEP, LETTERS_STEP, SEE_STEP, STEPS_WITH_ROWS};
+use super::connection::session::{COMMIT_STEP, COPY_STEP, DEFINE_STEP, LETTERS_STEP, SEE_STEP, STEPS_WITH_ROWS};
+use super::schema::columns::OtherType;
 
-use super::tls;
+use super::connection::tls;
 use crate::message::{Reason, Rejected};
 use crate::telemetry::one_line;
 

@@ -1,54 +1,21 @@
 //! TimescaleDB, or plain PostgreSQL: where points, series and progress are.
 //!
-//! - [`schema`]: the tables: migrations, and what the server's edition allows.
-//! - `adopt`: tables of series and points that another program has made.
-//! - `inspect`: what has become of the tables since, by whoever may change them.
-//! - [`profile`]: which indexes and constraints the table of points has, and what that lets the server do.
-//! - [`roles`]: what the worker's role may do.
-//! - `connector`: how a connection is made.
-//! - `pooler`: one that shares sessions is found out.
-//! - `migration_lock`: one change of the schema at a time.
-//! - `pool`, `session`: connections, their limits and time-outs.
-//! - `settings`: the settings that every session starts with.
-//! - `tls`: how they are protected.
+//! - `connection`: how a connection is made, protected, set up, pooled and given up.
+//! - [`schema`]: the tables: migrations, what they must be, profiles and roles.
 //! - `progress`: which offsets are applied, and the claim.
-//! - `moved`: progress of the same topics in another cluster.
-//! - `columns`: the types that COPY writes.
-//! - `chunks`: those that points need, made before.
-//! - `series`: the rows that points refer to.
-//! - [`locks`]: those that others have locked, and who they are.
-//! - [`copy`]: the binary encoder.
-//! - `bisect`: a batch of which the server refuses rows.
+//! - [`write`]: the one transaction {COPY, dead letters, claim, COMMIT}.
 //! - [`dead_letters`]: messages that cannot be stored, and what is done with them.
-//! - `write`: the one transaction {COPY, dead letters, claim, COMMIT}.
 //! - [`error`]: what a failure means.
+//! - [`scratch`]: a database that the demo and the benchmark make and remove.
 
-pub mod copy;
 pub mod dead_letters;
-mod duplicates;
 pub mod error;
-mod inspect;
-pub mod locks;
-pub mod profile;
-pub mod roles;
 pub mod schema;
 pub mod scratch;
+pub mod write;
 
-mod adopt;
-mod bisect;
-mod chunks;
-mod columns;
-mod connector;
-mod migration_lock;
-mod moved;
-mod pool;
-mod pooler;
+mod connection;
 mod progress;
-mod series;
-mod session;
-mod settings;
-mod tls;
-mod write;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -56,26 +23,26 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 pub use error::{Class, Error};
-pub use moved::Elsewhere;
-pub use progress::{Applied, Coverage};
-pub use series::Reference;
+pub use progress::{Applied, Coverage, Elsewhere};
+pub use write::series::Reference;
 pub use write::{Oversized, Path, Written};
 
-use crate::batch::{Batch, Source};
+use crate::batch::Batch;
 use crate::config::{self, OnDuplicate, UnknownSeries};
+use crate::raw::Source;
 use crate::telemetry::metrics;
 
-use chunks::KnownChunks;
-use duplicates::Store;
+use connection::pool::Connections;
+use connection::session::Session;
 use jiff::Timestamp;
-use locks::Locks;
-use pool::Connections;
-use profile::Table;
 use progress::{Resolved, SourceIds};
-use series::KnownSeries;
-use session::Session;
+use schema::profile::Table;
 use tracing::info;
 use uuid::Uuid;
+use write::chunks::KnownChunks;
+use write::insert::Store;
+use write::locks::Locks;
+use write::series::KnownSeries;
 
 /// How much longer than the server's own limit a step may take before we call the server frozen.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -192,7 +159,7 @@ impl Database {
             on_duplicate: config.points.on_duplicate,
             letters: dead_letters::Rules::new(config),
             limit: Duration::from_millis(database.statement_timeout_ms) + PATIENCE,
-            row_wait: locks::row_wait(
+            row_wait: write::locks::row_wait(
                 Duration::from_millis(database.outage_grace_ms),
                 Duration::from_millis(database.lock_timeout_ms),
             ),
@@ -337,7 +304,7 @@ impl Database {
     /// # Errors
     /// Where the database does not answer.
     pub async fn reference(&self) -> Result<Reference, Error> {
-        let work = async { series::reference(&mut self.session().await?).await };
+        let work = async { write::series::reference(&mut self.session().await?).await };
         self.noted(work.await)
     }
 
@@ -346,7 +313,7 @@ impl Database {
     /// # Errors
     /// Where the database does not answer.
     pub async fn look_at_table(&self) -> Result<Table, Error> {
-        let work = async { profile::look(&mut self.session().await?).await };
+        let work = async { schema::profile::look(&mut self.session().await?).await };
         self.noted(work.await)
     }
 
@@ -386,7 +353,7 @@ impl Database {
 
     /// Looks at the table of points, and reports what has changed.
     async fn look(&self, session: &mut Session) -> Result<Table, Error> {
-        let table = profile::look(session).await?;
+        let table = schema::profile::look(session).await?;
         let before = self.table.lock().unwrap_or_else(PoisonError::into_inner).replace(table.clone());
         if before.as_ref() != Some(&table) {
             table.report(before.is_none());

@@ -3,8 +3,8 @@
 use bytes::{Buf, BytesMut};
 
 use super::Input;
-use crate::batch::Points;
-use crate::database::copy::CopyEncoder;
+use crate::database::write::copy::CopyEncoder;
+use crate::message::Points;
 
 /// Series, column, microseconds since the Unix epoch, and the bits of the value; `None` is NULL.
 type Row = (Vec<u8>, Vec<u8>, i64, Option<u64>);

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use super::Input;
 use super::files::MemoryFiles;
-use crate::batch::{MessageSet, MessageSetBuilder, RawMessage, Source};
 use crate::journal::{Files, Inspection, Journal, Options, ReadError, Record, sealed};
-use crate::message::Kind;
+use crate::raw::Kind;
+use crate::raw::{MessageSet, MessageSetBuilder, RawMessage, Source};
 
 const DIRECTORY: &str = "/journal";
 const ID: [u8; 16] = *b"a journal's id..";

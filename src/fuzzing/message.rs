@@ -2,8 +2,9 @@
 
 use serde::de::IgnoredAny;
 
-use crate::batch::Points;
-use crate::message::{Decoder, Kind, Limits, Message, Reason, Rejected};
+use crate::message::Points;
+use crate::message::{Decoder, Limits, Message, Reason, Rejected};
+use crate::raw::Kind;
 
 /// 1900-01-01 to 2200-01-01.
 const WINDOW_US: std::ops::Range<i64> = -2_208_988_800_000_000..7_258_118_400_000_000;

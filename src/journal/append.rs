@@ -15,7 +15,7 @@ use super::journal::{Current, Journal};
 use super::payload::{Encoded, Encoder, NO_TIME, runs};
 use super::place::{Lost, is_gone};
 use super::planted::{self, Bug};
-use crate::batch::MessageSet;
+use crate::raw::MessageSet;
 
 /// So many segments may fail, one after the other, before an append gives up.
 const ATTEMPTS: u32 = 2;

@@ -14,7 +14,7 @@ use super::files::Files;
 use super::index::{Record, SegmentInfo};
 use super::journal::{Journal, Usage};
 use super::payload::{Effort, Encoded, Encoder, runs};
-use crate::batch::{Interval, MessageSet};
+use crate::raw::{Interval, MessageSet};
 
 /// How many bytes of raw messages are encoded and not written yet: it bounds the memory for their encoded copies, and what is
 /// written at once. A larger append goes alone.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::error::{Damage, DamageKind};
 use super::format::RecordHeader;
 use super::payload::NO_TIME;
-use crate::batch::{Interval, Source};
+use crate::raw::{Interval, Source};
 
 /// The messages of one interval of positions of one partition, as the journal has them. Two records may overlap: what an
 /// append did not acknowledge may be there all the same, and is appended again.

@@ -9,9 +9,9 @@ use super::files::{Access, Files, RealFiles};
 use super::format::{HEADER_BYTES, JournalId};
 use super::index::{Index, Record, SegmentInfo};
 use super::journal::read_record;
-use super::load::{Unopened, load};
 use super::reader::{Body, Reader};
-use crate::batch::MessageSet;
+use super::recovery::{Unopened, load};
+use crate::raw::MessageSet;
 
 /// How much is read at once to verify, in bytes.
 const LARGE_READ: usize = 1 << 20;

@@ -14,11 +14,11 @@ use super::examine::doubts;
 use super::files::{Access, Files, RealFiles, Seen};
 use super::format::{HEADER_BYTES, JournalId};
 use super::index::{Index, Record, SegmentInfo};
-use super::load::{Loaded, Unopened, load};
 use super::payload::decode;
 use super::place::{Lost, Place, check_lengths, is_gone};
 use super::reader::Reader;
-use crate::batch::{Interval, MessageSet, Source};
+use super::recovery::{Loaded, Unopened, load};
+use crate::raw::{Interval, MessageSet, Source};
 
 /// An append that was acknowledged so lately shows that the disk takes one.
 const FRESH: Duration = Duration::from_secs(4);

@@ -73,7 +73,7 @@
 //!
 //! *Messages*: the length of the source's JSON, u32, and that JSON once more, so that a record stands alone where its source
 //! record is damaged; then for each message offset i64, time in ms i64 (-1 none), the lengths of key, payload and headers as
-//! i32 each (-1 none; a payload of none is a tombstone), and these three, the headers as [`crate::batch::headers`] has them.
+//! i32 each (-1 none; a payload of none is a tombstone), and these three, the headers as [`crate::raw::headers`] has them.
 //! As zstd where that is smaller: of level 1, and of level -5 while more than 64 MiB/s is appended. While it is more than
 //! 192 MiB/s, as they are, until the journal is half full. Message sets of one append that follow each other in their
 //! partition share a record, up to 1 MiB of messages.
@@ -105,11 +105,11 @@ mod index;
 mod inspect;
 #[expect(clippy::module_inception, reason = "the file of the type that the module is named after")]
 mod journal;
-mod load;
 mod payload;
 mod place;
 mod planted;
 mod reader;
+mod recovery;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod sealed;
 #[cfg(test)]

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use zstd::bulk::Compressor;
 
 use super::format::{ALIGNMENT, COMPRESSED, HEADER, MAX_PAYLOAD_BYTES, RecordHeader, record_bytes};
-use crate::batch::{MessageSet, MessageSetBuilder, RawMessage, Source};
-use crate::message::Kind;
+use crate::raw::Kind;
+use crate::raw::{MessageSet, MessageSetBuilder, RawMessage, Source};
 
 /// The time of messages that have none, and of records whose messages have none.
 pub(super) const NO_TIME: i64 = -1;

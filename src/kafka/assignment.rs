@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::lookup::TopicPartition;
-use crate::batch::{Budget, MessageSet, MessageSetBuilder, RawMessage, Source};
+use crate::raw::{Budget, MessageSet, MessageSetBuilder, RawMessage, Source};
 
 /// A set is handed on when it holds this many bytes.
 const SET_BYTES: usize = 128 * 1024;
@@ -154,7 +154,7 @@ impl Reader {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::Kind;
+    use crate::raw::Kind;
 
     fn reader(start: i64, left_at: Option<i64>) -> Reader {
         let source =

@@ -9,7 +9,7 @@ use rdkafka::bindings as c;
 use rdkafka::message::BorrowedMessage;
 use rdkafka::types::RDKafkaRespErr;
 
-use crate::batch::headers;
+use crate::raw::headers;
 
 /// The headers of a message in the form of [`headers`]; `None` where it has none. librdkafka reads no more than 100,000 of them,
 /// or none at all, and says so by an error.

@@ -13,15 +13,15 @@ use super::headers;
 use super::login::Login;
 use super::lookup::{Lookup, TIMEOUT};
 use super::settings;
-use crate::batch::Source;
 use crate::config::Kafka;
+use crate::raw::Source;
 
 /// A message as Kafka has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Whole {
     /// The key.
     pub key: Option<Vec<u8>>,
-    /// The headers, in the form of [`headers`](crate::batch::headers).
+    /// The headers, in the form of [`headers`](crate::raw::headers).
     pub headers: Option<Vec<u8>>,
     /// The payload.
     pub payload: Option<Vec<u8>>,

@@ -3,9 +3,10 @@
 #[path = "../../tests/corpus/cases.rs"]
 mod cases;
 
+use super::Points;
 use super::*;
-use crate::batch::Points;
 use crate::config::Config;
+use crate::raw::Kind;
 use cases::{Case, Outcome, Topic};
 
 /// A point, its value by its bits; all of NaN are one.

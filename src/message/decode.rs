@@ -7,8 +7,10 @@ use std::collections::HashSet;
 
 use super::json::{Cursor, Fault};
 use super::timestamp::{self, Unit};
-use super::{Kind, Limits, Message, Reason, Rejected, SeriesCreate, VERSION, VERSION_HEADER};
-use crate::batch::{KeyIndex, Points, SeriesIndex, headers};
+use super::{Limits, Message, Reason, Rejected, SeriesCreate, VERSION, VERSION_HEADER};
+use crate::message::{KeyIndex, Points, SeriesIndex};
+use crate::raw::Kind;
+use crate::raw::headers;
 
 /// Decodes messages. It keeps its buffers from message to message.
 #[derive(Debug)]

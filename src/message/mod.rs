@@ -2,39 +2,19 @@
 //!
 //! - [`Decoder`]: one message into the columns of a batch.
 //! - `json`: the JSON of a message, read where it stands, with the place of each fault.
+//! - [`Points`]: what the decoder fills: points in columns.
 //! - `lenient`: what can be told of a message that cannot be read.
 //! - `timestamp`: all forms of a timestamp, as microseconds since the Unix epoch.
 
 mod decode;
 mod json;
 mod lenient;
+mod points;
 mod timestamp;
 
 pub use decode::Decoder;
 pub use lenient::series_of;
-
-/// What a topic's messages are where they do not say.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Kind {
-    /// `series-create`.
-    Series,
-    /// `point-batch`.
-    Points,
-}
-
-impl Kind {
-    /// The word for it in a message's `type` and in metrics.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Series => "series-create",
-            Self::Points => "point-batch",
-        }
-    }
-
-    fn from_word(word: &str) -> Option<Self> {
-        [Self::Series, Self::Points].into_iter().find(|kind| kind.as_str() == word)
-    }
-}
+pub use points::{KeyIndex, Mark, Order, Points, SeriesIndex};
 
 /// What a message was.
 #[derive(Debug, Clone, PartialEq, Eq)]

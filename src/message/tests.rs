@@ -1,7 +1,9 @@
 use proptest::prelude::*;
 
+use super::Points;
 use super::*;
-use crate::batch::{Points, headers};
+use crate::raw::Kind;
+use crate::raw::headers;
 
 const YEAR_1900_US: i64 = -2_208_988_800_000_000;
 const YEAR_2200_US: i64 = 7_258_118_400_000_000;

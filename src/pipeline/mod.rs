@@ -15,16 +15,15 @@
 //! - `topic_settings`: whether a topic is compacted.
 //! - `watch`: lag, topic identities and health, looked at every few seconds.
 
-mod letters;
+mod dead_letter_copies;
+mod journaling;
 mod membership;
 mod partitions;
-mod spill;
 mod start;
 mod survey;
 mod topic_settings;
 mod watch;
 mod writer;
-mod writer_count;
 
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
@@ -36,7 +35,7 @@ use tokio::sync::mpsc::{self, UnboundedReceiver};
 use tokio::task::{JoinError, JoinSet};
 use tracing::{error, info, warn};
 
-use crate::batch::{Batch, Budget, Counts, Interval, MessageSet};
+use crate::batch::{Batch, Counts};
 use crate::config::Config;
 use crate::database::Database;
 use crate::journal::{JournalHandle, Record};
@@ -45,21 +44,22 @@ use crate::kafka::lookup::{Lookup, TopicPartition};
 use crate::kafka::settings;
 use crate::kafka::topic_settings::TopicSettings;
 use crate::message::Decoder;
+use crate::raw::{Budget, Interval, MessageSet};
 use crate::telemetry::health::{Component, Health, JournalStatus};
 use crate::telemetry::log_limit::LogLimit;
 use crate::telemetry::metrics::{self, Step};
 use crate::telemetry::{self, escaped};
 
-use letters::Publishing;
+use dead_letter_copies::Publishing;
+use journaling::{Mode, Spill};
 use partitions::Partitions;
-use spill::{Mode, Spill};
 pub(crate) use start::refused_move;
 use start::{Resolution, Starter};
 use survey::{Survey, Surveyor};
 use watch::{Observation, Watch};
 pub use watch::{ask_brokers, show_server};
+use writer::writer_count::WriterCount;
 use writer::{Outcome, Writer};
-use writer_count::WriterCount;
 
 /// How often the loop looks at its clock when nothing happens.
 const TICK: Duration = Duration::from_millis(100);
@@ -811,7 +811,7 @@ impl Pipeline {
 }
 
 /// The end of the next append to the journal; never ready where there is none.
-async fn next_append(spill: &mut Option<Spill>) -> spill::Appended {
+async fn next_append(spill: &mut Option<Spill>) -> journaling::Appended {
     match spill {
         Some(spill) => spill.appended().await,
         None => std::future::pending().await,

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::{NextOffsets, is_plausible};
-use crate::batch::{Interval, MessageSet, Source};
 use crate::database::Applied;
 use crate::journal::Record;
 use crate::kafka::consumer::{Assigned, Start};
 use crate::kafka::lookup::{LogRange, TopicPartition};
+use crate::raw::{Interval, MessageSet, Source};
 use crate::telemetry::readiness::LOGS_PATIENCE;
 
 /// All owned partitions, and what is on its way of any.

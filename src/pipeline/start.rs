@@ -8,13 +8,13 @@ use tokio::task::JoinError;
 use tracing::{error, info, warn};
 
 use super::partitions::{InFlightPartitions, first_beyond};
-use crate::batch::{Source, holes};
 use crate::config::{Kafka, NewCluster, StartAt};
 use crate::database::{self, Class, Database, Elsewhere};
 use crate::journal::JournalHandle;
 use crate::kafka::consumer::{Assigned, Start};
 use crate::kafka::lookup::{LogRange, Lookup, TopicPartition};
-use crate::message::Kind;
+use crate::raw::Kind;
+use crate::raw::{Source, holes};
 use crate::telemetry::log_limit::LogLimit;
 use crate::telemetry::metrics;
 

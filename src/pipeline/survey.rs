@@ -10,10 +10,10 @@ use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
 use super::partitions::{InFlightPartitions, Partitions, first_beyond};
-use crate::batch::{Interval, Source};
 use crate::database::{Coverage, Database, Error};
 use crate::journal::{JournalHandle, Record, SegmentInfo};
 use crate::kafka::consumer::Assigned;
+use crate::raw::{Interval, Source};
 use crate::telemetry::log_limit::LogLimit;
 
 /// How often the database is asked while the journal holds records.

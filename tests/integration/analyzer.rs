@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use series_ingest::database::profile::Profile;
+use series_ingest::database::schema::profile::Profile;
 use series_ingest::database::schema::{self, SchemaError};
 use tokio::task::JoinHandle;
 

@@ -1,7 +1,7 @@
 //! Tables that somebody has changed since `migrate` made them: what `run` cannot work with, `check` names before.
 
-use series_ingest::database::profile::Profile;
 use series_ingest::database::schema;
+use series_ingest::database::schema::profile::Profile;
 
 use crate::support::bed::{Bed, url_with};
 use crate::support::until;

@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
-use series_ingest::batch::{Batch, MessageSetBuilder, RawMessage, Source};
+use series_ingest::batch::Batch;
 use series_ingest::database::{Class, Database, Error, Path, Written};
-use series_ingest::message::{Decoder, Kind};
+use series_ingest::message::Decoder;
+use series_ingest::raw::Kind;
+use series_ingest::raw::{MessageSetBuilder, RawMessage, Source};
 use tokio_postgres::Client;
 
 use crate::support::bed::{Bed, connect};

@@ -10,9 +10,9 @@ use bytes::{Bytes, BytesMut};
 use futures_util::SinkExt as _;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
-use series_ingest::batch::Points;
 use series_ingest::config::Config;
-use series_ingest::database::copy::CopyEncoder;
+use series_ingest::database::write::copy::CopyEncoder;
+use series_ingest::message::Points;
 
 use crate::support::bed::Bed;
 use crate::support::data::{Difference, Published, bits};

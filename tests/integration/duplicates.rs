@@ -5,7 +5,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
-use series_ingest::database::{roles, schema};
+use series_ingest::database::schema;
+use series_ingest::database::schema::roles;
 
 #[cfg(feature = "planted-bugs")]
 use crate::claims::plant;

@@ -248,7 +248,8 @@ const GUARDS: [(&str, &str, &str); 15] = [
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_but_the_foreign_keys_trigger_is_skipped() {
-    let Some(bed) = Bed::with_profile("guards", 1, series_ingest::database::profile::Profile::Standard).await else {
+    let Some(bed) = Bed::with_profile("guards", 1, series_ingest::database::schema::profile::Profile::Standard).await
+    else {
         return;
     };
     bed.client

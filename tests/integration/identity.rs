@@ -5,10 +5,12 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use series_ingest::batch::{Batch, MessageSetBuilder, RawMessage, Source as BatchSource};
+use series_ingest::batch::Batch;
 use series_ingest::database::dead_letters::{Fate, LetterFilter, Redrive, RedriveMode};
 use series_ingest::database::{Class, Database, Path};
-use series_ingest::message::{Decoder, Kind};
+use series_ingest::message::Decoder;
+use series_ingest::raw::Kind;
+use series_ingest::raw::{MessageSetBuilder, RawMessage, Source as BatchSource};
 use tokio_postgres::Client;
 
 use crate::claims::plant;

@@ -4,9 +4,9 @@ use std::fs::{File, OpenOptions};
 use std::process::{Output, Stdio};
 use std::sync::Arc;
 
-use series_ingest::batch::{MessageSetBuilder, RawMessage, Source};
 use series_ingest::journal::{Journal, Options, RealFiles};
-use series_ingest::message::Kind;
+use series_ingest::raw::Kind;
+use series_ingest::raw::{MessageSetBuilder, RawMessage, Source};
 
 use crate::support::bed::Bed;
 use crate::support::worker::{PROGRAM, command, run, text};

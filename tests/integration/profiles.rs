@@ -3,8 +3,9 @@
 use std::process::Stdio;
 
 use serde_json::Value;
-use series_ingest::database::profile::Profile;
-use series_ingest::database::{roles, schema};
+use series_ingest::database::schema;
+use series_ingest::database::schema::profile::Profile;
+use series_ingest::database::schema::roles;
 
 use crate::support::bed::{Bed, connect};
 use crate::support::data::{Difference, Published};

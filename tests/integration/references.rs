@@ -3,7 +3,7 @@
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
-use series_ingest::database::profile::Profile;
+use series_ingest::database::schema::profile::Profile;
 
 use crate::support::bed::{Bed, connect};
 use crate::support::worker::{Worker, run, text};

@@ -1,7 +1,7 @@
 //! The tables, on what kinds of server there are.
 
 use refinery::Target;
-use series_ingest::database::roles;
+use series_ingest::database::schema::roles;
 use series_ingest::database::schema::{self, SchemaError};
 
 use crate::support::bed::{Bed, connect};

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use series_ingest::database::roles;
+use series_ingest::database::schema::roles;
 use tokio_postgres::error::SqlState;
 
 use crate::support::bed::{Bed, connect, url_with};

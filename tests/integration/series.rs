@@ -1,7 +1,7 @@
 //! The rows of `time_series_metadata`.
 
-use series_ingest::database::profile::Profile;
 use series_ingest::database::schema;
+use series_ingest::database::schema::profile::Profile;
 
 use crate::support::bed::Bed;
 use crate::support::until;

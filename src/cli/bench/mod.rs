@@ -16,14 +16,15 @@ use clap::{Args, ValueEnum};
 
 use super::interrupt::{Interrupts, is_interrupted};
 use super::{Failure, SYNTHETIC_FIRST_S, brokers_of, output, print_line, progress_bar, synthetic_message};
-use crate::batch::{MessageSetBuilder, RawMessage, Source};
 use crate::config::{Config, OnDuplicate, Secret};
-use crate::database::profile::{self, Profile};
+use crate::database::schema::profile;
+use crate::database::schema::profile::Profile;
 use crate::database::scratch::Scratch;
 use crate::database::{Database, schema};
 use crate::journal::{Journal, Options, RealFiles};
 use crate::kafka::publisher::Publisher;
-use crate::message::Kind;
+use crate::raw::Kind;
+use crate::raw::{MessageSetBuilder, RawMessage, Source};
 use crate::telemetry::metrics::{self, Step};
 use limits::{Files, Limit};
 use process::{Running, Worker, postgres_cpu};

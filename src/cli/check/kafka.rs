@@ -5,13 +5,13 @@ use std::sync::Arc;
 use tokio::runtime::Handle;
 
 use super::{Failure, Report};
-use crate::batch::Source;
 use crate::config::Config;
 use crate::database::Database;
 use crate::kafka::lookup::Lookup;
 use crate::kafka::topic_settings::{Answer, Finding, TopicSettings};
-use crate::message::Kind;
 use crate::pipeline;
+use crate::raw::Kind;
+use crate::raw::Source;
 
 pub(super) async fn check(config: &Arc<Config>, report: &mut Report) -> Result<(), Failure> {
     let config = Arc::clone(config);

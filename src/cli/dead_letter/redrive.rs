@@ -14,13 +14,13 @@ use serde_json::{Value, json};
 use tracing::Level;
 
 use super::{Filter, Letters, answer, max_attempts};
-use crate::batch::Points;
 use crate::cli::output::{complain, print, print_line};
 use crate::cli::{Failure, progress_bar};
 use crate::config::Config;
 use crate::database::Database;
 use crate::database::dead_letters::{Cut, Fate, Letter, Redrive as OneRedrive, RedriveMode};
 use crate::kafka::reread::{Rereader, Whole};
+use crate::message::Points;
 use crate::message::{Decoder, Rejected};
 use crate::telemetry::escaped;
 

@@ -7,9 +7,9 @@ use proptest::option;
 use proptest::prelude::*;
 
 use super::{Plain, source};
-use crate::batch::{MessageSet, MessageSetBuilder, RawMessage};
 use crate::journal::format::{COMPRESSED, RecordHeader, RecordKind, SegmentHeader, decode_journal};
 use crate::journal::payload::{Encoded, Encoder, decode, decode_source, encode_source, runs};
+use crate::raw::{MessageSet, MessageSetBuilder, RawMessage};
 
 fn header(encoded: &Encoded) -> RecordHeader {
     RecordHeader {

@@ -2,8 +2,8 @@
 
 use super::fault_files::{Call, Fault, FaultFiles, WRITING};
 use super::{Log, SEGMENT_BYTES, Sets, delivered, open, options, seed};
-use crate::batch::{MessageSet, MessageSetBuilder, RawMessage};
 use crate::journal::{AppendError, Damage, DamageKind, Inspection, Journal, Limit, ReadError, Record};
+use crate::raw::{MessageSet, MessageSetBuilder, RawMessage};
 
 const EIO: i32 = 5;
 const ENOSPC: i32 = 28;

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use super::fault_files::{Call, Fault, FaultFiles};
 use super::{Plain, Sets, delivered, open};
-use crate::batch::{Interval, MessageSet};
 use crate::journal::{AppendError, Journal, OpenError};
+use crate::raw::{Interval, MessageSet};
 
 const EIO: i32 = 5;
 

@@ -20,8 +20,8 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::{Files, Journal, Options, Record};
-use crate::batch::{MessageSet, MessageSetBuilder, RawMessage, Source};
-use crate::message::Kind;
+use crate::raw::Kind;
+use crate::raw::{MessageSet, MessageSetBuilder, RawMessage, Source};
 use fault_files::FaultFiles;
 
 /// The seed of a random test, from the environment's `SEED` or a new one; printed, so that a failure can be replayed.

@@ -4,8 +4,9 @@ use std::ffi::OsString;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use series_ingest::config::Config;
-use series_ingest::database::profile::{self, Profile};
 use series_ingest::database::schema;
+use series_ingest::database::schema::profile;
+use series_ingest::database::schema::profile::Profile;
 use tokio_postgres::{Client, NoTls};
 
 use super::broker::{Broker, Producer};

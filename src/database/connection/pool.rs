@@ -1,0 +1,231 @@
+//! The connections: `database.pool_size` of them are kept, up to `database.max_overflow` more are made when they are
+//! needed and closed again when they are idle, and none grows older than `database.pool_recycle_s`. A connection is tried
+//! before it is handed out.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use deadpool_postgres::{
+    Hook, HookError, Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime, Timeouts,
+};
+use tokio_postgres::Config as ConnectionConfig;
+use tracing::{debug, warn};
+use uuid::Uuid;
+
+use super::connector::Connector;
+use super::settings;
+use super::tls;
+use super::tls::Tls;
+use crate::config::{self, SslMode};
+use crate::database::error::Error;
+use crate::telemetry::metrics::{self, Step};
+
+/// The pool with the limits it keeps.
+#[derive(Debug, Clone)]
+pub(in crate::database) struct Connections {
+    pool: Pool,
+    connector: Connector,
+    kept: usize,
+    max_age: Duration,
+    overflow_idle: Duration,
+    servers: Arc<Servers>,
+    /// Connections that were made before this are closed instead of being used again.
+    renewed: Arc<Mutex<Instant>>,
+}
+
+/// The servers that new connections have met.
+#[derive(Debug, Default)]
+struct Servers {
+    last: Mutex<Option<Server>>,
+    met: AtomicU64,
+}
+
+/// A server process and the database of ours in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Server {
+    /// The identity that `migrate` gave to the database; `None` before.
+    database: Option<Uuid>,
+    /// When the server started, in microseconds since the Unix epoch: a restored copy of the database has its identity.
+    started_us: i64,
+}
+
+impl Servers {
+    /// Asks which server this is, and counts it if it is another one than the last connection has met.
+    async fn meet(&self, client: &tokio_postgres::Client) -> Result<(), tokio_postgres::Error> {
+        let row = client
+            .query_one(
+                "select (extract(epoch from pg_postmaster_start_time()) * 1000000)::bigint,
+                        to_regclass('ingest_database') is not null",
+                &[],
+            )
+            .await?;
+        let database = match row.get(1) {
+            true => client.query_opt("select id from ingest_database", &[]).await?.map(|row| row.get(0)),
+            false => None,
+        };
+        let server = Server { database, started_us: row.get(0) };
+        let before = self.last.lock().unwrap_or_else(PoisonError::into_inner).replace(server.clone());
+        let Some(before) = before.filter(|before| *before != server) else { return Ok(()) };
+        self.met.fetch_add(1, Ordering::AcqRel);
+        match (before.database, server.database) {
+            (Some(before), Some(now)) if before != now => warn!(
+                before = %before, now = %now,
+                "this is another database than before; what was known of the other one is forgotten"
+            ),
+            _ => debug!("the server was restarted, or is another one; what was known of it is forgotten"),
+        }
+        Ok(())
+    }
+}
+
+impl Connections {
+    pub(in crate::database) fn new(database: &config::Database) -> Result<Self, Error> {
+        let (connection, tls) = connection_config(database)?;
+        warn_of_weak(&connection, tls.mode());
+        let connector = Connector::new(database);
+        // The connector reads the URL again for each connection.
+        let recycling = ManagerConfig { recycling_method: RecyclingMethod::Verified };
+        let manager = Manager::from_connect(connection, connector.clone(), recycling);
+        let session = session_settings(database);
+        let servers = Arc::<Servers>::default();
+        let met = Arc::clone(&servers);
+        let max_age = Duration::from_secs(database.pool_recycle_s);
+        let renewed = Arc::new(Mutex::new(Instant::now()));
+        let valid_since = Arc::clone(&renewed);
+        let connect = Duration::from_millis(database.connect_timeout_ms);
+        let pool = Pool::builder(manager)
+            .max_size(database.pool_size + database.max_overflow)
+            .timeouts(Timeouts {
+                wait: Some(Duration::from_millis(database.pool_wait_timeout_ms)),
+                // Each address has its own limit.
+                create: None,
+                recycle: Some(connect),
+            })
+            .runtime(Runtime::Tokio1)
+            .post_create(Hook::async_fn(move |client, _| {
+                let (session, met) = (session.clone(), Arc::clone(&met));
+                Box::pin(async move {
+                    let prepare = async {
+                        client.batch_execute(&session).await?;
+                        met.meet(client).await
+                    };
+                    // The pool's own limit ends with the connection's making.
+                    let told = tokio::time::timeout(connect, prepare).await;
+                    told.map_err(|_| HookError::message("no answer in time"))?.map_err(HookError::Backend)
+                })
+            }))
+            .pre_recycle(Hook::sync_fn(move |_, metrics| {
+                if metrics.age() >= max_age {
+                    return Err(HookError::message("reached its age"));
+                }
+                if metrics.created < *valid_since.lock().unwrap_or_else(PoisonError::into_inner) {
+                    return Err(HookError::message("made before a fault"));
+                }
+                Ok(())
+            }))
+            .build()
+            .map_err(|error| Error::Unexpected(format!("build the pool: {error}")))?;
+        let overflow_idle = Duration::from_millis(database.overflow_idle_ms);
+        Ok(Self { pool, connector, kept: database.pool_size, max_age, overflow_idle, servers, renewed })
+    }
+
+    pub(in crate::database) async fn get(&self) -> Result<Object, Error> {
+        let start = tokio::time::Instant::now();
+        let got = self.pool.get().await;
+        metrics::pool_waited(start.elapsed());
+        metrics::step_took(Step::Pool, start.elapsed());
+        got.map_err(|failure| match failure {
+            PoolError::Backend(source) => Error::Connect { source, tried: self.connector.tried() },
+            other => other.into(),
+        })
+    }
+
+    /// The number of times that a new connection has met another server, or another database, than the one before.
+    pub(in crate::database) fn servers_met(&self) -> u64 {
+        self.servers.met.load(Ordering::Acquire)
+    }
+
+    /// Has all connections that there are closed before they are used again: a session keeps the settings of the role and the
+    /// database that it was opened with.
+    pub(in crate::database) fn renew(&self) {
+        *self.renewed.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    /// Closes idle connections that are too old, and those beyond the kept number that have been idle for a while.
+    pub(in crate::database) fn tidy(&self) {
+        let mut beyond = self.pool.status().size.saturating_sub(self.kept);
+        let removed = self.pool.retain(|_, metrics| {
+            let overflow = beyond > 0 && metrics.last_used() >= self.overflow_idle;
+            if overflow {
+                beyond -= 1;
+            }
+            !overflow && metrics.age() < self.max_age
+        });
+        if !removed.removed.is_empty() {
+            debug!(closed = removed.removed.len(), "closed idle connections");
+        }
+        self.measure();
+    }
+
+    pub(in crate::database) fn measure(&self) {
+        let status = self.pool.status();
+        metrics::pool(status.size, status.available, status.waiting, status.max_size);
+    }
+
+    pub(in crate::database) fn close(&self) {
+        self.pool.close();
+    }
+}
+
+/// How a connection is made: from the URL, with our time-outs, and how it is protected.
+pub(in crate::database) fn connection_config(database: &config::Database) -> Result<(ConnectionConfig, Tls), Error> {
+    let url = database.url_without_tls();
+    let mut connection: ConnectionConfig = url.expose().parse().map_err(|error| {
+        Error::Unexpected(format!("database.url cannot be read: {}", crate::database::error::describe(&error)))
+    })?;
+    if connection.get_application_name().is_none() {
+        connection.application_name("series-ingest");
+    }
+    connection
+        .connect_timeout(Duration::from_millis(database.connect_timeout_ms))
+        .keepalives(true)
+        .keepalives_idle(Duration::from_millis(database.keepalive_idle_ms))
+        .keepalives_interval(Duration::from_millis(database.keepalive_idle_ms))
+        .keepalives_retries(3)
+        .tcp_user_timeout(Duration::from_millis(database.tcp_user_timeout_ms));
+    let tls = Tls::new(database, &mut connection)?;
+    Ok((connection, tls))
+}
+
+/// Says what a mode that was asked for does not protect from.
+fn warn_of_weak(connection: &ConnectionConfig, mode: SslMode) {
+    let risk = match mode {
+        SslMode::Disable if !tls::is_local(connection) => "passwords and points cross the network in clear",
+        SslMode::Prefer => "whoever is in between can make the connection one in clear",
+        SslMode::Require => "nobody checks that the server is the one it should be",
+        _ => return,
+    };
+    warn!(sslmode = mode.as_str(), risk, "the connection to PostgreSQL is weaker than verify-full");
+}
+
+/// What every session is told. What a trigger raises below an error would be a line of the log for each point. It holds whatever the role or the database says: `statement_timeout` bounds what `transaction_timeout`
+/// would, and an idle connection of the pool is closed by the pool. The server ends what a vanished client left behind: it looks after its client while it
+/// works, and the client's locks do not outlive it for long.
+fn session_settings(database: &config::Database) -> String {
+    format!(
+        "{pinned} set client_min_messages = error; set statement_timeout = {statement}; set lock_timeout = {lock}; \
+         set idle_in_transaction_session_timeout = {idle}; set client_connection_check_interval = 2000; \
+         set tcp_keepalives_idle = {keepalive}; set tcp_keepalives_interval = {keepalive}; set tcp_keepalives_count = 3; \
+         set tcp_user_timeout = {user}; set idle_session_timeout = 0; \
+         select case when current_setting('transaction_timeout', true) is not null \
+         then set_config('transaction_timeout', '0', false) end",
+        pinned = settings::pinned(database),
+        statement = database.statement_timeout_ms,
+        // Behind the statement's time-out it would say nothing.
+        lock = database.lock_timeout_ms.min(database.statement_timeout_ms * 3 / 4).max(1),
+        idle = database.idle_in_transaction_timeout_ms,
+        keepalive = (database.keepalive_idle_ms / 1000).max(1),
+        user = database.tcp_user_timeout_ms,
+    )
+}

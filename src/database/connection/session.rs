@@ -1,0 +1,162 @@
+//! One connection at work. Every question has a time-out of our own besides the server's: a frozen server keeps none.
+//! A connection whose state is not known never goes back to the pool.
+
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use deadpool_postgres::Object;
+use futures_util::SinkExt;
+use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
+
+use crate::database::error::Error;
+use crate::database::write::copy::CopyEncoder;
+use crate::message::{Order, Points};
+use crate::telemetry::metrics::{self, Step};
+
+/// How much of a COPY is encoded before it is sent, in bytes.
+const COPY_CHUNK_BYTES: usize = 256 * 1024;
+
+const COPY: &str = "copy time_series_data_points (time_series_id, \"timestamp\", column_name, value) \
+                    from stdin with (format binary)";
+
+/// The step at which the server refuses rows.
+pub(in crate::database) const COPY_STEP: &str = "copy";
+/// Creating or updating series by their definitions.
+pub(in crate::database) const DEFINE_STEP: &str = "define series";
+/// Making sure that the series of points have their rows.
+pub(in crate::database) const SEE_STEP: &str = "list the columns of series";
+/// Storing dead letters.
+pub(in crate::database) const LETTERS_STEP: &str = "store dead letters";
+/// What is deferred to the transaction's end is checked in this one.
+pub(in crate::database) const COMMIT_STEP: &str = "commit";
+/// The steps in which the server sees what messages say, and may refuse it.
+pub(in crate::database) const STEPS_WITH_ROWS: [&str; 5] =
+    [COPY_STEP, DEFINE_STEP, SEE_STEP, LETTERS_STEP, COMMIT_STEP];
+
+/// A connection taken from the pool for one piece of work.
+pub(in crate::database) struct Session {
+    client: Option<Object>,
+    limit: Duration,
+    row_wait: String,
+    /// Whether the connection is in a state that the next user may find it in.
+    clean: bool,
+}
+
+impl Session {
+    pub(in crate::database) fn new(client: Object, limit: Duration, row_wait: Duration) -> Self {
+        Self { client: Some(client), limit, row_wait: format!("{}ms", row_wait.as_millis()), clean: true }
+    }
+
+    /// `lock_timeout` of the statements that lock the rows of series.
+    pub(in crate::database) fn row_wait(&self) -> String {
+        self.row_wait.clone()
+    }
+
+    fn client(&self) -> &Object {
+        self.client.as_ref().expect("the connection is taken out on drop only")
+    }
+
+    /// Runs a prepared statement.
+    pub(in crate::database) async fn query(
+        &mut self,
+        step: &'static str,
+        sql: &str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, Error> {
+        let client = self.client();
+        let answer = within(self.limit, step, async {
+            let statement = client.prepare_cached(sql).await?;
+            client.query(&statement, parameters).await
+        });
+        let answer = answer.await;
+        self.clean &= answer.is_ok();
+        answer
+    }
+
+    /// Runs statements without parameters and answers.
+    pub(in crate::database) async fn execute(&mut self, step: &'static str, sql: &str) -> Result<(), Error> {
+        let answer = within(self.limit, step, self.client().batch_execute(sql)).await;
+        self.clean &= answer.is_ok();
+        answer
+    }
+
+    pub(in crate::database) async fn begin(&mut self) -> Result<(), Error> {
+        self.clean = false;
+        within(self.limit, "begin", self.client().batch_execute("begin")).await
+    }
+
+    /// Commits. After an error it is not known whether the server has committed, and the connection is not used again.
+    pub(in crate::database) async fn commit(mut self) -> Result<(), Error> {
+        let answer = within(self.limit, COMMIT_STEP, self.client().batch_execute("commit")).await;
+        self.clean = answer.is_ok();
+        if answer.as_ref().is_err_and(|failure| failure.from_server().is_some()) {
+            // The server tells of a refusal before it gives the transaction up (PostgreSQL's `PostgresMain` reports, then
+            // aborts), and whoever comes next must not meet its locks. It has given it up when it answers again.
+            drop(within(self.limit, "roll back", self.client().batch_execute("rollback")).await);
+        }
+        #[cfg(feature = "planted-bugs")]
+        if crate::planted_bugs::is_on("reuse-after-unknown-commit") {
+            self.clean = true;
+        }
+        answer
+    }
+
+    /// Gives the transaction up. The connection serves again if the server says that it did.
+    pub(in crate::database) async fn roll_back(mut self) {
+        let answer = within(self.limit, "roll back", self.client().batch_execute("rollback")).await;
+        self.clean = answer.is_ok();
+    }
+
+    /// Copies these points, in this order.
+    pub(in crate::database) async fn copy(&mut self, points: &Points, order: &Order) -> Result<(), Error> {
+        let step = COPY_STEP;
+        let begun = Instant::now();
+        let client = self.client();
+        let sink = within(self.limit, step, async {
+            let statement = client.prepare_cached(COPY).await?;
+            client.copy_in::<_, Bytes>(&statement).await
+        });
+        let mut sink = std::pin::pin!(sink.await?);
+        let mut encoder = CopyEncoder::new(points, order);
+        let mut chunk = BytesMut::with_capacity(COPY_CHUNK_BYTES + COPY_CHUNK_BYTES / 8);
+        let mut more = true;
+        let mut encoding = Duration::ZERO;
+        while more {
+            let start = Instant::now();
+            more = encoder.fill(&mut chunk, COPY_CHUNK_BYTES);
+            encoding += start.elapsed();
+            within(self.limit, step, sink.send(chunk.split().freeze())).await?;
+        }
+        let copied = within(self.limit, step, sink.finish()).await?;
+        if copied != order.indices().len() as u64 {
+            return Err(Error::Unexpected(format!("{copied} rows copied of {}", order.indices().len())));
+        }
+        metrics::step_took(Step::Encode, encoding);
+        metrics::step_took(Step::Copy, begun.elapsed().saturating_sub(encoding));
+        Ok(())
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if let Some(client) = self.client.take()
+            && !self.clean
+        {
+            drop(Object::take(client));
+        }
+    }
+}
+
+async fn within<T>(
+    limit: Duration,
+    step: &'static str,
+    work: impl Future<Output = Result<T, tokio_postgres::Error>>,
+) -> Result<T, Error> {
+    match tokio::time::timeout(limit, work).await {
+        Ok(Ok(done)) => Ok(done),
+        Ok(Err(source)) => Err(Error::Server { step, source }),
+        Err(_) => Err(Error::TimedOut { step, seconds: limit.as_secs() }),
+    }
+}

@@ -1,0 +1,164 @@
+//! The lock that lets one change of the schema run at a time. It is a transaction's, on a connection of its own: whatever ends
+//! that connection ends the lock, also behind a pooler, which would hand a session's lock on to whoever comes next.
+
+use std::time::{Duration, Instant};
+
+use tokio_postgres::{Client, SimpleQueryMessage};
+use tracing::debug;
+
+use crate::config;
+use crate::database::connection::connector::{Connector, Failed};
+use crate::database::error::Error;
+use crate::telemetry::escaped;
+
+/// The key of the lock: "series-i" in ASCII.
+const KEY: i64 = 0x7365_7269_6573_2d69;
+/// How often it is asked for.
+const ASK: Duration = Duration::from_millis(500);
+/// How often a wait is reported, while it lasts.
+pub const WAIT_REPORT_INTERVAL: Duration = Duration::from_secs(30);
+/// How long a migration may wait for somebody's lock before it says so.
+const FIRST: Duration = Duration::from_secs(5);
+const STEP: &str = "wait for other migrations";
+
+/// The lock, for as long as this is kept.
+#[derive(Debug)]
+pub(in crate::database) struct MigrationLock {
+    client: Client,
+}
+
+impl MigrationLock {
+    /// Takes the lock. While another has it, `say` gets a sentence that names it, at once and every 30 s; `patience` is how
+    /// long to wait, `None` as long as it takes.
+    ///
+    /// # Errors
+    /// If the server does not answer. `Ok(None)`: another has it still.
+    pub(in crate::database) async fn take(
+        database: &config::Database,
+        patience: Option<Duration>,
+        mut say: impl FnMut(&str),
+    ) -> Result<Option<Self>, Error> {
+        let (client, _) = Connector::new(database)
+            .connect()
+            .await
+            .map_err(|Failed { source, tried }| Error::Connect { source, tried })?;
+        // The migration takes as long as it needs, and this transaction does nothing meanwhile.
+        let begin = "begin; set local idle_in_transaction_session_timeout = 0;
+            select case when current_setting('transaction_timeout', true) is not null
+                then set_config('transaction_timeout', '0', true) end";
+        client.batch_execute(begin).await.map_err(|source| Error::Server { step: STEP, source })?;
+        let begun = Instant::now();
+        let mut said: Option<Instant> = None;
+        loop {
+            let sql = format!("select pg_try_advisory_xact_lock({KEY})");
+            // A simple query: after a prepared one its portal, and with it a snapshot, stays open in the transaction, for which
+            // `create index concurrently` would wait.
+            let answer = client.simple_query(&sql).await.map_err(|source| Error::Server { step: STEP, source })?;
+            let is_taken = |message: &SimpleQueryMessage| matches!(message, SimpleQueryMessage::Row(row) if row.get(0) == Some("t"));
+            if answer.iter().any(is_taken) {
+                return Ok(Some(Self { client }));
+            }
+            if patience.is_some_and(|patience| begun.elapsed() >= patience) {
+                return Ok(None);
+            }
+            if said.is_none_or(|said| said.elapsed() >= WAIT_REPORT_INTERVAL) {
+                said = Some(Instant::now());
+                let holder = holder(&client).await?;
+                let seconds = begun.elapsed().as_secs();
+                say(&format!("waiting for {holder}, for {seconds} s now"));
+            }
+            tokio::time::sleep(ASK).await;
+        }
+    }
+
+    /// Does a migration's work on the session with this process. While it waits for a lock, `say` gets a sentence that names
+    /// who holds it, after 5 s and every 30 s.
+    ///
+    /// # Errors
+    /// The work's.
+    pub(in crate::database) async fn watch<T>(
+        &self,
+        pid: i32,
+        mut say: impl FnMut(&str),
+        work: impl Future<Output = T>,
+    ) -> T {
+        let begun = Instant::now();
+        let mut work = std::pin::pin!(work);
+        let mut pause = FIRST;
+        loop {
+            tokio::select! {
+                result = &mut work => return result,
+                () = tokio::time::sleep(pause) => {}
+            }
+            let pids = format!("select distinct pid from unnest(pg_blocking_pids({pid})) as pid");
+            let asked = tokio::select! {
+                result = &mut work => return result,
+                asked = sessions(&self.client, &pids) => asked,
+            };
+            match asked {
+                Ok(holders) if holders.is_empty() => pause = FIRST,
+                Ok(holders) => {
+                    let seconds = begun.elapsed().as_secs();
+                    say(&format!("waiting for a lock of {}, for {seconds} s now", holders.join("; ")));
+                    pause = WAIT_REPORT_INTERVAL;
+                }
+                Err(failure) => {
+                    debug!(%failure, "whom the migration waits for is not known");
+                    pause = WAIT_REPORT_INTERVAL;
+                }
+            }
+        }
+    }
+
+    /// Gives the lock back.
+    pub(in crate::database) async fn release(self) -> Result<(), Error> {
+        self.client
+            .batch_execute("rollback")
+            .await
+            .map_err(|source| Error::Server { step: "end the migration", source })
+    }
+}
+
+/// Who has the lock.
+async fn holder(client: &Client) -> Result<String, Error> {
+    // As the server shows a key of 64 bits: its two halves.
+    let (high, low) = ((KEY >> 32) as u32, (KEY & 0xffff_ffff) as u32);
+    let pids = format!(
+        "select pid from pg_locks
+         where locktype = 'advisory' and granted and database = (select oid from pg_database where datname = current_database())
+             and classid = {high} and objid = {low}"
+    );
+    let found = sessions(client, &pids).await?;
+    if found.is_empty() {
+        return Ok("another migration, which has just ended".to_owned());
+    }
+    Ok(format!("another migration: {}", found.join("; ")))
+}
+
+/// The sessions whose processes a query names, each with what is known of it.
+async fn sessions(client: &Client, pids: &str) -> Result<Vec<String>, Error> {
+    // Within a transaction the server shows the sessions as they were when it was first asked.
+    let sql = format!(
+        "select pg_stat_clear_snapshot();
+         select pid, nullif(application_name, ''), usename::text, host(client_addr), state,
+             to_char(coalesce(xact_start, backend_start) at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')
+         from ({pids}) as wanted left join pg_stat_activity using (pid)"
+    );
+    let answer = client.simple_query(&sql).await.map_err(|source| Error::Server { step: STEP, source })?;
+    let described = |message: &SimpleQueryMessage| {
+        let SimpleQueryMessage::Row(row) = message else { return None };
+        if row.len() == 1 {
+            return None;
+        }
+        let part = |at: usize, before: &str| row.get(at).map(|text| format!("{before}{}", escaped(text)));
+        let known: Vec<String> =
+            [part(1, ""), part(2, "user "), part(3, "from "), part(4, "")].into_iter().flatten().collect();
+        let known = if known.is_empty() { String::new() } else { format!(" ({})", known.join(", ")) };
+        let pid = row.get(0).filter(|pid| *pid != "0").map_or_else(
+            || "a prepared transaction (pg_prepared_xacts has its name)".to_owned(),
+            |pid| format!("process {pid}"),
+        );
+        Some(format!("{pid}{known}{}", part(5, " since ").unwrap_or_default()))
+    };
+    Ok(answer.iter().filter_map(described).collect())
+}

@@ -1,0 +1,132 @@
+//! The worker's role: the rights that `run` and `journal replay` need on the tables and functions of the migrations, and no
+//! other. The role that runs `migrate` owns them.
+
+use tokio_postgres::Client;
+
+use crate::config::{self, OnDuplicate};
+use crate::database::error::Error;
+use crate::database::schema::{SchemaError, connect};
+
+/// The tables, each with the worker's rights on it.
+///
+/// Points can be added and not so much as read. Progress and dead letters are moved by functions only.
+pub const TABLES: [(&str, &str); 11] = [
+    ("time_series_data_points", "insert"),
+    ("time_series_metadata", "select"),
+    ("ingest_source", "select"),
+    ("ingest_progress", "select"),
+    ("ingest_gap", "select"),
+    ("ingest_series", ""),
+    ("ingest_point_version", ""),
+    ("ingest_dead_letter", ""),
+    ("ingest_dead_letter_count", ""),
+    ("ingest_database", "select"),
+    ("ingest_schema_history", "select"),
+];
+
+/// The functions that the worker may call; they run with the rights of their owner. Those of `points.on_duplicate` it may
+/// call with that setting only.
+pub const FUNCTIONS: [&str; 25] = [
+    "ingest_source_key",
+    "ingest_source_number",
+    "ingest_start",
+    "ingest_probe",
+    "ingest_next_offsets",
+    "ingest_claim",
+    "ingest_claim_missing",
+    "ingest_claim_journaled",
+    "ingest_record_gap",
+    "ingest_define_series",
+    "ingest_see_columns",
+    "ingest_lock_series",
+    "ingest_check_landing",
+    "ingest_series_changes",
+    "ingest_locked_series",
+    "ingest_locked_partitions",
+    "ingest_lock_waits",
+    "ingest_make_chunk",
+    "ingest_add_points",
+    "ingest_replace_points",
+    "ingest_dead_letter_room",
+    "ingest_add_dead_letters",
+    "ingest_count_dead_letters",
+    "ingest_letters_to_publish",
+    "ingest_letters_published",
+];
+
+/// Gives `role` the worker's rights in the schema of the migrations, and takes all others on the same objects from it.
+///
+/// # Errors
+/// Where the server does not answer, there is no such role, or it has all rights anyway.
+pub async fn grant_worker(config: &config::Config, role: &str) -> Result<(), SchemaError> {
+    let client = connect(&config.database).await?;
+    let step = "look for the role";
+    let found = client
+        .query_opt(
+            "select rolsuper or pg_has_role(oid, (select relowner from pg_class
+                                                  where oid = 'ingest_progress'::regclass), 'member'),
+                    quote_ident(rolname), quote_ident(current_schema())
+             from pg_roles where rolname = $1",
+            &[&role],
+        )
+        .await
+        .map_err(|source| Error::Server { step, source })?;
+    let Some(found) = found else {
+        return Err(SchemaError::Role(format!("there is no role {role:?}: make it, create role … login password …")));
+    };
+    if found.get(0) {
+        return Err(SchemaError::Role(format!(
+            "role {role:?} is a superuser, or a member of the role that owns the tables, and so has every right: name \
+             another one"
+        )));
+    }
+    let (role, schema): (String, String) = (found.get(1), found.get(2));
+    let mut sql = format!("begin; grant usage on schema {schema} to {role};");
+    let step = "list the tables";
+    let names = TABLES.map(|(table, _)| table);
+    let rows = client
+        .query(
+            "select relname::text from pg_class where relnamespace = quote_ident(current_schema())::regnamespace and relname = any ($1)",
+            &[&names.as_slice()],
+        )
+        .await
+        .map_err(|source| Error::Server { step, source })?;
+    let present: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+    // A schema that is not migrated yet has not all of them.
+    for (table, rights) in TABLES.into_iter().filter(|(table, _)| present.iter().any(|name| name == table)) {
+        sql += &format!("revoke all on {schema}.{table} from {role};");
+        if !rights.is_empty() {
+            sql += &format!("grant {rights} on {schema}.{table} to {role};");
+        }
+    }
+    for (function, theirs) in functions(&client, &rights_of(config.points.on_duplicate)).await? {
+        let change = if theirs { "grant execute on" } else { "revoke all on" };
+        let whom = if theirs { "to" } else { "from" };
+        sql += &format!("{change} function {function} {whom} {role};");
+    }
+    sql += "commit";
+    client.batch_execute(&sql).await.map_err(|source| Error::Server { step: "grant the rights", source })?;
+    Ok(())
+}
+
+fn rights_of(on_duplicate: OnDuplicate) -> Vec<&'static str> {
+    let is_needed = |function: &&str| match *function {
+        "ingest_add_points" => on_duplicate == OnDuplicate::Ignore,
+        "ingest_replace_points" => on_duplicate == OnDuplicate::Replace,
+        _ => true,
+    };
+    FUNCTIONS.into_iter().filter(is_needed).collect()
+}
+
+/// The migrations' functions with their parameters, each with whether the worker may call it.
+async fn functions(client: &Client, theirs: &[&str]) -> Result<Vec<(String, bool)>, Error> {
+    let rows = client
+        .query(
+            "select oid::regprocedure::text, proname = any ($1::text[]) from pg_proc
+             where pronamespace = quote_ident(current_schema())::regnamespace and proname like 'ingest\\_%' and prosecdef",
+            &[&theirs],
+        )
+        .await
+        .map_err(|source| Error::Server { step: "list the functions", source })?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+}

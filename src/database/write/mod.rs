@@ -1,0 +1,370 @@
+//! The write transaction: points by COPY, claim, dead letters, COMMIT.
+
+pub mod copy;
+pub mod locks;
+
+pub(super) mod bisect;
+pub(super) mod chunks;
+pub(super) mod insert;
+pub(super) mod series;
+
+use std::collections::HashSet;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tracing::debug;
+
+use super::dead_letters::OnRefusal;
+use super::error::Error;
+use super::progress::{Applied, Claim, Resolved};
+use super::{Asked, Database, dead_letters};
+use crate::batch::{Batch, DeadLetter};
+use crate::config::UnknownSeries;
+use crate::database::connection::session::Session;
+use crate::message::{Decoder, Rejected};
+use crate::raw::{MessageAt, Source};
+use crate::telemetry::metrics::{self, Step};
+use bisect::Copied;
+
+/// Whether the server is known to refuse rows of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rows {
+    /// One COPY takes them all.
+    Together,
+    /// They are copied in pieces, to find those that are refused.
+    Apart,
+}
+
+/// Which way a batch is claimed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Path {
+    /// COPY first, claim last: the locks of partitions are held for the COMMIT only. Fails where anything of it is applied already.
+    Fast,
+    /// Claim first, and copy only what was missing: after any doubt.
+    Slow,
+    /// As [`Path::Fast`], for what comes from a journal.
+    JournalFast,
+    /// As [`Path::Slow`], for what comes from a journal: what lies in gaps counts as missing, and fills them.
+    JournalSlow,
+}
+
+impl Path {
+    /// Whether it fails where anything is applied already.
+    pub fn is_fast(self) -> bool {
+        matches!(self, Self::Fast | Self::JournalFast)
+    }
+
+    /// The way that is right when an attempt has failed, or for a part of a batch.
+    pub fn after_doubt(self) -> Self {
+        match self {
+            Self::Fast | Self::Slow => Self::Slow,
+            Self::JournalFast | Self::JournalSlow => Self::JournalSlow,
+        }
+    }
+}
+
+/// What a committed transaction has done.
+#[derive(Debug)]
+pub struct Written {
+    /// Points written now.
+    pub points: usize,
+    /// Points of the batch that were applied already.
+    pub skipped: usize,
+    /// Points that change nothing, because of others of the same series, column and time.
+    pub duplicates: usize,
+    /// The messages that became dead letters now.
+    pub dead_letters: Vec<(MessageAt, Rejected)>,
+    /// How many of these are counted, and not stored.
+    pub only_counted: u64,
+    /// The next offset of each partition.
+    pub applied: Vec<Applied>,
+}
+
+/// How many locks a transaction takes for each chunk, and how many the server has room for: `NLOCKENTS` of PostgreSQL's
+/// `lock.c`. None are taken for chunks where there are none.
+const ROOM_FOR_LOCKS: &str = "
+    select (select count(*) + 1 from pg_index where indrelid = 'time_series_data_points'::regclass),
+        current_setting('max_locks_per_transaction')::bigint * (
+            current_setting('max_connections')::bigint + current_setting('max_prepared_transactions')::bigint
+            + current_setting('max_worker_processes')::bigint + current_setting('max_wal_senders')::bigint
+            + coalesce(current_setting('autovacuum_worker_slots', true), current_setting('autovacuum_max_workers'))::bigint
+            + 2),
+        exists (select from pg_inherits where inhparent = 'time_series_data_points'::regclass)";
+
+/// How often it is looked for whose locks a slow transaction waits for.
+const LOOK_FOR_LOCKS: Duration = Duration::from_secs(2);
+
+/// A message whose points lie in more chunks than one transaction can ever lock.
+#[derive(Debug, Clone)]
+pub struct Oversized {
+    /// Its number in the batch.
+    pub number: usize,
+    /// Why it is a dead letter.
+    pub rejected: Rejected,
+}
+
+impl Database {
+    /// The messages of a batch that the server never has room for, after a failure of [`Error::is_out_of_room`]: others may
+    /// have had the room, so that the failure alone says nothing. The last one comes first. Where the server does not answer
+    /// there is none.
+    pub async fn oversized(&self, failure: &Error, batch: &Batch) -> Vec<Oversized> {
+        let work = async { self.session().await?.query("ask for the room for locks", ROOM_FOR_LOCKS, &[]).await };
+        let rows = match work.await {
+            Ok(rows) => rows,
+            Err(failure) => {
+                debug!(%failure, "the room for locks is not known");
+                return Vec::new();
+            }
+        };
+        let Some(row) = rows.first().filter(|row| row.get(2)) else { return Vec::new() };
+        // The server finds some more room than it promises.
+        let (of_chunk, room) = (row.get::<_, i64>(0), row.get::<_, i64>(1) / 4 * 5);
+        let mut oversized: Vec<Oversized> = self
+            .chunk_counts(batch)
+            .into_iter()
+            .enumerate()
+            .filter(|(_, chunks)| i64::try_from(*chunks).is_ok_and(|chunks| chunks * of_chunk > room))
+            .map(|(number, chunks)| {
+                let Rejected { reason, detail } = failure.rejected();
+                let detail = format!(
+                    "{detail}; its points lie in {chunks} chunks, for whose locks a transaction has no room: send less time \
+                     in a message, or raise the server's max_locks_per_transaction"
+                );
+                Oversized { number, rejected: Rejected { reason, detail } }
+            })
+            .collect();
+        oversized.reverse();
+        oversized
+    }
+
+    /// In how many chunks the points of each message lie, by the configured interval.
+    fn chunk_counts(&self, batch: &Batch) -> Vec<usize> {
+        let mut counts = vec![0; batch.message_count()];
+        let (mut last, mut chunks) = (None, HashSet::new());
+        for point in 0..batch.points().len() {
+            let Some(message) = batch.message_of_point(point) else { continue };
+            if last.replace(message) != Some(message) {
+                chunks.clear();
+            }
+            if chunks.insert(batch.points().time_of(point).div_euclid(self.chunk_us)) {
+                counts[message] += 1;
+            }
+        }
+        counts
+    }
+
+    /// Writes a batch in one transaction.
+    ///
+    /// # Errors
+    /// [`Error::class`] says what is to be done. After any error but a refused row the batch is to be tried again on
+    /// [`Path::Slow`]: it may be committed.
+    pub async fn write(&self, batch: &Batch, path: Path, decoder: &mut Decoder) -> Result<Written, Error> {
+        let start = Instant::now();
+        let mut rows = if self.expects_refusals() { Rows::Apart } else { Rows::Together };
+        let mut letters = OnRefusal::Fail;
+        let mut path = path;
+        let attempt = async {
+            loop {
+                let result = self.try_write(batch, path, (rows, letters), decoder).await;
+                match &result {
+                    Err(refused) if refused.is_refused_row() && rows == Rows::Together => {
+                        debug!(%refused, messages = batch.message_count(), "the database refuses a row; looking for its message");
+                        rows = Rows::Apart;
+                    }
+                    Err(refused) if refused.is_refused_letter() && letters == OnRefusal::Fail => {
+                        debug!(%refused, "the database refuses a dead letter; storing less of it");
+                        letters = OnRefusal::StoreLess;
+                    }
+                    _ => break result,
+                }
+                path = path.after_doubt();
+            }
+        };
+        let result = self.watched(attempt).await;
+        match &result {
+            Ok(_) => {
+                self.note_success(Asked::Write);
+                self.note_free();
+                metrics::transaction_took(start.elapsed());
+            }
+            // Whether the whole database is in the way of somebody's lock is for the caller to find out.
+            Err(failure) if failure.is_lock_timeout() => metrics::database_error(failure.class().as_str()),
+            Err(failure) => {
+                self.note_failure(failure, Asked::Write);
+                if failure.is_missing_series() {
+                    self.known_series.forget();
+                }
+            }
+        }
+        result
+    }
+
+    /// The same, and if it takes long, says whose locks it waits for.
+    async fn watched<T>(&self, attempt: impl Future<Output = T>) -> T {
+        let mut attempt = pin!(attempt);
+        if let Ok(done) = tokio::time::timeout(self.row_wait / 2, &mut attempt).await {
+            return done;
+        }
+        let look = async {
+            loop {
+                self.look_for_lock_holders().await;
+                tokio::time::sleep(LOOK_FOR_LOCKS).await;
+            }
+        };
+        tokio::select! {
+            done = attempt => done,
+            () = look => unreachable!("it looks for as long as it may"),
+        }
+    }
+
+    async fn try_write(
+        &self,
+        batch: &Batch,
+        path: Path,
+        how: (Rows, OnRefusal),
+        decoder: &mut Decoder,
+    ) -> Result<Written, Error> {
+        let mut session = self.session().await?;
+        let begun = Instant::now();
+        let intervals = batch.intervals();
+        let sources: Vec<&Arc<Source>> = intervals.iter().map(|interval| &interval.source).collect();
+        let ids = self.sources.resolve(&mut session, &self.pipeline, &sources).await?;
+        series::define(&mut session, &ids, batch.definitions()).await?;
+        let without_unknown = self.without_unknown_series(&mut session, batch, decoder).await?;
+        let batch = without_unknown.as_ref().unwrap_or(batch);
+        series::see(&mut session, &self.known_series, batch.points()).await?;
+        let left_to_copy = chunks::make(&mut session, &self.known_chunks, batch.points()).await?;
+        metrics::step_took(Step::Prepare, begun.elapsed());
+
+        session.begin().await?;
+        match self.fill(&mut session, batch, &ids, (path, how), decoder).await {
+            Ok(written) => {
+                let begun = Instant::now();
+                session.commit().await?;
+                metrics::step_took(Step::Commit, begun.elapsed());
+                self.known_chunks.remember(left_to_copy);
+                Ok(written)
+            }
+            Err(failure) => {
+                // After anything else the connection is dropped.
+                if failure.leaves_the_connection() {
+                    session.roll_back().await;
+                }
+                Err(failure)
+            }
+        }
+    }
+
+    /// Where points of an unknown series are to be dead letters: the batch decoded again, if it has any.
+    async fn without_unknown_series(
+        &self,
+        session: &mut Session,
+        batch: &Batch,
+        decoder: &mut Decoder,
+    ) -> Result<Option<Batch>, Error> {
+        if self.unknown_series == UnknownSeries::Create {
+            return Ok(None);
+        }
+        // What was unknown in an earlier attempt may have been created since.
+        decoder.reject_series([]);
+        let unknown = series::without_row(session, batch.points()).await?;
+        if unknown.is_empty() {
+            return Ok(None);
+        }
+        decoder.reject_series(unknown);
+        Ok(Some(batch.decoded_again(decoder)))
+    }
+
+    async fn fill(
+        &self,
+        session: &mut Session,
+        batch: &Batch,
+        ids: &Resolved,
+        (path, (rows, letters)): (Path, (Rows, OnRefusal)),
+        decoder: &mut Decoder,
+    ) -> Result<Written, Error> {
+        let intervals = batch.intervals();
+        let claim = Claim::new(&intervals, ids)?;
+        if path.is_fast() {
+            let copied = self.copy(session, batch, ids, rows).await?;
+            let begun = Instant::now();
+            let applied = claim.all(session).await?;
+            metrics::step_took(Step::Claim, begun.elapsed());
+            return self.finish(session, ids, batch, &copied, (0, applied), letters).await;
+        }
+        let begun = Instant::now();
+        let missing = match path {
+            Path::JournalFast | Path::JournalSlow => claim.journaled(session).await?,
+            Path::Fast | Path::Slow => claim.missing(session).await?,
+        };
+        let applied = claim.next_offsets(session).await?;
+        metrics::step_took(Step::Claim, begun.elapsed());
+        let part = (missing != intervals).then(|| batch.keep(&missing, decoder));
+        if let Some(part) = &part {
+            debug!(
+                messages = part.message_count(),
+                of = batch.message_count(),
+                "a part of the batch was applied already"
+            );
+        }
+        let part = part.as_ref().unwrap_or(batch);
+        let copied = self.copy(session, part, ids, rows).await?;
+        let skipped = batch.points().len().saturating_sub(part.points().len());
+        self.finish(session, ids, part, &copied, (skipped, applied), letters).await
+    }
+
+    /// Copies the points of the batch; of [`Rows::Apart`], those of messages that the server refuses are left out.
+    async fn copy(&self, session: &mut Session, batch: &Batch, ids: &Resolved, rows: Rows) -> Result<Copied, Error> {
+        let points = batch.points();
+        if points.is_empty() {
+            // What the transaction else writes must not be written in a restore either.
+            series::reference(session).await?;
+            return Ok(Copied::default());
+        }
+        let begun = Instant::now();
+        let reference = series::lock(session, &self.known_series, points).await?;
+        // Behind the lock, so that the table stays as it is found.
+        let store = self.store(session, batch, ids).await?;
+        metrics::step_took(Step::Prepare, begun.elapsed());
+        self.note_reference(reference);
+        let copied = match rows {
+            Rows::Together => {
+                let start = Instant::now();
+                let rows = store.store(session, &store.order()).await?;
+                metrics::copy_took(start.elapsed());
+                Copied { points: points.len(), rows, ..Copied::default() }
+            }
+            Rows::Apart => {
+                let copied = bisect::copy(session, &store).await?;
+                self.note_refused(copied.refused.len());
+                copied
+            }
+        };
+        series::check_landing(session, reference).await?;
+        Ok(copied)
+    }
+
+    /// Stores the dead letters of a batch whose points are copied, with those of messages that the server has refused. Tells
+    /// what the transaction has done, if it commits.
+    async fn finish(
+        &self,
+        session: &mut Session,
+        ids: &Resolved,
+        batch: &Batch,
+        copied: &Copied,
+        (skipped, applied): (usize, Vec<Applied>),
+        on_refusal: OnRefusal,
+    ) -> Result<Written, Error> {
+        let letters: Vec<&DeadLetter> = batch.dead_letters().iter().chain(&copied.refused).collect();
+        let only_counted = dead_letters::insert(session, ids, &letters, self.letters, on_refusal).await?;
+        Ok(Written {
+            points: copied.rows,
+            skipped,
+            duplicates: copied.points.saturating_sub(copied.rows),
+            dead_letters: letters.into_iter().map(|letter| (letter.at.clone(), letter.rejected.clone())).collect(),
+            only_counted,
+            applied,
+        })
+    }
+}

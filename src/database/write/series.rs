@@ -1,0 +1,265 @@
+//! The rows of `time_series_metadata`: created or updated before the points that need them.
+//!
+//! Both statements are idempotent, sorted by the server, and never put an older definition over a newer one, so they may
+//! run outside the points' transaction and again in every replay.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use uuid::Uuid;
+
+use tokio_postgres::Row;
+
+use crate::batch::Definition;
+use crate::database::connection::session::{DEFINE_STEP, SEE_STEP, Session};
+use crate::database::error::Error;
+use crate::database::progress::Resolved;
+use crate::message::Points;
+use crate::telemetry::metrics;
+
+/// What keeps points from naming a series that has no row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reference {
+    /// Each transaction locks the rows of its series, and the foreign key's trigger is left out.
+    Locked,
+    /// The foreign key's trigger, for each point.
+    Trigger,
+    /// Each transaction locks the rows of its series; the table has no foreign key.
+    Absent,
+}
+
+impl Reference {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Locked, Self::Trigger, Self::Absent];
+
+    /// The word that the migrations' function answers, and that `/status` shows.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Locked => "locked",
+            Self::Trigger => "trigger",
+            Self::Absent => "absent",
+        }
+    }
+
+    /// The same in a sentence.
+    pub fn describe(self) -> &'static str {
+        match self {
+            Self::Locked => "the rows of series are locked, and the foreign key's trigger is left out",
+            Self::Trigger => {
+                "the foreign key's trigger fires for each point: the role may not set session_replication_role, or skipping it \
+                 would skip other triggers, rules, constraints or event triggers as well"
+            }
+            Self::Absent => "the rows of series are locked; the table has no foreign key",
+        }
+    }
+
+    fn of(word: &str) -> Result<Self, Error> {
+        let known = Self::ALL.into_iter().find(|reference| reference.as_str() == word);
+        known.ok_or_else(|| Error::Unexpected(format!("ingest_lock_series answers {word:?}")))
+    }
+}
+
+/// How many (series, column) pairs are remembered before all are forgotten.
+const MAX_KNOWN: usize = 1_000_000;
+
+/// The columns known to be listed in each series' row.
+#[derive(Debug, Default)]
+pub(in crate::database) struct KnownSeries {
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    columns: HashMap<String, Vec<String>>,
+    pairs: usize,
+    /// The server's count of what other programs have taken away, when it was last asked.
+    changes: Option<i64>,
+}
+
+impl KnownSeries {
+    /// The pairs of the points that are not known to have their row.
+    fn unknown<'a>(&self, points: &'a Points) -> Vec<(&'a str, &'a str)> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut unknown = Vec::new();
+        for (series, columns) in points.series_columns() {
+            let listed = known.columns.get(series).map_or(&[][..], Vec::as_slice);
+            let missing = columns.into_iter().filter(|column| !listed.iter().any(|name| name == column));
+            unknown.extend(missing.map(|column| (series, column)));
+        }
+        unknown
+    }
+
+    /// The series of the points whose rows are to be made or changed before.
+    pub(in crate::database) fn series_to_see<'a>(&self, points: &'a Points) -> Vec<&'a str> {
+        self.unknown(points).into_iter().map(|(series, _)| series).collect()
+    }
+
+    fn remember(&self, pairs: &[(&str, &str)]) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.pairs + pairs.len() > MAX_KNOWN {
+            *known = Known { changes: known.changes, ..Known::default() };
+        }
+        for (series, column) in pairs {
+            known.columns.entry((*series).to_owned()).or_default().push((*column).to_owned());
+        }
+        known.pairs += pairs.len();
+    }
+
+    /// Forgets all if another program has deleted series or columns since this was last asked.
+    fn is_changed(&self, changes: i64) -> bool {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_changed = known.changes.is_some_and(|before| before != changes);
+        if is_changed {
+            *known = Known::default();
+        }
+        known.changes = Some(changes);
+        is_changed
+    }
+
+    /// Forgets all: the database may have lost rows.
+    pub(in crate::database) fn forget(&self) {
+        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = Known::default();
+    }
+}
+
+/// Makes sure that each series of the points has its row, with its columns.
+pub(in crate::database) async fn see(session: &mut Session, known: &KnownSeries, points: &Points) -> Result<(), Error> {
+    let pairs = known.unknown(points);
+    if pairs.is_empty() {
+        return Ok(());
+    }
+    let (ids, columns): (Vec<&str>, Vec<&str>) = pairs.iter().copied().unzip();
+    let sql =
+        "select ingest_see_columns($1, $2) from (select set_config('lock_timeout', $3, true) as told offset 0) as wait
+               where told is not null";
+    session.query(SEE_STEP, sql, &[&ids, &columns, &session.row_wait()]).await?;
+    known.remember(&pairs);
+    Ok(())
+}
+
+/// Whether the functions work with the tables of this session's schema: they have its name of the time they were made, and a
+/// schema can be renamed, or take another one's name.
+const SAME_SCHEMA: &str = "exists (select from pg_proc where oid = 'ingest_lock_series(text[])'::regprocedure
+    and format('search_path=%I, pg_temp', current_schema()) = any (proconfig))";
+
+fn answer(rows: &[Row]) -> Result<Reference, Error> {
+    let row = rows.first().ok_or_else(|| Error::Unexpected("ingest_lock_series returns nothing".to_owned()))?;
+    if !row.get::<_, bool>(1) {
+        return Err(Error::Unexpected(
+            "the functions of this schema work with the tables of another one: it was renamed. Run `series-ingest migrate`"
+                .to_owned(),
+        ));
+    }
+    Reference::of(row.get(0))
+}
+
+/// Locks the rows of the points' series until the transaction ends, and leaves the foreign key's trigger out from now on where
+/// that may be.
+///
+/// # Errors
+/// Also if a series has no row, or another program has deleted or changed series: the points' columns are then to be seen again.
+pub(in crate::database) async fn lock(
+    session: &mut Session,
+    known: &KnownSeries,
+    points: &Points,
+) -> Result<Reference, Error> {
+    #[cfg(feature = "planted-bugs")]
+    if crate::planted_bugs::is_on("series-not-locked") {
+        session.execute("leave triggers out", "set local session_replication_role = replica").await?;
+        return Ok(Reference::Locked);
+    }
+    let ids = points.series_with_columns();
+    // A setting of the caller, who may set it, and not of the function, whose owner may set anything.
+    let sql = format!(
+        "select reference, {SAME_SCHEMA},
+             case when reference = 'locked' then set_config('session_replication_role', 'replica', true) end,
+             ingest_series_changes(), set_config('lock_timeout', before, true)
+         from (select current_setting('lock_timeout') as before offset 0) as session,
+             lateral (select set_config('lock_timeout', case when before is not null then $2 end, true) as told offset 0)
+                 as wait,
+             lateral ingest_lock_series(case when told is not null then $1::text[] end) as reference"
+    );
+    let rows = session.query("lock the rows of series", &sql, &[&ids, &session.row_wait()]).await?;
+    let reference = answer(&rows)?;
+    if rows.first().is_some_and(|row| known.is_changed(row.get(3))) {
+        return Err(Error::SeriesChanged);
+    }
+    Ok(reference)
+}
+
+/// Lets triggers fire again for the rest of the transaction, and checks that its points are where queries find them.
+///
+/// # Errors
+/// Also if rows went into the root table of a hypertable.
+pub(in crate::database) async fn check_landing(session: &mut Session, reference: Reference) -> Result<(), Error> {
+    let sql = match reference {
+        Reference::Locked => "select set_config('session_replication_role', 'origin', true), ingest_check_landing()",
+        Reference::Trigger | Reference::Absent => "select ingest_check_landing()",
+    };
+    session.query("check where points are", sql, &[]).await.map(drop)
+}
+
+/// What looks after the points' series for this role and this table, without writing any.
+pub(in crate::database) async fn reference(session: &mut Session) -> Result<Reference, Error> {
+    let sql = format!("select reference, {SAME_SCHEMA} from ingest_lock_series('{{}}') as reference");
+    answer(&session.query("ask for triggers", &sql, &[]).await?)
+}
+
+/// Creates or updates series by their definitions.
+pub(in crate::database) async fn define(
+    session: &mut Session,
+    sources: &Resolved,
+    definitions: &[Definition],
+) -> Result<(), Error> {
+    if definitions.is_empty() {
+        return Ok(());
+    }
+    let ids: Vec<&str> = definitions.iter().map(|d| d.series.id.as_str()).collect();
+    let names: Vec<Option<&str>> = definitions.iter().map(|d| d.series.name.as_deref()).collect();
+    let descriptions: Vec<Option<&str>> = definitions.iter().map(|d| d.series.description.as_deref()).collect();
+    let time_columns: Vec<Option<&str>> = definitions.iter().map(|d| d.series.time_column.as_deref()).collect();
+    let value_columns: Vec<String> =
+        definitions.iter().map(|d| serde_json::Value::from(d.series.value_columns.clone()).to_string()).collect();
+    let times: Vec<i64> = definitions.iter().map(|d| d.at.time_ms).collect();
+    let source_keys = definitions.iter().map(|d| sources.key(&d.at.source)).collect::<Result<Vec<Uuid>, Error>>()?;
+    let partitions: Vec<i32> = definitions.iter().map(|d| d.at.partition).collect();
+    let offsets: Vec<i64> = definitions.iter().map(|d| d.at.offset).collect();
+    let rows = session
+        .query(
+            DEFINE_STEP,
+            "select ingest_define_series($1, $2, $3, $4, $5, $6, $7, $8, $9)
+             from (select set_config('lock_timeout', $10, true) as told offset 0) as wait where told is not null",
+            &[
+                &ids,
+                &names,
+                &descriptions,
+                &time_columns,
+                &value_columns,
+                &times,
+                &source_keys,
+                &partitions,
+                &offsets,
+                &session.row_wait(),
+            ],
+        )
+        .await?;
+    metrics::series_conflicts(rows.first().map_or(0, |row| row.get::<_, i64>(0).unsigned_abs()));
+    Ok(())
+}
+
+/// The series of the points that have no row.
+pub(in crate::database) async fn without_row(session: &mut Session, points: &Points) -> Result<Vec<String>, Error> {
+    let ids: Vec<&str> = points.series_columns().into_iter().map(|(series, _)| series).collect();
+    if ids.is_empty() {
+        return Ok(Vec::new());
+    }
+    let rows = session
+        .query(
+            "look up series",
+            "select named.id from unnest($1::text[]) as named (id)
+             where not exists (select from time_series_metadata as series where series.id = named.id)",
+            &[&ids],
+        )
+        .await?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}

@@ -1,0 +1,347 @@
+//! Copies of dead letters for a topic, published from their rows: so a worker that ends before the broker has a copy loses none,
+//! and no writer waits for it. A copy may be there twice, never not at all, while its row is there.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tracing::{debug, error, info, warn};
+
+use crate::config::Config;
+use crate::database::dead_letters::LetterToPublish;
+use crate::database::{Database, Error};
+use crate::kafka::dead_letter_topic::{DeadLetterTopic, Letter, Published};
+use crate::kafka::reread::Rereader;
+use crate::message::Reason;
+use crate::raw::Kind;
+use crate::raw::{Source, headers};
+use crate::telemetry::health::Health;
+use crate::telemetry::log_limit::LogLimit;
+use crate::telemetry::metrics;
+
+/// How many are published together, and so held in memory.
+const PAGE: i32 = 50;
+/// How long the letters of a page are read from Kafka, because their rows are locked meanwhile; the rest comes with the next page.
+/// A partition of which so long a read finds nothing is silent.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How often the rows are looked at where nothing wakes it: for what failed, and for what a worker left that has ended.
+const INTERVAL: Duration = Duration::from_secs(5);
+
+/// What becomes of an attempt, as the metric's label.
+const DELIVERED: &str = "delivered";
+const FAILED: &str = "failed";
+const REFUSED: &str = "refused";
+
+/// The publishing beside the pipeline; it ends with it.
+pub(in crate::pipeline) struct Publishing {
+    wake: Arc<Notify>,
+    task: JoinHandle<()>,
+}
+
+impl Publishing {
+    /// Starts publishing to the configured topic.
+    ///
+    /// # Errors
+    /// Where librdkafka refuses a property.
+    pub(in crate::pipeline) fn start(
+        config: &Config,
+        database: Database,
+        health: Arc<Health>,
+    ) -> Result<Self, crate::kafka::Error> {
+        let wake = Arc::new(Notify::new());
+        let copies = Copies {
+            topic: DeadLetterTopic::new(&config.kafka, &config.pipeline)?,
+            rereader: Rereader::new(&config.kafka)?,
+            silent: Mutex::default(),
+            log: LogLimit::default(),
+        };
+        for outcome in [DELIVERED, FAILED, REFUSED] {
+            metrics::dead_letters_published(outcome, 0);
+        }
+        let topic = config.kafka.dead_letter_topic.clone();
+        health.note_copies(&topic, None);
+        let note = move |problem| health.note_copies(&topic, problem);
+        let task = tokio::spawn(publish(database, Arc::new(copies), Arc::clone(&wake), note));
+        Ok(Self { wake, task })
+    }
+
+    /// There are new dead letters.
+    pub(in crate::pipeline) fn wake(&self) {
+        self.wake.notify_one();
+    }
+}
+
+impl Drop for Publishing {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+struct Copies {
+    topic: DeadLetterTopic,
+    rereader: Rereader,
+    silent: Mutex<Silent>,
+    log: LogLimit,
+}
+
+/// The state of a topic that takes no copies, in the log.
+const NOT_PUBLISHED: &str = "dead-letter-copies";
+
+/// Partitions that gave no answer in time, with the letters that have waited for them. In each round one letter waits for a
+/// partition, the next one each time: one that is at fault itself then hides no other.
+#[derive(Default)]
+struct Silent(HashMap<(String, i32), Waited>);
+
+struct Waited {
+    letter: i64,
+    in_this_round: bool,
+    failure: String,
+}
+
+impl Silent {
+    /// Why a letter is left out in this round.
+    fn why(&self, partition: &(String, i32), letter: i64) -> Option<&str> {
+        let waited = self.0.get(partition)?;
+        (waited.in_this_round || letter <= waited.letter).then_some(waited.failure.as_str())
+    }
+
+    fn note(&mut self, partition: (String, i32), letter: i64, failure: String) {
+        self.0.insert(partition, Waited { letter, in_this_round: true, failure });
+    }
+
+    /// A partition for which none has waited in this round begins again with its oldest letter.
+    fn end_round(&mut self) {
+        self.0.retain(|_, waited| std::mem::take(&mut waited.in_this_round));
+    }
+}
+
+/// What became of the letters of a page.
+#[derive(Default)]
+struct Page {
+    /// Those that are done with.
+    done: Vec<i64>,
+    /// How many are to be tried again.
+    left: usize,
+    /// Why.
+    problem: Option<String>,
+    /// Behind which letter to go on; `None` where this was the last page, or the topic took none of its copies.
+    next: Option<i64>,
+}
+
+async fn publish(database: Database, copies: Arc<Copies>, wake: Arc<Notify>, note: impl Fn(Option<String>)) {
+    loop {
+        let round = round(&database, &copies, &note).await;
+        copies.silent().end_round();
+        match round {
+            Ok(Some(_)) => {
+                tokio::time::sleep(INTERVAL).await;
+                continue;
+            }
+            Ok(None) => {}
+            // It tells of its outages itself; here they are waited out.
+            Err(failure) => debug!(%failure, "dead letters are not published now"),
+        }
+        drop(tokio::time::timeout(INTERVAL, wake.notified()).await);
+    }
+}
+
+/// Publishes all letters, from the oldest on, and leaves out those that cannot be read from Kafka now; why some are left.
+async fn round(
+    database: &Database,
+    copies: &Arc<Copies>,
+    note: &impl Fn(Option<String>),
+) -> Result<Option<String>, Error> {
+    let (mut after, mut left, mut problem) = (0, 0, None);
+    loop {
+        let mut page = Page::default();
+        let noted = database.publish_letters(after, PAGE, async |letters| {
+            let copies = Arc::clone(copies);
+            page = tokio::task::spawn_blocking(move || copies.publish(letters)).await.unwrap_or_else(|failure| {
+                error!(%failure, "publishing dead letters ended by a fault of ours");
+                Page { problem: Some(failure.to_string()), ..Page::default() }
+            });
+            std::mem::take(&mut page.done)
+        });
+        let noted = noted.await;
+        left += page.left;
+        problem = problem.or(page.problem);
+        if problem.is_some() {
+            note(problem.clone());
+        }
+        noted?;
+        let Some(next) = page.next else { break };
+        after = next;
+    }
+    match &problem {
+        Some(problem) => {
+            if let Some(repeated) = copies.log.lasts(NOT_PUBLISHED, problem) {
+                let (seconds, unlogged) = (repeated.seconds, repeated.unlogged);
+                warn!(
+                    copies = left,
+                    problem, seconds, unlogged, "copies of dead letters were not published; trying again"
+                );
+            }
+        }
+        None => {
+            if let Some(ended) = copies.log.ends(NOT_PUBLISHED) {
+                info!(seconds = ended.seconds, "copies of dead letters are published again");
+            }
+            note(None);
+        }
+    }
+    Ok(problem)
+}
+
+impl Copies {
+    /// Publishes letters, in the order of their ids.
+    fn publish(&self, letters: Vec<LetterToPublish>) -> Page {
+        let count = letters.len();
+        let (mut ids, mut whole) = (Vec::with_capacity(count), Vec::with_capacity(count));
+        let (mut seen, mut last, mut unread) = (0, None, None);
+        let began = Instant::now();
+        for letter in letters {
+            if began.elapsed() >= PATIENCE {
+                break;
+            }
+            let id = letter.id;
+            (seen, last) = (seen + 1, Some(id));
+            match self.whole(letter) {
+                Ok(letter) => {
+                    ids.push(id);
+                    whole.push(letter);
+                }
+                Err(failure) => drop(unread.get_or_insert(failure)),
+            }
+        }
+        let (outcomes, why) = self.topic.publish(&whole);
+        let count_of = |outcome| outcomes.iter().filter(|one| **one == outcome).count() as u64;
+        metrics::dead_letters_published(DELIVERED, count_of(Published::Delivered));
+        metrics::dead_letters_published(FAILED, count_of(Published::Failed));
+        metrics::dead_letters_published(REFUSED, count_of(Published::Refused));
+        if count_of(Published::Refused) > 0
+            && let Some(unlogged) = self.log.happened("copies-refused", count_of(Published::Refused))
+        {
+            error!(
+                copies = count_of(Published::Refused),
+                unlogged,
+                "the dead-letter topic refuses copies, most often as too large; their rows in the database stay"
+            );
+        }
+        let done: Vec<i64> = ids
+            .iter()
+            .zip(&outcomes)
+            .filter(|(_, outcome)| **outcome != Published::Failed)
+            .map(|(id, _)| *id)
+            .collect();
+        let is_last = seen == count && count < PAGE as usize;
+        Page {
+            left: seen - done.len(),
+            next: last.filter(|_| !is_last && (why.is_none() || !done.is_empty())),
+            done,
+            problem: why.or(unread),
+        }
+    }
+
+    fn silent(&self) -> MutexGuard<'_, Silent> {
+        self.silent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The letter with all of its message, as far as Kafka still has it.
+    ///
+    /// # Errors
+    /// Where Kafka does not answer, in words.
+    fn whole(&self, letter: LetterToPublish) -> Result<Letter, String> {
+        let cut_from = letter.cut().into_iter().map(|cut| (cut.part, cut.bytes)).collect();
+        let id = letter.id;
+        let (cluster_id, topic, topic_id) = letter.source;
+        let mut copy = Letter {
+            partition: letter.partition,
+            offset: letter.offset,
+            time_ms: letter.time_ms,
+            key: letter.key,
+            headers: owned(letter.headers.as_deref()),
+            payload: letter.payload,
+            cut_from,
+            undecodable: ![Reason::UnknownSeries, Reason::RejectedByDatabase]
+                .iter()
+                .any(|reason| reason.as_str() == letter.reason),
+            reason: letter.reason,
+            detail: letter.detail,
+            topic,
+        };
+        if !copy.cut_from.is_empty() {
+            let partition = (copy.topic.clone(), copy.partition);
+            let silent = self.silent().why(&partition, id).map(str::to_owned);
+            let read = match silent {
+                Some(failure) => Err(failure),
+                None => {
+                    // What its messages are is not asked here.
+                    let source = Source { kind: Kind::Points, cluster_id, topic: copy.topic.clone(), topic_id };
+                    let began = Instant::now();
+                    let read = self.rereader.read(&source, copy.partition, copy.offset);
+                    let read = read.map_err(|failure| failure.to_string());
+                    // Also where it is gone with its topic, which Kafka says late.
+                    if !matches!(read, Ok(Some(_))) && began.elapsed() >= PATIENCE {
+                        let failure =
+                            read.as_ref().err().map_or("another one of its partition was waited for", String::as_str);
+                        self.silent().note(partition, id, failure.to_owned());
+                    }
+                    read
+                }
+            };
+            match read {
+                Ok(Some(whole)) => {
+                    copy.key = whole.key;
+                    copy.headers = owned(whole.headers.as_deref());
+                    copy.payload = whole.payload;
+                    copy.cut_from.clear();
+                }
+                Ok(None) => {}
+                Err(failure) => {
+                    let Letter { topic, partition, offset, .. } = copy;
+                    return Err(format!(
+                        "offset {offset} of {topic}/{partition} cannot be read from Kafka now: {failure}"
+                    ));
+                }
+            }
+        }
+        Ok(copy)
+    }
+}
+
+fn owned(encoded: Option<&[u8]>) -> Vec<(String, Option<Vec<u8>>)> {
+    headers::decode(encoded.unwrap_or_default())
+        .into_iter()
+        .map(|(name, value)| (name, value.map(<[u8]>::to_vec)))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_silent_partition_each_round_waits_for_one_letter_and_each_letter_gets_its_turn() {
+        let partitions = [0, 1].map(|partition| ("t".to_owned(), partition));
+        let mut silent = Silent::default();
+        let mut rounds = Vec::new();
+        for _ in 0..5 {
+            let mut tried = Vec::new();
+            for letter in 1..=6 {
+                let partition = &partitions[letter as usize % 2];
+                if silent.why(partition, letter).is_none() {
+                    tried.push(letter);
+                    // The other one answers.
+                    if partition.1 == 1 {
+                        silent.note(partition.clone(), letter, String::new());
+                    }
+                }
+            }
+            rounds.push(tried);
+            silent.end_round();
+        }
+        assert_eq!(rounds, [vec![1, 2, 4, 6], vec![2, 3, 4, 6], vec![2, 4, 5, 6], vec![2, 4, 6], vec![1, 2, 4, 6]]);
+    }
+}

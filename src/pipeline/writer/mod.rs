@@ -1,0 +1,471 @@
+//! One batch until it is committed: through outages, overlaps and refused rows. A writer gives up nothing.
+
+pub(super) mod writer_count;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use backon::{BackoffBuilder, ExponentialBuilder};
+use tracing::{debug, error, info, warn};
+
+use super::NextOffsets;
+use crate::batch::Batch;
+use crate::config::{self, Config};
+use crate::database::{self, Applied, Class, Database, Oversized, Path};
+use crate::journal::{JournalHandle, ReadError, Record};
+use crate::kafka::lookup::Lookup;
+use crate::message::{Decoder, Limits, Rejected};
+use crate::raw::{Budget, Interval, MessageAt, MessageSet, Source};
+use crate::telemetry::log_limit::LogLimit;
+use crate::telemetry::metrics::{self, Step};
+
+/// What became of a batch.
+#[derive(Debug, Default)]
+pub(super) struct Outcome {
+    /// What the batch covers.
+    pub(super) intervals: Vec<Interval>,
+    /// Points written now.
+    pub(super) points: usize,
+    /// Points that were applied already.
+    pub(super) skipped: usize,
+    /// Points that change nothing, because of others of the same series, column and time.
+    pub(super) duplicates: usize,
+    /// By reason, how many messages became dead letters now, and the first of them: a storm of them is not held.
+    pub(super) dead_letters: BTreeMap<&'static str, (u64, MessageAt, Rejected)>,
+    /// How many of these are counted, and not stored.
+    pub(super) only_counted: u64,
+    /// The next offset of each partition.
+    pub(super) applied: Vec<Applied>,
+    /// The next offset of each partition as it was known before.
+    pub(super) known: NextOffsets,
+    /// The oldest message's Kafka time.
+    pub(super) oldest_ms: Option<i64>,
+    /// Whether the batch was dropped because the database has no progress row of a partition.
+    pub(super) lost: bool,
+    /// Intervals of journal records that could not be read.
+    pub(super) damaged: Vec<Interval>,
+    /// Why records of the journal could not be read now.
+    pub(super) unread: Option<String>,
+    /// Whether the batch came from the journal.
+    pub(super) replayed: bool,
+    /// The batch's number, where the pipeline holds its messages.
+    pub(super) number: u64,
+    /// What was not written because somebody has locked rows that it needs.
+    pub(super) aside: Vec<MessageSet>,
+    /// Intervals that were not written, because their topic was made anew meanwhile.
+    pub(super) of_deleted_topics: Vec<Interval>,
+}
+
+/// Writes batches.
+#[derive(Debug, Clone)]
+pub(super) struct Writer {
+    database: Database,
+    lookup: Arc<Lookup>,
+    limits: Limits,
+    batch: config::Batch,
+    backoff: ExponentialBuilder,
+    longest_pause: Duration,
+    log: LogLimit,
+    /// How long locks of whole tables may last before nothing can be written.
+    blocked_after: Duration,
+}
+
+/// The state of a database that does not write batches, in the log.
+const NOT_WRITTEN: &str = "write";
+
+impl Writer {
+    pub(super) fn new(config: &Config, database: Database, lookup: Arc<Lookup>) -> Self {
+        let backoff = config.database.backoff();
+        Self {
+            database,
+            lookup,
+            limits: config.message.limits(),
+            batch: config.batch.clone(),
+            backoff,
+            longest_pause: Duration::from_millis(config.database.retry_max_ms),
+            log: LogLimit::default(),
+            blocked_after: database_blocked_after(config),
+        }
+    }
+
+    /// Writes the batch, and answers when all of it is committed.
+    pub(super) async fn write(self, number: u64, batch: Batch, known: NextOffsets) -> Outcome {
+        let intervals = batch.intervals();
+        let mut outcome = Outcome { number, intervals, oldest_ms: batch.oldest_ms(), known, ..Outcome::default() };
+        let mut decoder = Decoder::new(self.limits.clone());
+        let batch = self.without_deleted_topics(batch, &mut decoder, &mut outcome).await;
+        self.write_pieces(batch, Path::Fast, &mut decoder, outcome).await
+    }
+
+    /// Writes what the journal has of these records. Their topics were looked at before they were journaled, and may be gone
+    /// since.
+    pub(super) async fn replay(
+        self,
+        journal: JournalHandle,
+        records: Vec<Record>,
+        known: NextOffsets,
+        budget: Budget,
+    ) -> Outcome {
+        let mut decoder = Decoder::new(self.limits.clone());
+        let mut batch = Batch::new(&budget);
+        let mut messages = budget.charge(0);
+        let mut outcome = Outcome { replayed: true, known, ..Outcome::default() };
+        for record in records {
+            let interval = record.interval();
+            outcome.intervals.push(interval.clone());
+            match journal.read(record).await {
+                Ok(set) => {
+                    let begun = Instant::now();
+                    let counts = batch.push(set, &mut decoder);
+                    metrics::step_took(Step::Decode, begun.elapsed());
+                    metrics::unknown_fields(counts.unknown_fields as u64);
+                    messages.resize(batch.message_bytes());
+                }
+                Err(failure @ ReadError::Damaged(_)) => {
+                    if let Some(unlogged) = self.log.happened("record-damaged", 1) {
+                        error!(unlogged, %failure, %interval, "a record of the journal is damaged; its messages are read from Kafka again");
+                    }
+                    outcome.damaged.push(interval);
+                }
+                // It is still there, or the database has it: the next survey finds out.
+                Err(failure) => {
+                    debug!(%failure, %interval, "a record of the journal cannot be read now");
+                    if let ReadError::Io { .. } = failure {
+                        outcome.unread.get_or_insert_with(|| failure.to_string());
+                    }
+                    outcome.intervals.pop();
+                }
+            }
+            if batch.points().len() >= self.batch.max_points || batch.message_bytes() >= self.batch.max_bytes {
+                let full = std::mem::replace(&mut batch, Batch::new(&budget));
+                outcome = self.write_journaled(full, &mut decoder, outcome).await;
+                messages.resize(0);
+                if outcome.lost {
+                    return outcome;
+                }
+            }
+        }
+        self.write_journaled(batch, &mut decoder, outcome).await
+    }
+
+    /// The locks of the partitions are held for the commit only: new messages of them are written meanwhile.
+    async fn write_journaled(&self, batch: Batch, decoder: &mut Decoder, mut outcome: Outcome) -> Outcome {
+        if batch.is_empty() {
+            return outcome;
+        }
+        outcome.oldest_ms = outcome.oldest_ms.into_iter().chain(batch.oldest_ms()).min();
+        self.write_pieces(batch, Path::JournalFast, decoder, outcome).await
+    }
+
+    async fn write_pieces(&self, batch: Batch, path: Path, decoder: &mut Decoder, mut outcome: Outcome) -> Outcome {
+        let mut pieces = vec![(batch, path)];
+        // Single messages that are written when no other waits for them.
+        let mut aside = VecDeque::new();
+        loop {
+            let next = pieces.pop().map(|(piece, path)| (piece, path, false));
+            let Some((piece, path, is_aside)) =
+                next.or_else(|| aside.pop_front().map(|(piece, path)| (piece, path, true)))
+            else {
+                return outcome;
+            };
+            let piece = self.without_locked(piece, decoder, &mut outcome).await;
+            if piece.is_empty() {
+                continue;
+            }
+            let (parts, why) = match self.write_piece(&piece, path, is_aside, decoder, &mut outcome).await {
+                Piece::Written => continue,
+                Piece::NoProgress => {
+                    outcome.lost = true;
+                    return outcome;
+                }
+                Piece::Locked(needs) => {
+                    let others = Self::set_aside(&piece, &needs, decoder, &mut outcome);
+                    pieces.push((others, path.after_doubt()));
+                    continue;
+                }
+                Piece::Crowded => {
+                    match piece.by_partition(decoder) {
+                        // All of it waits, also what holds no message.
+                        Some(parts) => pieces.extend(parts.into_iter().map(|part| (part, path.after_doubt()))),
+                        None => outcome.aside.extend(piece.sets().iter().cloned()),
+                    }
+                    continue;
+                }
+                Piece::Refused(why) => (2, Some(why)),
+                Piece::TooLarge(parts) => (parts, None),
+                Piece::Oversized(all) => {
+                    let path = path.after_doubt();
+                    let mut rest = Some(piece);
+                    for Oversized { number, rejected } in all {
+                        let Some(piece) = rest.take() else { break };
+                        let alone = match piece.without_message(number, decoder) {
+                            Some((others, alone)) => {
+                                rest = Some(others);
+                                alone
+                            }
+                            None => piece,
+                        };
+                        pieces.push((alone.into_dead_letter(rejected), path));
+                    }
+                    pieces.extend(rest.map(|rest| (rest, path)));
+                    continue;
+                }
+            };
+            let path = path.after_doubt();
+            match why {
+                // The last part goes below, so that the parts are written in the order of their offsets.
+                _ if piece.message_count() > 1 => {
+                    pieces.extend(piece.split_into(parts, decoder).into_iter().rev().map(|part| (part, path)));
+                }
+                Some(why) => pieces.push((piece.into_dead_letter(why), path)),
+                None => aside.push_back((piece, path)),
+            }
+        }
+    }
+
+    /// The batch without what needs rows that somebody had locked when they were last asked for, and still has.
+    async fn without_locked(&self, batch: Batch, decoder: &mut Decoder, outcome: &mut Outcome) -> Batch {
+        if !self.database.knows_locked_rows() {
+            return batch;
+        }
+        let needs = self.database.locked_rows(&batch).await.messages_of(&batch);
+        if needs.contains(&true) { Self::set_aside(&batch, &needs, decoder, outcome) } else { batch }
+    }
+
+    /// The batch without these messages.
+    fn set_aside(batch: &Batch, needs: &[bool], decoder: &mut Decoder, outcome: &mut Outcome) -> Batch {
+        let (others, aside) = batch.set_aside(needs, decoder);
+        debug!(messages = aside.iter().map(MessageSet::len).sum::<usize>(), "messages wait for rows that are locked");
+        outcome.aside.extend(aside);
+        others
+    }
+
+    /// The batch without what was read of a topic that is now another one.
+    ///
+    /// A consumer does not notice when a topic is deleted and made anew: it goes on at its offset, in the new topic. Ids do
+    /// not come back, so a topic that still has its id *after* messages were read had it when they were read.
+    async fn without_deleted_topics(&self, batch: Batch, decoder: &mut Decoder, outcome: &mut Outcome) -> Batch {
+        let mut sources: Vec<Arc<Source>> = outcome.intervals.iter().map(|i| Arc::clone(&i.source)).collect();
+        sources.dedup();
+        let mut deleted = Vec::new();
+        for source in sources {
+            if self.is_deleted(&source).await {
+                deleted.push(source);
+            }
+        }
+        if deleted.is_empty() {
+            return batch;
+        }
+        let (dropped, kept): (Vec<Interval>, Vec<Interval>) =
+            outcome.intervals.iter().cloned().partition(|interval| deleted.contains(&interval.source));
+        outcome.of_deleted_topics = dropped;
+        batch.keep(&kept, decoder)
+    }
+
+    /// The sets without those of a topic that is now another one, and these sets' intervals.
+    pub(super) async fn without_deleted(&self, mut sets: Vec<MessageSet>) -> (Vec<MessageSet>, Vec<Interval>) {
+        let mut dropped = Vec::new();
+        let mut sources: Vec<Arc<Source>> = sets.iter().map(|set| Arc::clone(set.source())).collect();
+        sources.sort();
+        sources.dedup();
+        for source in sources {
+            if self.is_deleted(&source).await {
+                warn!(source.topic, "its topic was deleted and made anew; what was read of it is dropped");
+                let of_it = sets.extract_if(.., |set| *set.source() == source);
+                dropped.extend(of_it.map(|set| set.interval()));
+            }
+        }
+        (sets, dropped)
+    }
+
+    /// Whether a topic of this name has another id now. Where there is no topic of the name at all, what was read is of the
+    /// one that was there.
+    async fn is_deleted(&self, source: &Source) -> bool {
+        if source.topic_id.is_empty() {
+            return false;
+        }
+        let mut delays = self.backoff.build();
+        let state = format!("topic-id {}", source.topic);
+        loop {
+            let (lookup, topic) = (Arc::clone(&self.lookup), source.topic.clone());
+            match tokio::task::spawn_blocking(move || lookup.topic_id(&topic)).await {
+                Ok(Ok(id)) => {
+                    if let Some(ended) = self.log.ends(&state) {
+                        info!(source.topic, seconds = ended.seconds, "the topic's id can be asked for again");
+                    }
+                    return id.is_some_and(|id| id != source.topic_id);
+                }
+                Ok(Err(failure)) => {
+                    if let Some(repeated) = self.log.lasts(&state, &failure.to_string()) {
+                        let (seconds, unlogged) = (repeated.seconds, repeated.unlogged);
+                        warn!(
+                            %failure, source.topic, seconds, unlogged,
+                            "the topic's id cannot be asked for; trying again"
+                        );
+                    }
+                }
+                Err(failure) => error!(%failure, source.topic, "asking for the topic's id ended by a fault of ours"),
+            }
+            tokio::time::sleep(delays.next().unwrap_or(Duration::from_secs(1))).await;
+        }
+    }
+
+    fn log_not_written(&self, failure: &database::Error, class: Class) {
+        let text = failure.to_string();
+        let Some(repeated) = self.log.lasts(NOT_WRITTEN, &text) else { return };
+        let (seconds, unlogged, class_name) = (repeated.seconds, repeated.unlogged, class.as_str());
+        if matches!(class, Class::Outage | Class::Retry) {
+            warn!(failure = text, class = class_name, seconds, unlogged, "a batch was not written; trying again");
+        } else {
+            error!(
+                failure = text,
+                class = class_name,
+                seconds,
+                unlogged,
+                "a batch cannot be written until this is fixed"
+            );
+        }
+    }
+
+    async fn write_piece(
+        &self,
+        piece: &Batch,
+        mut path: Path,
+        is_aside: bool,
+        decoder: &mut Decoder,
+        outcome: &mut Outcome,
+    ) -> Piece {
+        let mut delays = self.backoff.build();
+        let mut missing_series = 0;
+        let mut canceled = 0;
+        let begun = Instant::now();
+        loop {
+            let failure = match self.database.write(piece, path, decoder).await {
+                Ok(written) => {
+                    outcome.points += written.points;
+                    outcome.skipped += written.skipped;
+                    outcome.duplicates += written.duplicates;
+                    for (at, rejected) in written.dead_letters {
+                        let first = outcome.dead_letters.entry(rejected.reason.as_str());
+                        first.or_insert((0, at, rejected)).0 += 1;
+                    }
+                    outcome.only_counted += written.only_counted;
+                    for applied in written.applied {
+                        outcome
+                            .applied
+                            .retain(|old| old.source != applied.source || old.partition != applied.partition);
+                        outcome.applied.push(applied);
+                    }
+                    if let Some(ended) = self.log.ends(NOT_WRITTEN) {
+                        info!(seconds = ended.seconds, "batches are written again");
+                    }
+                    return Piece::Written;
+                }
+                Err(failure) => failure,
+            };
+            canceled += u32::from(failure.is_canceled());
+            let messages = piece.message_count();
+            if let Some(parts) = failure.parts(messages) {
+                if let Some(unlogged) = self.log.happened("parts", 1) {
+                    warn!(%failure, messages, parts, unlogged, "a batch is written in parts");
+                }
+                return Piece::TooLarge(parts);
+            }
+            if failure.is_out_of_room() {
+                let oversized = self.database.oversized(&failure, piece).await;
+                if !oversized.is_empty() {
+                    if let Some(unlogged) = self.log.happened("oversized", 1) {
+                        warn!(
+                            %failure, messages, oversized = oversized.len(), unlogged,
+                            "messages have points in more chunks than can be locked"
+                        );
+                    }
+                    return Piece::Oversized(oversized);
+                }
+            }
+            if failure.is_lock_timeout() {
+                let needs = self.database.locked_rows(piece).await.messages_of(piece);
+                if needs.contains(&true) {
+                    return Piece::Locked(needs);
+                }
+                // One that has just ended is no reason to give the database up.
+                if begun.elapsed() >= self.blocked_after {
+                    self.database.note_blocked(&failure, begun);
+                }
+            }
+            if failure.is_out_of_islands() {
+                return Piece::Crowded;
+            }
+            let is_too_large = failure.is_out_of_room() || failure.is_canceled() && canceled >= 2;
+            let was_fast = path.is_fast();
+            path = path.after_doubt();
+            match failure.class() {
+                Class::Overlap if was_fast => {
+                    debug!(%failure, "asking the database what is missing");
+                    continue;
+                }
+                // A deleted series is made again by the next attempt, which does not trust what was known.
+                Class::Data if failure.is_missing_series() && missing_series < 3 => {
+                    missing_series += 1;
+                    continue;
+                }
+                Class::Data if !piece.has_nothing_to_refuse() => {
+                    debug!(%failure, messages, "the database refuses a row; looking for its message");
+                    return Piece::Refused(failure.rejected());
+                }
+                Class::Progress => return Piece::NoProgress,
+                Class::Outage if is_too_large && messages > 1 => {
+                    if let Some(unlogged) = self.log.happened("too-large", 1) {
+                        warn!(%failure, messages, unlogged, "a batch is too large for the server; trying its halves");
+                    }
+                    return Piece::TooLarge(2);
+                }
+                Class::Outage if is_too_large => {
+                    // A server that is slow or full for any other reason does the same: it is no dead letter.
+                    if is_aside {
+                        let of_set = |set: &MessageSet| {
+                            let first = set.messages().next()?.offset;
+                            Some(format!("{} {} {first}", set.source().topic, set.partition()))
+                        };
+                        let message = piece.sets().iter().find_map(of_set);
+                        let unlogged = self.log.happened("slow-message", 1);
+                        if let Some(unlogged) = unlogged {
+                            error!(
+                                %failure, message, unlogged,
+                                "the server does not write one message within its limits; its partition's progress waits until \
+                                 what slows it down is mended, database.statement_timeout_ms is longer, or the server's \
+                                 max_locks_per_transaction larger"
+                            );
+                        }
+                        tokio::time::sleep(self.longest_pause).await;
+                    }
+                    return Piece::TooLarge(1);
+                }
+                class => self.log_not_written(&failure, class),
+            }
+            tokio::time::sleep(delays.next().unwrap_or(Duration::from_secs(1))).await;
+        }
+    }
+}
+
+/// Twice the time that rows are waited for, so that a second attempt has met the lock, too.
+fn database_blocked_after(config: &Config) -> Duration {
+    let grace = config.database.outage_grace_ms.min(config.database.lock_timeout_ms);
+    Duration::from_millis(2 * grace)
+}
+
+/// What became of one attempt's batch.
+enum Piece {
+    Written,
+    Refused(Rejected),
+    /// It is to be written in so many parts, or behind the others where it is a single message.
+    TooLarge(usize),
+    /// Each message of which it is said so is to wait: rows that it needs are locked.
+    Locked(Vec<bool>),
+    /// Progress has no room for more islands of a partition of it.
+    Crowded,
+    /// These messages can never be written.
+    Oversized(Vec<Oversized>),
+    NoProgress,
+}

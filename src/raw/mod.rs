@@ -1,0 +1,112 @@
+//! A message as Kafka had it: where it stands, its bytes, and the memory that it takes. No I/O, and nothing of what is above.
+//!
+//! Intervals are half-open, `[from, until)`, and are intervals of *positions*, not of the offsets that messages happen to
+//! have: compaction and transaction markers leave offsets without a message, and these belong to the interval as well.
+
+pub mod headers;
+
+mod budget;
+mod message_set;
+
+pub use budget::{Budget, Charge};
+pub use message_set::{MessageSet, MessageSetBuilder, RawMessage};
+
+use std::cmp::Ordering;
+use std::sync::Arc;
+
+/// What a topic's messages are where they do not say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Kind {
+    /// `series-create`.
+    Series,
+    /// `point-batch`.
+    Points,
+}
+
+impl Kind {
+    /// The word for it in a message's `type` and in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Series => "series-create",
+            Self::Points => "point-batch",
+        }
+    }
+
+    /// The kind that a message's `type` names.
+    pub fn from_word(word: &str) -> Option<Self> {
+        [Self::Series, Self::Points].into_iter().find(|kind| kind.as_str() == word)
+    }
+}
+
+/// A topic as it was made once in one cluster, for one pipeline: what progress is kept for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Source {
+    /// What the topic's messages are where they do not say.
+    pub kind: Kind,
+    /// The cluster's id, as its brokers give it; empty where they give none.
+    pub cluster_id: String,
+    /// The topic's name.
+    pub topic: String,
+    /// The topic's id in base 64, as its brokers give it; empty where they give none.
+    pub topic_id: String,
+}
+
+/// An interval of positions of one partition: `[from, until)`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Interval {
+    /// The partition's topic.
+    pub source: Arc<Source>,
+    /// The partition's number.
+    pub partition: i32,
+    /// The first position.
+    pub from: i64,
+    /// The position after the last.
+    pub until: i64,
+}
+
+impl std::fmt::Display for Interval {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}[{}] offsets {} to {}", self.source.topic, self.partition, self.from, self.until - 1)
+    }
+}
+
+impl Interval {
+    /// Whether `offset` of `partition` lies inside.
+    pub fn contains(&self, source: &Source, partition: i32, offset: i64) -> bool {
+        self.partition == partition && *self.source == *source && (self.from..self.until).contains(&offset)
+    }
+
+    /// The order by source and partition.
+    pub fn partition_order(&self, other: &Self) -> Ordering {
+        (&self.source, self.partition).cmp(&(&other.source, other.partition))
+    }
+}
+
+/// What of `[from, until)` lies in none of the intervals, which are in their order.
+pub fn holes(from: i64, until: i64, intervals: &[(i64, i64)]) -> Vec<(i64, i64)> {
+    let mut holes = Vec::new();
+    let mut reached = from;
+    for (start, end) in intervals {
+        if *start > reached && reached < until {
+            holes.push((reached, (*start).min(until)));
+        }
+        reached = reached.max(*end);
+    }
+    if reached < until {
+        holes.push((reached, until));
+    }
+    holes
+}
+
+/// Where a message stands, and when it was made.
+#[derive(Debug, Clone)]
+pub struct MessageAt {
+    /// The partition's topic.
+    pub source: Arc<Source>,
+    /// The partition's number.
+    pub partition: i32,
+    /// Kafka's offset.
+    pub offset: i64,
+    /// Kafka's time, in milliseconds since the Unix epoch; 0 where the message has none.
+    pub time_ms: i64,
+}
