@@ -6,10 +6,9 @@
 //! have yet ([`Batch::keep`]), or some of its messages ([`Batch::split_into`]) when it is too much for one transaction.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use crate::message::{Decoder, Message, Points, Rejected, SeriesCreate};
-use crate::raw::{Budget, Charge, Interval, Kind, MessageAt, MessageSet, RawMessage, Source};
+use crate::raw::{Budget, Charge, Interval, Kind, MessageAt, MessageSet, Partition, RawMessage};
 
 /// How much of a rejected message's key and payload a dead letter keeps, in bytes each.
 pub const DEAD_LETTER_PAYLOAD_BYTES: usize = 64 * 1024;
@@ -297,10 +296,10 @@ impl Batch {
     /// they cover what the batch covers. After [`MAX_HOLES`] of them in a partition, the rest of it goes with them.
     pub fn set_aside(&self, aside: &[bool], decoder: &mut Decoder) -> (Self, Vec<MessageSet>) {
         let (mut others, mut sets) = (self.empty(), Vec::new());
-        let mut holes: HashMap<(&Arc<Source>, i32), usize> = HashMap::new();
+        let mut holes: HashMap<&Partition, usize> = HashMap::new();
         let mut number = 0;
         for set in &self.sets {
-            let holes = holes.entry((set.source(), set.partition())).or_default();
+            let holes = holes.entry(set.partition()).or_default();
             let mut runs: Vec<(bool, i64)> = Vec::new();
             for message in set.messages() {
                 let is_aside = aside.get(number).copied().unwrap_or_default() || *holes >= MAX_HOLES;
@@ -332,8 +331,7 @@ impl Batch {
     pub fn number_of(&self, at: &MessageAt) -> Option<usize> {
         let mut before = 0;
         for set in &self.sets {
-            if *set.source() == at.source
-                && set.partition() == at.partition
+            if *set.partition() == at.partition
                 && let Some(found) = set.messages().position(|message| message.offset == at.offset)
             {
                 return Some(before + found);
@@ -388,12 +386,7 @@ impl DeadLetter {
 }
 
 fn message_at(set: &MessageSet, message: &RawMessage<'_>) -> MessageAt {
-    MessageAt {
-        source: Arc::clone(set.source()),
-        partition: set.partition(),
-        offset: message.offset,
-        time_ms: message.time_ms.unwrap_or(0),
-    }
+    MessageAt { partition: set.partition().clone(), offset: message.offset, time_ms: message.time_ms }
 }
 
 fn dead_letter(message: &RawMessage<'_>, at: MessageAt, rejected: Rejected) -> DeadLetter {

@@ -1,10 +1,11 @@
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 
 use super::*;
 use crate::message::{Limits, Reason};
-use crate::raw::{MessageSetBuilder, headers};
+use crate::raw::{MessageSetBuilder, Source, headers};
 
 fn decoder() -> Decoder {
     Decoder::new(Limits {
@@ -47,7 +48,7 @@ fn times(batch: &Batch) -> Vec<i64> {
 }
 
 fn spans(batch: &Batch) -> Vec<(i32, i64, i64)> {
-    batch.intervals().iter().map(|interval| (interval.partition, interval.from, interval.until)).collect()
+    batch.intervals().iter().map(|interval| (interval.partition.number, interval.from, interval.until)).collect()
 }
 
 #[test]
@@ -71,7 +72,7 @@ fn a_missing_part_is_kept() {
     let mut decoder = decoder();
     let mut batch = Batch::default();
     batch.push(set(&source, 0, 0, 10, &[1, 4, 8]), &mut decoder);
-    let interval = |from, until| Interval { source: Arc::clone(&source), partition: 0, from, until };
+    let interval = |from, until| Interval { partition: Partition::new(Arc::clone(&source), 0), from, until };
     let kept = batch.keep(&[interval(2, 5), interval(9, 10)], &mut decoder);
     assert_eq!(times(&kept), [4]);
     assert_eq!(spans(&kept), [(0, 2, 5), (0, 9, 10)]);
@@ -82,7 +83,7 @@ fn a_missing_part_is_kept() {
     let kept = twice.keep(&[interval(4, 20)], &mut decoder);
     assert_eq!(times(&kept), [4, 8, 11], "an offset that is there more than once is kept once");
     assert_eq!(spans(&kept), [(0, 4, 12)]);
-    let other = Interval { partition: 1, ..interval(0, 10) };
+    let other = Interval { partition: Partition::new(Arc::clone(&source), 1), ..interval(0, 10) };
     assert!(batch.keep(&[other], &mut decoder).is_empty());
 }
 
@@ -312,7 +313,7 @@ fn what_is_set_aside_and_what_stays_cover_the_batch() {
         let (others, sets) = batch.set_aside(&aside, &mut decoder);
         assert_eq!(spans(&others), stays);
         let waiting: Vec<(i32, i64, i64)> =
-            sets.iter().map(MessageSet::interval).map(|one| (one.partition, one.from, one.until)).collect();
+            sets.iter().map(MessageSet::interval).map(|one| (one.partition.number, one.from, one.until)).collect();
         assert_eq!(waiting, waits);
         assert_eq!(others.message_count(), aside.iter().filter(|aside| !**aside).count());
         let budget = Budget::new(1 << 20);
@@ -347,7 +348,11 @@ fn messages_are_found_by_their_place() {
     let mut batch = Batch::default();
     batch.push(set(&source, 0, 0, 10, &[1, 3]), &mut decoder);
     batch.push(set(&source, 1, 0, 10, &[1, 3]), &mut decoder);
-    let at = |partition, offset| MessageAt { source: Arc::clone(&source), partition, offset, time_ms: 0 };
+    let at = |partition, offset| MessageAt {
+        partition: Partition::new(Arc::clone(&source), partition),
+        offset,
+        time_ms: None,
+    };
     let found = [at(0, 1), at(0, 3), at(1, 3), at(1, 2), at(2, 1)].map(|at| batch.number_of(&at));
     assert_eq!(found, [Some(0), Some(1), Some(3), None, None]);
 }

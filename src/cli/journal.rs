@@ -21,7 +21,7 @@ use crate::config::Config;
 use crate::database::{Class, Coverage, Database, Path as WritePath};
 use crate::journal::{Inspection, ReadError, RealFiles, Record};
 use crate::message::Decoder;
-use crate::raw::{Interval, MessageSet, RawMessage, Source, headers};
+use crate::raw::{Interval, MessageSet, Partition, RawMessage, headers};
 
 /// How long to wait after the database refused.
 const RETRY: Duration = Duration::from_secs(1);
@@ -101,8 +101,8 @@ pub(super) struct Times {
 
 impl Filter {
     fn takes(&self, record: &Record) -> bool {
-        self.topic.as_ref().is_none_or(|topic| *topic == record.source.topic)
-            && self.partition.is_none_or(|partition| partition == record.partition)
+        self.topic.as_ref().is_none_or(|topic| *topic == record.partition.source.topic)
+            && self.partition.is_none_or(|partition| partition == record.partition.number)
             && self.from_offset.is_none_or(|from| from < record.until)
             && self.until_offset.is_none_or(|until| record.from < until)
     }
@@ -154,9 +154,9 @@ struct Sum {
 }
 
 fn status(journal: &Inspection, directory: &Path, json: bool) -> Result<(), Failure> {
-    let mut sums: BTreeMap<(Arc<Source>, i32), Sum> = BTreeMap::new();
+    let mut sums: BTreeMap<Partition, Sum> = BTreeMap::new();
     for record in journal.records() {
-        let sum = sums.entry((Arc::clone(&record.source), record.partition)).or_default();
+        let sum = sums.entry(record.partition.clone()).or_default();
         match sum.intervals.last_mut() {
             Some((_, until)) if *until == record.from => *until = record.until,
             _ => sum.intervals.push((record.from, record.until)),
@@ -167,12 +167,12 @@ fn status(journal: &Inspection, directory: &Path, json: bool) -> Result<(), Fail
     }
     let records = journal.records().count();
     if json {
-        let partitions = sums.iter().map(|((source, partition), sum)| {
+        let partitions = sums.iter().map(|(Partition { source, number }, sum)| {
             json!({
                 "cluster_id": source.cluster_id,
                 "topic": source.topic,
                 "topic_id": source.topic_id,
-                "partition": partition,
+                "partition": number,
                 "messages": sum.messages,
                 "bytes": sum.bytes,
                 "oldest": sum.oldest_ms.and_then(|ms| Timestamp::from_millisecond(ms).ok()).map(|time| time.to_string()),
@@ -191,11 +191,11 @@ fn status(journal: &Inspection, directory: &Path, json: bool) -> Result<(), Fail
         return Ok(());
     }
     print_line(format_args!("{records} records in {} segments", journal.segments().len()));
-    for ((source, partition), sum) in sums {
+    for (Partition { source, number }, sum) in sums {
         let shown: Vec<String> = sum.intervals.iter().map(|(from, until)| format!("[{from}, {until})")).collect();
         let oldest = sum.oldest_ms.and_then(|ms| Timestamp::from_millisecond(ms).ok());
         print_line(format_args!(
-            "{} partition {partition}: {} messages, {} bytes, oldest {}, offsets {} (topic id {})",
+            "{} partition {number}: {} messages, {} bytes, oldest {}, offsets {} (topic id {})",
             source.topic,
             sum.messages,
             sum.bytes,
@@ -254,7 +254,7 @@ fn export(journal: &mut Inspection, filter: &Filter, times: &Times) -> Result<()
         for message in set.messages().filter(|message| times.take(message)) {
             let mut line = Map::new();
             line.insert("topic".to_owned(), set.source().topic.as_str().into());
-            line.insert("partition".to_owned(), set.partition().into());
+            line.insert("partition".to_owned(), set.partition().number.into());
             line.insert("offset".to_owned(), message.offset.into());
             line.insert("time_ms".to_owned(), message.time_ms.into());
             insert(&mut line, "key", message.key);
@@ -327,22 +327,23 @@ impl Done {
 async fn replay(config: &Config, journal: &mut Inspection, filter: &Filter, dry_run: bool) -> Result<(), Failure> {
     let database = Database::new(config)?;
     let records: Vec<Record> = journal.records().filter(|record| filter.takes(record)).cloned().collect();
-    let mut firsts: HashMap<(Arc<Source>, i32), i64> = HashMap::new();
+    let mut firsts: HashMap<Partition, i64> = HashMap::new();
     for record in &records {
-        let first = firsts.entry((Arc::clone(&record.source), record.partition)).or_insert(record.from);
+        let first = firsts.entry(record.partition.clone()).or_insert(record.from);
         *first = record.from.min(*first);
     }
-    let mut coverage: HashMap<(Arc<Source>, i32), Coverage> = HashMap::new();
-    for ((source, partition), first) in firsts {
-        let known = database.coverage(&source, &[partition]).await?.remove(&partition);
+    let mut coverage: HashMap<Partition, Coverage> = HashMap::new();
+    for (partition, first) in firsts {
+        let Partition { source, number } = &partition;
+        let known = database.coverage(source, &[*number]).await?.remove(number);
         // To begin its progress here would pass over what Kafka has before the journal's first message.
         let known = known.ok_or_else(|| {
             Failure::Usage(format!(
-                "partition {partition} of {} was never read by this pipeline: run a worker first, or leave it out (first offset {first})",
+                "partition {number} of {} was never read by this pipeline: run a worker first, or leave it out (first offset {first})",
                 source.topic
             ))
         })?;
-        coverage.insert((source, partition), known);
+        coverage.insert(partition, known);
     }
     let bar = progress_bar(records.len(), "records");
     let mut decoder = Decoder::new(config.message.limits());
@@ -353,7 +354,7 @@ async fn replay(config: &Config, journal: &mut Inspection, filter: &Filter, dry_
         bar.inc(1);
         match journal.read(record) {
             Ok(set) => {
-                let known = &coverage[&(Arc::clone(&record.source), record.partition)];
+                let known = &coverage[&record.partition.clone()];
                 for part in filter.clip(&set).into_iter().flat_map(|set| missing_parts(&set, known)) {
                     batch.push(part, &mut decoder);
                 }

@@ -8,7 +8,8 @@ use clap::{Args, Subcommand};
 use super::{Failure, print_line};
 use crate::config::Config;
 use crate::database::{Database, ProgressRow};
-use crate::kafka::lookup::{Lookup, TopicPartition};
+use crate::kafka::lookup::Lookup;
+use crate::kafka::partition::TopicPartition;
 use crate::raw::Kind;
 use crate::raw::Source;
 
@@ -292,14 +293,14 @@ async fn in_kafka(config: &Config, topic: &str) -> Result<InKafka, Failure> {
             .cluster_id()
             .ok_or_else(|| Failure::Unreachable("the brokers do not give the cluster's id".to_owned()))?;
         let partitions: Vec<TopicPartition> =
-            (0..).take(described.partitions).map(|number| (name.clone(), number)).collect();
+            (0..).take(described.partitions).map(|number| TopicPartition::new(name.clone(), number)).collect();
         let ranges = lookup.log_ranges(&partitions)?;
         let committed = lookup.committed(&partitions)?;
         let kind = if name == kafka.series_topic { Kind::Series } else { Kind::Points };
         Ok(InKafka {
             source: Arc::new(Source { kind, cluster_id, topic: name, topic_id: described.id.unwrap_or_default() }),
-            ranges: ranges.into_iter().map(|((_, number), range)| (number, (range.start, range.end))).collect(),
-            committed: committed.into_iter().map(|((_, number), offset)| (number, offset)).collect(),
+            ranges: ranges.into_iter().map(|(partition, range)| (partition.number, (range.start, range.end))).collect(),
+            committed: committed.into_iter().map(|(partition, offset)| (partition.number, offset)).collect(),
         })
     });
     asked.await.map_err(|failure| Failure::Internal(failure.to_string()))?

@@ -44,6 +44,8 @@ use write::insert::Store;
 use write::locks::Locks;
 use write::series::KnownSeries;
 
+/// What the tables and their functions have as the time of a message without one.
+const NO_TIME: i64 = 0;
 /// How much longer than the server's own limit a step may take before we call the server frozen.
 const PATIENCE: Duration = Duration::from_secs(5);
 

@@ -6,16 +6,14 @@ use std::sync::Arc;
 use super::error::{Damage, DamageKind};
 use super::format::RecordHeader;
 use super::payload::NO_TIME;
-use crate::raw::{Interval, Source};
+use crate::raw::{Interval, Partition, Source};
 
 /// The messages of one interval of positions of one partition, as the journal has them. Two records may overlap: what an
 /// append did not acknowledge may be there all the same, and is appended again.
 #[derive(Debug, Clone)]
 pub struct Record {
-    /// The partition's topic.
-    pub source: Arc<Source>,
-    /// The partition's number.
-    pub partition: i32,
+    /// The partition.
+    pub partition: Partition,
     /// The interval's first offset.
     pub from: i64,
     /// The offset behind its last.
@@ -37,8 +35,7 @@ pub struct Record {
 impl Record {
     pub(super) fn new(source: Arc<Source>, segment: u64, position: u64, header: &RecordHeader) -> Self {
         Self {
-            source,
-            partition: header.partition,
+            partition: Partition::new(source, header.partition),
             from: header.from,
             until: header.until,
             messages: header.messages,
@@ -92,13 +89,12 @@ impl Record {
     /// Whether both are the same record of the same place.
     pub(super) fn is(&self, other: &Self) -> bool {
         let place = |record: &Self| (record.segment, record.position, record.sequence);
-        let interval = |record: &Self| (record.partition, record.from, record.until);
-        place(self) == place(other) && interval(self) == interval(other) && self.source == other.source
+        place(self) == place(other) && self.interval() == other.interval()
     }
 
     /// The positions it covers.
     pub fn interval(&self) -> Interval {
-        Interval { source: Arc::clone(&self.source), partition: self.partition, from: self.from, until: self.until }
+        Interval { partition: self.partition.clone(), from: self.from, until: self.until }
     }
 }
 

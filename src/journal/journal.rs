@@ -477,11 +477,7 @@ pub(super) fn read_record<F: Files>(reader: &mut Reader<'_, F>, record: &Record)
     let set = (|| {
         let found = reader.record(record.position).filter(|found| found.header.sequence == record.sequence)?;
         let set = decode(&found.header, &reader.payload(&found)?)?;
-        let interval = set.interval();
-        let is_the_records = interval.partition == record.partition
-            && (interval.from, interval.until) == (record.from, record.until)
-            && **set.source() == *record.source;
-        is_the_records.then_some(set)
+        (set.interval() == record.interval()).then_some(set)
     })();
     set.ok_or(if reader.unreadable { DamageKind::Unreadable } else { DamageKind::Payload })
 }

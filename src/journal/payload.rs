@@ -9,7 +9,7 @@ use zstd::bulk::Compressor;
 
 use super::format::{ALIGNMENT, COMPRESSED, HEADER, MAX_PAYLOAD_BYTES, RecordHeader, record_bytes};
 use crate::raw::Kind;
-use crate::raw::{MessageSet, MessageSetBuilder, RawMessage, Source};
+use crate::raw::{MessageSet, MessageSetBuilder, Partition, RawMessage, Source};
 
 /// The time of messages that have none, and of records whose messages have none.
 pub(super) const NO_TIME: i64 = -1;
@@ -75,15 +75,14 @@ const RECORD_BYTES: usize = 1 << 20;
 pub(super) fn runs(sets: impl IntoIterator<Item = MessageSet>) -> Vec<Vec<MessageSet>> {
     let mut runs: Vec<Vec<MessageSet>> = Vec::new();
     // Each partition's last run: its number, where it ends, and its bytes.
-    let mut last: HashMap<(Arc<Source>, i32), (usize, i64, usize)> = HashMap::new();
+    let mut last: HashMap<Partition, (usize, i64, usize)> = HashMap::new();
     for set in sets {
         let interval = set.interval();
         if interval.from == interval.until {
             continue;
         }
         let bytes = set.bytes();
-        let (run, until, run_bytes) =
-            last.entry((interval.source, interval.partition)).or_insert((0, -1, RECORD_BYTES));
+        let (run, until, run_bytes) = last.entry(interval.partition).or_insert((0, -1, RECORD_BYTES));
         if *until == interval.from && *run_bytes + bytes <= RECORD_BYTES {
             *run_bytes += bytes;
             runs[*run].push(set);
@@ -186,7 +185,7 @@ impl Encoder {
         Ok(Encoded {
             source: Arc::clone(first.source()),
             source_payload,
-            partition: first.partition(),
+            partition: first.partition().number,
             from: first.interval().from,
             until: last.interval().until,
             messages: length(run.iter().map(MessageSet::len).sum())?,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::lookup::TopicPartition;
+use super::partition::TopicPartition;
 use crate::raw::{Budget, MessageSet, MessageSetBuilder, RawMessage, Source};
 
 /// A set is handed on when it holds this many bytes.
@@ -36,12 +36,12 @@ pub(super) struct Reader {
 }
 
 impl Assignment {
-    pub(super) fn insert(&mut self, (topic, partition): &TopicPartition, epoch: u64) {
+    pub(super) fn insert(&mut self, TopicPartition { topic, number }: &TopicPartition, epoch: u64) {
         let index = self.topics.iter().position(|(name, _)| name == topic).unwrap_or_else(|| {
             self.topics.push((topic.clone(), Vec::new()));
             self.topics.len() - 1
         });
-        let Ok(number) = usize::try_from(*partition) else { return };
+        let Ok(number) = usize::try_from(*number) else { return };
         let partitions = &mut self.topics[index].1;
         if partitions.len() <= number {
             partitions.resize_with(number + 1, || None);
@@ -50,7 +50,7 @@ impl Assignment {
     }
 
     pub(super) fn remove(&mut self, partition: &TopicPartition) -> Option<Owned> {
-        self.slot(&partition.0, partition.1)?.take()
+        self.slot(&partition.topic, partition.number)?.take()
     }
 
     pub(super) fn get(&mut self, topic: &str, partition: i32) -> Option<&mut Owned> {
@@ -79,7 +79,7 @@ impl Assignment {
                     .iter()
                     .zip(0..)
                     .filter(|(owned, _)| owned.is_some())
-                    .map(|(_, number)| (topic.clone(), number))
+                    .map(|(_, number)| TopicPartition::new(topic.clone(), number))
             })
             .collect()
     }
@@ -101,7 +101,7 @@ impl Reader {
     }
 
     pub(super) fn partition(&self) -> TopicPartition {
-        (self.source.topic.clone(), self.partition)
+        TopicPartition::new(self.source.topic.clone(), self.partition)
     }
 
     /// The position behind the last message.

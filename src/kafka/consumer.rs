@@ -18,7 +18,7 @@ use super::assignment::{Assignment, Reader};
 use super::context::{Context, Notice, log_failure, positions};
 use super::headers;
 use super::login::{self, Login};
-use super::lookup::TopicPartition;
+use super::partition::TopicPartition;
 use super::settings;
 use crate::config::Kafka;
 use crate::raw::{Budget, MessageSet, RawMessage, Source};
@@ -273,8 +273,8 @@ impl ConsumerThread {
             return;
         }
         self.passed_over = now;
-        for ((topic, partition), position) in positions(&self.consumer) {
-            let owned = self.assignment.get(&topic, partition);
+        for (TopicPartition { topic, number }, position) in positions(&self.consumer) {
+            let owned = self.assignment.get(&topic, number);
             if let Some(reader) = owned.and_then(|owned| owned.reader.as_mut()) {
                 reader.pass_over(position);
             }
@@ -373,7 +373,7 @@ impl ConsumerThread {
         let mut moved = TopicPartitionList::new();
         self.left_at.extend(positions(&self.consumer));
         for Start { assigned: Assigned { partition, epoch }, source, offset, .. } in starts {
-            let (topic, number) = &partition;
+            let TopicPartition { topic, number } = &partition;
             let Some(owned) = self.assignment.get(topic, *number).filter(|owned| owned.epoch == epoch) else {
                 continue;
             };
@@ -401,7 +401,7 @@ impl ConsumerThread {
         let mut again = Vec::new();
         self.left_at.extend(positions(&self.consumer));
         for Assigned { partition, epoch } in assignments {
-            let (topic, number) = partition;
+            let TopicPartition { topic, number } = partition;
             let Some(owned) = self.assignment.get(topic, *number).filter(|owned| owned.epoch == *epoch) else {
                 continue;
             };
@@ -437,8 +437,8 @@ impl ConsumerThread {
         }
         let mut reading = TopicPartitionList::new();
         for (_, reader) in self.assignment.readers() {
-            let (topic, partition) = reader.partition();
-            reading.add_partition(&topic, partition);
+            let TopicPartition { topic, number } = reader.partition();
+            reading.add_partition(&topic, number);
         }
         self.paused = !self.paused;
         debug!(paused = self.paused, buffered = self.budget.used(), "memory budget");
@@ -459,9 +459,9 @@ impl ConsumerThread {
     fn commit(&mut self, mode: CommitMode) {
         self.last_commit = Instant::now();
         let mut list = TopicPartitionList::new();
-        for ((topic, partition), (epoch, offset)) in self.commits.drain() {
-            if self.assignment.get(&topic, partition).is_some_and(|owned| owned.epoch == epoch) {
-                log_failure("note a commit", list.add_partition_offset(&topic, partition, Offset::Offset(offset)));
+        for (TopicPartition { topic, number }, (epoch, offset)) in self.commits.drain() {
+            if self.assignment.get(&topic, number).is_some_and(|owned| owned.epoch == epoch) {
+                log_failure("note a commit", list.add_partition_offset(&topic, number, Offset::Offset(offset)));
             }
         }
         if list.count() > 0
@@ -579,5 +579,5 @@ fn hand_on(
 
 /// Partitions as they stand in a log line.
 fn named(partitions: &[TopicPartition]) -> String {
-    telemetry::partitions(partitions.iter().map(|(topic, partition)| (topic.as_str(), *partition)))
+    telemetry::partitions(partitions.iter().map(|partition| (partition.topic.as_str(), partition.number)))
 }

@@ -13,7 +13,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use tracing::{debug, error, warn};
 
 use super::login::{self, Login};
-use super::lookup::TopicPartition;
+use super::partition::TopicPartition;
 use crate::telemetry::escaped;
 use crate::telemetry::log_limit::LogLimit;
 
@@ -109,7 +109,7 @@ impl ConsumerContext for Context {
     /// Accepts the new partitions without fetching from them: their start offsets are not known yet, and asking for them
     /// here would stop the poll. They are assigned, with their offsets, when they are known.
     fn rebalance(&self, consumer: &BaseConsumer<Self>, what: RDKafkaRespErr, partitions: &mut TopicPartitionList) {
-        let named = partitions.elements().iter().map(|p| (p.topic().to_owned(), p.partition())).collect();
+        let named = partitions.elements().iter().map(|p| TopicPartition::new(p.topic(), p.partition())).collect();
         if what == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
             self.note(Notice::Assigned(named));
             log_failure("accept an assignment", consumer.incremental_assign(&TopicPartitionList::new()));
@@ -137,9 +137,9 @@ impl ConsumerContext for Context {
 fn fetched_of(consumer: &BaseConsumer<Context>, named: &Vec<TopicPartition>) -> KafkaResult<TopicPartitionList> {
     let assignment = consumer.assignment()?;
     let mut list = TopicPartitionList::new();
-    for (topic, partition) in named {
-        if assignment.find_partition(topic, *partition).is_some() {
-            list.add_partition_offset(topic, *partition, Offset::Invalid)?;
+    for TopicPartition { topic, number } in named {
+        if assignment.find_partition(topic, *number).is_some() {
+            list.add_partition_offset(topic, *number, Offset::Invalid)?;
         }
     }
     Ok(list)
@@ -158,7 +158,9 @@ pub(super) fn positions(consumer: &BaseConsumer<Context>) -> HashMap<TopicPartit
     let offset = |offset| if let Offset::Offset(offset) = offset { Some(offset) } else { None };
     list.elements()
         .iter()
-        .filter_map(|element| Some(((element.topic().to_owned(), element.partition()), offset(element.offset())?)))
+        .filter_map(|element| {
+            Some((TopicPartition::new(element.topic(), element.partition()), offset(element.offset())?))
+        })
         .collect()
 }
 

@@ -14,24 +14,13 @@ use tokio::runtime::Handle;
 
 use super::diagnosis;
 use super::login::{self, Login, Refused, refusal};
+use super::partition::{LogRange, TopicPartition};
 use super::settings;
 use super::topic_id::{self, Topic};
 use crate::config::Kafka;
 
 /// How long one question may take.
 pub const TIMEOUT: Duration = Duration::from_secs(10);
-
-/// A topic and the number of one of its partitions.
-pub type TopicPartition = (String, i32);
-
-/// The offsets that a partition's log has: `[start, end)`, its end being that of the last committed transaction.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LogRange {
-    /// The first offset that retention has left.
-    pub start: i64,
-    /// The offset behind the last message that may be read.
-    pub end: i64,
-}
 
 /// Timeout for the question for a group's members: it is asked again soon.
 const MEMBERS_TIMEOUT: Duration = Duration::from_secs(2);
@@ -272,8 +261,8 @@ impl Lookup {
             return Ok(HashMap::new());
         }
         let mut question = TopicPartitionList::with_capacity(partitions.len());
-        for (topic, partition) in partitions {
-            question.add_partition(topic, *partition);
+        for TopicPartition { topic, number } in partitions {
+            question.add_partition(topic, *number);
         }
         Ok(offsets(&self.ask(Refused::Group, |client| client.committed_offsets(question, TIMEOUT))?))
     }
@@ -294,8 +283,8 @@ impl Lookup {
         which: Offset,
     ) -> Result<HashMap<TopicPartition, i64>, KafkaError> {
         let mut question = TopicPartitionList::with_capacity(partitions.len());
-        for (topic, partition) in partitions {
-            question.add_partition_offset(topic, *partition, which)?;
+        for TopicPartition { topic, number } in partitions {
+            question.add_partition_offset(topic, *number, which)?;
         }
         Ok(offsets(&self.ask(Refused::Topic, |client| client.offsets_for_times(question, TIMEOUT))?))
     }
@@ -342,7 +331,7 @@ fn offsets(list: &TopicPartitionList) -> HashMap<TopicPartition, i64> {
         .iter()
         .filter(|element| element.error().is_ok())
         .filter_map(|element| match element.offset() {
-            Offset::Offset(offset) => Some(((element.topic().to_owned(), element.partition()), offset)),
+            Offset::Offset(offset) => Some((TopicPartition::new(element.topic(), element.partition()), offset)),
             _ => None,
         })
         .collect()

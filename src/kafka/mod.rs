@@ -24,6 +24,7 @@ pub mod consumer;
 pub mod dead_letter_topic;
 pub mod embedded;
 pub mod lookup;
+pub mod partition;
 pub mod publisher;
 pub mod reread;
 pub mod settings;

@@ -40,7 +40,8 @@ use crate::config::Config;
 use crate::database::Database;
 use crate::journal::{JournalHandle, Record};
 use crate::kafka::consumer::{self, Assigned, Command, ConsumerHandle, Event, Messages};
-use crate::kafka::lookup::{Lookup, TopicPartition};
+use crate::kafka::lookup::Lookup;
+use crate::kafka::partition::TopicPartition;
 use crate::kafka::settings;
 use crate::kafka::topic_settings::TopicSettings;
 use crate::message::Decoder;
@@ -304,7 +305,7 @@ impl Pipeline {
         #[cfg(feature = "planted-bugs")]
         if crate::planted_bugs::is_on("commit-before-database") {
             let interval = set.interval();
-            let partition = (interval.source.topic.clone(), interval.partition);
+            let partition = TopicPartition::from(&interval.partition);
             self.consumer.send(Command::Commit(vec![(Assigned { partition, epoch }, interval.until)]));
         }
         if let Some(spill) = self.spill.as_mut().filter(|spill| spill.mode() == Mode::Journaling) {
@@ -383,9 +384,9 @@ impl Pipeline {
                 for partition in &partitions {
                     self.partitions.revoke(partition);
                     if lost {
-                        metrics::keep_lag(&partition.0, partition.1);
+                        metrics::keep_lag(&partition.topic, partition.number);
                     } else {
-                        metrics::forget_lag(&partition.0, partition.1);
+                        metrics::forget_lag(&partition.topic, partition.number);
                     }
                 }
                 if lost {
@@ -589,7 +590,7 @@ impl Pipeline {
         let lags = self.partitions.lags(now_ms, self.health.brokers_answer());
         for lag in &lags {
             if let Some(messages) = lag.messages {
-                metrics::lag(&lag.partition.0, lag.partition.1, messages, lag.seconds);
+                metrics::lag(&lag.partition.topic, lag.partition.number, messages, lag.seconds);
             }
         }
         let (buffered, limit, in_flight) = (self.budget.used(), self.config.memory.limit_bytes, self.writers.len());
@@ -704,7 +705,7 @@ impl Pipeline {
             metrics::dead_letters(reason, *count);
             let Some(unlogged) = self.log.happened(reason, *count) else { continue };
             warn!(
-                topic = at.source.topic, partition = at.partition, offset = at.offset,
+                topic = at.partition.source.topic, partition = at.partition.number, offset = at.offset,
                 reason = rejected.reason.as_str(), detail = %escaped(&rejected.detail),
                 unlogged,
                 "a message became a dead letter"
@@ -727,7 +728,7 @@ impl Pipeline {
         let mut commits = Vec::new();
         let mut fallen_back = Vec::new();
         for applied in &outcome.applied {
-            let known = outcome.known.get(&(applied.source.topic.clone(), applied.partition));
+            let known = outcome.known.get(&TopicPartition::from(&applied.partition));
             if known.is_some_and(|known| applied.next_offset < *known) {
                 fallen_back.push(applied.clone());
             }
@@ -738,12 +739,10 @@ impl Pipeline {
         if !fallen_back.is_empty() {
             let assigned = fallen_back
                 .iter()
-                .filter_map(|applied| self.partitions.current(&(applied.source.topic.clone(), applied.partition)))
+                .filter_map(|applied| self.partitions.current(&TopicPartition::from(&applied.partition)))
                 .collect();
-            let partitions: Vec<String> = fallen_back
-                .iter()
-                .map(|applied| format!("{}[{}] to {}", applied.source.topic, applied.partition, applied.next_offset))
-                .collect();
+            let partitions: Vec<String> =
+                fallen_back.iter().map(|applied| format!("{} to {}", applied.partition, applied.next_offset)).collect();
             if let Some(unlogged) = self.log.happened("fallen-back", 1) {
                 warn!(
                     unlogged,
@@ -820,7 +819,7 @@ async fn next_append(spill: &mut Option<Spill>) -> journaling::Appended {
 
 /// Partitions as they stand in a log line.
 fn named(assigned: &[Assigned]) -> String {
-    telemetry::partitions(assigned.iter().map(|one| (one.partition.0.as_str(), one.partition.1)))
+    telemetry::partitions(assigned.iter().map(|one| (one.partition.topic.as_str(), one.partition.number)))
 }
 
 /// The next offset of partitions as it was known when a batch was handed to its writer.

@@ -8,19 +8,19 @@ use super::{NextOffsets, is_plausible};
 use crate::database::Applied;
 use crate::journal::Record;
 use crate::kafka::consumer::{Assigned, Start};
-use crate::kafka::lookup::{LogRange, TopicPartition};
-use crate::raw::{Interval, MessageSet, Source};
+use crate::kafka::partition::{LogRange, TopicPartition};
+use crate::raw::{Interval, MessageSet, Partition, Source};
 use crate::telemetry::readiness::LOGS_PATIENCE;
 
 /// All owned partitions, and what is on its way of any.
 #[derive(Debug, Default)]
 pub(super) struct Partitions {
-    owned: HashMap<TopicPartition, Partition>,
-    in_flight: HashMap<(Arc<Source>, i32), BTreeMap<i64, InFlight>>,
+    owned: HashMap<TopicPartition, Owned>,
+    in_flight: HashMap<Partition, BTreeMap<i64, InFlight>>,
 }
 
 #[derive(Debug)]
-struct Partition {
+struct Owned {
     epoch: u64,
     assigned_at: Instant,
     reading: Option<Reading>,
@@ -53,7 +53,7 @@ struct InFlight {
 }
 
 /// Intervals `[from, until)` that were read or journaled and are not applied, by source and partition, in their order.
-pub(super) type InFlightPartitions = HashMap<(Arc<Source>, i32), Vec<(i64, i64)>>;
+pub(super) type InFlightPartitions = HashMap<Partition, Vec<(i64, i64)>>;
 
 /// The first offset from `next` on that lies in none of the intervals.
 pub(super) fn first_beyond(next: i64, intervals: Option<&Vec<(i64, i64)>>) -> i64 {
@@ -79,7 +79,7 @@ pub(super) struct Lag {
 impl Partitions {
     pub(super) fn assign(&mut self, assigned: &Assigned) {
         let now = Instant::now();
-        let partition = self.owned.entry(assigned.partition.clone()).or_insert_with(|| Partition {
+        let partition = self.owned.entry(assigned.partition.clone()).or_insert_with(|| Owned {
             epoch: assigned.epoch,
             assigned_at: now,
             reading: None,
@@ -114,7 +114,7 @@ impl Partitions {
     /// what is read twice is applied once.
     pub(super) fn note_read(&mut self, set: &MessageSet, epoch: u64, now_ms: i64) -> bool {
         let interval = set.interval();
-        let partition = (interval.source.topic.clone(), interval.partition);
+        let partition = TopicPartition::from(&interval.partition);
         let Some(owned) = self.owned.get_mut(&partition) else { return false };
         if let Some(reading) = owned.reading.as_mut().filter(|_| owned.epoch == epoch) {
             reading.position = interval.until;
@@ -124,7 +124,7 @@ impl Partitions {
         let time_ms = set.messages().next().and_then(|first| first.time_ms);
         let oldest_ms = Some(time_ms.filter(|time_ms| is_plausible(*time_ms, now_ms)).unwrap_or(now_ms));
         self.in_flight
-            .entry((interval.source, interval.partition))
+            .entry(interval.partition)
             .or_default()
             .insert(interval.from, InFlight { until: interval.until, oldest_ms, is_journaled: false });
         true
@@ -133,7 +133,7 @@ impl Partitions {
     /// Notes an interval that the journal has.
     pub(super) fn note_journaled(&mut self, record: &Record) {
         self.in_flight
-            .entry((Arc::clone(&record.source), record.partition))
+            .entry(record.partition.clone())
             .or_default()
             .entry(record.from)
             .or_insert(InFlight { until: record.until, oldest_ms: record.oldest_ms, is_journaled: true })
@@ -163,7 +163,7 @@ impl Partitions {
         let interval = set.interval();
         let oldest_ms = set.messages().next().and_then(|first| first.time_ms);
         self.in_flight
-            .entry((interval.source, interval.partition))
+            .entry(interval.partition)
             .or_default()
             .insert(interval.from, InFlight { until: interval.until, oldest_ms, is_journaled });
     }
@@ -171,7 +171,7 @@ impl Partitions {
     /// Notes that the journal has what was read of these intervals.
     pub(super) fn note_saved(&mut self, intervals: &[Interval]) {
         for interval in intervals {
-            let sets = self.in_flight.get_mut(&(Arc::clone(&interval.source), interval.partition));
+            let sets = self.in_flight.get_mut(&interval.partition);
             if let Some(set) = sets.and_then(|sets| sets.get_mut(&interval.from)) {
                 set.is_journaled |= set.until <= interval.until;
             }
@@ -181,11 +181,10 @@ impl Partitions {
     /// Notes that these intervals are no longer on their way.
     pub(super) fn note_done(&mut self, intervals: &[Interval]) {
         for interval in intervals {
-            let key = (Arc::clone(&interval.source), interval.partition);
-            if let Some(sets) = self.in_flight.get_mut(&key) {
+            if let Some(sets) = self.in_flight.get_mut(&interval.partition) {
                 sets.retain(|from, set| *from < interval.from || set.until > interval.until);
                 if sets.is_empty() {
-                    self.in_flight.remove(&key);
+                    self.in_flight.remove(&interval.partition);
                 }
             }
         }
@@ -193,9 +192,9 @@ impl Partitions {
 
     /// Notes a partition's progress; its assignment, if it is ours and still of this source.
     pub(super) fn note_applied(&mut self, applied: &Applied) -> Option<Assigned> {
-        let key = (applied.source.topic.clone(), applied.partition);
+        let key = TopicPartition::from(&applied.partition);
         let owned = self.owned.get_mut(&key)?;
-        let reading = owned.reading.as_mut().filter(|reading| reading.source == applied.source)?;
+        let reading = owned.reading.as_mut().filter(|reading| reading.source == applied.partition.source)?;
         reading.next_offset = reading.next_offset.max(applied.next_offset);
         // Islands above it are progress, too.
         owned.applied_at = Instant::now();
@@ -238,12 +237,12 @@ impl Partitions {
 
     /// The assignment of an interval's partition, if it still reads this source.
     pub(super) fn reading(&self, interval: &Interval) -> Option<Assigned> {
-        let partition = (interval.source.topic.clone(), interval.partition);
+        let partition = TopicPartition::from(&interval.partition);
         let reading = self.owned.get(&partition)?.reading.as_ref()?;
-        (reading.source == interval.source).then(|| self.current(&partition))?
+        (reading.source == interval.partition.source).then(|| self.current(&partition))?
     }
 
-    fn current_mut(&mut self, assigned: &Assigned) -> Option<&mut Partition> {
+    fn current_mut(&mut self, assigned: &Assigned) -> Option<&mut Owned> {
         self.owned.get_mut(&assigned.partition).filter(|owned| owned.epoch == assigned.epoch)
     }
 
@@ -285,7 +284,7 @@ impl Partitions {
         self.positions()
             .into_iter()
             .filter(|(assigned, source, _)| {
-                topic_ids.get(&assigned.partition.0).is_some_and(|id| *id != source.topic_id)
+                topic_ids.get(&assigned.partition.topic).is_some_and(|id| *id != source.topic_id)
             })
             .map(|(assigned, _, _)| assigned)
             .collect()
@@ -295,9 +294,9 @@ impl Partitions {
         intervals
             .iter()
             .filter_map(|interval| {
-                let key = (interval.source.topic.clone(), interval.partition);
+                let key = TopicPartition::from(&interval.partition);
                 let reading = self.owned.get(&key)?.reading.as_ref()?;
-                (reading.source == interval.source).then_some((key, reading.next_offset))
+                (reading.source == interval.partition.source).then_some((key, reading.next_offset))
             })
             .collect()
     }
@@ -311,7 +310,7 @@ impl Partitions {
     pub(super) fn oldest_log(&self) -> Option<(String, Instant, bool)> {
         let (key, partition) =
             self.owned.iter().min_by_key(|(_, partition)| (partition.log.is_some(), partition.log_at))?;
-        Some((format!("{}/{}", key.0, key.1), partition.log_at, partition.log.is_some()))
+        Some((format!("{}/{}", key.topic, key.number), partition.log_at, partition.log.is_some()))
     }
 
     /// The longest time for which some partition had something to apply, and nothing of it was applied, although data could
@@ -336,7 +335,7 @@ impl Partitions {
         for (key, partition) in &mut self.owned {
             let reading = partition.reading.as_ref();
             let in_flight = reading.and_then(|reading| {
-                let sets = self.in_flight.get(&(Arc::clone(&reading.source), key.1))?;
+                let sets = self.in_flight.get(&Partition::new(Arc::clone(&reading.source), key.number))?;
                 sets.values().find_map(|set| set.oldest_ms.filter(|time_ms| is_plausible(*time_ms, now_ms)))
             });
             // Where the log's end is older than what was read since, the position is the better end. Before the database was

@@ -12,9 +12,10 @@ use crate::config::{Kafka, NewCluster, StartAt};
 use crate::database::{self, Class, Database, Elsewhere};
 use crate::journal::JournalHandle;
 use crate::kafka::consumer::{Assigned, Start};
-use crate::kafka::lookup::{LogRange, Lookup, TopicPartition};
+use crate::kafka::lookup::Lookup;
+use crate::kafka::partition::{LogRange, TopicPartition};
 use crate::raw::Kind;
-use crate::raw::{Source, holes};
+use crate::raw::{Partition, Source, holes};
 use crate::telemetry::log_limit::LogLimit;
 use crate::telemetry::metrics;
 
@@ -85,7 +86,7 @@ impl Starter {
         };
         let mut by_topic: HashMap<&str, Vec<&Assigned>> = HashMap::new();
         for one in &assigned {
-            by_topic.entry(&one.partition.0).or_default().push(one);
+            by_topic.entry(&one.partition.topic).or_default().push(one);
         }
         for (topic, assigned) in by_topic {
             let source = Arc::new(self.source(topic, &topics));
@@ -106,10 +107,7 @@ impl Starter {
     async fn add_journaled(&self, in_flight: &mut InFlightPartitions) {
         let Some(journal) = &self.journal else { return };
         for record in journal.records().await.into_iter().flatten() {
-            in_flight
-                .entry((Arc::clone(&record.source), record.partition))
-                .or_default()
-                .push((record.from, record.until));
+            in_flight.entry(record.partition.clone()).or_default().push((record.from, record.until));
         }
         for spans in in_flight.values_mut() {
             spans.sort_unstable();
@@ -137,8 +135,9 @@ impl Starter {
                 Some(range) if !made_anew && (range.start..=range.end).contains(&position) => {}
                 // The position is the consumer's own: what it has handed on lies below, and is claimed by its own batch.
                 Some(range) if !made_anew && position < range.start => {
-                    let number = assigned.partition.1;
-                    let spans = journaled.get(&(Arc::clone(&source), number)).map_or(&[][..], Vec::as_slice);
+                    let number = assigned.partition.number;
+                    let spans =
+                        journaled.get(&Partition::new(Arc::clone(&source), number)).map_or(&[][..], Vec::as_slice);
                     match self.record_gaps(&source, number, holes(position, range.start, spans)).await {
                         Ok(()) => resolution.starts.push(Start {
                             assigned,
@@ -178,7 +177,7 @@ impl Starter {
     async fn ask_kafka(&self, partitions: Vec<TopicPartition>) -> Result<Topics, StartError> {
         let lookup = Arc::clone(&self.lookup);
         let topics = tokio::task::spawn_blocking(move || -> Result<Option<Topics>, crate::kafka::Error> {
-            let mut names: Vec<&str> = partitions.iter().map(|(topic, _)| topic.as_str()).collect();
+            let mut names: Vec<&str> = partitions.iter().map(|one| one.topic.as_str()).collect();
             names.sort_unstable();
             names.dedup();
             let described = lookup.topics(&names)?;
@@ -226,7 +225,7 @@ impl Starter {
         let moved = self.moved(source, &with_range).await?;
         let group_offset = |one: &Assigned| topics.committed.get(&one.partition).copied();
         with_range.retain(|(one, _)| {
-            let Some(elsewhere) = moved.get(&one.partition.1) else { return true };
+            let Some(elsewhere) = moved.get(&one.partition.number) else { return true };
             if let Some(why) = refused_move(self.kafka.new_cluster, elsewhere, group_offset(one)) {
                 problem = Some(wait(one, &why));
                 return false;
@@ -234,7 +233,7 @@ impl Starter {
             log_move(self.kafka.new_cluster, elsewhere, group_offset(one));
             true
         });
-        let spans = |number: i32| in_flight.get(&(Arc::clone(source), number));
+        let spans = |number: i32| in_flight.get(&Partition::new(Arc::clone(source), number));
         let committed = |one: &Assigned| topics.committed.get(&one.partition).copied();
         // Where a partition starts of which the database knows nothing. What was journaled of it before it had progress is to
         // be written, too: this worker knows its own journal's, and of another's the group's offset tells the begin.
@@ -242,15 +241,15 @@ impl Starter {
             .iter()
             .map(|(one, range)| {
                 let is_synced =
-                    self.kafka.new_cluster == NewCluster::GroupOffsets && moved.contains_key(&one.partition.1);
+                    self.kafka.new_cluster == NewCluster::GroupOffsets && moved.contains_key(&one.partition.number);
                 let first = match (self.kafka.start, committed(one)) {
                     (_, Some(offset)) if is_synced => offset,
                     (StartAt::Earliest, _) => range.start,
                     (StartAt::Latest, _) => range.end,
                 };
-                let journaled = spans(one.partition.1).and_then(|spans| spans.first()).map(|(from, _)| *from);
+                let journaled = spans(one.partition.number).and_then(|spans| spans.first()).map(|(from, _)| *from);
                 let first = [journaled, committed(one)].into_iter().flatten().fold(first, i64::min);
-                (one.partition.1, first)
+                (one.partition.number, first)
             })
             .collect();
         let next_offsets = match self.database.start(source, &firsts).await {
@@ -272,7 +271,7 @@ impl Starter {
             next_offsets => next_offsets?,
         };
         for (one, range) in with_range {
-            let number = one.partition.1;
+            let number = one.partition.number;
             let Some(&next) = next_offsets.get(&number) else {
                 problem = Some(wait(one, "the database has no progress of it"));
                 continue;
@@ -321,7 +320,7 @@ impl Starter {
         source: &Arc<Source>,
         assigned: &[(&Assigned, LogRange)],
     ) -> Result<HashMap<i32, Elsewhere>, StartError> {
-        let numbers: Vec<i32> = assigned.iter().map(|(one, _)| one.partition.1).collect();
+        let numbers: Vec<i32> = assigned.iter().map(|(one, _)| one.partition.number).collect();
         match self.database.progress_elsewhere(source, &numbers).await {
             // Their progress is asked for when the database is back, before anything that is journaled now is written.
             Err(failure) if self.journaling && failure.class() != Class::Data => Ok(HashMap::new()),
@@ -389,6 +388,6 @@ fn log_move(rule: NewCluster, elsewhere: &Elsewhere, group_offset: Option<i64>) 
 }
 
 fn wait(assigned: &Assigned, why: &str) -> StartError {
-    let (topic, partition) = &assigned.partition;
-    StartError::Wait(format!("partition {partition} of {topic} waits: {why}"))
+    let TopicPartition { topic, number } = &assigned.partition;
+    StartError::Wait(format!("partition {number} of {topic} waits: {why}"))
 }

@@ -13,7 +13,7 @@ use super::partitions::{InFlightPartitions, Partitions, first_beyond};
 use crate::database::{Coverage, Database, Error};
 use crate::journal::{JournalHandle, Record, SegmentInfo};
 use crate::kafka::consumer::Assigned;
-use crate::raw::{Interval, Source};
+use crate::raw::{Interval, Partition, Source};
 use crate::telemetry::log_limit::LogLimit;
 
 /// How often the database is asked while the journal holds records.
@@ -143,29 +143,32 @@ async fn compare(
 ) -> Result<Survey, Error> {
     let mut partitions: HashMap<Arc<Source>, HashSet<i32>> = HashMap::new();
     for record in &records {
-        partitions.entry(Arc::clone(&record.source)).or_default().insert(record.partition);
+        partitions.entry(Arc::clone(&record.partition.source)).or_default().insert(record.partition.number);
     }
     for (assigned, source, _) in &reading.positions {
-        partitions.entry(Arc::clone(source)).or_default().insert(assigned.partition.1);
+        partitions.entry(Arc::clone(source)).or_default().insert(assigned.partition.number);
     }
-    let mut coverage: HashMap<(Arc<Source>, i32), Coverage> = HashMap::new();
+    let mut coverage: HashMap<Partition, Coverage> = HashMap::new();
     for (source, partitions) in partitions {
         let numbers: Vec<i32> = partitions.into_iter().collect();
         for (partition, known) in database.coverage(&source, &numbers).await? {
-            coverage.insert((Arc::clone(&source), partition), known);
+            coverage.insert(Partition::new(Arc::clone(&source), partition), known);
         }
     }
-    let read: HashSet<(Arc<Source>, i32)> =
-        reading.positions.iter().map(|(assigned, source, _)| (Arc::clone(source), assigned.partition.1)).collect();
+    let read: HashSet<Partition> = reading
+        .positions
+        .iter()
+        .map(|(assigned, source, _)| Partition::new(Arc::clone(source), assigned.partition.number))
+        .collect();
     let mut survey =
         Survey { appends: reading.appends, holes: reading.holes(&records, &coverage), ..Survey::default() };
     for record in &records {
-        let key = (Arc::clone(&record.source), record.partition);
+        let key = record.partition.clone();
         survey.journaled.entry(key).or_default().push((record.from, record.until));
     }
     let mut open_segments = HashSet::new();
     for record in records {
-        let key = (Arc::clone(&record.source), record.partition);
+        let key = record.partition.clone();
         let coverage = coverage.get(&key);
         if coverage.is_none() && !read.contains(&key) {
             // Whoever reads the partition makes its progress begin.
@@ -187,14 +190,14 @@ async fn compare(
 }
 
 impl Reading {
-    fn holes(mut self, records: &[Record], coverage: &HashMap<(Arc<Source>, i32), Coverage>) -> Vec<Assigned> {
+    fn holes(mut self, records: &[Record], coverage: &HashMap<Partition, Coverage>) -> Vec<Assigned> {
         for record in records {
-            let key = (Arc::clone(&record.source), record.partition);
+            let key = record.partition.clone();
             self.in_flight.entry(key).or_default().push((record.from, record.until));
         }
         let Self { positions, mut in_flight, .. } = self;
         let is_whole = |(assigned, source, position): &(Assigned, Arc<Source>, i64)| {
-            let key = (Arc::clone(source), assigned.partition.1);
+            let key = Partition::new(Arc::clone(source), assigned.partition.number);
             // A partition whose progress is not there at all has lost everything.
             let Some(coverage) = coverage.get(&key) else { return false };
             let mut known = in_flight.remove(&key).unwrap_or_default();

@@ -11,7 +11,8 @@ use super::partitions::{Lag, Partitions};
 use crate::config::{self, Config};
 use crate::database::schema::Server;
 use crate::database::{Class, Database, Reference};
-use crate::kafka::lookup::{LogRange, Lookup, TopicPartition, is_missing_topic};
+use crate::kafka::lookup::{Lookup, is_missing_topic};
+use crate::kafka::partition::{LogRange, TopicPartition};
 use crate::telemetry::health::{Health, PartitionStatus, Status};
 
 /// How often Kafka and the database are asked.
@@ -228,7 +229,7 @@ fn ask(lookup: &Lookup, topics: &[String], owned: &[TopicPartition]) -> Option<O
         Err(failure) => debug!(%failure, "the ends of the logs are not known"),
     }
     // Whoever may not use the group owns nothing, and has to be told.
-    let any = topics.last().map(|topic| (topic.clone(), 0));
+    let any = topics.last().map(|topic| TopicPartition::new(topic.clone(), 0));
     match lookup.committed(if owned.is_empty() { any.as_slice() } else { owned }) {
         Ok(offsets) => observation.committed = offsets,
         Err(failure) => {
@@ -291,8 +292,8 @@ pub(super) fn fill_status(status: &mut Status, lags: &[Lag], (buffered, limit, i
     status.partitions = lags
         .iter()
         .map(|lag| PartitionStatus {
-            topic: lag.partition.0.clone(),
-            partition: lag.partition.1,
+            topic: lag.partition.topic.clone(),
+            partition: lag.partition.number,
             next_offset: lag.next_offset,
             position: lag.position,
             log_end_offset: lag.log_end,

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::raw::{Charge, Interval, Source};
+use super::{Charge, Interval, Partition, Source};
 
 /// One message as it came from Kafka.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -32,8 +32,7 @@ pub struct MessageSet {
 
 #[derive(Debug)]
 struct Block {
-    source: Arc<Source>,
-    partition: i32,
+    partition: Partition,
     bytes: Vec<u8>,
     entries: Vec<Entry>,
     _charge: Option<Charge>,
@@ -67,22 +66,17 @@ const MAX_TIME_MS: i64 = 253_402_300_799_999;
 impl MessageSet {
     /// The partition's topic.
     pub fn source(&self) -> &Arc<Source> {
-        &self.block.source
+        &self.block.partition.source
     }
 
-    /// The partition's number.
-    pub fn partition(&self) -> i32 {
-        self.block.partition
+    /// The partition.
+    pub fn partition(&self) -> &Partition {
+        &self.block.partition
     }
 
     /// The positions it covers.
     pub fn interval(&self) -> Interval {
-        Interval {
-            source: Arc::clone(&self.block.source),
-            partition: self.block.partition,
-            from: self.from,
-            until: self.until,
-        }
+        Interval { partition: self.block.partition.clone(), from: self.from, until: self.until }
     }
 
     /// The number of messages; an interval may have none.
@@ -135,7 +129,7 @@ impl MessageSet {
 
     /// The same in memory of its own, for a part that outlives the rest of its block.
     pub fn detached(&self, budget: &crate::raw::Budget) -> Self {
-        let mut copy = MessageSetBuilder::new(Arc::clone(self.source()), self.partition(), self.from);
+        let mut copy = MessageSetBuilder::of(self.partition().clone(), self.from);
         for message in self.messages() {
             copy.push(&message);
         }
@@ -158,8 +152,7 @@ impl MessageSet {
 /// Collects the messages of a partition, one after the other, into a [`MessageSet`].
 #[derive(Debug)]
 pub struct MessageSetBuilder {
-    source: Arc<Source>,
-    partition: i32,
+    partition: Partition,
     from: i64,
     until: i64,
     bytes: Vec<u8>,
@@ -168,8 +161,13 @@ pub struct MessageSetBuilder {
 
 impl MessageSetBuilder {
     /// An empty set that begins at the position `from`.
-    pub fn new(source: Arc<Source>, partition: i32, from: i64) -> Self {
-        Self { source, partition, from, until: from, bytes: Vec::new(), entries: Vec::new() }
+    pub fn new(source: Arc<Source>, number: i32, from: i64) -> Self {
+        Self::of(Partition::new(source, number), from)
+    }
+
+    /// The same for a partition.
+    pub fn of(partition: Partition, from: i64) -> Self {
+        Self { partition, from, until: from, bytes: Vec::new(), entries: Vec::new() }
     }
 
     /// Adds a message, copied; the set then reaches up to the position behind it.
@@ -222,7 +220,6 @@ impl MessageSetBuilder {
         let entries = 0..self.entries.len();
         MessageSet {
             block: Arc::new(Block {
-                source: self.source,
                 partition: self.partition,
                 bytes: self.bytes,
                 entries: self.entries,

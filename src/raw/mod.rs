@@ -51,13 +51,33 @@ pub struct Source {
     pub topic_id: String,
 }
 
+/// A partition of a source: what has an order of offsets, a progress, and one owner at a time.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Partition {
+    /// Its topic.
+    pub source: Arc<Source>,
+    /// Its number.
+    pub number: i32,
+}
+
+impl Partition {
+    /// The partition with this number of the source.
+    pub fn new(source: Arc<Source>, number: i32) -> Self {
+        Self { source, number }
+    }
+}
+
+impl std::fmt::Display for Partition {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}[{}]", self.source.topic, self.number)
+    }
+}
+
 /// An interval of positions of one partition: `[from, until)`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Interval {
-    /// The partition's topic.
-    pub source: Arc<Source>,
-    /// The partition's number.
-    pub partition: i32,
+    /// The partition.
+    pub partition: Partition,
     /// The first position.
     pub from: i64,
     /// The position after the last.
@@ -66,19 +86,21 @@ pub struct Interval {
 
 impl std::fmt::Display for Interval {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}[{}] offsets {} to {}", self.source.topic, self.partition, self.from, self.until - 1)
+        write!(f, "{} offsets {} to {}", self.partition, self.from, self.until - 1)
     }
 }
 
 impl Interval {
-    /// Whether `offset` of `partition` lies inside.
-    pub fn contains(&self, source: &Source, partition: i32, offset: i64) -> bool {
-        self.partition == partition && *self.source == *source && (self.from..self.until).contains(&offset)
+    /// Returns `true` if `offset` of the partition with this number lies inside.
+    pub fn contains(&self, source: &Source, number: i32, offset: i64) -> bool {
+        self.partition.number == number
+            && *self.partition.source == *source
+            && (self.from..self.until).contains(&offset)
     }
 
     /// The order by source and partition.
     pub fn partition_order(&self, other: &Self) -> Ordering {
-        (&self.source, self.partition).cmp(&(&other.source, other.partition))
+        self.partition.cmp(&other.partition)
     }
 }
 
@@ -101,12 +123,10 @@ pub fn holes(from: i64, until: i64, intervals: &[(i64, i64)]) -> Vec<(i64, i64)>
 /// Where a message stands, and when it was made.
 #[derive(Debug, Clone)]
 pub struct MessageAt {
-    /// The partition's topic.
-    pub source: Arc<Source>,
-    /// The partition's number.
-    pub partition: i32,
+    /// The partition.
+    pub partition: Partition,
     /// Kafka's offset.
     pub offset: i64,
-    /// Kafka's time, in milliseconds since the Unix epoch; 0 where the message has none.
-    pub time_ms: i64,
+    /// Kafka's time, in milliseconds since the Unix epoch; `None` if the message has none.
+    pub time_ms: Option<i64>,
 }

@@ -8,6 +8,7 @@ use super::{Failure, Report};
 use crate::config::Config;
 use crate::database::Database;
 use crate::kafka::lookup::Lookup;
+use crate::kafka::partition::TopicPartition;
 use crate::kafka::topic_settings::{Answer, Finding, TopicSettings};
 use crate::pipeline;
 use crate::raw::Kind;
@@ -63,7 +64,7 @@ fn check_cluster(config: &Config, lookup: &Lookup, cluster_id: &str, report: &mu
         let (cluster_id, topic_id) = (cluster_id.to_owned(), topic.id.unwrap_or_default());
         let source = Arc::new(Source { kind, cluster_id, topic: name.clone(), topic_id });
         let Ok(elsewhere) = Handle::current().block_on(database.progress_elsewhere(&source, &numbers)) else { return };
-        let partitions: Vec<_> = elsewhere.iter().map(|one| (name.clone(), one.partition)).collect();
+        let partitions: Vec<_> = elsewhere.iter().map(|one| TopicPartition::new(name.clone(), one.partition)).collect();
         let Ok(committed) = lookup.committed(&partitions) else { return };
         let mut refused = elsewhere.iter().zip(&partitions).filter_map(|(one, partition)| {
             let why = pipeline::refused_move(config.kafka.new_cluster, one, committed.get(partition).copied())?;
@@ -161,7 +162,7 @@ fn check_topic_settings(config: &Config, report: &mut Report) {
 
 fn check_group(config: &Config, lookup: &Lookup, report: &mut Report) {
     let group = &config.kafka.group_id;
-    if let Err(error) = lookup.committed(&[(config.kafka.points_topic.clone(), 0)])
+    if let Err(error) = lookup.committed(&[TopicPartition::new(config.kafka.points_topic.clone(), 0)])
         && let Some(text) = lookup.refusal(&error)
     {
         return report.problem("kafka.group_id", format_args!("group {group}: {text}"));

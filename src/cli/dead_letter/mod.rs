@@ -275,7 +275,7 @@ fn described(letter: &Letter, max_attempts: i32) -> Map<String, Value> {
     set("topic", letter.source.topic.as_str().into());
     set("partition", letter.partition.into());
     set("offset", letter.offset.into());
-    set("time_ms", (letter.time_ms != 0).then_some(letter.time_ms).into());
+    set("time_ms", letter.time_ms.into());
     set("reason", letter.reason.as_str().into());
     set("detail", letter.detail.as_str().into());
     set("created_at", time(letter.created_ms).into());

@@ -20,6 +20,7 @@ use super::error::{Class, Error};
 use super::progress::{Resolved, SourceId};
 use crate::batch::{Batch, DeadLetter};
 use crate::config::{Config, UnknownSeries};
+use crate::database::NO_TIME;
 use crate::database::connection::session::{LETTERS_STEP, Session};
 use crate::database::write::insert::Store;
 use crate::database::write::series::KnownSeries;
@@ -114,7 +115,7 @@ type Counts<'a> = BTreeMap<(Uuid, i32, &'a str), Counted>;
 
 fn add_to_counts<'a>(counts: &mut Counts<'a>, letter: &'a DeadLetter, source: Uuid) {
     let offset = letter.at.offset;
-    let key = (source, letter.at.partition, letter.rejected.reason.as_str());
+    let key = (source, letter.at.partition.number, letter.rejected.reason.as_str());
     let sum = counts.entry(key).or_insert(Counted { count: 0, first: offset, last: offset });
     sum.count += 1;
     sum.first = sum.first.min(offset);
@@ -141,12 +142,12 @@ pub(super) async fn insert(
     let room = usize::try_from(room).unwrap_or(0).min(letters.len());
     let mut stored: Vec<Stored<'_>> = Vec::new();
     for letter in &letters[..room] {
-        stored.push((letter, ids.key(&letter.at.source)?, false));
+        stored.push((letter, ids.key(&letter.at.partition.source)?, false));
     }
     let mut samples: BTreeMap<(Uuid, i32, &str), &DeadLetter> = BTreeMap::new();
     let mut counted = Counts::new();
     for letter in &letters[room..] {
-        let key = (ids.key(&letter.at.source)?, letter.at.partition, letter.rejected.reason.as_str());
+        let key = (ids.key(&letter.at.partition.source)?, letter.at.partition.number, letter.rejected.reason.as_str());
         if let Some(before) = samples.insert(key, letter) {
             add_to_counts(&mut counted, before, key.0);
         }
@@ -189,8 +190,8 @@ async fn store_less<'a>(
             parts.extend([(last, extent), (first, extent)]);
             continue;
         };
-        let topic = escaped(&letter.at.source.topic);
-        let (partition, offset) = (letter.at.partition, letter.at.offset);
+        let topic = escaped(&letter.at.partition.source.topic);
+        let (partition, offset) = (letter.at.partition.number, letter.at.offset);
         match extent.less(&failure) {
             Some(less) => {
                 warn!(%failure, %topic, partition, offset, "a dead letter is refused; trying to store less of it");
@@ -212,9 +213,9 @@ async fn store(session: &mut Session, letters: &[Stored<'_>], publish: bool, ext
         return Ok(0);
     }
     let sources: Vec<Uuid> = letters.iter().map(|(_, source, _)| *source).collect();
-    let partitions: Vec<i32> = letters.iter().map(|(l, ..)| l.at.partition).collect();
+    let partitions: Vec<i32> = letters.iter().map(|(l, ..)| l.at.partition.number).collect();
     let offsets: Vec<i64> = letters.iter().map(|(l, ..)| l.at.offset).collect();
-    let times: Vec<i64> = letters.iter().map(|(l, ..)| l.at.time_ms).collect();
+    let times: Vec<i64> = letters.iter().map(|(l, ..)| l.at.time_ms.unwrap_or(NO_TIME)).collect();
     let keys: Vec<Option<&[u8]>> = letters.iter().map(|(l, ..)| extent.of_message(l.key.as_deref())).collect();
     let headers: Vec<Option<&[u8]>> = letters.iter().map(|(l, ..)| extent.of_message(l.headers.as_deref())).collect();
     let payloads: Vec<Option<&[u8]>> = letters.iter().map(|(l, ..)| extent.of_message(l.payload.as_deref())).collect();
@@ -310,8 +311,8 @@ pub struct Letter {
     pub partition: i32,
     /// Kafka's offset.
     pub offset: i64,
-    /// Kafka's time, in milliseconds since the Unix epoch; 0 where the message has none.
-    pub time_ms: i64,
+    /// Kafka's time, in milliseconds since the Unix epoch; `None` if the message has none.
+    pub time_ms: Option<i64>,
     /// The head of the key.
     pub key: Option<Vec<u8>>,
     /// The key's full length, in bytes; `None` also where the row is older than this is kept.
@@ -574,7 +575,7 @@ impl Database {
                     source: Arc::clone(source),
                     partition: row.get(5),
                     offset: row.get(6),
-                    time_ms: row.get::<_, Option<i64>>(7).unwrap_or(0),
+                    time_ms: row.get::<_, Option<i64>>(7).filter(|time| *time != NO_TIME),
                     key: row.get(8),
                     headers: row.get(9),
                     payload: row.get(10),
@@ -803,7 +804,7 @@ impl Database {
         let mut rejected: HashMap<(Uuid, i32, i64), Rejected> = HashMap::new();
         for letter in batch.dead_letters().iter().chain(&refused) {
             let at = &letter.at;
-            rejected.insert((ids.key(&at.source)?, at.partition, at.offset), letter.rejected.clone());
+            rejected.insert((ids.key(&at.partition.source)?, at.partition.number, at.offset), letter.rejected.clone());
         }
         let fates: Vec<Fate> = letters
             .iter()
@@ -846,7 +847,7 @@ impl Database {
                 source: (row.get(1), row.get(2), row.get(3)),
                 partition: row.get(4),
                 offset: row.get(5),
-                time_ms: row.get::<_, Option<i64>>(6).filter(|time| *time != 0),
+                time_ms: row.get::<_, Option<i64>>(6).filter(|time| *time != NO_TIME),
                 key: row.get(7),
                 headers: row.get(8),
                 payload: row.get(9),
@@ -900,7 +901,7 @@ fn message_set(redrive: &Redrive<'_>) -> MessageSet {
     let mut set = MessageSetBuilder::new(Arc::clone(&letter.source), letter.partition, letter.offset);
     set.push(&RawMessage {
         offset: letter.offset,
-        time_ms: (letter.time_ms != 0).then_some(letter.time_ms),
+        time_ms: letter.time_ms,
         key: letter.key.as_deref(),
         payload: redrive.payload,
         headers: letter.headers.as_deref(),

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::error::Error;
 use crate::database::connection::session::Session;
-use crate::raw::{Interval, Source, holes};
+use crate::raw::{Interval, Partition, Source, holes};
 
 /// A source as the database knows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,10 +107,8 @@ pub(super) struct Claim<'a> {
 /// A partition's next offset after a claim.
 #[derive(Debug, Clone)]
 pub struct Applied {
-    /// The partition's topic.
-    pub source: Arc<Source>,
-    /// The partition's number.
-    pub partition: i32,
+    /// The partition.
+    pub partition: Partition,
     /// Every offset below it is applied.
     pub next_offset: i64,
 }
@@ -119,8 +117,8 @@ impl<'a> Claim<'a> {
     pub(super) fn new(intervals: &'a [Interval], ids: &Resolved) -> Result<Self, Error> {
         Ok(Self {
             intervals,
-            sources: intervals.iter().map(|i| ids.key(&i.source)).collect::<Result<_, _>>()?,
-            partitions: intervals.iter().map(|i| i.partition).collect(),
+            sources: intervals.iter().map(|i| ids.key(&i.partition.source)).collect::<Result<_, _>>()?,
+            partitions: intervals.iter().map(|i| i.partition.number).collect(),
             froms: intervals.iter().map(|i| i.from).collect(),
             untils: intervals.iter().map(|i| i.until).collect(),
         })
@@ -132,7 +130,7 @@ impl<'a> Claim<'a> {
         rows.iter()
             .map(|row| {
                 let source = self.source(row.get(0))?;
-                Ok(Applied { source, partition: row.get(1), next_offset: row.get(2) })
+                Ok(Applied { partition: Partition::new(source, row.get(1)), next_offset: row.get(2) })
             })
             .collect()
     }
@@ -152,7 +150,7 @@ impl<'a> Claim<'a> {
         rows.iter()
             .map(|row| {
                 let source = self.source(row.get(0))?;
-                Ok(Interval { source, partition: row.get(1), from: row.get(2), until: row.get(3) })
+                Ok(Interval { partition: Partition::new(source, row.get(1)), from: row.get(2), until: row.get(3) })
             })
             .collect()
     }
@@ -169,7 +167,7 @@ impl<'a> Claim<'a> {
         rows.iter()
             .map(|row| {
                 let source = self.source(row.get(0))?;
-                Ok(Applied { source, partition: row.get(1), next_offset: row.get(2) })
+                Ok(Applied { partition: Partition::new(source, row.get(1)), next_offset: row.get(2) })
             })
             .collect()
     }
@@ -181,7 +179,7 @@ impl<'a> Claim<'a> {
     fn source(&self, key: Uuid) -> Result<Arc<Source>, Error> {
         let index = self.sources.iter().position(|known| *known == key);
         let index = index.ok_or_else(|| Error::Unexpected(format!("a claim names a source with the key {key}")))?;
-        Ok(Arc::clone(&self.intervals[index].source))
+        Ok(Arc::clone(&self.intervals[index].partition.source))
     }
 }
 

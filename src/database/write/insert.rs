@@ -111,7 +111,7 @@ impl<'a> Store<'a> {
 fn versions(batch: &Batch, ids: &Resolved) -> Result<Vec<Version>, Error> {
     let mut versions = Vec::with_capacity(batch.message_count());
     for set in batch.sets() {
-        let (source, partition) = (ids.get(set.source())?.number, set.partition());
+        let (source, partition) = (ids.get(set.source())?.number, set.partition().number);
         versions
             .extend(set.messages().map(|message| (message.time_ms.unwrap_or(0), message.offset, partition, source)));
     }

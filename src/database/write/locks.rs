@@ -110,7 +110,11 @@ impl LockedRows {
 
     fn has_partition(&self, set: &MessageSet) -> bool {
         !self.partitions.is_empty()
-            && self.partitions.contains(&(set.source().topic.clone(), set.source().topic_id.clone(), set.partition()))
+            && self.partitions.contains(&(
+                set.source().topic.clone(),
+                set.source().topic_id.clone(),
+                set.partition().number,
+            ))
     }
 }
 

@@ -228,7 +228,7 @@ impl Database {
         let mut session = self.session().await?;
         let begun = Instant::now();
         let intervals = batch.intervals();
-        let sources: Vec<&Arc<Source>> = intervals.iter().map(|interval| &interval.source).collect();
+        let sources: Vec<&Arc<Source>> = intervals.iter().map(|interval| &interval.partition.source).collect();
         let ids = self.sources.resolve(&mut session, &self.pipeline, &sources).await?;
         series::define(&mut session, &ids, batch.definitions()).await?;
         let without_unknown = self.without_unknown_series(&mut session, batch, decoder).await?;

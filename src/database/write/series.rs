@@ -11,6 +11,7 @@ use uuid::Uuid;
 use tokio_postgres::Row;
 
 use crate::batch::Definition;
+use crate::database::NO_TIME;
 use crate::database::connection::session::{DEFINE_STEP, SEE_STEP, Session};
 use crate::database::error::Error;
 use crate::database::progress::Resolved;
@@ -220,9 +221,10 @@ pub(in crate::database) async fn define(
     let time_columns: Vec<Option<&str>> = definitions.iter().map(|d| d.series.time_column.as_deref()).collect();
     let value_columns: Vec<String> =
         definitions.iter().map(|d| serde_json::Value::from(d.series.value_columns.clone()).to_string()).collect();
-    let times: Vec<i64> = definitions.iter().map(|d| d.at.time_ms).collect();
-    let source_keys = definitions.iter().map(|d| sources.key(&d.at.source)).collect::<Result<Vec<Uuid>, Error>>()?;
-    let partitions: Vec<i32> = definitions.iter().map(|d| d.at.partition).collect();
+    let times: Vec<i64> = definitions.iter().map(|d| d.at.time_ms.unwrap_or(NO_TIME)).collect();
+    let source_keys =
+        definitions.iter().map(|d| sources.key(&d.at.partition.source)).collect::<Result<Vec<Uuid>, Error>>()?;
+    let partitions: Vec<i32> = definitions.iter().map(|d| d.at.partition.number).collect();
     let offsets: Vec<i64> = definitions.iter().map(|d| d.at.offset).collect();
     let rows = session
         .query(

@@ -72,8 +72,11 @@ pub(super) fn lose(seed: u64, loss: Loss, is_clock_stopped: bool) -> Result<(), 
         return Err("what is lost is told once".to_owned());
     }
     let is_told = |set: &Plain| {
-        lost.iter().any(|Interval { source, partition, from, until }| {
-            **source == set.source && *partition == set.partition && *from <= set.from && set.until <= *until
+        lost.iter().any(|Interval { partition, from, until }| {
+            *partition.source == set.source
+                && partition.number == set.partition
+                && *from <= set.from
+                && set.until <= *until
         })
     };
     let here: BTreeSet<Plain> = delivered(&mut journal).into_iter().collect();

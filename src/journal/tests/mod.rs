@@ -116,7 +116,7 @@ impl Plain {
         let part = |bytes: Option<&[u8]>| bytes.map(<[u8]>::to_vec);
         Self {
             source: Source::clone(set.source()),
-            partition: interval.partition,
+            partition: interval.partition.number,
             from: interval.from,
             until: interval.until,
             messages: set.messages().map(|m| (m.offset, m.time_ms, [m.key, m.payload, m.headers].map(part))).collect(),
@@ -125,7 +125,7 @@ impl Plain {
 
     /// Whether it is the record's. Each set in these tests has an interval of its own.
     fn is(&self, record: &Record) -> bool {
-        (self.partition, self.from, self.until) == (record.partition, record.from, record.until)
+        (self.partition, self.from, self.until) == (record.partition.number, record.from, record.until)
     }
 
     fn all(sets: &[MessageSet]) -> Vec<Self> {

@@ -26,7 +26,7 @@ use crate::pipeline::is_plausible;
 use crate::pipeline::partitions::InFlightPartitions;
 use crate::pipeline::survey::Survey;
 use crate::pipeline::writer::Writer;
-use crate::raw::{Interval, MessageSet, Source};
+use crate::raw::{Interval, MessageSet, Partition};
 use crate::telemetry::log_limit::LogLimit;
 use crate::telemetry::metrics;
 
@@ -104,7 +104,7 @@ pub(in crate::pipeline) struct Spill {
     /// What waits for rows that somebody has locked, and is to be journaled in any mode.
     aside: VecDeque<MessageSet>,
     /// How many holes such messages leave in a partition.
-    holes: HashMap<(Arc<Source>, i32), usize>,
+    holes: HashMap<Partition, usize>,
     /// Until when nothing is asked for before its time, because it waits for locked rows.
     locked_until: Instant,
     /// When the next append may begin, if no whole one is there before.
@@ -329,7 +329,7 @@ impl Spill {
     /// Takes sets that wait for rows that somebody has locked. They are tried again as the journal's records are.
     pub(in crate::pipeline) fn set_aside(&mut self, sets: impl IntoIterator<Item = MessageSet>) {
         for set in sets {
-            *self.holes.entry((Arc::clone(set.source()), set.partition())).or_default() += 1;
+            *self.holes.entry(set.partition().clone()).or_default() += 1;
             self.aside.push_back(set);
         }
         if self.problem.is_some() {
@@ -342,7 +342,7 @@ impl Spill {
     /// Whether so many messages of the set's partition wait for locked rows that its progress cannot hold many more holes: the
     /// set is then to wait as well.
     pub(in crate::pipeline) fn is_crowded(&self, set: &MessageSet) -> bool {
-        let holes = (!self.holes.is_empty()).then(|| self.holes.get(&(Arc::clone(set.source()), set.partition())));
+        let holes = (!self.holes.is_empty()).then(|| self.holes.get(set.partition()));
         holes.flatten().is_some_and(|holes| *holes >= CROWD)
     }
 
@@ -654,10 +654,10 @@ impl Unread {
 }
 
 /// How many holes in each partition these records would fill; those that touch fill one.
-fn holes(records: &[Record]) -> HashMap<(Arc<Source>, i32), usize> {
+fn holes(records: &[Record]) -> HashMap<Partition, usize> {
     let mut intervals = InFlightPartitions::new();
     for record in records {
-        let key = (Arc::clone(&record.source), record.partition);
+        let key = record.partition.clone();
         intervals.entry(key).or_default().push((record.from, record.until));
     }
     let count = |mut all: Vec<(i64, i64)>| {

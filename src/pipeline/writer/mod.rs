@@ -246,7 +246,7 @@ impl Writer {
     /// A consumer does not notice when a topic is deleted and made anew: it goes on at its offset, in the new topic. Ids do
     /// not come back, so a topic that still has its id *after* messages were read had it when they were read.
     async fn without_deleted_topics(&self, batch: Batch, decoder: &mut Decoder, outcome: &mut Outcome) -> Batch {
-        let mut sources: Vec<Arc<Source>> = outcome.intervals.iter().map(|i| Arc::clone(&i.source)).collect();
+        let mut sources: Vec<Arc<Source>> = outcome.intervals.iter().map(|i| Arc::clone(&i.partition.source)).collect();
         sources.dedup();
         let mut deleted = Vec::new();
         for source in sources {
@@ -258,7 +258,7 @@ impl Writer {
             return batch;
         }
         let (dropped, kept): (Vec<Interval>, Vec<Interval>) =
-            outcome.intervals.iter().cloned().partition(|interval| deleted.contains(&interval.source));
+            outcome.intervals.iter().cloned().partition(|interval| deleted.contains(&interval.partition.source));
         outcome.of_deleted_topics = dropped;
         batch.keep(&kept, decoder)
     }
@@ -352,9 +352,7 @@ impl Writer {
                     }
                     outcome.only_counted += written.only_counted;
                     for applied in written.applied {
-                        outcome
-                            .applied
-                            .retain(|old| old.source != applied.source || old.partition != applied.partition);
+                        outcome.applied.retain(|old| old.partition != applied.partition);
                         outcome.applied.push(applied);
                     }
                     if let Some(ended) = self.log.ends(NOT_WRITTEN) {
@@ -426,7 +424,7 @@ impl Writer {
                     if is_aside {
                         let of_set = |set: &MessageSet| {
                             let first = set.messages().next()?.offset;
-                            Some(format!("{} {} {first}", set.source().topic, set.partition()))
+                            Some(format!("{} {} {first}", set.source().topic, set.partition().number))
                         };
                         let message = piece.sets().iter().find_map(of_set);
                         let unlogged = self.log.happened("slow-message", 1);

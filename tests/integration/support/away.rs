@@ -146,8 +146,8 @@ pub async fn until_found(away: &Away, directory: &Path) {
     until(60, "all is in the journal", async || {
         let Ok(journal) = Inspection::open(RealFiles, directory) else { return false };
         let mut spans: HashMap<i32, Vec<(i64, i64)>> = HashMap::new();
-        for record in journal.records().filter(|record| record.source.topic == bed.points_topic) {
-            spans.entry(record.partition).or_default().push((record.from, record.until));
+        for record in journal.records().filter(|record| record.partition.source.topic == bed.points_topic) {
+            spans.entry(record.partition.number).or_default().push((record.from, record.until));
         }
         applied.iter().zip(&ends).enumerate().all(|(number, (applied, end))| {
             let mut spans = spans.get(&(number as i32)).cloned().unwrap_or_default();
