@@ -80,7 +80,9 @@ impl ClientContext for Context {
 
     fn error(&self, error: KafkaError, reason: &str) {
         if let Some(refusal) = self.login.note(&error, reason) {
-            if let Some(repeated) = self.log.lasts("refusal", &refusal) {
+            // Without the connection's state and the count of repetitions, which are others each time.
+            let (_, what) = login::broker_and_failure(reason);
+            if let Some(repeated) = self.log.lasts("refusal", what) {
                 let (seconds, unlogged) = (repeated.seconds, repeated.unlogged);
                 warn!(refusal, seconds, unlogged, "Kafka does not let this client do its work");
             }

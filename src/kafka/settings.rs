@@ -27,6 +27,9 @@ const FETCHED_AHEAD_BACKOFF_MS: usize = 10;
 /// limit but the broker's, on what is packed.
 const UNPACKED_BYTES: usize = 100_000_000;
 
+/// How long a broker waits for messages before it answers with none.
+const FETCH_WAIT_MS: usize = 100;
+
 /// How often a client asks for the topics and their partitions: so soon it reads a partition that was added, and a topic that
 /// was created after its start. librdkafka's default is 5 minutes.
 const METADATA_REFRESH_MS: usize = 10_000;
@@ -51,14 +54,20 @@ pub fn client(kafka: &Kafka) -> ClientConfig {
 
 /// The properties of the consumer. Those set last cannot be changed by the operator: the guarantee rests on them.
 pub fn consumer(kafka: &Kafka) -> ClientConfig {
-    let mut properties = ClientConfig::new();
-    properties.set("queued.max.messages.kbytes", FETCHED_AHEAD_KIB.to_string());
-    properties.set("fetch.queue.backoff.ms", FETCHED_AHEAD_BACKOFF_MS.to_string());
-    properties.set("fetch.max.bytes", ANSWER_BYTES.to_string());
-    properties.set("receive.message.max.bytes", UNPACKED_BYTES.to_string());
-    properties.set("fetch.wait.max.ms", "100");
-    for (name, value) in client(kafka).config_map() {
-        properties.set(name, value);
+    let mut properties = client(kafka);
+    // What the other clients log as well, this one logs for all of them.
+    properties.log_level = ClientConfig::new().log_level;
+    let ours = [
+        ("queued.max.messages.kbytes", FETCHED_AHEAD_KIB),
+        ("fetch.queue.backoff.ms", FETCHED_AHEAD_BACKOFF_MS),
+        ("fetch.max.bytes", ANSWER_BYTES),
+        ("receive.message.max.bytes", UNPACKED_BYTES),
+        ("fetch.wait.max.ms", FETCH_WAIT_MS),
+    ];
+    for (name, value) in ours {
+        if properties.get(name).is_none() {
+            properties.set(name, value.to_string());
+        }
     }
     // librdkafka refuses a smaller one.
     let bytes_of = |name| properties.get(name).and_then(|value| value.parse::<usize>().ok()).unwrap_or(0);
@@ -87,5 +96,32 @@ pub(super) fn without_value(error: KafkaError) -> KafkaError {
             KafkaError::ClientConfig(result, description, name, "***".to_owned())
         }
         other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    #[test]
+    fn the_consumer_has_all_of_the_operators_properties() {
+        let own = [
+            ("sasl.username", "worker"),
+            ("sasl.password", "secret"),
+            ("ssl.key.password", "secret"),
+            ("ssl.keystore.password", "secret"),
+            ("sasl.oauthbearer.client.secret", "secret"),
+            ("fetch.max.bytes", "2000000"),
+        ];
+        let variable =
+            |name: &str| format!("SERIES_INGEST__KAFKA__PROPERTIES__{}", name.to_uppercase().replace('.', "_"));
+        let environment = own.map(|(name, value)| (variable(name).into(), value.into()));
+        let kafka = Config::load(None, environment).unwrap().kafka;
+        let consumer = consumer(&kafka);
+        for (name, value) in own {
+            assert_eq!(consumer.get(name), Some(value), "{name}");
+        }
+        assert_eq!(consumer.get("receive.message.max.bytes"), Some(UNPACKED_BYTES.to_string().as_str()));
     }
 }

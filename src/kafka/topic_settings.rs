@@ -1,13 +1,14 @@
 //! The settings of a topic that decide which of its messages are still there when they are read.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use super::login::Login;
-use super::settings;
+use super::{settings, topic_id};
 use crate::config::{Kafka, MessageRules};
 
 /// Timeout for the answer.
@@ -19,7 +20,7 @@ const OVERHEAD_BYTES: i64 = 1024;
 
 /// Asks for the settings of topics, with a client that is kept.
 pub struct TopicSettings {
-    admin: AdminClient<Login>,
+    admin: Arc<AdminClient<Login>>,
 }
 
 impl std::fmt::Debug for TopicSettings {
@@ -59,7 +60,7 @@ impl TopicSettings {
     /// If librdkafka refuses a property.
     pub fn new(kafka: &Kafka) -> Result<Self, KafkaError> {
         let admin = settings::client(kafka).create_with_context(Login::new(kafka)).map_err(settings::without_value)?;
-        Ok(Self { admin })
+        Ok(Self { admin: Arc::new(admin) })
     }
 
     /// Asks for a topic's settings.
@@ -72,18 +73,27 @@ impl TopicSettings {
         client.context().renew(client);
         let described = self.admin.describe_configs([&ResourceSpecifier::Topic(topic)], &options).await?;
         match described.into_iter().next() {
-            Some(Ok(resource)) => Ok(Answer::Known(Settings(
+            Some(Ok(resource)) if !resource.entries.is_empty() => Ok(Answer::Known(Settings(
                 resource.entries.into_iter().filter_map(|entry| Some((entry.name, entry.value?))).collect(),
             ))),
-            Some(Err(RDKafkaErrorCode::UnknownTopicOrPartition)) => Ok(Answer::Missing),
-            Some(Err(
-                code @ (RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::ClusterAuthorizationFailed),
-            )) => Ok(Answer::Refused(format!(
-                "this client's user may not ask for the settings of topic {topic} ({code}): allow it to DESCRIBE_CONFIGS the \
-                 topic. Until then nobody notices if the topic is compacted"
-            ))),
-            Some(Err(code)) => Err(KafkaError::AdminOp(code)),
+            Some(_) => self.why_none(topic).await,
             None => Err(KafkaError::AdminOp(RDKafkaErrorCode::BadMessage)),
+        }
+    }
+
+    /// Why the brokers give no settings of a topic: rdkafka drops what they say, and returns none.
+    async fn why_none(&self, topic: &str) -> Result<Answer, KafkaError> {
+        let (admin, name) = (Arc::clone(&self.admin), topic.to_owned());
+        let described = tokio::task::spawn_blocking(move || topic_id::describe(admin.inner(), &[&name], TIMEOUT));
+        match described.await.map_err(|_| KafkaError::Canceled)? {
+            Err(KafkaError::AdminOp(RDKafkaErrorCode::UnknownTopicOrPartition)) => Ok(Answer::Missing),
+            Ok(_) | Err(KafkaError::AdminOp(RDKafkaErrorCode::TopicAuthorizationFailed)) => {
+                Ok(Answer::Refused(format!(
+                    "this client's user may not ask for the settings of topic {topic}: allow it to DESCRIBE_CONFIGS the topic. \
+                     Until then nobody notices if the topic is compacted"
+                )))
+            }
+            Err(error) => Err(error),
         }
     }
 }

@@ -20,7 +20,7 @@ const CONDITION: &str = "topic";
 pub(super) async fn watch(config: Arc<Config>, settings: TopicSettings, health: Arc<Health>) {
     let kafka = &config.kafka;
     let log = LogLimit::default();
-    let mut refused_logged = false;
+    let mut refused_logged = Vec::new();
     loop {
         let mut losses = Vec::new();
         let mut silent = false;
@@ -36,9 +36,12 @@ pub(super) async fn watch(config: Arc<Config>, settings: TopicSettings, health: 
                 }
                 Ok(Answer::Missing) => {}
                 Ok(Answer::Refused(reason)) => {
-                    if !std::mem::replace(&mut refused_logged, true) {
+                    if !refused_logged.contains(&topic) {
+                        refused_logged.push(topic);
                         warn!(reason, "the settings of a topic are not known");
                     }
+                    // What they were is the last that is known.
+                    silent |= has_points;
                 }
                 Err(failure) => {
                     debug!(%failure, topic, "the settings of the topic are not known now");

@@ -1,6 +1,7 @@
 //! `check` finds what `run` would refuse or suffer from: a table of faults, each put before both.
 
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt as _;
 
 use crate::support::bed::{Bed, url_with};
 use crate::support::until;
@@ -181,4 +182,41 @@ async fn check_alongside_a_worker_takes_its_port_for_no_problem() {
     assert!(text(&output).contains("a worker serves"), "{}", text(&output));
     drop(worker);
     bed.remove().await;
+}
+
+/// What looks like a fault and is none: `check` has no problem with it, and `run` writes.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_check_has_no_problem_with_run_works_with() {
+    let folder = tempfile::tempdir().unwrap();
+    let journal = folder.path().join("journal");
+    std::fs::create_dir(&journal).unwrap();
+    std::fs::set_permissions(&journal, std::fs::Permissions::from_mode(0o770)).unwrap();
+    let in_group = [
+        ("SERIES_INGEST__JOURNAL__ENABLED", "true"),
+        ("SERIES_INGEST__JOURNAL__MIN_FREE_BYTES", "0"),
+        ("SERIES_INGEST__JOURNAL__DIRECTORY", journal.to_str().unwrap()),
+    ];
+    const PLAIN: &str = "direct compress off: there is no TimescaleDB";
+    // Without the extension: a schema of its name is in the way, or somebody has dropped it.
+    for (name, before, after, settings, says) in [
+        ("never", "create schema _timescaledb_catalog", "", &[][..], PLAIN),
+        ("dropped", "", "drop extension timescaledb cascade", &[], PLAIN),
+        ("group", "", "", &in_group, "with 0 records, 0 damaged places"),
+    ] {
+        let Some(bed) = Bed::unmigrated(&format!("fine_{name}"), 1).await else { return };
+        bed.client.batch_execute(before).await.unwrap();
+        bed.migrate(&[]).await;
+        bed.client.batch_execute(after).await.unwrap();
+        let output = command(&bed.environment()).arg("check").envs(settings.iter().copied()).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{name}: {}", text(&output));
+        assert!(text(&output).contains(says), "{name}: {}", text(&output));
+        let worker = bed.worker(settings);
+        bed.send_point("s", 1);
+        bed.producer.flush();
+        bed.until_applied(60).await;
+        until(60, &format!("{name}: ready"), async || worker.get("/readyz").is_some_and(|(code, _)| code == 200)).await;
+        assert_eq!(bed.count_points().await, 1, "{name}");
+        drop(worker);
+        bed.remove().await;
+    }
 }

@@ -10,6 +10,8 @@ use crate::support::worker::{Worker, run, text};
 /// The messages that both clusters have, and those that only the new one has. Each has one point.
 const MIRRORED: i64 = 10;
 const NEW: i64 = 5;
+/// The definitions of series that both clusters have.
+const DEFINITIONS: i64 = 1;
 
 /// A pipeline of its own with these brokers.
 struct Mover<'a> {
@@ -43,13 +45,18 @@ impl Mover<'_> {
 
     /// The next offset of the points' partition in the cluster that was read last.
     async fn until_next_offset(&self, next_offset: i64) {
+        self.until_next_offset_of(&self.bed.points_topic, next_offset).await;
+    }
+
+    /// The same of this topic.
+    async fn until_next_offset_of(&self, topic: &str, next_offset: i64) {
         let sql = format!(
             "select count(*) from ingest_progress as p join ingest_source as s on s.id = p.source_id
-             where s.pipeline = '{}' and s.topic = '{}' and p.next_offset = {next_offset} and s.id = (
+             where s.pipeline = '{}' and s.topic = '{topic}' and p.next_offset = {next_offset} and s.id = (
                  select max(id) from ingest_source where pipeline = s.pipeline and topic = s.topic)",
-            self.pipeline, self.bed.points_topic
+            self.pipeline
         );
-        let what = format!("{} has next offset {next_offset}", self.pipeline);
+        let what = format!("{} has next offset {next_offset} of {topic}", self.pipeline);
         until(60, &what, async || self.bed.count(&sql).await == 1).await;
     }
 
@@ -57,14 +64,20 @@ impl Mover<'_> {
     async fn read_old(&self) {
         let mut worker = self.worker(&self.bed.brokers, None);
         self.until_next_offset(MIRRORED).await;
+        self.until_next_offset_of(&self.bed.series_topic, DEFINITIONS).await;
         assert_eq!(worker.terminate(10), Some(0));
     }
 
-    /// The number of the source in the old cluster.
+    /// The number of the source of the points in the old cluster.
     async fn source(&self) -> String {
+        self.source_of(&self.bed.points_topic).await
+    }
+
+    /// The number of this topic's source in the old cluster.
+    async fn source_of(&self, topic: &str) -> String {
         let sql = format!(
-            "select min(id)::bigint from ingest_source where pipeline = '{}' and topic = '{}'",
-            self.pipeline, self.bed.points_topic
+            "select min(id)::bigint from ingest_source where pipeline = '{}' and topic = '{topic}'",
+            self.pipeline
         );
         self.bed.count(&sql).await.to_string()
     }
@@ -84,11 +97,17 @@ fn publish(producer: &Producer, topic: &str, seconds: std::ops::Range<i64>) {
     producer.flush();
 }
 
+fn define(producer: &Producer, topic: &str) {
+    producer.send(topic, 0, "s", Some(br#"{"type":"series-create","id":"s","name":"a series"}"#));
+    producer.flush();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pipeline_that_moves_to_a_mirror_writes_nothing_again() {
     let Some(other) = SecureBroker::start("clusters", &Authority::new("Test CA")).await else { return };
     let Some(bed) = Bed::new("clusters", 1).await else { return };
     let new = other.plain.as_str();
+    define(&bed.producer, &bed.series_topic);
     publish(&bed.producer, &bed.points_topic, 0..MIRRORED);
     let pipelines = ["adopts", "adopts-given", "synced", "unsynced", "starts", "resets"];
     let [adopts, given, synced, unsynced, starts, resets] = pipelines.map(|pipeline| Mover { bed: &bed, pipeline });
@@ -101,7 +120,9 @@ async fn a_pipeline_that_moves_to_a_mirror_writes_nothing_again() {
     let mirror = Broker::new(new);
     mirror.create(&bed.series_topic, 1, &[]).await;
     mirror.create(&bed.points_topic, 1, &[]).await;
-    publish(&Producer::new(new), &bed.points_topic, 0..MIRRORED + NEW);
+    let mirrored = Producer::new(new);
+    define(&mirrored, &bed.series_topic);
+    publish(&mirrored, &bed.points_topic, 0..MIRRORED + NEW);
     for mover in [&adopts, &synced] {
         mirror.reset_group(&mover.group(), &bed.points_topic, 0, MIRRORED);
     }
@@ -137,6 +158,18 @@ async fn a_pipeline_that_moves_to_a_mirror_writes_nothing_again() {
     assert!(again.0 == Some(64) && again.1.contains("has progress in the configured cluster already"), "{}", again.1);
     let worker = adopts.worker(new, None);
     adopts.until_next_offset(MIRRORED + NEW).await;
+    // The other topic is still to be adopted.
+    let series = adopts.source_of(&bed.series_topic).await;
+    until(60, "not ready for the topic of series", async || {
+        worker.get("/readyz").is_some_and(|(code, body)| {
+            code == 503 && body.contains(&bed.series_topic) && body.contains(&format!("--source {series} "))
+        })
+    })
+    .await;
+    let done = adopts.progress(new, &["adopt", "--source", &series, "--offsets", "0=1", "--yes"]);
+    assert!(done.0 == Some(0) && done.1.contains("1 partitions were adopted"), "{}", done.1);
+    adopts.until_next_offset_of(&bed.series_topic, DEFINITIONS).await;
+    until(60, "ready", async || worker.get("/readyz").is_some_and(|(code, _)| code == 200)).await;
     drop(worker);
     expected += NEW;
     assert_eq!(bed.count_points().await, expected);

@@ -108,3 +108,38 @@ async fn brokers_that_are_away_and_then_the_database_as_well() {
     drop(worker);
     away.remove().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_is_deleted_while_it_is_read_is_named_once() {
+    let Some(bed) = Bed::new("lines_topic", 4).await else { return };
+    let mut published = Published::default();
+    let publish = |published: &mut Published| {
+        for partition in 0..bed.partitions {
+            let payload = published.batch("s", 5);
+            bed.producer.send(&bed.points_topic, partition, "s", Some(payload.as_bytes()));
+        }
+        bed.producer.flush();
+    };
+    // At this level each report of librdkafka's is a line.
+    let worker = bed.worker(&[("SERIES_INGEST__LOG__FILTER", "info,series_ingest::kafka::consumer=debug")]);
+    let disturbed = |level: &str| {
+        let log = worker.log();
+        let is_one = |line: &&str| line.contains(level) && line.contains("reading from Kafka is disturbed");
+        log.lines().filter(is_one).map(str::to_owned).collect::<Vec<_>>()
+    };
+    publish(&mut published);
+    bed.until_applied(60).await;
+    for time in 1..=2 {
+        bed.broker.delete(&[&bed.points_topic]).await;
+        until(60, &format!("it is reported {time} times"), async || disturbed(" DEBUG ").len() == time).await;
+        let logged = disturbed(" WARN ");
+        assert_eq!(logged.len(), 1, "{}", worker.log());
+        assert!(logged[0].contains(&bed.points_topic) && logged[0].contains("Unknown topic"), "{}", logged[0]);
+        bed.broker.create(&bed.points_topic, bed.partitions, &[]).await;
+        publish(&mut published);
+        until(60, "it is read again", async || bed.count_points().await == published.rows.len() as i64).await;
+    }
+    bed.assert_exact(&published).await;
+    drop(worker);
+    bed.remove().await;
+}

@@ -189,6 +189,48 @@ async fn log_lines_name_partitions_and_times_without_rusts_own_forms() {
     bed.remove().await;
 }
 
+/// The same for collectors, which read numbers as numbers and take no text apart.
+#[tokio::test(flavor = "multi_thread")]
+async fn log_lines_in_json_name_partitions_and_times_without_rusts_own_forms() {
+    let Some(bed) = Bed::new("json_lines", 2).await else { return };
+    bed.send_point("s", 1_735_689_600);
+    bed.producer.send(&bed.points_topic, 1, "s", Some(b"{"));
+    bed.producer.flush();
+    let mut worker = bed.worker(&[("SERIES_INGEST__LOG__FORMAT", "json"), ("SERIES_INGEST__LOG__FILTER", "debug")]);
+    bed.until_applied(60).await;
+    assert_eq!(worker.terminate(10), Some(0));
+    let log = worker.log();
+    let lines: Vec<serde_json::Map<String, serde_json::Value>> =
+        log.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect();
+    let is_own = |line: &&serde_json::Map<String, serde_json::Value>| {
+        line["target"].as_str().is_some_and(|target| target.starts_with("series_ingest::"))
+    };
+    let own: Vec<_> = lines.iter().filter(is_own).collect();
+    assert!(own.len() > 5, "{log}");
+    let partition = format!("{}[0]", bed.points_topic);
+    let names_it = |value: &serde_json::Value| value.as_str().is_some_and(|text| text.contains(&partition));
+    assert!(own.iter().any(|line| line.values().any(names_it)), "{log}");
+    for line in own {
+        for (key, value) in line {
+            assert!(!key.ends_with("_us"), "{key}: a time is a text that says its zone: {line:?}");
+            assert_ne!((key.as_str(), value.as_u64()), ("unlogged", Some(0)), "{line:?}");
+            match value {
+                serde_json::Value::String(text) => {
+                    for form in ["[(\"", "{\"", "\\\"", "Some(", "None", "from_us", "Err(", "Ok("] {
+                        assert!(!text.contains(form), "{form}: {line:?}");
+                    }
+                    assert!(!text.starts_with('"'), "a text in quotes of its own: {line:?}");
+                    let is_quoted_number = key != "message" && text.parse::<f64>().is_ok();
+                    assert!(!is_quoted_number && !["true", "false"].contains(&text.as_str()), "{key}: {line:?}");
+                }
+                serde_json::Value::Number(_) | serde_json::Value::Bool(_) => {}
+                other => panic!("{key} is {other}: {line:?}"),
+            }
+        }
+    }
+    bed.remove().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn commands_on_both_servers_lose_no_output_and_letters_that_were_not_exported_stay() {
     let Some(bed) = Bed::new("output", 1).await else { return };
@@ -209,6 +251,17 @@ async fn commands_on_both_servers_lose_no_output_and_letters_that_were_not_expor
     environment.retain(|(name, _)| name != "SERIES_INGEST__JOURNAL__ENABLED");
     environment.push(("SERIES_INGEST__JOURNAL__DIRECTORY".to_owned(), journal.to_owned()));
     let id = bed.count("select min(id) from ingest_dead_letter").await.to_string();
+    // A topic that the pipeline has read in another cluster only.
+    let mirrored = format!("{}.mirrored", bed.name);
+    bed.broker.create(&mirrored, 1, &[]).await;
+    let source = format!(
+        "with source as (
+             insert into ingest_source (pipeline, cluster_id, topic, topic_id)
+             select pipeline, 'elsewhere', '{mirrored}', 'elsewhere' from ingest_source limit 1 returning id),
+         progress as (insert into ingest_progress (source_id, partition, next_offset) select id, 0, 5 from source)
+         select id::bigint from source"
+    );
+    let elsewhere = bed.count(&source).await.to_string();
     for arguments in [
         &["check"][..],
         &["check", "--json"],
@@ -231,11 +284,15 @@ async fn commands_on_both_servers_lose_no_output_and_letters_that_were_not_expor
         &["journal", "replay"],
         &["progress", "show", "--json"],
         &["progress", "show"],
+        &["progress", "reset", "--topic", &bed.points_topic, "--next-offset", "300"],
+        &["progress", "reset", "--topic", &bed.points_topic, "--next-offset", "300", "--yes"],
+        &["progress", "adopt", "--source", &elsewhere, "--offsets", "0=0"],
     ] {
         assert_not_lost(&environment, arguments);
         assert_closed_pipe_is_no_error(&environment, arguments);
     }
     assert_eq!(bed.count("select count(*) from ingest_dead_letter").await, 300);
+    bed.broker.delete(&[&mirrored]).await;
 
     // As an operator would write it.
     let script = format!("\"{PROGRAM}\" dead-letter export > /dev/full && \"{PROGRAM}\" dead-letter purge --yes");
@@ -250,5 +307,20 @@ async fn commands_on_both_servers_lose_no_output_and_letters_that_were_not_expor
     assert_eq!(std::fs::read_to_string(&file).unwrap().lines().count(), 300);
     let purged = run(&environment, &["dead-letter", "purge", "--yes"]);
     assert!(text(&purged).contains("300 dead letters deleted"), "{}", text(&purged));
+    bed.remove().await;
+}
+
+/// They go on to their end without an output: what they made is known to nobody else, and has to be removed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_demo_and_a_benchmark_lose_no_output() {
+    let Some(bed) = Bed::unmigrated("output_demo", 1).await else { return };
+    let environment = bed.environment();
+    for arguments in [
+        &["demo", "--points", "1"][..],
+        &["bench", "--points", "1", "--series", "1", "--columns", "1", "--timestamps", "1", "--only", "replay"],
+    ] {
+        assert_not_lost(&environment, arguments);
+        assert_closed_pipe_is_no_error(&environment, arguments);
+    }
     bed.remove().await;
 }

@@ -1,5 +1,7 @@
 //! A pooler between the program and its server: in session mode all works, in others nothing is begun.
 
+use std::os::unix::fs::PermissionsExt as _;
+
 use crate::support::bed::{Bed, connect};
 use crate::support::data::Published;
 use crate::support::pgbouncer::PgBouncer;
@@ -38,6 +40,64 @@ async fn in_session_mode_all_works() {
     bed.assert_exact(&published).await;
     drop(worker);
     drop(bouncer);
+    bed.remove().await;
+}
+
+/// PgBouncer refuses with the code of a violated protocol, which is an outage's elsewhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_password_at_the_pooler_is_a_refusal_that_names_its_key() {
+    let Some(bed) = Bed::new("bouncer_refuses", 1).await else { return };
+    let folder = tempfile::tempdir().unwrap();
+    // PgBouncer reads its file as another user.
+    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let file = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (users, password, journal) = (file("users.txt"), file("password"), file("journal"));
+    std::fs::write(&users, "\"postgres\" \"right\"\n").unwrap();
+    let mut published = Published::default();
+    for auth_type in ["scram-sha-256", "md5"] {
+        let settings = format!("auth_type = {auth_type}\nauth_file = {users}");
+        let Some(bouncer) = PgBouncer::start(&bed.name, &bed.server(), "session", &settings).await else { return };
+        let url = bed.url_by(bouncer.port);
+        let mut environment = environment(&bed, &url);
+        environment.push(("SERIES_INGEST__DATABASE__PASSWORD_FILE".to_owned(), password.clone()));
+        std::fs::write(&password, "wrong\n").unwrap();
+        let output = run(&environment, &["check"]);
+        let printed = text(&output);
+        assert_eq!(output.status.code(), Some(69), "{auth_type}: {printed}");
+        for part in ["database.url: ", "SQLSTATE 08P01", "database.password_file"] {
+            assert!(printed.contains(part), "{auth_type}: {part}: {printed}");
+        }
+        // Before the first connection, and with a journal, which takes messages while an outage lasts and hides no refusal.
+        let with_journal = [
+            ("SERIES_INGEST__JOURNAL__ENABLED", "true"),
+            ("SERIES_INGEST__JOURNAL__DIRECTORY", &journal),
+            ("SERIES_INGEST__JOURNAL__MIN_FREE_BYTES", "0"),
+            ("SERIES_INGEST__DATABASE__OUTAGE_GRACE_MS", "300"),
+        ];
+        for (extra, condition) in [(&[][..], "schema: "), (&with_journal, "database: ")] {
+            std::fs::write(&password, "wrong\n").unwrap();
+            let payload = published.batch("s", 20);
+            bed.producer.send(&bed.points_topic, 0, "s", Some(payload.as_bytes()));
+            bed.producer.flush();
+            let mut worker = Worker::start(&bed.name, &environment, extra);
+            if !extra.is_empty() {
+                worker.until_mode("journaling").await;
+            }
+            until(60, &format!("not ready: {condition}"), async || {
+                worker.get("/readyz").is_some_and(|(code, why)| {
+                    let parts = [condition, "SQLSTATE 08P01", "database.password_file"];
+                    code == 503 && parts.iter().all(|part| why.contains(part))
+                })
+            })
+            .await;
+            std::fs::write(&password, "right\n").unwrap();
+            bed.until_applied(60).await;
+            until(60, "ready", async || worker.get("/readyz").is_some_and(|(code, _)| code == 200)).await;
+            assert_eq!(worker.terminate(20), Some(0));
+        }
+        drop(bouncer);
+    }
+    bed.assert_exact(&published).await;
     bed.remove().await;
 }
 

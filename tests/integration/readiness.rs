@@ -241,6 +241,35 @@ async fn what_the_brokers_advertise_and_nobody_can_reach_is_named_and_so_is_sasl
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_speaks_sasl_to_a_listener_without_it_is_not_ready_and_logs_it_once() {
+    let Some(bed) = Bed::new("no_sasl", 1).await else { return };
+    let worker = bed.worker(&[
+        ("SERIES_INGEST__KAFKA__PROPERTIES__SECURITY_PROTOCOL", "SASL_PLAINTEXT"),
+        ("SERIES_INGEST__KAFKA__PROPERTIES__SASL_MECHANISM", "PLAIN"),
+        ("SERIES_INGEST__KAFKA__PROPERTIES__SASL_USERNAME", "user"),
+        ("SERIES_INGEST__KAFKA__PROPERTIES__SASL_PASSWORD", "password"),
+        // At this level each attempt to connect is a line.
+        ("SERIES_INGEST__LOG__FILTER", "info,series_ingest::kafka::login=debug"),
+    ]);
+    let says = "takes no SASL";
+    until_not_ready(&worker, 60, &["kafka: ", says, "security.protocol"]).await;
+    let lines = |level: &str, says: &str| {
+        worker.log().lines().filter(|line| line.contains(level) && line.contains(says)).count()
+    };
+    until(90, "it has tried again and again", async || lines(" DEBUG ", "login: librdkafka facility=\"FAIL\"") >= 3)
+        .await;
+    let log = worker.log();
+    assert_eq!(lines(" WARN ", "Kafka does not let this client do its work"), 1, "{log}");
+    // The other one says that the worker is not ready for it.
+    assert_eq!(lines(" WARN ", says), 2, "{log}");
+    let [warnings, errors] = [" WARN ", " ERROR "].map(|level| lines(level, ""));
+    assert!(warnings <= 4 && errors == 0, "{warnings} warnings, {errors} errors: {log}");
+    until_not_ready(&worker, 10, &["kafka: ", says]).await;
+    drop(worker);
+    bed.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_waits_for_the_place_of_a_dead_member_is_not_ready_and_says_so_and_members_without_partitions_are_ready()
  {
     let Some(bed) = Bed::new("waits_for_group", 1).await else { return };

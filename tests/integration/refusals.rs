@@ -261,6 +261,41 @@ async fn a_message_that_takes_too_long_keeps_no_other_waiting_and_is_named() {
     bed.remove().await;
 }
 
+/// A trigger that gives its transaction 600 ms, of which each row takes 10 ms. A setting of the session's own would not do: the
+/// worker turns `transaction_timeout` off in each.
+const LIMIT_TRANSACTION: &str = "
+    create function limit_transaction() returns trigger language plpgsql as $$
+    begin
+        perform set_config('transaction_timeout', '600ms', true);
+        perform pg_sleep(0.01);
+        return null;
+    end $$;
+    create trigger limit_transaction after insert on time_series_data_points
+        for each row execute function limit_transaction()";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_whose_transaction_takes_too_long_is_halved_until_it_is_written() {
+    let Some(bed) = Bed::new("refused_transaction", 1).await else { return };
+    bed.client.batch_execute(LIMIT_TRANSACTION).await.unwrap();
+    let mut published = Published::default();
+    // Ten rows each: one message takes 100 ms, and all of them take 1.6 s.
+    for _ in 0..16 {
+        let payload = published.batch("s", 5);
+        bed.producer.send(&bed.points_topic, 0, "s", Some(payload.as_bytes()));
+    }
+    bed.producer.flush();
+    let worker = bed.worker(&[("SERIES_INGEST__BATCH__LINGER_MS", "1000")]);
+    until(60, "a batch is halved", async || {
+        worker.log().lines().any(|line| line.contains("trying its halves") && line.contains("SQLSTATE 25P04"))
+    })
+    .await;
+    bed.until_applied(60).await;
+    bed.assert_exact(&published).await;
+    assert!(!worker.log().contains("does not write one message"), "{}", worker.log());
+    drop(worker);
+    bed.remove().await;
+}
+
 /// The reasons and details of the dead letters of a topic, by their offsets.
 async fn details(bed: &Bed, topic: &str) -> Vec<(i64, String)> {
     let sql = "select letter.\"offset\", letter.reason || ': ' || letter.detail

@@ -709,8 +709,8 @@ async fn a_worker_that_kafka_refuses_says_why_and_is_not_ready_and_sends_nothing
         for part in &case.says {
             until_not_ready(worker, part).await;
         }
-        let (_, reasons) = worker.get("/readyz").unwrap();
-        assert!(reasons.contains("kafka: "), "{}: {reasons}", case.what);
+        // A refusal of the group is told by the group's own sign first.
+        until_not_ready(worker, "kafka: ").await;
         until(30, case.what, async || case.says.iter().all(|part| worker.log().contains(part))).await;
         assert!(!worker.log().contains("wrong-password") && !worker.log().contains(PASSWORD));
     }
@@ -745,6 +745,56 @@ async fn a_worker_that_kafka_refuses_says_why_and_is_not_ready_and_sends_nothing
         }
     }
     drop(workers);
+    secured.bed.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_that_may_not_see_a_topics_settings_is_told_what_to_allow_and_works() {
+    let Some(secured) = Secured::start("settings").await else { return };
+    let Secured { broker, bed, .. } = &secured;
+    let environment = secured.sasl("SCRAM-SHA-512", USER, PASSWORD);
+    let topics = [("kafka.series_topic", &bed.series_topic), ("kafka.points_topic", &bed.points_topic)];
+    let output = run(&environment, &["check"]);
+    let printed = text(&output);
+    assert_eq!(output.status.code(), Some(0), "{printed}");
+    for (key, topic) in topics {
+        let begin = format!("warning: {key}: this client's user may not ask for the settings of topic {topic}: ");
+        let line = printed.lines().find(|line| line.starts_with(&begin)).unwrap_or_default();
+        assert!(line.contains("allow it to DESCRIBE_CONFIGS the topic"), "{key}: {printed}");
+    }
+
+    let mut published = Published::default();
+    publish(bed, &mut published, 20);
+    let worker = Worker::start(&bed.name, &environment, &[]);
+    bed.until_applied(60).await;
+    until_ready(&worker).await;
+    // The first time was for `check`.
+    let asked = |topic: &str| broker.denied("DESCRIBE_CONFIGS", topic) - 1;
+    until(120, "it has asked three times", async || topics.iter().all(|(_, topic)| asked(topic) >= 3)).await;
+    for (_, topic) in topics {
+        let said = [" WARN ", "the settings of a topic are not known", topic, "DESCRIBE_CONFIGS"];
+        let is_said = |line: &&str| said.iter().all(|part| line.contains(part));
+        assert_eq!(worker.log().lines().filter(is_said).count(), 1, "{topic}: {}", worker.log());
+    }
+    assert_eq!(worker.get("/readyz").unwrap().0, 200);
+    bed.assert_exact(&published).await;
+    drop(worker);
+    secured.bed.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_reads_with_a_password_by_each_mechanism() {
+    let Some(secured) = Secured::start("password").await else { return };
+    let Secured { bed, .. } = &secured;
+    let mut published = Published::default();
+    for mechanism in ["SCRAM-SHA-512", "SCRAM-SHA-256", "PLAIN"] {
+        publish(bed, &mut published, 20);
+        let mut worker = Worker::start(&bed.name, &secured.sasl(mechanism, USER, PASSWORD), &[]);
+        bed.until_applied(60).await;
+        until_ready(&worker).await;
+        assert_eq!(worker.terminate(10), Some(0));
+    }
+    bed.assert_exact(&published).await;
     secured.bed.remove().await;
 }
 

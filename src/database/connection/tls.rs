@@ -241,6 +241,13 @@ pub(in crate::database) fn hint(answer: &tokio_postgres::error::DbError) -> &'st
     let message = answer.message();
     match answer.code().code() {
         "28P01" => ": check the user and the password of database.url, or database.password_file",
+        // PgBouncer's words where its own login at the server is refused, and then where it refuses the client.
+        "08P01" if message.contains("server login failed") && message.contains("authentication failed") => {
+            ": the pooler's own password for this user is wrong; check its auth_file or auth_query"
+        }
+        "08P01" if message.contains("authentication failed") || message.contains("no such user") => {
+            ": check the user and the password of database.url, or database.password_file"
+        }
         "28000" if message.contains("no encryption") => {
             ": the server may take this user by TLS only: set database.sslmode to verify-full"
         }

@@ -181,6 +181,14 @@ impl SecureBroker {
         self.taps.iter().flat_map(Tap::sent).collect()
     }
 
+    /// How often it has denied [`USER`] this operation on this topic.
+    pub fn denied(&self, operation: &str, topic: &str) -> usize {
+        let parts =
+            [format!("User:{USER} is Denied operation = {operation} "), format!("resource = Topic:LITERAL:{topic} ")];
+        let log = std::fs::read_to_string(&self.log).unwrap();
+        log.lines().filter(|line| parts.iter().all(|part| line.contains(part))).count()
+    }
+
     /// Sends it a signal, such as one to freeze it.
     pub fn signal(&self, name: &str) {
         let status = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status().unwrap();
