@@ -10,6 +10,7 @@ use crate::config::Config;
 use crate::database::{Database, ProgressRow};
 use crate::kafka::lookup::Lookup;
 use crate::kafka::partition::TopicPartition;
+use crate::pipeline;
 use crate::raw::Kind;
 use crate::raw::Source;
 
@@ -70,6 +71,9 @@ pub(super) struct Adopt {
     /// The next offset of each partition in the configured cluster, for instance 0=1200,1=900.
     #[arg(long, value_delimiter = ',', value_parser = partition_offset)]
     offsets: Vec<(i32, i64)>,
+    /// Also where messages above the next offset are applied, which are then written again.
+    #[arg(long)]
+    accept_duplicates: bool,
     /// Do it; without this the command only says what it would do.
     #[arg(long)]
     yes: bool,
@@ -235,6 +239,13 @@ async fn adopt(config: &Config, database: &Database, adopt: Adopt) -> Result<(),
         if !(start..=end).contains(&offset) {
             return Err(Failure::Usage(format!(
                 "{topic} partition {number}: offset {offset} is outside its log, which has {start} to {end}"
+            )));
+        }
+        if row.has_islands() && !adopt.accept_duplicates {
+            return Err(Failure::Usage(format!(
+                "{topic} partition {number}: {}. Run a worker on the other cluster until they are part of next_offset, or give \
+                 --accept-duplicates",
+                pipeline::islands_elsewhere(&row.ahead)
             )));
         }
         print_line(format_args!(

@@ -44,6 +44,8 @@ use write::insert::Store;
 use write::locks::Locks;
 use write::series::KnownSeries;
 
+/// How the server prints progress without islands.
+pub const NO_ISLANDS: &str = "{}";
 /// What the tables and their functions have as the time of a message without one.
 const NO_TIME: i64 = 0;
 /// How much longer than the server's own limit a step may take before we call the server frozen.
@@ -74,6 +76,13 @@ pub struct ProgressRow {
     pub ahead: String,
     /// When it was last moved.
     pub updated_at: String,
+}
+
+impl ProgressRow {
+    /// Returns `true` if offsets above the next one are applied.
+    pub fn has_islands(&self) -> bool {
+        self.ahead != NO_ISLANDS
+    }
 }
 
 /// The database as the pipeline uses it. Clones share the connections.

@@ -54,8 +54,8 @@ use crate::telemetry::{self, escaped};
 use dead_letter_copies::Publishing;
 use journaling::{Mode, Spill};
 use partitions::Partitions;
-pub(crate) use start::refused_move;
 use start::{Resolution, Starter};
+pub(crate) use start::{islands_elsewhere, refused_move};
 use survey::{Survey, Surveyor};
 use watch::{Observation, Watch};
 pub use watch::{ask_brokers, show_server};
@@ -522,7 +522,8 @@ impl Pipeline {
             self.surveyor.soon();
         }
         self.surveyor.tick(&self.partitions, self.spill.as_ref().map_or(0, Spill::appends));
-        self.watch.tick(&self.partitions, self.starter.journaling);
+        let journaling = self.spill.as_ref().filter(|spill| spill.mode() == Mode::Journaling);
+        self.watch.tick(&self.partitions, journaling.map(Spill::took_at));
         self.measure();
     }
 
@@ -750,6 +751,8 @@ impl Pipeline {
                     "the database's progress fell back: it was restored; reading again from there"
                 );
             }
+            // A restored database lacks more than points: series and columns that this worker has listed.
+            self.starter.database.forget();
             self.consumer.send(Command::Restart(assigned));
         }
         self.consumer.send(Command::Commit(commits));

@@ -9,7 +9,7 @@ use tracing::{error, info, warn};
 
 use super::partitions::{InFlightPartitions, first_beyond};
 use crate::config::{Kafka, NewCluster, StartAt};
-use crate::database::{self, Class, Database, Elsewhere};
+use crate::database::{self, Class, Database, Elsewhere, NO_ISLANDS};
 use crate::journal::JournalHandle;
 use crate::kafka::consumer::{Assigned, Start};
 use crate::kafka::lookup::Lookup;
@@ -348,12 +348,17 @@ impl Starter {
 /// Why a partition that the pipeline has read in another cluster does not start in this one, where the group has this offset
 /// of it; `None` if it starts.
 pub(crate) fn refused_move(rule: NewCluster, elsewhere: &Elsewhere, group_offset: Option<i64>) -> Option<String> {
-    let Elsewhere { cluster_id, source_id, next_offset, .. } = elsewhere;
+    let Elsewhere { cluster_id, source_id, next_offset, ahead, .. } = elsewhere;
     let found = format!(
         "the pipeline has progress of it in another cluster ({cluster_id}, source {source_id}, next offset {next_offset}), \
          and none in this one"
     );
     match (rule, group_offset) {
+        (NewCluster::GroupOffsets, Some(_)) if ahead != NO_ISLANDS => Some(format!(
+            "{found}; {}. Run a worker on the other cluster until they are part of next_offset, or run `series-ingest progress \
+             adopt --source {source_id} --group-offsets --accept-duplicates`",
+            islands_elsewhere(ahead)
+        )),
         (NewCluster::Start, _) | (NewCluster::GroupOffsets, Some(_)) => None,
         (NewCluster::GroupOffsets, None) => Some(format!(
             "{found}; the group has no offset of it here: sync the group's offsets, or run `series-ingest progress adopt \
@@ -366,9 +371,14 @@ pub(crate) fn refused_move(rule: NewCluster, elsewhere: &Elsewhere, group_offset
     }
 }
 
+/// What the islands of another cluster's progress mean for a partition that goes on here.
+pub(crate) fn islands_elsewhere(ahead: &str) -> String {
+    format!("offsets {ahead} above its next offset are applied there, and would be written again here")
+}
+
 /// Logs a start in another cluster than before.
 fn log_move(rule: NewCluster, elsewhere: &Elsewhere, group_offset: Option<i64>) {
-    let Elsewhere { partition, cluster_id, source_id, next_offset } = elsewhere;
+    let Elsewhere { partition, cluster_id, source_id, next_offset, .. } = elsewhere;
     match group_offset.filter(|_| rule == NewCluster::GroupOffsets) {
         Some(offset) => info!(
             cluster = cluster_id,

@@ -101,8 +101,10 @@ impl Watch {
     }
 
     /// Asks, if it is time.
-    pub(super) fn tick(&mut self, partitions: &Partitions, journaling: bool) {
-        self.report_database(journaling);
+    ///
+    /// `journal`: while messages go to the journal instead of the database, when it last took some.
+    pub(super) fn tick(&mut self, partitions: &Partitions, journal: Option<Option<Instant>>) {
+        self.report_database(journal);
         self.probe();
         self.ask_server();
         let answered = self.lookup.answered();
@@ -160,12 +162,12 @@ impl Watch {
 
     /// While messages go to the journal, a database that is away keeps nothing from moving. One that refuses this worker does
     /// not come back by itself.
-    fn report_database(&self, journaling: bool) {
+    fn report_database(&self, journal: Option<Option<Instant>>) {
         let state = self.database.state();
         // A locked table is waited for as an outage is.
         let passes = |class| matches!(class, Class::Outage | Class::Retry);
-        let is_journaled =
-            journaling && !state.refused && state.failure.as_ref().is_none_or(|(_, class)| passes(*class));
+        let journal =
+            journal.filter(|_| !state.refused && state.failure.as_ref().is_none_or(|(_, class)| passes(*class)));
         let locks: Vec<String> = self.database.lock_holders().iter().map(ToString::to_string).collect();
         let down = state.failure.as_ref().filter(|_| !state.up);
         let failure = down.map(|(words, class)| {
@@ -175,7 +177,7 @@ impl Watch {
         self.health.note(|facts| {
             facts.database.answered = state.last_success;
             facts.database.failure = failure;
-            facts.database.journal = is_journaled.then_some(None);
+            facts.database.journal = journal;
         });
         let table = self.database.table();
         self.health.update(|status| {

@@ -12,6 +12,9 @@ pub const BROKERS_PATIENCE: Duration = Duration::from_secs(12);
 /// The ends of the logs are asked for in the same round as other questions. If some broker does not answer, the round lasts
 /// until all of them have timed out.
 pub const LOGS_PATIENCE: Duration = Duration::from_secs(40);
+/// While the journal takes the database's place, it is probed every 5 s, and an append that hangs has a problem of its own
+/// after 10 s: an older success is no sign any more.
+pub const JOURNAL_PATIENCE: Duration = Duration::from_secs(30);
 /// Time for which partitions may be without a start offset after a rebalance before that is a reason.
 pub const PARTITIONS_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -267,8 +270,14 @@ fn logs(facts: &Facts, now: Instant) -> Sign {
 fn database(facts: &Facts, now: Instant) -> Sign {
     let Database { answered, patience, failure, journal } = &facts.database;
     let seen = journal.flatten().max(*answered);
+    if let Some(took) = journal {
+        let since = took.unwrap_or(facts.started);
+        let is_missing = now.saturating_duration_since(since) > JOURNAL_PATIENCE;
+        let reason =
+            is_missing.then(|| format!("is away, and the journal has taken nothing for {} s", seconds(now, since)));
+        return sign(DATABASE, seen, now, reason);
+    }
     let reason = match (failure, answered) {
-        _ if journal.is_some() => None,
         (Some((since, problem)), _) => Some(format!("down for {} s {problem}", seconds(now, *since))),
         (None, None) => Some(format!("waits for its first answer for {} s", seconds(now, facts.started))),
         (None, Some(answered)) if now.saturating_duration_since(*answered) > *patience => {
@@ -424,13 +433,21 @@ mod tests {
             "the database is away, and the journal takes its place",
             |f, now| {
                 f.database.failure = Some((now, "(outage): refused".into()));
-                f.database.journal = Some(None);
+                f.database.journal = Some(before(now, 30));
             },
             &[],
         ),
         (
+            "the database is away, and the journal takes nothing",
+            |f, now| {
+                f.database.failure = Some((now, "(outage): refused".into()));
+                f.database.journal = Some(before(now, 31));
+            },
+            &["database: is away, and the journal has taken nothing for 31 s"],
+        ),
+        (
             "a worker that starts in an outage journals",
-            |f, _| (f.database.answered, f.database.journal) = (None, Some(None)),
+            |f, now| (f.started, f.database.answered, f.database.journal) = (now, None, Some(None)),
             &[],
         ),
     ];

@@ -197,6 +197,28 @@ async fn a_pipeline_that_moves_to_a_mirror_writes_nothing_again() {
     expected += NEW - 2;
     assert_eq!(bed.count_points().await, expected);
 
+    // Islands: what is applied above the next offset would be written again.
+    let islands = |ranges: &str| {
+        format!(
+            "update ingest_progress as p set ahead = '{ranges}' from ingest_source as s
+             where s.id = p.source_id and s.pipeline = 'synced' and s.topic = '{}'",
+            bed.points_topic
+        )
+    };
+    bed.client.batch_execute(&islands("{[12,14)}")).await.unwrap();
+    let source = synced.source().await;
+    let refused = synced.progress(new, &["adopt", "--source", &source, "--group-offsets"]);
+    assert!(refused.0 == Some(64) && refused.1.contains("{[12,14)} above its next offset"), "{}", refused.1);
+    let accepted = synced.progress(new, &["adopt", "--source", &source, "--group-offsets", "--accept-duplicates"]);
+    assert_eq!(accepted.0, Some(0), "{}", accepted.1);
+    let worker = synced.worker(new, Some("group-offsets"));
+    until(60, "islands stop it", async || {
+        worker.get("/readyz").is_some_and(|(code, body)| code == 503 && body.contains("--accept-duplicates"))
+    })
+    .await;
+    drop(worker);
+    bed.client.batch_execute(&islands("{}")).await.unwrap();
+
     // By the group's offsets, without a command.
     let worker = synced.worker(new, Some("group-offsets"));
     synced.until_next_offset(MIRRORED + NEW).await;

@@ -46,7 +46,9 @@ struct Servers {
 struct Server {
     /// The identity that `migrate` gave to the database; `None` before.
     database: Option<Uuid>,
-    /// When the server started, in microseconds since the Unix epoch: a restored copy of the database has its identity.
+    /// The database's oid, and when the server started, in microseconds since the Unix epoch: a restored copy of the database
+    /// has its identity.
+    oid: u32,
     started_us: i64,
 }
 
@@ -56,7 +58,8 @@ impl Servers {
         let row = client
             .query_one(
                 "select (extract(epoch from pg_postmaster_start_time()) * 1000000)::bigint,
-                        to_regclass('ingest_database') is not null",
+                        to_regclass('ingest_database') is not null,
+                        (select oid from pg_database where datname = current_database())",
                 &[],
             )
             .await?;
@@ -64,7 +67,7 @@ impl Servers {
             true => client.query_opt("select id from ingest_database", &[]).await?.map(|row| row.get(0)),
             false => None,
         };
-        let server = Server { database, started_us: row.get(0) };
+        let server = Server { database, oid: row.get(2), started_us: row.get(0) };
         let before = self.last.lock().unwrap_or_else(PoisonError::into_inner).replace(server.clone());
         let Some(before) = before.filter(|before| *before != server) else { return Ok(()) };
         self.met.fetch_add(1, Ordering::AcqRel);
@@ -73,7 +76,7 @@ impl Servers {
                 before = %before, now = %now,
                 "this is another database than before; what was known of the other one is forgotten"
             ),
-            _ => debug!("the server was restarted, or is another one; what was known of it is forgotten"),
+            _ => debug!("the server was restarted, or the database is another one; what was known of it is forgotten"),
         }
         Ok(())
     }

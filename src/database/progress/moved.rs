@@ -16,6 +16,8 @@ pub struct Elsewhere {
     pub source_id: i32,
     /// Every offset below it is applied there.
     pub next_offset: i64,
+    /// The islands that are applied above it, as the server prints them.
+    pub ahead: String,
 }
 
 impl Database {
@@ -31,7 +33,7 @@ impl Database {
                 .query(
                     "look for progress in other clusters",
                     "select distinct on (there.partition)
-                         there.partition, source.cluster_id, source.id, there.next_offset
+                         there.partition, source.cluster_id, source.id, there.next_offset, there.ahead::text
                      from ingest_progress as there join ingest_source as source on source.id = there.source_id
                      where source.pipeline = $1 and source.topic = $2 and source.cluster_id <> $3
                          and there.partition = any ($4::integer[])
@@ -51,6 +53,7 @@ impl Database {
             cluster_id: row.get(1),
             source_id: row.get(2),
             next_offset: row.get(3),
+            ahead: row.get(4),
         };
         Ok(rows.iter().map(elsewhere).collect())
     }

@@ -122,6 +122,8 @@ pub(in crate::pipeline) struct Spill {
     probing_since: Instant,
     probe_at: Instant,
     probe_problem: Option<String>,
+    /// When an append or a probe last succeeded.
+    took_at: Option<Instant>,
     replay: VecDeque<Record>,
     replaying: usize,
     /// Whether the last batch was one from Kafka.
@@ -173,6 +175,7 @@ impl Spill {
             probing_since: Instant::now(),
             probe_at: Instant::now(),
             probe_problem: None,
+            took_at: None,
             replay: VecDeque::new(),
             replaying: 0,
             is_journals_turn: false,
@@ -215,6 +218,11 @@ impl Spill {
             .or_else(|| self.unread.problem(self.undrained))
     }
 
+    /// When the journal last took something, or was last seen to be able to.
+    pub(in crate::pipeline) fn took_at(&self) -> Option<Instant> {
+        self.took_at
+    }
+
     /// Whether data waits for the journal if it has a problem.
     pub(in crate::pipeline) fn is_needed(&self) -> bool {
         self.mode == Mode::Journaling || self.unread.problem(self.undrained).is_some()
@@ -224,7 +232,11 @@ impl Spill {
     fn probe(&mut self) {
         while let Some(done) = self.probing.try_join_next() {
             self.probe_problem = match done {
-                Ok(found) => found.err().map(|failure| failure.to_string()),
+                Ok(Ok(())) => {
+                    self.took_at = Some(Instant::now());
+                    None
+                }
+                Ok(Err(failure)) => Some(failure.to_string()),
                 Err(failure) => Some(format!("a look at the journal ended by a fault of ours: {failure}")),
             };
         }
@@ -432,6 +444,7 @@ impl Spill {
         self.appends += 1;
         let Some((sets, failure)) = appended.refused.take() else {
             self.problem = None;
+            self.took_at = Some(Instant::now());
             if let Some(ended) = self.log.ends(NOT_APPENDED) {
                 info!(seconds = ended.seconds, "messages are journaled again");
             }
