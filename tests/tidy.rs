@@ -218,13 +218,13 @@ fn the_readmes_metrics_are_the_codes() {
 
 #[test]
 fn alerts_ask_for_metrics_that_exist() {
-    let alerts = read("config/alerts.yml");
+    let alerts = read("deploy/alerts.yml");
     let mut names = 0;
     for word in alerts.split(|c: char| !c.is_ascii_alphanumeric() && c != '_') {
         if word.starts_with("series_ingest_") {
             names += 1;
             let known = METRICS.iter().any(|metric| word == metric.name);
-            assert!(known, "config/alerts.yml asks for {word}");
+            assert!(known, "deploy/alerts.yml asks for {word}");
         }
     }
     assert!(names > 5);
@@ -232,7 +232,7 @@ fn alerts_ask_for_metrics_that_exist() {
 
 /// The alerts, each with its text.
 fn alerts() -> Vec<(String, String)> {
-    let text = read("config/alerts.yml");
+    let text = read("deploy/alerts.yml");
     let mut parts = text.split("- alert: ");
     parts.next();
     parts.map(|part| (part.lines().next().unwrap().trim().to_owned(), part.to_owned())).collect()
