@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 
 use series_ingest::telemetry::metrics::METRICS;
 
+#[path = "tidy/documents.rs"]
+mod documents;
+
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
@@ -181,10 +184,10 @@ fn flatten(prefix: &str, value: &toml::Table, rows: &mut Vec<(String, String)>) 
 }
 
 #[test]
-fn the_readmes_configuration_is_the_codes() {
+fn the_documented_configuration_is_the_codes() {
     let mut expected = Vec::new();
     flatten("", &read("config/default.toml").parse().unwrap(), &mut expected);
-    let mut documented: Vec<(String, String)> = table(&read("README.md"), "<!-- configuration table")
+    let mut documented: Vec<(String, String)> = table(&read("docs/configuration.md"), "<!-- configuration table")
         .into_iter()
         .map(|row| {
             assert_eq!(row.len(), 3, "{row:?}");
@@ -198,7 +201,7 @@ fn the_readmes_configuration_is_the_codes() {
 }
 
 #[test]
-fn the_readmes_metrics_are_the_codes() {
+fn the_documented_metrics_are_the_codes() {
     let expected: Vec<[String; 3]> = METRICS
         .iter()
         .map(|metric| {
@@ -206,7 +209,7 @@ fn the_readmes_metrics_are_the_codes() {
             [format!("`{}`", metric.name), metric.kind.as_str().to_owned(), labels.join(", ")]
         })
         .collect();
-    let documented: Vec<[String; 3]> = table(&read("README.md"), "<!-- metrics table")
+    let documented: Vec<[String; 3]> = table(&read("docs/monitoring.md"), "<!-- metrics table")
         .into_iter()
         .map(|row| {
             assert_eq!(row.len(), 4, "{row:?}");
@@ -218,13 +221,13 @@ fn the_readmes_metrics_are_the_codes() {
 
 #[test]
 fn alerts_ask_for_metrics_that_exist() {
-    let alerts = read("config/alerts.yml");
+    let alerts = read("deploy/alerts.yml");
     let mut names = 0;
     for word in alerts.split(|c: char| !c.is_ascii_alphanumeric() && c != '_') {
         if word.starts_with("series_ingest_") {
             names += 1;
             let known = METRICS.iter().any(|metric| word == metric.name);
-            assert!(known, "config/alerts.yml asks for {word}");
+            assert!(known, "deploy/alerts.yml asks for {word}");
         }
     }
     assert!(names > 5);
@@ -232,18 +235,18 @@ fn alerts_ask_for_metrics_that_exist() {
 
 /// The alerts, each with its text.
 fn alerts() -> Vec<(String, String)> {
-    let text = read("config/alerts.yml");
+    let text = read("deploy/alerts.yml");
     let mut parts = text.split("- alert: ");
     parts.next();
     parts.map(|part| (part.lines().next().unwrap().trim().to_owned(), part.to_owned())).collect()
 }
 
 #[test]
-fn every_alert_waits_for_a_while_and_is_in_the_readme() {
-    let readme = read("README.md");
+fn every_alert_waits_for_a_while_and_is_documented() {
+    let document = read("docs/monitoring.md");
     for (name, text) in alerts() {
         assert!(text.contains("\n        for: "), "{name} has no `for`");
-        assert!(readme.contains(&format!("| `{name}` |")), "{name} is not in README.md");
+        assert!(document.contains(&format!("| `{name}` |")), "{name} is not in docs/monitoring.md");
     }
 }
 
