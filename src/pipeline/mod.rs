@@ -20,6 +20,7 @@ mod journaling;
 mod membership;
 mod partitions;
 mod start;
+mod starts;
 mod survey;
 mod topic_settings;
 mod watch;
@@ -56,6 +57,7 @@ use journaling::{Mode, Spill};
 use partitions::Partitions;
 use start::{Resolution, Starter};
 pub(crate) use start::{islands_elsewhere, refused_move};
+use starts::Starts;
 use survey::{Survey, Surveyor};
 use watch::{Observation, Watch};
 pub use watch::{ask_brokers, show_server};
@@ -69,8 +71,6 @@ const TICK: Duration = Duration::from_millis(100);
 const STUCK: Duration = Duration::from_secs(30);
 /// How often messages are tried again that wait for rows that somebody has locked, without a journal.
 const TRY_LOCKED: Duration = Duration::from_secs(1);
-/// The longest wait between two attempts to start partitions.
-const MAX_START_DELAY: Duration = Duration::from_secs(5);
 /// How much longer than its longest statement a healthy database may be silent: the worker's own patience, and a question's
 /// interval.
 const DATABASE_MARGIN: Duration = Duration::from_secs(15);
@@ -158,18 +158,12 @@ pub async fn run(
         spill: journal.map(|journal| Spill::new(journal, &config, database, writer.clone())),
         held: HashMap::new(),
         batches: 0,
-        starter,
+        starts: Starts::new(starter),
         writer,
         filling: Batch::new(&budget),
         filling_since: None,
         partitions,
-        starting: Vec::new(),
-        sets_taken: 0,
-        finding_lost: false,
         log: LogLimit::default(),
-        start_delay: Duration::ZERO,
-        start_at: Instant::now(),
-        start_tasks: JoinSet::new(),
         writers: JoinSet::new(),
         writer_count: WriterCount::new(&config.database, Instant::now()),
         draining: false,
@@ -217,18 +211,8 @@ struct Pipeline {
     filling: Batch,
     filling_since: Option<Instant>,
     partitions: Partitions,
-    /// Assignments that wait for their start offset, and for this many message sets to be taken before: what was read of a
-    /// partition's last assignment must be known as being on its way, or it would look lost.
-    starting: Vec<(Assigned, u64)>,
-    /// How many message sets were taken.
-    sets_taken: u64,
-    /// Whether it is being found out which partitions have lost their offsets.
-    finding_lost: bool,
+    starts: Starts,
     log: LogLimit,
-    start_delay: Duration,
-    start_at: Instant,
-    starter: Starter,
-    start_tasks: JoinSet<Resolution>,
     writer: Writer,
     writers: JoinSet<Outcome>,
     writer_count: WriterCount,
@@ -276,7 +260,7 @@ impl Pipeline {
                 biased;
                 () = &mut shutdown => break Ok(()),
                 Some(done) = self.writers.join_next() => self.written(done),
-                Some(done) = self.start_tasks.join_next() => self.resolved(done),
+                resolution = self.starts.next() => self.on_starts(resolution),
                 Some(observation) = self.watch.next() => self.observed(observation),
                 survey = self.surveyor.next() => self.surveyed(survey),
                 appended = next_append(&mut self.spill) => {
@@ -298,7 +282,7 @@ impl Pipeline {
     }
 
     fn take(&mut self, set: MessageSet, epoch: u64) {
-        self.sets_taken += 1;
+        self.starts.on_set_taken();
         if !self.partitions.note_read(&set, epoch, unix_ms()) {
             return;
         }
@@ -369,18 +353,14 @@ impl Pipeline {
             Event::Assigned { assigned, sets_before } => {
                 for one in &assigned {
                     self.partitions.assign(one);
-                    // Started again before it was started: Kafka refuses a question that names a partition twice.
-                    self.starting.retain(|(earlier, _)| earlier.partition != one.partition);
                 }
-                self.starting.extend(assigned.into_iter().map(|one| (one, sets_before)));
-                self.start_delay = Duration::ZERO;
-                self.start_at = Instant::now();
+                self.starts.on_assigned(assigned, sets_before);
                 metrics::forget_lost_lags();
                 self.note_partitions();
                 self.health.note(|facts| facts.group.join());
             }
             Event::Revoked { partitions, lost } => {
-                self.starting.retain(|(assigned, _)| !partitions.contains(&assigned.partition));
+                self.starts.on_revoked(&partitions);
                 for partition in &partitions {
                     self.partitions.revoke(partition);
                     if lost {
@@ -394,15 +374,13 @@ impl Pipeline {
                 }
                 self.note_partitions();
             }
-            // One question at a time: the answer to a second one would move what the first has moved. What is lost meanwhile is
-            // found as stuck.
-            Event::OffsetsLost(_) if self.finding_lost => {}
-            Event::OffsetsLost(reading) => {
-                self.finding_lost = true;
-                self.start_tasks.spawn(self.starter.clone().find_lost(reading));
-            }
+            Event::OffsetsLost(reading) => self.starts.on_offsets_lost(reading),
             Event::Stopped => error!("the consumer's thread has ended by itself"),
         }
+    }
+
+    fn is_journaling(&self) -> bool {
+        self.spill.as_ref().is_some_and(|spill| spill.mode() == Mode::Journaling)
     }
 
     fn is_full(&self) -> bool {
@@ -470,18 +448,8 @@ impl Pipeline {
                 self.consumer.send(Command::Restart(stuck));
             }
         }
-        let starting: Vec<Assigned> = self
-            .starting
-            .iter()
-            .filter(|(_, sets_before)| *sets_before <= self.sets_taken)
-            .map(|(assigned, _)| assigned.clone())
-            .collect();
-        if self.starting.is_empty() && self.start_tasks.is_empty() {
+        if self.starts.is_empty() {
             self.health.note(|facts| facts.partitions.problem = None);
-        }
-        if !starting.is_empty() && self.start_tasks.is_empty() && Instant::now() >= self.start_at {
-            let in_flight = self.partitions.in_flight();
-            self.start_tasks.spawn(self.starter.clone().resolve(starting, in_flight));
         }
         if let Some(spill) = &mut self.spill {
             if spill.update() {
@@ -496,7 +464,6 @@ impl Pipeline {
                 self.writer_count.interrupt(Instant::now());
                 spill.abandoned();
             }
-            self.starter.journaling = spill.mode() == Mode::Journaling;
             if spill.is_needed() {
                 self.health.set_condition("journal", spill.problem());
             } else {
@@ -521,6 +488,8 @@ impl Pipeline {
         if self.spill.as_ref().is_some_and(Spill::wants_survey) {
             self.surveyor.soon();
         }
+        let is_journaling = self.is_journaling();
+        self.starts.tick(is_journaling, || self.partitions.in_flight());
         self.surveyor.tick(&self.partitions, self.spill.as_ref().map_or(0, Spill::appends));
         let journaling = self.spill.as_ref().filter(|spill| spill.mode() == Mode::Journaling);
         self.watch.tick(&self.partitions, journaling.map(Spill::took_at));
@@ -540,7 +509,7 @@ impl Pipeline {
         }
         self.partitions.note_done(&survey.covered);
         // While messages go to the journal a start could record no gap, and would read the same again and again.
-        if !survey.holes.is_empty() && !self.starter.journaling {
+        if !survey.holes.is_empty() && !self.is_journaling() {
             let holes = survey.holes;
             if let Some(unlogged) = self.log.happened("holes", 1) {
                 warn!(
@@ -576,7 +545,7 @@ impl Pipeline {
         let stall = Duration::from_millis(self.config.http.stall_ms);
         // Only time counts in which data could have moved to the database.
         let can_move = self.watch.database_is_up() && self.health.brokers_answer();
-        if !can_move || self.starter.journaling {
+        if !can_move || self.is_journaling() {
             self.movable_since = Instant::now();
         }
         let stalled = self.partitions.stalled_for(self.movable_since).filter(|stalled| *stalled >= stall);
@@ -618,19 +587,10 @@ impl Pipeline {
         }
     }
 
-    fn resolved(&mut self, done: Result<Resolution, JoinError>) {
-        let resolution = match done {
-            Ok(resolution) => resolution,
-            Err(failure) => {
-                error!(%failure, "finding the start of partitions ended by a fault of ours; trying again");
-                Resolution::default()
-            }
-        };
-        self.finding_lost &= !resolution.found_lost;
+    fn on_starts(&mut self, resolution: Resolution) {
         self.partitions.note_log(&resolution.log_ranges);
         for start in &resolution.starts {
             self.partitions.start(start);
-            self.starting.retain(|(assigned, _)| *assigned != start.assigned);
         }
         if !resolution.starts.is_empty() {
             self.consumer.send(Command::Start(resolution.starts));
@@ -642,9 +602,6 @@ impl Pipeline {
             self.consumer.send(Command::Restart(resolution.restarts));
         }
         self.health.note(|facts| facts.partitions.problem = resolution.problem);
-        let delay = self.start_delay.max(Duration::from_millis(100));
-        self.start_delay = (delay * 2).min(MAX_START_DELAY);
-        self.start_at = Instant::now() + delay;
     }
 
     fn written(&mut self, done: Result<Outcome, JoinError>) {
@@ -752,7 +709,7 @@ impl Pipeline {
                 );
             }
             // A restored database lacks more than points: series and columns that this worker has listed.
-            self.starter.database.forget();
+            self.starts.database().forget();
             self.consumer.send(Command::Restart(assigned));
         }
         self.consumer.send(Command::Commit(commits));

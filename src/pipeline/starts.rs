@@ -1,0 +1,171 @@
+//! The partitions that are assigned and not read yet: when the next ones are asked for, and what came of it.
+
+use std::future::pending;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::task::{JoinError, JoinSet};
+use tracing::error;
+
+use super::partitions::InFlightPartitions;
+use super::start::{Resolution, Starter};
+use crate::database::Database;
+use crate::kafka::consumer::Assigned;
+use crate::kafka::partition::TopicPartition;
+use crate::raw::Source;
+
+/// The pause after an attempt that found no start for some partition; it doubles up to [`MAX_DELAY`].
+const MIN_DELAY: Duration = Duration::from_millis(100);
+const MAX_DELAY: Duration = Duration::from_secs(5);
+
+/// Partitions without a start offset, and the attempts to find it.
+pub(super) struct Starts {
+    starter: Starter,
+    waiting: Waiting,
+    /// Whether it is being found out which partitions have lost their offsets.
+    is_finding_lost: bool,
+    delay: Duration,
+    next_at: Instant,
+    tasks: JoinSet<Resolution>,
+}
+
+/// Assignments without a start offset, each with the number of message sets that must be taken before it is asked for: what
+/// was read of a partition's last assignment must be known to be in flight, or it would look lost.
+#[derive(Debug, Default)]
+struct Waiting {
+    assigned: Vec<(Assigned, u64)>,
+    sets_taken: u64,
+}
+
+impl Waiting {
+    /// A partition that is assigned again before it was started is asked for once: Kafka refuses a question that names a
+    /// partition twice.
+    fn add(&mut self, assigned: Vec<Assigned>, sets_before: u64) {
+        self.assigned.retain(|(earlier, _)| assigned.iter().all(|one| one.partition != earlier.partition));
+        self.assigned.extend(assigned.into_iter().map(|one| (one, sets_before)));
+    }
+
+    fn remove(&mut self, partitions: &[TopicPartition]) {
+        self.assigned.retain(|(assigned, _)| !partitions.contains(&assigned.partition));
+    }
+
+    /// Those that can be asked for now.
+    fn due(&self) -> Vec<Assigned> {
+        let is_due = |sets_before: u64| sets_before <= self.sets_taken;
+        self.assigned.iter().filter(|(_, sets)| is_due(*sets)).map(|(assigned, _)| assigned.clone()).collect()
+    }
+}
+
+impl Starts {
+    pub(super) fn new(starter: Starter) -> Self {
+        Self {
+            starter,
+            waiting: Waiting::default(),
+            is_finding_lost: false,
+            delay: Duration::ZERO,
+            next_at: Instant::now(),
+            tasks: JoinSet::new(),
+        }
+    }
+
+    pub(super) fn database(&self) -> &Database {
+        &self.starter.database
+    }
+
+    /// New assignments, after which this many message sets had been sent.
+    pub(super) fn on_assigned(&mut self, assigned: Vec<Assigned>, sets_before: u64) {
+        self.waiting.add(assigned, sets_before);
+        self.delay = Duration::ZERO;
+        self.next_at = Instant::now();
+    }
+
+    pub(super) fn on_revoked(&mut self, partitions: &[TopicPartition]) {
+        self.waiting.remove(partitions);
+    }
+
+    /// One more message set was taken.
+    pub(super) fn on_set_taken(&mut self) {
+        self.waiting.sets_taken += 1;
+    }
+
+    /// Some of the partitions that are read have lost their offsets. One question at a time: the answer to a second one would
+    /// move what the first has moved. What is lost meanwhile is found as stuck.
+    pub(super) fn on_offsets_lost(&mut self, reading: Vec<(Assigned, Arc<Source>, i64)>) {
+        if !self.is_finding_lost {
+            self.is_finding_lost = true;
+            self.tasks.spawn(self.starter.clone().find_lost(reading));
+        }
+    }
+
+    /// Returns `true` if no partition waits for its start.
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.assigned.is_empty() && self.tasks.is_empty()
+    }
+
+    /// Asks for the partitions that are due, if it is time. `is_journaling`: whether messages go to the journal, so that
+    /// partitions start without the database.
+    pub(super) fn tick(&mut self, is_journaling: bool, in_flight: impl FnOnce() -> InFlightPartitions) {
+        self.starter.journaling = is_journaling;
+        if !self.tasks.is_empty() || Instant::now() < self.next_at {
+            return;
+        }
+        let due = self.waiting.due();
+        if !due.is_empty() {
+            self.tasks.spawn(self.starter.clone().resolve(due, in_flight()));
+        }
+    }
+
+    /// What the next attempt to end has found; never ready while none is under way.
+    pub(super) async fn next(&mut self) -> Resolution {
+        match self.tasks.join_next().await {
+            Some(ended) => self.on_ended(ended),
+            None => pending().await,
+        }
+    }
+
+    fn on_ended(&mut self, ended: Result<Resolution, JoinError>) -> Resolution {
+        let resolution = ended.unwrap_or_else(|failure| {
+            error!(%failure, "finding the start of partitions ended by an internal error; trying again");
+            // It may have been the search for lost offsets, which is then free for the next event.
+            Resolution { found_lost: true, ..Resolution::default() }
+        });
+        self.is_finding_lost &= !resolution.found_lost;
+        let started = |assigned: &Assigned| resolution.starts.iter().any(|start| start.assigned == *assigned);
+        self.waiting.assigned.retain(|(assigned, _)| !started(assigned));
+        let delay = self.delay.max(MIN_DELAY);
+        self.delay = (delay * 2).min(MAX_DELAY);
+        self.next_at = Instant::now() + delay;
+        resolution
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn assigned(number: i32, epoch: u64) -> Assigned {
+        Assigned { partition: TopicPartition::new("t", number), epoch }
+    }
+
+    /// What is due after each step, as numbers and epochs.
+    #[test]
+    fn a_partition_is_due_when_what_was_read_of_it_before_was_taken() {
+        type Step = fn(&mut Waiting);
+        let steps: [(&str, Step, &[(i32, u64)]); 8] = [
+            ("nothing was read before", |w| w.add(vec![assigned(0, 1), assigned(1, 2)], 0), &[(0, 1), (1, 2)]),
+            ("two sets were sent before", |w| w.add(vec![assigned(2, 3)], 2), &[(0, 1), (1, 2)]),
+            ("one is taken", |w| w.sets_taken += 1, &[(0, 1), (1, 2)]),
+            ("both are taken", |w| w.sets_taken += 1, &[(0, 1), (1, 2), (2, 3)]),
+            ("assigned again before it was started", |w| w.add(vec![assigned(1, 4)], 2), &[(0, 1), (2, 3), (1, 4)]),
+            ("assigned again, with a set on its way", |w| w.add(vec![assigned(0, 5)], 3), &[(2, 3), (1, 4)]),
+            ("revoked", |w| w.remove(&[TopicPartition::new("t", 2), TopicPartition::new("other", 1)]), &[(1, 4)]),
+            ("the set is taken", |w| w.sets_taken += 1, &[(1, 4), (0, 5)]),
+        ];
+        let mut waiting = Waiting::default();
+        for (what, step, due) in steps {
+            step(&mut waiting);
+            let found: Vec<(i32, u64)> = waiting.due().iter().map(|one| (one.partition.number, one.epoch)).collect();
+            assert_eq!(found, due, "{what}");
+        }
+    }
+}
