@@ -1,5 +1,7 @@
 //! The database's URL: its parts, its password, and how it is shown.
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+
 use super::secret::MASK;
 
 /// The URL with its password masked, in the user part as in a `password` parameter. What is no URL is masked as a
@@ -158,14 +160,12 @@ pub(super) fn from_parts(user: &str, password: &str, database: &str, host: &str,
     if user.is_empty() && !password.is_empty() { with_password(&url, password) } else { url }
 }
 
-/// The text with everything percent-encoded that RFC 3986 does not call unreserved.
+/// Everything but what RFC 3986 calls unreserved.
+const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// The text with all reserved characters percent-encoded.
 fn percent_encoded(text: &str) -> String {
-    text.bytes()
-        .map(|byte| match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
-            _ => format!("%{byte:02X}"),
-        })
-        .collect()
+    utf8_percent_encode(text, RESERVED).to_string()
 }
 
 /// The URL before its query, and the query. As the driver reads it, all before the first `@` is user and password.
@@ -191,23 +191,7 @@ pub(super) fn without_parameters(url: &str, names: &[&str]) -> String {
     if left.is_empty() { base.to_owned() } else { format!("{base}?{}", left.join("&")) }
 }
 
-/// The text with each `%XX` as the byte that it stands for; what is no such thing stays.
+/// The text with each `%XX` as the byte that it stands for; an incomplete one stays as it is.
 fn percent_decoded(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((before, after)) = rest.split_once('%') {
-        bytes.extend_from_slice(before.as_bytes());
-        match after.get(..2).map(|digits| u8::from_str_radix(digits, 16)) {
-            Some(Ok(byte)) => {
-                bytes.push(byte);
-                rest = &after[2..];
-            }
-            _ => {
-                bytes.push(b'%');
-                rest = after;
-            }
-        }
-    }
-    bytes.extend_from_slice(rest.as_bytes());
-    String::from_utf8_lossy(&bytes).into_owned()
+    percent_decode_str(text).decode_utf8_lossy().into_owned()
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rand::rngs::StdRng;
-use rand::{Rng as _, SeedableRng as _};
+use rand::{RngExt as _, SeedableRng as _};
 use series_ingest::batch::Batch;
 use series_ingest::database::{Class, Database, Error, Path, Written};
 use series_ingest::message::Decoder;

@@ -9,7 +9,7 @@ use std::pin::pin;
 use bytes::{Bytes, BytesMut};
 use futures_util::SinkExt as _;
 use rand::rngs::StdRng;
-use rand::{Rng as _, SeedableRng as _};
+use rand::{RngExt as _, SeedableRng as _};
 use series_ingest::config::Config;
 use series_ingest::database::write::copy::CopyEncoder;
 use series_ingest::message::Points;

@@ -1,7 +1,7 @@
 //! The place of last resort: a dead letter that the database refuses is stored with less of it, down to its count, and progress goes
 //! on.
 
-use rand::RngCore as _;
+use rand::Rng as _;
 
 use crate::support::bed::Bed;
 use crate::support::worker::{run, text};

@@ -1,7 +1,7 @@
 //! Points and the rows of their series: no point without its series, with the foreign key's trigger and without it.
 
 use rand::rngs::StdRng;
-use rand::{Rng as _, SeedableRng as _};
+use rand::{RngExt as _, SeedableRng as _};
 
 use series_ingest::database::schema::profile::Profile;
 

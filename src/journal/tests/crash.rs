@@ -1,7 +1,7 @@
 //! A crash at every call of a workload, and again inside the recovery.
 
 use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
+use rand::{RngExt, SeedableRng};
 
 use super::fault_files::FaultFiles;
 use super::{Log, Sets, open, options, seed};

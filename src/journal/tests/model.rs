@@ -1,7 +1,7 @@
 //! Random sequences of calls against a plain list.
 
 use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
+use rand::{RngExt, SeedableRng};
 
 use super::fault_files::FaultFiles;
 use super::{Log, Plain, Sets, delivered, open, seed};

@@ -57,7 +57,7 @@ impl Published {
 
     /// The same with a field that is passed over, of so many random characters.
     pub fn large_batch(&mut self, series: &str, timestamps: usize, bytes: usize) -> String {
-        use rand::Rng as _;
+        use rand::RngExt as _;
         let noise: String = rand::rng().sample_iter(rand::distr::Alphanumeric).take(bytes).map(char::from).collect();
         let batch = self.batch(series, timestamps);
         format!("{{\"noise\": \"{noise}\", {}", &batch[1..])
