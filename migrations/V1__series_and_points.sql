@@ -1,13 +1,14 @@
--- The tables of the time series analyzer. Column names, types and index names are a contract: see docs/schema.md.
--- Whether the points are a hypertable is decided after the migrations, by a step that can be repeated: the extension may
--- be added to the server later.
+-- The tables of the time series analyzer. Names of columns and indexes, and types, are a contract: see docs/schema.md.
+-- `migrate` makes the points a hypertable after the migrations, in a step that it repeats: the server may get the extension
+-- later.
 
 create table time_series_metadata (
     id text collate "C" primary key,
-    name text not null,
+    name text,
     description text,
-    time_column text,
-    value_columns text,
+    time_column text not null default 'timestamp',
+    value_columns text not null default '[]',
+    labels jsonb,
     created_at timestamptz not null default now(),
     updated_at timestamptz not null default now()
 );
@@ -26,7 +27,7 @@ create table time_series_data_points (
     value double precision,
     constraint time_series_data_points_pkey primary key (id, "timestamp"),
     constraint time_series_data_points_time_series_id_fkey
-        foreign key (time_series_id) references time_series_metadata (id)
+        foreign key (time_series_id) references time_series_metadata (id) on delete cascade
 );
 
 create index idx_time_series_data_points_timestamp

@@ -1,19 +1,21 @@
--- A transaction that makes a chunk locks time_series_metadata and the hypertable until it ends, because the chunk gets the
--- foreign key, and other writers wait. So chunks are made in short transactions of their own, before the points are copied.
+-- A transaction that creates a chunk locks time_series_metadata and the hypertable until it ends, because the chunk gets the
+-- foreign key, and other writers wait. So chunks are created ahead, in short transactions, before the points are copied.
 
--- Makes the chunk for points of this time, in microseconds since the Unix epoch, where there is none: by a row of this series,
--- which goes again in the same transaction, because TimescaleDB's function for it is not in the Apache edition. The answer is the
--- interval [from_us, until_us) around the time that needs no further question: the chunk's; all of time where the points are a
--- plain table. Where somebody's trigger or constraint would meet the row, the chunk is left to the COPY.
-create function ingest_make_chunk(
-    p_series text, p_time_us bigint, out from_us bigint, out until_us bigint, out made boolean)
+-- Ensures that there is a chunk for points of this time, in microseconds since the Unix epoch. It is created by a row of this
+-- series, which is deleted in the same transaction, because the Apache edition lacks TimescaleDB's function for it. Returns the
+-- interval [from_us, until_us) around the time for which no further call is needed: the chunk's; all of time if the points are a
+-- plain table. If a trigger or a constraint of an operator's would apply to the row, the COPY is left to create the chunk;
+-- errors that concern the database, not the row, are raised.
+create function ingest_ensure_chunk(
+    p_series text, p_time_us bigint, out from_us bigint, out until_us bigint, out created boolean)
 language plpgsql as $$
 declare
     time_dimension integer;
     interval_us bigint;
     point_time timestamptz := timestamptz 'epoch' + p_time_us * interval '1 microsecond';
+    point_id bigint;
 begin
-    made := false;
+    created := false;
     from_us := -9223372036854775808;
     until_us := 9223372036854775807;
     if to_regclass('_timescaledb_catalog.dimension') is null then
@@ -34,12 +36,21 @@ begin
         exit when found or attempt = 2 or exists (
             select from pg_trigger
             where tgrelid = 'time_series_data_points'::regclass and not tgisinternal and tgname <> 'ts_insert_blocker');
+        perform ingest_check_session();
         begin
-            insert into time_series_data_points (time_series_id, "timestamp", column_name) values (p_series, point_time, '');
-            delete from time_series_data_points where time_series_id = p_series and "timestamp" = point_time and column_name = '';
-            made := true;
+            insert into time_series_data_points (time_series_id, "timestamp", column_name) values (p_series, point_time, '')
+            returning id into point_id;
+            delete from time_series_data_points
+            where time_series_id = p_series and "timestamp" = point_time and column_name = '' and id = point_id;
+            created := true;
         exception when others then
-            raise debug 'no chunk was made ahead: %', sqlerrm;
+            -- A constraint, or a function that it calls, may refuse this row with any other code, and take all points.
+            if left(sqlstate, 2) in ('0A', '25', '3D', '3F', '42', '55', '58', 'F0', 'HV', 'IC', 'IO', 'TS', 'XX')
+                and sqlstate <> '55P03'
+            then
+                raise;
+            end if;
+            raise debug 'no chunk was created ahead: %', sqlerrm;
             exit;
         end;
     end loop;
@@ -49,9 +60,14 @@ begin
     end if;
 end $$;
 
+-- As at the end of V2.
 do $$
+declare
+    function_name text;
 begin
-    execute format(
-        'alter function ingest_make_chunk(text, bigint) security definer set search_path = %I, pg_temp', current_schema());
-    revoke all on function ingest_make_chunk(text, bigint) from public;
+    foreach function_name in array array['ingest_ensure_chunk'] loop
+        execute format(
+            'alter function %I security definer set search_path = %I, pg_temp', function_name, current_schema());
+        execute format('revoke all on function %I from public', function_name);
+    end loop;
 end $$;

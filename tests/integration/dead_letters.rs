@@ -807,13 +807,13 @@ async fn a_copy_of_each_letter_is_published_also_by_the_next_worker() {
     // The first worker ends before it has published any.
     let function: String = bed
         .client
-        .query_one("select pg_get_functiondef('ingest_letters_to_publish'::regproc)", &[])
+        .query_one("select pg_get_functiondef('ingest_dead_letters_to_publish'::regproc)", &[])
         .await
         .unwrap()
         .get(0);
     bed.client
         .batch_execute(
-            "alter function ingest_letters_to_publish(text, bigint, integer) rename to ingest_letters_to_publish_later",
+            "alter function ingest_dead_letters_to_publish(text, bigint, integer) rename to ingest_dead_letters_to_publish_later",
         )
         .await
         .unwrap();
@@ -822,7 +822,10 @@ async fn a_copy_of_each_letter_is_published_also_by_the_next_worker() {
     killed.kill();
     assert_eq!(bed.count("select count(*) from ingest_dead_letter where to_publish").await, 61);
     assert_eq!(bed.broker.offsets(&topic, 0).len(), 0);
-    bed.client.batch_execute("drop function ingest_letters_to_publish_later(text, bigint, integer)").await.unwrap();
+    bed.client
+        .batch_execute("drop function ingest_dead_letters_to_publish_later(text, bigint, integer)")
+        .await
+        .unwrap();
     bed.client.batch_execute(&function).await.unwrap();
     let worker = bed.worker(&settings);
     until(60, "all are published", async || {

@@ -298,7 +298,7 @@ async fn points_that_miss_the_chunks_are_not_committed() {
     };
     let write = "insert into time_series_metadata (id, name) values ('s', '');
                  insert into time_series_data_points (time_series_id, \"timestamp\", column_name) values ('s', now(), 'c');
-                 select ingest_check_landing();";
+                 select ingest_check_root_tables();";
     assert_eq!(code(&format!("begin; {write}")).await, None);
     let missing = "set local session_replication_role = replica; set local timescaledb.restoring = on;";
     assert_eq!(code(&format!("begin; {missing} {write}")).await.unwrap().code(), "IC010");
@@ -312,7 +312,7 @@ async fn a_chunk_that_cannot_be_made_is_left_to_the_copy_for_a_fault_of_its_row_
     let Some(bed) = Bed::new("chunk_fault", 1).await else { return };
     bed.client.batch_execute("insert into time_series_metadata (id, name) values ('s', '')").await.unwrap();
     let made = async || -> Result<bool, String> {
-        let answer = bed.client.query_one("select made from ingest_make_chunk('s', 0)", &[]).await;
+        let answer = bed.client.query_one("select created from ingest_ensure_chunk('s', 0)", &[]).await;
         answer.map(|row| row.get(0)).map_err(|error| error.code().unwrap().code().to_owned())
     };
     for (code, expected) in [

@@ -55,7 +55,7 @@ const THROUGHPUT: [&str; 2] =
 
 /// Ten series with points on three days.
 async fn fill(bed: &Bed) {
-    let sql = "select ingest_see_columns(array_agg('s' || s), array_agg('c'::text)) from generate_series(0, 9) as s;
+    let sql = "select ingest_ensure_series(array_agg('s' || s), array_agg('c'::text)) from generate_series(0, 9) as s;
                insert into time_series_data_points (time_series_id, \"timestamp\", column_name, value)
                select 's' || s, timestamptz '2025-01-01' + hour * interval '1 hour', 'c', hour
                from generate_series(0, 9) as s, generate_series(0, 71) as hour";

@@ -36,9 +36,9 @@ async fn assert_tables(bed: &Bed) {
             "time_series_metadata.description text",
             "time_series_metadata.time_column text not null",
             "time_series_metadata.value_columns text not null",
+            "time_series_metadata.labels jsonb",
             "time_series_metadata.created_at timestamp with time zone not null",
             "time_series_metadata.updated_at timestamp with time zone not null",
-            "time_series_metadata.labels jsonb",
             "time_series_data_points.id bigint not null identity",
             "time_series_data_points.time_series_id text not null C",
             "time_series_data_points.\"timestamp\" timestamp with time zone not null".replace('"', "").as_str(),
@@ -100,15 +100,15 @@ async fn the_tables_are_those_of_the_contract() {
     bed.remove().await;
 }
 
-/// A database of an earlier version, in use by a role of its own, after what README.md says of upgrades.
+/// A migration that was stopped half-way, with what the tables hold by then and a role of the worker's that has its rights on them.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_older_schema_is_upgraded_with_what_it_holds_and_the_workers_role() {
-    const OLDER: i32 = 5;
+async fn an_incomplete_schema_is_completed_with_what_it_holds_and_the_workers_role() {
+    const FIRST: i32 = 5;
     let Some(bed) = Bed::unmigrated("upgrade", 1).await else { return };
     let mut client = connect(&bed.url).await;
-    let mut older = embedded::migrations::runner().set_target(Target::Version(OLDER));
-    older.set_migration_table_name("ingest_schema_history");
-    older.run_async(&mut client).await.unwrap();
+    let mut first = embedded::migrations::runner().set_target(Target::Version(FIRST));
+    first.set_migration_table_name("ingest_schema_history");
+    first.run_async(&mut client).await.unwrap();
     let role = format!("{}_worker", bed.name);
     bed.client.batch_execute(&format!("create role {role} login")).await.unwrap();
     roles::grant_worker(&bed.config(&[]), &role).await.unwrap();
@@ -117,29 +117,27 @@ async fn an_older_schema_is_upgraded_with_what_it_holds_and_the_workers_role() {
             select id, 0, 7, payload, length(payload), 'unknown_series'
             from ingest_source, convert_to('{\"time_series_id\":\"s\",\"timestamps\":[0],\"columns\":{\"c\":[1]}}', 'UTF8') as payload";
     bed.client.batch_execute(held).await.unwrap();
-    // Series as earlier versions made and left them, with points: a placeholder, a definition without columns, another program's.
-    let series = "insert into time_series_metadata (id, name, time_column, value_columns) values
-            ('placeholder', 'placeholder', null, '[\"c\"]'), ('defined', 'defined', null, null), ('other', 'Other', 'date', 'no list');
-        insert into ingest_series (series_id, defined_columns, seen_columns, message_time) values
-            ('placeholder', null, '{c}', null), ('defined', '{b}', '{a}', now());
+    // A series with points in many chunks, and a foreign key that refuses to delete it.
+    let series = "insert into time_series_metadata (id, name, time_column, value_columns) values ('other', 'Other', 'date', '[\"c\"]');
+        alter table time_series_data_points drop constraint time_series_data_points_time_series_id_fkey,
+            add constraint time_series_data_points_time_series_id_fkey
+                foreign key (time_series_id) references time_series_metadata (id);
         select create_hypertable('time_series_data_points', 'timestamp', create_default_indexes => false);
         insert into time_series_data_points (time_series_id, \"timestamp\", column_name)
-            select 'placeholder', timestamptz '2024-01-01' + day * interval '1 day', 'c' from generate_series(0, 20) as day";
+            select 'other', timestamptz '2024-01-01' + day * interval '1 day', 'c' from generate_series(0, 20) as day";
     bed.client.batch_execute("create extension if not exists timescaledb").await.unwrap();
     bed.client.batch_execute(series).await.unwrap();
 
     let report = schema::migrate(&bed.config(&[])).await.unwrap();
-    assert_eq!(report.applied.len(), migrations() - OLDER as usize);
-    let repaired = "select id || ' ' || coalesce(name, '-') || ' ' || time_column || ' ' || value_columns
-                    from time_series_metadata order by 1";
-    let expected =
-        ["defined defined timestamp [\"b\",\"a\"]", "other Other date []", "placeholder - timestamp [\"c\"]"];
-    assert_eq!(lines(&bed, repaired).await, expected);
+    assert_eq!(report.applied.len(), migrations() - FIRST as usize);
+    assert_tables(&bed).await;
+    let kept = "select id || ' ' || name || ' ' || time_column || ' ' || value_columns from time_series_metadata";
+    assert_eq!(lines(&bed, kept).await, ["other Other date [\"c\"]"]);
     bed.client.batch_execute("delete from time_series_metadata").await.unwrap();
     assert_eq!(bed.count_points().await, 0, "the foreign key of all chunks takes the points with the series");
     let allowed = format!(
         "select count(*) from pg_proc where has_function_privilege('{role}', oid, 'execute')
-             and proname in ('ingest_add_dead_letters', 'ingest_lock_series', 'ingest_make_chunk')"
+             and proname in ('ingest_define_series', 'ingest_lock_series', 'ingest_ensure_chunk')"
     );
     assert_eq!(bed.count(&allowed).await, 0, "what is new is granted by name only");
     let granted = run(&bed.environment(), &["migrate", "--worker-role", &role]);
@@ -161,6 +159,30 @@ async fn an_older_schema_is_upgraded_with_what_it_holds_and_the_workers_role() {
     let redriven = run(&bed.environment(), &["dead-letter", "redrive", "--reason", "unknown_series"]);
     assert!(text(&redriven).contains("1 dead letters with 1 points written"), "{}", text(&redriven));
     bed.client.batch_execute(&format!("drop owned by {role}; drop role {role}")).await.unwrap();
+    bed.remove().await;
+}
+
+/// Tables that other migrations have made, as those of the versions before the first release did.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_schema_of_other_migrations_is_refused_by_name_and_with_what_to_do() {
+    let Some(bed) = Bed::new("other_migrations", 1).await else { return };
+    bed.send_point("s", 0);
+    bed.producer.flush();
+    let other = "update ingest_schema_history set name = 'progress', checksum = '1' where version = 2";
+    bed.client.batch_execute(other).await.unwrap();
+    let error = schema::verify(&bed.config(&[])).await.unwrap_err();
+    assert!(matches!(&error, SchemaError::Different { name } if name == "V2__sources_and_progress"), "{error}");
+    let error = schema::migrate(&bed.config(&[])).await.unwrap_err();
+    assert!(matches!(&error, SchemaError::Different { name } if name == "V2__sources_and_progress"), "{error}");
+    for command in ["migrate", "check", "run"] {
+        let refused = run(&bed.environment(), &[command]);
+        let printed = text(&refused);
+        assert_eq!(refused.status.code(), Some(64), "{command}: {printed}");
+        for part in ["V2__sources_and_progress", "another content", "an empty schema or database", "database.schema"] {
+            assert!(printed.contains(part), "{command}: {part} is not in {printed}");
+        }
+    }
+    assert_eq!(bed.count_points().await, 0);
     bed.remove().await;
 }
 

@@ -357,12 +357,12 @@ async fn the_workers_role_does_all_of_its_work_and_can_do_nothing_else() {
     // Functions with their owner's rights are looked at one by one: each is the worker's, or is meant not to be.
     let owners = [
         "ingest_cover",
-        "ingest_count_kept",
+        "ingest_maintain_dead_letter_count",
         "ingest_check_session",
         "ingest_columns_changed",
-        "ingest_columns_of",
-        "ingest_lock_or_add_series",
-        "ingest_series_gone",
+        "ingest_parse_columns",
+        "ingest_lock_or_create_series",
+        "ingest_series_removed",
         "ingest_series_truncated",
     ];
     let rows = bed

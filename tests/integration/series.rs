@@ -283,7 +283,7 @@ async fn nothing_of_a_deleted_series_is_left() {
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_foreign_key_what_would_leave_points_behind_is_refused() {
     let Some(bed) = Bed::with_profile("no_key", 1, Profile::Throughput).await else { return };
-    let fill = "select ingest_see_columns('{s,t}', '{a,a}');
+    let fill = "select ingest_ensure_series('{s,t}', '{a,a}');
                 insert into time_series_data_points (time_series_id, \"timestamp\", column_name) values ('s', now(), 'a')";
     bed.client.batch_execute(fill).await.unwrap();
     for (sql, code) in [

@@ -136,7 +136,7 @@ pub(super) async fn insert(
         return Ok(0);
     }
     let room = session
-        .query("look for room for dead letters", "select ingest_dead_letter_room($1)", &[&rules.max_rows])
+        .query("look for room for dead letters", "select ingest_dead_letter_capacity($1)", &[&rules.max_rows])
         .await?;
     let room: i64 = room.first().map_or(0, |row| row.get(0));
     let room = usize::try_from(room).unwrap_or(0).min(letters.len());
@@ -315,7 +315,7 @@ pub struct Letter {
     pub time_ms: Option<i64>,
     /// The head of the key.
     pub key: Option<Vec<u8>>,
-    /// The key's full length, in bytes; `None` also where the row is older than this is kept.
+    /// The key's full length, in bytes; `None` if it has none.
     pub key_bytes: Option<i64>,
     /// The head of the headers, in the form of [`headers`](crate::raw::headers).
     pub headers: Option<Vec<u8>>,
@@ -836,7 +836,7 @@ impl Database {
         let rows = session
             .query(
                 "read dead letters to publish",
-                "select * from ingest_letters_to_publish($1, $2, $3)",
+                "select * from ingest_dead_letters_to_publish($1, $2, $3)",
                 &[&self.pipeline.as_ref(), &after, &limit],
             )
             .await?;
@@ -860,7 +860,7 @@ impl Database {
             .collect();
         let done = if letters.is_empty() { Vec::new() } else { publish(letters).await };
         if !done.is_empty() {
-            session.query("note published letters", "select ingest_letters_published($1)", &[&done]).await?;
+            session.query("note published letters", "select ingest_mark_dead_letters_published($1)", &[&done]).await?;
         }
         session.commit().await
     }

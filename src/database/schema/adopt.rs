@@ -1,5 +1,6 @@
 //! The tables of series and points where another program has made them, as an ORM does on plain PostgreSQL: what differs from
-//! ours is stated, what is missing is added, and what cannot serve is refused by name. No column and no row is changed.
+//! ours is stated, what is missing is added, and what cannot serve is refused by name. No type is changed; [`COMPLETE_METADATA`]
+//! has the one change of columns and rows.
 
 use std::collections::BTreeMap;
 
@@ -33,6 +34,34 @@ const COLUMNS: [(&str, &str, &[&str]); 12] = [
     (POINTS, "column_name", TEXT),
     (POINTS, "value", &["double precision"]),
 ];
+
+/// What programs may rely on in a series' row: its name is optional, and its time column and list of columns are never NULL. A text
+/// that is not a JSON array of names becomes an empty one, to which the columns of points are added.
+const COMPLETE_METADATA: &str = "
+    alter table time_series_metadata
+        add column if not exists labels jsonb,
+        alter column name drop not null,
+        alter column time_column set default 'timestamp',
+        alter column value_columns set default '[]';
+    update time_series_metadata set
+        time_column = coalesce(time_column, 'timestamp'),
+        value_columns = coalesce(value_columns, '[]')
+    where time_column is null or value_columns is null;
+    do $$
+    declare
+        series record;
+    begin
+        for series in select id, value_columns from time_series_metadata loop
+            begin
+                perform json_array_elements_text(series.value_columns::json);
+            exception when data_exception or program_limit_exceeded then
+                update time_series_metadata set value_columns = '[]' where id = series.id;
+            end;
+        end loop;
+    end $$;
+    alter table time_series_metadata
+        alter column time_column set not null,
+        alter column value_columns set not null";
 
 /// A column as it is.
 struct Column {
@@ -254,6 +283,12 @@ async fn complete(
             );
             statements.push((format!("default of {table}.{column}"), sql));
         }
+    }
+    if tables.contains_key(METADATA) {
+        statements.push((String::new(), COMPLETE_METADATA.to_owned()));
+        notes.push(format!(
+            "{METADATA}: name may be NULL, and time_column and value_columns have defaults and are never NULL"
+        ));
     }
     if tables.contains_key(POINTS) {
         statements.extend(other_name_of_the_foreign_key(client, notes).await?);

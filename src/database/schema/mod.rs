@@ -167,12 +167,17 @@ pub enum SchemaError {
     #[error(transparent)]
     OtherType(OtherType),
     /// An applied migration is not the one of this program.
-    #[error("migration {name} was applied with another content: this is another program's schema")]
+    #[error("migration {name} was applied with another content: {}", NO_UPGRADE)]
     Different {
         /// The migration's name.
         name: String,
     },
 }
+
+/// What an operator can do with tables that this program's migrations have not made.
+const NO_UPGRADE: &str = "the tables are those of another program, or of a version before the first release, which has no \
+    upgrade. Name an empty schema or database in database.schema or database.url, or drop these tables: messages that Kafka \
+    still has are then written again";
 
 /// A connection outside the pool, without time-outs of statements and transactions, whatever those of the role or the database
 /// are: migrations take as long as they need.
@@ -233,7 +238,7 @@ pub async fn migrate_and_say(config: &config::Config, mut say: impl FnMut(&str))
 async fn apply(mut client: Client, config: &config::Config) -> Result<Report, SchemaError> {
     let mut notes = Vec::new();
     ensure_schema(&client, &config.database, &mut notes).await?;
-    take_over_history(&client, &mut notes).await?;
+    check_history(&client).await?;
     adopt::adopt(&mut client, HISTORY, &mut notes).await?;
     let applied = runner()
         .run_async(&mut client)
@@ -244,9 +249,7 @@ async fn apply(mut client: Client, config: &config::Config) -> Result<Report, Sc
         .map(ToString::to_string)
         .collect::<Vec<_>>();
     set_paths(&client, &mut notes).await?;
-    if profile::cascade(&client, |sql| info!(sql, "schema")).await?
-        && !applied.iter().any(|name| name.starts_with("V1__"))
-    {
+    if profile::cascade(&client, |sql| info!(sql, "schema")).await? {
         notes.push("a series that is deleted takes its points with it".to_owned());
     }
     let can_compress = apply_extension(&client, &config.database, &mut notes).await?;
@@ -334,26 +337,18 @@ async fn examine_without_limit(config: &config::Config) -> Result<Examination, E
 async fn check_migrations(client: &Client, database: &config::Database) -> Result<(), SchemaError> {
     check_schema(client, database).await?;
     let known = runner().get_migrations().clone();
-    let applied: Vec<(i32, String)> =
-        history(client, HISTORY).await?.into_iter().map(|row| (row.version, row.checksum)).collect();
-    for migration in &known {
-        if let Some((_, checksum)) = applied.iter().find(|(version, _)| *version == migration.version())
-            && *checksum != migration.checksum().to_string()
-        {
-            return Err(SchemaError::Different { name: migration.to_string() });
-        }
-    }
+    let applied = check_history(client).await?;
     let missing: Vec<String> = known
         .iter()
-        .filter(|migration| !applied.iter().any(|(version, _)| *version == migration.version()))
+        .filter(|migration| !applied.iter().any(|row| row.version == migration.version()))
         .map(ToString::to_string)
         .collect();
     if !missing.is_empty() {
         return Err(SchemaError::NotMigrated { missing: missing.join(", ") });
     }
     let newest = known.iter().map(|migration| migration.version()).max().unwrap_or(0);
-    if let Some((version, _)) = applied.iter().find(|(version, _)| *version > newest) {
-        return Err(SchemaError::TooNew { version: *version });
+    if let Some(row) = applied.iter().find(|row| row.version > newest) {
+        return Err(SchemaError::TooNew { version: row.version });
     }
     check_paths(client).await
 }
@@ -441,79 +436,47 @@ async fn find_schema(client: &Client, database: &config::Database) -> Result<Fou
     })
 }
 
-/// A row of a table of applied migrations.
+/// A row of the table of applied migrations.
 struct AppliedMigration {
     version: i32,
-    name: String,
     checksum: String,
 }
 
-/// The applied migrations by such a table; none if it is missing.
-async fn history(client: &Client, table: &str) -> Result<Vec<AppliedMigration>, Error> {
-    let sql = format!("select version::integer, name::text, checksum::text from {table} order by version");
+/// Returns the rows of the table of applied migrations; none if it is missing.
+async fn history(client: &Client) -> Result<Vec<AppliedMigration>, Error> {
+    let sql = format!("select version::integer, checksum::text from {HISTORY} order by version");
     let rows = match client.query(&sql, &[]).await {
         Ok(rows) => rows,
         Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => Vec::new(),
         Err(source) => return Err(Error::Server { step: "read the schema's version", source }),
     };
-    Ok(rows
-        .iter()
-        .map(|row| AppliedMigration { version: row.get(0), name: row.get(1), checksum: row.get(2) })
-        .collect())
+    Ok(rows.iter().map(|row| AppliedMigration { version: row.get(0), checksum: row.get(1) }).collect())
 }
 
-/// Takes over what an earlier build has noted in refinery's own table: the rows that are this program's by version, name and
-/// checksum. The table goes with its last row; another program's rows stay as they are.
-async fn take_over_history(client: &Client, notes: &mut Vec<String>) -> Result<(), Error> {
-    const REFINERYS: &str = "refinery_schema_history";
-    let step = "take over the history of migrations";
-    let found = client
-        .query_one(
-            "select to_regclass($1) is null and to_regclass($2) is not null and to_regclass('ingest_progress') is not null",
-            &[&HISTORY, &REFINERYS],
-        )
-        .await
-        .map_err(|source| Error::Server { step, source })?;
-    if !found.get::<_, bool>(0) {
-        return Ok(());
-    }
-    let known = runner().get_migrations().clone();
-    let rows = match history(client, REFINERYS).await {
-        Ok(rows) => rows,
-        // A table of this name that is not refinery's.
-        Err(Error::Server { source, .. })
-            if matches!(source.code(), Some(&(SqlState::UNDEFINED_COLUMN | SqlState::INSUFFICIENT_PRIVILEGE))) =>
-        {
-            return Ok(());
+/// Returns the applied migrations.
+///
+/// # Errors
+/// If one has another content than this program's, or tables of the migrations are there and none is listed: there is no upgrade
+/// from them.
+async fn check_history(client: &Client) -> Result<Vec<AppliedMigration>, SchemaError> {
+    let applied = history(client).await?;
+    for migration in runner().get_migrations() {
+        let same_version = applied.iter().find(|row| row.version == migration.version());
+        if same_version.is_some_and(|row| row.checksum != migration.checksum().to_string()) {
+            return Err(SchemaError::Different { name: migration.to_string() });
         }
-        Err(failure) => return Err(failure),
-    };
-    let total = rows.len();
-    let is_ours = |row: &AppliedMigration| {
-        known.iter().any(|migration| {
-            migration.version() == row.version
-                && migration.name() == row.name
-                && migration.checksum().to_string() == row.checksum
-        })
-    };
-    let ours: Vec<i32> = rows.iter().filter(|row| is_ours(row)).map(|row| row.version).collect();
-    if ours.is_empty() {
-        return Ok(());
     }
-    let versions: Vec<String> = ours.iter().map(ToString::to_string).collect();
-    let sql = if ours.len() == total {
-        format!("alter table {REFINERYS} rename to {HISTORY}")
-    } else {
-        let versions = versions.join(", ");
-        format!(
-            "begin; create table {HISTORY} (like {REFINERYS} including all); \
-             insert into {HISTORY} select * from {REFINERYS} where version in ({versions}); \
-             delete from {REFINERYS} where version in ({versions}); commit"
-        )
-    };
-    client.batch_execute(&sql).await.map_err(|source| Error::Server { step, source })?;
-    notes.push(format!("the applied migrations are listed in {HISTORY} now"));
-    Ok(())
+    if applied.is_empty() {
+        let step = "look for tables without a history";
+        let sql = "select to_regclass('ingest_progress') is not null";
+        let row = client.query_one(sql, &[]).await.map_err(|source| Error::Server { step, source })?;
+        if row.get(0) {
+            return Err(SchemaError::Table(format!(
+                "the table ingest_progress is there, and {HISTORY} does not list its migration: {NO_UPGRADE}"
+            )));
+        }
+    }
+    Ok(applied)
 }
 
 /// The functions that run with their owner's rights and do not look for tables in this schema: it was renamed since they were made.

@@ -477,7 +477,7 @@ impl<S: FnMut(&str)> Change<'_, S> {
              placeholder, as a series has whose points come first"
         ));
         let sql = format!(
-            "select ingest_see_columns(array_agg(time_series_id), array_agg(column_name)) from (select distinct \
+            "select ingest_ensure_series(array_agg(time_series_id), array_agg(column_name)) from (select distinct \
              time_series_id, column_name {without_row}) as orphan having count(*) > 0"
         );
         self.run(&sql, "ROW EXCLUSIVE on time_series_metadata and ingest_series", "0.2 s a million rows").await

@@ -112,9 +112,9 @@ fn next((from, until): Interval, now_us: i64) -> Option<i64> {
 
 /// The interval of the chunk around this time, and whether it was made now.
 async fn make_one(session: &mut Session, series: &str, time_us: i64) -> Result<(Interval, bool), Error> {
-    let sql = "select from_us, until_us, made from ingest_make_chunk($1, $2)";
+    let sql = "select from_us, until_us, created from ingest_ensure_chunk($1, $2)";
     let rows = session.query("make a chunk", sql, &[&series, &time_us]).await?;
-    let row = rows.first().ok_or_else(|| Error::Unexpected("ingest_make_chunk answers nothing".to_owned()))?;
+    let row = rows.first().ok_or_else(|| Error::Unexpected("ingest_ensure_chunk answers nothing".to_owned()))?;
     let interval = (row.get(0), row.get(1));
     let made = row.get(2);
     if made {

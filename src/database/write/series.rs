@@ -131,7 +131,7 @@ pub(in crate::database) async fn see(session: &mut Session, known: &KnownSeries,
     }
     let (ids, columns): (Vec<&str>, Vec<&str>) = pairs.iter().copied().unzip();
     let sql =
-        "select ingest_see_columns($1, $2) from (select set_config('lock_timeout', $3, true) as told offset 0) as wait
+        "select ingest_ensure_series($1, $2) from (select set_config('lock_timeout', $3, true) as told offset 0) as wait
                where told is not null";
     session.query(SEE_STEP, sql, &[&ids, &columns, &session.row_wait()]).await?;
     known.remember(&pairs);
@@ -194,8 +194,10 @@ pub(in crate::database) async fn lock(
 /// Also if rows went into the root table of a hypertable.
 pub(in crate::database) async fn check_landing(session: &mut Session, reference: Reference) -> Result<(), Error> {
     let sql = match reference {
-        Reference::Locked => "select set_config('session_replication_role', 'origin', true), ingest_check_landing()",
-        Reference::Trigger | Reference::Absent => "select ingest_check_landing()",
+        Reference::Locked => {
+            "select set_config('session_replication_role', 'origin', true), ingest_check_root_tables()"
+        }
+        Reference::Trigger | Reference::Absent => "select ingest_check_root_tables()",
     };
     session.query("check where points are", sql, &[]).await.map(drop)
 }

@@ -1,7 +1,7 @@
--- Locks of others: what a transaction of the worker would wait for, and who holds it.
+-- Locks of others: which rows that the worker needs are locked by another transaction, and which sessions hold the locks.
 
--- The series of these whose rows another transaction holds, so that a write of them would wait. p_points: series that only get
--- points, whose row in time_series_metadata is locked for key share. p_rows: series whose rows are made or changed.
+-- Returns those of these series whose rows another transaction has locked, so that writing them would wait. p_points: series that
+-- only get points, whose row in time_series_metadata is locked for key share. p_rows: series whose rows are created or changed.
 create function ingest_locked_series(p_points text[], p_rows text[])
 returns setof text
 language plpgsql as $$
@@ -9,19 +9,19 @@ declare
     one text;
     visible text[];
 begin
-    -- A lock on a whole table ends the question soon, and is no answer to it.
+    -- A lock on a whole table ends the call soon, with an error: it says nothing about rows.
     perform set_config('lock_timeout', '100ms', true);
-    -- A row that another transaction has made and not committed is not visible: only making it, too, shows that it is there.
-    -- This comes first, so that no row is locked while it waits.
+    -- A row that another transaction has inserted and not committed is not visible: only an attempt to insert it, too, shows
+    -- that it is there. This comes first, so that no row is locked while it waits.
     visible := array(select id from time_series_metadata where id = any (p_rows));
     for one in select id from unnest(p_rows) as id where not id = any (visible) limit 1000 loop
         begin
-            perform ingest_see_columns(array[one], array['']);
+            perform ingest_ensure_series(array[one], array['']);
             raise exception using errcode = 'IC100';
         exception
             when lock_not_available then
                 return next one;
-                -- Who has made one has mostly made others: they are not waited for as long.
+                -- A transaction that has inserted one has mostly inserted others: wait less for them.
                 perform set_config('lock_timeout', '2ms', true);
             when sqlstate 'IC100' then null;
         end;
@@ -47,7 +47,7 @@ begin
         where series.series_id = any (p_rows) and not exists (select from free where free.series_id = series.series_id);
 end $$;
 
--- The partitions of a pipeline whose progress another transaction holds.
+-- Returns the partitions of a pipeline whose progress another transaction has locked.
 create function ingest_locked_partitions(p_pipeline text)
 returns table (cluster_id text, topic text, topic_id text, partition integer)
 language plpgsql as $$
@@ -56,7 +56,7 @@ declare
     one record;
 begin
     perform set_config('lock_timeout', '300ms', true);
-    -- For share: workers that ask at the same time are not in each other's way.
+    -- For share: workers that call this at the same time do not block each other.
     for one in
         with free as materialized (
             select source_id, partition from ingest_progress
@@ -68,7 +68,7 @@ begin
             and not exists (
                 select from free where free.source_id = progress.source_id and free.partition = progress.partition)
     loop
-        -- A worker's own claim lasts for its COMMIT only: what is free again soon is not locked.
+        -- A worker's own claim lasts only as long as its COMMIT: a row that is free again soon does not count as locked.
         begin
             perform from ingest_progress as progress
             where progress.source_id = one.source_id and progress.partition = one.partition for share;
@@ -83,9 +83,9 @@ begin
     end loop;
 end $$;
 
--- Who holds the locks that this role's sessions of this program wait for. Sessions that wait themselves are left out: whoever
--- they wait for is named. held_since is the begin of the transaction that holds the lock, where the owner of this function may
--- see it, waiting_since that of the longest wait for it.
+-- Returns the sessions that hold the locks for which this role's sessions of this program wait. Sessions that wait themselves are
+-- skipped: the ones that they wait for are returned. held_since is the begin of the transaction that holds the lock, if the owner
+-- of this function may see it, waiting_since that of the longest wait for it.
 create function ingest_lock_waits()
 returns table (
     object text, pid integer, application_name text, username text, client text, state text, held_since timestamptz,
@@ -118,16 +118,14 @@ language sql as $$
     group by 1, 2, 3, 4, 5, 6, 7
 $$;
 
+-- As at the end of V2.
 do $$
 declare
-    name text;
+    function_name text;
 begin
-    foreach name in array array[
-        'ingest_locked_series(text[], text[])',
-        'ingest_locked_partitions(text)',
-        'ingest_lock_waits()'
-    ] loop
-        execute format('alter function %s security definer set search_path = %I, pg_temp', name, current_schema());
-        execute format('revoke all on function %s from public', name);
+    foreach function_name in array array['ingest_locked_series', 'ingest_locked_partitions', 'ingest_lock_waits'] loop
+        execute format(
+            'alter function %I security definer set search_path = %I, pg_temp', function_name, current_schema());
+        execute format('revoke all on function %I from public', function_name);
     end loop;
 end $$;

@@ -1,5 +1,6 @@
--- Of the triggers, rules and event triggers that session_replication_role skips, only the foreign key's trigger may be skipped, and
--- the points must land in the hypertable's chunks.
+-- Guards of the write path: the rows of a batch's series are locked once a transaction, which the foreign key's trigger does once
+-- for each point; a worker that may set session_replication_role can then skip that trigger. Of the triggers, rules and event
+-- triggers that this setting skips, only that one may be skipped, and points must go into the hypertable's chunks.
 
 -- Raises if points must not be written in this session (IC010) or in this database for now (IC011). A session that was opened
 -- before a restore began does not have the setting, and the database has.
@@ -25,18 +26,18 @@ begin
 end $$;
 
 -- Locks the rows of these series, each named once, against being deleted before the transaction ends. Raises what the foreign key
--- would raise if one has no row. Returns what looks after the points' series:
+-- would raise if one has no row. Returns what keeps the points' series from being deleted:
 --   locked   these locks alone: the worker may skip the foreign key's trigger
 --   trigger  the foreign key's trigger; nothing was locked, because skipping it would skip something else as well, or the worker
 --            may not
 --   absent   these locks alone: the table has no foreign key
-create or replace function ingest_lock_series(p_series text[])
+create function ingest_lock_series(p_series text[])
 returns text
 language plpgsql as $$
 declare
     points constant oid := 'time_series_data_points'::regclass;
     series constant oid := 'time_series_metadata'::regclass;
-    -- Those that are written while the trigger is skipped.
+    -- The tables that are written while the trigger is skipped.
     tables constant oid[] := array['time_series_data_points'::regclass, 'ingest_point_version'::regclass];
     caller name;
     may_set boolean;
@@ -44,8 +45,8 @@ declare
     found bigint;
 begin
     perform ingest_check_session();
-    -- What is read of triggers holds until the transaction ends: whoever makes one waits for this lock. The chunks are left out, or
-    -- writers would wait for whatever is done to an old one.
+    -- The result of reading the triggers holds until the transaction ends: a CREATE TRIGGER waits for this lock. Chunks are not
+    -- locked, or writers would wait for maintenance of an old one.
     lock table only time_series_data_points in row exclusive mode;
     select oid into foreign_key from pg_constraint
     where conrelid = points and confrelid = series and contype = 'f'
@@ -53,7 +54,7 @@ begin
         and confkey = array[(select attnum from pg_attribute where attrelid = series and attname = 'id')]
     order by oid limit 1;
     if foreign_key is not null then
-        -- The worker's right, not that of this function's owner: of the role that it has set, if it has set any.
+        -- The worker's right, not that of this function's owner: that of the role that it has set, if it has set one.
         caller := coalesce(nullif(current_setting('role'), 'none'), session_user);
         if current_setting('server_version_num')::integer >= 150000 then
             may_set := has_parameter_privilege(caller, 'session_replication_role', 'set');
@@ -72,8 +73,8 @@ begin
                         or c.confrelid <> series and exists (
                             select from pg_inherits
                             where inhparent = any (tables) and inhrelid in (c.conrelid, c.confrelid))))
-            -- Triggers and rules, whether they fire for origin, replica or always: what an ALWAYS trigger writes has others.
-            -- TimescaleDB's blocker is for rows that miss the chunks, which ingest_check_landing finds.
+            -- Triggers and rules, whether they fire for origin, replica or always: tables that an ALWAYS trigger writes have
+            -- triggers, too. TimescaleDB's blocker is for rows that miss the chunks, which ingest_check_root_tables finds.
             or exists (
                 select from pg_trigger as t
                 where not t.tgisinternal and t.tgenabled <> 'D'
@@ -82,7 +83,7 @@ begin
                     and t.tgfoid is distinct from to_regproc('_timescaledb_functions.insert_blocker')
                     and t.tgfoid is distinct from to_regproc('_timescaledb_internal.insert_blocker'))
             or exists (select from pg_rewrite where ev_class = any (tables) and ev_enabled <> 'D')
-            -- A COPY that makes a chunk adds its foreign key by ALTER TABLE.
+            -- A COPY that creates a chunk adds its foreign key by ALTER TABLE.
             or exists (
                 select from pg_event_trigger as e
                 where e.evtenabled <> 'D' and e.evtevent <> 'login' and not exists (
@@ -118,9 +119,9 @@ begin
     return case when foreign_key is null then 'absent' else 'locked' end;
 end $$;
 
--- Raises if this transaction has written rows into the root table of a hypertable, where no query of it finds them. An empty root
--- has no pages, so that this costs no scan.
-create function ingest_check_landing() returns void
+-- Raises if this transaction has written rows into the root table of a hypertable, where queries do not find them. An empty root
+-- has no pages, so this costs no scan.
+create function ingest_check_root_tables() returns void
 language plpgsql as $$
 declare
     root text;
@@ -150,73 +151,14 @@ begin
     end if;
 end $$;
 
--- As before; what speaks of the database, and not of the row, is raised instead of being left to the COPY, and only the row that
--- this function has added goes again.
-create or replace function ingest_make_chunk(
-    p_series text, p_time_us bigint, out from_us bigint, out until_us bigint, out made boolean)
-language plpgsql as $$
-declare
-    time_dimension integer;
-    interval_us bigint;
-    point_time timestamptz := timestamptz 'epoch' + p_time_us * interval '1 microsecond';
-    point_id bigint;
-begin
-    made := false;
-    from_us := -9223372036854775808;
-    until_us := 9223372036854775807;
-    if to_regclass('_timescaledb_catalog.dimension') is null then
-        return;
-    end if;
-    select dimension.id, dimension.interval_length into time_dimension, interval_us
-    from _timescaledb_catalog.dimension
-    join _timescaledb_catalog.hypertable on hypertable.id = dimension.hypertable_id
-    where hypertable.schema_name = current_schema() and hypertable.table_name = 'time_series_data_points'
-        and dimension.column_name = 'timestamp';
-    if interval_us is null then
-        return;
-    end if;
-    for attempt in 1..2 loop
-        select range_start, range_end into from_us, until_us
-        from _timescaledb_catalog.dimension_slice
-        where dimension_id = time_dimension and range_start <= p_time_us and range_end > p_time_us;
-        exit when found or attempt = 2 or exists (
-            select from pg_trigger
-            where tgrelid = 'time_series_data_points'::regclass and not tgisinternal and tgname <> 'ts_insert_blocker');
-        perform ingest_check_session();
-        begin
-            insert into time_series_data_points (time_series_id, "timestamp", column_name) values (p_series, point_time, '')
-            returning id into point_id;
-            delete from time_series_data_points
-            where time_series_id = p_series and "timestamp" = point_time and column_name = '' and id = point_id;
-            made := true;
-        exception when others then
-            -- A constraint, or a function that it calls, may refuse this row with any other code, and take all points.
-            if left(sqlstate, 2) in ('0A', '25', '3D', '3F', '42', '55', '58', 'F0', 'HV', 'IC', 'IO', 'TS', 'XX')
-                and sqlstate <> '55P03'
-            then
-                raise;
-            end if;
-            raise debug 'no chunk was made ahead: %', sqlerrm;
-            exit;
-        end;
-    end loop;
-    if from_us is null then
-        from_us := floor(p_time_us::numeric / interval_us) * interval_us;
-        until_us := from_us + interval_us;
-    end if;
-end $$;
-
+-- As at the end of V2.
 do $$
 declare
-    name text;
+    function_name text;
 begin
-    foreach name in array array[
-        'ingest_check_session()',
-        'ingest_lock_series(text[])',
-        'ingest_check_landing()',
-        'ingest_make_chunk(text, bigint)'
-    ] loop
-        execute format('alter function %s security definer set search_path = %I, pg_temp', name, current_schema());
-        execute format('revoke all on function %s from public', name);
+    foreach function_name in array array['ingest_check_session', 'ingest_lock_series', 'ingest_check_root_tables'] loop
+        execute format(
+            'alter function %I security definer set search_path = %I, pg_temp', function_name, current_schema());
+        execute format('revoke all on function %I from public', function_name);
     end loop;
 end $$;

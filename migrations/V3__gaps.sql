@@ -1,30 +1,44 @@
--- A gap can be filled: what Kafka no longer had may still be in the journal of a worker that comes back later. The row
--- stays, with the time at which it was filled.
-alter table ingest_gap add column filled_at timestamptz;
+-- Gaps: offsets that Kafka no longer had when they were to be read. A gap can be filled later, because the journal of a worker
+-- that comes back may still have its messages.
+
+-- [from_offset, until_offset). The row of a filled gap stays, with the time at which it was filled.
+create table ingest_gap (
+    source_id integer not null references ingest_source (id),
+    partition integer not null,
+    from_offset bigint not null,
+    until_offset bigint not null check (until_offset > from_offset),
+    reason text not null,
+    detected_at timestamptz not null default now(),
+    filled_at timestamptz,
+    primary key (source_id, partition, from_offset)
+);
 
 comment on column ingest_gap.filled_at is 'when a journal still had these offsets and they were written; null: they are lost';
 
-create or replace function ingest_record_gap(
-    p_source integer, p_partition integer, p_from bigint, p_until bigint, p_reason text)
+-- Records [p_from, p_until), which Kafka no longer has, except the parts that are applied, and lets progress pass it.
+create function ingest_record_gap(
+    p_source uuid, p_partition integer, p_from bigint, p_until bigint, p_reason text)
 returns table (from_offset bigint, until_offset bigint)
 language plpgsql as $$
 #variable_conflict use_column
+declare
+    source_number integer := ingest_source_number(p_source);
 begin
     return query
         insert into ingest_gap (source_id, partition, from_offset, until_offset, reason)
-        select p_source, p_partition, lower(island), upper(island), p_reason
-        from unnest(ingest_cover(p_source, p_partition, p_from, p_until)) as island
-        -- After progress was set back the same gap may be met again.
+        select source_number, p_partition, lower(island), upper(island), p_reason
+        from unnest(ingest_cover(source_number, p_partition, p_from, p_until)) as island
+        -- After progress was set back the same gap may be found again.
         on conflict (source_id, partition, from_offset) do update
             set until_offset = excluded.until_offset, detected_at = excluded.detected_at, filled_at = null
         returning ingest_gap.from_offset, ingest_gap.until_offset;
 end $$;
 
--- The slow path for what a journal has: as ingest_claim_missing, and besides what of the intervals lies in gaps, which are
--- filled now. The lock of ingest_cover makes the answer true until the transaction ends.
+-- The slow path for messages of a journal: as ingest_claim_missing, and the parts of the intervals that lie in gaps are
+-- returned as well, and are recorded as filled. The lock of ingest_cover makes the result hold until the transaction ends.
 create function ingest_claim_journaled(
-    p_sources integer[], p_partitions integer[], p_from_offsets bigint[], p_until_offsets bigint[])
-returns table (source_id integer, partition integer, from_offset bigint, until_offset bigint)
+    p_sources uuid[], p_partitions integer[], p_from_offsets bigint[], p_until_offsets bigint[])
+returns table (source_key uuid, partition integer, from_offset bigint, until_offset bigint)
 language plpgsql as $$
 #variable_conflict use_column
 declare
@@ -33,9 +47,10 @@ declare
     missing int8multirange;
 begin
     for want in
-        select * from unnest(p_sources, p_partitions, p_from_offsets, p_until_offsets)
-            as t (source_id, partition, from_offset, until_offset)
-        order by 1, 2, 3
+        select ingest_source_number(t.source_key) as source_id, t.source_key, t.partition, t.from_offset, t.until_offset
+        from unnest(p_sources, p_partitions, p_from_offsets, p_until_offsets)
+            as t (source_key, partition, from_offset, until_offset)
+        order by 1, 3, 4
     loop
         missing := ingest_cover(want.source_id, want.partition, want.from_offset, want.until_offset);
         for gap in
@@ -60,19 +75,18 @@ begin
                 set until_offset = greatest(ingest_gap.until_offset, excluded.until_offset), filled_at = excluded.filled_at;
         end loop;
         return query
-            select want.source_id, want.partition, lower(island), upper(island) from unnest(missing) as island;
+            select want.source_key, want.partition, lower(island), upper(island) from unnest(missing) as island;
     end loop;
 end $$;
 
+-- As at the end of V2.
 do $$
 declare
-    name text;
+    function_name text;
 begin
-    foreach name in array array[
-        'ingest_record_gap(integer, integer, bigint, bigint, text)',
-        'ingest_claim_journaled(integer[], integer[], bigint[], bigint[])'
-    ] loop
-        execute format('alter function %s security definer set search_path = %I, pg_temp', name, current_schema());
-        execute format('revoke all on function %s from public', name);
+    foreach function_name in array array['ingest_record_gap', 'ingest_claim_journaled'] loop
+        execute format(
+            'alter function %I security definer set search_path = %I, pg_temp', function_name, current_schema());
+        execute format('revoke all on function %I from public', function_name);
     end loop;
 end $$;

@@ -1,15 +1,29 @@
--- The two tables of series and points are shared with programs that insert, change and delete series themselves: a name is
+-- Series: definitions from messages, and series that other programs insert, change and delete in the same table. A name is
 -- optional, what such a program reads is never NULL, and a series that is deleted takes its points with it.
 
--- Programs that leave a column out get what a placeholder has.
-alter table time_series_metadata
-    add column if not exists labels jsonb,
-    alter column name drop not null,
-    alter column time_column set default 'timestamp',
-    alter column value_columns set default '[]';
+-- A series' state besides its row: the message of its definition, so that a replay never puts an older definition over a newer
+-- one, and the columns that its points have had.
+create table ingest_series (
+    series_id text collate "C" primary key,
+    defined_columns text[],
+    seen_columns text[] not null default '{}',
+    message_time timestamptz,
+    source_id integer,
+    partition integer,
+    "offset" bigint
+);
 
--- The names in a JSON array; NULL if the text is not one.
-create function ingest_columns_of(p_text text) returns text[]
+-- Counts changes by other programs that invalidate what workers have cached of series: they then read their series again.
+create sequence ingest_series_change;
+
+create function ingest_series_changes() returns bigint
+language sql volatile as $$
+    -- Before the first call of nextval, last_value is the number that the call will return.
+    select last_value + is_called::integer from ingest_series_change
+$$;
+
+-- Returns the names in a JSON array; NULL if the text is not one.
+create function ingest_parse_columns(p_text text) returns text[]
 language plpgsql immutable as $$
 begin
     return array(
@@ -19,28 +33,31 @@ exception when data_exception or program_limit_exceeded then
     return null;
 end $$;
 
--- Placeholders of earlier versions have their id as the name.
-update time_series_metadata as series set name = null
-from ingest_series as stored
-where stored.series_id = series.id and stored.message_time is null and series.name = series.id;
+-- Returns value_columns: the columns of the definition in their order, then the others, sorted.
+create function ingest_value_columns(p_defined text[], p_seen text[]) returns text
+language sql immutable as $$
+    select to_json(coalesce(p_defined, '{}') || array(
+        select seen from unnest(p_seen) as seen
+        where not seen = any (coalesce(p_defined, '{}'))
+        order by seen collate "C"
+    ))::text
+$$;
 
-update time_series_metadata as series set
-    time_column = coalesce(series.time_column, 'timestamp'),
-    value_columns = coalesce(
-        case when ingest_columns_of(series.value_columns) is not null then series.value_columns end,
-        (select ingest_value_columns(stored.defined_columns, stored.seen_columns) from ingest_series as stored
-         where stored.series_id = series.id),
-        '[]')
-where series.time_column is null or ingest_columns_of(series.value_columns) is null;
+-- Locks the rows of these series, in one order, against being deleted or changed before the transaction ends; creates missing
+-- ones as placeholders.
+create function ingest_lock_or_create_series(p_ids text[]) returns void
+language sql as $$
+    insert into time_series_metadata as series (id, time_column, value_columns)
+    select distinct on (id collate "C") id, 'timestamp', '[]' from unnest(p_ids) as id order by id collate "C"
+    -- Changes nothing, and locks the row nevertheless.
+    on conflict (id) do update set updated_at = series.updated_at where false
+$$;
 
-alter table time_series_metadata
-    alter column time_column set not null,
-    alter column value_columns set not null;
-
--- Creates or updates series by their definitions, if these are newer than what is stored. Returns how many of them differ
--- from what another message says of the same series. The rows of time_series_metadata are locked before those of
--- ingest_series, as by whoever deletes a series.
-create or replace function ingest_define_series(
+-- Creates or updates series by their definitions, if these are newer than the stored ones; p_columns holds JSON arrays,
+-- p_message_ms Kafka's times. Of two definitions the one with the later Kafka time is newer, then the one with the higher
+-- offset. Returns how many of them differ from what another message says of the same series. The rows of time_series_metadata
+-- are locked before those of ingest_series, as by a program that deletes a series.
+create function ingest_define_series(
     p_ids text[], p_names text[], p_descriptions text[], p_time_columns text[], p_columns text[],
     p_message_ms bigint[], p_sources uuid[], p_partitions integer[], p_offsets bigint[])
 returns bigint
@@ -75,7 +92,7 @@ begin
             and (given.name, given.description, given.time_column, given.columns)
                 is distinct from (series.name, series.description, series.time_column, stored.defined_columns);
 
-    perform ingest_lock_or_add_series(p_ids);
+    perform ingest_lock_or_create_series(p_ids);
 
     with definition as (
         select distinct on (id collate "C")
@@ -91,7 +108,7 @@ begin
         -- Columns that another program has written into the row stay in it, as if points had had them.
         insert into ingest_series as stored
             (series_id, defined_columns, seen_columns, message_time, source_id, partition, "offset")
-        select definition.id, definition.columns, coalesce(ingest_columns_of(series.value_columns), '{}'),
+        select definition.id, definition.columns, coalesce(ingest_parse_columns(series.value_columns), '{}'),
             definition.message_time, definition.source_id, definition.partition, definition."offset"
         from definition join time_series_metadata as series on series.id = definition.id
         order by definition.id collate "C"
@@ -122,35 +139,25 @@ begin
     return conflicts;
 end $$;
 
--- Locks the rows of these series against being deleted or changed before the transaction ends, in one order; adds those that
--- are missing, as placeholders.
-create function ingest_lock_or_add_series(p_ids text[]) returns void
-language sql as $$
-    insert into time_series_metadata as series (id, time_column, value_columns)
-    select distinct on (id collate "C") id, 'timestamp', '[]' from unnest(p_ids) as id order by id collate "C"
-    -- Changes nothing, and locks the row all the same.
-    on conflict (id) do update set updated_at = series.updated_at where false
-$$;
-
--- Makes sure that each series of the (series, column) pairs has a row, and that its columns are listed. What another program
--- has written into the row stays: columns are added after its own. A text that is not a JSON array is replaced by one.
-create or replace function ingest_see_columns(p_ids text[], p_columns text[]) returns void
+-- Ensures that each series of the (series, column) pairs has a row, and that its columns are listed. Columns that another
+-- program has written into the row stay: the others are added after them. A text that is not a JSON array is replaced by one.
+create function ingest_ensure_series(p_ids text[], p_columns text[]) returns void
 language plpgsql as $$
 #variable_conflict use_column
 begin
-    perform ingest_lock_or_add_series(p_ids);
+    perform ingest_lock_or_create_series(p_ids);
 
     with pair as (
         select id, array_agg(distinct column_name) as columns
         from unnest(p_ids, p_columns) as t (id, column_name) group by id
     ), before as (
-        select pair.id, pair.columns, ingest_columns_of(series.value_columns) as listed,
+        select pair.id, pair.columns, ingest_parse_columns(series.value_columns) as listed,
             coalesce(stored.defined_columns, '{}') as defined, coalesce(stored.seen_columns, '{}') as seen
         from pair join time_series_metadata as series on series.id = pair.id
         left join ingest_series as stored on stored.series_id = pair.id
     ), after as (
         select id, defined, array(select distinct unnest(seen || columns)) as seen, listed,
-            listed is null or listed = ingest_columns_of(ingest_value_columns(defined, seen)) as is_ours
+            listed is null or listed = ingest_parse_columns(ingest_value_columns(defined, seen)) as is_ours
         from before
     ), noted as (
         insert into ingest_series as stored (series_id, seen_columns)
@@ -165,25 +172,16 @@ begin
     update time_series_metadata as series set value_columns = changed.value_columns, updated_at = now()
     from changed
     where series.id = changed.id
-        -- Its own spelling of the same list stays as well.
-        and ingest_columns_of(series.value_columns) is distinct from ingest_columns_of(changed.value_columns);
+        -- Another spelling of the same list stays as well.
+        and ingest_parse_columns(series.value_columns) is distinct from ingest_parse_columns(changed.value_columns);
 end $$;
 
--- Counts what other programs take away from what a worker remembers of series: it then looks at its series again.
-create sequence ingest_series_change;
-
-create function ingest_series_changes() returns bigint
-language sql volatile as $$
-    -- Its first number is the one that it has before it was ever called.
-    select last_value + is_called::integer from ingest_series_change
-$$;
-
--- Another program has set a series' columns: those that it leaves out are not known any more, and are listed again when points
--- of them come.
+-- After another program has set a series' columns: those that it omits are no longer known, and are listed again when points of
+-- them come.
 create function ingest_columns_changed() returns trigger
 language plpgsql as $$
 declare
-    listed text[] := coalesce(ingest_columns_of(new.value_columns), '{}');
+    listed text[] := coalesce(ingest_parse_columns(new.value_columns), '{}');
 begin
     update ingest_series set seen_columns = array(select name from unnest(seen_columns) as name where name = any (listed))
     where series_id = new.id and not seen_columns <@ listed;
@@ -196,9 +194,9 @@ end $$;
 create trigger ingest_columns_changed after update of value_columns on time_series_metadata
     for each row when (old.value_columns is distinct from new.value_columns) execute function ingest_columns_changed();
 
--- What goes with a series: its points, if no foreign key takes them, as in the profile throughput; and what is known of the
--- series besides. A definition, columns or versions that stayed would decide about another series of the same id later.
-create function ingest_series_gone() returns trigger
+-- Deletes what belongs to a series: its points, unless a foreign key deletes them, as none does in the profile throughput; and
+-- its state. A definition, columns or versions that stayed would decide about a later series with the same id.
+create function ingest_series_removed() returns trigger
 language plpgsql as $$
 begin
     if not exists (
@@ -206,8 +204,8 @@ begin
         where conrelid = 'time_series_data_points'::regclass and confrelid = 'time_series_metadata'::regclass
             and contype = 'f')
     then
-        -- The change of the row has waited for all who write its points. A snapshot that is older than that misses their points,
-        -- which would stay.
+        -- The change of the row has waited for all transactions that write its points. A snapshot older than that does not see
+        -- these points, and they would stay.
         if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
             raise exception using
                 errcode = 'feature_not_supported',
@@ -229,12 +227,12 @@ begin
 end $$;
 
 create trigger ingest_series_deleted after delete on time_series_metadata
-    for each row execute function ingest_series_gone();
+    for each row execute function ingest_series_removed();
 create trigger ingest_series_renamed after update of id on time_series_metadata
-    for each row when (old.id is distinct from new.id) execute function ingest_series_gone();
+    for each row when (old.id is distinct from new.id) execute function ingest_series_removed();
 
--- A foreign key has the points truncated by the same statement. A table that the statement names itself is empty here, and may
--- not be truncated again.
+-- With a foreign key the points are truncated by the same statement. A table that the statement names itself is empty here, and
+-- must not be truncated again.
 create function ingest_series_truncated() returns trigger
 language plpgsql as $$
 begin
@@ -254,21 +252,17 @@ end $$;
 create trigger ingest_series_truncated after truncate on time_series_metadata
     for each statement execute function ingest_series_truncated();
 
+-- As at the end of V2.
 do $$
 declare
-    name text;
+    function_name text;
 begin
-    foreach name in array array[
-        'ingest_columns_of(text)',
-        'ingest_define_series(text[], text[], text[], text[], text[], bigint[], uuid[], integer[], bigint[])',
-        'ingest_lock_or_add_series(text[])',
-        'ingest_see_columns(text[], text[])',
-        'ingest_series_changes()',
-        'ingest_columns_changed()',
-        'ingest_series_gone()',
-        'ingest_series_truncated()'
+    foreach function_name in array array[
+        'ingest_series_changes', 'ingest_parse_columns', 'ingest_lock_or_create_series', 'ingest_define_series',
+        'ingest_ensure_series', 'ingest_columns_changed', 'ingest_series_removed', 'ingest_series_truncated'
     ] loop
-        execute format('alter function %s security definer set search_path = %I, pg_temp', name, current_schema());
-        execute format('revoke all on function %s from public', name);
+        execute format(
+            'alter function %I security definer set search_path = %I, pg_temp', function_name, current_schema());
+        execute format('revoke all on function %I from public', function_name);
     end loop;
 end $$;

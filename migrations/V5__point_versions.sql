@@ -1,7 +1,7 @@
--- Points that come twice, in different messages: points.on_duplicate = "ignore" and "replace". Both need a unique index on the
--- points, which `migrate` makes when one of them is configured; see docs/schema.md.
+-- Duplicate points, in different messages: points.on_duplicate = "ignore" and "replace". Both need a unique index on the points,
+-- which `migrate` makes if one of them is configured; see docs/schema.md.
 
--- The message of which each point has its value; written with "replace" only. A point without a row is older than any message.
+-- The message that each point has its value from; written with "replace" only. A point without a row is older than any message.
 create table ingest_point_version (
     time_series_id text collate "C" not null,
     column_name text collate "C" not null,
@@ -15,7 +15,7 @@ create table ingest_point_version (
 
 comment on column ingest_point_version.message_ms is 'the message''s Kafka time, in ms since the Unix epoch';
 
--- Adds points, sorted and each once; those that are there stay as they are. The answer is the number of rows that were added.
+-- Adds points, which are sorted and without duplicates; rows that exist stay unchanged. Returns the number of rows added.
 create function ingest_add_points(
     p_series text[], p_columns text[], p_times timestamptz[], p_values double precision[])
 returns bigint
@@ -30,19 +30,28 @@ begin
     return added;
 end $$;
 
--- Adds points, sorted and each once, or sets their values where those that are there are of earlier messages. A message is
--- later than another by its time, and of the same time by its offset, partition and source, as for series definitions. The
--- versions are locked in the order of the points, and only who has a version's lock comes to its point.
--- The planner does not know how long arrays are, and would compare each row with each.
+-- Adds points, which are sorted and without duplicates, and replaces the values of rows that are of earlier messages. A message
+-- is later than another by its time, and of the same time by its offset, partition and source, as for series definitions. The
+-- versions are locked in the order of the points, and a point is written only under its version's lock. p_sources has numbers
+-- that p_source_keys names, each at the index of p_source_numbers: the caller orders messages by them, too.
+-- The planner does not know the length of arrays, and would compare each row with each: enable_nestloop is off.
 create function ingest_replace_points(
     p_series text[], p_columns text[], p_times timestamptz[], p_values double precision[],
-    p_message_ms bigint[], p_offsets bigint[], p_partitions integer[], p_sources integer[])
+    p_message_ms bigint[], p_offsets bigint[], p_partitions integer[], p_sources integer[],
+    p_source_numbers integer[], p_source_keys uuid[])
 returns bigint
 language plpgsql
 set enable_nestloop = off as $$
 declare
     changed bigint;
+    named record;
 begin
+    for named in select * from unnest(p_source_numbers, p_source_keys) as t (source_number, source_key) loop
+        if ingest_source_number(named.source_key) <> named.source_number then
+            raise exception 'the source with the key % has another number than %', named.source_key, named.source_number
+                using errcode = 'IC004';
+        end if;
+    end loop;
     with incoming as materialized (
         select * from unnest(p_series, p_columns, p_times, p_values, p_message_ms, p_offsets, p_partitions, p_sources)
             as t (time_series_id, column_name, "timestamp", value, message_ms, "offset", partition, source_id)
@@ -68,15 +77,14 @@ begin
     return changed;
 end $$;
 
+-- As at the end of V2.
 do $$
 declare
-    name text;
+    function_name text;
 begin
-    foreach name in array array[
-        'ingest_add_points(text[], text[], timestamptz[], double precision[])',
-        'ingest_replace_points(text[], text[], timestamptz[], double precision[], bigint[], bigint[], integer[], integer[])'
-    ] loop
-        execute format('alter function %s security definer set search_path = %I, pg_temp', name, current_schema());
-        execute format('revoke all on function %s from public', name);
+    foreach function_name in array array['ingest_add_points', 'ingest_replace_points'] loop
+        execute format(
+            'alter function %I security definer set search_path = %I, pg_temp', function_name, current_schema());
+        execute format('revoke all on function %I from public', function_name);
     end loop;
 end $$;
