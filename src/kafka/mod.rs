@@ -23,6 +23,7 @@
 pub mod consumer;
 pub mod dead_letter_topic;
 pub mod embedded;
+pub mod events;
 pub mod lookup;
 pub mod partition;
 pub mod publisher;

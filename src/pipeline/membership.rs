@@ -12,7 +12,8 @@ use tokio::time::Instant;
 use tracing::{debug, info};
 
 use crate::config::Kafka;
-use crate::kafka::consumer::{Command, ConsumerHandle};
+use crate::kafka::consumer::ConsumerHandle;
+use crate::kafka::events::Command;
 use crate::kafka::lookup::Lookup;
 use crate::telemetry::health::Health;
 

@@ -40,7 +40,8 @@ use crate::batch::{Batch, Counts};
 use crate::config::Config;
 use crate::database::Database;
 use crate::journal::{JournalHandle, Record};
-use crate::kafka::consumer::{self, Assigned, Command, ConsumerHandle, Event, Messages};
+use crate::kafka::consumer::{self, ConsumerHandle};
+use crate::kafka::events::{Assigned, Command, Event, Messages};
 use crate::kafka::lookup::Lookup;
 use crate::kafka::partition::TopicPartition;
 use crate::kafka::settings;
@@ -50,7 +51,7 @@ use crate::raw::{Budget, Interval, MessageSet};
 use crate::telemetry::health::{Component, Health, JournalStatus};
 use crate::telemetry::log_limit::LogLimit;
 use crate::telemetry::metrics::{self, Step};
-use crate::telemetry::{self, escaped};
+use crate::telemetry::{self, escaped, lag};
 
 use dead_letter_copies::Publishing;
 use journaling::{Mode, Spill};
@@ -355,7 +356,7 @@ impl Pipeline {
                     self.partitions.assign(one);
                 }
                 self.starts.on_assigned(assigned, sets_before);
-                metrics::forget_lost_lags();
+                lag::forget_lost();
                 self.note_partitions();
                 self.health.note(|facts| facts.group.join());
             }
@@ -364,9 +365,9 @@ impl Pipeline {
                 for partition in &partitions {
                     self.partitions.revoke(partition);
                     if lost {
-                        metrics::keep_lag(&partition.topic, partition.number);
+                        lag::keep(&partition.topic, partition.number);
                     } else {
-                        metrics::forget_lag(&partition.topic, partition.number);
+                        lag::forget(&partition.topic, partition.number);
                     }
                 }
                 if lost {
@@ -560,7 +561,7 @@ impl Pipeline {
         let lags = self.partitions.lags(now_ms, self.health.brokers_answer());
         for lag in &lags {
             if let Some(messages) = lag.messages {
-                metrics::lag(&lag.partition.topic, lag.partition.number, messages, lag.seconds);
+                telemetry::lag::set(&lag.partition.topic, lag.partition.number, messages, lag.seconds);
             }
         }
         let (buffered, limit, in_flight) = (self.budget.used(), self.config.memory.limit_bytes, self.writers.len());

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::{NextOffsets, is_plausible};
 use crate::database::Applied;
 use crate::journal::Record;
-use crate::kafka::consumer::{Assigned, Start};
+use crate::kafka::events::{Assigned, Start};
 use crate::kafka::partition::{LogRange, TopicPartition};
 use crate::raw::{Interval, MessageSet, Partition, Source};
 use crate::telemetry::readiness::LOGS_PATIENCE;

@@ -11,7 +11,7 @@ use super::partitions::{InFlightPartitions, first_beyond};
 use crate::config::{Kafka, NewCluster, StartAt};
 use crate::database::{self, Class, Database, Elsewhere, NO_ISLANDS};
 use crate::journal::JournalHandle;
-use crate::kafka::consumer::{Assigned, Start};
+use crate::kafka::events::{Assigned, Start};
 use crate::kafka::lookup::Lookup;
 use crate::kafka::partition::{LogRange, TopicPartition};
 use crate::raw::Kind;

@@ -10,7 +10,7 @@ use tracing::error;
 use super::partitions::InFlightPartitions;
 use super::start::{Resolution, Starter};
 use crate::database::Database;
-use crate::kafka::consumer::Assigned;
+use crate::kafka::events::Assigned;
 use crate::kafka::partition::TopicPartition;
 use crate::raw::Source;
 

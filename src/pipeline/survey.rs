@@ -12,7 +12,7 @@ use tracing::{error, info, warn};
 use super::partitions::{InFlightPartitions, Partitions, first_beyond};
 use crate::database::{Coverage, Database, Error};
 use crate::journal::{JournalHandle, Record, SegmentInfo};
-use crate::kafka::consumer::Assigned;
+use crate::kafka::events::Assigned;
 use crate::raw::{Interval, Partition, Source};
 use crate::telemetry::log_limit::LogLimit;
 

@@ -3,14 +3,15 @@
 //! Labels come from bounded sets only: configured topics, their partitions, and words of this program. Before [`install`]
 //! the functions do nothing, except that the lag is remembered.
 
-use std::collections::BTreeMap;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ::metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing::warn;
+
+use super::lag;
 
 const KAFKA_LAG_MESSAGES: &str = "series_ingest_kafka_lag_messages";
 const KAFKA_LAG_SECONDS: &str = "series_ingest_kafka_lag_seconds";
@@ -360,7 +361,8 @@ impl Rendered {
     pub fn render(&self) -> String {
         counter!(LOG_LINES_DROPPED).absolute(super::logging::dropped_lines());
         let mut text = self.handle.render();
-        render_lags(&mut text, &lags(), Instant::now());
+        let help = |name: &str| METRICS.iter().find(|metric| metric.name == name).map_or("", |metric| metric.help);
+        lag::render(&mut text, KAFKA_LAG_MESSAGES, KAFKA_LAG_SECONDS, help);
         text
     }
 }
@@ -611,80 +613,6 @@ fn observe(histogram: ::metrics::Histogram, value: f64) {
     }
 }
 
-/// The recorder cannot forget a gauge, and a partition that went to another worker must not stay: so the lag is kept here.
-type Lags = BTreeMap<(String, i32), Lag>;
-
-#[derive(Debug, Clone, Copy)]
-struct Lag {
-    messages: i64,
-    seconds: f64,
-    at: Instant,
-    /// Whether the brokers have taken the partition from this worker only because it could not reach them: nobody knows then
-    /// what has come since.
-    lost: bool,
-}
-
-impl Lag {
-    /// A message that waits grows older also while nobody looks after it.
-    fn seconds_at(&self, now: Instant) -> f64 {
-        if self.messages > 0 || self.lost {
-            self.seconds + now.saturating_duration_since(self.at).as_secs_f64()
-        } else {
-            self.seconds
-        }
-    }
-}
-
-fn lags() -> MutexGuard<'static, Lags> {
-    static LAGS: Mutex<Lags> = Mutex::new(Lags::new());
-    LAGS.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// How far a partition is behind: messages that are not in the database, and the age of the oldest of them in seconds.
-pub fn lag(topic: &str, partition: i32, messages: i64, seconds: f64) {
-    lags().insert((topic.to_owned(), partition), Lag { messages, seconds, at: Instant::now(), lost: false });
-}
-
-/// The membership in the group was lost, and with it the partition: its lag stays as it was, and grows older, until the worker
-/// is a member again.
-pub fn keep_lag(topic: &str, partition: i32) {
-    if let Some(lag) = lags().get_mut(&(topic.to_owned(), partition)) {
-        lag.lost = true;
-    }
-}
-
-/// The worker is a member again: what was lost is another worker's, unless it is among what is assigned to this one.
-pub fn forget_lost_lags() {
-    lags().retain(|_, lag| !lag.lost);
-}
-
-/// The partition is another worker's; its lag is no longer told here.
-pub fn forget_lag(topic: &str, partition: i32) {
-    lags().remove(&(topic.to_owned(), partition));
-}
-
-fn render_lags(text: &mut String, lags: &Lags, now: Instant) {
-    render_gauge(text, KAFKA_LAG_MESSAGES, lags, |lag| lag.messages.to_string());
-    render_gauge(text, KAFKA_LAG_SECONDS, lags, |lag| lag.seconds_at(now).to_string());
-}
-
-fn render_gauge(text: &mut String, name: &str, lags: &Lags, value: impl Fn(&Lag) -> String) {
-    if lags.is_empty() {
-        return;
-    }
-    let help = METRICS.iter().find(|metric| metric.name == name).map_or("", |metric| metric.help);
-    text.push_str(&format!("# HELP {name} {help}\n# TYPE {name} gauge\n"));
-    for ((topic, partition), lag) in lags {
-        let topic = escape_label(topic);
-        text.push_str(&format!("{name}{{topic=\"{topic}\",partition=\"{partition}\"}} {}\n", value(lag)));
-    }
-    text.push('\n');
-}
-
-fn escape_label(value: &str) -> String {
-    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::{BTreeSet, HashMap};
@@ -707,7 +635,7 @@ mod tests {
         produce_to_commit(0.3);
         batch_sealed(50, 4000);
         buffered_bytes(1);
-        lag("feed", 0, 5, 1.5);
+        lag::set("feed", 0, 5, 1.5);
         ready(true);
         kafka_up(true);
         gap();
@@ -833,65 +761,35 @@ mod tests {
     #[test]
     fn a_partition_that_went_leaves_nothing() {
         let rendered = install();
-        lag("went", 0, 3, 1.5);
-        lag("went", 1, 0, 0.0);
+        lag::set("went", 0, 3, 1.5);
+        lag::set("went", 1, 0, 0.0);
         let text = rendered.render();
         assert_eq!(value(&text, "series_ingest_kafka_lag_messages{topic=\"went\",partition=\"0\"}"), Some("3"));
         assert_eq!(value(&text, "series_ingest_kafka_lag_seconds{topic=\"went\",partition=\"1\"}"), Some("0"));
-        forget_lag("went", 0);
+        lag::forget("went", 0);
         let text = rendered.render();
         assert!(!text.contains("topic=\"went\",partition=\"0\""), "{text}");
         assert!(text.contains("topic=\"went\",partition=\"1\""), "{text}");
-        forget_lag("went", 1);
+        lag::forget("went", 1);
         assert!(!rendered.render().contains("topic=\"went\""));
     }
 
     #[test]
     fn a_partition_that_was_lost_with_the_membership_keeps_its_lag_until_the_worker_is_a_member_again() {
         let rendered = install();
-        lag("lost", 0, 0, 0.0);
-        lag("lost", 1, 4, 2.0);
-        keep_lag("lost", 0);
-        keep_lag("lost", 1);
+        lag::set("lost", 0, 0, 0.0);
+        lag::set("lost", 1, 4, 2.0);
+        lag::keep("lost", 0);
+        lag::keep("lost", 1);
         let text = rendered.render();
         assert_eq!(value(&text, "series_ingest_kafka_lag_messages{topic=\"lost\",partition=\"1\"}"), Some("4"));
         assert!(text.contains("kafka_lag_seconds{topic=\"lost\",partition=\"0\"}"), "{text}");
-        lag("lost", 1, 0, 0.0);
-        forget_lost_lags();
+        lag::set("lost", 1, 0, 0.0);
+        lag::forget_lost();
         let text = rendered.render();
         assert!(!text.contains("topic=\"lost\",partition=\"0\""), "{text}");
         assert!(text.contains("topic=\"lost\",partition=\"1\""), "it was assigned again: {text}");
-        forget_lag("lost", 1);
-    }
-
-    #[test]
-    fn a_lag_nobody_looks_after_grows() {
-        let at = Instant::now();
-        let later = at + Duration::from_secs(10);
-        assert_eq!(Lag { messages: 1, seconds: 2.5, at, lost: false }.seconds_at(later), 12.5);
-        assert_eq!(Lag { messages: 0, seconds: 0.0, at, lost: false }.seconds_at(later), 0.0);
-        assert_eq!(Lag { messages: 0, seconds: 0.0, at, lost: true }.seconds_at(later), 10.0);
-    }
-
-    #[test]
-    fn lag_lines_are_in_the_exposition_format() {
-        let at = Instant::now();
-        let lags = Lags::from([(("a\"b\\c\nd".to_owned(), 7), Lag { messages: 2, seconds: 0.25, at, lost: false })]);
-        let mut text = String::new();
-        render_lags(&mut text, &lags, at);
-        let expected = r#"# HELP series_ingest_kafka_lag_messages Messages in Kafka that are not in the database yet
-# TYPE series_ingest_kafka_lag_messages gauge
-series_ingest_kafka_lag_messages{topic="a\"b\\c\nd",partition="7"} 2
-
-# HELP series_ingest_kafka_lag_seconds Age of the oldest message that is not in the database yet
-# TYPE series_ingest_kafka_lag_seconds gauge
-series_ingest_kafka_lag_seconds{topic="a\"b\\c\nd",partition="7"} 0.25
-
-"#;
-        assert_eq!(text, expected);
-        text.clear();
-        render_lags(&mut text, &Lags::new(), at);
-        assert_eq!(text, "");
+        lag::forget("lost", 1);
     }
 
     #[test]

@@ -10,6 +10,7 @@
 
 pub mod health;
 pub mod http;
+pub mod lag;
 pub mod log_limit;
 mod log_writer;
 pub mod logging;

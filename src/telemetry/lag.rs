@@ -1,0 +1,123 @@
+//! How far each partition of this worker is behind. The recorder of metrics cannot forget a gauge, and a partition that went to
+//! another worker must not stay: so the lag is kept and rendered here.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+type Lags = BTreeMap<(String, i32), Lag>;
+
+#[derive(Debug, Clone, Copy)]
+struct Lag {
+    messages: i64,
+    seconds: f64,
+    at: Instant,
+    /// Whether the brokers have taken the partition from this worker only because it could not reach them: nobody knows then
+    /// what has come since.
+    lost: bool,
+}
+
+impl Lag {
+    /// A message that waits grows older also while nobody looks after it.
+    fn seconds_at(&self, now: Instant) -> f64 {
+        if self.messages > 0 || self.lost {
+            self.seconds + now.saturating_duration_since(self.at).as_secs_f64()
+        } else {
+            self.seconds
+        }
+    }
+}
+
+fn lags() -> MutexGuard<'static, Lags> {
+    static LAGS: Mutex<Lags> = Mutex::new(Lags::new());
+    LAGS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// How far a partition is behind: messages that are not in the database, and the age of the oldest of them in seconds.
+pub fn set(topic: &str, partition: i32, messages: i64, seconds: f64) {
+    lags().insert((topic.to_owned(), partition), Lag { messages, seconds, at: Instant::now(), lost: false });
+}
+
+/// The membership in the group was lost, and with it the partition: its lag stays as it was, and grows older, until the worker
+/// is a member again.
+pub fn keep(topic: &str, partition: i32) {
+    if let Some(lag) = lags().get_mut(&(topic.to_owned(), partition)) {
+        lag.lost = true;
+    }
+}
+
+/// The worker is a member again: what was lost is another worker's, unless it is among what is assigned to this one.
+pub fn forget_lost() {
+    lags().retain(|_, lag| !lag.lost);
+}
+
+/// The partition is another worker's; its lag is no longer reported here.
+pub fn forget(topic: &str, partition: i32) {
+    lags().remove(&(topic.to_owned(), partition));
+}
+
+/// Adds both gauges, whose names these are, to a text in Prometheus' format; `help` has their help texts.
+pub(super) fn render(text: &mut String, messages: &str, seconds: &str, help: impl Fn(&str) -> &'static str) {
+    render_lags(text, &lags(), [(messages, help(messages)), (seconds, help(seconds))], Instant::now());
+}
+
+fn render_lags(text: &mut String, lags: &Lags, [messages, seconds]: [(&str, &str); 2], now: Instant) {
+    render_gauge(text, messages, lags, |lag| lag.messages.to_string());
+    render_gauge(text, seconds, lags, |lag| lag.seconds_at(now).to_string());
+}
+
+fn render_gauge(text: &mut String, (name, help): (&str, &str), lags: &Lags, value: impl Fn(&Lag) -> String) {
+    if lags.is_empty() {
+        return;
+    }
+    text.push_str(&format!("# HELP {name} {help}\n# TYPE {name} gauge\n"));
+    for ((topic, partition), lag) in lags {
+        let topic = escape_label(topic);
+        text.push_str(&format!("{name}{{topic=\"{topic}\",partition=\"{partition}\"}} {}\n", value(lag)));
+    }
+    text.push('\n');
+}
+
+fn escape_label(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const MESSAGES: (&str, &str) = ("messages", "Messages that wait");
+    const SECONDS: (&str, &str) = ("seconds", "The age of the oldest");
+
+    #[test]
+    fn a_lag_nobody_looks_after_grows() {
+        let at = Instant::now();
+        let later = at + Duration::from_secs(10);
+        assert_eq!(Lag { messages: 1, seconds: 2.5, at, lost: false }.seconds_at(later), 12.5);
+        assert_eq!(Lag { messages: 0, seconds: 0.0, at, lost: false }.seconds_at(later), 0.0);
+        assert_eq!(Lag { messages: 0, seconds: 0.0, at, lost: true }.seconds_at(later), 10.0);
+    }
+
+    #[test]
+    fn lag_lines_are_in_the_exposition_format() {
+        let at = Instant::now();
+        let lags = Lags::from([(("a\"b\\c\nd".to_owned(), 7), Lag { messages: 2, seconds: 0.25, at, lost: false })]);
+        let mut text = String::new();
+        render_lags(&mut text, &lags, [MESSAGES, SECONDS], at);
+        let expected = r#"# HELP messages Messages that wait
+# TYPE messages gauge
+messages{topic="a\"b\\c\nd",partition="7"} 2
+
+# HELP seconds The age of the oldest
+# TYPE seconds gauge
+seconds{topic="a\"b\\c\nd",partition="7"} 0.25
+
+"#;
+        assert_eq!(text, expected);
+        text.clear();
+        render_lags(&mut text, &Lags::new(), [MESSAGES, SECONDS], at);
+        assert_eq!(text, "");
+    }
+}
