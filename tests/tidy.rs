@@ -8,6 +8,8 @@ use series_ingest::telemetry::metrics::METRICS;
 
 #[path = "tidy/documents.rs"]
 mod documents;
+#[path = "tidy/rooms.rs"]
+mod rooms;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
