@@ -698,6 +698,7 @@ impl Pipeline {
         metrics::points_skipped(outcome.skipped as u64);
         metrics::points_duplicate(outcome.duplicates as u64);
         metrics::dead_letters_only_counted(outcome.only_counted);
+        metrics::dead_letters_not_counted(outcome.not_counted);
         if let Some(publishing) = self.publishing.as_ref().filter(|_| !outcome.dead_letters.is_empty()) {
             publishing.wake();
         }

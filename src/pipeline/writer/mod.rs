@@ -35,6 +35,8 @@ pub(super) struct Outcome {
     pub(super) dead_letters: BTreeMap<&'static str, (u64, MessageAt, Rejected)>,
     /// How many of these are counted, and not stored.
     pub(super) only_counted: u64,
+    /// How many are not even counted.
+    pub(super) not_counted: u64,
     /// The next offset of each partition.
     pub(super) applied: Vec<Applied>,
     /// The next offset of each partition as it was known before.
@@ -351,6 +353,7 @@ impl Writer {
                         first.or_insert((0, at, rejected)).0 += 1;
                     }
                     outcome.only_counted += written.only_counted;
+                    outcome.not_counted += written.not_counted;
                     for applied in written.applied {
                         outcome.applied.retain(|old| old.partition != applied.partition);
                         outcome.applied.push(applied);
