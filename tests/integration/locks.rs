@@ -1,5 +1,7 @@
 //! Locks of others: on whole tables, which everything waits for, and on rows, which only their own messages wait for.
 
+use std::path::Path;
+
 use tokio_postgres::Client;
 
 use crate::support::away::{Away, until_mode};
@@ -334,23 +336,17 @@ async fn more_messages_of_a_locked_row_than_progress_holds_islands_without_a_jou
     more_holes_than_islands("locked_islands_off", false).await;
 }
 
-/// The settings of a worker with a journal in this folder, or of one without a journal.
-fn journal_settings(folder: Option<&std::path::Path>) -> Vec<(&'static str, String)> {
-    let mut settings = vec![("SERIES_INGEST__BATCH__LINGER_MS", "50".to_owned())];
+/// A worker with the program's own time-outs, and a journal if there is a folder for it.
+fn worker(bed: &Bed, folder: Option<&Path>, extra: &[(&str, &str)]) -> Worker {
+    let mut settings = vec![("SERIES_INGEST__BATCH__LINGER_MS", "50")];
     if let Some(folder) = folder {
         settings.extend([
-            ("SERIES_INGEST__JOURNAL__ENABLED", "true".to_owned()),
-            ("SERIES_INGEST__JOURNAL__DIRECTORY", folder.to_str().unwrap().to_owned()),
-            ("SERIES_INGEST__JOURNAL__MIN_FREE_BYTES", "0".to_owned()),
+            ("SERIES_INGEST__JOURNAL__ENABLED", "true"),
+            ("SERIES_INGEST__JOURNAL__DIRECTORY", folder.to_str().unwrap()),
+            ("SERIES_INGEST__JOURNAL__MIN_FREE_BYTES", "0"),
         ]);
     }
-    settings
-}
-
-/// A worker with the program's own time-outs.
-fn worker(bed: &Bed, folder: Option<&std::path::Path>) -> Worker {
-    let settings = journal_settings(folder);
-    let settings: Vec<(&str, &str)> = settings.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    settings.extend(extra);
     bed.worker(&settings)
 }
 
@@ -363,11 +359,11 @@ fn send_at(bed: &Bed, published: &mut Published, partition: i32, times_us: Vec<i
     bed.producer.send(&bed.points_topic, partition, "s", Some(payload.as_bytes()));
 }
 
-/// The oldest chunk, as the server names it.
-async fn oldest_chunk(bed: &Bed) -> String {
+/// The table's oldest chunk, as the server names it.
+async fn oldest_chunk(bed: &Bed, table: &str) -> String {
     let sql = "select format('%I.%I', chunk_schema, chunk_name)::regclass::text from timescaledb_information.chunks
-               where hypertable_name = 'time_series_data_points' order by range_start limit 1";
-    bed.client.query_one(sql, &[]).await.unwrap().get(0)
+               where hypertable_name = $1 order by range_start limit 1";
+    bed.client.query_one(sql, &[&table]).await.unwrap().get(0)
 }
 
 fn live_points(published: &Published) -> i64 {
@@ -380,15 +376,16 @@ async fn until_live_is_there(bed: &Bed, published: &Published, what: &str) {
     until(30, what, async || bed.count(sql).await == live).await;
 }
 
-async fn a_locked_chunk(test: &str, folder: Option<&std::path::Path>, mode: &str) {
-    let Some(bed) = Bed::new(test, 2).await else { return };
+async fn a_locked_chunk(test: &str, folder: Option<&Path>, (table, mode): (&str, &str), extra: &[(&str, &str)]) {
+    let Some(bed) = Bed::unmigrated(test, 2).await else { return };
+    bed.migrate(extra).await;
     let mut published = Published::default();
-    let worker = worker(&bed, folder);
+    let worker = worker(&bed, folder, extra);
     send_at(&bed, &mut published, 0, vec![OLD_US]);
     send_at(&bed, &mut published, 1, vec![LIVE_US]);
     bed.producer.flush();
     bed.until_applied(60).await;
-    let chunk = oldest_chunk(&bed).await;
+    let chunk = oldest_chunk(&bed, table).await;
     let holder = forgotten(&bed, &format!("lock table {chunk} in {mode} mode")).await;
     send_at(&bed, &mut published, 0, vec![OLD_US + 1_000_000]);
     for round in 1..20 {
@@ -411,14 +408,21 @@ async fn a_locked_chunk(test: &str, folder: Option<&std::path::Path>, mode: &str
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_locked_chunk_keeps_only_its_own_points_waiting() {
-    a_locked_chunk("locked_chunk", None, "access exclusive").await;
+    a_locked_chunk("locked_chunk", None, ("time_series_data_points", "access exclusive"), &[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_locked_chunk_of_versions_keeps_only_its_own_points_waiting() {
+    let replace = [("SERIES_INGEST__POINTS__ON_DUPLICATE", "replace")];
+    a_locked_chunk("locked_versions", None, ("ingest_point_version", "exclusive"), &replace).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_locked_chunk_keeps_only_its_own_points_waiting_in_the_journal() {
     let folder = tempfile::tempdir().unwrap();
     // As CREATE INDEX locks it.
-    a_locked_chunk("locked_chunk_journal", Some(&folder.path().join("journal")), "share").await;
+    let lock = ("time_series_data_points", "share");
+    a_locked_chunk("locked_chunk_journal", Some(&folder.path().join("journal")), lock, &[]).await;
 }
 
 /// After an outage one record is written on trial: the oldest ones wait for the lock, and are no sign of an outage that lasts.
@@ -431,7 +435,7 @@ async fn a_record_that_waits_for_a_locked_chunk_does_not_keep_the_mode_journalin
     send_at(&away.bed, &mut published, 1, vec![LIVE_US]);
     away.bed.producer.flush();
     away.bed.until_applied(60).await;
-    let chunk = oldest_chunk(&away.bed).await;
+    let chunk = oldest_chunk(&away.bed, "time_series_data_points").await;
     let holder = forgotten(&away.bed, &format!("lock table {chunk} in access exclusive mode")).await;
     away.proxy.refuse(true);
     until_mode(&worker, "journaling").await;
@@ -460,11 +464,11 @@ async fn a_record_that_waits_for_a_locked_chunk_does_not_keep_the_mode_journalin
 }
 
 /// Messages that become dead letters, at once and only when the database refuses their points, among others.
-async fn locked_letters(test: &str, folder: Option<&std::path::Path>, table: &str) {
+async fn locked_letters(test: &str, folder: Option<&Path>, table: &str) {
     let Some(bed) = Bed::new(test, 1).await else { return };
     let constraint = "alter table time_series_data_points add constraint no check (column_name <> 'refused')";
     bed.client.batch_execute(constraint).await.unwrap();
-    let worker = worker(&bed, folder);
+    let worker = worker(&bed, folder, &[]);
     bed.send_point("s", 0);
     bed.producer.flush();
     bed.until_applied(60).await;
