@@ -98,7 +98,7 @@ pub enum Error {
         /// The messages that were to be stored there.
         at: Vec<MessageAt>,
         /// The server's answer.
-        failure: Box<Error>,
+        failure: Box<Self>,
     },
     /// What was known of series is out of date.
     #[error("another program has deleted or changed series meanwhile")]

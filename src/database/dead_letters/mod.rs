@@ -332,7 +332,7 @@ async fn count_less(session: &mut Session, counted: &Counts<'_>, refusals: &Refu
             continue;
         };
         refused += sum.count.unsigned_abs();
-        refusals.note(&failure, "dead letters are refused, and so is their count; they are in the log only", &sum.at);
+        refusals.note(&failure, "dead letters are refused, and so is their count; they are in the log only", sum.at);
     }
     session.execute("release a savepoint", "release savepoint counts").await?;
     Ok(refused)
