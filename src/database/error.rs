@@ -3,13 +3,17 @@
 use std::borrow::Cow;
 
 use deadpool_postgres::{PoolError, TimeoutType};
-use tokio_postgres::error::{DbError, SqlState};
+use tokio_postgres::error::{DbError, Severity, SqlState};
 
-use super::connection::session::{COMMIT_STEP, COPY_STEP, DEFINE_STEP, LETTERS_STEP, SEE_STEP, STEPS_WITH_ROWS};
+use super::connection::session::{
+    COMMIT_STEP, COPY_STEP, COUNT_STEP, DEFINE_STEP, LETTERS_STEP, SEE_STEP, STEPS_WITH_ROWS,
+};
 use super::schema::columns::OtherType;
 
 use super::connection::tls;
+use crate::batch::DeadLetter;
 use crate::message::{Reason, Rejected};
+use crate::raw::MessageAt;
 use crate::telemetry::one_line;
 
 /// What a failure means for the batch that met it.
@@ -88,6 +92,14 @@ pub enum Error {
         /// How many were tried.
         of: usize,
     },
+    /// The tables of dead letters are locked, which only these messages need.
+    #[error("{failure}")]
+    LettersLocked {
+        /// The messages that were to be stored there.
+        at: Vec<MessageAt>,
+        /// The server's answer.
+        failure: Box<Self>,
+    },
     /// What was known of series is out of date.
     #[error("another program has deleted or changed series meanwhile")]
     SeriesChanged,
@@ -130,7 +142,7 @@ impl Error {
             Self::TimedOut { .. } => Class::Outage,
             Self::Unexpected(_) | Self::Tls(_) | Self::OtherType(_) | Self::SharedSession => Class::Ours,
             Self::TooManyRefused { .. } => Class::Data,
-            Self::SeriesChanged => Class::Retry,
+            Self::SeriesChanged | Self::LettersLocked { .. } => Class::Retry,
             Self::Server { step, source } if is_of_another_column(step, source) => Class::Ours,
             Self::Server { step, source } if STEPS_WITH_ROWS.contains(step) => {
                 source.code().map_or(Class::Outage, |code| class_of_row_code(code.code()))
@@ -146,6 +158,7 @@ impl Error {
     pub fn from_server(&self) -> Option<&DbError> {
         match self {
             Self::Server { source, .. } => source.as_db_error(),
+            Self::LettersLocked { failure, .. } => failure.from_server(),
             _ => None,
         }
     }
@@ -156,10 +169,45 @@ impl Error {
         in_copy && self.class() == Class::Data && !self.is_missing_series()
     }
 
-    /// Whether the server refuses a dead letter, or does not store it in time.
+    /// Whether the server refuses a dead letter or its count, or does not store it in time. What is missing, not allowed or away
+    /// counts as well, because a trigger of an operator may need it, and nothing may stop the place of last resort.
     pub(super) fn is_refused_letter(&self) -> bool {
-        let in_letters = matches!(self, Self::Server { step, .. } if *step == LETTERS_STEP);
-        in_letters && (self.class() == Class::Data || self.is_canceled())
+        let Self::Server { step, source } = self else { return false };
+        let Some(answer) = source.as_db_error().filter(|_| [LETTERS_STEP, COUNT_STEP].contains(step)) else {
+            return false;
+        };
+        self.refuses_letter() || self.is_canceled() || is_of_foreign_server(answer)
+    }
+
+    /// Whether the COMMIT failed in a way that a deferred trigger on dead letters may be the cause of.
+    pub(super) fn may_be_refused_letter(&self) -> bool {
+        matches!(self, Self::Server { step, .. } if *step == COMMIT_STEP) && self.refuses_letter()
+    }
+
+    fn refuses_letter(&self) -> bool {
+        // Those of our own functions and of the transaction's state are no trigger's.
+        let is_own = |answer: &DbError| matches!(answer.code().code().get(..2), Some("IC" | "25"));
+        match self.class() {
+            Class::Data => true,
+            Class::Ours => self.from_server().is_some_and(|answer| !is_own(answer)),
+            Class::Outage | Class::Retry | Class::Overlap | Class::Progress => false,
+        }
+    }
+
+    /// The same failure, with the letters that were being stored if it is a lock that they need.
+    pub(super) fn of_letters(self, letters: &[&DeadLetter]) -> Self {
+        if !self.is_lock_timeout() {
+            return self;
+        }
+        Self::LettersLocked { at: letters.iter().map(|letter| letter.at.clone()).collect(), failure: Box::new(self) }
+    }
+
+    /// The messages that became dead letters and met a lock on the tables of these.
+    pub fn locked_letters(&self) -> &[MessageAt] {
+        match self {
+            Self::LettersLocked { at, .. } => at,
+            _ => &[],
+        }
     }
 
     /// The row of a COPY at which the server has ended it, counted from 1. In the binary format the server calls the row a
@@ -271,6 +319,7 @@ impl Error {
             )
             | Self::Connect { source, .. }
             | Self::Server { source, .. } => source.as_db_error(),
+            Self::LettersLocked { failure, .. } => failure.answer(),
             _ => None,
         }
     }
@@ -288,8 +337,8 @@ impl Error {
 /// dropped. Every row is refused then, whatever it says.
 fn is_of_another_column(step: &str, error: &tokio_postgres::Error) -> bool {
     let from_messages: &[&str] = match step {
-        // A letter is stored with less then, and at last only counted.
-        LETTERS_STEP => return false,
+        // A letter is stored with less then, and at last only counted or not even that.
+        LETTERS_STEP | COUNT_STEP => return false,
         DEFINE_STEP => &["name", "description"],
         SEE_STEP => &[],
         _ => &["value"],
@@ -298,6 +347,12 @@ fn is_of_another_column(step: &str, error: &tokio_postgres::Error) -> bool {
         *answer.code() == SqlState::NOT_NULL_VIOLATION
             && answer.column().is_some_and(|column| !from_messages.contains(&column))
     })
+}
+
+/// Whether a server that a trigger asks did not answer it: the connection to our own goes on, which it does not after a failure of
+/// its own.
+fn is_of_foreign_server(answer: &DbError) -> bool {
+    answer.code().code().starts_with("08") && answer.parsed_severity() == Some(Severity::Error)
 }
 
 /// What PgBouncer says when it refuses a client, all with the code of a violated protocol; it says with the same code that it

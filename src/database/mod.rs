@@ -93,6 +93,7 @@ pub struct Database {
     unknown_series: UnknownSeries,
     on_duplicate: OnDuplicate,
     letters: dead_letters::Rules,
+    letter_refusals: Arc<dead_letters::Refusals>,
     limit: Duration,
     /// How long a transaction waits for rows of series that others have locked.
     row_wait: Duration,
@@ -169,6 +170,7 @@ impl Database {
             unknown_series: config.points.unknown_series,
             on_duplicate: config.points.on_duplicate,
             letters: dead_letters::Rules::new(config),
+            letter_refusals: Arc::default(),
             limit: Duration::from_millis(database.statement_timeout_ms) + PATIENCE,
             row_wait: write::locks::row_wait(
                 Duration::from_millis(database.outage_grace_ms),

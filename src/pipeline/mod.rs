@@ -70,7 +70,7 @@ const TICK: Duration = Duration::from_millis(100);
 /// How long nothing may come of a partition that has more. What could hold it, a broker that is away among it, is not known
 /// here, and starting again does no harm.
 const STUCK: Duration = Duration::from_secs(30);
-/// How often messages are tried again that wait for rows that somebody has locked, without a journal.
+/// How often messages are tried again that wait for what somebody has locked, without a journal.
 const TRY_LOCKED: Duration = Duration::from_secs(1);
 /// How much longer than its longest statement a healthy database may be silent: the worker's own patience, and a question's
 /// interval.
@@ -231,7 +231,7 @@ struct Pipeline {
     movable_since: Instant,
     /// Since when nothing but the consumer could hold messages up.
     calm_since: Instant,
-    /// Without a journal: what waits for rows that somebody has locked, and until when.
+    /// Without a journal: what waits for what somebody has locked, and until when.
     waiting: VecDeque<MessageSet>,
     waiting_until: Instant,
     /// How many of them are still to be tried in this turn: those that come back wait for the next.
@@ -306,7 +306,7 @@ impl Pipeline {
         self.fill(set);
     }
 
-    /// Takes what waits for rows that somebody has locked, to try it again.
+    /// Takes what waits for what somebody has locked, to try it again.
     fn take_waiting(&mut self) {
         if self.waiting_turn == 0 {
             if self.waiting.is_empty() || Instant::now() < self.waiting_until {
@@ -657,6 +657,7 @@ impl Pipeline {
         metrics::points_skipped(outcome.skipped as u64);
         metrics::points_duplicate(outcome.duplicates as u64);
         metrics::dead_letters_only_counted(outcome.only_counted);
+        metrics::dead_letters_not_counted(outcome.not_counted);
         if let Some(publishing) = self.publishing.as_ref().filter(|_| !outcome.dead_letters.is_empty()) {
             publishing.wake();
         }

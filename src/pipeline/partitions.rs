@@ -158,7 +158,7 @@ impl Partitions {
         self.in_flight.retain(|_, sets| !sets.is_empty());
     }
 
-    /// Notes a set that was on its way and has to wait for rows that somebody has locked; the journal has it, or does not yet.
+    /// Notes a set that was on its way and has to wait for what somebody has locked; the journal has it, or does not yet.
     pub(super) fn note_waiting(&mut self, set: &MessageSet, is_journaled: bool) {
         let interval = set.interval();
         let oldest_ms = set.messages().next().and_then(|first| first.time_ms);

@@ -179,6 +179,7 @@ impl Watch {
             facts.database.failure = failure;
             facts.database.journal = journal;
         });
+        self.health.set_warning("dead-letters", self.database.refused_letters());
         let table = self.database.table();
         self.health.update(|status| {
             status.database.up = state.up;

@@ -24,6 +24,7 @@ const UNKNOWN_FIELDS: &str = "series_ingest_unknown_fields_total";
 const SERIES_CONFLICTS: &str = "series_ingest_series_conflicts_total";
 const DEAD_LETTERS: &str = "series_ingest_dead_letters_total";
 const DEAD_LETTERS_ONLY_COUNTED: &str = "series_ingest_dead_letters_only_counted_total";
+const DEAD_LETTERS_NOT_COUNTED: &str = "series_ingest_dead_letters_not_counted_total";
 const DEAD_LETTERS_PUBLISHED: &str = "series_ingest_dead_letters_published_total";
 const BUFFERED_BYTES: &str = "series_ingest_buffered_bytes";
 const BATCH_POINTS: &str = "series_ingest_batch_points";
@@ -197,6 +198,12 @@ pub const METRICS: &[Metric] = &[
         kind: Kind::Counter,
         labels: &[],
         help: "Dead letters beyond dead_letter.max_rows, which are counted and not stored",
+    },
+    Metric {
+        name: DEAD_LETTERS_NOT_COUNTED,
+        kind: Kind::Counter,
+        labels: &[],
+        help: "Dead letters that the database neither stores nor counts, because a trigger or a constraint refuses both",
     },
     Metric {
         name: DEAD_LETTERS_PUBLISHED,
@@ -462,6 +469,11 @@ pub fn dead_letters_only_counted(n: u64) {
     counter!(DEAD_LETTERS_ONLY_COUNTED).increment(n);
 }
 
+/// `n` dead letters were neither stored nor counted.
+pub fn dead_letters_not_counted(n: u64) {
+    counter!(DEAD_LETTERS_NOT_COUNTED).increment(n);
+}
+
 /// `n` copies of dead letters were published, were not and are tried again, or were refused for good.
 pub fn dead_letters_published(outcome: &'static str, n: u64) {
     counter!(DEAD_LETTERS_PUBLISHED, "outcome" => outcome).increment(n);
@@ -631,6 +643,7 @@ mod tests {
         series_conflicts(1);
         dead_letters("bad-json", 1);
         dead_letters_only_counted(1);
+        dead_letters_not_counted(1);
         dead_letters_published("delivered", 1);
         produce_to_commit(0.3);
         batch_sealed(50, 4000);

@@ -97,6 +97,72 @@ async fn nothing_is_written_in_a_restore_and_all_of_it_afterwards() {
     bed.remove().await;
 }
 
+/// What is in the tables and how many chunks there are, so that it can be compared.
+async fn contents(bed: &Bed) -> Vec<String> {
+    let tables = [
+        "time_series_metadata",
+        "time_series_data_points",
+        "ingest_series",
+        "ingest_source",
+        "ingest_progress",
+        "ingest_gap",
+        "ingest_dead_letter",
+        "ingest_dead_letter_count",
+        "ingest_point_version",
+        "_timescaledb_catalog.chunk",
+    ];
+    let mut all = Vec::new();
+    for table in tables {
+        let sql = format!("select coalesce(string_agg(t::text, '; ' order by t::text), '') from {table} as t");
+        let rows: String = bed.client.query_one(&sql, &[]).await.unwrap().get(0);
+        all.push(format!("{table}: {rows}"));
+    }
+    all
+}
+
+/// A row that the worker adds in a restore is one that the restore adds as well, and fails on.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_series_source_or_progress_is_added_in_a_restore() {
+    let Some(mut bed) = Bed::new("restore_new", 1).await else { return };
+    let journal = tempfile::tempdir().unwrap();
+    let directory = journal.path().join("journal").to_str().unwrap().to_owned();
+    let settings = [
+        ("SERIES_INGEST__JOURNAL__ENABLED", "true"),
+        ("SERIES_INGEST__JOURNAL__DIRECTORY", &directory),
+        ("SERIES_INGEST__JOURNAL__MIN_FREE_BYTES", "0"),
+    ];
+    for extra in [&[][..], &settings[..]] {
+        let mut worker = bed.worker(extra);
+        bed.send_point("s", 0);
+        bed.producer.flush();
+        bed.until_applied(60).await;
+        let points = bed.count_points().await;
+        apart(&bed, "select timescaledb_pre_restore()").await;
+        let before = contents(&bed).await;
+        let (new, defined) = (format!("new{points}"), format!("defined{points}"));
+        // In a chunk that is not there.
+        bed.send_point(&new, 1_000_000_000 + points * 100_000_000);
+        bed.producer.send(&bed.points_topic, 0, "s", Some(b"no JSON"));
+        let definition = format!(r#"{{"type":"series-create","id":"{defined}","name":"d"}}"#);
+        bed.producer.send(&bed.series_topic, 0, &defined, Some(definition.as_bytes()));
+        bed.producer.flush();
+        bed.partitions += 1;
+        bed.broker.add_partitions(&bed.points_topic, bed.partitions as usize).await;
+        until_refused(&worker, "a restore of the database").await;
+        let refused = async || worker.metric("series_ingest_database_errors_total{class=\"ours\"}").unwrap_or_default();
+        let first = refused().await;
+        until(30, "it has tried again and again", async || refused().await >= first + 20.0).await;
+        assert_eq!(contents(&bed).await, before, "nothing is written");
+        apart(&bed, "select timescaledb_post_restore()").await;
+        bed.until_applied(60).await;
+        assert_eq!(bed.count_points().await, points + 1);
+        let sql = format!("select count(*) from time_series_metadata where id in ('{new}', '{defined}')");
+        until(30, "both series", async || bed.count(&sql).await == 2).await;
+        assert_eq!(worker.terminate(10), Some(0));
+    }
+    bed.remove().await;
+}
+
 /// The sessions that were opened in the restore do not outlive it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restricted_role_goes_on_after_a_restore() {

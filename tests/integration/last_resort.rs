@@ -4,6 +4,7 @@
 use rand::Rng as _;
 
 use crate::support::bed::Bed;
+use crate::support::until;
 use crate::support::worker::{run, text};
 
 /// A message whose fault's place is not ASCII.
@@ -85,6 +86,72 @@ async fn letters_that_cannot_be_stored_at_all_are_counted() {
     for (test, obstacle) in [("letter_trigger", trigger), ("letter_column", column)] {
         let Some((bed, stored)) = write_past(test, obstacle, BAD.as_bytes(), &[]).await else { return };
         assert_eq!(stored, Stored { rows: 0, with_payload: 0, only_counted: 2 }, "{test}");
+        bed.remove().await;
+    }
+}
+
+/// What a trigger of an operator asks for may be missing, not allowed, not supported, in another state, or away.
+#[tokio::test(flavor = "multi_thread")]
+async fn letters_whose_trigger_is_broken_are_counted() {
+    let missing = "create function refuse() returns trigger language plpgsql as
+                       $$ begin insert into nowhere values (new.id); return new; end $$;
+                   create trigger refuse before insert on ingest_dead_letter for each row execute function refuse()";
+    let deferred = "create function refuse() returns trigger language plpgsql as
+                        $$ begin insert into nowhere values (new.id); return new; end $$;
+                    create constraint trigger refuse after insert on ingest_dead_letter deferrable initially deferred
+                    for each row execute function refuse()";
+    let raises = |code: &str| {
+        format!(
+            "create function refuse() returns trigger language plpgsql as
+                 $$ begin raise exception 'broken' using errcode = '{code}'; end $$;
+             create trigger refuse before insert on ingest_dead_letter for each row execute function refuse()"
+        )
+    };
+    let mut obstacles = vec![missing.to_owned(), deferred.to_owned()];
+    obstacles.extend(["42501", "0A000", "55000", "XX000", "HV000", "08001"].map(raises));
+    for (number, obstacle) in obstacles.iter().enumerate() {
+        let test = format!("letter_broken_{number}");
+        let Some((bed, stored)) = write_past(&test, obstacle, BAD.as_bytes(), &[]).await else { return };
+        assert_eq!(stored, Stored { rows: 0, with_payload: 0, only_counted: 2 }, "{obstacle}");
+        bed.remove().await;
+    }
+}
+
+/// Neither letters nor their counts are taken.
+#[tokio::test(flavor = "multi_thread")]
+async fn letters_that_cannot_even_be_counted_are_logged() {
+    let constraints = "alter table ingest_dead_letter add constraint no check (reason = 'none');
+                       alter table ingest_dead_letter_count add constraint no check (reason = 'none')";
+    let trigger = "create function refuse() returns trigger language plpgsql as
+                       $$ begin insert into nowhere values (1); return new; end $$;
+                   create trigger refuse before insert on ingest_dead_letter_count for each row execute function refuse()";
+    for (test, obstacle) in [("count_check", constraints), ("count_trigger", trigger)] {
+        let Some(bed) = Bed::new(test, 1).await else { return };
+        bed.client.batch_execute(obstacle).await.unwrap();
+        let worker = bed.worker(&[]);
+        for number in 0..50 {
+            bed.producer.send(&bed.points_topic, 0, "key", Some(BAD.as_bytes()));
+            bed.send_point("s", number);
+        }
+        bed.producer.flush();
+        bed.until_applied(60).await;
+        assert_eq!(bed.count_points().await, 50, "{test}");
+        assert_eq!(stored(&bed).await, Stored { rows: 0, with_payload: 0, only_counted: 0 }, "{test}");
+        assert_eq!(worker.metric("series_ingest_dead_letters_not_counted_total"), Some(50.0), "{test}");
+        assert_eq!(worker.metric("series_ingest_dead_letters_only_counted_total").unwrap_or_default(), 0.0, "{test}");
+        let lines = worker.log().lines().filter(|line| line.contains("a dead letter is refused; it is only")).count();
+        assert!((1..20).contains(&lines), "{test}: it is said, and not with each letter: {}", worker.log());
+        let uncounted = "dead letters are refused, and so is their count";
+        assert!(worker.log().contains(uncounted), "{test}: {}", worker.log());
+        until(10, "the condition is shown, and the worker ready", async || {
+            worker.get("/readyz").is_some_and(|(code, _)| code == 200)
+                && worker.get("/status").is_some_and(|(_, body)| {
+                    let status: serde_json::Value = serde_json::from_str(&body).unwrap();
+                    status["conditions"]["dead-letters"]["reason"].as_str().is_some_and(|why| why.contains(uncounted))
+                })
+        })
+        .await;
+        drop(worker);
         bed.remove().await;
     }
 }

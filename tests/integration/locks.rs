@@ -1,5 +1,7 @@
 //! Locks of others: on whole tables, which everything waits for, and on rows, which only their own messages wait for.
 
+use std::path::Path;
+
 use tokio_postgres::Client;
 
 use crate::support::away::{Away, until_mode};
@@ -130,7 +132,7 @@ struct Held {
     new_column: bool,
 }
 
-const HELD: [Held; 6] = [
+const HELD: [Held; 7] = [
     Held {
         before: "",
         sql: "select from time_series_metadata where id = 'held' for update",
@@ -161,6 +163,13 @@ const HELD: [Held; 6] = [
                  delete from time_series_metadata where id = 'held'",
         sql: "insert into time_series_metadata (id, name, time_column, value_columns) values ('held', 'h', 't', '[]')",
         object: "a row",
+        new_column: true,
+    },
+    // Series that only get points do not need what is known of them besides.
+    Held {
+        before: "",
+        sql: "lock table ingest_series in access exclusive mode",
+        object: "the table ingest_series",
         new_column: true,
     },
     // The foreign key's trigger does what the worker does otherwise.
@@ -325,4 +334,176 @@ async fn more_messages_of_a_locked_row_than_progress_holds_islands() {
 #[tokio::test(flavor = "multi_thread")]
 async fn more_messages_of_a_locked_row_than_progress_holds_islands_without_a_journal() {
     more_holes_than_islands("locked_islands_off", false).await;
+}
+
+/// A worker with the program's own time-outs, and a journal if there is a folder for it.
+fn worker(bed: &Bed, folder: Option<&Path>, extra: &[(&str, &str)]) -> Worker {
+    let mut settings = vec![("SERIES_INGEST__BATCH__LINGER_MS", "50")];
+    if let Some(folder) = folder {
+        settings.extend([
+            ("SERIES_INGEST__JOURNAL__ENABLED", "true"),
+            ("SERIES_INGEST__JOURNAL__DIRECTORY", folder.to_str().unwrap()),
+            ("SERIES_INGEST__JOURNAL__MIN_FREE_BYTES", "0"),
+        ]);
+    }
+    settings.extend(extra);
+    bed.worker(&settings)
+}
+
+/// Midnights of two days, of which each lies in a chunk of its own, in microseconds.
+const OLD_US: i64 = 1_704_067_200_000_000;
+const LIVE_US: i64 = 1_735_689_600_000_000;
+
+fn send_at(bed: &Bed, published: &mut Published, partition: i32, times_us: Vec<i64>) {
+    let payload = published.batch_at("s", times_us);
+    bed.producer.send(&bed.points_topic, partition, "s", Some(payload.as_bytes()));
+}
+
+/// The table's oldest chunk, as the server names it.
+async fn oldest_chunk(bed: &Bed, table: &str) -> String {
+    let sql = "select format('%I.%I', chunk_schema, chunk_name)::regclass::text from timescaledb_information.chunks
+               where hypertable_name = $1 order by range_start limit 1";
+    bed.client.query_one(sql, &[&table]).await.unwrap().get(0)
+}
+
+fn live_points(published: &Published) -> i64 {
+    published.rows.iter().filter(|row| row.2 >= LIVE_US).count() as i64
+}
+
+async fn until_live_is_there(bed: &Bed, published: &Published, what: &str) {
+    let sql = "select count(*) from time_series_data_points where \"timestamp\" >= '2025-01-01+00'";
+    let live = live_points(published);
+    until(30, what, async || bed.count(sql).await == live).await;
+}
+
+async fn a_locked_chunk(test: &str, folder: Option<&Path>, (table, mode): (&str, &str), extra: &[(&str, &str)]) {
+    let Some(bed) = Bed::unmigrated(test, 2).await else { return };
+    bed.migrate(extra).await;
+    let mut published = Published::default();
+    let worker = worker(&bed, folder, extra);
+    send_at(&bed, &mut published, 0, vec![OLD_US]);
+    send_at(&bed, &mut published, 1, vec![LIVE_US]);
+    bed.producer.flush();
+    bed.until_applied(60).await;
+    let chunk = oldest_chunk(&bed, table).await;
+    let holder = forgotten(&bed, &format!("lock table {chunk} in {mode} mode")).await;
+    send_at(&bed, &mut published, 0, vec![OLD_US + 1_000_000]);
+    for round in 1..20 {
+        send_at(&bed, &mut published, round as i32 % 2, vec![LIVE_US + round * 1_000_000]);
+        bed.producer.flush();
+        until_live_is_there(&bed, &published, &format!("live points of round {round}")).await;
+    }
+    until_named(&worker, &format!("the table {chunk}")).await;
+    assert_eq!(worker.get("/readyz").unwrap().0, 200, "{:?}", worker.get("/readyz"));
+    assert!(!worker.log().contains("to=journaling"), "{}", worker.log());
+    assert!(!worker.log().contains("data does not move"), "{}", worker.log());
+    assert_eq!(bed.next_offsets().await[0], 1, "the late point waits");
+    holder.batch_execute("rollback").await.unwrap();
+    bed.until_applied(60).await;
+    bed.assert_exact(&published).await;
+    until(30, "the lock is over", async || locks(&worker).is_empty()).await;
+    drop(worker);
+    bed.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_locked_chunk_keeps_only_its_own_points_waiting() {
+    a_locked_chunk("locked_chunk", None, ("time_series_data_points", "access exclusive"), &[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_locked_chunk_of_versions_keeps_only_its_own_points_waiting() {
+    let replace = [("SERIES_INGEST__POINTS__ON_DUPLICATE", "replace")];
+    a_locked_chunk("locked_versions", None, ("ingest_point_version", "exclusive"), &replace).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_locked_chunk_keeps_only_its_own_points_waiting_in_the_journal() {
+    let folder = tempfile::tempdir().unwrap();
+    // As CREATE INDEX locks it.
+    let lock = ("time_series_data_points", "share");
+    a_locked_chunk("locked_chunk_journal", Some(&folder.path().join("journal")), lock, &[]).await;
+}
+
+/// After an outage one record is written on trial: the oldest ones wait for the lock, and are no sign of an outage that lasts.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_waits_for_a_locked_chunk_does_not_keep_the_mode_journaling() {
+    let Some(away) = Away::new("locked_trial", 2).await else { return };
+    let mut published = Published::default();
+    let worker = away.worker("journal", &[("SERIES_INGEST__DATABASE__LOCK_TIMEOUT_MS", "2000")]);
+    send_at(&away.bed, &mut published, 0, vec![OLD_US]);
+    send_at(&away.bed, &mut published, 1, vec![LIVE_US]);
+    away.bed.producer.flush();
+    away.bed.until_applied(60).await;
+    let chunk = oldest_chunk(&away.bed, "time_series_data_points").await;
+    let holder = forgotten(&away.bed, &format!("lock table {chunk} in access exclusive mode")).await;
+    away.proxy.refuse(true);
+    until_mode(&worker, "journaling").await;
+    // Each is a record of its own.
+    let journaled = async |number: f64| {
+        until(30, "it is journaled", async || worker.metric("series_ingest_journal_records") >= Some(number)).await;
+    };
+    for number in 1..10 {
+        send_at(&away.bed, &mut published, 0, vec![OLD_US + number * 1_000_000]);
+        away.bed.producer.flush();
+        journaled(number as f64).await;
+    }
+    send_at(&away.bed, &mut published, 1, vec![LIVE_US + 1_000_000]);
+    away.bed.producer.flush();
+    journaled(10.0).await;
+    away.proxy.refuse(false);
+    until_live_is_there(&away.bed, &published, "the newest record").await;
+    until_mode(&worker, "replaying").await;
+    assert_eq!(worker.get("/readyz").unwrap().0, 200, "{:?}", worker.get("/readyz"));
+    holder.batch_execute("rollback").await.unwrap();
+    away.bed.until_applied(60).await;
+    away.bed.assert_exact(&published).await;
+    until_mode(&worker, "streaming").await;
+    drop(worker);
+    away.remove().await;
+}
+
+/// Messages that become dead letters, at once and only when the database refuses their points, among others.
+async fn locked_letters(test: &str, folder: Option<&Path>, table: &str) {
+    let Some(bed) = Bed::new(test, 1).await else { return };
+    let constraint = "alter table time_series_data_points add constraint no check (column_name <> 'refused')";
+    bed.client.batch_execute(constraint).await.unwrap();
+    let worker = worker(&bed, folder, &[]);
+    bed.send_point("s", 0);
+    bed.producer.flush();
+    bed.until_applied(60).await;
+    let holder = forgotten(&bed, &format!("lock table {table} in access exclusive mode")).await;
+    let mut expected = 1;
+    for round in 1..6 {
+        bed.producer.send(&bed.points_topic, 0, "s", Some(b"no JSON"));
+        bed.send_point("s", 2 * round);
+        let refused = r#"{"time_series_id":"s","timestamps":[0],"columns":{"refused":[1]}}"#;
+        bed.producer.send(&bed.points_topic, 0, "s", Some(refused.as_bytes()));
+        bed.send_point("s", 2 * round + 1);
+        bed.producer.flush();
+        expected += 2;
+        until(30, &format!("points of round {round}"), async || bed.count_points().await == expected).await;
+    }
+    until_named(&worker, &format!("the table {table}")).await;
+    assert_eq!(worker.get("/readyz").unwrap().0, 200, "{:?}", worker.get("/readyz"));
+    assert!(!worker.log().contains("to=journaling"), "{}", worker.log());
+    assert_eq!(bed.next_offsets().await, [1], "letters wait");
+    holder.batch_execute("rollback").await.unwrap();
+    bed.until_applied(60).await;
+    assert_eq!(bed.count_points().await, expected);
+    assert_eq!(bed.count("select count(*) from ingest_dead_letter").await, 10);
+    until(30, "the lock is over", async || locks(&worker).is_empty()).await;
+    drop(worker);
+    bed.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn locked_dead_letters_keep_only_their_own_messages_waiting() {
+    locked_letters("locked_letters", None, "ingest_dead_letter").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn locked_counts_of_dead_letters_keep_only_their_own_messages_waiting_in_the_journal() {
+    let folder = tempfile::tempdir().unwrap();
+    locked_letters("locked_counts", Some(&folder.path().join("journal")), "ingest_dead_letter_count").await;
 }

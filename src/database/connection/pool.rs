@@ -88,7 +88,8 @@ impl Connections {
         warn_of_weak(&connection, tls.mode());
         let connector = Connector::new(database);
         // The connector reads the URL again for each connection.
-        let recycling = ManagerConfig { recycling_method: RecyclingMethod::Verified };
+        // Whether it is lost is found by the statement before.
+        let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
         let manager = Manager::from_connect(connection, connector.clone(), recycling);
         let session = session_settings(database);
         let servers = Arc::<Servers>::default();
@@ -126,6 +127,13 @@ impl Connections {
                     return Err(HookError::message("made before a fault"));
                 }
                 Ok(())
+            }))
+            .pre_recycle(Hook::async_fn(move |client, _| {
+                let still_fit = settings::still_fit();
+                Box::pin(async move {
+                    let told = tokio::time::timeout(connect, client.batch_execute(&still_fit)).await;
+                    told.map_err(|_| HookError::message("no answer in time"))?.map_err(HookError::Backend)
+                })
             }))
             .build()
             .map_err(|error| Error::Unexpected(format!("build the pool: {error}")))?;

@@ -29,11 +29,13 @@ pub(in crate::database) const DEFINE_STEP: &str = "define series";
 pub(in crate::database) const SEE_STEP: &str = "list the columns of series";
 /// Storing dead letters.
 pub(in crate::database) const LETTERS_STEP: &str = "store dead letters";
+/// Counting those that are not stored.
+pub(in crate::database) const COUNT_STEP: &str = "count dead letters that are not stored";
 /// What is deferred to the transaction's end is checked in this one.
 pub(in crate::database) const COMMIT_STEP: &str = "commit";
 /// The steps in which the server sees what messages say, and may refuse it.
-pub(in crate::database) const STEPS_WITH_ROWS: [&str; 5] =
-    [COPY_STEP, DEFINE_STEP, SEE_STEP, LETTERS_STEP, COMMIT_STEP];
+pub(in crate::database) const STEPS_WITH_ROWS: [&str; 6] =
+    [COPY_STEP, DEFINE_STEP, SEE_STEP, LETTERS_STEP, COUNT_STEP, COMMIT_STEP];
 
 /// A connection taken from the pool for one piece of work.
 pub(in crate::database) struct Session {

@@ -25,7 +25,7 @@ const PINNED: &str = "set statement_timeout = 0; set timezone = 'UTC'; set dates
 /// - The row at which a COPY ends is read from the server's message, which is translated: `lc_messages`.
 /// - TimescaleDB takes data on trust as sorted with `…_client_sorted`, finds no duplicate in compressed rows without
 ///   `enable_dml_decompression`, and returns no compressed rows without `enable_transparent_decompression`.
-const PREPARE: &str = r"do $prepare$
+const PREPARE: &str = r"
 begin
     if current_setting('server_encoding') <> 'UTF8' then
         raise exception using errcode = 'IC010', message = format(
@@ -46,11 +46,6 @@ begin
             end if;
         end;
     end if;
-    if lower(current_setting('timescaledb.restoring', true)) in ('on', 'true', 'yes', '1') then
-        raise exception using errcode = 'IC011', message = format(
-            'a restore of the database %I is in progress: timescaledb.restoring is on, and TimescaleDB takes no points. When '
-            'the restore is complete, run  select timescaledb_post_restore()', current_database());
-    end if;
     if current_setting('synchronous_commit') in ('off', 'local', 'remote_write') then
         perform set_config('synchronous_commit', 'on', false);
     end if;
@@ -70,12 +65,37 @@ begin
         ('timescaledb.enable_transparent_decompression', 'on')
     ) as pinned (name, value)
     where current_setting(name, true) <> value;
-end $prepare$;";
+end";
+
+/// What no session works with while it lasts. The setting of the database counts beside the session's own: a session that was
+/// opened before the restore began, by this program or by a pooler, does not have it.
+const REFUSE_RESTORE: &str = "
+begin
+    if lower(current_setting('timescaledb.restoring', true)) in ('on', 'true', 'yes', '1')
+        or exists (
+            select from pg_catalog.pg_db_role_setting as setting, unnest(setting.setconfig) as entry
+            where setting.setdatabase = (select oid from pg_catalog.pg_database where datname = current_database())
+                and setting.setrole = 0
+                and lower(entry) in ('timescaledb.restoring=on', 'timescaledb.restoring=true',
+                                     'timescaledb.restoring=yes', 'timescaledb.restoring=1'))
+    then
+        raise exception using errcode = 'IC011', message = format(
+            'a restore of the database %I is in progress: timescaledb.restoring is on, and TimescaleDB takes no points. When '
+            'the restore is complete, run  select timescaledb_post_restore()', current_database());
+    end if;
+end";
 
 /// The statements that every session starts with.
 pub(in crate::database) fn pinned(database: &config::Database) -> String {
     // A temporary table of the same name, which a trigger or an event trigger may make, must not come first.
-    format!("set search_path = {}, pg_temp; {PINNED} {PREPARE}", quoted_name(&database.schema))
+    let path = quoted_name(&database.schema);
+    format!("set search_path = {path}, pg_temp; {PINNED} do $prepare${PREPARE}$prepare$; {};", still_fit())
+}
+
+/// The statement that a session of the pool is tried with before each use: it fails where the connection is lost, and where
+/// nothing at all is to be written now.
+pub(in crate::database) fn still_fit() -> String {
+    format!("do $restore${REFUSE_RESTORE}$restore$")
 }
 
 /// A name as an identifier in SQL.

@@ -6,8 +6,8 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 use serde::Serialize;
@@ -21,14 +21,15 @@ use super::progress::{Resolved, SourceId};
 use crate::batch::{Batch, DeadLetter};
 use crate::config::{Config, UnknownSeries};
 use crate::database::NO_TIME;
-use crate::database::connection::session::{LETTERS_STEP, Session};
+use crate::database::connection::session::{COMMIT_STEP, COUNT_STEP, LETTERS_STEP, Session};
 use crate::database::write::insert::Store;
 use crate::database::write::series::KnownSeries;
 use crate::database::write::{bisect, series};
 use crate::message::{Decoder, Rejected};
 use crate::raw::Kind;
-use crate::raw::{MessageSet, MessageSetBuilder, RawMessage, Source};
+use crate::raw::{MessageAt, MessageSet, MessageSetBuilder, RawMessage, Source};
 use crate::telemetry::escaped;
+use crate::telemetry::log_limit::LogLimit;
 
 /// How dead letters are stored.
 #[derive(Debug, Clone, Copy)]
@@ -46,6 +47,48 @@ impl Rules {
             publish: !config.kafka.dead_letter_topic.is_empty(),
         }
     }
+}
+
+/// How long a refused letter is shown.
+const SHOWN_FOR: Duration = Duration::from_secs(300);
+
+/// What is known of letters that the server refuses.
+#[derive(Debug, Default)]
+pub(super) struct Refusals {
+    log: LogLimit,
+    /// What became of the last one, and when.
+    last: Mutex<Option<(String, Instant)>>,
+}
+
+impl Refusals {
+    /// Notes what becomes of a refused letter, or of several.
+    fn note(&self, failure: &Error, what_becomes: &'static str, at: &MessageAt) {
+        let text = format!("{what_becomes}: {failure}");
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some((text, Instant::now()));
+        if let Some(unlogged) = self.log.happened(what_becomes, 1) {
+            let topic = escaped(&at.partition.source.topic);
+            let (partition, offset) = (at.partition.number, at.offset);
+            warn!(%failure, %topic, partition, offset, unlogged, "{what_becomes}");
+        }
+    }
+
+    fn last(&self) -> Option<String> {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        last.filter(|(_, at)| at.elapsed() < SHOWN_FOR).map(|(text, _)| text)
+    }
+
+    fn clear(&self) {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+}
+
+/// How many letters of a transaction are not stored.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct NotStored {
+    /// Those that are counted, with those that were samples until now.
+    pub(super) only_counted: u64,
+    /// Those that are not even counted.
+    pub(super) not_counted: u64,
 }
 
 /// What is done about letters that the server refuses: a constraint or a trigger of an operator, or the database's encoding, may
@@ -104,19 +147,25 @@ impl Extent {
 type Stored<'a> = (&'a DeadLetter, Uuid, bool);
 
 /// What is only counted of one reason in one partition.
-struct Counted {
+struct Counted<'a> {
     count: i64,
     first: i64,
     last: i64,
+    /// One of them.
+    at: &'a MessageAt,
 }
 
-/// By source, partition and reason.
-type Counts<'a> = BTreeMap<(Uuid, i32, &'a str), Counted>;
+/// Source, partition and reason.
+type CountKey<'a> = (Uuid, i32, &'a str);
+
+type Counts<'a> = BTreeMap<CountKey<'a>, Counted<'a>>;
+
+type Count<'a> = (&'a CountKey<'a>, &'a Counted<'a>);
 
 fn add_to_counts<'a>(counts: &mut Counts<'a>, letter: &'a DeadLetter, source: Uuid) {
     let offset = letter.at.offset;
     let key = (source, letter.at.partition.number, letter.rejected.reason.as_str());
-    let sum = counts.entry(key).or_insert(Counted { count: 0, first: offset, last: offset });
+    let sum = counts.entry(key).or_insert(Counted { count: 0, first: offset, last: offset, at: &letter.at });
     sum.count += 1;
     sum.first = sum.first.min(offset);
     sum.last = sum.last.max(offset);
@@ -124,27 +173,27 @@ fn add_to_counts<'a>(counts: &mut Counts<'a>, letter: &'a DeadLetter, source: Uu
 
 /// Stores letters in the transaction of their claim, and after it: whoever holds a partition's progress is the only one to
 /// change its counts. Beyond the bound letters are counted, and the last one of each partition and reason is stored.
-/// Answers how many are only counted now, with those that were samples until now.
 pub(super) async fn insert(
     session: &mut Session,
     ids: &Resolved,
     letters: &[&DeadLetter],
     rules: Rules,
-    on_refusal: OnRefusal,
-) -> Result<u64, Error> {
+    (on_refusal, refusals): (OnRefusal, &Refusals),
+) -> Result<NotStored, Error> {
     if letters.is_empty() {
-        return Ok(0);
+        return Ok(NotStored::default());
     }
-    let room = session
-        .query("look for room for dead letters", "select ingest_dead_letter_capacity($1)", &[&rules.max_rows])
-        .await?;
+    // What follows is for these messages only, so that no other is to wait long for it.
+    let sql = "select ingest_dead_letter_capacity($1)
+               from (select set_config('lock_timeout', $2, true) as told offset 0) as wait where told is not null";
+    let room = session.query("look for room for dead letters", sql, &[&rules.max_rows, &session.row_wait()]).await?;
     let room: i64 = room.first().map_or(0, |row| row.get(0));
     let room = usize::try_from(room).unwrap_or(0).min(letters.len());
     let mut stored: Vec<Stored<'_>> = Vec::new();
     for letter in &letters[..room] {
         stored.push((letter, ids.key(&letter.at.partition.source)?, false));
     }
-    let mut samples: BTreeMap<(Uuid, i32, &str), &DeadLetter> = BTreeMap::new();
+    let mut samples: BTreeMap<CountKey<'_>, &DeadLetter> = BTreeMap::new();
     let mut counted = Counts::new();
     for letter in &letters[room..] {
         let key = (ids.key(&letter.at.partition.source)?, letter.at.partition.number, letter.rejected.reason.as_str());
@@ -153,12 +202,22 @@ pub(super) async fn insert(
         }
     }
     stored.extend(samples.into_iter().map(|((source, ..), letter)| (letter, source, true)));
-    let replaced = match on_refusal {
-        OnRefusal::Fail => store(session, &stored, rules.publish, Extent::Whole).await?,
-        OnRefusal::StoreLess => store_less(session, &stored, rules.publish, &mut counted).await?,
+    let (replaced, not_counted) = match on_refusal {
+        OnRefusal::Fail => {
+            let replaced = store(session, &stored, rules.publish, Extent::Whole).await?;
+            count(session, &counted.iter().collect::<Vec<_>>()).await?;
+            refusals.clear();
+            (replaced, 0)
+        }
+        OnRefusal::StoreLess => {
+            // Deferred triggers and constraints fire now for what was written before, and then with each statement.
+            session.execute(COMMIT_STEP, "set constraints all immediate").await?;
+            let replaced = store_less(session, &stored, rules.publish, &mut counted, refusals).await?;
+            (replaced, count_less(session, &counted, refusals).await?)
+        }
     };
-    count(session, &counted).await?;
-    Ok(counted.values().map(|sum| sum.count).sum::<i64>().unsigned_abs() + replaced)
+    let counted = counted.values().map(|sum| sum.count).sum::<i64>().unsigned_abs();
+    Ok(NotStored { only_counted: counted - not_counted + replaced, not_counted })
 }
 
 /// Stores letters as they are, or as much of each as the server takes, with a savepoint before each attempt; those of which it
@@ -168,6 +227,7 @@ async fn store_less<'a>(
     letters: &[Stored<'a>],
     publish: bool,
     counted: &mut Counts<'a>,
+    refusals: &Refusals,
 ) -> Result<u64, Error> {
     let mut replaced = 0;
     let mut parts = vec![(letters, Extent::Whole)];
@@ -190,15 +250,13 @@ async fn store_less<'a>(
             parts.extend([(last, extent), (first, extent)]);
             continue;
         };
-        let topic = escaped(&letter.at.partition.source.topic);
-        let (partition, offset) = (letter.at.partition.number, letter.at.offset);
         match extent.less(&failure) {
             Some(less) => {
-                warn!(%failure, %topic, partition, offset, "a dead letter is refused; trying to store less of it");
+                refusals.note(&failure, "a dead letter is refused; trying to store less of it", &letter.at);
                 parts.push((part, less));
             }
             None => {
-                warn!(%failure, %topic, partition, offset, "a dead letter is refused; it is only counted");
+                refusals.note(&failure, "a dead letter is refused; it is only counted", &letter.at);
                 add_to_counts(counted, letter, *source);
             }
         }
@@ -251,19 +309,48 @@ async fn store(session: &mut Session, letters: &[Stored<'_>], publish: bool, ext
     Ok(rows.first().map_or(0, |row| row.get::<_, i64>(0).unsigned_abs()))
 }
 
-async fn count(session: &mut Session, counted: &Counts<'_>) -> Result<(), Error> {
+/// Counts letters, and passes over counts that the server refuses, with a savepoint before each attempt. Returns how many letters
+/// these are.
+async fn count_less(session: &mut Session, counted: &Counts<'_>, refusals: &Refusals) -> Result<u64, Error> {
+    let all: Vec<Count<'_>> = counted.iter().collect();
+    let mut parts = vec![&all[..]];
+    let mut refused = 0;
+    session.execute("set a savepoint", "savepoint counts").await?;
+    while let Some(part) = parts.pop() {
+        let failure = match count(session, part).await {
+            Ok(()) => {
+                session.execute("set the next savepoint", "release savepoint counts; savepoint counts").await?;
+                continue;
+            }
+            Err(failure) if failure.is_refused_letter() => failure,
+            Err(failure) => return Err(failure),
+        };
+        session.execute("go back to a savepoint", "rollback to savepoint counts").await?;
+        let [(_, sum)] = part else {
+            let (first, last) = part.split_at(part.len() / 2);
+            parts.extend([last, first]);
+            continue;
+        };
+        refused += sum.count.unsigned_abs();
+        refusals.note(&failure, "dead letters are refused, and so is their count; they are in the log only", sum.at);
+    }
+    session.execute("release a savepoint", "release savepoint counts").await?;
+    Ok(refused)
+}
+
+async fn count(session: &mut Session, counted: &[Count<'_>]) -> Result<(), Error> {
     if counted.is_empty() {
         return Ok(());
     }
-    let sources: Vec<Uuid> = counted.keys().map(|(source, ..)| *source).collect();
-    let partitions: Vec<i32> = counted.keys().map(|(_, partition, _)| *partition).collect();
-    let reasons: Vec<&str> = counted.keys().map(|(.., reason)| *reason).collect();
-    let counts: Vec<i64> = counted.values().map(|sum| sum.count).collect();
-    let firsts: Vec<i64> = counted.values().map(|sum| sum.first).collect();
-    let lasts: Vec<i64> = counted.values().map(|sum| sum.last).collect();
+    let sources: Vec<Uuid> = counted.iter().map(|((source, ..), _)| *source).collect();
+    let partitions: Vec<i32> = counted.iter().map(|((_, partition, _), _)| *partition).collect();
+    let reasons: Vec<&str> = counted.iter().map(|((.., reason), _)| *reason).collect();
+    let counts: Vec<i64> = counted.iter().map(|(_, sum)| sum.count).collect();
+    let firsts: Vec<i64> = counted.iter().map(|(_, sum)| sum.first).collect();
+    let lasts: Vec<i64> = counted.iter().map(|(_, sum)| sum.last).collect();
     session
         .query(
-            "count dead letters",
+            COUNT_STEP,
             "select ingest_count_dead_letters($1, $2, $3, $4, $5, $6)",
             &[&sources, &partitions, &reasons, &counts, &firsts, &lasts],
         )
@@ -507,6 +594,11 @@ const FILTERED: &str = "
         and ($14::integer is null or letter.attempts < $14)";
 
 impl Database {
+    /// What became lately of a dead letter that the server has refused; `None` since letters are stored as they are.
+    pub fn refused_letters(&self) -> Option<String> {
+        self.letter_refusals.last()
+    }
+
     async fn filtered(
         &self,
         step: &'static str,

@@ -1,25 +1,79 @@
-//! Locks of others: which rows of a batch they keep from being written, and who holds them.
+//! Locks of others: which messages of a batch they keep from being written, and who holds them.
 //!
 //! A transaction waits for the rows of series no longer than `Database::row_wait`. If it has waited in vain, the server is
-//! asked which rows are locked: their messages are set aside, and all others are written. If no row is locked, a whole table
-//! is, and nothing can be written: that is a state of the database, as an outage is.
+//! asked what is locked of that which only some messages need: rows, chunks, the tables of dead letters. These messages are set
+//! aside, and all others are written. If nothing of that kind is locked, a whole table is, and nothing can be written: that is a
+//! state of the database, as an outage is.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
-use std::sync::PoisonError;
+use std::sync::{LazyLock, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use tracing::{debug, info, warn};
 
 use crate::batch::Batch;
+use crate::config::OnDuplicate;
 use crate::database::Database;
+use crate::database::connection::session::Session;
 use crate::database::error::Error;
-use crate::raw::MessageSet;
+use crate::raw::{MessageAt, MessageSet, Partition};
 use crate::telemetry::escaped;
 
 /// How long the rows of series are waited for at least: shorter locks are everyday ones.
 const MIN_ROW_WAIT: Duration = Duration::from_millis(200);
+
+/// The locks of whole tables that an INSERT or a COPY waits for, also those that are only waited for: they stand before it.
+const IN_THE_WAY: &str = "lock.locktype = 'relation'
+    and lock.database = (select oid from pg_database where datname = current_database())
+    and lock.mode in ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
+    and lock.pid is distinct from pg_backend_pid()";
+
+/// The named tables that are locked as a whole, and whether points may lie in chunks. The tables of points are locked by this
+/// program's own sessions as well, while they make a chunk, which is over soon.
+static LOCKED_TABLES: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "select array(
+            select locked.relname::text
+            from pg_locks as lock join pg_class as locked on locked.oid = lock.relation
+            left join pg_stat_activity as holder on holder.pid = lock.pid
+            where {IN_THE_WAY}
+                and locked.relnamespace = (select oid from pg_namespace where nspname = current_schema())
+                and locked.relname = any ($1)
+                and (holder.usename = session_user
+                    and holder.application_name = current_setting('application_name')) is not true),
+         to_regclass('_timescaledb_catalog.chunk') is not null"
+    )
+});
+
+/// The intervals of locked chunks of the named hypertables, in microseconds since the Unix epoch. What is compressed of a chunk is
+/// a table of its own.
+static LOCKED_CHUNKS: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "select distinct slice.range_start, slice.range_end
+         from pg_locks as lock
+         join pg_class as locked on locked.oid = lock.relation
+         join pg_namespace as space on space.oid = locked.relnamespace
+         join _timescaledb_catalog.chunk as named
+             on named.schema_name = space.nspname and named.table_name = locked.relname
+         join _timescaledb_catalog.chunk as chunk on named.id in (chunk.id, chunk.compressed_chunk_id)
+         join _timescaledb_catalog.hypertable as points on points.id = chunk.hypertable_id
+         join _timescaledb_catalog.chunk_constraint as part on part.chunk_id = chunk.id
+         join _timescaledb_catalog.dimension_slice as slice on slice.id = part.dimension_slice_id
+         join _timescaledb_catalog.dimension as axis on axis.id = slice.dimension_id
+         where {IN_THE_WAY} and axis.column_name = 'timestamp'
+             and points.schema_name = current_schema() and points.table_name = any ($1)"
+    )
+});
+
+/// The step of all these questions.
+const ASK: &str = "ask what is locked";
+
+const POINTS: &str = "time_series_data_points";
+const VERSIONS: &str = "ingest_point_version";
+const SERIES: &str = "ingest_series";
+const LETTERS: [&str; 2] = ["ingest_dead_letter", "ingest_dead_letter_count"];
 
 /// Somebody who holds a lock that this worker waits for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,40 +126,71 @@ pub(in crate::database) struct Locks {
     series: HashMap<String, bool>,
     /// Topic, topic id and partition of progress that was locked when it was last asked for.
     partitions: HashSet<(String, String, i32)>,
+    /// What was locked of tables when it was last asked for.
+    tables: LockedTables,
     /// Who is in the way, by the place of the lock.
     holders: BTreeMap<(String, i32), LockHolder>,
 }
 
-/// The rows that a batch would wait for.
-#[derive(Debug, Default)]
-pub struct LockedRows {
-    series: HashSet<String>,
-    partitions: HashSet<(String, String, i32)>,
+impl Locks {
+    /// Whether something was locked that only some messages need.
+    fn holds_some(&self) -> bool {
+        !(self.series.is_empty() && self.partitions.is_empty()) || self.tables.holds_some()
+    }
 }
 
-impl LockedRows {
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.series.is_empty() && self.partitions.is_empty()
+/// Tables, or parts of them, that are locked and that only some messages need.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+struct LockedTables {
+    /// The intervals `[from, until)` of chunks, in microseconds since the Unix epoch.
+    chunks: Vec<(i64, i64)>,
+    /// What is known of series besides their rows; who only gets points does not need it.
+    series: bool,
+    /// The letters, or their counts.
+    letters: bool,
+}
+
+impl LockedTables {
+    fn holds_some(&self) -> bool {
+        !self.chunks.is_empty() || self.series || self.letters
     }
 
-    /// For each message of the batch whether it needs one of them.
-    pub fn messages_of(&self, batch: &Batch) -> Vec<bool> {
+    fn has_point_at(&self, time_us: i64) -> bool {
+        self.chunks.iter().any(|(from, until)| (*from..*until).contains(&time_us))
+    }
+}
+
+/// What a batch would wait for, and only some of its messages.
+#[derive(Debug, Default)]
+pub struct Locked {
+    series: HashSet<String>,
+    partitions: HashSet<(String, String, i32)>,
+    tables: LockedTables,
+}
+
+impl Locked {
+    /// For each message of the batch whether it needs something of it. `letters` are places of messages that became dead
+    /// letters only when they were written, and met a lock.
+    pub fn messages_of(&self, batch: &Batch, letters: &[MessageAt]) -> Vec<bool> {
         let mut needs: Vec<bool> =
             batch.sets().iter().flat_map(|set| std::iter::repeat_n(self.has_partition(set), set.len())).collect();
-        let points = batch.points();
-        let keys: Vec<bool> = (0..points.key_count()).map(|key| self.series.contains(points.names(key).0)).collect();
-        for point in (0..points.len()).filter(|point| keys[points.key_of(*point)]) {
-            if let Some(message) = batch.message_of_point(point) {
-                needs[message] = true;
-            }
-        }
-        for definition in batch.definitions().iter().filter(|one| self.series.contains(&one.series.id)) {
-            if let Some(message) = batch.number_of(&definition.at) {
-                needs[message] = true;
-            }
+        self.mark_points(batch, &mut needs);
+        let definitions = batch.definitions().iter().filter(|one| self.series.contains(&one.series.id));
+        mark(batch, definitions.map(|one| &one.at), &mut needs);
+        mark(batch, letters, &mut needs);
+        if self.tables.letters {
+            mark(batch, batch.dead_letters().iter().map(|letter| &letter.at), &mut needs);
         }
         needs
+    }
+
+    fn mark_points(&self, batch: &Batch, needs: &mut [bool]) {
+        let points = batch.points();
+        let keys: Vec<bool> = (0..points.key_count()).map(|key| self.series.contains(points.names(key).0)).collect();
+        let is_locked = |point: &usize| keys[points.key_of(*point)] || self.tables.has_point_at(points.time_of(*point));
+        for message in (0..points.len()).filter(is_locked).filter_map(|point| batch.message_of_point(point)) {
+            needs[message] = true;
+        }
     }
 
     fn has_partition(&self, set: &MessageSet) -> bool {
@@ -118,26 +203,42 @@ impl LockedRows {
     }
 }
 
+/// Notes the messages at these places.
+fn mark<'a>(batch: &Batch, places: impl IntoIterator<Item = &'a MessageAt>, needs: &mut [bool]) {
+    let mut offsets: HashMap<&Partition, HashSet<i64>> = HashMap::new();
+    for at in places {
+        offsets.entry(&at.partition).or_default().insert(at.offset);
+    }
+    let mut first = 0;
+    for set in batch.sets() {
+        if let Some(offsets) = offsets.get(set.partition()) {
+            for (number, _) in set.messages().enumerate().filter(|(_, one)| offsets.contains(&one.offset)) {
+                needs[first + number] = true;
+            }
+        }
+        first += set.len();
+    }
+}
+
 impl Database {
-    /// Whether rows were locked when they were last asked for.
-    pub fn knows_locked_rows(&self) -> bool {
-        let locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
-        !(locks.series.is_empty() && locks.partitions.is_empty())
+    /// Whether something was locked that only some messages need, when it was last asked for.
+    pub fn knows_locked(&self) -> bool {
+        self.locks.lock().unwrap_or_else(PoisonError::into_inner).holds_some()
     }
 
-    /// The rows that others hold of those that the batch needs. A server that does not answer, or whose tables are locked as a
-    /// whole, tells of none.
-    pub async fn locked_rows(&self, batch: &Batch) -> LockedRows {
-        match self.ask_for_locked_rows(batch).await {
-            Ok(rows) => rows,
+    /// What others hold of that which only some messages of the batch need. A server that does not answer, or whose tables are
+    /// locked as a whole, tells of nothing.
+    pub async fn locked(&self, batch: &Batch) -> Locked {
+        match self.ask_for_locked(batch).await {
+            Ok(locked) => locked,
             Err(failure) => {
-                debug!(%failure, "the rows that others have locked are not known");
-                LockedRows::default()
+                debug!(%failure, "what others have locked is not known");
+                Locked::default()
             }
         }
     }
 
-    async fn ask_for_locked_rows(&self, batch: &Batch) -> Result<LockedRows, Error> {
+    async fn ask_for_locked(&self, batch: &Batch) -> Result<Locked, Error> {
         let points = batch.points();
         let with_points = points.series_with_columns();
         let mut rows_of: Vec<&str> = batch.definitions().iter().map(|one| one.series.id.as_str()).collect();
@@ -145,34 +246,49 @@ impl Database {
         rows_of.sort_unstable();
         rows_of.dedup();
         let mut session = self.session().await?;
-        let (step, sql) = ("ask for locked rows", "select ingest_locked_series($1, $2)");
-        let series = session.query(step, sql, &[&with_points, &rows_of]).await?;
+        let tables = self.ask_for_locked_tables(&mut session).await?;
         // What is known to be locked is asked for again, or it would be known for ever.
         let known = self.locks.lock().unwrap_or_else(PoisonError::into_inner).series.clone();
         let (known_rows, known_points): (Vec<&str>, Vec<&str>) =
             known.keys().map(String::as_str).partition(|series| known[*series]);
-        let still =
-            if known.is_empty() { Vec::new() } else { session.query(step, sql, &[&known_points, &known_rows]).await? };
+        let series = locked_series(&mut session, &tables, &with_points, &rows_of).await?;
+        let still = locked_series(&mut session, &tables, &known_points, &known_rows).await?;
         let partitions = session
             .query(
-                step,
+                ASK,
                 "select topic, topic_id, partition from ingest_locked_partitions($1)",
                 &[&self.pipeline.as_ref()],
             )
             .await?;
-        let locked = LockedRows {
-            series: series.iter().map(|row| row.get(0)).collect(),
-            partitions: partitions.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect(),
-        };
+        let partitions = partitions.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect();
+        let locked = Locked { series, partitions, tables };
         let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
-        let still: HashSet<String> = still.iter().map(|row| row.get(0)).collect();
         locks.series.retain(|series, _| !known.contains_key(series) || still.contains(series));
         for series in &locked.series {
             let changes = rows_of.contains(&series.as_str());
             *locks.series.entry(series.clone()).or_default() |= changes;
         }
         locks.partitions.clone_from(&locked.partitions);
+        locks.tables.clone_from(&locked.tables);
         Ok(locked)
+    }
+
+    async fn ask_for_locked_tables(&self, session: &mut Session) -> Result<LockedTables, Error> {
+        let of_points: &[&str] =
+            if self.on_duplicate == OnDuplicate::Replace { &[POINTS, VERSIONS] } else { &[POINTS] };
+        let named: Vec<&str> = of_points.iter().copied().chain([SERIES]).chain(LETTERS).collect();
+        let rows = session.query(ASK, &LOCKED_TABLES, &[&named]).await?;
+        let row = rows.first().ok_or_else(|| Error::Unexpected(format!("{ASK}: no row")))?;
+        let (locked, has_chunks): (Vec<String>, bool) = (row.get(0), row.get(1));
+        let is_locked = |names: &[&str]| locked.iter().any(|name| names.contains(&name.as_str()));
+        let mut tables =
+            LockedTables { chunks: Vec::new(), series: is_locked(&[SERIES]), letters: is_locked(&LETTERS) };
+        // Whoever locks the whole table has locked its chunks as well, and all points wait.
+        if has_chunks && !is_locked(of_points) {
+            let chunks = session.query(ASK, &LOCKED_CHUNKS, &[&of_points]).await?;
+            tables.chunks = chunks.iter().map(|row| (row.get(0), row.get(1))).collect();
+        }
+        Ok(tables)
     }
 
     /// Asks who holds the locks that this worker waits for, and says it.
@@ -210,15 +326,34 @@ impl Database {
         self.locks.lock().unwrap_or_else(PoisonError::into_inner).holders.values().cloned().collect()
     }
 
-    /// Notes a transaction that waited for nothing long: unless rows are known to be locked, nobody is in the way any more.
+    /// Notes a transaction that waited for nothing long: unless something is known to be locked that only some messages need,
+    /// nobody is in the way any more.
     pub(in crate::database) fn note_free(&self) {
         let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
-        if locks.series.is_empty() && locks.partitions.is_empty() && !locks.holders.is_empty() {
+        if !locks.holds_some() && !locks.holders.is_empty() {
             let holders: Vec<String> = locks.holders.values().map(ToString::to_string).collect();
             info!(were = holders.join("; "), "no lock keeps points from being written any more");
             locks.holders.clear();
         }
     }
+}
+
+/// The series of these whose rows others hold. Where what is known of series is locked as a whole nobody can ask for rows, and it
+/// is all of those whose rows are to be changed.
+async fn locked_series(
+    session: &mut Session,
+    tables: &LockedTables,
+    with_points: &[&str],
+    rows_of: &[&str],
+) -> Result<HashSet<String>, Error> {
+    if tables.series {
+        return Ok(rows_of.iter().map(|series| (*series).to_owned()).collect());
+    }
+    if with_points.is_empty() && rows_of.is_empty() {
+        return Ok(HashSet::new());
+    }
+    let rows = session.query(ASK, "select ingest_locked_series($1, $2)", &[&with_points, &rows_of]).await?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
 /// How long rows of series are waited for: as long as an outage may last before it counts as one.
@@ -228,7 +363,11 @@ pub(in crate::database) fn row_wait(grace: Duration, lock_timeout: Duration) -> 
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::message::{Decoder, Limits};
+    use crate::raw::{Kind, MessageSetBuilder, RawMessage, Source};
 
     #[test]
     fn a_holder_is_named_with_what_is_known_of_it() {
@@ -250,6 +389,33 @@ mod tests {
         assert_eq!(holder.to_string(), "the table time_series_data_points is locked by process 4711 (user postgres)");
         holder.pid = 0;
         assert!(holder.to_string().ends_with("locked by a prepared transaction (pg_prepared_xacts has its name)"));
+    }
+
+    #[test]
+    fn messages_need_a_chunk_by_their_points_and_the_letters_by_their_fault() {
+        let source =
+            Source { kind: Kind::Points, cluster_id: String::new(), topic: "t".into(), topic_id: String::new() };
+        let mut builder = MessageSetBuilder::new(Arc::new(source), 0, 5);
+        for (offset, times) in [(5, "[1,10]"), (6, "[9]"), (7, "[20,19]"), (8, "no JSON"), (9, "[20]"), (10, "[]")] {
+            let values = vec![1; if times == "[]" { 0 } else { times.split(',').count() }];
+            let payload = format!(
+                r#"{{"time_series_id":"s","timestamp_unit":"us","timestamps":{times},"columns":{{"c":{values:?}}}}}"#
+            );
+            builder.push(&RawMessage { offset, payload: Some(payload.as_bytes()), ..RawMessage::default() });
+        }
+        let (max_bytes, max_points, max_name_bytes, min_us, max_us) = (1 << 20, 1 << 20, 100, i64::MIN, i64::MAX);
+        let limits = Limits { max_bytes, max_points, max_name_bytes, min_us, max_us, deny_unknown_fields: false };
+        let mut batch = Batch::default();
+        batch.push(builder.build(None), &mut Decoder::new(limits));
+        assert_eq!(batch.dead_letters().len(), 1);
+
+        let mut locked = Locked::default();
+        locked.tables.chunks = vec![(10, 20)];
+        assert_eq!(locked.messages_of(&batch, &[]), [true, false, true, false, false, false]);
+        locked.tables.letters = true;
+        assert_eq!(locked.messages_of(&batch, &[]), [true, false, true, true, false, false]);
+        let refused = MessageAt { offset: 9, ..batch.dead_letters()[0].at.clone() };
+        assert_eq!(Locked::default().messages_of(&batch, &[refused]), [false, false, false, false, true, false]);
     }
 
     #[test]

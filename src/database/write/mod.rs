@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use tracing::debug;
 
-use super::dead_letters::OnRefusal;
+use super::dead_letters::{NotStored, OnRefusal};
 use super::error::Error;
 use super::progress::{Applied, Claim, Resolved};
 use super::{Asked, Database, dead_letters};
@@ -77,6 +77,8 @@ pub struct Written {
     pub dead_letters: Vec<(MessageAt, Rejected)>,
     /// How many of these are counted, and not stored.
     pub only_counted: u64,
+    /// How many are neither stored nor counted.
+    pub not_counted: u64,
     /// The next offset of each partition.
     pub applied: Vec<Applied>,
 }
@@ -172,7 +174,11 @@ impl Database {
                         debug!(%refused, messages = batch.message_count(), "the database refuses a row; looking for its message");
                         rows = Rows::Apart;
                     }
-                    Err(refused) if refused.is_refused_letter() && letters == OnRefusal::Fail => {
+                    Err(refused)
+                        if letters == OnRefusal::Fail
+                            && (refused.is_refused_letter()
+                                || refused.may_be_refused_letter() && self.may_have_letters(batch, rows)) =>
+                    {
                         debug!(%refused, "the database refuses a dead letter; storing less of it");
                         letters = OnRefusal::StoreLess;
                     }
@@ -198,6 +204,11 @@ impl Database {
             }
         }
         result
+    }
+
+    /// Whether the transaction of the batch may have stored dead letters.
+    fn may_have_letters(&self, batch: &Batch, rows: Rows) -> bool {
+        !batch.dead_letters().is_empty() || rows == Rows::Apart || self.unknown_series != UnknownSeries::Create
     }
 
     /// The same, and if it takes long, says whose locks it waits for.
@@ -357,13 +368,16 @@ impl Database {
         on_refusal: OnRefusal,
     ) -> Result<Written, Error> {
         let letters: Vec<&DeadLetter> = batch.dead_letters().iter().chain(&copied.refused).collect();
-        let only_counted = dead_letters::insert(session, ids, &letters, self.letters, on_refusal).await?;
+        let how = (on_refusal, self.letter_refusals.as_ref());
+        let not_stored = dead_letters::insert(session, ids, &letters, self.letters, how).await;
+        let NotStored { only_counted, not_counted } = not_stored.map_err(|failure| failure.of_letters(&letters))?;
         Ok(Written {
             points: copied.rows,
             skipped,
             duplicates: copied.points.saturating_sub(copied.rows),
             dead_letters: letters.into_iter().map(|letter| (letter.at.clone(), letter.rejected.clone())).collect(),
             only_counted,
+            not_counted,
             applied,
         })
     }

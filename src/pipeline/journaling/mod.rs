@@ -56,7 +56,7 @@ const REPLAY_BYTES: u64 = 512 * 1024;
 /// From how many holes on a partition is left alone until they are filled; its progress holds 1024 islands above them.
 const CROWD: usize = 384;
 
-/// How often records are tried at most that wait for rows that somebody has locked.
+/// How often records are tried at most that wait for what somebody has locked.
 const TRY_LOCKED: Duration = Duration::from_secs(2);
 
 /// Where messages go.
@@ -101,11 +101,11 @@ pub(in crate::pipeline) struct Spill {
     mode_since: Instant,
     unsaved: VecDeque<MessageSet>,
     unsaved_bytes: usize,
-    /// What waits for rows that somebody has locked, and is to be journaled in any mode.
+    /// What waits for what somebody has locked, and is to be journaled in any mode.
     aside: VecDeque<MessageSet>,
     /// How many holes such messages leave in a partition.
     holes: HashMap<Partition, usize>,
-    /// Until when nothing is asked for before its time, because it waits for locked rows.
+    /// Until when nothing is asked for before its time, because it waits for what is locked.
     locked_until: Instant,
     /// When the next append may begin, if no whole one is there before.
     append_at: Instant,
@@ -126,6 +126,8 @@ pub(in crate::pipeline) struct Spill {
     took_at: Option<Instant>,
     replay: VecDeque<Record>,
     replaying: usize,
+    /// Whether the next record on trial is the newest: the last one waits for somebody's lock.
+    tries_newest: bool,
     /// Whether the last batch was one from Kafka.
     is_journals_turn: bool,
     /// Whether the journal was compared with the database since it came back, and since a batch of the journal was written.
@@ -178,6 +180,7 @@ impl Spill {
             took_at: None,
             replay: VecDeque::new(),
             replaying: 0,
+            tries_newest: false,
             is_journals_turn: false,
             surveyed: false,
             appends: 0,
@@ -338,7 +341,7 @@ impl Spill {
         self.pump();
     }
 
-    /// Takes sets that wait for rows that somebody has locked. They are tried again as the journal's records are.
+    /// Takes sets that wait for what somebody has locked. They are tried again as the journal's records are.
     pub(in crate::pipeline) fn set_aside(&mut self, sets: impl IntoIterator<Item = MessageSet>) {
         for set in sets {
             *self.holes.entry(set.partition().clone()).or_default() += 1;
@@ -351,7 +354,7 @@ impl Spill {
         self.pump();
     }
 
-    /// Whether so many messages of the set's partition wait for locked rows that its progress cannot hold many more holes: the
+    /// Whether so many messages of the set's partition wait for what is locked that its progress cannot hold many more holes: the
     /// set is then to wait as well.
     pub(in crate::pipeline) fn is_crowded(&self, set: &MessageSet) -> bool {
         let holes = (!self.holes.is_empty()).then(|| self.holes.get(set.partition()));
@@ -372,7 +375,7 @@ impl Spill {
         Some(set)
     }
 
-    /// What waits for locked rows, if the journal does not take it: the database is tried again, once in a while.
+    /// What waits for what is locked, if the journal does not take it: the database is tried again, once in a while.
     fn take_refused_aside(&mut self) -> Option<MessageSet> {
         let may = self.problem.is_some() && self.appending.is_empty() && Instant::now() >= self.locked_until;
         let set = may.then(|| self.aside.pop_front()).flatten();
@@ -575,7 +578,8 @@ impl Spill {
         self.is_journals_turn = false;
         let mut records = Vec::new();
         if self.mode == Mode::Journaling {
-            records.extend(self.replay.pop_front());
+            // What one waits for is mostly what its neighbours in time wait for as well.
+            records.extend(if self.tries_newest { self.replay.pop_back() } else { self.replay.pop_front() });
             self.replaying += 1;
             return Some(records);
         }
@@ -592,13 +596,14 @@ impl Spill {
     }
 
     /// Notes that a batch of the journal's is done, why records of it could not be read now, and whether some of it waits
-    /// for rows that somebody has locked.
+    /// for what somebody has locked.
     pub(in crate::pipeline) fn replayed(&mut self, unread: Option<String>, waits: bool) {
         self.replaying = self.replaying.saturating_sub(1);
         if self.mode != Mode::Journaling {
             self.surveyed = false;
         }
         self.unread.note(unread);
+        self.tries_newest = waits && !self.tries_newest;
         if waits {
             self.locked_until = Instant::now() + TRY_LOCKED;
         }

@@ -35,6 +35,8 @@ pub(super) struct Outcome {
     pub(super) dead_letters: BTreeMap<&'static str, (u64, MessageAt, Rejected)>,
     /// How many of these are counted, and not stored.
     pub(super) only_counted: u64,
+    /// How many are not even counted.
+    pub(super) not_counted: u64,
     /// The next offset of each partition.
     pub(super) applied: Vec<Applied>,
     /// The next offset of each partition as it was known before.
@@ -51,7 +53,7 @@ pub(super) struct Outcome {
     pub(super) replayed: bool,
     /// The batch's number, where the pipeline holds its messages.
     pub(super) number: u64,
-    /// What was not written because somebody has locked rows that it needs.
+    /// What was not written because somebody has locked what it needs.
     pub(super) aside: Vec<MessageSet>,
     /// Intervals that were not written, because their topic was made anew meanwhile.
     pub(super) of_deleted_topics: Vec<Interval>,
@@ -224,19 +226,19 @@ impl Writer {
         }
     }
 
-    /// The batch without what needs rows that somebody had locked when they were last asked for, and still has.
+    /// The batch without what needs something that somebody had locked when it was last asked for, and still has.
     async fn without_locked(&self, batch: Batch, decoder: &mut Decoder, outcome: &mut Outcome) -> Batch {
-        if !self.database.knows_locked_rows() {
+        if !self.database.knows_locked() {
             return batch;
         }
-        let needs = self.database.locked_rows(&batch).await.messages_of(&batch);
+        let needs = self.database.locked(&batch).await.messages_of(&batch, &[]);
         if needs.contains(&true) { Self::set_aside(&batch, &needs, decoder, outcome) } else { batch }
     }
 
     /// The batch without these messages.
     fn set_aside(batch: &Batch, needs: &[bool], decoder: &mut Decoder, outcome: &mut Outcome) -> Batch {
         let (others, aside) = batch.set_aside(needs, decoder);
-        debug!(messages = aside.iter().map(MessageSet::len).sum::<usize>(), "messages wait for rows that are locked");
+        debug!(messages = aside.iter().map(MessageSet::len).sum::<usize>(), "messages wait for what is locked");
         outcome.aside.extend(aside);
         others
     }
@@ -351,6 +353,7 @@ impl Writer {
                         first.or_insert((0, at, rejected)).0 += 1;
                     }
                     outcome.only_counted += written.only_counted;
+                    outcome.not_counted += written.not_counted;
                     for applied in written.applied {
                         outcome.applied.retain(|old| old.partition != applied.partition);
                         outcome.applied.push(applied);
@@ -383,7 +386,7 @@ impl Writer {
                 }
             }
             if failure.is_lock_timeout() {
-                let needs = self.database.locked_rows(piece).await.messages_of(piece);
+                let needs = self.database.locked(piece).await.messages_of(piece, failure.locked_letters());
                 if needs.contains(&true) {
                     return Piece::Locked(needs);
                 }
@@ -459,7 +462,7 @@ enum Piece {
     Refused(Rejected),
     /// It is to be written in so many parts, or behind the others where it is a single message.
     TooLarge(usize),
-    /// Each message of which it is said so is to wait: rows that it needs are locked.
+    /// Each message of which it is said so is to wait: what it needs is locked.
     Locked(Vec<bool>),
     /// Progress has no room for more islands of a partition of it.
     Crowded,
