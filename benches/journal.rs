@@ -188,7 +188,7 @@ fn compare_append(runtime: &tokio::runtime::Runtime, each: usize, at_once: usize
         }
     }
     let records = runtime.block_on(journal.records()).unwrap();
-    let on_disk = records.iter().map(|r| r.bytes).sum::<u64>() as f64
+    let on_disk = records.iter().map(|r| r.bytes()).sum::<u64>() as f64
         / records.iter().map(|r| u64::from(r.messages)).sum::<u64>() as f64;
     let a_message = raw_bytes(&sets) as f64 / sets.iter().map(MessageSet::len).sum::<usize>() as f64;
     runtime.block_on(journal.close());

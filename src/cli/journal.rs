@@ -162,7 +162,7 @@ fn status(journal: &Inspection, directory: &Path, json: bool) -> Result<(), Fail
             _ => sum.intervals.push((record.from, record.until)),
         }
         sum.messages += u64::from(record.messages);
-        sum.bytes += record.bytes;
+        sum.bytes += record.bytes();
         sum.oldest_ms = sum.oldest_ms.into_iter().chain(record.oldest_ms).min();
     }
     let records = journal.records().count();

@@ -34,7 +34,7 @@ pub fn journal(input: &[u8]) {
         // Without the file, a segment's header must say the id, and may be changed too.
         if has_identity && !is_sealed && before.get(&path) == after.get(&path) {
             let bytes = |files: &BTreeMap<PathBuf, Vec<u8>>, record: &Record| {
-                let (from, until) = (record.position as usize, (record.position + record.bytes) as usize);
+                let (from, until) = (record.position as usize, (record.position + record.bytes()) as usize);
                 files
                     .get(&sealed::segment_file(Path::new(DIRECTORY), record.segment))?
                     .get(from..until)

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use super::error::{Damage, DamageKind};
-use super::format::RecordHeader;
+use super::format::{RecordHeader, record_bytes};
 use super::payload::NO_TIME;
 use crate::raw::{Interval, Partition, Source};
 
@@ -20,8 +20,9 @@ pub struct Record {
     pub until: i64,
     /// The number of messages.
     pub messages: u32,
-    /// The record's length on disk, in bytes.
-    pub bytes: u64,
+    /// The payload's length on disk, in bytes; [`Self::bytes`] has the record's. There is one of these for each record in the
+    /// journal, so that eight bytes count.
+    payload_bytes: u32,
     /// The oldest message's Kafka time, in milliseconds since the Unix epoch.
     pub oldest_ms: Option<i64>,
     /// The number of its segment.
@@ -39,7 +40,7 @@ impl Record {
             from: header.from,
             until: header.until,
             messages: header.messages,
-            bytes: header.record_bytes(),
+            payload_bytes: header.payload_bytes,
             oldest_ms: (header.oldest_ms != NO_TIME).then_some(header.oldest_ms),
             segment,
             position,
@@ -90,6 +91,11 @@ impl Record {
     pub(super) fn is(&self, other: &Self) -> bool {
         let place = |record: &Self| (record.segment, record.position, record.sequence);
         place(self) == place(other) && self.interval() == other.interval()
+    }
+
+    /// The record's length on disk, in bytes.
+    pub fn bytes(&self) -> u64 {
+        record_bytes(u64::from(self.payload_bytes))
     }
 
     /// The positions it covers.
@@ -168,7 +174,7 @@ impl Index {
     /// Lists a record as damaged and no longer as a record.
     pub(super) fn give_up(&mut self, record: &Record, what: DamageKind) -> Damage {
         let (segment, from) = (record.segment, record.position);
-        let damage = Damage { segment, from, until: from + record.bytes, what };
+        let damage = Damage { segment, from, until: from + record.bytes(), what };
         if let Some(segment) = self.segments.get_mut(&segment) {
             segment.keep(|other| other.position != from);
         }

@@ -82,7 +82,7 @@ impl<F: Files> Inspection<F> {
 
     /// The bytes that [`Inspection::verify`] will read.
     pub fn bytes(&self) -> u64 {
-        self.records().map(|record| record.bytes).sum()
+        self.records().map(|record| record.bytes()).sum()
     }
 
     /// The messages of a record.
@@ -106,7 +106,7 @@ impl<F: Files> Inspection<F> {
         let Some((_, file, length)) = &self.reading else { return Err(ReadError::Gone { segment, position }) };
         let mut reader = Reader::new(&self.files, file, &self.id, segment, *length);
         read_record(&mut reader, record).map_err(|what| {
-            let (from, until) = (position, position + record.bytes);
+            let (from, until) = (position, position + record.bytes());
             ReadError::Damaged(Damage { segment, from, until, what })
         })
     }
@@ -134,10 +134,10 @@ impl<F: Files> Inspection<F> {
                 let body = reader.record_in_window(record.position).map_or(Body::Bad, |found| reader.check(&found));
                 if body != Body::Good {
                     let what = if reader.unreadable { DamageKind::Unreadable } else { DamageKind::Payload };
-                    let (from, until) = (record.position, record.position + record.bytes);
+                    let (from, until) = (record.position, record.position + record.bytes());
                     damage.push(Damage { segment: *number, from, until, what });
                 }
-                progress(record.bytes);
+                progress(record.bytes());
             }
         }
         damage.sort();

@@ -152,7 +152,7 @@ impl<F: Files> Place<F> {
 /// Whether each segment is as long as its acknowledged records.
 pub(super) fn check_lengths<F: Files>(files: &F, directory: &Path, index: &Index) -> Result<(), Lost> {
     for (number, segment) in &index.segments {
-        let Some(end) = segment.records.last().map(|record| record.position + record.bytes) else { continue };
+        let Some(end) = segment.records.last().map(|record| record.position + record.bytes()) else { continue };
         if look(files, &segment_path(directory, *number))?.bytes < end {
             return Err(Lost::Gone(format!("the end of segment {number} was cut off")));
         }

@@ -48,7 +48,7 @@ impl Template {
             if end < record.position {
                 extents.push((end, record.position));
             }
-            extents.push((record.position, record.position + record.bytes));
+            extents.push((record.position, record.position + record.bytes()));
         }
         Self { directory, segments }
     }

@@ -128,7 +128,7 @@ async fn a_damaged_journal_gives_what_is_intact_and_says_what_is_not() {
     let (segment, position, record_bytes, messages) = {
         let inspection = Inspection::open(RealFiles, &directory).unwrap();
         let record = inspection.records().nth(1).unwrap();
-        (record.segment, record.position, record.bytes, record.messages)
+        (record.segment, record.position, record.bytes(), record.messages)
     };
     let file = directory.join(format!("{segment:020}.segment"));
     let mut bytes = fs::read(&file).unwrap();

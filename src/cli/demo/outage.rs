@@ -137,7 +137,7 @@ impl Story<'_> {
             mode,
             messages: records.iter().map(|record| record.messages as usize).sum(),
             records: records.len(),
-            bytes: records.iter().map(|record| record.bytes).sum(),
+            bytes: records.iter().map(|record| record.bytes()).sum(),
         })
     }
 

@@ -152,7 +152,7 @@ fn a_segment_that_somebody_cut_off_is_found_by_a_look() {
             files.cut(&format!("{number:020}.segment"), length);
             journal.probe().unwrap();
             let is_cut = |record: &&crate::journal::Record| {
-                record.segment == number && record.position + record.bytes > length as u64
+                record.segment == number && record.position + record.bytes() > length as u64
             };
             let cut: Vec<_> = before.iter().filter(is_cut).map(crate::journal::Record::interval).collect();
             assert_eq!(journal.take_lost(), cut, "segment {number}, {length}");

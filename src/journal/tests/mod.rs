@@ -201,7 +201,7 @@ impl Log {
 fn extents<F: Files>(journal: &Journal<F>) -> BTreeMap<u64, Vec<(u64, u64)>> {
     let mut extents: BTreeMap<u64, Vec<(u64, u64)>> = BTreeMap::new();
     for record in journal.records() {
-        extents.entry(record.segment).or_default().push((record.position, record.position + record.bytes));
+        extents.entry(record.segment).or_default().push((record.position, record.position + record.bytes()));
     }
     extents
 }

@@ -58,7 +58,7 @@ fn run(seed: u64) -> Result<(), String> {
         let usage = journal.usage();
         assert_eq!(usage.records, model.len() as u64);
         assert_eq!(usage.oldest_ms, model.iter().flat_map(|set| &set.messages).filter_map(|m| m.1).min());
-        assert!(usage.bytes >= journal.records().map(|record| record.bytes).sum());
+        assert!(usage.bytes >= journal.records().map(|record| record.bytes()).sum());
     }
     Ok(())
 }

@@ -585,10 +585,10 @@ impl Spill {
         }
         let mut bytes = 0;
         while let Some(record) = self.replay.front() {
-            if bytes > 0 && bytes + record.bytes > REPLAY_BYTES {
+            if bytes > 0 && bytes + record.bytes() > REPLAY_BYTES {
                 break;
             }
-            bytes += record.bytes;
+            bytes += record.bytes();
             records.extend(self.replay.pop_front());
         }
         self.replaying += 1;
