@@ -18,6 +18,7 @@ use super::output::{self, complain, print, print_line};
 use super::{Failure, progress_bar};
 use crate::batch::Batch;
 use crate::config::Config;
+use crate::database::verdict::{Attempts, Failed, Verdict, verdict};
 use crate::database::{Class, Coverage, Database, Path as WritePath};
 use crate::journal::{Inspection, ReadError, RealFiles, Record};
 use crate::message::Decoder;
@@ -409,43 +410,43 @@ async fn finish(database: Database, batch: Batch, dry_run: bool, mut decoder: De
         return Ok(done);
     }
     // As in a worker, a message that the database refuses takes no other with it.
-    let mut pieces = vec![(batch, WritePath::JournalFast)];
-    while let Some((piece, path)) = pieces.pop() {
+    let mut pieces = vec![(batch, WritePath::JournalFast, 0)];
+    while let Some((piece, path, missing_series)) = pieces.pop() {
         let messages = piece.message_count();
-        match database.write(&piece, path, &mut decoder).await {
+        let failure = match database.write(&piece, path, &mut decoder).await {
             Ok(written) => {
                 done.messages += messages;
                 done.points += written.points;
                 done.dead_letters += written.dead_letters.len();
+                continue;
             }
-            Err(failure) if failure.class() == Class::Overlap && path.is_fast() => {
-                pieces.push((piece, path.after_doubt()));
+            Err(failure) => failure,
+        };
+        let attempts = Attempts {
+            messages,
+            can_be_refused: !piece.has_nothing_to_refuse(),
+            copied_first: path.is_fast(),
+            missing_series: missing_series + u32::from(failure.is_missing_series()),
+            canceled: 0,
+        };
+        let path = path.after_doubt();
+        match verdict(Failed::new(&failure, messages), attempts) {
+            Verdict::ClaimFirst => pieces.push((piece, path, attempts.missing_series)),
+            Verdict::Split(parts) => {
+                let parts = piece.split_into(parts, &mut decoder);
+                pieces.extend(parts.into_iter().rev().map(|part| (part, path, 0)));
             }
-            // A deleted series is made again by the next attempt.
-            Err(failure) if failure.is_missing_series() => {
-                pieces.push((piece, path.after_doubt()));
-                tokio::time::sleep(RETRY).await;
-            }
-            Err(failure)
-                if failure.class() == Class::Data && !piece.has_nothing_to_refuse()
-                    || failure.is_out_of_room() && messages > 1 =>
-            {
-                let parts = match failure.parts(messages).unwrap_or(2) {
-                    parts if messages > 1 => piece.split_into(parts, &mut decoder),
-                    _ => vec![piece.into_dead_letter(failure.rejected())],
-                };
-                pieces.extend(parts.into_iter().rev().map(|part| (part, path.after_doubt())));
-            }
-            Err(failure) if failure.is_out_of_room() => match database.oversized(&failure, &piece).await.pop() {
-                Some(oversized) => pieces.push((piece.into_dead_letter(oversized.rejected), path.after_doubt())),
+            Verdict::Reject => pieces.push((piece.into_dead_letter(failure.rejected()), path, 0)),
+            Verdict::SetAside => match database.oversized(&failure, &piece).await.pop() {
+                Some(oversized) => pieces.push((piece.into_dead_letter(oversized.rejected), path, 0)),
                 None => return Err(failure.into()),
             },
-            Err(failure) if failure.class() == Class::Retry => {
-                pieces.push((piece, path.after_doubt()));
+            Verdict::Retry | Verdict::TooManyIslands if failure.class() == Class::Retry => {
+                pieces.push((piece, path, attempts.missing_series));
                 tokio::time::sleep(RETRY).await;
             }
             // What is written stays written: the next run goes on from there.
-            Err(failure) => return Err(failure.into()),
+            Verdict::Retry | Verdict::TooManyIslands | Verdict::NoProgress => return Err(failure.into()),
         }
     }
     Ok(done)

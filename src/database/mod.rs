@@ -5,13 +5,14 @@
 //! - `progress`: which offsets are applied, and the claim.
 //! - [`write`]: the one transaction {COPY, dead letters, claim, COMMIT}.
 //! - [`dead_letters`]: messages that cannot be stored, and what is done with them.
-//! - [`error`]: what a failure means.
+//! - [`error`]: what a failure means; [`verdict`]: what follows it.
 //! - [`scratch`]: a database that the demo and the benchmark make and remove.
 
 pub mod dead_letters;
 pub mod error;
 pub mod schema;
 pub mod scratch;
+pub mod verdict;
 pub mod write;
 
 mod connection;

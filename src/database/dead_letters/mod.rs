@@ -22,6 +22,7 @@ use crate::batch::{Batch, DeadLetter};
 use crate::config::{Config, UnknownSeries};
 use crate::database::NO_TIME;
 use crate::database::connection::session::{COMMIT_STEP, COUNT_STEP, LETTERS_STEP, Session};
+use crate::database::verdict::{Attempts, Failed, Verdict, verdict};
 use crate::database::write::insert::Store;
 use crate::database::write::series::KnownSeries;
 use crate::database::write::{bisect, series};
@@ -797,38 +798,62 @@ impl Database {
         let mut parts = vec![letters];
         let mut delays = pauses.build();
         while let Some(part) = parts.pop() {
-            match self.redrive_once(part, None, mode, decoder, defined).await {
+            let failure = match self.redrive_once(part, None, mode, decoder, defined).await {
                 Ok(done) => {
                     redriven.fates.extend(done.fates);
                     redriven.points += done.points;
                     delays = pauses.build();
+                    continue;
                 }
-                Err(failure) if failure.class() == Class::Retry => {
+                Err(failure) => failure,
+            };
+            let attempts = Attempts {
+                messages: part.len(),
+                can_be_refused: true,
+                copied_first: false,
+                // The transaction that writes the points makes their series.
+                missing_series: u32::MAX,
+                canceled: 0,
+            };
+            match verdict(Failed::new(&failure, part.len()), attempts) {
+                Verdict::Retry if failure.class() == Class::Retry => {
                     debug!(%failure, "another transaction was in the way");
                     parts.push(part);
                     tokio::time::sleep(delays.next().unwrap_or(Duration::from_secs(1))).await;
                 }
                 // A row of a series is refused; points that are refused are found inside the transaction.
-                Err(failure) if (failure.class() == Class::Data || failure.is_out_of_room()) && part.len() > 1 => {
+                Verdict::Split(_) => {
                     let (first, last) = part.split_at(part.len() / 2);
                     parts.extend([last, first]);
                 }
-                Err(failure) if failure.class() == Class::Data || failure.is_out_of_room() => {
-                    let rejected = failure.rejected();
-                    match self.redrive_once(part, Some(&rejected), mode, decoder, defined).await {
-                        Ok(done) => redriven.fates.extend(done.fates),
-                        // The letter's row refuses the new reason, and must not keep the other letters from being written.
-                        Err(failure) if failure.class() == Class::Data => {
-                            warn!(%failure, id = part.first().map(|one| one.letter.id), "an attempt could not be noted");
-                            redriven.fates.extend(part.iter().map(|_| Fate::Rejected(rejected.clone())));
-                        }
-                        Err(failure) => return Err(failure),
-                    }
+                Verdict::Reject | Verdict::SetAside => {
+                    redriven.fates.extend(self.reject(part, failure, mode, decoder, defined).await?);
                 }
-                Err(failure) => return Err(failure),
+                _ => return Err(failure),
             }
         }
         Ok(redriven)
+    }
+
+    /// Notes that these letters are rejected again.
+    async fn reject(
+        &self,
+        letters: &[Redrive<'_>],
+        why: Error,
+        mode: RedriveMode,
+        decoder: &mut Decoder,
+        defined: &mut HashSet<String>,
+    ) -> Result<Vec<Fate>, Error> {
+        let rejected = why.rejected();
+        match self.redrive_once(letters, Some(&rejected), mode, decoder, defined).await {
+            Ok(done) => Ok(done.fates),
+            // The letter's row refuses the new reason, and must not keep the other letters from being written.
+            Err(failure) if failure.class() == Class::Data => {
+                warn!(%failure, id = letters.first().map(|one| one.letter.id), "an attempt could not be noted");
+                Ok(letters.iter().map(|_| Fate::Rejected(rejected.clone())).collect())
+            }
+            Err(failure) => Err(failure),
+        }
     }
 
     async fn redrive_once(

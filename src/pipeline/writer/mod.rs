@@ -12,7 +12,8 @@ use tracing::{debug, error, info, warn};
 use super::NextOffsets;
 use crate::batch::Batch;
 use crate::config::{self, Config};
-use crate::database::{self, Applied, Class, Database, Oversized, Path};
+use crate::database::verdict::{Attempts, Failed, Verdict, verdict};
+use crate::database::{self, Applied, Class, Database, Oversized, Path, Written};
 use crate::journal::{JournalHandle, ReadError, Record};
 use crate::kafka::lookup::Lookup;
 use crate::message::{Decoder, Limits, Rejected};
@@ -160,14 +161,15 @@ impl Writer {
         self.write_pieces(batch, Path::JournalFast, decoder, outcome).await
     }
 
+    /// Writes a batch, in as many parts as the database asks for.
     async fn write_pieces(&self, batch: Batch, path: Path, decoder: &mut Decoder, mut outcome: Outcome) -> Outcome {
         let mut pieces = vec![(batch, path)];
         // Single messages that are written when no other waits for them.
-        let mut aside = VecDeque::new();
+        let mut slow_messages = VecDeque::new();
         loop {
             let next = pieces.pop().map(|(piece, path)| (piece, path, false));
-            let Some((piece, path, is_aside)) =
-                next.or_else(|| aside.pop_front().map(|(piece, path)| (piece, path, true)))
+            let Some((piece, path, is_slow)) =
+                next.or_else(|| slow_messages.pop_front().map(|(piece, path)| (piece, path, true)))
             else {
                 return outcome;
             };
@@ -175,53 +177,31 @@ impl Writer {
             if piece.is_empty() {
                 continue;
             }
-            let (parts, why) = match self.write_piece(&piece, path, is_aside, decoder, &mut outcome).await {
-                Piece::Written => continue,
+            let ended = self.write_piece(&piece, path, is_slow, decoder, &mut outcome).await;
+            let path = path.after_doubt();
+            match ended {
+                Piece::Written => {}
                 Piece::NoProgress => {
                     outcome.lost = true;
                     return outcome;
                 }
-                Piece::Locked(needs) => {
-                    let others = Self::set_aside(&piece, &needs, decoder, &mut outcome);
-                    pieces.push((others, path.after_doubt()));
-                    continue;
-                }
-                Piece::Crowded => {
-                    match piece.by_partition(decoder) {
-                        // All of it waits, also what holds no message.
-                        Some(parts) => pieces.extend(parts.into_iter().map(|part| (part, path.after_doubt()))),
-                        None => outcome.aside.extend(piece.sets().iter().cloned()),
-                    }
-                    continue;
-                }
-                Piece::Refused(why) => (2, Some(why)),
-                Piece::TooLarge(parts) => (parts, None),
-                Piece::Oversized(all) => {
-                    let path = path.after_doubt();
-                    let mut rest = Some(piece);
-                    for Oversized { number, rejected } in all {
-                        let Some(piece) = rest.take() else { break };
-                        let alone = match piece.without_message(number, decoder) {
-                            Some((others, alone)) => {
-                                rest = Some(others);
-                                alone
-                            }
-                            None => piece,
-                        };
-                        pieces.push((alone.into_dead_letter(rejected), path));
-                    }
-                    pieces.extend(rest.map(|rest| (rest, path)));
-                    continue;
-                }
-            };
-            let path = path.after_doubt();
-            match why {
                 // The last part goes below, so that the parts are written in the order of their offsets.
-                _ if piece.message_count() > 1 => {
+                Piece::Split(parts) => {
                     pieces.extend(piece.split_into(parts, decoder).into_iter().rev().map(|part| (part, path)));
                 }
-                Some(why) => pieces.push((piece.into_dead_letter(why), path)),
-                None => aside.push_back((piece, path)),
+                Piece::Rejected(why) => pieces.push((piece.into_dead_letter(why), path)),
+                Piece::Slow => slow_messages.push_back((piece, path)),
+                Piece::Locked(needs) => {
+                    pieces.push((Self::set_aside(&piece, &needs, decoder, &mut outcome), path));
+                }
+                Piece::TooManyIslands => match piece.by_partition(decoder) {
+                    // All of it waits, also what holds no message.
+                    Some(parts) => pieces.extend(parts.into_iter().map(|part| (part, path))),
+                    None => outcome.aside.extend(piece.sets().iter().cloned()),
+                },
+                Piece::Oversized(all) => {
+                    pieces.extend(without_oversized(piece, all, decoder).into_iter().map(|part| (part, path)));
+                }
             }
         }
     }
@@ -330,124 +310,162 @@ impl Writer {
         }
     }
 
+    /// Tries to write a piece until it is written, or something else has to become of it.
     async fn write_piece(
         &self,
         piece: &Batch,
         mut path: Path,
-        is_aside: bool,
+        is_slow: bool,
         decoder: &mut Decoder,
         outcome: &mut Outcome,
     ) -> Piece {
         let mut delays = self.backoff.build();
-        let mut missing_series = 0;
-        let mut canceled = 0;
         let begun = Instant::now();
+        let mut attempts = Attempts {
+            messages: piece.message_count(),
+            can_be_refused: !piece.has_nothing_to_refuse(),
+            copied_first: path.is_fast(),
+            missing_series: 0,
+            canceled: 0,
+        };
         loop {
             let failure = match self.database.write(piece, path, decoder).await {
                 Ok(written) => {
-                    outcome.points += written.points;
-                    outcome.skipped += written.skipped;
-                    outcome.duplicates += written.duplicates;
-                    for (at, rejected) in written.dead_letters {
-                        let first = outcome.dead_letters.entry(rejected.reason.as_str());
-                        first.or_insert((0, at, rejected)).0 += 1;
-                    }
-                    outcome.only_counted += written.only_counted;
-                    outcome.not_counted += written.not_counted;
-                    for applied in written.applied {
-                        outcome.applied.retain(|old| old.partition != applied.partition);
-                        outcome.applied.push(applied);
-                    }
-                    if let Some(ended) = self.log.ends(NOT_WRITTEN) {
-                        info!(seconds = ended.seconds, "batches are written again");
-                    }
+                    self.on_written(written, outcome);
                     return Piece::Written;
                 }
                 Err(failure) => failure,
             };
-            canceled += u32::from(failure.is_canceled());
-            let messages = piece.message_count();
-            if let Some(parts) = failure.parts(messages) {
-                if let Some(unlogged) = self.log.happened("parts", 1) {
-                    warn!(%failure, messages, parts, unlogged, "a batch is written in parts");
-                }
-                return Piece::TooLarge(parts);
+            if let Some(ended) = self.ask_about(&failure, piece, begun).await {
+                return ended;
             }
-            if failure.is_out_of_room() {
-                let oversized = self.database.oversized(&failure, piece).await;
-                if !oversized.is_empty() {
-                    if let Some(unlogged) = self.log.happened("oversized", 1) {
-                        warn!(
-                            %failure, messages, oversized = oversized.len(), unlogged,
-                            "messages have points in more chunks than can be locked"
-                        );
-                    }
-                    return Piece::Oversized(oversized);
-                }
-            }
-            if failure.is_lock_timeout() {
-                let needs = self.database.locked(piece).await.messages_of(piece, failure.locked_letters());
-                if needs.contains(&true) {
-                    return Piece::Locked(needs);
-                }
-                // One that has just ended is no reason to give the database up.
-                if begun.elapsed() >= self.blocked_after {
-                    self.database.note_blocked(&failure, begun);
-                }
-            }
-            if failure.is_out_of_islands() {
-                return Piece::Crowded;
-            }
-            let is_too_large = failure.is_out_of_room() || failure.is_canceled() && canceled >= 2;
-            let was_fast = path.is_fast();
-            path = path.after_doubt();
-            match failure.class() {
-                Class::Overlap if was_fast => {
-                    debug!(%failure, "asking the database what is missing");
-                    continue;
-                }
-                // A deleted series is made again by the next attempt, which does not trust what was known.
-                Class::Data if failure.is_missing_series() && missing_series < 3 => {
-                    missing_series += 1;
-                    continue;
-                }
-                Class::Data if !piece.has_nothing_to_refuse() => {
-                    debug!(%failure, messages, "the database refuses a row; looking for its message");
-                    return Piece::Refused(failure.rejected());
-                }
-                Class::Progress => return Piece::NoProgress,
-                Class::Outage if is_too_large && messages > 1 => {
-                    if let Some(unlogged) = self.log.happened("too-large", 1) {
-                        warn!(%failure, messages, unlogged, "a batch is too large for the server; trying its halves");
-                    }
-                    return Piece::TooLarge(2);
-                }
-                Class::Outage if is_too_large => {
+            attempts.canceled += u32::from(failure.is_canceled());
+            attempts.missing_series += u32::from(failure.is_missing_series());
+            let verdict = verdict(Failed::new(&failure, attempts.messages), attempts);
+            (path, attempts.copied_first) = (path.after_doubt(), false);
+            self.log_verdict(&failure, verdict, attempts.messages);
+            match verdict {
+                Verdict::ClaimFirst => continue,
+                Verdict::Split(parts) => return Piece::Split(parts),
+                Verdict::Reject => return Piece::Rejected(failure.rejected()),
+                Verdict::TooManyIslands => return Piece::TooManyIslands,
+                Verdict::NoProgress => return Piece::NoProgress,
+                Verdict::SetAside => {
                     // A server that is slow or full for any other reason does the same: it is no dead letter.
-                    if is_aside {
-                        let of_set = |set: &MessageSet| {
-                            let first = set.messages().next()?.offset;
-                            Some(format!("{} {} {first}", set.source().topic, set.partition().number))
-                        };
-                        let message = piece.sets().iter().find_map(of_set);
-                        let unlogged = self.log.happened("slow-message", 1);
-                        if let Some(unlogged) = unlogged {
-                            error!(
-                                %failure, message, unlogged,
-                                "the server does not write one message within its limits; its partition's progress waits until \
-                                 what slows it down is mended, database.statement_timeout_ms is longer, or the server's \
-                                 max_locks_per_transaction larger"
-                            );
-                        }
+                    if is_slow {
+                        self.log_slow(&failure, piece);
                         tokio::time::sleep(self.longest_pause).await;
                     }
-                    return Piece::TooLarge(1);
+                    return Piece::Slow;
                 }
-                class => self.log_not_written(&failure, class),
+                Verdict::Retry => {}
             }
             tokio::time::sleep(delays.next().unwrap_or(Duration::from_secs(1))).await;
         }
     }
+
+    fn on_written(&self, written: Written, outcome: &mut Outcome) {
+        outcome.points += written.points;
+        outcome.skipped += written.skipped;
+        outcome.duplicates += written.duplicates;
+        for (at, rejected) in written.dead_letters {
+            let first = outcome.dead_letters.entry(rejected.reason.as_str());
+            first.or_insert((0, at, rejected)).0 += 1;
+        }
+        outcome.only_counted += written.only_counted;
+        outcome.not_counted += written.not_counted;
+        for applied in written.applied {
+            outcome.applied.retain(|old| old.partition != applied.partition);
+            outcome.applied.push(applied);
+        }
+        if let Some(ended) = self.log.ends(NOT_WRITTEN) {
+            info!(seconds = ended.seconds, "batches are written again");
+        }
+    }
+
+    /// What the database says of a failure that is about some of the messages only: those in more chunks than can be locked,
+    /// and those that need what others have locked.
+    async fn ask_about(&self, failure: &database::Error, piece: &Batch, begun: Instant) -> Option<Piece> {
+        if failure.is_out_of_room() {
+            let oversized = self.database.oversized(failure, piece).await;
+            if !oversized.is_empty() {
+                if let Some(unlogged) = self.log.happened("oversized", 1) {
+                    warn!(
+                        %failure, messages = piece.message_count(), oversized = oversized.len(), unlogged,
+                        "messages have points in more chunks than can be locked"
+                    );
+                }
+                return Some(Piece::Oversized(oversized));
+            }
+        }
+        if failure.is_lock_timeout() {
+            let needs = self.database.locked(piece).await.messages_of(piece, failure.locked_letters());
+            if needs.contains(&true) {
+                return Some(Piece::Locked(needs));
+            }
+            // One that has just ended is no reason to give the database up.
+            if begun.elapsed() >= self.blocked_after {
+                self.database.note_blocked(failure, begun);
+            }
+        }
+        None
+    }
+
+    fn log_verdict(&self, failure: &database::Error, verdict: Verdict, messages: usize) {
+        match verdict {
+            Verdict::ClaimFirst => debug!(%failure, "asking the database what is missing"),
+            Verdict::Split(_) | Verdict::Reject
+                if failure.class() == Class::Data && failure.parts(messages).is_none() =>
+            {
+                debug!(%failure, messages, "the database refuses a row; looking for its message");
+            }
+            Verdict::Split(_) if failure.parts(messages).is_none() => {
+                if let Some(unlogged) = self.log.happened("too-large", 1) {
+                    warn!(%failure, messages, unlogged, "a batch is too large for the server; trying its halves");
+                }
+            }
+            Verdict::Split(parts) => {
+                if let Some(unlogged) = self.log.happened("parts", 1) {
+                    warn!(%failure, messages, parts, unlogged, "a batch is written in parts");
+                }
+            }
+            Verdict::Retry => self.log_not_written(failure, failure.class()),
+            Verdict::Reject | Verdict::SetAside | Verdict::TooManyIslands | Verdict::NoProgress => {}
+        }
+    }
+
+    fn log_slow(&self, failure: &database::Error, piece: &Batch) {
+        let of_set = |set: &MessageSet| {
+            let first = set.messages().next()?.offset;
+            Some(format!("{} {} {first}", set.source().topic, set.partition().number))
+        };
+        let message = piece.sets().iter().find_map(of_set);
+        if let Some(unlogged) = self.log.happened("slow-message", 1) {
+            error!(
+                %failure, message, unlogged,
+                "the server does not write one message within its limits; its partition's progress waits until what slows it \
+                 down is fixed, database.statement_timeout_ms is longer, or the server's max_locks_per_transaction larger"
+            );
+        }
+    }
+}
+
+/// The messages that are too large as dead letters, each in a batch of its own, and all others in the last one.
+fn without_oversized(piece: Batch, all: Vec<Oversized>, decoder: &mut Decoder) -> Vec<Batch> {
+    let (mut parts, mut rest) = (Vec::new(), Some(piece));
+    for Oversized { number, rejected } in all {
+        let Some(piece) = rest.take() else { break };
+        let alone = match piece.without_message(number, decoder) {
+            Some((others, alone)) => {
+                rest = Some(others);
+                alone
+            }
+            None => piece,
+        };
+        parts.push(alone.into_dead_letter(rejected));
+    }
+    parts.extend(rest);
+    parts
 }
 
 /// Twice the time that rows are waited for, so that a second attempt has met the lock, too.
@@ -459,13 +477,15 @@ fn database_blocked_after(config: &Config) -> Duration {
 /// What became of one attempt's batch.
 enum Piece {
     Written,
-    Refused(Rejected),
-    /// It is to be written in so many parts, or behind the others where it is a single message.
-    TooLarge(usize),
+    Rejected(Rejected),
+    /// It is to be written in this many parts.
+    Split(usize),
+    /// A single message that takes long is to be written after the others.
+    Slow,
     /// Each message of which it is said so is to wait: what it needs is locked.
     Locked(Vec<bool>),
     /// Progress has no room for more islands of a partition of it.
-    Crowded,
+    TooManyIslands,
     /// These messages can never be written.
     Oversized(Vec<Oversized>),
     NoProgress,
