@@ -17,7 +17,7 @@ use clap::{Args, ValueEnum};
 use super::interrupt::{Interrupts, is_interrupted};
 use super::{Failure, SYNTHETIC_FIRST_S, brokers_of, output, print_line, progress_bar, synthetic_message};
 use crate::config::{Config, OnDuplicate, Secret};
-use crate::database::schema::profile;
+use crate::database::schema::set_profile;
 use crate::database::schema::profile::Profile;
 use crate::database::scratch::Scratch;
 use crate::database::{Database, schema};
@@ -491,14 +491,14 @@ async fn drain_on_throughput(
 ) -> Result<(Beside, String), Failure> {
     let bench = with_own_group(bench, "throughput");
     scratch.empty_tables().await?;
-    profile::set(&bench.database, Profile::Throughput, false, |_| ()).await?;
+    set_profile::set(&bench.database, Profile::Throughput, false, |_| ()).await?;
     let table = Database::new(&bench)?.look_at_table().await?;
     let mut limits = limits::THROUGHPUT.to_vec();
     if table.direct_compress.is_ok() {
         limits.extend(limits::DIRECT_COMPRESS);
     }
     let beside = drain_beside(&bench, file, arguments, scratch, files, &limits).await?;
-    profile::set(&bench.database, Profile::Standard, false, |_| ()).await?;
+    set_profile::set(&bench.database, Profile::Standard, false, |_| ()).await?;
     Ok((beside, table.direct_compress_text()))
 }
 
