@@ -5,13 +5,13 @@
 //! stay with the batch until it is committed, so that any part of it can be built again: the part that the database does not
 //! have yet ([`Batch::keep`]), or some of its messages ([`Batch::split_into`]) when it is too much for one transaction.
 
+mod dead_letter;
+
 use std::collections::HashMap;
 
 use crate::message::{Decoder, Message, Points, Rejected, SeriesCreate};
 use crate::raw::{Budget, Charge, Interval, Kind, MessageAt, MessageSet, Partition, RawMessage};
-
-/// How much of a rejected message's key and payload a dead letter keeps, in bytes each.
-pub const DEAD_LETTER_PAYLOAD_BYTES: usize = 64 * 1024;
+pub use dead_letter::{DEAD_LETTER_PAYLOAD_BYTES, DeadLetter};
 
 /// How many holes [`Batch::set_aside`] leaves in a partition. Progress holds 1024 islands above them, of several batches.
 pub const MAX_HOLES: usize = 128;
@@ -23,27 +23,6 @@ pub struct Definition {
     pub series: SeriesCreate,
     /// Where it stands.
     pub at: MessageAt,
-}
-
-/// A message that cannot be written, with the reason.
-#[derive(Debug, Clone)]
-pub struct DeadLetter {
-    /// Where the message stands.
-    pub at: MessageAt,
-    /// The head of its key, at most [`DEAD_LETTER_PAYLOAD_BYTES`].
-    pub key: Option<Vec<u8>>,
-    /// The head of its payload, at most [`DEAD_LETTER_PAYLOAD_BYTES`].
-    pub payload: Option<Vec<u8>>,
-    /// The payload's full length, in bytes.
-    pub payload_bytes: usize,
-    /// The key's full length, in bytes.
-    pub key_bytes: Option<usize>,
-    /// Its headers, as [`headers`] encodes them, as far as they fit into [`DEAD_LETTER_PAYLOAD_BYTES`].
-    pub headers: Option<Vec<u8>>,
-    /// The headers' full length in that form, in bytes.
-    pub headers_bytes: Option<usize>,
-    /// Why it was rejected.
-    pub rejected: Rejected,
 }
 
 /// What the messages of a set were.
@@ -126,7 +105,7 @@ impl Batch {
             Ok(Message::Tombstone) => counts.tombstones += 1,
             Err(rejected) => {
                 counts.rejected += 1;
-                let letter = dead_letter(message, at(), rejected);
+                let letter = DeadLetter::new(message, at(), rejected);
                 self.other_bytes += letter.bytes();
                 self.dead_letters.push(letter);
             }
@@ -346,7 +325,7 @@ impl Batch {
         let mut before = 0;
         for set in &self.sets {
             if let Some(message) = set.messages().nth(number - before) {
-                return Some(dead_letter(&message, message_at(set, &message), rejected));
+                return Some(DeadLetter::new(&message, message_at(set, &message), rejected));
             }
             before += set.len();
         }
@@ -376,31 +355,8 @@ impl Batch {
     }
 }
 
-impl DeadLetter {
-    /// The memory it holds, in bytes, with what the statement that stores it takes of it once more.
-    pub fn bytes(&self) -> usize {
-        let length = |bytes: &Option<Vec<u8>>| bytes.as_ref().map_or(0, Vec::len);
-        let held = length(&self.key) + length(&self.payload) + length(&self.headers);
-        2 * (size_of::<Self>() + held + self.rejected.detail.len())
-    }
-}
-
 fn message_at(set: &MessageSet, message: &RawMessage<'_>) -> MessageAt {
     MessageAt { partition: set.partition().clone(), offset: message.offset, time_ms: message.time_ms }
-}
-
-fn dead_letter(message: &RawMessage<'_>, at: MessageAt, rejected: Rejected) -> DeadLetter {
-    let head = |bytes: &[u8]| bytes[..bytes.len().min(DEAD_LETTER_PAYLOAD_BYTES)].to_vec();
-    DeadLetter {
-        at,
-        key: message.key.map(head),
-        payload: message.payload.map(head),
-        payload_bytes: message.payload.map_or(0, <[u8]>::len),
-        key_bytes: message.key.map(<[u8]>::len),
-        headers: message.headers.map(head),
-        headers_bytes: message.headers.map(<[u8]>::len),
-        rejected,
-    }
 }
 
 #[cfg(test)]

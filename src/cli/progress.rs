@@ -215,44 +215,16 @@ async fn adopt(config: &Config, database: &Database, adopt: Adopt) -> Result<(),
     }
     let given = if adopt.group_offsets { found.committed.clone() } else { adopt.offsets.iter().copied().collect() };
     let known = progress_of(database, &found.source).await?;
+    let group = &config.kafka.group_id;
+    let adoption = Adoption { arguments: &adopt, group, topic, found: &found, given: &given, known: &known };
     let mut offsets: Vec<(i32, i64)> = Vec::new();
     for row in &old {
-        let number = row.partition;
-        let Some(offset) = given.get(&number).copied() else {
-            let whence = if adopt.group_offsets {
-                format!("group {} has no offset of it in the configured cluster", config.kafka.group_id)
-            } else {
-                "--offsets does not name it".to_owned()
-            };
-            return Err(Failure::Usage(format!("{topic} partition {number}: {whence}")));
-        };
-        if let Some(row) = known.get(&number) {
-            return Err(Failure::Usage(format!(
-                "{topic} partition {number} has progress in the configured cluster already, next_offset {}: use `progress \
-                 reset --topic {topic}` to change it",
-                row.next_offset
-            )));
-        }
-        let Some((start, end)) = found.ranges.get(&number).copied() else {
-            return Err(Failure::Usage(format!("topic {topic} has no partition {number} in the configured cluster")));
-        };
-        if !(start..=end).contains(&offset) {
-            return Err(Failure::Usage(format!(
-                "{topic} partition {number}: offset {offset} is outside its log, which has {start} to {end}"
-            )));
-        }
-        if row.has_islands() && !adopt.accept_duplicates {
-            return Err(Failure::Usage(format!(
-                "{topic} partition {number}: {}. Run a worker on the other cluster until they are part of next_offset, or give \
-                 --accept-duplicates",
-                pipeline::islands_elsewhere(&row.ahead)
-            )));
-        }
+        let offset = adoption.offset_of(row)?;
         print_line(format_args!(
-            "{topic} partition {number}: {} in the other cluster -> {offset} in {}",
-            row.next_offset, found.source.cluster_id
+            "{topic} partition {}: {} in the other cluster -> {offset} in {}",
+            row.partition, row.next_offset, found.source.cluster_id
         ));
-        offsets.push((number, offset));
+        offsets.push((row.partition, offset));
     }
     if let Some((number, _)) =
         given.iter().find(|(number, _)| !adopt.group_offsets && !old.iter().any(|row| row.partition == **number))
@@ -271,6 +243,60 @@ async fn adopt(config: &Config, database: &Database, adopt: Adopt) -> Result<(),
     }
     print_line(format_args!("{} partitions were adopted", offsets.len()));
     Ok(())
+}
+
+/// What decides about the offsets that are adopted.
+struct Adoption<'a> {
+    arguments: &'a Adopt,
+    /// The group's id.
+    group: &'a str,
+    topic: &'a str,
+    found: &'a InKafka,
+    /// The offsets that were given, or that the group has.
+    given: &'a BTreeMap<i32, i64>,
+    /// The progress that the topic has in the configured cluster already.
+    known: &'a BTreeMap<i32, ProgressRow>,
+}
+
+impl Adoption<'_> {
+    /// The next offset, in the configured cluster, of the partition that has this progress in the other one.
+    ///
+    /// # Errors
+    /// If none is given, or it cannot be adopted.
+    fn offset_of(&self, row: &ProgressRow) -> Result<i64, Failure> {
+        let (topic, number) = (self.topic, row.partition);
+        let Some(offset) = self.given.get(&number).copied() else {
+            let whence = if self.arguments.group_offsets {
+                format!("group {} has no offset of it in the configured cluster", self.group)
+            } else {
+                "--offsets does not name it".to_owned()
+            };
+            return Err(Failure::Usage(format!("{topic} partition {number}: {whence}")));
+        };
+        if let Some(row) = self.known.get(&number) {
+            return Err(Failure::Usage(format!(
+                "{topic} partition {number} has progress in the configured cluster already, next_offset {}: use `progress \
+                 reset --topic {topic}` to change it",
+                row.next_offset
+            )));
+        }
+        let Some((start, end)) = self.found.ranges.get(&number).copied() else {
+            return Err(Failure::Usage(format!("topic {topic} has no partition {number} in the configured cluster")));
+        };
+        if !(start..=end).contains(&offset) {
+            return Err(Failure::Usage(format!(
+                "{topic} partition {number}: offset {offset} is outside its log, which has {start} to {end}"
+            )));
+        }
+        if row.has_islands() && !self.arguments.accept_duplicates {
+            return Err(Failure::Usage(format!(
+                "{topic} partition {number}: {}. Run a worker on the other cluster until they are part of next_offset, or give \
+                 --accept-duplicates",
+                pipeline::islands_elsewhere(&row.ahead)
+            )));
+        }
+        Ok(offset)
+    }
 }
 
 fn not_negative(next_offset: i64) -> Result<(), Failure> {

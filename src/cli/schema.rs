@@ -4,8 +4,8 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use super::{Failure, print_line};
 use crate::config::Config;
-use crate::database::schema::profile;
 use crate::database::schema::profile::Profile;
+use crate::database::schema::set_profile;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -37,6 +37,6 @@ pub(super) async fn run(config: &Config, Command::SetProfile(arguments): Command
         Name::Standard => Profile::Standard,
         Name::Throughput => Profile::Throughput,
     };
-    profile::set(&config.database, profile, arguments.dry_run, |line| print_line(line)).await?;
+    set_profile::set(&config.database, profile, arguments.dry_run, |line| print_line(line)).await?;
     Ok(())
 }

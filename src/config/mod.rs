@@ -6,6 +6,7 @@
 //!
 //! - `sections`: the keys, a struct for each section.
 //! - `layers`, `sources`: what the values come from, put over each other key by key.
+//! - `environment`: which variables set which keys, and which are ignored or unknown.
 //! - `files`: secrets that are read from files.
 //! - `validate`: ranges, and the rules between keys.
 //! - `properties`: which of librdkafka's properties are refused, and which may be shown.
@@ -16,6 +17,7 @@
 //! - `secret`, `url`, `problems`: what they are made of.
 
 mod brokers;
+mod environment;
 mod files;
 mod layers;
 mod problems;
@@ -132,7 +134,7 @@ impl Config {
         files::read(&mut config, &mut found);
         validate::validate(&config, &mut found);
         problems.extend(found.labelled(&sources));
-        config.notes.extend(layers::ignored_parts(&config.database, &sources, &parts));
+        config.notes.extend(environment::ignored_parts(&config.database, &sources, &parts));
         config.sources = sources;
         problems.set_log_format(config.log.format);
         if problems.is_empty() { Ok(config) } else { Err(problems) }

@@ -327,7 +327,7 @@ impl Database {
     /// # Errors
     /// Where the database does not answer.
     pub async fn look_at_table(&self) -> Result<Table, Error> {
-        let work = async { schema::profile::look(&mut self.session().await?).await };
+        let work = async { schema::profile::read_catalog(&mut self.session().await?).await };
         self.noted(work.await)
     }
 
@@ -367,7 +367,7 @@ impl Database {
 
     /// Looks at the table of points, and reports what has changed.
     async fn look(&self, session: &mut Session) -> Result<Table, Error> {
-        let table = schema::profile::look(session).await?;
+        let table = schema::profile::read_catalog(session).await?;
         let before = self.table.lock().unwrap_or_else(PoisonError::into_inner).replace(table.clone());
         if before.as_ref() != Some(&table) {
             table.report(before.is_none());

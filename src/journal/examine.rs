@@ -2,12 +2,13 @@
 
 use std::path::Path;
 
-use super::append::Stop;
 use super::directory::{self, Listing};
 use super::error::OpenError;
 use super::files::Files;
-use super::journal::{Options, check_volume};
+use super::journal::Options;
 use super::place::is_gone;
+use super::room::check_volume;
+use super::stop::Stop;
 
 /// What was found.
 #[derive(Debug, Default)]

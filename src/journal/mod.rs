@@ -8,6 +8,8 @@
 //!   are compressed before they reach that thread.
 //! - [`Inspection`]: the same files, to read alone, without the lock.
 //! - [`Files`]: the file system behind it all.
+//! - `journal`: the state of an open journal; `opening`, `append`, `segments`, `room`, `probe`: what is done with it.
+//! - `recovery`, `scan`, `tail`: from the files to the index of the records.
 //!
 //! # Invariants
 //! 1. *Acknowledged means durable*: [`Journal::append`] says `Ok` after an fdatasync of all its bytes, in a segment whose
@@ -95,6 +97,7 @@
 //! Behind a bad place the next record is looked for at every multiple of 8 bytes.
 
 mod append;
+mod current;
 mod directory;
 mod error;
 mod examine;
@@ -105,13 +108,20 @@ mod index;
 mod inspect;
 #[expect(clippy::module_inception, reason = "the file of the type that the module is named after")]
 mod journal;
+mod opening;
 mod payload;
 mod place;
 mod planted;
+mod probe;
 mod reader;
 mod recovery;
+mod room;
+mod scan;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod sealed;
+mod segments;
+mod stop;
+mod tail;
 #[cfg(test)]
 mod tests;
 

@@ -8,11 +8,11 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use super::current::Current;
 use super::directory::{self, Listing, lock_path, segment_path};
 use super::error::OpenError;
 use super::files::{Files, Seen};
 use super::index::Index;
-use super::journal::Current;
 
 /// After this long a directory whose time of change is the same has not changed.
 const SETTLED: Duration = Duration::from_secs(3);

@@ -1,15 +1,21 @@
 //! The contract with producers: bytes in, points or a reason out. Pure, no I/O. README.md, "Messages", has it in words.
 //!
 //! - [`Decoder`]: one message into the columns of a batch.
+//! - `fields`: the fields of a message; `column_form`, `row_form`: its points, in either form.
+//! - `faults`: faults that several of these find.
 //! - `json`: the JSON of a message, read where it stands, with the place of each fault.
 //! - [`Points`]: what the decoder fills: points in columns.
 //! - `lenient`: what can be told of a message that cannot be read.
 //! - `timestamp`: all forms of a timestamp, as microseconds since the Unix epoch.
 
+mod column_form;
 mod decode;
+mod faults;
+mod fields;
 mod json;
 mod lenient;
 mod points;
+mod row_form;
 mod timestamp;
 
 pub use decode::Decoder;

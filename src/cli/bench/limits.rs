@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Arguments, Failure, Scratch, print_line};
+use super::arguments::Arguments;
+use crate::cli::{Failure, print_line};
+use crate::database::scratch::Scratch;
 
 /// One way to copy all rows.
 #[derive(Debug, Clone, Copy)]

@@ -3,10 +3,14 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::{
-    Arguments, Config, Failure, PARTITIONS, Scratch, Worker, is_interrupted, print_line, publisher_with_topics,
-    series_id, until_applied,
-};
+use super::arguments::{Arguments, series_id};
+use super::drain::until_applied;
+use super::process::Worker;
+use super::topics::{PARTITIONS, publisher_with_topics};
+use crate::cli::interrupt::is_interrupted;
+use crate::cli::{Failure, print_line};
+use crate::config::Config;
+use crate::database::scratch::Scratch;
 
 /// How long messages are sent.
 const LASTS: Duration = Duration::from_secs(15);

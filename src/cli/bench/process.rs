@@ -1,8 +1,8 @@
-//! Processes as Linux sees them, by proc(5).
+//! Processes of this program, and what Linux knows of them by proc(5).
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ExitStatus};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,10 +12,33 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-use super::{Config, Failure, Scratch, program};
+use crate::cli::Failure;
+use crate::config::Config;
+use crate::database::scratch::Scratch;
 
 /// How often it is asked whether a process has ended.
 const POLL: Duration = Duration::from_millis(5);
+
+/// This program with the benchmark's servers and topics.
+pub(super) fn program(bench: &Config, file: Option<&Path>, scratch: &Scratch) -> Result<Command, Failure> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command
+        .env("DATABASE_URL", scratch.url())
+        .env("SERIES_INGEST__KAFKA__BROKERS", &bench.kafka.brokers)
+        .env("SERIES_INGEST__KAFKA__GROUP_ID", &bench.kafka.group_id)
+        .env("SERIES_INGEST__KAFKA__SERIES_TOPIC", &bench.kafka.series_topic)
+        .env("SERIES_INGEST__KAFKA__POINTS_TOPIC", &bench.kafka.points_topic)
+        .env("SERIES_INGEST__HTTP__LISTEN", "")
+        .env("SERIES_INGEST__JOURNAL__ENABLED", "false")
+        .env("SERIES_INGEST__POINTS__ON_DUPLICATE", bench.points.on_duplicate.as_str())
+        .env("SERIES_INGEST__LOG__FILTER", "error")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null());
+    if let Some(file) = file {
+        command.arg("--config").arg(file);
+    }
+    Ok(command)
+}
 
 /// A process that is ended where it is not waited for.
 pub(super) struct Running(Child);

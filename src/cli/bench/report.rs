@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde_json::{Map, Value, json};
 
-use super::{Failure, output, print_line};
+use crate::cli::{Failure, output, print_line};
 
 /// The width of names, so that lines which are printed as they come stand in columns.
 const WIDTH: usize = 62;

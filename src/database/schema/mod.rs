@@ -3,6 +3,7 @@
 
 pub mod profile;
 pub mod roles;
+pub mod set_profile;
 
 pub(super) mod adopt;
 pub(super) mod columns;
@@ -249,7 +250,7 @@ async fn apply(mut client: Client, config: &config::Config) -> Result<Report, Sc
         .map(ToString::to_string)
         .collect::<Vec<_>>();
     set_paths(&client, &mut notes).await?;
-    if profile::cascade(&client, |sql| info!(sql, "schema")).await? {
+    if set_profile::cascade(&client, |sql| info!(sql, "schema")).await? {
         notes.push("a series that is deleted takes its points with it".to_owned());
     }
     let can_compress = apply_extension(&client, &config.database, &mut notes).await?;

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use series_ingest::config::Config;
 use series_ingest::database::schema;
-use series_ingest::database::schema::profile;
 use series_ingest::database::schema::profile::Profile;
+use series_ingest::database::schema::set_profile;
 use tokio_postgres::{Client, NoTls};
 
 use super::broker::{Broker, Producer};
@@ -111,7 +111,7 @@ impl Bed {
     }
 
     pub async fn set_profile(&self, profile: Profile) {
-        profile::set(&self.config(&[]).database, profile, false, |_| {}).await.unwrap();
+        set_profile::set(&self.config(&[]).database, profile, false, |_| {}).await.unwrap();
     }
 
     pub async fn unmigrated(test: &str, partitions: i32) -> Option<Self> {

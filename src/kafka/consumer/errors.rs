@@ -1,0 +1,72 @@
+//! What follows an error of the consumer.
+
+use std::sync::Arc;
+
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use tracing::{debug, error, warn};
+
+use super::ConsumerThread;
+use crate::kafka::events::{Assigned, Event};
+use crate::kafka::login;
+
+impl ConsumerThread {
+    /// Handles an error of the consumer; returns `true` if it is the end of this consumer.
+    pub(super) fn on_error(&mut self, error: &KafkaError) -> bool {
+        match error {
+            KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset) => {
+                let reading = self
+                    .assignment
+                    .readers()
+                    .map(|(epoch, reader)| {
+                        let assigned = Assigned { partition: reader.partition(), epoch };
+                        (assigned, Arc::clone(reader.source()), reader.position())
+                    })
+                    .collect();
+                self.send_event(Event::OffsetsLost(reading));
+            }
+            KafkaError::MessageConsumptionFatal(code) => {
+                if let Some(unlogged) = self.log.happened("failed", 1) {
+                    error!(%code, unlogged, "the consumer has failed for good; it is recreated");
+                }
+                self.note_refusal(*code);
+                return true;
+            }
+            // The reason is logged once, when it begins: librdkafka repeats it at each attempt to join.
+            KafkaError::MessageConsumption(code) if self.note_refusal(*code) => {}
+            KafkaError::MessageConsumption(RDKafkaErrorCode::PollExceeded) => {
+                warn!("this worker did not poll Kafka for max.poll.interval.ms and has left its group; it joins again");
+                self.send_event(Event::Revoked { partitions: Vec::new(), lost: true });
+            }
+            // librdkafka does not say of which partition. It stays where it is, and the others go on.
+            KafkaError::MessageConsumption(
+                code @ (RDKafkaErrorCode::BadMessage
+                | RDKafkaErrorCode::BadCompression
+                | RDKafkaErrorCode::NotImplemented),
+            ) => {
+                if let Some(unlogged) = self.log.happened("damaged", 1) {
+                    error!(
+                        %code,
+                        unlogged,
+                        "a message in Kafka's log is damaged, or unpacks to more than receive.message.max.bytes; its partition cannot \
+                         be read past it"
+                    )
+                }
+            }
+            // Brokers come and go; librdkafka reconnects by itself, and lag tells whether it matters. The reason was logged by
+            // the context, which is told more of it.
+            other => debug!(error = %other, "reading from Kafka is disturbed"),
+        }
+        false
+    }
+
+    /// Notes why the group does not let this worker join; returns `true` if the error says that.
+    fn note_refusal(&self, code: RDKafkaErrorCode) -> bool {
+        let Some(reason) = login::group_refusal(code, &self.kafka) else { return false };
+        // This one is not only about joining: librdkafka reports it of the question for the coordinator as well, and the member
+        // keeps its partitions. If it loses them, a revocation says so.
+        if code != RDKafkaErrorCode::GroupAuthorizationFailed || self.assignment.owned().is_empty() {
+            self.health.note(|facts| facts.group.refuse(reason));
+        }
+        true
+    }
+}

@@ -1,0 +1,90 @@
+//! How a consumer is built, recreated after it has failed for good, and closed.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::error::KafkaError;
+use tracing::{error, warn};
+
+use super::{ConsumerThread, POLL};
+use crate::config::Kafka;
+use crate::kafka::context::{Context, Notice, log_failure};
+use crate::kafka::events::Event;
+use crate::kafka::login::Login;
+use crate::kafka::settings;
+use crate::telemetry::health::Component;
+
+/// Timeout for the last commit, and for leaving the group.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long to wait before a consumer that failed for good is recreated.
+const REBUILD_DELAY: Duration = Duration::from_secs(5);
+
+impl ConsumerThread {
+    /// A consumer without partitions.
+    pub(super) fn build(kafka: &Kafka) -> Result<BaseConsumer<Context>, KafkaError> {
+        settings::consumer(kafka).create_with_context(Context::new(Login::new(kafka))).map_err(settings::without_value)
+    }
+
+    /// Joins the group.
+    pub(super) fn join(&self) {
+        log_failure("join", self.consumer.subscribe(&[&self.kafka.series_topic, &self.kafka.points_topic]));
+    }
+
+    /// A consumer that failed for good is replaced; all its partitions are lost.
+    pub(super) fn rebuild(&mut self) {
+        let owned = self.assignment.owned();
+        self.on_revoked(owned, true);
+        self.paused = false;
+        self.left_at.clear();
+        loop {
+            thread::sleep(REBUILD_DELAY);
+            self.health.beat(Component::Consumer);
+            match Self::build(&self.kafka) {
+                Ok(consumer) => {
+                    let failed = std::mem::replace(&mut self.consumer, consumer);
+                    self.join();
+                    // Destroying a consumer waits for its brokers without a limit: not on the thread that must poll.
+                    if let Err(error) = thread::Builder::new().name("kafka-end".into()).spawn(move || drop(failed)) {
+                        error!(%error, "the failed consumer cannot be ended on a thread of its own");
+                    }
+                    return;
+                }
+                Err(error) => {
+                    if let Some(unlogged) = self.log.happened("not-recreated", 1) {
+                        error!(%error, unlogged, "the consumer cannot be recreated; trying again");
+                    }
+                }
+            }
+        }
+    }
+
+    /// Commits, leaves the group and ends. Leaving matters to the others, who get our partitions at once; it is given up
+    /// when it takes too long.
+    pub(super) fn close(mut self) {
+        let committing = !self.commits.is_empty();
+        self.commit(CommitMode::Async);
+        let deadline = Instant::now() + CLOSE_TIMEOUT;
+        while committing && Instant::now() < deadline {
+            drop(self.consumer.poll(POLL));
+            if self.consumer.context().take().iter().any(|notice| matches!(notice, Notice::Committed)) {
+                break;
+            }
+        }
+        let deadline = Instant::now() + CLOSE_TIMEOUT;
+        match self.consumer.close_queue() {
+            Ok(()) => {
+                while !self.consumer.closed() && Instant::now() < deadline {
+                    drop(self.consumer.poll(POLL));
+                }
+            }
+            Err(error) => warn!(%error, "leaving the consumer group failed"),
+        }
+        if !self.consumer.closed() {
+            warn!("leaving the consumer group took too long and was given up");
+        }
+        self.send_event(Event::Stopped);
+        // Destroying a consumer waits for its brokers without a limit, and the process ends anyway.
+        std::mem::forget(self.consumer);
+    }
+}

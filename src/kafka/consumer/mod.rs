@@ -1,0 +1,252 @@
+//! The consumer's thread. It owns the consumer, polls it always, also while partitions are paused, and never waits for
+//! anything else: what it reads and what happens to it goes out as [`Event`]s, what it is to do comes in as [`Command`]s.
+//!
+//! - `partitions`: what happens to its partitions, and where it starts each of them.
+//! - `sets`: messages into sets, and the sets to the pipeline.
+//! - `errors`: what follows an error of the consumer.
+//! - `commits`: the offsets that it commits to Kafka.
+//! - `lifecycle`: how a consumer is built, recreated and closed.
+
+mod commits;
+mod errors;
+mod lifecycle;
+mod partitions;
+mod sets;
+
+use std::collections::HashMap;
+use std::sync::{Arc, mpsc};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rdkafka::TopicPartitionList;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
+use rdkafka::error::KafkaError;
+use rustix::time::{ClockId, clock_gettime};
+use tokio::sync::mpsc::UnboundedSender;
+use tracing::debug;
+
+use super::assignment::Assignment;
+use super::context::{Context, Notice, log_failure, positions};
+use super::events::{Command, Event, Messages};
+use super::partition::TopicPartition;
+use crate::config::Kafka;
+use crate::raw::Budget;
+use crate::telemetry::health::{Component, Health};
+use crate::telemetry::log_limit::LogLimit;
+use crate::telemetry::metrics::{self, Step};
+use sets::{SetSender, add_message};
+
+/// How long a poll waits for a message; also how late a command may be.
+const POLL: Duration = Duration::from_millis(10);
+/// How long a set waits to become full while messages keep coming.
+const SET_LINGER: Duration = Duration::from_millis(20);
+/// How often the consumer is asked for its position, for what holds no message.
+const PASS_OVER_INTERVAL: Duration = Duration::from_millis(500);
+/// How often offsets are committed to Kafka.
+const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
+/// How often the thread's processor time is measured.
+const MEASURE_INTERVAL: Duration = Duration::from_millis(100);
+
+/// The thread's other end.
+#[derive(Debug, Clone)]
+pub struct ConsumerHandle {
+    commands: mpsc::Sender<Command>,
+}
+
+impl ConsumerHandle {
+    /// Hands a command over; after the thread's end it goes nowhere.
+    pub fn send(&self, command: Command) {
+        if self.commands.send(command).is_err() {
+            debug!("the consumer's thread has ended already");
+        }
+    }
+}
+
+/// Starts the thread.
+///
+/// # Errors
+/// If librdkafka refuses a property, or no thread can be started.
+pub fn spawn(
+    kafka: &Kafka,
+    budget: Budget,
+    health: Arc<Health>,
+    events: UnboundedSender<Event>,
+    messages: UnboundedSender<Messages>,
+) -> Result<ConsumerHandle, StartError> {
+    let (sender, commands) = mpsc::channel();
+    let consumer = ConsumerThread::build(kafka)?;
+    let thread = ConsumerThread {
+        kafka: kafka.clone(),
+        consumer,
+        assignment: Assignment::default(),
+        last_epoch: 0,
+        health,
+        events,
+        sets: SetSender::new(budget, messages),
+        commands,
+        paused: false,
+        commits: HashMap::new(),
+        last_commit: Instant::now(),
+        passed_over: Instant::now(),
+        measured: Instant::now(),
+        processor_time: Duration::ZERO,
+        left_at: HashMap::new(),
+        log: LogLimit::default(),
+    };
+    thread::Builder::new().name("kafka".into()).spawn(move || thread.run())?;
+    Ok(ConsumerHandle { commands: sender })
+}
+
+/// Why the consumer cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// librdkafka's reason.
+    #[error("librdkafka refuses the consumer: {0}")]
+    Kafka(#[from] KafkaError),
+    /// The operating system's reason.
+    #[error("the consumer's thread cannot be started: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+struct ConsumerThread {
+    kafka: Kafka,
+    consumer: BaseConsumer<Context>,
+    assignment: Assignment,
+    last_epoch: u64,
+    health: Arc<Health>,
+    events: UnboundedSender<Event>,
+    sets: SetSender,
+    commands: mpsc::Receiver<Command>,
+    paused: bool,
+    commits: HashMap<TopicPartition, (u64, i64)>,
+    last_commit: Instant,
+    passed_over: Instant,
+    measured: Instant,
+    /// The thread's processor time when it was last measured.
+    processor_time: Duration,
+    /// The consumer's positions when it last left partitions.
+    left_at: HashMap<TopicPartition, i64>,
+    log: LogLimit,
+}
+
+impl ConsumerThread {
+    fn run(mut self) {
+        loop {
+            self.health.beat(Component::Consumer);
+            loop {
+                match self.commands.try_recv() {
+                    Ok(Command::Join) => self.join(),
+                    Ok(Command::Start(starts)) => self.start(starts),
+                    Ok(Command::Restart(assigned)) => self.restart(&assigned),
+                    Ok(Command::Commit(offsets)) => self.note_commits(offsets),
+                    Ok(Command::Stop) | Err(mpsc::TryRecvError::Disconnected) => return self.close(),
+                    Err(mpsc::TryRecvError::Empty) => break,
+                }
+            }
+            let idle = self.poll();
+            // Once for all: this is done for each message.
+            let now = Instant::now();
+            self.pass_over(now);
+            self.hand_on_due(idle, now);
+            self.pause_or_resume();
+            self.measure(now);
+            if now.saturating_duration_since(self.last_commit) >= COMMIT_INTERVAL {
+                self.commit(CommitMode::Async);
+                self.consumer.context().renew_credentials(&self.consumer);
+            }
+        }
+    }
+
+    /// Notes the processor time of this thread since it was last measured; most of the thread's time is waiting.
+    fn measure(&mut self, now: Instant) {
+        if now.saturating_duration_since(self.measured) < MEASURE_INTERVAL {
+            return;
+        }
+        self.measured = now;
+        let time = Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default();
+        metrics::step_took(Step::Fetch, time.saturating_sub(self.processor_time));
+        self.processor_time = time;
+    }
+
+    /// Polls once; returns `true` if nothing came.
+    fn poll(&mut self) -> bool {
+        let polled = self.consumer.poll(POLL);
+        let idle = polled.is_none();
+        let mut failed = false;
+        match polled {
+            None => {}
+            Some(Ok(message)) => {
+                if let Some((reader, epoch)) = add_message(&mut self.assignment, &message) {
+                    self.sets.hand_on(reader, epoch);
+                }
+            }
+            Some(Err(error)) => failed = self.on_error(&error),
+        }
+        for notice in self.consumer.context().take() {
+            match notice {
+                Notice::Assigned(partitions) => self.on_assigned(&partitions),
+                Notice::Revoked { partitions, left_at, lost } => {
+                    self.left_at.extend(left_at);
+                    self.on_revoked(partitions, lost);
+                }
+                Notice::SessionEnded => self.send_event(Event::Revoked { partitions: Vec::new(), lost: true }),
+                Notice::Committed => {}
+            }
+        }
+        if failed {
+            self.rebuild();
+        }
+        idle
+    }
+
+    /// Lets each partition reach up to the consumer's own position, now and then.
+    fn pass_over(&mut self, now: Instant) {
+        if now.saturating_duration_since(self.passed_over) < PASS_OVER_INTERVAL {
+            return;
+        }
+        self.passed_over = now;
+        for (TopicPartition { topic, number }, position) in positions(&self.consumer) {
+            let owned = self.assignment.get(&topic, number);
+            if let Some(reader) = owned.and_then(|owned| owned.reader.as_mut()) {
+                reader.pass_over(position);
+            }
+        }
+    }
+
+    /// Hands on the sets that have waited long enough: all of them if nothing more comes.
+    fn hand_on_due(&mut self, idle: bool, now: Instant) {
+        for (epoch, reader) in self.assignment.readers() {
+            let due =
+                reader.waiting_since().is_some_and(|since| idle || now.saturating_duration_since(since) >= SET_LINGER);
+            if due {
+                self.sets.hand_on(reader, epoch);
+            }
+        }
+    }
+
+    fn pause_or_resume(&mut self) {
+        let change = if self.paused { self.sets.budget().has_room() } else { self.sets.budget().is_full() };
+        if !change {
+            return;
+        }
+        let mut reading = TopicPartitionList::new();
+        for (_, reader) in self.assignment.readers() {
+            let TopicPartition { topic, number } = reader.partition();
+            reading.add_partition(&topic, number);
+        }
+        self.paused = !self.paused;
+        debug!(paused = self.paused, buffered = self.sets.budget().used(), "memory budget");
+        if self.paused {
+            log_failure("pause", self.consumer.pause(&reading));
+        } else {
+            log_failure("resume", self.consumer.resume(&reading));
+        }
+    }
+
+    /// The pipeline ends only with the process, when nobody needs what is sent.
+    fn send_event(&self, event: Event) {
+        if self.events.send(event).is_err() {
+            debug!("the pipeline has ended already");
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! Points in the form of columns: an array of timestamps, and an object of columns with a value for each of them.
+
+use super::faults::{checked_name, too_many_columns, too_many_points};
+use super::json::{Cursor, Fault};
+use super::timestamp::{self, Unit};
+use super::{KeyIndex, Limits, Points, Reason, SeriesIndex};
+
+/// Reads the timestamps into `times`, instead of those that are there.
+pub(super) fn read_timestamps(
+    cursor: &mut Cursor<'_>,
+    unit: Unit,
+    limits: &Limits,
+    times: &mut Vec<i64>,
+) -> Result<(), Fault> {
+    times.clear();
+    let mut next = cursor.first_element()?;
+    while let Some(peek) = next {
+        let index = times.len();
+        if index == limits.max_points {
+            return Err(too_many_points(cursor.position(), limits.max_points));
+        }
+        let time = timestamp::read(cursor, peek, unit, limits).map_err(|fault| fault.in_element(index))?;
+        times.push(time);
+        next = cursor.next_element()?;
+    }
+    Ok(())
+}
+
+/// Adds the points of all columns: each has one value, or null, for each of the timestamps.
+pub(super) fn add_points(
+    cursor: &mut Cursor<'_>,
+    series: SeriesIndex,
+    times: &[i64],
+    limits: &Limits,
+    points: &mut Points,
+) -> Result<(), Fault> {
+    let mut columns = 0;
+    let mut at = cursor.next_quote();
+    let mut next = column(cursor.first_key()?, at, series, points, limits)?;
+    while let Some(key) = next {
+        columns += 1;
+        let wrapped = |fault: Fault, points: &Points| fault.under(points.column_name(key));
+        if !points.is_first_in_message(key) {
+            return Err(wrapped(Fault::new(Reason::Schema, at, "the column is there twice"), points));
+        }
+        if columns * times.len() > limits.max_points {
+            return Err(too_many_points(cursor.position(), limits.max_points));
+        }
+        // Without timestamps there are no points to be counted, but each name is held and looked up.
+        if columns > limits.max_points {
+            let mut count = columns;
+            cursor.skip()?;
+            while cursor.next_key()?.is_some() {
+                cursor.skip()?;
+                count += 1;
+            }
+            return Err(too_many_columns(at, count, limits.max_points));
+        }
+        add_column(cursor, key, times, points).map_err(|fault| wrapped(fault, points))?;
+        at = cursor.next_quote();
+        next = column(cursor.next_key()?, at, series, points, limits)?;
+    }
+    Ok(())
+}
+
+fn add_column(cursor: &mut Cursor<'_>, key: KeyIndex, times: &[i64], points: &mut Points) -> Result<(), Fault> {
+    points.reserve(times.len());
+    let mut left = times.iter();
+    let mut next = cursor.first_element()?;
+    while let Some(peek) = next {
+        let index = times.len() - left.len();
+        let Some(time) = left.next() else {
+            let what = format!("more values than the {} timestamps", times.len());
+            return Err(Fault::new(Reason::Schema, cursor.position(), what));
+        };
+        let value = cursor.value(peek).map_err(|fault| fault.in_element(index))?;
+        points.push(key, *time, value);
+        next = cursor.next_element()?;
+    }
+    if left.len() > 0 {
+        let what = format!("{} values for {} timestamps", times.len() - left.len(), times.len());
+        return Err(Fault::new(Reason::Schema, cursor.position(), what));
+    }
+    Ok(())
+}
+
+/// The key of a column that is named next in a message.
+fn column(
+    name_found: Option<&str>,
+    at: usize,
+    series: SeriesIndex,
+    points: &mut Points,
+    limits: &Limits,
+) -> Result<Option<KeyIndex>, Fault> {
+    let Some(found) = name_found else { return Ok(None) };
+    if found.as_bytes().contains(&0) {
+        return Err(Fault::new(Reason::Encoding, at, "PostgreSQL's text cannot hold the character U+0000"));
+    }
+    Ok(Some(points.key(series, checked_name(at, found, limits.max_name_bytes)?)))
+}

@@ -1,0 +1,136 @@
+//! The fields of a message's outermost object: where each one's value begins.
+
+use super::Reason;
+use super::faults::{missing, quoted};
+use super::json::{Cursor, Fault};
+use super::timestamp::Unit;
+use crate::raw::Kind;
+
+/// The names of the fields that mean something; others are skipped.
+const FIELDS: [&str; 11] = [
+    "type",
+    "time_series_id",
+    "timestamp_unit",
+    "timestamps",
+    "columns",
+    "points",
+    "id",
+    "name",
+    "description",
+    "time_column",
+    "value_columns",
+];
+
+/// Where each field's value begins in the message.
+pub(super) struct Fields<'a> {
+    message: &'a [u8],
+    starts: [Option<usize>; FIELDS.len()],
+    /// The byte after the object.
+    end: usize,
+}
+
+impl<'a> Fields<'a> {
+    /// Finds the fields of a message; those that mean nothing are added to `unknown`, or denied. A message that is not JSON is
+    /// rejected for that, whatever else is wrong with it.
+    pub(super) fn find(message: &'a [u8], deny: bool, unknown: &mut usize) -> Result<Self, Fault> {
+        let mut starts = [None; FIELDS.len()];
+        let mut cursor = Cursor::at(message, 0);
+        let peek = cursor.peek()?;
+        if peek != jiter::Peek::Object {
+            // By its first byte alone, "not json" would be null.
+            let fault = cursor.unexpected("an object", peek);
+            cursor.skip()?;
+            cursor.finish()?;
+            return Err(fault);
+        }
+        let mut not_of_the_contract = None;
+        let mut index = |key: &str, at: usize, fault: &mut Option<Fault>| {
+            let index = FIELDS.iter().position(|field| *field == key);
+            if index.is_none()
+                && let Err(denied) = count_unknown(key, at, deny, unknown)
+            {
+                fault.get_or_insert(denied);
+            }
+            index
+        };
+        let mut at = cursor.next_quote();
+        let mut next = cursor.first_key()?.map(|key| index(key, at, &mut not_of_the_contract));
+        while let Some(field) = next {
+            let start = cursor.skip().map_err(|fault| match field {
+                Some(field) => fault.under(FIELDS[field]),
+                None => fault,
+            })?;
+            if let Some(field) = field
+                && starts[field].replace(start).is_some()
+            {
+                let fault = Fault::new(Reason::Schema, start, "the field is there twice").under(FIELDS[field]);
+                not_of_the_contract.get_or_insert(fault);
+            }
+            at = cursor.next_quote();
+            next = cursor.next_key()?.map(|key| index(key, at, &mut not_of_the_contract));
+        }
+        let end = cursor.position();
+        cursor.finish()?;
+        match not_of_the_contract {
+            Some(fault) => Err(fault),
+            None => Ok(Self { message, starts, end }),
+        }
+    }
+
+    /// A cursor at a field's value; `None` if the message has no such field.
+    pub(super) fn cursor(&self, field: &str) -> Option<Cursor<'a>> {
+        let start = FIELDS.iter().zip(self.starts).find_map(|(name, start)| (*name == field).then_some(start)?)?;
+        Some(Cursor::at(self.message, start))
+    }
+
+    /// As [`Fields::cursor`], with null as if the field were missing: so do Java and Go write what is not set.
+    pub(super) fn not_null(&self, field: &str) -> Option<Cursor<'a>> {
+        self.cursor(field).filter(|cursor| !self.message[cursor.position()..].starts_with(b"null"))
+    }
+
+    /// As [`Fields::cursor`]; a fault if the message has no such field.
+    pub(super) fn required(&self, field: &str) -> Result<Cursor<'a>, Fault> {
+        self.cursor(field).ok_or_else(|| self.missing(field))
+    }
+
+    /// The position of the end of the object, for faults about what it lacks.
+    pub(super) fn end(&self) -> usize {
+        self.end.saturating_sub(1)
+    }
+
+    /// The fault that a field is missing.
+    pub(super) fn missing(&self, field: &str) -> Fault {
+        missing(self.end(), field)
+    }
+
+    /// What the message is: what its `type` says, or else what is in its topic.
+    pub(super) fn kind(&self, of_topic: Kind) -> Result<Kind, Fault> {
+        let Some(mut cursor) = self.cursor("type") else { return Ok(of_topic) };
+        let at = cursor.position();
+        let Some(word) = cursor.optional_text().map_err(|fault| fault.under("type"))? else { return Ok(of_topic) };
+        Kind::from_word(word).ok_or_else(|| {
+            Fault::new(Reason::UnknownType, at, "expected \"series-create\" or \"point-batch\"").under("type")
+        })
+    }
+
+    /// The unit of its timestamps.
+    pub(super) fn unit(&self) -> Result<Unit, Fault> {
+        let Some(mut cursor) = self.cursor("timestamp_unit") else { return Ok(Unit::default()) };
+        let at = cursor.position();
+        let word = cursor.optional_text().map_err(|fault| fault.under("timestamp_unit"))?;
+        let Some(word) = word else { return Ok(Unit::default()) };
+        Unit::from_word(word).ok_or_else(|| {
+            Fault::new(Reason::Schema, at, "expected \"s\", \"ms\", \"us\" or \"ns\"").under("timestamp_unit")
+        })
+    }
+}
+
+/// Counts a field that means nothing, or refuses it.
+pub(super) fn count_unknown(key: &str, at: usize, deny: bool, unknown: &mut usize) -> Result<(), Fault> {
+    *unknown += 1;
+    if deny {
+        let what = format!("the field {} is unknown, and message.deny_unknown_fields allows none", quoted(key));
+        return Err(Fault::new(Reason::Schema, at, what));
+    }
+    Ok(())
+}
