@@ -18,6 +18,7 @@ use super::assignment::{Assignment, Reader};
 use super::context::{Context, Notice, log_failure, positions};
 use super::headers;
 use super::login::{self, Login};
+use super::member::Member;
 use super::partition::TopicPartition;
 use super::settings;
 use crate::config::Kafka;
@@ -97,6 +98,8 @@ pub struct Start {
 pub enum Command {
     /// Join the consumer group: until then no partition is assigned.
     Join,
+    /// Be this member of the group: the database turned out to be another one.
+    Rename(Member),
     /// Read these partitions from these offsets; a partition that is read already is moved.
     Start(Vec<Start>),
     /// Stop reading these assignments; each comes back as a new [`Event::Assigned`].
@@ -128,15 +131,18 @@ impl ConsumerHandle {
 /// Where librdkafka refuses a property, or no thread can be started.
 pub fn spawn(
     kafka: &Kafka,
+    member: Member,
     budget: Budget,
     health: Arc<Health>,
     events: UnboundedSender<Event>,
     messages: UnboundedSender<Messages>,
 ) -> Result<ConsumerHandle, StartError> {
     let (sender, commands) = mpsc::channel();
-    let consumer = build(kafka)?;
+    let consumer = build(kafka, &member)?;
     let thread = ConsumerThread {
         kafka: kafka.clone(),
+        member,
+        joined: false,
         consumer,
         assignment: Assignment::default(),
         last_epoch: 0,
@@ -170,12 +176,18 @@ pub enum StartError {
     Thread(#[from] std::io::Error),
 }
 
-fn build(kafka: &Kafka) -> Result<BaseConsumer<Context>, KafkaError> {
-    settings::consumer(kafka).create_with_context(Context::new(Login::new(kafka))).map_err(settings::without_value)
+fn build(kafka: &Kafka, member: &Member) -> Result<BaseConsumer<Context>, KafkaError> {
+    let mut properties = settings::consumer(kafka);
+    if let Some(client_id) = member.client_id(kafka) {
+        properties.set("client.id", client_id);
+    }
+    properties.create_with_context(Context::new(Login::new(kafka))).map_err(settings::without_value)
 }
 
 struct ConsumerThread {
     kafka: Kafka,
+    member: Member,
+    joined: bool,
     consumer: BaseConsumer<Context>,
     assignment: Assignment,
     last_epoch: u64,
@@ -204,6 +216,7 @@ impl ConsumerThread {
             loop {
                 match self.commands.try_recv() {
                     Ok(Command::Join) => self.join(),
+                    Ok(Command::Rename(member)) => self.rename(member),
                     Ok(Command::Start(starts)) => self.start(starts),
                     Ok(Command::Restart(assigned)) => self.restart(&assigned),
                     Ok(Command::Commit(offsets)) => self.note_commits(offsets),
@@ -348,7 +361,8 @@ impl ConsumerThread {
         self.tell(Event::Assigned { assigned, sets_before: self.sets_sent });
     }
 
-    fn join(&self) {
+    fn join(&mut self) {
+        self.joined = true;
         log_failure("join", self.consumer.subscribe(&[&self.kafka.series_topic, &self.kafka.points_topic]));
     }
 
@@ -473,29 +487,50 @@ impl ConsumerThread {
 
     /// A consumer that failed for good is replaced; all its partitions are lost.
     fn rebuild(&mut self) {
-        let owned = self.assignment.owned();
-        self.revoked(owned, true);
-        self.paused = false;
-        self.left_at.clear();
+        self.lose_all();
         loop {
             thread::sleep(REBUILD_DELAY);
             self.health.beat(Component::Consumer);
-            match build(&self.kafka) {
-                Ok(consumer) => {
-                    let failed = std::mem::replace(&mut self.consumer, consumer);
-                    self.join();
-                    // Destroying a consumer waits for its brokers without a limit: not on the thread that must poll.
-                    if let Err(error) = thread::Builder::new().name("kafka-end".into()).spawn(move || drop(failed)) {
-                        error!(%error, "the failed consumer cannot be ended on a thread of its own");
-                    }
-                    return;
-                }
+            match build(&self.kafka, &self.member) {
+                Ok(consumer) => return self.replace(consumer),
                 Err(error) => {
                     if let Some(unlogged) = self.log.happened("not-recreated", 1) {
                         error!(%error, unlogged, "the consumer cannot be recreated; trying again");
                     }
                 }
             }
+        }
+    }
+
+    /// A client id cannot be changed: another consumer takes the place of this one.
+    fn rename(&mut self, member: Member) {
+        match build(&self.kafka, &member) {
+            Ok(consumer) => {
+                info!(%member, "joining the consumer group again, by another client id");
+                self.member = member;
+                self.commit(CommitMode::Async);
+                self.lose_all();
+                self.replace(consumer);
+            }
+            Err(error) => warn!(%error, "the consumer cannot be recreated; it keeps its client id"),
+        }
+    }
+
+    fn lose_all(&mut self) {
+        let owned = self.assignment.owned();
+        self.revoked(owned, true);
+        self.paused = false;
+        self.left_at.clear();
+    }
+
+    fn replace(&mut self, consumer: BaseConsumer<Context>) {
+        let before = std::mem::replace(&mut self.consumer, consumer);
+        if self.joined {
+            self.join();
+        }
+        // Destroying a consumer waits for its brokers without a limit: not on the thread that must poll.
+        if let Err(error) = thread::Builder::new().name("kafka-end".into()).spawn(move || drop(before)) {
+            error!(%error, "the consumer before cannot be ended on a thread of its own");
         }
     }
 
