@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use tracing::Level;
 
 use super::output::{self, complain, print, print_line};
-use super::{Failure, progress_bar};
+use super::{Failure, progress_bar, saying_waits};
 use crate::batch::Batch;
 use crate::config::Config;
 use crate::database::verdict::{Attempts, Failed, Verdict, verdict};
@@ -327,6 +327,16 @@ impl Done {
 
 async fn replay(config: &Config, journal: &mut Inspection, filter: &Filter, dry_run: bool) -> Result<(), Failure> {
     let database = Database::new(config)?;
+    saying_waits(&database, replay_into(&database, config, journal, filter, dry_run)).await
+}
+
+async fn replay_into(
+    database: &Database,
+    config: &Config,
+    journal: &mut Inspection,
+    filter: &Filter,
+    dry_run: bool,
+) -> Result<(), Failure> {
     let records: Vec<Record> = journal.records().filter(|record| filter.takes(record)).cloned().collect();
     let mut firsts: HashMap<Partition, i64> = HashMap::new();
     for record in &records {
@@ -375,7 +385,7 @@ async fn replay(config: &Config, journal: &mut Inspection, filter: &Filter, dry_
             writers.spawn(finish(database.clone(), std::mem::take(&mut batch), dry_run, decoder));
         }
     }
-    writers.spawn(finish(database, batch, dry_run, decoder));
+    writers.spawn(finish(database.clone(), batch, dry_run, decoder));
     while !writers.is_empty() {
         done.add_one_of(&mut writers).await?;
     }

@@ -24,7 +24,7 @@ use tracing::Level;
 
 use crate::config::{self, Config, Problems};
 use crate::database::schema::SchemaError;
-use crate::database::{self, Class};
+use crate::database::{self, Class, Database};
 use crate::telemetry::logging;
 use crate::{kafka, pipeline};
 use interrupt::Interrupts;
@@ -155,6 +155,8 @@ impl From<database::Error> for Failure {
         }
         match error.class() {
             Class::Outage => Self::Unreachable(format!("the database: {error}")),
+            // Whoever holds the lock may give it back.
+            Class::Retry if error.is_lock_timeout() => Self::Unreachable(format!("the database: {error}")),
             Class::Ours if error.is_missing_database() || error.is_unfit() || error.is_forbidden() => {
                 Self::Usage(format!("database.url: {error}"))
             }
@@ -179,6 +181,7 @@ impl From<SchemaError> for Failure {
             | SchemaError::OtherType(_)
             | SchemaError::NotAdopted { .. }
             | SchemaError::Table(_)
+            | SchemaError::Unusable(_)
             | SchemaError::Role(_) => Self::Usage(error.to_string()),
             SchemaError::Profile(text) => Self::Unreachable(format!("the database: {text}")),
             SchemaError::Migration(_) => Self::Internal(error.to_string()),
@@ -316,6 +319,15 @@ fn brokers_of(arguments: Option<&str>, config: &Config) -> Result<Option<String>
     let Some(given) = arguments else { return Ok(config.brokers_of_environment().map(str::to_owned)) };
     config::check_brokers(given).map_err(|text| Failure::Usage(format!("--brokers {text}")))?;
     Ok(Some(given.trim().to_owned()))
+}
+
+/// Does work in the database, and says on standard error whose locks it waits for.
+async fn saying_waits<T>(database: &Database, work: impl Future<Output = T>) -> T {
+    database.saying_waits(say_wait, work).await
+}
+
+fn say_wait(wait: &str) {
+    output::complain(Level::WARN, wait);
 }
 
 /// A bar over `length` things, shown where standard error is a terminal.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use clap::{Args, Subcommand};
 
-use super::{Failure, print_line};
+use super::{Failure, print_line, saying_waits};
 use crate::config::Config;
 use crate::database::{Database, ProgressRow};
 use crate::kafka::lookup::Lookup;
@@ -90,15 +90,19 @@ fn partition_offset(text: &str) -> Result<(i32, i64), String> {
 pub(super) async fn run(config: &Config, command: Command) -> Result<(), Failure> {
     config.require_database()?;
     let database = Database::new(config)?;
+    saying_waits(&database, run_with(config, &database, command)).await
+}
+
+async fn run_with(config: &Config, database: &Database, command: Command) -> Result<(), Failure> {
     match command {
-        Command::Show { topic, json } => show(&database, topic.as_deref(), json).await,
+        Command::Show { topic, json } => show(database, topic.as_deref(), json).await,
         Command::Reset(Reset { source: Some(source), partition, next_offset, yes, .. }) => {
-            reset(&database, source, partition, next_offset, yes).await
+            reset(database, source, partition, next_offset, yes).await
         }
         Command::Reset(Reset { topic, partition, next_offset, yes, .. }) => {
-            reset_topic(config, &database, &topic.unwrap_or_default(), partition, next_offset, yes).await
+            reset_topic(config, database, &topic.unwrap_or_default(), partition, next_offset, yes).await
         }
-        Command::Adopt(adopt) => self::adopt(config, &database, adopt).await,
+        Command::Adopt(adopt) => self::adopt(config, database, adopt).await,
     }
 }
 

@@ -97,8 +97,10 @@ async fn work(
     };
     // With a journal the worker does not wait for a database that is away: its messages are kept meanwhile.
     let patience = journal.as_ref().map(|_| Duration::from_millis(config.database.outage_grace_ms));
+    let database = Database::new(config)?;
     match await_schema(config, health, stopping.clone(), Wait { patience, alone: true }).await? {
-        Schema::Verified => {}
+        // So that the group can tell this worker from those of other databases.
+        Schema::Verified => drop(database.identify().await),
         Schema::Later => {
             let (config, health, stopping) = (Arc::clone(config), Arc::clone(health), stopping.clone());
             tokio::spawn(async move {
@@ -112,7 +114,6 @@ async fn work(
         }
         Schema::Stopping => return Ok(()),
     }
-    let database = Database::new(config)?;
     pipeline::run(Arc::clone(config), database.clone(), journal.clone(), Arc::clone(health), until(stopping)).await?;
     database.close();
     if let Some(journal) = journal
@@ -197,16 +198,16 @@ async fn await_schema(
         // The last lock that the migration waited for, and when it did.
         let waited = Mutex::new(None);
         let note_wait = |wait: &str| {
-            warn!(wait, "migrate");
+            warn!(wait, "{step}");
             *waited.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), wait.to_owned()));
         };
         let attempt = async {
             if config.database.migrate_on_start {
-                for note in schema::migrate_and_say(config, note_wait).await?.notes {
+                for note in schema::migrate_and_say(config, &note_wait).await?.notes {
                     info!(note, "schema");
                 }
             }
-            schema::verify(config).await
+            schema::verify_and_say(config, &note_wait).await
         };
         // A migration takes as long as it needs.
         let beats = async {
@@ -237,11 +238,12 @@ async fn await_schema(
             () = beats => return Ok(Schema::Stopping),
             () = &mut asking => return Ok(Schema::Stopping),
             attempt = attempt => match attempt {
-                Ok(server) => {
+                Ok(verified) => {
                     if let Some(ended) = log.ends(AWAY) {
                         info!(seconds = ended.seconds, "the database is there");
                     }
-                    pipeline::show_server(health, &server);
+                    pipeline::show_server(health, &verified.server);
+                    health.set_warning("connections", verified.too_few_connections);
                     health.set_condition("schema", None);
                     return Ok(Schema::Verified);
                 }
@@ -277,9 +279,9 @@ async fn await_schema(
     }
 }
 
-/// Whether the fault is one to wait out: an outage, or a restore in progress.
+/// Whether the fault is one to wait out: an outage, somebody's lock, or a restore in progress.
 fn is_passing(error: &database::Error) -> bool {
-    error.class() == Class::Outage || error.is_restoring()
+    matches!(error.class(), Class::Outage | Class::Retry) || error.is_restoring()
 }
 
 /// Ready when the worker is to stop.

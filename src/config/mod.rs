@@ -52,6 +52,9 @@ use sources::Sources;
 pub use tls::{Authorities, SslMode, Tls};
 pub use url::mask_url;
 
+/// The pipeline that has the default group as it is.
+const DEFAULT_PIPELINE: &str = "default";
+
 /// The whole configuration. Serialised, it shows no secret.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -130,6 +133,9 @@ impl Config {
         let (parts, notes) = layers.add_environment(environment);
         let (mut config, sources, mut problems) = layers.finish()?;
         config.notes = notes;
+        if sources.get("kafka.group_id") == &sources::Source::Default {
+            config.kafka.group_id = group_of(&config.pipeline, config.kafka.group_id);
+        }
         let mut found = Problems::default();
         files::read(&mut config, &mut found);
         validate::validate(&config, &mut found);
@@ -184,4 +190,10 @@ impl Config {
     pub fn render(&self) -> String {
         render::render(self, &self.sources)
     }
+}
+
+/// The group of a pipeline without one of its own: workers of two pipelines in one group would divide the partitions, and each
+/// pipeline would get some of them only.
+fn group_of(pipeline: &str, default: String) -> String {
+    if pipeline == DEFAULT_PIPELINE { default } else { format!("{default}-{pipeline}") }
 }

@@ -19,7 +19,7 @@ use crate::message::Limits;
 pub struct Kafka {
     /// The brokers to ask first, `host:port` with commas between them. Default `localhost:9092`; not empty.
     pub brokers: String,
-    /// The consumer group. Default `series-ingest`; not empty.
+    /// The consumer group. Default `series-ingest`, and `series-ingest-PIPELINE` for another pipeline than `default`; not empty.
     pub group_id: String,
     /// The topic of `series-create` messages. Default `time-series.series`.
     pub series_topic: String,

@@ -229,6 +229,15 @@ fn the_stronger_source_wins() {
 }
 
 #[test]
+fn a_pipeline_has_a_group_of_its_own_unless_one_is_set() {
+    let group = |text: &str| load(text, &[]).unwrap().kafka.group_id;
+    assert_eq!(group(""), "series-ingest");
+    assert_eq!(group("pipeline = 'default'"), "series-ingest");
+    assert_eq!(group("pipeline = 'second'"), "series-ingest-second");
+    assert_eq!(group("pipeline = 'second'\n[kafka]\ngroup_id = 'series-ingest'"), "series-ingest");
+}
+
+#[test]
 fn variables_that_cannot_be_read_are_problems() {
     for name in
         ["SERIES_INGEST__", "SERIES_INGEST__KAFKA", "SERIES_INGEST__kafka__brokers", "SERIES_INGEST__KAFKA__PROPERTIES"]

@@ -148,6 +148,12 @@ impl Error {
                 source.code().map_or(Class::Outage, |code| class_of_row_code(code.code()))
             }
             Self::Server { source, .. } => class_of(source),
+            // A database that takes no connections is closed for maintenance.
+            Self::Connect { source, .. } | Self::Pool(PoolError::Backend(source))
+                if source.code() == Some(&SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE) =>
+            {
+                Class::Outage
+            }
             Self::Connect { source, .. } | Self::Pool(PoolError::Backend(source)) => class_of(source),
             Self::Pool(PoolError::PostCreateHook(deadpool_postgres::HookError::Backend(error))) => class_of(error),
             Self::Pool(_) => Class::Outage,
@@ -245,6 +251,12 @@ impl Error {
         };
         source.as_db_error().is_some_and(|answer| is_refusal(answer.code().code(), answer.message()))
             || tls::explain(source).is_some()
+    }
+
+    /// Whether the server, or a pooler, has as many connections as it takes of this role, database or in all.
+    pub fn is_out_of_connections(&self) -> bool {
+        matches!(self, Self::Connect { .. } | Self::Pool(PoolError::Backend(_)))
+            && self.answer().is_some_and(|answer| is_out_of_connections(answer.code().code(), answer.message()))
     }
 
     /// Whether a lock of somebody's was waited for in vain.
@@ -368,6 +380,11 @@ const REFUSALS_BY_POOLER: [&str; 9] = [
     "unsupported startup parameter",
     "SSL required",
 ];
+
+/// Whether a server, or PgBouncer, has no connection left.
+pub(super) fn is_out_of_connections(code: &str, message: &str) -> bool {
+    code == SqlState::TOO_MANY_CONNECTIONS.code() || code == "08P01" && message.contains("no more connections allowed")
+}
 
 /// Whether a server refuses this client itself.
 fn is_refusal(code: &str, message: &str) -> bool {
@@ -551,6 +568,19 @@ mod tests {
         ];
         for (code, message, expected) in table {
             assert_eq!(is_refusal(code, message), expected, "{code} {message}");
+        }
+    }
+
+    #[test]
+    fn a_server_or_a_pooler_that_is_full_says_so() {
+        for (code, message, expected) in [
+            ("53300", "too many connections for role \"u\"", true),
+            ("53300", "sorry, too many clients already", true),
+            ("08P01", "no more connections allowed (max_client_conn)", true),
+            ("08P01", "no such user: u", false),
+            ("53200", "out of memory", false),
+        ] {
+            assert_eq!(is_out_of_connections(code, message), expected, "{code} {message}");
         }
     }
 

@@ -4,6 +4,7 @@
 //! - [`schema`]: the tables: migrations, what they must be, profiles and roles.
 //! - `progress`: which offsets are applied, and the claim.
 //! - [`write`]: the one transaction {COPY, dead letters, claim, COMMIT}.
+//! - `waits`: whose locks work waits for.
 //! - [`dead_letters`]: messages that cannot be stored, and what is done with them.
 //! - [`error`]: what a failure means; [`verdict`]: what follows it.
 //! - [`scratch`]: a database that the demo and the benchmark make and remove.
@@ -17,6 +18,7 @@ pub mod write;
 
 mod connection;
 mod progress;
+mod waits;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -30,13 +32,14 @@ pub use write::{Oversized, Path, Written};
 
 use crate::batch::Batch;
 use crate::config::{self, OnDuplicate, UnknownSeries};
+use crate::message::Points;
 use crate::raw::Source;
 use crate::telemetry::metrics;
 
 use connection::pool::Connections;
 use connection::session::Session;
 use jiff::Timestamp;
-use progress::{Resolved, SourceIds};
+use progress::{Claim, Resolved, SourceIds};
 use schema::profile::Table;
 use tracing::info;
 use uuid::Uuid;
@@ -49,6 +52,8 @@ use write::series::KnownSeries;
 pub const NO_ISLANDS: &str = "{}";
 /// What the tables and their functions have as the time of a message without one.
 const NO_TIME: i64 = 0;
+/// It inserts no row, and fails on a server that takes no writes.
+const PROBE: &str = "select ingest_probe()";
 /// How much longer than the server's own limit a step may take before we call the server frozen.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -336,14 +341,35 @@ impl Database {
     /// # Errors
     /// Where it gives none.
     pub async fn probe(&self) -> Result<(), Error> {
-        // It inserts no row, and fails on a server that takes no writes.
-        let sql = "select ingest_probe()";
         let work = async {
             let mut session = self.session().await?;
-            session.query("probe", sql, &[]).await?;
+            session.query("probe", PROBE, &[]).await?;
             self.look(&mut session).await.map(drop)
         };
         self.noted(work.await)
+    }
+
+    /// Does all of a write but the points and the COMMIT.
+    ///
+    /// # Errors
+    /// What the first message would meet.
+    pub(in crate::database) async fn rehearse(&self) -> Result<(), Error> {
+        let mut session = self.session().await?;
+        session.begin().await?;
+        session.query("probe", PROBE, &[]).await?;
+        let none = Points::default();
+        session.copy(&none, &none.order()).await?;
+        Claim::new(&[], &Resolved::default())?.all(&mut session).await?;
+        session.roll_back().await;
+        Ok(())
+    }
+
+    /// What this role may not do of a worker's work, and what of it is missing, in sentences.
+    ///
+    /// # Errors
+    /// If the database does not answer.
+    pub async fn missing_rights(&self) -> Result<Vec<String>, Error> {
+        schema::rights::missing_in(&mut self.session().await?, self.on_duplicate).await
     }
 
     /// What the server is that answers now.
@@ -358,6 +384,21 @@ impl Database {
             Ok(schema::server_of(row))
         };
         self.noted(work.await)
+    }
+
+    /// The identity that `migrate` has given to the database which the last connection has met; `None` before there was one.
+    pub fn identity(&self) -> Option<Uuid> {
+        self.connections.database_met()
+    }
+
+    /// The same, of a connection that is made if there is none.
+    ///
+    /// # Errors
+    /// If the database does not answer.
+    pub async fn identify(&self) -> Result<Option<Uuid>, Error> {
+        let work = async { self.session().await.map(drop) };
+        self.noted(work.await)?;
+        Ok(self.identity())
     }
 
     /// The table of points as it was when it was last looked at.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::member::Member;
 use super::partition::TopicPartition;
 use crate::raw::{MessageSet, Source};
 
@@ -60,6 +61,8 @@ pub struct Start {
 pub enum Command {
     /// Join the consumer group: until then no partition is assigned.
     Join,
+    /// Be this member of the group: the database turned out to be another one.
+    Rename(Member),
     /// Read these partitions from these offsets; a partition that is read already is moved.
     Start(Vec<Start>),
     /// Stop reading these assignments; each comes back as a new [`Event::Assigned`].

@@ -9,15 +9,18 @@ use rdkafka::admin::{AdminClient, AdminOptions, ConfigEntry, ResourceSpecifier};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::groups::{GroupList, GroupMemberInfo};
 use rdkafka::{Offset, TopicPartitionList};
 use tokio::runtime::Handle;
 
 use super::diagnosis;
 use super::login::{self, Login, Refused, refusal};
+use super::member::Member;
 use super::partition::{LogRange, TopicPartition};
 use super::settings;
 use super::topic_id::{self, Topic};
 use crate::config::Kafka;
+use crate::telemetry::escaped;
 
 /// How long one question may take.
 pub const TIMEOUT: Duration = Duration::from_secs(10);
@@ -97,7 +100,7 @@ impl Lookup {
 
     /// Why the group would not let this worker join, each with the key of the configuration; the group is asked, not joined. What
     /// this client may not ask for is left out. To be called on a thread of tokio for blocking work.
-    pub fn group_problems(&self) -> Vec<(&'static str, String)> {
+    pub fn group_problems(&self, own: &Member) -> Vec<(&'static str, String)> {
         let kafka = &self.kafka;
         let mut problems = Vec::new();
         let mut problem = |key, code, fact: String| {
@@ -129,7 +132,24 @@ impl Lookup {
                 problem("kafka.group_id", RDKafkaErrorCode::GroupMaxSizeReached, fact);
             }
         }
+        let strangers = groups.iter().flat_map(|groups| strangers(groups, own)).collect();
+        problems.extend(self.shared_by(strangers).map(|text| ("kafka.group_id", text)));
         problems
+    }
+
+    /// What is wrong with a group that has members of other pipelines or databases; `None` if there are none.
+    fn shared_by(&self, mut strangers: Vec<String>) -> Option<String> {
+        strangers.sort();
+        strangers.dedup();
+        (!strangers.is_empty()).then(|| {
+            format!(
+                "the consumer group {} has members of another pipeline or database: {}. They and this worker would each read \
+                 some of the partitions, and none of them all: give each pipeline, and each database, a kafka.group_id of its \
+                 own",
+                self.kafka.group_id,
+                strangers.join(", ")
+            )
+        })
     }
 
     /// What the brokers allow groups and their members.
@@ -267,14 +287,18 @@ impl Lookup {
         Ok(offsets(&self.ask(Refused::Group, |client| client.committed_offsets(question, TIMEOUT))?))
     }
 
-    /// The number of members that a consumer group has; 0 if there is no such group.
+    /// Who is in the group of this worker.
     ///
     /// # Errors
     /// If the brokers do not answer.
-    pub fn group_members(&self, group: &str) -> Result<usize, KafkaError> {
+    pub fn group_members(&self, own: &Member) -> Result<GroupMembers, KafkaError> {
+        let group = &self.kafka.group_id;
         // A group that this client may not read has no members here, and no error: that grants nothing.
         let groups = self.ask(Refused::Connection, |client| client.fetch_group_list(Some(group), MEMBERS_TIMEOUT))?;
-        Ok(groups.groups().iter().map(|group| group.members().len()).sum())
+        Ok(GroupMembers {
+            count: groups.groups().iter().map(|group| group.members().len()).sum(),
+            shared: self.shared_by(strangers(&groups, own)),
+        })
     }
 
     fn list_offsets(
@@ -288,6 +312,25 @@ impl Lookup {
         }
         Ok(offsets(&self.ask(Refused::Topic, |client| client.offsets_for_times(question, TIMEOUT))?))
     }
+}
+
+/// The members of a consumer group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupMembers {
+    /// Their number; 0 if there is no such group.
+    pub count: usize,
+    /// What is wrong if some of them work for another pipeline or database.
+    pub shared: Option<String>,
+}
+
+/// The members that work for another pipeline or database.
+fn strangers(groups: &GroupList, own: &Member) -> Vec<String> {
+    let members = groups.groups().iter().flat_map(|group| group.members());
+    let describe = |member: &GroupMemberInfo| {
+        let stranger = own.stranger(member.client_id())?;
+        Some(escaped(&format!("{stranger} at {}", member.client_host())).to_string())
+    };
+    members.filter_map(describe).collect()
 }
 
 /// Whether an error says that a topic does not exist.

@@ -3,6 +3,7 @@
 //!
 //! - [`consumer`]: the thread, its events and its commands.
 //! - [`lookup`]: questions about topics and offsets, asked beside the consumer.
+//! - [`member`]: for which pipeline and database a member of a group works.
 //! - [`topic_settings`]: which settings of a topic remove messages before they are read.
 //! - [`reread`]: one message, read once more.
 //! - [`dead_letter_topic`]: copies of dead letters.
@@ -25,6 +26,7 @@ pub mod dead_letter_topic;
 pub mod embedded;
 pub mod events;
 pub mod lookup;
+pub mod member;
 pub mod partition;
 pub mod publisher;
 pub mod reread;

@@ -103,11 +103,17 @@ impl Settings {
     /// one that counts, and of points is one of many.
     pub fn findings(&self, topic: &str, has_points: bool, rules: &MessageRules) -> Vec<Finding> {
         let mut findings = Vec::new();
-        if has_points && self.is("cleanup.policy", |policies| policies.split(',').any(|one| one.trim() == "compact")) {
+        let policy = self.text("cleanup.policy");
+        let is_compacted = policy.split(',').any(|one| one.trim() == "compact");
+        if is_compacted && has_points {
             findings.push(Finding::Loss(format!(
-                "topic {topic} has cleanup.policy={}: Kafka removes points before they are read, all of a key but the last, and \
-                 nobody can tell which; set cleanup.policy=delete for this topic",
-                self.text("cleanup.policy")
+                "topic {topic} has cleanup.policy={policy}: Kafka removes points before they are read, all of a key but the last, \
+                 and nobody can tell which; set cleanup.policy=delete for this topic, or publish no points to it"
+            )));
+        } else if is_compacted {
+            findings.push(Finding::Risk(format!(
+                "topic {topic} has cleanup.policy={policy}, which is right for definitions of series; of points in this topic Kafka \
+                 would remove all of a key but the last"
             )));
         }
         let mut risk = |text: String| findings.push(Finding::Risk(format!("topic {topic} has {text}")));
@@ -192,11 +198,12 @@ mod tests {
     }
 
     #[test]
-    fn compaction_of_points_is_a_loss_and_of_series_is_none() {
+    fn compaction_of_points_is_a_loss_and_of_series_a_risk() {
         for policy in ["compact", "compact,delete", "delete, compact"] {
             let found = of(&[("cleanup.policy", policy)], true);
             assert!(found[0].starts_with(&format!("loss: topic t has cleanup.policy={policy}: ")), "{found:?}");
-            assert_eq!(of(&[("cleanup.policy", policy)], false), [""; 0]);
+            let found = of(&[("cleanup.policy", policy)], false);
+            assert!(found.len() == 1 && found[0].starts_with("risk: topic t has cleanup.policy="), "{found:?}");
         }
     }
 

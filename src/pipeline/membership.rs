@@ -1,76 +1,189 @@
-//! When this worker joins the consumer group.
+//! When this worker joins the consumer group, and who else is in it.
 //!
 //! A worker that was killed stays a member until its session ends. A worker that joins meanwhile waits for that, and if it is
 //! killed in turn, the group hands partitions to it and waits for its session as well: each kill adds one session. So a worker
 //! joins a group at once only while the group has no members, and otherwise after the time in which a dead member is removed:
 //! one session, however many workers were killed. If the members are alive, they read all partitions meanwhile.
+//!
+//! A group that has members of another pipeline or database is not joined: the other pipeline would go without the partitions
+//! that this worker gets. If both are members, because they came at the same time, both say so and are not ready.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tracing::{debug, info};
+use tracing::{debug, error, info};
 
-use crate::config::Kafka;
+use crate::config::Config;
+use crate::database::Database;
 use crate::kafka::consumer::ConsumerHandle;
 use crate::kafka::events::Command;
-use crate::kafka::lookup::Lookup;
+use crate::kafka::lookup::{GroupMembers, Lookup};
+use crate::kafka::member::Member;
 use crate::telemetry::health::Health;
+use crate::telemetry::log_limit::LogLimit;
 
 /// The condition while the worker waits before it joins its group.
 const CONDITION: &str = "group";
-/// How often the group is asked for its members.
+/// The condition while the group has members of another pipeline or database.
+const SHARED: &str = "group_shared";
+/// How often the group is asked for its members before it is joined.
 const INTERVAL: Duration = Duration::from_millis(500);
+/// How often after that.
+const WATCH_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Has the consumer join the group when it is time.
-pub(super) async fn join(kafka: Kafka, lookup: Arc<Lookup>, consumer: ConsumerHandle, health: Arc<Health>) {
-    let group = &kafka.group_id;
-    let session = Duration::from_millis(kafka.session_timeout_ms);
-    // The broker counts from the last heartbeat, which was before the member's end.
-    let deadline = Instant::now() + session + INTERVAL;
-    let mut logged = false;
-    loop {
-        let members = members(&lookup, group).await;
-        if members == Some(0) || Instant::now() >= deadline {
-            break;
-        }
-        if let Some(members) = members {
-            let seconds = session.as_secs();
-            if !logged {
-                info!(
-                    group,
-                    members,
-                    "the consumer group has members, one of which may be a worker that was killed; waiting for at most \
-                     {seconds} s before joining it"
-                );
-                logged = true;
-            }
-            let reason = format!(
-                "the consumer group {group} has {members} members, one of which may be a worker that was killed: this \
-                 worker joins it after at most {seconds} s"
-            );
-            health.set_condition(CONDITION, Some(reason));
-        }
-        tokio::time::sleep_until(deadline.min(Instant::now() + INTERVAL)).await;
-    }
-    info!(group, "joining the consumer group");
-    // From now on the sign of readiness of the same name tells whether the group lets it join, and why not.
-    health.set_condition(CONDITION, None);
-    consumer.send(Command::Join);
+/// This worker's place in its consumer group.
+#[derive(Debug)]
+pub(super) struct Membership {
+    config: Arc<Config>,
+    lookup: Arc<Lookup>,
+    database: Database,
+    consumer: ConsumerHandle,
+    health: Arc<Health>,
+    member: Member,
+    /// As the consumer is named in the group.
+    named: Member,
+    joined: bool,
+    /// Since when the group has strangers.
+    shared_since: Option<Instant>,
+    log: LogLimit,
 }
 
-/// The number of the group's members; `None` if the brokers do not answer.
-async fn members(lookup: &Arc<Lookup>, group: &str) -> Option<usize> {
-    let (lookup, group) = (Arc::clone(lookup), group.to_owned());
-    match tokio::task::spawn_blocking(move || lookup.group_members(&group)).await {
-        Ok(Ok(members)) => Some(members),
-        Ok(Err(failure)) => {
-            debug!(%failure, "the members of the consumer group are not known");
-            None
+impl Membership {
+    pub(super) fn new(
+        config: &Arc<Config>,
+        lookup: &Arc<Lookup>,
+        database: &Database,
+        (consumer, member): (&ConsumerHandle, Member),
+        health: &Arc<Health>,
+    ) -> Self {
+        Self {
+            config: Arc::clone(config),
+            lookup: Arc::clone(lookup),
+            database: database.clone(),
+            consumer: consumer.clone(),
+            health: Arc::clone(health),
+            named: member.clone(),
+            member,
+            joined: false,
+            shared_since: None,
+            log: LogLimit::default(),
         }
-        Err(failure) => {
-            debug!(%failure, "the question for the members of the consumer group ended early");
-            None
+    }
+
+    /// Has the consumer join the group when it is time, and looks after the group until it is dropped.
+    pub(super) async fn keep(mut self) {
+        self.join().await;
+        loop {
+            tokio::time::sleep(WATCH_INTERVAL).await;
+            self.rename();
+            if let Some(members) = self.members().await {
+                self.note_shared(members.shared);
+            }
+        }
+    }
+
+    /// The time after which a member that was killed is none any more. The broker counts from the last heartbeat, which was
+    /// before the member's end.
+    fn longest_death(&self) -> Duration {
+        Duration::from_millis(self.config.kafka.session_timeout_ms) + INTERVAL
+    }
+
+    async fn join(&mut self) {
+        let group = self.config.kafka.group_id.clone();
+        let deadline = Instant::now() + self.longest_death();
+        loop {
+            self.rename();
+            let members = self.members().await;
+            let shared = members.as_ref().and_then(|members| members.shared.clone());
+            let is_shared = shared.is_some();
+            if members.is_some() {
+                self.note_shared(shared);
+            }
+            let is_late = Instant::now() >= deadline;
+            if members.as_ref().is_some_and(|members| members.count == 0) || is_late && !is_shared {
+                break;
+            }
+            match members {
+                Some(members) if !is_late => self.say_waiting(members.count),
+                _ if is_late => self.health.set_condition(CONDITION, None),
+                _ => {}
+            }
+            tokio::time::sleep(INTERVAL).await;
+        }
+        self.note_shared(None);
+        self.joined = true;
+        info!(group, "joining the consumer group");
+        // From now on the sign of readiness of the same name tells whether the group lets it join, and why not.
+        self.health.set_condition(CONDITION, None);
+        self.consumer.send(Command::Join);
+    }
+
+    fn say_waiting(&self, members: usize) {
+        let group = &self.config.kafka.group_id;
+        let seconds = self.config.kafka.session_timeout_ms / 1000;
+        let reason = format!(
+            "the consumer group {group} has {members} members, one of which may be a worker that was killed: this worker joins \
+             it after at most {seconds} s"
+        );
+        if self.log.lasts(CONDITION, CONDITION).is_some() {
+            info!(
+                group,
+                members,
+                "the consumer group has members, one of which may be a worker that was killed; waiting for at most {seconds} s \
+                 before joining it"
+            );
+        }
+        self.health.set_condition(CONDITION, Some(reason));
+    }
+
+    /// Notes what is wrong with the group. A stranger that was killed, or the consumer that had this worker's name before, is a
+    /// member for a while.
+    fn note_shared(&mut self, shared: Option<String>) {
+        let Some(reason) = shared else {
+            self.shared_since = None;
+            if let Some(ended) = self.log.ends(SHARED) {
+                info!(
+                    seconds = ended.seconds,
+                    "the consumer group has no members of another pipeline or database any more"
+                );
+            }
+            return self.health.set_condition(SHARED, None);
+        };
+        let since = *self.shared_since.get_or_insert_with(Instant::now);
+        if since.elapsed() < self.longest_death() {
+            return;
+        }
+        if let Some(repeated) = self.log.lasts(SHARED, &reason) {
+            error!(reason, seconds = repeated.seconds, "the consumer group is another pipeline's, too");
+        }
+        self.health.set_condition(SHARED, Some(reason));
+    }
+
+    /// Has the consumer take another name in the group if the database is another one than when it got its name: what others
+    /// see of it must not be out of date. A name that does not say the database is not worth a rebalance.
+    fn rename(&mut self) {
+        let Some(identity) = self.database.identity() else { return };
+        self.member = Member::new(&self.config.pipeline, Some(identity));
+        if self.member != self.named && (!self.joined || self.named.knows_database()) {
+            self.named = self.member.clone();
+            self.consumer.send(Command::Rename(self.member.clone()));
+        }
+    }
+
+    /// The group's members; `None` if the brokers do not answer.
+    async fn members(&self) -> Option<GroupMembers> {
+        let (lookup, member) = (Arc::clone(&self.lookup), self.member.clone());
+        match tokio::task::spawn_blocking(move || lookup.group_members(&member)).await {
+            Ok(Ok(members)) => Some(members),
+            Ok(Err(failure)) => {
+                debug!(%failure, "the members of the consumer group are not known");
+                None
+            }
+            Err(failure) => {
+                debug!(%failure, "the question for the members of the consumer group ended early");
+                None
+            }
         }
     }
 }

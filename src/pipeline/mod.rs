@@ -5,7 +5,7 @@
 //! more messages: they stay charged to the memory budget, and the consumer pauses when that is used up.
 //!
 //! - [`partitions`](self): what is known of each partition: how far read, how far applied, what is on its way.
-//! - `membership`: when this worker joins the consumer group.
+//! - `membership`: when this worker joins the consumer group, and who else is in it.
 //! - `spill`: the modes, and what goes to the journal and comes back from it.
 //! - `survey`: what of it the database has, and what is nowhere.
 //! - `start`: where a partition starts, asked of the database and of Kafka.
@@ -43,6 +43,7 @@ use crate::journal::{JournalHandle, Record};
 use crate::kafka::consumer::{self, ConsumerHandle};
 use crate::kafka::events::{Assigned, Command, Event, Messages};
 use crate::kafka::lookup::Lookup;
+use crate::kafka::member::Member;
 use crate::kafka::partition::TopicPartition;
 use crate::kafka::settings;
 use crate::kafka::topic_settings::TopicSettings;
@@ -55,11 +56,13 @@ use crate::telemetry::{self, escaped, lag};
 
 use dead_letter_copies::Publishing;
 use journaling::{Mode, Spill};
+use membership::Membership;
 use partitions::Partitions;
 use start::{Resolution, Starter};
 pub(crate) use start::{islands_elsewhere, refused_move};
 use starts::Starts;
 use survey::{Survey, Surveyor};
+use topic_settings::PointsInSeries;
 use watch::{Observation, Watch};
 pub use watch::{ask_brokers, show_server};
 use writer::writer_count::WriterCount;
@@ -121,7 +124,9 @@ pub async fn run(
     let lookup = Arc::new(Lookup::new(&config.kafka)?);
     expect(&config, &health);
     health.note(|facts| facts.group.ask());
-    let consumer = consumer::spawn(&config.kafka, budget.clone(), Arc::clone(&health), event_sender, message_sender)?;
+    let member = Member::new(&config.pipeline, database.identity());
+    let (kafka, beats) = (&config.kafka, Arc::clone(&health));
+    let consumer = consumer::spawn(kafka, member.clone(), budget.clone(), beats, event_sender, message_sender)?;
     let watch = Watch::new(Arc::clone(&config), Arc::clone(&lookup), database.clone(), Arc::clone(&health));
     let decoder = Decoder::new(config.message.limits());
     let starter = Starter {
@@ -134,14 +139,12 @@ pub async fn run(
     };
     let mut background = JoinSet::new();
     let settings = TopicSettings::new(&config.kafka)?;
-    background.spawn(topic_settings::watch(Arc::clone(&config), settings, Arc::clone(&health)));
-    background.spawn(membership::join(
-        config.kafka.clone(),
-        Arc::clone(&lookup),
-        consumer.clone(),
-        Arc::clone(&health),
-    ));
-    let writer = Writer::new(&config, database.clone(), lookup);
+    let points_in_series = PointsInSeries::default();
+    let (seen, told) = (points_in_series.clone(), Arc::clone(&health));
+    background.spawn(topic_settings::watch(Arc::clone(&config), settings, seen, told));
+    let membership = Membership::new(&config, &lookup, &database, (&consumer, member), &health);
+    background.spawn(membership.keep());
+    let writer = Writer::new(&config, database.clone(), lookup, points_in_series.clone());
     let mut partitions = Partitions::default();
     if let Some(journal) = &journal {
         for record in journal.records().await.into_iter().flatten() {
@@ -161,6 +164,7 @@ pub async fn run(
         batches: 0,
         starts: Starts::new(starter),
         writer,
+        points_in_series,
         filling: Batch::new(&budget),
         filling_since: None,
         partitions,
@@ -209,6 +213,7 @@ struct Pipeline {
     /// What runs alongside the loop and ends with it: joining the group, the topics' settings.
     background: JoinSet<()>,
     decoder: Decoder,
+    points_in_series: PointsInSeries,
     filling: Batch,
     filling_since: Option<Instant>,
     partitions: Partitions,
@@ -343,7 +348,9 @@ impl Pipeline {
 
     fn decode(&mut self, set: MessageSet) -> Counts {
         let begun = Instant::now();
+        let source = Arc::clone(set.source());
         let counts = self.filling.push(set, &mut self.decoder);
+        self.points_in_series.note(&source, counts);
         metrics::step_took(Step::Decode, begun.elapsed());
         self.filling_since.get_or_insert_with(Instant::now);
         counts

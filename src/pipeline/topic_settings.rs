@@ -2,12 +2,16 @@
 //! before they are read.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tracing::{debug, error, info, warn};
 
+use crate::batch::Counts;
 use crate::config::Config;
 use crate::kafka::topic_settings::{Answer, Finding, TopicSettings};
+use crate::raw::{Kind, Source};
 use crate::telemetry::health::Health;
 use crate::telemetry::log_limit::LogLimit;
 
@@ -16,15 +20,42 @@ const INTERVAL: Duration = Duration::from_secs(20);
 /// The condition while a topic loses messages.
 const CONDITION: &str = "topic";
 
+/// Whether points were read from the topic of series. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct PointsInSeries(Arc<(AtomicBool, Notify)>);
+
+impl PointsInSeries {
+    /// Notes what the messages of a set were that was read from this source.
+    pub(super) fn note(&self, source: &Source, counts: Counts) {
+        if source.kind == Kind::Series && counts.point_batches > 0 && !self.0.0.swap(true, Ordering::Relaxed) {
+            self.0.1.notify_one();
+        }
+    }
+
+    fn is_so(&self) -> bool {
+        self.0.0.load(Ordering::Relaxed)
+    }
+
+    /// Ready when there is news, or it is time to ask again.
+    async fn changed(&self) {
+        drop(tokio::time::timeout(INTERVAL, self.0.1.notified()).await);
+    }
+}
+
 /// Asks until it is dropped, and reports what was found.
-pub(super) async fn watch(config: Arc<Config>, settings: TopicSettings, health: Arc<Health>) {
+pub(super) async fn watch(
+    config: Arc<Config>,
+    settings: TopicSettings,
+    points_in_series: PointsInSeries,
+    health: Arc<Health>,
+) {
     let kafka = &config.kafka;
     let log = LogLimit::default();
     let mut refused_logged = Vec::new();
     loop {
         let mut losses = Vec::new();
         let mut silent = false;
-        for (topic, has_points) in [(&kafka.series_topic, false), (&kafka.points_topic, true)] {
+        for (topic, has_points) in [(&kafka.series_topic, points_in_series.is_so()), (&kafka.points_topic, true)] {
             match settings.ask(topic).await {
                 Ok(Answer::Known(settings)) => {
                     for finding in settings.findings(topic, has_points, &config.message) {
@@ -61,6 +92,6 @@ pub(super) async fn watch(config: Arc<Config>, settings: TopicSettings, health: 
             }
             health.set_condition(CONDITION, None);
         }
-        tokio::time::sleep(INTERVAL).await;
+        points_in_series.changed().await;
     }
 }

@@ -25,6 +25,11 @@ const PROBE_INTERVAL: Duration = Duration::from_millis(500);
 /// outage that is seen.
 const SERVER_INTERVAL: Duration = Duration::from_secs(30);
 
+/// How often it is asked what this worker may do: while nothing comes, no write tells.
+const RIGHTS_INTERVAL: Duration = Duration::from_secs(5);
+/// The condition while the worker's role lacks a right, or a function of the schema is missing.
+const RIGHTS: &str = "rights";
+
 /// What Kafka says.
 #[derive(Debug, Default)]
 pub(super) struct Observation {
@@ -53,6 +58,8 @@ pub(super) struct Watch {
     /// Since when the database was up, and when it was asked which server it is.
     server_asked: Option<(Instant, Instant)>,
     servers: JoinSet<()>,
+    rights_asked: Option<Instant>,
+    rights: JoinSet<()>,
 }
 
 impl Watch {
@@ -68,6 +75,8 @@ impl Watch {
             probes: JoinSet::new(),
             server_asked: None,
             servers: JoinSet::new(),
+            rights_asked: None,
+            rights: JoinSet::new(),
         }
     }
 
@@ -107,6 +116,7 @@ impl Watch {
         self.report_database(journal);
         self.probe();
         self.ask_server();
+        self.ask_rights();
         let answered = self.lookup.answered();
         self.health.note(|facts| facts.brokers.answered = answered.max(facts.brokers.answered));
         if self.asked.is_some_and(|asked| asked.elapsed() < INTERVAL) || !self.questions.is_empty() {
@@ -156,6 +166,23 @@ impl Watch {
             match database.server().await {
                 Ok(server) => show_server(&health, &server),
                 Err(failure) => debug!(%failure, "the server does not say which version it is"),
+            }
+        });
+    }
+
+    /// Asks what this worker may do, now and then.
+    fn ask_rights(&mut self) {
+        while self.rights.try_join_next().is_some() {}
+        let is_due = self.rights_asked.is_none_or(|asked| asked.elapsed() >= RIGHTS_INTERVAL);
+        if !self.database.state().up || !is_due || !self.rights.is_empty() {
+            return;
+        }
+        self.rights_asked = Some(Instant::now());
+        let (database, health) = (self.database.clone(), Arc::clone(&self.health));
+        self.rights.spawn(async move {
+            match database.missing_rights().await {
+                Ok(missing) => health.set_condition(RIGHTS, (!missing.is_empty()).then(|| missing.join("; "))),
+                Err(failure) => debug!(%failure, "what this worker may do is not known"),
             }
         });
     }

@@ -101,6 +101,34 @@ const CHANGES: &[(&str, &str, &str)] = &[
         "drop rule nothing on time_series_metadata",
         "the rule nothing of time_series_metadata replaces what is written there",
     ),
+    (
+        "alter function ingest_record_gap rename to gap_gone",
+        "alter function gap_gone rename to ingest_record_gap",
+        "the function ingest_record_gap is missing",
+    ),
+    // One that only other functions call.
+    (
+        "alter function ingest_cover rename to cover_gone",
+        "alter function cover_gone rename to ingest_cover",
+        "the function ingest_cover is missing",
+    ),
+    (
+        "alter table ingest_progress alter column next_offset type integer",
+        "alter table ingest_progress alter column next_offset type bigint",
+        "column next_offset of ingest_progress is of type integer, and the program needs bigint",
+    ),
+    (
+        "alter table ingest_dead_letter drop column headers",
+        "alter table ingest_dead_letter add column headers bytea",
+        "the table ingest_dead_letter has no column headers",
+    ),
+    // What no list has is met by doing it.
+    (
+        "create function refuse() returns trigger language plpgsql as 'begin raise exception ''no points today''; end';
+         create trigger refuse before insert on time_series_data_points for each statement execute function refuse()",
+        "drop trigger refuse on time_series_data_points; drop function refuse()",
+        "no points today",
+    ),
 ];
 
 #[tokio::test(flavor = "multi_thread")]

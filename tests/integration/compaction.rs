@@ -58,6 +58,40 @@ async fn a_points_topic_that_is_compacted_is_a_problem_and_noticed_while_the_wor
     bed.remove().await;
 }
 
+/// Either type may stand in either topic, but not points in one that is compacted.
+#[tokio::test(flavor = "multi_thread")]
+async fn points_in_a_compacted_topic_of_series_are_noticed_as_soon_as_one_is_read() {
+    let Some(bed) = Bed::new("compacted_series", 1).await else { return };
+    bed.broker.alter(&bed.series_topic, &[("cleanup.policy", "compact")]).await;
+    let (code, output) = check(&bed);
+    assert_eq!(code, Some(0), "{output}");
+    let warns = |line: &str| line.starts_with("warning: kafka.series_topic") && line.contains("cleanup.policy=compact");
+    assert!(output.lines().any(warns), "{output}");
+
+    let worker = bed.worker(&[]);
+    let send = |payload: &[u8]| {
+        bed.producer.send(&bed.series_topic, 0, "s", Some(payload));
+        bed.producer.flush();
+    };
+    send(br#"{"type":"series-create","id":"s","name":"a series"}"#);
+    until(60, "ready", async || worker.get("/readyz").is_some_and(|page| page.0 == 200)).await;
+    until(30, "the series", async || bed.count("select count(*) from time_series_metadata").await == 1).await;
+    assert_eq!(condition(&worker), None);
+    send(br#"{"type":"point-batch","time_series_id":"s","timestamps":[0],"columns":{"c":[1]}}"#);
+    until(10, "noticed", async || {
+        condition(&worker).is_some_and(|why| why.contains(&bed.series_topic) && why.contains("cleanup.policy=compact"))
+    })
+    .await;
+    assert_eq!(worker.get("/readyz").unwrap().0, 503);
+    let is_line = |line: &str| line.contains("ERROR") && line.contains("Kafka removes points before they are read");
+    assert!(worker.log().lines().any(is_line), "{}", worker.log());
+    until(30, "the point", async || bed.count_points().await == 1).await;
+    bed.broker.alter(&bed.series_topic, &[("cleanup.policy", "delete")]).await;
+    until(60, "ready again", async || worker.get("/readyz").is_some_and(|page| page.0 == 200)).await;
+    drop(worker);
+    bed.remove().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn check_warns_of_settings_that_may_lose_messages() {
     let Some(bed) = Bed::new("risky", 1).await else { return };

@@ -122,13 +122,19 @@ async fn recreate(bed: &mut Bed, order: Order) {
 /// Drops the database under a running worker, which goes on in the new one without a restart.
 async fn recreated(test: &str, order: Order) {
     let Some(mut bed) = Bed::new(test, 1).await else { return };
-    let _worker = worker(&bed, "first");
+    let worker = worker(&bed, "first");
     publish(&bed, 0);
     until_applied(&bed, "first", 1).await;
     recreate(&mut bed, order).await;
     publish(&bed, 1);
     until_applied(&bed, "first", 2).await;
-    assert_points(&bed, 2, 1).await;
+    // Its name in the group says the database, and other workers of this one must not take it for a stranger.
+    until(30, "it has another name in the group", async || worker.log().contains("by another client id")).await;
+    publish(&bed, 2);
+    until_applied(&bed, "first", 3).await;
+    assert_points(&bed, 3, 1).await;
+    until(30, "ready", async || worker.get("/readyz").is_some_and(|(code, _)| code == 200)).await;
+    drop(worker);
     bed.remove().await;
 }
 

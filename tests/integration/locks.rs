@@ -8,7 +8,7 @@ use crate::support::away::{Away, until_mode};
 use crate::support::bed::{Bed, connect};
 use crate::support::data::{Difference, Published, Row};
 use crate::support::until;
-use crate::support::worker::Worker;
+use crate::support::worker::{Worker, run, text};
 
 /// A session that somebody has forgotten, with what it holds.
 async fn forgotten(bed: &Bed, sql: &str) -> Client {
@@ -117,6 +117,68 @@ async fn without_a_journal_a_locked_table_makes_the_worker_unready_and_is_named_
     until(30, "ready again", async || worker.get("/readyz").unwrap().0 == 200).await;
     assert_eq!(bed.count_points().await, 2);
     drop(worker);
+    bed.remove().await;
+}
+
+/// Who holds a lock is said by whatever waits for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_say_whose_lock_they_wait_for() {
+    let Some(bed) = Bed::new("locked_commands", 1).await else { return };
+    bed.producer.send(&bed.points_topic, 0, "s", Some(b"{"));
+    bed.send_point("s", 0);
+    bed.producer.flush();
+    let mut worker = bed.worker(&[]);
+    bed.until_applied(60).await;
+    assert_eq!(worker.terminate(10), Some(0));
+    let mut environment = bed.environment();
+    environment.push(("SERIES_INGEST__DATABASE__LOCK_TIMEOUT_MS".to_owned(), "8000".to_owned()));
+    let run_all = |commands: &[&'static [&'static str]]| -> Vec<_> {
+        let spawn = |command: &&'static [&'static str]| {
+            let environment = environment.clone();
+            let command = *command;
+            tokio::task::spawn_blocking(move || (command, run(&environment, command)))
+        };
+        commands.iter().map(spawn).collect()
+    };
+    let is_said = |output: &str| {
+        output.contains("waiting for a lock of process ")
+            && output.contains("forgotten")
+            && output.contains("idle in transaction")
+    };
+
+    // A time-out is no fault of ours, and may be over with the next attempt.
+    for (table, commands) in [
+        ("ingest_progress", &[&["progress", "show"][..], &["check"]][..]),
+        ("ingest_schema_history", &[&["check"]]),
+        ("time_series_data_points", &[&["check"]]),
+        ("ingest_dead_letter", &[&["dead-letter", "list"]]),
+    ] {
+        let holder = forgotten(&bed, &format!("lock table {table} in access exclusive mode")).await;
+        for running in run_all(commands) {
+            let (command, output) = running.await.unwrap();
+            assert_eq!(output.status.code(), Some(69), "{table}: {command:?}: {}", text(&output));
+            assert!(is_said(&text(&output)), "{table}: {command:?}: {}", text(&output));
+        }
+        drop(holder);
+    }
+
+    // This one tries again, until the lock is given back.
+    let holder = forgotten(&bed, "lock table time_series_data_points in access exclusive mode").await;
+    bed.client
+        .batch_execute(
+            r#"update ingest_dead_letter set payload = '{"time_series_id":"s","timestamps":[1],"columns":{"c":[1]}}'"#,
+        )
+        .await
+        .unwrap();
+    let running = run_all(&[&["dead-letter", "redrive"]]);
+    tokio::time::sleep(std::time::Duration::from_secs(11)).await;
+    holder.batch_execute("rollback").await.unwrap();
+    for running in running {
+        let (_, output) = running.await.unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+        assert!(is_said(&text(&output)), "{}", text(&output));
+    }
+    assert_eq!(bed.count_points().await, 2);
     bed.remove().await;
 }
 

@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 
 use series_ingest::config::Config;
 
-use crate::support::bed::Bed;
-use crate::support::broker::Producer;
+use crate::support::bed::{Bed, connect, url_with};
+use crate::support::broker::{Member, Producer};
 use crate::support::data::Published;
 use crate::support::until;
-use crate::support::worker::Worker;
+use crate::support::worker::{Worker, run, text};
 
 /// The time within which rows are there after the start of a worker whose predecessors were killed.
 const RESTART_S: u64 = 15;
@@ -136,6 +136,74 @@ async fn a_topic_created_later_and_one_that_is_recreated_are_read_within_30_s() 
         until_exact(&bed, NEW_S, "rows of the topic that was recreated", &published).await;
         println!("topic recreated after {pause_s} s: {:?}", created.elapsed());
     }
+    drop(worker);
+    bed.remove().await;
+}
+
+fn unready_because(worker: &Worker, words: &str) -> bool {
+    worker.get("/readyz").is_some_and(|(code, page)| code == 503 && page.contains(words))
+}
+
+async fn until_ready(worker: &Worker) {
+    until(60, "ready", async || worker.get("/readyz").is_some_and(|(code, _)| code == 200)).await;
+}
+
+const SHARED: &str = "has members of another pipeline or database";
+
+/// Workers of two pipelines, or of two databases, in one group would divide the partitions: nobody would read all.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_of_another_pipeline_or_database_is_named_and_not_joined() {
+    let Some(bed) = Bed::new("shared", 2).await else { return };
+    let other = bed.new_database().await;
+    let other = url_with(&bed.url, &other, None);
+    let first = bed.worker(&[]);
+    let mut published = Published::default();
+    (0..2).for_each(|partition| publish(&bed, &mut published, partition));
+    until_exact(&bed, 60, "the first rows", &published).await;
+    until_ready(&first).await;
+    for (name, value) in [("SERIES_INGEST__PIPELINE", "second"), ("DATABASE_URL", &other)] {
+        let mut environment = bed.environment();
+        environment.retain(|(known, _)| known != name);
+        environment.push((name.to_owned(), value.to_owned()));
+        let output = run(&environment, &["check"]);
+        assert_eq!(output.status.code(), Some(64), "{}", text(&output));
+        assert!(text(&output).contains("kafka.group_id") && text(&output).contains(SHARED), "{}", text(&output));
+
+        let mut second = bed.worker(&[(name, value)]);
+        until(60, "the second is not ready", async || unready_because(&second, SHARED)).await;
+        let is_line = |line: &str| line.contains("ERROR") && line.contains(SHARED);
+        assert!(second.log().lines().any(is_line), "{}", second.log());
+        (0..2).for_each(|partition| publish(&bed, &mut published, partition));
+        until_exact(&bed, 60, "the first reads all partitions", &published).await;
+        until_ready(&first).await;
+        assert_eq!(second.terminate(10), Some(0));
+    }
+    // A group of its own is that of its pipeline by default.
+    let output = run(&bed.environment(), &["check"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    drop(first);
+    let admin = connect(&url_with(&bed.url, "postgres", None)).await;
+    admin.batch_execute(&format!("drop database {} with (force)", other.rsplit('/').next().unwrap())).await.unwrap();
+    bed.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_whose_group_another_pipeline_joins_is_not_ready_until_it_has_left() {
+    let Some(bed) = Bed::new("shared_later", 2).await else { return };
+    let worker = bed.worker(&[]);
+    until_ready(&worker).await;
+    // A client id of a program of another kind, or of this pipeline without a database, is none of another pipeline.
+    let harmless = Member::join(&bed.brokers, &bed.group, &bed.points_topic, "series-ingest");
+    let also = Member::join(&bed.brokers, &bed.group, &bed.points_topic, "series-ingest/default/-");
+    let other = Member::join(&bed.brokers, &bed.group, &bed.points_topic, "series-ingest/other/0a0b0c0d");
+    until(60, "not ready", async || unready_because(&worker, SHARED)).await;
+    let page = worker.get("/readyz").unwrap().1;
+    assert!(page.contains("other") && page.contains("0a0b0c0d") && !page.contains("default"), "{page}");
+    let is_line = |line: &str| line.contains("ERROR") && line.contains(SHARED);
+    assert!(worker.log().lines().any(is_line), "{}", worker.log());
+    drop(other);
+    until_ready(&worker).await;
+    drop((harmless, also));
     drop(worker);
     bed.remove().await;
 }

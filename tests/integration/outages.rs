@@ -7,8 +7,9 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
 use crate::support::away::{Away, until_journaled, until_mode};
+use crate::support::bed::{connect, url_with};
 use crate::support::data::{Difference, Published};
-use crate::support::worker::Worker;
+use crate::support::worker::{Worker, run, text};
 use crate::support::{seed, servers, until};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -41,6 +42,34 @@ async fn messages_go_to_the_journal_and_from_there_to_the_database_without_hands
     away.bed.until_applied(60).await;
     away.bed.assert_exact(&published).await;
     drop(worker);
+    away.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_closed_for_maintenance_is_away() {
+    let Some(away) = Away::new("outage_closed", 1).await else { return };
+    let admin = connect(&url_with(&away.bed.url, "postgres", None)).await;
+    let allow = |allowed: bool| format!("alter database {} allow_connections {allowed}", away.bed.name);
+    admin.batch_execute(&allow(false)).await.unwrap();
+    for command in [&["check"][..], &["progress", "show"]] {
+        let output = run(&away.bed.environment(), command);
+        assert_eq!(output.status.code(), Some(69), "{command:?}: {}", text(&output));
+        assert!(text(&output).contains("not currently accepting connections"), "{}", text(&output));
+    }
+    let mut published = Published::default();
+    let worker = away.worker("journal", &[]);
+    let without = away.bed.worker(&[("SERIES_INGEST__KAFKA__GROUP_ID", &format!("{}_2", away.bed.group))]);
+    until_mode(&worker, "journaling").await;
+    away.publish(&mut published, 20);
+    until_journaled(&away, &worker).await;
+    until(30, "without a journal it waits", async || {
+        without.get("/readyz").is_some_and(|(code, page)| code == 503 && page.contains("not currently accepting"))
+    })
+    .await;
+    admin.batch_execute(&allow(true)).await.unwrap();
+    away.bed.until_applied(60).await;
+    away.bed.assert_exact(&published).await;
+    drop((worker, without));
     away.remove().await;
 }
 

@@ -2,9 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use crate::support::bed::{Bed, connect};
+use series_ingest::database::schema::roles;
+
+use crate::support::bed::{Bed, connect, url_with};
 use crate::support::data::Published;
 use crate::support::until;
+use crate::support::worker::{run, text};
 
 async fn backends(bed: &Bed) -> BTreeSet<i32> {
     let sql =
@@ -80,6 +83,60 @@ async fn writers_are_added_while_each_of_them_helps() {
     bed.assert_exact(&published).await;
     drop(worker);
     bed.remove().await;
+}
+
+/// The server takes fewer connections of the role than the pool may have.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_of_connections_below_the_pool_is_named_and_is_no_outage() {
+    let Some(bed) = Bed::new("limited", 2).await else { return };
+    let role = format!("{}_worker", bed.name);
+    bed.client.batch_execute(&format!("create role {role} login connection limit 3")).await.unwrap();
+    roles::grant_worker(&bed.config(&[]), &role).await.unwrap();
+    let url = bed.url.replacen("postgres@", &format!("{role}@"), 1);
+    let mut environment = bed.environment();
+    environment.retain(|(name, _)| name != "DATABASE_URL");
+    environment.push(("DATABASE_URL".to_owned(), url.clone()));
+    let output = run(&environment, &["check"]);
+    assert_eq!(output.status.code(), Some(64), "{}", text(&output));
+    for words in ["may have 3 connections (rolconnlimit", "may take 17", "database.max_overflow = 10"] {
+        assert!(text(&output).contains(words), "{words}: {}", text(&output));
+    }
+
+    // Each batch takes a while, and every writer wants a connection.
+    bed.client
+        .batch_execute(
+            "create function wait() returns trigger language plpgsql as
+                 'begin perform pg_sleep(0.1); return null; end';
+             create trigger wait after insert on time_series_data_points for each statement execute function wait()",
+        )
+        .await
+        .unwrap();
+    let worker = bed.worker(&[
+        ("DATABASE_URL", &url),
+        ("DATABASE_POOL_SIZE", "1"),
+        ("DATABASE_MAX_OVERFLOW", "9"),
+        ("SERIES_INGEST__DATABASE__WRITERS", "8"),
+        ("SERIES_INGEST__BATCH__MAX_POINTS", "100"),
+        ("SERIES_INGEST__BATCH__LINGER_MS", "10"),
+    ]);
+    until(60, "ready", async || worker.get("/readyz").is_some_and(|page| page.0 == 200)).await;
+    assert!(worker.get("/status").unwrap().1.contains("rolconnlimit"), "the limit is a condition");
+    let mut published = Published::default();
+    for number in 0..400 {
+        let payload = published.batch("s", 100);
+        bed.producer.send(&bed.points_topic, number % 2, "s", Some(payload.as_bytes()));
+    }
+    bed.producer.flush();
+    bed.until_applied(120).await;
+    bed.assert_exact(&published).await;
+    let log = worker.log();
+    assert!(log.contains("the server takes fewer connections than"), "{log}");
+    assert!(!log.contains("a batch was not written") && !log.contains("down (outage)"), "{log}");
+    assert_eq!(worker.metric("series_ingest_database_errors_total{class=\"outage\"}"), Some(0.0));
+    drop(worker);
+    let admin = connect(&url_with(&bed.url, "postgres", None)).await;
+    bed.remove().await;
+    admin.batch_execute(&format!("drop role {role}")).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -164,7 +164,6 @@ async fn the_database_is_reached_by_tls_as_sslmode_says_or_not_at_all() {
         (start(&wrong_password), "schema", vec!["28P01", "database.password_file"]),
         (start(&by_name("certified", &trusted)), "schema", vec!["28000", "database.sslcert"]),
         (start(&by_name(worker, "&sslmode=disable")), "schema", vec!["28000", "no encryption", "database.sslmode"]),
-        (start(&by_name("no_insert:right-password", &trusted)), "database", vec!["42501", "time_series_data_points"]),
     ];
     for (worker, condition, why) in &refused {
         until_not_ready(worker, &format!("{condition}: ")).await;
@@ -185,6 +184,9 @@ async fn the_database_is_reached_by_tls_as_sslmode_says_or_not_at_all() {
     for part in ["42501", "ingest_schema_history", "migrate --worker-role"] {
         assert!(without.log().contains(part), "{part:?} is not logged: {}", without.log());
     }
+    let mut without_one = start(&by_name("no_insert:right-password", &trusted));
+    assert_eq!(without_one.exit_code(60), Some(64));
+    assert!(without_one.log().contains("lacks INSERT on time_series_data_points"), "{}", without_one.log());
     // A journal keeps messages moving, and makes no secret of a refusal that somebody has to mend.
     let journal = tempfile::tempdir().unwrap();
     let journaling = bed.worker(&[
@@ -376,6 +378,98 @@ async fn the_workers_role_does_all_of_its_work_and_can_do_nothing_else() {
         assert!(roles::FUNCTIONS.contains(&&*name) || owners.contains(&&*name), "whose is {name}?");
     }
     drop((client, worker));
+    let admin = connect(&url_with(&bed.url, "postgres", None)).await;
+    bed.remove().await;
+    admin.batch_execute(&format!("drop role {role}")).await.unwrap();
+}
+
+/// A change to the rights of the role ROLE, what undoes it, and what `check` and `run` say of it.
+const RIGHTS: [(&str, &str, &str); 6] = [
+    (
+        "revoke insert on time_series_data_points from ROLE",
+        "grant insert on time_series_data_points to ROLE",
+        "lacks INSERT on time_series_data_points",
+    ),
+    (
+        "revoke select on ingest_progress from ROLE",
+        "grant select on ingest_progress to ROLE",
+        "lacks SELECT on ingest_progress",
+    ),
+    (
+        "revoke execute on function ingest_claim from ROLE",
+        "grant execute on function ingest_claim to ROLE",
+        "may not call ingest_claim",
+    ),
+    (
+        "revoke execute on function ingest_lock_series from ROLE",
+        "grant execute on function ingest_lock_series to ROLE",
+        "may not call ingest_lock_series",
+    ),
+    (
+        "alter function ingest_claim security invoker",
+        "alter function ingest_claim security definer",
+        "the function ingest_claim runs with the rights of its caller",
+    ),
+    (
+        "alter function ingest_claim owner to ROLE",
+        "alter function ingest_claim owner to postgres; grant execute on function ingest_claim to ROLE",
+        "the function ingest_claim runs with the rights of",
+    ),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rights_that_a_worker_lacks_are_named_by_check_and_run_and_by_a_worker_that_is_idle() {
+    let Some(bed) = Bed::new("lacking", 1).await else { return };
+    let role = format!("{}_worker", bed.name);
+    bed.client.batch_execute(&format!("create role {role} login")).await.unwrap();
+    roles::grant_worker(&bed.config(&[]), &role).await.unwrap();
+    let url = bed.url.replacen("postgres@", &format!("{role}@"), 1);
+    let environment = with(&bed.environment(), &[("DATABASE_URL", &url)]);
+    expect(&environment, &["check"], 0, &["schema: up to date"]);
+    for (change, back, problem) in RIGHTS {
+        let (change, back) = (change.replace("ROLE", &role), back.replace("ROLE", &role));
+        bed.client.batch_execute(&change).await.unwrap_or_else(|error| panic!("{change}: {error:?}"));
+        for command in ["check", "run"] {
+            expect(&environment, &[command], 64, &[problem]);
+        }
+        bed.client.batch_execute(&back).await.unwrap_or_else(|error| panic!("{back}: {error:?}"));
+        expect(&environment, &["check"], 0, &["schema: up to date"]);
+    }
+
+    // Nothing comes, and so nothing is refused.
+    let worker = bed.worker(&[("DATABASE_URL", &url)]);
+    until_ready(&worker).await;
+    for (change, back, problem) in [RIGHTS[0], RIGHTS[2], RIGHTS[4]] {
+        bed.client.batch_execute(&change.replace("ROLE", &role)).await.unwrap();
+        until_not_ready(&worker, problem).await;
+        bed.client.batch_execute(&back.replace("ROLE", &role)).await.unwrap();
+        until_ready(&worker).await;
+    }
+    drop(worker);
+    let admin = connect(&url_with(&bed.url, "postgres", None)).await;
+    bed.remove().await;
+    admin.batch_execute(&format!("drop role {role}")).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_takes_no_writes_is_the_same_for_every_role_and_for_check_and_run() {
+    let Some(bed) = Bed::new("read_only", 1).await else { return };
+    let role = format!("{}_worker", bed.name);
+    bed.client.batch_execute(&format!("create role {role} login")).await.unwrap();
+    roles::grant_worker(&bed.config(&[]), &role).await.unwrap();
+    let setting = format!("alter database {}", bed.name);
+    bed.client.batch_execute(&format!("{setting} set default_transaction_read_only = on")).await.unwrap();
+    let url = bed.url.replacen("postgres@", &format!("{role}@"), 1);
+    for url in [&bed.url, &url] {
+        let environment = with(&bed.environment(), &[("DATABASE_URL", url)]);
+        expect(&environment, &["check"], 69, &["read-only transaction"]);
+    }
+    // It is waited for, as any outage.
+    let worker = bed.worker(&[("DATABASE_URL", &url)]);
+    until_not_ready(&worker, "read-only transaction").await;
+    bed.client.batch_execute(&format!("{setting} reset default_transaction_read_only")).await.unwrap();
+    until_ready(&worker).await;
+    drop(worker);
     let admin = connect(&url_with(&bed.url, "postgres", None)).await;
     bed.remove().await;
     admin.batch_execute(&format!("drop role {role}")).await.unwrap();

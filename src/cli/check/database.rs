@@ -1,6 +1,7 @@
 //! The database: the server, the tables and the rights.
 
 use super::{Failure, Report};
+use crate::cli::{say_wait, saying_waits};
 use crate::config::Config;
 use crate::database::schema::{Edition, SchemaError, Server};
 use crate::database::{self, Database, schema};
@@ -8,7 +9,7 @@ use crate::database::{self, Database, schema};
 const KEY: &str = "database.url";
 
 pub(super) async fn check(config: &Config, report: &mut Report) {
-    let examination = match schema::examine(config).await {
+    let examination = match schema::examine_and_say(config, say_wait).await {
         Ok(examination) => examination,
         Err(error) => return report.failure(KEY, &Failure::from(error)),
     };
@@ -19,6 +20,9 @@ pub(super) async fn check(config: &Config, report: &mut Report) {
         } else {
             report.say("schema", &remark.text);
         }
+    }
+    if let Some(text) = &examination.too_few_connections {
+        report.problem("database.pool_size", text);
     }
     if examination.faults.is_empty() {
         report.say("schema", "up to date");
@@ -46,9 +50,11 @@ fn say_server(server: &Server, report: &mut Report) {
 async fn check_table(config: &Config, report: &mut Report) {
     let answers = async {
         let database = Database::new(config)?;
-        Ok::<_, database::Error>((database.reference().await?, database.look_at_table().await?))
+        let asked = async { Ok((database.reference().await?, database.look_at_table().await?)) };
+        saying_waits(&database, asked).await
     };
-    match answers.await {
+    let answers: Result<_, database::Error> = answers.await;
+    match answers {
         Ok((reference, table)) => {
             report.say("series", reference.describe());
             let direct_compress = table.direct_compress_text();

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use tokio::runtime::Handle;
 
 use super::{Failure, Report};
+use crate::cli::saying_waits;
 use crate::config::Config;
 use crate::database::Database;
 use crate::kafka::lookup::Lookup;
+use crate::kafka::member::Member;
 use crate::kafka::partition::TopicPartition;
 use crate::kafka::topic_settings::{Answer, Finding, TopicSettings};
 use crate::pipeline;
@@ -63,7 +65,8 @@ fn check_cluster(config: &Config, lookup: &Lookup, cluster_id: &str, report: &mu
         let numbers: Vec<i32> = (0..i32::try_from(topic.partitions).unwrap_or(i32::MAX)).collect();
         let (cluster_id, topic_id) = (cluster_id.to_owned(), topic.id.unwrap_or_default());
         let source = Arc::new(Source { kind, cluster_id, topic: name.clone(), topic_id });
-        let Ok(elsewhere) = Handle::current().block_on(database.progress_elsewhere(&source, &numbers)) else { return };
+        let asked = saying_waits(&database, database.progress_elsewhere(&source, &numbers));
+        let Ok(elsewhere) = Handle::current().block_on(asked) else { return };
         let partitions: Vec<_> = elsewhere.iter().map(|one| TopicPartition::new(name.clone(), one.partition)).collect();
         let Ok(committed) = lookup.committed(&partitions) else { return };
         let mut refused = elsewhere.iter().zip(&partitions).filter_map(|(one, partition)| {
@@ -167,7 +170,13 @@ fn check_group(config: &Config, lookup: &Lookup, report: &mut Report) {
     {
         return report.problem("kafka.group_id", format_args!("group {group}: {text}"));
     }
-    for (key, text) in lookup.group_problems() {
+    // A database that does not answer is a problem of its own.
+    let identity = Database::new(config).ok().and_then(|database| {
+        let identity = Handle::current().block_on(database.identify()).ok().flatten();
+        database.close();
+        identity
+    });
+    for (key, text) in lookup.group_problems(&Member::new(&config.pipeline, identity)) {
         report.problem(key, text);
     }
 }

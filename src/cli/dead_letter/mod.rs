@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::output::{self, print, print_line};
-use super::{Failure, journal, progress_bar};
+use super::{Failure, journal, progress_bar, saying_waits};
 use crate::config::Config;
 use crate::database::Database;
 use crate::database::dead_letters::{Cut, Letter, LetterFilter};
@@ -173,15 +173,19 @@ impl<'a> Letters<'a> {
 pub(super) async fn run(config: Arc<Config>, command: Command) -> Result<(), Failure> {
     config.require_database()?;
     let database = Database::new(&config)?;
+    saying_waits(&database, run_with(&config, &database, command)).await
+}
+
+async fn run_with(config: &Arc<Config>, database: &Database, command: Command) -> Result<(), Failure> {
     match command {
-        Command::List { filter, parked, json, limit } => list(&config, &database, &filter, parked, json, limit).await,
-        Command::Show { id, json } => show(&config, &database, id, json).await,
-        Command::Counts { json } => counts(&database, json).await,
-        Command::Redrive(arguments) => redrive::run(&config, &database, &arguments).await,
+        Command::List { filter, parked, json, limit } => list(config, database, &filter, parked, json, limit).await,
+        Command::Show { id, json } => show(config, database, id, json).await,
+        Command::Counts { json } => counts(database, json).await,
+        Command::Redrive(arguments) => redrive::run(config, database, &arguments).await,
         Command::Purge { filter, counts, dry_run, yes } => {
-            purge(&config, &database, &filter, Purge { counts, dry_run, yes }).await
+            purge(config, database, &filter, Purge { counts, dry_run, yes }).await
         }
-        Command::Export { filter } => export(&config, &database, &filter).await,
+        Command::Export { filter } => export(config, database, &filter).await,
     }
 }
 

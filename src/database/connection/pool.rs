@@ -2,12 +2,13 @@
 //! needed and closed again when they are idle, and none grows older than `database.pool_recycle_s`. A connection is tried
 //! before it is handed out.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use deadpool_postgres::{
-    Hook, HookError, Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime, Timeouts,
+    Hook, HookError, Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime, TimeoutType, Timeouts,
 };
 use tokio_postgres::Config as ConnectionConfig;
 use tracing::{debug, warn};
@@ -19,6 +20,7 @@ use super::tls;
 use super::tls::Tls;
 use crate::config::{self, SslMode};
 use crate::database::error::Error;
+use crate::telemetry::log_limit::LogLimit;
 use crate::telemetry::metrics::{self, Step};
 
 /// The pool with the limits it keeps.
@@ -32,13 +34,29 @@ pub(in crate::database) struct Connections {
     servers: Arc<Servers>,
     /// Connections that were made before this are closed instead of being used again.
     renewed: Arc<Mutex<Instant>>,
+    wait: Duration,
+    /// When the server refused one more connection beside those that there are.
+    refused: Arc<Mutex<Option<Instant>>>,
+    log: LogLimit,
 }
+
+/// How often it is looked for a connection that is free again, where the server takes no more.
+const FREE_INTERVAL: Duration = Duration::from_millis(20);
+/// For how long no more connections are asked for after the server has refused one.
+const REFUSED_FOR: Duration = Duration::from_secs(5);
+/// The state of a server that takes fewer connections than the pool may have, in the log.
+const FEWER: &str = "fewer connections";
+
+/// Maximum number of processes that are remembered: more than a pool may have connections.
+const MAX_PIDS: usize = 2000;
 
 /// The servers that new connections have met.
 #[derive(Debug, Default)]
 struct Servers {
     last: Mutex<Option<Server>>,
     met: AtomicU64,
+    /// The processes of the server that work for the connections; some may have ended.
+    pids: Mutex<VecDeque<i32>>,
 }
 
 /// A server process and the database of ours in it.
@@ -53,21 +71,30 @@ struct Server {
 }
 
 impl Servers {
+    fn note_process(&self, pid: i32) {
+        let mut pids = self.pids.lock().unwrap_or_else(PoisonError::into_inner);
+        pids.push_back(pid);
+        if pids.len() > MAX_PIDS {
+            pids.pop_front();
+        }
+    }
+
     /// Asks which server this is, and counts it if it is another one than the last connection has met.
     async fn meet(&self, client: &tokio_postgres::Client) -> Result<(), tokio_postgres::Error> {
         let row = client
             .query_one(
                 "select (extract(epoch from pg_postmaster_start_time()) * 1000000)::bigint,
-                        to_regclass('ingest_database') is not null,
+                        to_regclass('ingest_database') is not null, pg_backend_pid(),
                         (select oid from pg_database where datname = current_database())",
                 &[],
             )
             .await?;
+        self.note_process(row.get(2));
         let database = match row.get(1) {
             true => client.query_opt("select id from ingest_database", &[]).await?.map(|row| row.get(0)),
             false => None,
         };
-        let server = Server { database, oid: row.get(2), started_us: row.get(0) };
+        let server = Server { database, oid: row.get(3), started_us: row.get(0) };
         let before = self.last.lock().unwrap_or_else(PoisonError::into_inner).replace(server.clone());
         let Some(before) = before.filter(|before| *before != server) else { return Ok(()) };
         self.met.fetch_add(1, Ordering::AcqRel);
@@ -138,23 +165,97 @@ impl Connections {
             .build()
             .map_err(|error| Error::Unexpected(format!("build the pool: {error}")))?;
         let overflow_idle = Duration::from_millis(database.overflow_idle_ms);
-        Ok(Self { pool, connector, kept: database.pool_size, max_age, overflow_idle, servers, renewed })
+        Ok(Self {
+            pool,
+            connector,
+            kept: database.pool_size,
+            max_age,
+            overflow_idle,
+            servers,
+            renewed,
+            wait: Duration::from_millis(database.pool_wait_timeout_ms),
+            refused: Arc::default(),
+            log: LogLimit::default(),
+        })
     }
 
     pub(in crate::database) async fn get(&self) -> Result<Object, Error> {
         let start = tokio::time::Instant::now();
-        let got = self.pool.get().await;
+        let got = self.get_or_wait(Instant::now() + self.wait).await;
         metrics::pool_waited(start.elapsed());
         metrics::step_took(Step::Pool, start.elapsed());
-        got.map_err(|failure| match failure {
-            PoolError::Backend(source) => Error::Connect { source, tried: self.connector.tried() },
-            other => other.into(),
-        })
+        got
+    }
+
+    /// A connection; if the server takes no more of them, one of those that there are, as soon as it is free.
+    async fn get_or_wait(&self, deadline: Instant) -> Result<Object, Error> {
+        loop {
+            if self.was_refused() && !self.until_free(deadline).await {
+                return Err(PoolError::Timeout(TimeoutType::Wait).into());
+            }
+            let failure = match self.pool.get().await {
+                Ok(object) => return Ok(object),
+                Err(PoolError::Backend(source)) => Error::Connect { source, tried: self.connector.tried() },
+                Err(other) => other.into(),
+            };
+            if !failure.is_out_of_connections() || !self.has_others() {
+                return Err(failure);
+            }
+            self.note_refused(&failure);
+        }
+    }
+
+    /// Whether there are connections that will be free again.
+    fn has_others(&self) -> bool {
+        self.pool.status().size > 0
+    }
+
+    /// Whether the server has refused a connection lately, and would refuse another one.
+    fn was_refused(&self) -> bool {
+        let refused = *self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        refused.is_some_and(|at| at.elapsed() < REFUSED_FOR) && self.has_others()
+    }
+
+    fn note_refused(&self, failure: &Error) {
+        *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        if let Some(repeated) = self.log.lasts(FEWER, &failure.to_string()) {
+            let (size, most, seconds) = (self.pool.status().size, self.pool.status().max_size, repeated.seconds);
+            warn!(
+                %failure, connections = size, pool_size_and_max_overflow = most, seconds,
+                "the server takes fewer connections than database.pool_size + database.max_overflow; waiting for a free one"
+            );
+        }
+    }
+
+    /// Waits for a free connection; whether there may be one before the deadline.
+    async fn until_free(&self, deadline: Instant) -> bool {
+        while self.pool.status().available == 0 && self.was_refused() {
+            if Instant::now() >= deadline {
+                return false;
+            }
+            tokio::time::sleep(FREE_INTERVAL).await;
+        }
+        true
     }
 
     /// The number of times that a new connection has met another server, or another database, than the one before.
     pub(in crate::database) fn servers_met(&self) -> u64 {
         self.servers.met.load(Ordering::Acquire)
+    }
+
+    /// The processes of the server that work for these connections.
+    pub(in crate::database) fn pids(&self) -> Vec<i32> {
+        self.servers.pids.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect()
+    }
+
+    /// What makes these connections.
+    pub(in crate::database) fn connector(&self) -> Connector {
+        self.connector.clone()
+    }
+
+    /// The identity of the database that the last new connection has met.
+    pub(in crate::database) fn database_met(&self) -> Option<Uuid> {
+        self.servers.last.lock().unwrap_or_else(PoisonError::into_inner).as_ref()?.database
     }
 
     /// Has all connections that there are closed before they are used again: a session keeps the settings of the role and the

@@ -31,7 +31,7 @@ pub(super) struct SourceIds {
 }
 
 /// The ids of the sources of one piece of work; another's outage does not take them away in the middle of it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Resolved(HashMap<Arc<Source>, SourceId>);
 
 impl Resolved {

@@ -2,7 +2,7 @@
 //! columns are, or says that the protocol is violated.
 
 /// The columns, with the types that the binary form is of; a domain over one is as good.
-const WRITTEN: [(&str, &[&str]); 4] = [
+pub(super) const WRITTEN: [(&str, &[&str]); 4] = [
     ("time_series_id", TEXT),
     // Both are microseconds since 2000; without a zone they are those of UTC.
     ("timestamp", &["timestamp with time zone", "timestamp without time zone"]),

@@ -19,6 +19,43 @@ const TABLES: [(&str, &str, &str); 9] = [
     ("ingest_point_version", "", "column_name,time_series_id,timestamp"),
 ];
 
+/// The columns of our own tables with their types, which the functions and the statements count on.
+const TYPES: [(&str, &str); 8] = [
+    ("ingest_database", "id uuid"),
+    (
+        "ingest_dead_letter",
+        "id bigint,source_id integer,partition integer,offset bigint,message_time timestamp with time zone,key bytea,\
+         payload bytea,payload_bytes bigint,reason text,detail text,created_at timestamp with time zone,headers bytea,\
+         attempts integer,attempted_at timestamp with time zone,is_sample boolean,to_publish boolean,key_bytes bigint,\
+         headers_bytes bigint",
+    ),
+    (
+        "ingest_dead_letter_count",
+        "source_id integer,partition integer,reason text,kept bigint,only_counted bigint,first_offset bigint,\
+         last_offset bigint,redriven bigint",
+    ),
+    (
+        "ingest_gap",
+        "source_id integer,partition integer,from_offset bigint,until_offset bigint,reason text,\
+         detected_at timestamp with time zone,filled_at timestamp with time zone",
+    ),
+    (
+        "ingest_point_version",
+        "time_series_id text,column_name text,timestamp timestamp with time zone,message_ms bigint,offset bigint,\
+         partition integer,source_id integer",
+    ),
+    (
+        "ingest_progress",
+        "source_id integer,partition integer,next_offset bigint,ahead int8multirange,updated_at timestamp with time zone",
+    ),
+    (
+        "ingest_series",
+        "series_id text,defined_columns text[],seen_columns text[],message_time timestamp with time zone,source_id integer,\
+         partition integer,offset bigint",
+    ),
+    ("ingest_source", "id integer,pipeline text,cluster_id text,topic text,topic_id text,key uuid"),
+];
+
 /// The triggers that follow what other programs do with series.
 const TRIGGERS: [&str; 4] =
     ["ingest_series_deleted", "ingest_series_renamed", "ingest_series_truncated", "ingest_columns_changed"];
@@ -33,6 +70,7 @@ pub(in crate::database) async fn tables(
     kinds(client, &mut found).await?;
     if found.is_empty() {
         columns(client, &mut found).await?;
+        types(client, &mut found).await?;
         keys(client, &mut found).await?;
         policies(client, &mut found).await?;
         triggers(client, &mut found, remarks).await?;
@@ -107,6 +145,30 @@ async fn columns(client: &Client, faults: &mut Vec<String>) -> Result<(), Error>
         }
         if *table == "time_series_metadata" && of_table().any(|row| row.get::<_, &str>(1) == "name" && row.get(2)) {
             faults.push(format!("the column name of {table} is NOT NULL, and a series needs no name: drop NOT NULL"));
+        }
+    }
+    Ok(())
+}
+
+/// A column of another type may take small values only, and fail later.
+async fn types(client: &Client, faults: &mut Vec<String>) -> Result<(), Error> {
+    let step = "look at the types of columns";
+    let sql = "select relname::text, attname::text, format_type(atttypid, null) from pg_attribute
+               join pg_class on pg_class.oid = attrelid
+               where attrelid in (select to_regclass(quote_ident(name)) from unnest($1::text[]) as name)
+                   and attnum > 0 and not attisdropped";
+    let names = TYPES.map(|(table, _)| table);
+    let rows = client.query(sql, &[&names.as_slice()]).await.map_err(|source| Error::Server { step, source })?;
+    for (table, columns) in TYPES {
+        for (column, expected) in columns.split(',').filter_map(|column| column.split_once(' ')) {
+            let is_it = |row: &&Row| row.get::<_, &str>(0) == table && row.get::<_, &str>(1) == column;
+            match rows.iter().find(is_it).map(|row| row.get::<_, &str>(2)) {
+                Some(found) if found == expected => {}
+                Some(found) => faults.push(format!(
+                    "column {column} of {table} is of type {found}, and the program needs {expected}: alter it back"
+                )),
+                None => faults.push(format!("the table {table} has no column {column}: add it again")),
+            }
         }
     }
     Ok(())

@@ -4,21 +4,16 @@
 use std::time::{Duration, Instant};
 
 use tokio_postgres::{Client, SimpleQueryMessage};
-use tracing::debug;
 
 use crate::config;
 use crate::database::connection::connector::{Connector, Failed};
 use crate::database::error::Error;
-use crate::telemetry::escaped;
+use crate::database::waits::{Observer, WAIT_REPORT_INTERVAL, sessions, watch};
 
 /// The key of the lock: "series-i" in ASCII.
 const KEY: i64 = 0x7365_7269_6573_2d69;
 /// How often it is asked for.
 const ASK: Duration = Duration::from_millis(500);
-/// How often a wait is reported, while it lasts.
-pub const WAIT_REPORT_INTERVAL: Duration = Duration::from_secs(30);
-/// How long a migration may wait for somebody's lock before it says so.
-const FIRST: Duration = Duration::from_secs(5);
 const STEP: &str = "wait for other migrations";
 
 /// The lock, for as long as this is kept.
@@ -72,42 +67,17 @@ impl MigrationLock {
     }
 
     /// Does a migration's work on the session with this process. While it waits for a lock, `say` gets a sentence that names
-    /// who holds it, after 5 s and every 30 s.
+    /// who holds it.
     ///
     /// # Errors
     /// The work's.
     pub(in crate::database) async fn watch<T>(
         &self,
         pid: i32,
-        mut say: impl FnMut(&str),
+        say: impl FnMut(&str),
         work: impl Future<Output = T>,
     ) -> T {
-        let begun = Instant::now();
-        let mut work = std::pin::pin!(work);
-        let mut pause = FIRST;
-        loop {
-            tokio::select! {
-                result = &mut work => return result,
-                () = tokio::time::sleep(pause) => {}
-            }
-            let pids = format!("select distinct pid from unnest(pg_blocking_pids({pid})) as pid");
-            let asked = tokio::select! {
-                result = &mut work => return result,
-                asked = sessions(&self.client, &pids) => asked,
-            };
-            match asked {
-                Ok(holders) if holders.is_empty() => pause = FIRST,
-                Ok(holders) => {
-                    let seconds = begun.elapsed().as_secs();
-                    say(&format!("waiting for a lock of {}, for {seconds} s now", holders.join("; ")));
-                    pause = WAIT_REPORT_INTERVAL;
-                }
-                Err(failure) => {
-                    debug!(%failure, "whom the migration waits for is not known");
-                    pause = WAIT_REPORT_INTERVAL;
-                }
-            }
-        }
+        watch(Observer::Here(&self.client), || vec![pid], say, work).await
     }
 
     /// Gives the lock back.
@@ -133,32 +103,4 @@ async fn holder(client: &Client) -> Result<String, Error> {
         return Ok("another migration, which has just ended".to_owned());
     }
     Ok(format!("another migration: {}", found.join("; ")))
-}
-
-/// The sessions whose processes a query names, each with what is known of it.
-async fn sessions(client: &Client, pids: &str) -> Result<Vec<String>, Error> {
-    // Within a transaction the server shows the sessions as they were when it was first asked.
-    let sql = format!(
-        "select pg_stat_clear_snapshot();
-         select pid, nullif(application_name, ''), usename::text, host(client_addr), state,
-             to_char(coalesce(xact_start, backend_start) at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')
-         from ({pids}) as wanted left join pg_stat_activity using (pid)"
-    );
-    let answer = client.simple_query(&sql).await.map_err(|source| Error::Server { step: STEP, source })?;
-    let described = |message: &SimpleQueryMessage| {
-        let SimpleQueryMessage::Row(row) = message else { return None };
-        if row.len() == 1 {
-            return None;
-        }
-        let part = |at: usize, before: &str| row.get(at).map(|text| format!("{before}{}", escaped(text)));
-        let known: Vec<String> =
-            [part(1, ""), part(2, "user "), part(3, "from "), part(4, "")].into_iter().flatten().collect();
-        let known = if known.is_empty() { String::new() } else { format!(" ({})", known.join(", ")) };
-        let pid = row.get(0).filter(|pid| *pid != "0").map_or_else(
-            || "a prepared transaction (pg_prepared_xacts has its name)".to_owned(),
-            |pid| format!("process {pid}"),
-        );
-        Some(format!("{pid}{known}{}", part(5, " since ").unwrap_or_default()))
-    };
-    Ok(answer.iter().filter_map(described).collect())
 }

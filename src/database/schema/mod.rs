@@ -9,6 +9,9 @@ pub(super) mod adopt;
 pub(super) mod columns;
 pub(super) mod inspect;
 pub(super) mod migration_lock;
+pub(super) mod rights;
+
+mod connection_limits;
 
 use std::future::Future;
 use std::time::Duration;
@@ -16,10 +19,13 @@ use std::time::Duration;
 use refinery::Runner;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Row};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
-use super::error::{Error, describe};
+use super::error::{Class, Error, describe};
+pub use super::waits::WAIT_REPORT_INTERVAL;
+use super::waits::{self, Observer};
 use crate::config::{self, OnDuplicate};
+use crate::database::Database;
 use crate::database::connection::connector::{Connector, Failed};
 use crate::database::connection::pool::connection_config;
 use crate::database::connection::pooler;
@@ -27,7 +33,6 @@ use crate::database::connection::settings;
 use crate::database::connection::settings::quoted_name;
 use columns::{COLUMNS, OtherType, other_type};
 use migration_lock::MigrationLock;
-pub use migration_lock::WAIT_REPORT_INTERVAL;
 
 mod embedded {
     refinery::embed_migrations!("migrations");
@@ -167,6 +172,9 @@ pub enum SchemaError {
     /// A column of the points is not of the type that COPY sends.
     #[error(transparent)]
     OtherType(OtherType),
+    /// The tables and functions do not do what they are for.
+    #[error("what a worker does for each batch fails, because something was changed in the database: {0}")]
+    Unusable(Error),
     /// An applied migration is not the one of this program.
     #[error("migration {name} was applied with another content: {}", NO_UPGRADE)]
     Different {
@@ -227,10 +235,7 @@ pub async fn migrate_and_say(config: &config::Config, mut say: impl FnMut(&str))
     let client = connect(&config.database).await?;
     let lock = MigrationLock::take(&config.database, None, &mut say).await?;
     let lock = lock.ok_or_else(|| SchemaError::Migration("another migration was not waited for".to_owned()))?;
-    let step = "ask for the session's process";
-    let row =
-        client.query_one("select pg_backend_pid()", &[]).await.map_err(|source| Error::Server { step, source })?;
-    let pid = row.get(0);
+    let pid = waits::pid_of(&client).await?;
     let report = lock.watch(pid, say, apply(client, config)).await?;
     lock.release().await?;
     Ok(report)
@@ -269,7 +274,15 @@ async fn apply(mut client: Client, config: &config::Config) -> Result<Report, Sc
 /// # Errors
 /// If the server does not answer, or the schema differs: the first of what [`examine`] finds.
 pub async fn verify(config: &config::Config) -> Result<Server, SchemaError> {
-    let examination = examine(config).await?;
+    Ok(verify_and_say(config, |wait| debug!(wait, "verify")).await?.server)
+}
+
+/// The same; `say` gets a sentence while somebody's lock is waited for.
+///
+/// # Errors
+/// As those of [`verify`].
+pub async fn verify_and_say(config: &config::Config, say: impl FnMut(&str)) -> Result<Verified, SchemaError> {
+    let examination = examine_and_say(config, say).await?;
     for Remark { text, is_problem } in &examination.remarks {
         if *is_problem {
             warn!(remark = text, "the tables");
@@ -279,8 +292,17 @@ pub async fn verify(config: &config::Config) -> Result<Server, SchemaError> {
     }
     match examination.faults.into_iter().next() {
         Some(fault) => Err(fault),
-        None => Ok(examination.server),
+        None => Ok(Verified { server: examination.server, too_few_connections: examination.too_few_connections }),
     }
+}
+
+/// What is known of a schema that a worker can work with.
+#[derive(Debug)]
+pub struct Verified {
+    /// What the server is.
+    pub server: Server,
+    /// Why the server may refuse connections of the pool.
+    pub too_few_connections: Option<String>,
 }
 
 /// What was found of the server and the schema.
@@ -292,6 +314,8 @@ pub struct Examination {
     pub faults: Vec<SchemaError>,
     /// What a worker can live with.
     pub remarks: Vec<Remark>,
+    /// Why the server may refuse connections of the pool.
+    pub too_few_connections: Option<String>,
 }
 
 /// Something that a person should know of the tables.
@@ -308,30 +332,88 @@ pub struct Remark {
 /// # Errors
 /// If the server does not answer.
 pub async fn examine(config: &config::Config) -> Result<Examination, Error> {
-    in_time(&config.database, "look at the schema", examine_without_limit(config)).await?
+    examine_and_say(config, |wait| debug!(wait, "look at the schema")).await
 }
 
-async fn examine_without_limit(config: &config::Config) -> Result<Examination, Error> {
+/// The same; `say` gets a sentence while somebody's lock is waited for.
+///
+/// # Errors
+/// As those of [`examine`].
+pub async fn examine_and_say(config: &config::Config, say: impl FnMut(&str)) -> Result<Examination, Error> {
+    in_time(&config.database, "look at the schema", examine_without_limit(config, say)).await?
+}
+
+async fn examine_without_limit(config: &config::Config, mut say: impl FnMut(&str)) -> Result<Examination, Error> {
     let client = connect(&config.database).await?;
-    let server = server(&client).await?;
+    wait_for_locks(&client, &config.database).await?;
+    let pid = waits::pid_of(&client).await?;
+    let observer = Observer::Later(Connector::new(&config.database), None);
+    let mut examination = waits::watch(observer, || vec![pid], &mut say, examine_by(&client, config)).await?;
+    // The role may have few connections.
+    drop(client);
+    if examination.faults.is_empty() {
+        let database = Database::new(config)?;
+        let rehearsed = database.saying_waits(say, rehearse(&database)).await;
+        database.close();
+        examination.faults.extend(rehearsed?);
+    }
+    Ok(examination)
+}
+
+async fn examine_by(client: &Client, config: &config::Config) -> Result<Examination, Error> {
+    let server = server(client).await?;
+    let too_few_connections = connection_limits::too_low(client, &config.database).await?;
     let (mut faults, mut remarks) = (Vec::new(), Vec::new());
-    match check_migrations(&client, &config.database).await {
+    match check_migrations(client, &config.database).await {
         // Without its tables there is nothing more to look at.
         Err(fault) => faults.push(fault),
-        Ok(()) => {
-            inspect::tables(&client, &mut faults, &mut remarks).await?;
-            for checked in [check_types(&client).await, check_duplicates(&client, config.points.on_duplicate).await] {
-                faults.extend(checked.err());
-            }
-        }
+        Ok(()) => examine_tables(client, config, &mut faults, &mut remarks).await?,
     }
     // A question that was not answered is no fault of the schema.
     match faults.iter().position(|fault| matches!(fault, SchemaError::Database(_))) {
-        None => Ok(Examination { server, faults, remarks }),
+        None => Ok(Examination { server, faults, remarks, too_few_connections }),
         Some(index) => match faults.swap_remove(index) {
             SchemaError::Database(error) => Err(error),
             other => Err(Error::Unexpected(other.to_string())),
         },
+    }
+}
+
+/// Has the session give up a lock that does not come, as those of the pool do.
+async fn wait_for_locks(client: &Client, database: &config::Database) -> Result<(), Error> {
+    let sql = format!("set lock_timeout = {}", database.lock_timeout_ms);
+    client.batch_execute(&sql).await.map_err(|source| Error::Server { step: "prepare the session", source })
+}
+
+async fn examine_tables(
+    client: &Client,
+    config: &config::Config,
+    faults: &mut Vec<SchemaError>,
+    remarks: &mut Vec<Remark>,
+) -> Result<(), Error> {
+    let rule = config.points.on_duplicate;
+    faults.extend(rights::missing(client, rule).await?.into_iter().map(SchemaError::Role));
+    match inspect::tables(client, faults, remarks).await {
+        // What may not be looked at is named already.
+        Err(failure) if failure.is_forbidden() && !faults.is_empty() => {}
+        looked => looked?,
+    }
+    for checked in [check_types(client).await, check_duplicates(client, rule).await] {
+        faults.extend(checked.err());
+    }
+    Ok(())
+}
+
+/// Does what a worker does for its first message, without a message and a commit: what no catalog tells is met now.
+async fn rehearse(database: &Database) -> Result<Option<SchemaError>, Error> {
+    match database.rehearse().await {
+        Ok(()) => Ok(None),
+        // The connections before may still be counted; that the limit is low is told by itself.
+        Err(failure) if failure.is_out_of_connections() => Ok(None),
+        Err(failure) if matches!(failure.class(), Class::Outage | Class::Retry) || failure.is_restoring() => {
+            Err(failure)
+        }
+        Err(failure) => Ok(Some(SchemaError::Unusable(failure))),
     }
 }
 
@@ -358,7 +440,7 @@ async fn check_duplicates(client: &Client, rule: OnDuplicate) -> Result<(), Sche
     match (unique_index(client).await?, rule) {
         (None, OnDuplicate::Ignore | OnDuplicate::Replace) => Err(SchemaError::NotUnique { rule: rule.as_str() }),
         (Some(index), OnDuplicate::Append) => Err(SchemaError::Unique { index }),
-        _ => check_right(client, rule).await,
+        _ => Ok(()),
     }
 }
 
@@ -517,29 +599,6 @@ async fn check_types(client: &Client) -> Result<(), SchemaError> {
     let rows = client.query(COLUMNS, &[]).await.map_err(|source| Error::Server { step, source })?;
     let columns: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
     other_type(&columns).map_or(Ok(()), |other| Err(SchemaError::OtherType(other)))
-}
-
-/// Whether this role may call the function that stores points once.
-async fn check_right(client: &Client, rule: OnDuplicate) -> Result<(), SchemaError> {
-    let function = match rule {
-        OnDuplicate::Append => return Ok(()),
-        OnDuplicate::Ignore => "ingest_add_points",
-        OnDuplicate::Replace => "ingest_replace_points",
-    };
-    let sql = "select bool_and(has_function_privilege(oid, 'execute')), current_user::text from pg_proc
-               where pronamespace = quote_ident(current_schema())::regnamespace and proname = $1";
-    let row = client
-        .query_one(sql, &[&function])
-        .await
-        .map_err(|source| Error::Server { step: "look for the role's rights", source })?;
-    if row.get::<_, Option<bool>>(0) == Some(true) {
-        return Ok(());
-    }
-    let (rule, role): (_, String) = (rule.as_str(), row.get(1));
-    Err(SchemaError::Role(format!(
-        "points.on_duplicate = {rule:?} calls {function}, which the role {role:?} may not: run `series-ingest migrate \
-         --worker-role {role}` as the owner, with this setting"
-    )))
 }
 
 /// What the server is, whatever its schema.

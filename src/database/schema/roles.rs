@@ -109,7 +109,8 @@ pub async fn grant_worker(config: &config::Config, role: &str) -> Result<(), Sch
     Ok(())
 }
 
-fn rights_of(on_duplicate: OnDuplicate) -> Vec<&'static str> {
+/// The functions that a worker calls with this setting.
+pub(super) fn rights_of(on_duplicate: OnDuplicate) -> Vec<&'static str> {
     let is_needed = |function: &&str| match *function {
         "ingest_add_points" => on_duplicate == OnDuplicate::Ignore,
         "ingest_replace_points" => on_duplicate == OnDuplicate::Replace,

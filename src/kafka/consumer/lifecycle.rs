@@ -5,13 +5,14 @@ use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::KafkaError;
-use tracing::{error, warn};
+use tracing::{error, info, warn};
 
 use super::{ConsumerThread, POLL};
 use crate::config::Kafka;
 use crate::kafka::context::{Context, Notice, log_failure};
 use crate::kafka::events::Event;
 use crate::kafka::login::Login;
+use crate::kafka::member::Member;
 use crate::kafka::settings;
 use crate::telemetry::health::Component;
 
@@ -22,40 +23,66 @@ const REBUILD_DELAY: Duration = Duration::from_secs(5);
 
 impl ConsumerThread {
     /// A consumer without partitions.
-    pub(super) fn build(kafka: &Kafka) -> Result<BaseConsumer<Context>, KafkaError> {
-        settings::consumer(kafka).create_with_context(Context::new(Login::new(kafka))).map_err(settings::without_value)
+    pub(super) fn build(kafka: &Kafka, member: &Member) -> Result<BaseConsumer<Context>, KafkaError> {
+        let mut properties = settings::consumer(kafka);
+        if let Some(client_id) = member.client_id(kafka) {
+            properties.set("client.id", client_id);
+        }
+        properties.create_with_context(Context::new(Login::new(kafka))).map_err(settings::without_value)
     }
 
     /// Joins the group.
-    pub(super) fn join(&self) {
+    pub(super) fn join(&mut self) {
+        self.joined = true;
         log_failure("join", self.consumer.subscribe(&[&self.kafka.series_topic, &self.kafka.points_topic]));
     }
 
     /// A consumer that failed for good is replaced; all its partitions are lost.
     pub(super) fn rebuild(&mut self) {
-        let owned = self.assignment.owned();
-        self.on_revoked(owned, true);
-        self.paused = false;
-        self.left_at.clear();
+        self.lose_all();
         loop {
             thread::sleep(REBUILD_DELAY);
             self.health.beat(Component::Consumer);
-            match Self::build(&self.kafka) {
-                Ok(consumer) => {
-                    let failed = std::mem::replace(&mut self.consumer, consumer);
-                    self.join();
-                    // Destroying a consumer waits for its brokers without a limit: not on the thread that must poll.
-                    if let Err(error) = thread::Builder::new().name("kafka-end".into()).spawn(move || drop(failed)) {
-                        error!(%error, "the failed consumer cannot be ended on a thread of its own");
-                    }
-                    return;
-                }
+            match Self::build(&self.kafka, &self.member) {
+                Ok(consumer) => return self.replace(consumer),
                 Err(error) => {
                     if let Some(unlogged) = self.log.happened("not-recreated", 1) {
                         error!(%error, unlogged, "the consumer cannot be recreated; trying again");
                     }
                 }
             }
+        }
+    }
+
+    /// A client id cannot be changed: another consumer takes the place of this one.
+    pub(super) fn rename(&mut self, member: Member) {
+        match Self::build(&self.kafka, &member) {
+            Ok(consumer) => {
+                info!(%member, "joining the consumer group again, by another client id");
+                self.member = member;
+                self.commit(CommitMode::Async);
+                self.lose_all();
+                self.replace(consumer);
+            }
+            Err(error) => warn!(%error, "the consumer cannot be recreated; it keeps its client id"),
+        }
+    }
+
+    fn lose_all(&mut self) {
+        let owned = self.assignment.owned();
+        self.on_revoked(owned, true);
+        self.paused = false;
+        self.left_at.clear();
+    }
+
+    fn replace(&mut self, consumer: BaseConsumer<Context>) {
+        let before = std::mem::replace(&mut self.consumer, consumer);
+        if self.joined {
+            self.join();
+        }
+        // Destroying a consumer waits for its brokers without a limit: not on the thread that must poll.
+        if let Err(error) = thread::Builder::new().name("kafka-end".into()).spawn(move || drop(before)) {
+            error!(%error, "the consumer before cannot be ended on a thread of its own");
         }
     }
 

@@ -28,6 +28,7 @@ use tracing::debug;
 use super::assignment::Assignment;
 use super::context::{Context, Notice, log_failure, positions};
 use super::events::{Command, Event, Messages};
+use super::member::Member;
 use super::partition::TopicPartition;
 use crate::config::Kafka;
 use crate::raw::Budget;
@@ -68,15 +69,18 @@ impl ConsumerHandle {
 /// If librdkafka refuses a property, or no thread can be started.
 pub fn spawn(
     kafka: &Kafka,
+    member: Member,
     budget: Budget,
     health: Arc<Health>,
     events: UnboundedSender<Event>,
     messages: UnboundedSender<Messages>,
 ) -> Result<ConsumerHandle, StartError> {
     let (sender, commands) = mpsc::channel();
-    let consumer = ConsumerThread::build(kafka)?;
+    let consumer = ConsumerThread::build(kafka, &member)?;
     let thread = ConsumerThread {
         kafka: kafka.clone(),
+        member,
+        joined: false,
         consumer,
         assignment: Assignment::default(),
         last_epoch: 0,
@@ -110,6 +114,8 @@ pub enum StartError {
 
 struct ConsumerThread {
     kafka: Kafka,
+    member: Member,
+    joined: bool,
     consumer: BaseConsumer<Context>,
     assignment: Assignment,
     last_epoch: u64,
@@ -136,6 +142,7 @@ impl ConsumerThread {
             loop {
                 match self.commands.try_recv() {
                     Ok(Command::Join) => self.join(),
+                    Ok(Command::Rename(member)) => self.rename(member),
                     Ok(Command::Start(starts)) => self.start(starts),
                     Ok(Command::Restart(assigned)) => self.restart(&assigned),
                     Ok(Command::Commit(offsets)) => self.note_commits(offsets),

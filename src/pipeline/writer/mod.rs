@@ -10,6 +10,7 @@ use backon::{BackoffBuilder, ExponentialBuilder};
 use tracing::{debug, error, info, warn};
 
 use super::NextOffsets;
+use super::topic_settings::PointsInSeries;
 use crate::batch::Batch;
 use crate::config::{self, Config};
 use crate::database::verdict::{Attempts, Failed, Verdict, verdict};
@@ -65,6 +66,7 @@ pub(super) struct Outcome {
 pub(super) struct Writer {
     database: Database,
     lookup: Arc<Lookup>,
+    points_in_series: PointsInSeries,
     limits: Limits,
     batch: config::Batch,
     backoff: ExponentialBuilder,
@@ -78,11 +80,17 @@ pub(super) struct Writer {
 const NOT_WRITTEN: &str = "write";
 
 impl Writer {
-    pub(super) fn new(config: &Config, database: Database, lookup: Arc<Lookup>) -> Self {
+    pub(super) fn new(
+        config: &Config,
+        database: Database,
+        lookup: Arc<Lookup>,
+        points_in_series: PointsInSeries,
+    ) -> Self {
         let backoff = config.database.backoff();
         Self {
             database,
             lookup,
+            points_in_series,
             limits: config.message.limits(),
             batch: config.batch.clone(),
             backoff,
@@ -120,7 +128,9 @@ impl Writer {
             match journal.read(record).await {
                 Ok(set) => {
                     let begun = Instant::now();
+                    let source = Arc::clone(set.source());
                     let counts = batch.push(set, &mut decoder);
+                    self.points_in_series.note(&source, counts);
                     metrics::step_took(Step::Decode, begun.elapsed());
                     metrics::unknown_fields(counts.unknown_fields as u64);
                     messages.resize(batch.message_bytes());

@@ -1,7 +1,7 @@
 //! The real broker from a producer's and an administrator's side.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use rdkafka::admin::{
@@ -294,5 +294,43 @@ impl Broker {
                 None => panic!("the end of {topic}/{partition} was not reached"),
             }
         }
+    }
+}
+
+/// A member of a consumer group, for as long as it is kept.
+pub struct Member {
+    ends: Arc<AtomicBool>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Member {
+    /// Joins a group by this client id, as the program's workers do.
+    pub fn join(brokers: &str, group: &str, topic: &str, client_id: &str) -> Self {
+        let consumer: BaseConsumer = ClientConfig::new()
+            .set("bootstrap.servers", brokers)
+            .set("group.id", group)
+            .set("client.id", client_id)
+            .set("session.timeout.ms", "3000")
+            .set("heartbeat.interval.ms", "300")
+            .set("partition.assignment.strategy", "cooperative-sticky")
+            .set("enable.auto.commit", "false")
+            .create()
+            .unwrap();
+        consumer.subscribe(&[topic]).unwrap();
+        let ends = Arc::<AtomicBool>::default();
+        let ended = Arc::clone(&ends);
+        let thread = std::thread::spawn(move || {
+            while !ended.load(Ordering::SeqCst) {
+                drop(consumer.poll(Duration::from_millis(50)));
+            }
+        });
+        Self { ends, thread: Some(thread) }
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.ends.store(true, Ordering::SeqCst);
+        drop(self.thread.take().map(std::thread::JoinHandle::join));
     }
 }
