@@ -1,6 +1,6 @@
 //! The list of brokers: `host:port`, with commas between them.
 
-use super::validate::is_address;
+use super::address::is_address;
 
 /// Checks a list of brokers.
 ///

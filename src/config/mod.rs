@@ -16,6 +16,7 @@
 //! - `similar`: the known name that a mistyped one is like.
 //! - `secret`, `url`, `problems`: what they are made of.
 
+mod address;
 mod brokers;
 mod environment;
 mod files;
@@ -27,6 +28,7 @@ mod secret;
 mod sections;
 mod similar;
 mod sources;
+mod ssl_mode;
 #[cfg(test)]
 mod tests;
 mod tls;
@@ -49,7 +51,8 @@ pub use sections::{
     Points, Shutdown, StartAt, UnknownSeries, Writers,
 };
 use sources::Sources;
-pub use tls::{Authorities, SslMode, Tls};
+pub use ssl_mode::SslMode;
+pub use tls::{Authorities, Tls};
 pub use url::mask_url;
 
 /// The pipeline that has the default group as it is.

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::render;
 use super::secret::Secret;
-use super::tls::SslMode;
+use super::ssl_mode::SslMode;
 use crate::message::Limits;
 
 /// Where messages come from.

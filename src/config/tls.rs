@@ -1,48 +1,9 @@
 //! How the connection to PostgreSQL is protected: the keys `database.sslmode` and its files, and the same as parameters of
 //! the URL, as libpq spells them. What they make together is never weaker than either.
 
-use serde::{Deserialize, Serialize};
-
 use super::Database;
+use super::ssl_mode::SslMode;
 use super::url;
-
-/// libpq's `sslmode`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum SslMode {
-    /// As the URL says; without that `disable` for this machine's loopback and sockets, and `verify-full` for any other
-    /// host, or where a file is named.
-    Auto,
-    /// In clear.
-    Disable,
-    /// Encrypted where the server can, without looking at its certificate; else in clear.
-    Prefer,
-    /// Encrypted, without looking at the server's certificate.
-    Require,
-    /// Encrypted, with a certificate of a known CA, whatever host it is for.
-    VerifyCa,
-    /// Encrypted, with a certificate of a known CA for the URL's host.
-    VerifyFull,
-}
-
-impl SslMode {
-    /// The mode as libpq spells it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Auto => "auto",
-            Self::Disable => "disable",
-            Self::Prefer => "prefer",
-            Self::Require => "require",
-            Self::VerifyCa => "verify-ca",
-            Self::VerifyFull => "verify-full",
-        }
-    }
-
-    fn named(name: &str) -> Option<Self> {
-        let all = [Self::Disable, Self::Prefer, Self::Require, Self::VerifyCa, Self::VerifyFull];
-        all.into_iter().find(|mode| mode.as_str() == name)
-    }
-}
 
 /// The CAs whose word is taken for the server's certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,6 +3,7 @@
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 
+use super::address::is_address;
 use super::problems::Problems;
 use super::{Batch, Config, Database, Http, Journal, Kafka, MessageRules, Writers, brokers, properties, url};
 
@@ -203,15 +204,6 @@ fn http(http: &Http, problems: &mut Problems) {
     }
     within("http.watchdog_ms", http.watchdog_ms, 1..=DAY_MS, problems);
     within("http.stall_ms", http.stall_ms, 1..=DAY_MS, problems);
-}
-
-/// Whether this is `host:port`, with an IPv6 address in brackets.
-pub(super) fn is_address(text: &str) -> bool {
-    let Some((host, port)) = text.rsplit_once(':') else {
-        return false;
-    };
-    let bare = |host: &str| !host.is_empty() && !host.contains([':', '[', ']', '/', ' ', '*', '@']);
-    port.parse::<u16>().is_ok() && (bare(host) || text.parse::<std::net::SocketAddrV6>().is_ok())
 }
 
 fn not_empty(key: &str, value: &str, problems: &mut Problems) {

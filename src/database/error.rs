@@ -1,55 +1,25 @@
-//! What can go wrong with the database, and what it means for a batch. The decision is made once, here.
+//! What can go wrong with the database, and how it is reported; `class` has what it means for a batch.
 
 use std::borrow::Cow;
 
 use deadpool_postgres::{PoolError, TimeoutType};
 use tokio_postgres::error::{DbError, Severity, SqlState};
 
-use super::connection::session::{
+pub use super::class::Class;
+use super::class::{
+    RESTORING, TOO_MANY_ISLANDS, TRANSACTION_TIMEOUT, UNFIT, class_of_code, class_of_row_code, is_out_of_connections,
+    is_refusal,
+};
+use super::connection::step::{
     COMMIT_STEP, COPY_STEP, COUNT_STEP, DEFINE_STEP, LETTERS_STEP, SEE_STEP, STEPS_WITH_ROWS,
 };
 use super::schema::columns::OtherType;
 
-use super::connection::tls;
+use super::connection::tls_error as tls;
 use crate::batch::DeadLetter;
 use crate::message::{Reason, Rejected};
 use crate::raw::MessageAt;
 use crate::telemetry::one_line;
-
-/// What a failure means for the batch that met it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Class {
-    /// The database is away or refuses work: hold the batch and try again until it is back.
-    Outage,
-    /// Another transaction was in the way: try again soon.
-    Retry,
-    /// Some offsets are applied already, or it is not known: ask the database, and write what is missing.
-    Overlap,
-    /// The database has no progress row of a partition, or does not know its source: it was restored to a time before it, it
-    /// is another database than before, or the progress was reset.
-    Progress,
-    /// The database refuses a row: find its message.
-    Data,
-    /// A fault of ours, of the schema or of the rights: no batch can be written until somebody acts.
-    Ours,
-}
-
-impl Class {
-    /// All classes.
-    pub const ALL: [Self; 6] = [Self::Outage, Self::Retry, Self::Overlap, Self::Progress, Self::Data, Self::Ours];
-
-    /// The class as the label of a metric.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Outage => "outage",
-            Self::Retry => "retry",
-            Self::Overlap => "overlap",
-            Self::Progress => "progress",
-            Self::Data => "data",
-            Self::Ours => "ours",
-        }
-    }
-}
 
 /// A failed step of the work with the database.
 #[derive(Debug, thiserror::Error)]
@@ -120,20 +90,6 @@ pub enum Error {
 
 /// How much of a message of the server's is kept, in bytes.
 const MAX_MESSAGE_BYTES: usize = 1024;
-
-/// SQLSTATEs of our own functions in `migrations/`.
-const OVERLAP: &str = "IC001";
-const TOO_MANY_ISLANDS: &str = "IC002";
-const NO_PROGRESS_ROW: &str = "IC003";
-const UNKNOWN_SOURCE: &str = "IC004";
-
-/// SQLSTATEs of the checks that each session and each transaction begins with: points could not be stored as they should be,
-/// until an administrator changes a setting.
-const UNFIT: &str = "IC010";
-/// A restore is in progress.
-const RESTORING: &str = "IC011";
-/// PostgreSQL 17's `transaction_timeout`.
-const TRANSACTION_TIMEOUT: &str = "25P04";
 
 impl Error {
     /// What the failure means for the batch that met it.
@@ -367,73 +323,8 @@ fn is_of_foreign_server(answer: &DbError) -> bool {
     answer.code().code().starts_with("08") && answer.parsed_severity() == Some(Severity::Error)
 }
 
-/// What PgBouncer says when it refuses a client, all with the code of a violated protocol; it says with the same code that it
-/// is full, or that the server is away.
-const REFUSALS_BY_POOLER: [&str; 9] = [
-    "no such user",
-    "no such database",
-    "authentication failed",
-    "not permitted to log in",
-    "no pg_hba.conf entry",
-    "does not exist",
-    "bouncer config error",
-    "unsupported startup parameter",
-    "SSL required",
-];
-
-/// Whether a server, or PgBouncer, has no connection left.
-pub(super) fn is_out_of_connections(code: &str, message: &str) -> bool {
-    code == SqlState::TOO_MANY_CONNECTIONS.code() || code == "08P01" && message.contains("no more connections allowed")
-}
-
-/// Whether a server refuses this client itself.
-fn is_refusal(code: &str, message: &str) -> bool {
-    code.starts_with("28") || (code == "08P01" && REFUSALS_BY_POOLER.iter().any(|words| message.contains(words)))
-}
-
 fn class_of(error: &tokio_postgres::Error) -> Class {
     error.code().map_or(Class::Outage, |code| class_of_code(code.code()))
-}
-
-/// The class of a SQLSTATE at a step in which the server sees what messages say. There a trigger, or a function of somebody's
-/// that a constraint calls, may raise any code: of those that have no class of their own elsewhere, all speak of a row but these.
-fn class_of_row_code(code: &str) -> Class {
-    let class = class_of_code(code);
-    let of_row = !matches!(
-        code.get(..2).unwrap_or_default(),
-        // What the statement or a function asks for is missing or not allowed: a feature, a table, a column, a right.
-        "" | "0A" | "0L" | "0P" | "3D" | "3F" | "42"
-            // COPY sends other columns than the table has: the only ones of this class that come here.
-            | "22"
-            // The state of a session, a transaction, a cursor or an object.
-            | "0B" | "24" | "25" | "26" | "2B" | "2D" | "34" | "3B" | "40" | "55" | "72"
-            // The configuration, a foreign server, faults of the server's own.
-            | "F0" | "HV" | "XX"
-            // Our functions', and TimescaleDB's of hypertables and chunks.
-            | "IC" | "IO" | "TS"
-    );
-    if class == Class::Ours && of_row { Class::Data } else { class }
-}
-
-/// The class of a SQLSTATE. An error without one is the connection's, and so an outage.
-fn class_of_code(code: &str) -> Class {
-    match code {
-        OVERLAP => Class::Overlap,
-        NO_PROGRESS_ROW | UNKNOWN_SOURCE => Class::Progress,
-        TOO_MANY_ISLANDS => Class::Retry,
-        "40001" | "40P01" | "55P03" => Class::Retry,
-        // A canceled statement has met its time-out or an administrator; a read-only server is a standby, or is told to be.
-        // A transaction that met its time-out has lost its session, too.
-        "57014" | "25006" | "25P03" | TRANSACTION_TIMEOUT => Class::Outage,
-        _ => match &code[..2.min(code.len())] {
-            "08" | "53" | "57" | "58" | "28" => Class::Outage,
-            // The table's columns are other ones than COPY sends: that is no message's fault.
-            "22" if matches!(code, "22P03" | "22P04") => Class::Ours,
-            // 54 is a limit of the server's own that a row exceeds, such as the size of an index entry.
-            "22" | "23" | "54" => Class::Data,
-            _ => Class::Ours,
-        },
-    }
 }
 
 /// The server's code and message, or the connection's error with its cause. DETAIL and CONTEXT are left out: they quote rows.

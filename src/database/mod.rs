@@ -16,6 +16,7 @@ pub mod scratch;
 pub mod verdict;
 pub mod write;
 
+mod class;
 mod connection;
 mod progress;
 mod waits;

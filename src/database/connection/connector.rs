@@ -19,7 +19,7 @@ use tokio_postgres::config::{Config as ConnectionConfig, Host, LoadBalanceHosts}
 use tokio_postgres::{Client, NoTls};
 use tracing::warn;
 
-use super::pool::connection_config;
+use super::options::connection_config;
 use super::tls::Tls;
 use crate::config;
 use crate::database::error::describe;

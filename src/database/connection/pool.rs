@@ -15,9 +15,9 @@ use tracing::{debug, warn};
 use uuid::Uuid;
 
 use super::connector::Connector;
+use super::options::connection_config;
 use super::settings;
 use super::tls;
-use super::tls::Tls;
 use crate::config::{self, SslMode};
 use crate::database::error::Error;
 use crate::telemetry::log_limit::LogLimit;
@@ -288,26 +288,6 @@ impl Connections {
     pub(in crate::database) fn close(&self) {
         self.pool.close();
     }
-}
-
-/// How a connection is made: from the URL, with our time-outs, and how it is protected.
-pub(in crate::database) fn connection_config(database: &config::Database) -> Result<(ConnectionConfig, Tls), Error> {
-    let url = database.url_without_tls();
-    let mut connection: ConnectionConfig = url.expose().parse().map_err(|error| {
-        Error::Unexpected(format!("database.url cannot be read: {}", crate::database::error::describe(&error)))
-    })?;
-    if connection.get_application_name().is_none() {
-        connection.application_name("series-ingest");
-    }
-    connection
-        .connect_timeout(Duration::from_millis(database.connect_timeout_ms))
-        .keepalives(true)
-        .keepalives_idle(Duration::from_millis(database.keepalive_idle_ms))
-        .keepalives_interval(Duration::from_millis(database.keepalive_idle_ms))
-        .keepalives_retries(3)
-        .tcp_user_timeout(Duration::from_millis(database.tcp_user_timeout_ms));
-    let tls = Tls::new(database, &mut connection)?;
-    Ok((connection, tls))
 }
 
 /// Says what a mode that was asked for does not protect from.

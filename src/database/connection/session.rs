@@ -10,6 +10,7 @@ use futures_util::SinkExt;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
+use super::step::{COMMIT_STEP, COPY_STEP};
 use crate::database::error::Error;
 use crate::database::write::copy::CopyEncoder;
 use crate::message::{Order, Points};
@@ -20,22 +21,6 @@ const COPY_CHUNK_BYTES: usize = 256 * 1024;
 
 const COPY: &str = "copy time_series_data_points (time_series_id, \"timestamp\", column_name, value) \
                     from stdin with (format binary)";
-
-/// The step at which the server refuses rows.
-pub(in crate::database) const COPY_STEP: &str = "copy";
-/// Creating or updating series by their definitions.
-pub(in crate::database) const DEFINE_STEP: &str = "define series";
-/// Making sure that the series of points have their rows.
-pub(in crate::database) const SEE_STEP: &str = "list the columns of series";
-/// Storing dead letters.
-pub(in crate::database) const LETTERS_STEP: &str = "store dead letters";
-/// Counting those that are not stored.
-pub(in crate::database) const COUNT_STEP: &str = "count dead letters that are not stored";
-/// What is deferred to the transaction's end is checked in this one.
-pub(in crate::database) const COMMIT_STEP: &str = "commit";
-/// The steps in which the server sees what messages say, and may refuse it.
-pub(in crate::database) const STEPS_WITH_ROWS: [&str; 6] =
-    [COPY_STEP, DEFINE_STEP, SEE_STEP, LETTERS_STEP, COUNT_STEP, COMMIT_STEP];
 
 /// A connection taken from the pool for one piece of work.
 pub(in crate::database) struct Session {

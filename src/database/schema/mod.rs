@@ -27,7 +27,7 @@ use super::waits::{self, Observer};
 use crate::config::{self, OnDuplicate};
 use crate::database::Database;
 use crate::database::connection::connector::{Connector, Failed};
-use crate::database::connection::pool::connection_config;
+use crate::database::connection::options::connection_config;
 use crate::database::connection::pooler;
 use crate::database::connection::settings;
 use crate::database::connection::settings::quoted_name;

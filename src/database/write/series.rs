@@ -12,7 +12,8 @@ use tokio_postgres::Row;
 
 use crate::batch::Definition;
 use crate::database::NO_TIME;
-use crate::database::connection::session::{DEFINE_STEP, SEE_STEP, Session};
+use crate::database::connection::session::Session;
+use crate::database::connection::step::{DEFINE_STEP, SEE_STEP};
 use crate::database::error::Error;
 use crate::database::progress::Resolved;
 use crate::message::Points;
