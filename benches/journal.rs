@@ -151,7 +151,7 @@ async fn append_all(journal: &JournalHandle, sets: &Arc<Vec<MessageSet>>, append
     }
 }
 
-/// Prints the journal's speed beside the plain writer's: `each` sets an append, `at_once` appends at a time.
+/// Prints the journal's speed alongside the plain writer's: `each` sets an append, `at_once` appends at a time.
 fn compare_append(runtime: &tokio::runtime::Runtime, each: usize, at_once: usize, appends: usize) {
     let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let sets = Arc::new(sets(128));

@@ -4,7 +4,7 @@
 /// The environment variable that names the faults to switch on, with commas between them.
 pub const VARIABLE: &str = "SERIES_INGEST_PLANTED_BUGS";
 
-/// Whether the fault `name` is switched on.
+/// Returns `true` if the fault `name` is switched on.
 pub fn is_on(name: &str) -> bool {
     std::env::var(VARIABLE).is_ok_and(|names| names.split(',').any(|on| on == name))
 }

@@ -144,12 +144,12 @@ impl Batch {
         self.oldest_ms
     }
 
-    /// Whether it covers nothing.
+    /// Returns `true` if it covers nothing.
     pub fn is_empty(&self) -> bool {
         self.sets.is_empty()
     }
 
-    /// Whether it has no point and no definition that the database could refuse.
+    /// Returns `true` if it has no point and no definition that the database could refuse.
     pub fn has_nothing_to_refuse(&self) -> bool {
         self.points.is_empty() && self.definitions.is_empty()
     }

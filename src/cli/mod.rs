@@ -72,7 +72,7 @@ enum Command {
     },
     /// Show the worker at work: publish real data, cut the database off meanwhile, ingest it, compare.
     Demo(demo::Arguments),
-    /// Measure: drain a topic, beside a COPY of the same rows by the server itself.
+    /// Measure: drain a topic, alongside a COPY of the same rows by the server itself.
     Bench(bench::Arguments),
     /// Look at messages that could not be stored, send them again, or delete them.
     #[command(subcommand)]

@@ -100,7 +100,7 @@ const MAX_BYTES: u64 = 1 << 20;
 /// The text of a file with a secret.
 ///
 /// # Errors
-/// Where it cannot be read, is no UTF-8, or is too long for any secret.
+/// If it cannot be read, is no UTF-8, or is too long for any secret.
 pub(crate) fn read_secret(path: impl AsRef<Path>) -> io::Result<String> {
     let mut text = String::new();
     let read = File::open(path)?.take(MAX_BYTES + 1).read_to_string(&mut text)?;

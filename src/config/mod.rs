@@ -163,7 +163,7 @@ impl Config {
     /// For commands that need the database.
     ///
     /// # Errors
-    /// Where `database.url` is empty.
+    /// If `database.url` is empty.
     pub fn require_database(&self) -> Result<(), Problems> {
         if !self.database.url.is_empty() {
             return Ok(());

@@ -106,7 +106,7 @@ pub(super) fn refusal(name: &str) -> Option<&'static str> {
     REFUSED.iter().find(|(refused, _)| *refused == name).map(|(_, reason)| *reason)
 }
 
-/// Whether the property's value is harmless to show.
+/// Returns `true` if the property's value is harmless to show.
 pub(super) fn is_shown(name: &str) -> bool {
     SHOWN.contains(&name) || SHOWN_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }

@@ -221,7 +221,7 @@ pub struct MessageRules {
     pub min_timestamp: Timestamp,
     /// The first time that is no longer accepted. Default 2200-01-01T00:00:00Z; after `min_timestamp`.
     pub max_timestamp: Timestamp,
-    /// Whether a message with a field that means nothing is bad. Default `false`: such fields are passed over and counted.
+    /// Whether a message with a field that means nothing is bad. Default `false`: such fields are skipped and counted.
     pub deny_unknown_fields: bool,
 }
 

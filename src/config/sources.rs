@@ -16,7 +16,7 @@ pub(super) enum Source {
 }
 
 impl Source {
-    /// Whether this source stands above `other`, whatever their names.
+    /// Returns `true` if this source stands above `other`, whatever their names.
     pub(super) fn is_above(&self, other: &Self) -> bool {
         let rank = |source: &Self| match source {
             Self::Default => 0,

@@ -39,7 +39,8 @@ impl Database {
             "" if [&root, &certificate, &key].iter().all(|file| file.is_empty()) => SslMode::Auto,
             "" => SslMode::VerifyFull,
             "allow" => {
-                let text = "allow, in clear wherever the server lets us, is not offered; set disable or verify-full";
+                let text =
+                    "allow, in plaintext wherever the server lets us, is not offered; set disable or verify-full";
                 return Err(("database.sslmode", text.to_owned()));
             }
             name => SslMode::named(name).ok_or_else(|| {

@@ -38,7 +38,7 @@ pub fn mask_url(url: &str) -> String {
     }
 }
 
-/// Whether this is a URL of PostgreSQL.
+/// Returns `true` if this is a URL of PostgreSQL.
 pub(super) fn is_postgres(url: &str) -> bool {
     matches!(url.split_once("://"), Some(("postgres" | "postgresql", _)))
 }
@@ -130,7 +130,7 @@ pub(super) fn without_driver(url: &str) -> String {
     }
 }
 
-/// Whether the URL has a password that is not empty.
+/// Returns `true` if the URL has a password that is not empty.
 pub(super) fn has_password(url: &str) -> bool {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
@@ -140,7 +140,7 @@ pub(super) fn has_password(url: &str) -> bool {
     [password, parameter].into_iter().flatten().any(|(_, password)| !password.is_empty())
 }
 
-/// The URL with this password, as a parameter: there it needs no user beside it.
+/// The URL with this password, as a parameter: there it needs no user alongside it.
 pub(super) fn with_password(url: &str, password: &str) -> String {
     let separator = if url.contains('?') { '&' } else { '?' };
     format!("{url}{separator}password={}", percent_encoded(password))

@@ -65,12 +65,12 @@ pub(super) const REFUSALS_BY_POOLER: [&str; 9] = [
     "SSL required",
 ];
 
-/// Whether a server, or PgBouncer, has no connection left.
+/// Returns `true` if a server, or PgBouncer, has no connection left.
 pub(super) fn is_out_of_connections(code: &str, message: &str) -> bool {
     code == SqlState::TOO_MANY_CONNECTIONS.code() || code == "08P01" && message.contains("no more connections allowed")
 }
 
-/// Whether a server refuses this client itself.
+/// Returns `true` if a server refuses this client itself.
 pub(super) fn is_refusal(code: &str, message: &str) -> bool {
     code.starts_with("28") || (code == "08P01" && REFUSALS_BY_POOLER.iter().any(|words| message.contains(words)))
 }

@@ -83,7 +83,7 @@ pub enum Error {
     /// Somebody has changed a column of the points.
     #[error(transparent)]
     OtherType(#[from] OtherType),
-    /// The program and the database disagree; a fault of ours.
+    /// The program and the database disagree; an internal error.
     #[error("{0}")]
     Unexpected(String),
 }
@@ -125,13 +125,13 @@ impl Error {
         }
     }
 
-    /// Whether the server refuses a row of a COPY, for another reason than a missing row of its series.
+    /// Returns `true` if the server refuses a row of a COPY, for another reason than a missing row of its series.
     pub(super) fn is_refused_row(&self) -> bool {
         let in_copy = matches!(self, Self::Server { step, .. } if *step == COPY_STEP);
         in_copy && self.class() == Class::Data && !self.is_missing_series()
     }
 
-    /// Whether the server refuses a dead letter or its count, or does not store it in time. What is missing, not allowed or away
+    /// Returns `true` if the server refuses a dead letter or its count, or does not store it in time. What is missing, not allowed or away
     /// counts as well, because a trigger of an operator may need it, and nothing may stop the place of last resort.
     pub(super) fn is_refused_letter(&self) -> bool {
         let Self::Server { step, source } = self else { return false };
@@ -141,7 +141,7 @@ impl Error {
         self.refuses_letter() || self.is_canceled() || is_of_foreign_server(answer)
     }
 
-    /// Whether the COMMIT failed in a way that a deferred trigger on dead letters may be the cause of.
+    /// Returns `true` if the COMMIT failed in a way that a deferred trigger on dead letters may be the cause of.
     pub(super) fn may_be_refused_letter(&self) -> bool {
         matches!(self, Self::Server { step, .. } if *step == COMMIT_STEP) && self.refuses_letter()
     }
@@ -197,8 +197,8 @@ impl Error {
         text
     }
 
-    /// Whether the server refuses this client itself, or this client the server: by its credentials or by TLS. No other
-    /// outage ends only when somebody mends something.
+    /// Returns `true` if the server refuses this client itself, or this client the server: by its credentials or by TLS. No other
+    /// outage ends only when somebody fixes something.
     pub fn is_refusal(&self) -> bool {
         let (Self::Server { source, .. } | Self::Connect { source, .. } | Self::Pool(PoolError::Backend(source))) =
             self
@@ -209,36 +209,36 @@ impl Error {
             || tls::explain(source).is_some()
     }
 
-    /// Whether the server, or a pooler, has as many connections as it takes of this role, database or in all.
+    /// Returns `true` if the server, or a pooler, has as many connections as it takes of this role, database or in all.
     pub fn is_out_of_connections(&self) -> bool {
         matches!(self, Self::Connect { .. } | Self::Pool(PoolError::Backend(_)))
             && self.answer().is_some_and(|answer| is_out_of_connections(answer.code().code(), answer.message()))
     }
 
-    /// Whether a lock of somebody's was waited for in vain.
+    /// Returns `true` if a lock of somebody's was waited for unsuccessfully.
     pub fn is_lock_timeout(&self) -> bool {
         self.answer().is_some_and(|answer| *answer.code() == SqlState::LOCK_NOT_AVAILABLE)
     }
 
-    /// Whether a partition has more islands above its next offset than its progress can hold.
+    /// Returns `true` if a partition has more islands above its next offset than its progress can hold.
     pub fn is_out_of_islands(&self) -> bool {
         self.answer().is_some_and(|answer| answer.code().code() == TOO_MANY_ISLANDS)
     }
 
-    /// Whether the server has canceled the statement or its transaction: it took longer than its time-out, or an administrator
+    /// Returns `true` if the server has canceled the statement or its transaction: it took longer than its time-out, or an administrator
     /// did it.
     pub fn is_canceled(&self) -> bool {
         let codes = [SqlState::QUERY_CANCELED.code(), TRANSACTION_TIMEOUT];
         self.answer().is_some_and(|answer| codes.contains(&answer.code().code()))
     }
 
-    /// Whether the server goes on with this connection, whose transaction can be ended then.
+    /// Returns `true` if the server goes on with this connection, whose transaction can be ended then.
     pub(super) fn leaves_the_connection(&self) -> bool {
         matches!(self, Self::TooManyRefused { .. } | Self::SeriesChanged)
             || self.from_server().is_some() && (self.class() != Class::Outage || self.is_out_of_room())
     }
 
-    /// Whether the server has no room for what a write needs at once: mostly the locks of a transaction, of which each chunk
+    /// Returns `true` if the server has no room for what a write needs at once: mostly the locks of a transaction, of which each chunk
     /// takes some.
     pub fn is_out_of_room(&self) -> bool {
         matches!(self, Self::Server { step, .. } if [COPY_STEP, COMMIT_STEP].contains(step))
@@ -254,27 +254,27 @@ impl Error {
         }
     }
 
-    /// Whether the server has no database of the URL's name.
+    /// Returns `true` if the server has no database of the URL's name.
     pub fn is_missing_database(&self) -> bool {
         self.answer().is_some_and(|answer| *answer.code() == SqlState::UNDEFINED_DATABASE)
     }
 
-    /// Whether the database, or a setting of it or of the role, is one that nothing can be written with.
+    /// Returns `true` if the database, or a setting of it or of the role, is one that nothing can be written with.
     pub fn is_unfit(&self) -> bool {
         self.answer().is_some_and(|answer| answer.code().code() == UNFIT)
     }
 
-    /// Whether the role lacks a right.
+    /// Returns `true` if the role lacks a right.
     pub fn is_forbidden(&self) -> bool {
         self.answer().is_some_and(|answer| *answer.code() == SqlState::INSUFFICIENT_PRIVILEGE)
     }
 
-    /// Whether the database is being restored.
+    /// Returns `true` if the database is being restored.
     pub fn is_restoring(&self) -> bool {
         self.answer().is_some_and(|answer| answer.code().code() == RESTORING)
     }
 
-    /// Whether the server, the database or the role takes no writes.
+    /// Returns `true` if the server, the database or the role takes no writes.
     pub(super) fn is_read_only(&self) -> bool {
         self.answer().is_some_and(|answer| *answer.code() == SqlState::READ_ONLY_SQL_TRANSACTION)
     }
@@ -292,7 +292,7 @@ impl Error {
         }
     }
 
-    /// Whether the row of a series that a point names is missing: the series was deleted after it was seen.
+    /// Returns `true` if the row of a series that a point names is missing: the series was deleted after it was seen.
     pub fn is_missing_series(&self) -> bool {
         self.from_server().is_some_and(|answer| {
             *answer.code() == SqlState::FOREIGN_KEY_VIOLATION
@@ -301,7 +301,7 @@ impl Error {
     }
 }
 
-/// Whether a column is NULL that no message can fill: somebody's that is NOT NULL without a default, or one whose default was
+/// Returns `true` if a column is NULL that no message can fill: somebody's that is NOT NULL without a default, or one whose default was
 /// dropped. Every row is refused then, whatever it says.
 fn is_of_another_column(step: &str, error: &tokio_postgres::Error) -> bool {
     let from_messages: &[&str] = match step {
@@ -317,7 +317,7 @@ fn is_of_another_column(step: &str, error: &tokio_postgres::Error) -> bool {
     })
 }
 
-/// Whether a server that a trigger asks did not answer it: the connection to our own goes on, which it does not after a failure of
+/// Returns `true` if a server that a trigger asks did not answer it: the connection to our own goes on, which it does not after a failure of
 /// its own.
 fn is_of_foreign_server(answer: &DbError) -> bool {
     answer.code().code().starts_with("08") && answer.parsed_severity() == Some(Severity::Error)

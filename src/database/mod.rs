@@ -137,7 +137,7 @@ pub struct State {
     pub failure: Option<(String, Class)>,
     /// When that failure happened.
     pub failed_at: Option<Timestamp>,
-    /// Whether that is an outage that ends only when somebody mends something: [`Error::is_refusal`].
+    /// Whether that is an outage that ends only when somebody fixes something: [`Error::is_refusal`].
     pub refused: bool,
 }
 
@@ -168,7 +168,7 @@ impl Database {
     /// Prepares the connections; none is made before it is needed.
     ///
     /// # Errors
-    /// Where the URL cannot be read.
+    /// If the URL cannot be read.
     pub fn new(config: &config::Config) -> Result<Self, Error> {
         let database = &config.database;
         Ok(Self {
@@ -215,7 +215,7 @@ impl Database {
     /// The next offset of each partition of `source`; one never read before starts at the offset given with it.
     ///
     /// # Errors
-    /// Where the database does not answer.
+    /// If the database does not answer.
     pub async fn start(&self, source: &Arc<Source>, partitions: &[(i32, i64)]) -> Result<HashMap<i32, i64>, Error> {
         let work = async {
             let (mut session, key) = self.session_for(source).await?;
@@ -227,7 +227,7 @@ impl Database {
     /// What is applied of partitions of `source`; those without progress are left out.
     ///
     /// # Errors
-    /// Where the database does not answer.
+    /// If the database does not answer.
     pub async fn coverage(&self, source: &Arc<Source>, partitions: &[i32]) -> Result<HashMap<i32, Coverage>, Error> {
         let work = async {
             let (mut session, key) = self.session_for(source).await?;
@@ -239,7 +239,7 @@ impl Database {
     /// Records `[from, until)` as lost to Kafka, where it is not applied; the answer has the intervals recorded.
     ///
     /// # Errors
-    /// Where the database does not answer.
+    /// If the database does not answer.
     pub async fn record_gap(
         &self,
         source: &Arc<Source>,
@@ -257,7 +257,7 @@ impl Database {
     /// The progress of this pipeline, of one topic or of all.
     ///
     /// # Errors
-    /// Where the database does not answer.
+    /// If the database does not answer.
     pub async fn progress(&self, topic: Option<&str>) -> Result<Vec<ProgressRow>, Error> {
         let mut session = self.session().await?;
         let rows = session
@@ -293,7 +293,7 @@ impl Database {
     /// partition that is set back is written again: its points are then there twice.
     ///
     /// # Errors
-    /// Where the database does not answer.
+    /// If the database does not answer.
     pub async fn reset_progress(&self, source: Uuid, partition: Option<i32>, next_offset: i64) -> Result<usize, Error> {
         let mut session = self.session().await?;
         let rows = session
@@ -322,7 +322,7 @@ impl Database {
     /// What keeps points from naming a series without a row, for this role and this table as they are now.
     ///
     /// # Errors
-    /// Where the database does not answer.
+    /// If the database does not answer.
     pub async fn reference(&self) -> Result<Reference, Error> {
         let work = async { write::series::reference(&mut self.session().await?).await };
         self.noted(work.await)
@@ -331,7 +331,7 @@ impl Database {
     /// The table of points as it is now.
     ///
     /// # Errors
-    /// Where the database does not answer.
+    /// If the database does not answer.
     pub async fn look_at_table(&self) -> Result<Table, Error> {
         let work = async { schema::profile::read_catalog(&mut self.session().await?).await };
         self.noted(work.await)
@@ -340,7 +340,7 @@ impl Database {
     /// Asks the server for a sign of life.
     ///
     /// # Errors
-    /// Where it gives none.
+    /// If it gives none.
     pub async fn probe(&self) -> Result<(), Error> {
         let work = async {
             let mut session = self.session().await?;
@@ -462,7 +462,7 @@ impl Database {
         result
     }
 
-    /// Whether rows are refused so often that a batch is better copied in pieces from the start.
+    /// Returns `true` if rows are refused so often that a batch is better copied in pieces from the start.
     fn expects_refusals(&self) -> bool {
         self.expected_refusals.load(Ordering::Relaxed) > 0
     }

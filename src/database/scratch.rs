@@ -59,7 +59,7 @@ impl Scratch {
     /// Makes a database `prefix_<process id>` on the configured server; the role needs the right to create one.
     ///
     /// # Errors
-    /// Where the server does not answer, or refuses.
+    /// If the server does not answer, or refuses.
     pub async fn create(database: &config::Database, prefix: &str) -> Result<Self, Error> {
         let name = format!("{prefix}_{}", std::process::id());
         let admin = connect(database).await?;
@@ -86,7 +86,7 @@ impl Scratch {
     /// Where its server listens, in the order to try.
     ///
     /// # Errors
-    /// Where the URL cannot be read.
+    /// If the URL cannot be read.
     pub fn addresses(&self) -> Result<Vec<Address>, Error> {
         addresses(&self.url)
     }
@@ -94,7 +94,7 @@ impl Scratch {
     /// Its URL by another port of loopback, with the password.
     ///
     /// # Errors
-    /// Where the URL cannot be read.
+    /// If the URL cannot be read.
     pub fn url_by(&self, port: u16) -> Result<String, Error> {
         with_server(&self.url, &format!("127.0.0.1:{port}"))
     }
@@ -107,7 +107,7 @@ impl Scratch {
     /// Runs statements.
     ///
     /// # Errors
-    /// Where the server does not answer, or refuses.
+    /// If the server does not answer, or refuses.
     pub async fn execute(&self, step: &'static str, sql: &str) -> Result<(), Error> {
         self.client.batch_execute(sql).await.map_err(|source| Error::Server { step, source })
     }
@@ -115,7 +115,7 @@ impl Scratch {
     /// Takes away all points, series and progress.
     ///
     /// # Errors
-    /// Where the server does not answer.
+    /// If the server does not answer.
     pub async fn empty_tables(&self) -> Result<(), Error> {
         self.execute(
             "empty the tables",
@@ -128,7 +128,7 @@ impl Scratch {
     /// The number of offsets applied, of all partitions that were read from their start.
     ///
     /// # Errors
-    /// Where the server does not answer.
+    /// If the server does not answer.
     pub async fn applied_messages(&self) -> Result<usize, Error> {
         self.count(
             "select coalesce(sum(next_offset + coalesce((select sum(upper(island) - lower(island)) \
@@ -141,7 +141,7 @@ impl Scratch {
     /// superuser may. The answer is its name.
     ///
     /// # Errors
-    /// Where the server does not answer, or refuses.
+    /// If the server does not answer, or refuses.
     pub async fn make_copy_file(&self, name: &str, rows_sql: &str) -> Result<String, Error> {
         let step = "find the server's data folder";
         let sql = "select current_setting('data_directory')";
@@ -157,7 +157,7 @@ impl Scratch {
     /// `settings` before.
     ///
     /// # Errors
-    /// Where the server does not answer, or refuses.
+    /// If the server does not answer, or refuses.
     pub async fn copy_from_files(&self, files: &[String], settings: &str) -> Result<(), Error> {
         let client = connect(&self.database).await?;
         let mut sql = format!("{settings};");
@@ -171,7 +171,7 @@ impl Scratch {
     /// Deletes such a file.
     ///
     /// # Errors
-    /// Where the server does not answer, or refuses.
+    /// If the server does not answer, or refuses.
     pub async fn remove_copy_file(&self, file: &str) -> Result<(), Error> {
         self.execute("delete the file", &delete_sql(file)).await?;
         self.files().remove(file);
@@ -185,7 +185,7 @@ impl Scratch {
     /// The number of points.
     ///
     /// # Errors
-    /// Where the server does not answer.
+    /// If the server does not answer.
     pub async fn count_points(&self) -> Result<usize, Error> {
         self.count("select count(*) from time_series_data_points").await
     }
@@ -193,7 +193,7 @@ impl Scratch {
     /// The number of points in compressed rows.
     ///
     /// # Errors
-    /// Where the server does not answer.
+    /// If the server does not answer.
     pub async fn count_compressed_points(&self) -> Result<usize, Error> {
         let step = "count the points that are not compressed";
         if self.count("select count(*) from pg_extension where extname = 'timescaledb'").await? == 0 {
@@ -227,7 +227,7 @@ impl Scratch {
     /// What the tables hold.
     ///
     /// # Errors
-    /// Where the server does not answer.
+    /// If the server does not answer.
     pub async fn summary(&self) -> Result<TableSummary, Error> {
         let rows = self
             .client
@@ -257,7 +257,7 @@ impl Scratch {
     /// Takes the database away, and the server's files that are left of it.
     ///
     /// # Errors
-    /// Where the server does not answer, or refuses.
+    /// If the server does not answer, or refuses.
     pub async fn remove(self) -> Result<(), Error> {
         drop(self.client);
         let (admin, name) = (self.admin, self.name);

@@ -161,7 +161,7 @@ pub struct Damage {
     pub segment: u64,
     /// The first bad position, in bytes from the file's beginning.
     pub from: u64,
-    /// The position behind the last bad one.
+    /// The position after the last bad one.
     pub until: u64,
     /// What is bad.
     pub what: DamageKind,

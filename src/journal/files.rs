@@ -31,7 +31,7 @@ pub struct Seen {
 }
 
 impl Seen {
-    /// Whether both are the same file.
+    /// Returns `true` if both are the same file.
     pub fn is(&self, other: &Self) -> bool {
         (self.device, self.inode) == (other.device, other.inode)
     }
@@ -114,7 +114,7 @@ fn seen(found: &fs::Metadata) -> Seen {
     Seen { device: found.dev(), inode: found.ino(), bytes: found.len(), changed }
 }
 
-/// Whether the group is one of this process's.
+/// Returns `true` if the group is one of this process's.
 fn is_our_group(group: u32) -> bool {
     let others = rustix::process::getgroups().unwrap_or_default();
     rustix::process::getegid().as_raw() == group || others.iter().any(|other| other.as_raw() == group)

@@ -81,7 +81,7 @@ pub(super) struct Pace {
 pub(super) const WINDOW: Duration = Duration::from_millis(250);
 /// So many bytes of raw messages in a window are much: 64 MiB/s, of which zstd's level 1 takes an eighth of a core.
 pub(super) const FAST_WINDOW_BYTES: usize = 16 << 20;
-/// And so many are more than two cores compress beside all else: 192 MiB/s.
+/// And so many are more than two cores compress alongside all else: 192 MiB/s.
 pub(super) const FLOOD_WINDOW_BYTES: usize = 48 << 20;
 
 /// How to compress where so many bytes come in a window.
@@ -167,7 +167,7 @@ impl JournalHandle {
     /// Starts the thread.
     ///
     /// # Errors
-    /// Where the operating system has no thread.
+    /// If the operating system has no thread.
     pub fn start<F: Files>(journal: Journal<F>) -> io::Result<Self> {
         let (commands, queue) = mpsc::unbounded_channel();
         let usage = Arc::new(Mutex::new(journal.usage()));
@@ -211,7 +211,7 @@ impl JournalHandle {
         if usage.bytes > usage.limit_bytes / 2 { Effort::Small } else { of_pace }
     }
 
-    /// Whether the thread has ended: it was closed, or a fault of ours has ended it.
+    /// Returns `true` if the thread has ended: it was closed, or an internal error has ended it.
     pub fn has_ended(&self) -> bool {
         self.commands.is_closed()
     }

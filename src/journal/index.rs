@@ -16,7 +16,7 @@ pub struct Record {
     pub partition: Partition,
     /// The interval's first offset.
     pub from: i64,
-    /// The offset behind its last.
+    /// The offset after its last.
     pub until: i64,
     /// The number of messages.
     pub messages: u32,
@@ -87,7 +87,7 @@ impl Segment {
 }
 
 impl Record {
-    /// Whether both are the same record of the same place.
+    /// Returns `true` if both are the same record of the same place.
     pub(super) fn is(&self, other: &Self) -> bool {
         let place = |record: &Self| (record.segment, record.position, record.sequence);
         place(self) == place(other) && self.interval() == other.interval()

@@ -1,4 +1,4 @@
-//! Looking at a journal without having it: beside a running worker, or at files from a dead host.
+//! Looking at a journal without having it: alongside a running worker, or at files from a dead host.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -34,7 +34,7 @@ impl<F: Files> Inspection<F> {
     /// Reads the headers of all records, and the payloads of the last segment.
     ///
     /// # Errors
-    /// Where the directory or the file `JOURNAL` cannot be opened, or the format is a newer one. Damage is no error, and a
+    /// If the directory or the file `JOURNAL` cannot be opened, or the format is a newer one. Damage is no error, and a
     /// segment that cannot be opened is damage.
     pub fn open(files: F, directory: &Path) -> Result<Self, OpenError> {
         let mut attempts = 0;
@@ -88,7 +88,7 @@ impl<F: Files> Inspection<F> {
     /// The messages of a record.
     ///
     /// # Errors
-    /// Where the record is damaged, or its segment was removed meanwhile.
+    /// If the record is damaged, or its segment was removed meanwhile.
     pub fn read(&mut self, record: &Record) -> Result<MessageSet, ReadError> {
         let (segment, position) = (record.segment, record.position);
         if self.reading.as_ref().is_none_or(|(number, ..)| *number != segment) {

@@ -17,7 +17,7 @@
 //!    `LOCK` is locked, and all segments are in it.
 //! 2. *A failure is final*: after a failed write or fdatasync nothing more is written to that file and it is not synced
 //!    again. What was not acknowledged is written once more, to a new segment; after two failures in a row the append fails,
-//!    and the next one tries anew.
+//!    and the next one tries again.
 //! 3. *Bounded*: a new segment is made only where [`Options::max_bytes`] and [`Options::min_free_bytes`] hold with its whole
 //!    length, and it takes that length from the disk before its first record. A full journal says so; it drops nothing but
 //!    segments in quarantine, the oldest first: they count, too, but are only there to be examined.

@@ -41,7 +41,7 @@ pub(super) enum Lost {
     Unknown(io::Error),
 }
 
-/// Whether the error says that the path leads nowhere.
+/// Returns `true` if the error says that the path leads nowhere.
 pub(super) fn is_gone(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
@@ -93,7 +93,7 @@ impl<F: Files> Place<F> {
         }
     }
 
-    /// Whether the path leads nowhere, or to something else than the directory that was locked.
+    /// Returns `true` if the path leads nowhere, or to something else than the directory that was locked.
     pub(super) fn is_elsewhere(&self, files: &F, directory: &Path) -> bool {
         match files.look(directory) {
             Ok(seen) => !seen.is(&self.directory),

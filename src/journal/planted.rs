@@ -25,13 +25,13 @@ thread_local! {
     static ON: std::cell::Cell<Option<Bug>> = const { std::cell::Cell::new(None) };
 }
 
-/// Whether the bug is switched on: never, without the feature.
+/// Returns `true` if the bug is switched on: never, without the feature.
 #[cfg(not(feature = "planted-bugs"))]
 pub(super) const fn is_on(_: Bug) -> bool {
     false
 }
 
-/// Whether the bug is switched on.
+/// Returns `true` if the bug is switched on.
 #[cfg(feature = "planted-bugs")]
 pub(super) fn is_on(bug: Bug) -> bool {
     static NAMED: std::sync::OnceLock<Vec<Bug>> = std::sync::OnceLock::new();

@@ -40,7 +40,7 @@ pub(super) enum Body {
 pub(super) struct Search {
     /// The next record.
     pub(super) next: Option<Found>,
-    /// The position behind the last byte before it that is not zero, a multiple of [`ALIGNMENT`].
+    /// The position after the last byte before it that is not zero, a multiple of [`ALIGNMENT`].
     pub(super) content_end: u64,
 }
 
@@ -96,7 +96,7 @@ impl<'a, F: Files> Reader<'a, F> {
         self.window = (position, window);
     }
 
-    /// Whether the file has all bytes of a header there: part of one is none, whatever the missing bytes were.
+    /// Returns `true` if the file has all bytes of a header there: part of one is none, whatever the missing bytes were.
     fn has_header(&self, position: u64) -> bool {
         self.length.saturating_sub(position) >= HEADER_BYTES
     }
@@ -143,12 +143,12 @@ impl<'a, F: Files> Reader<'a, F> {
         self.decode(&bytes, position)
     }
 
-    /// Whether the record ends inside the file.
+    /// Returns `true` if the record ends inside the file.
     pub(super) fn is_whole(&self, found: &Found) -> bool {
         found.end() <= self.length
     }
 
-    /// Whether what stands where a record's header should be was never written: a sector's share of it is zero, or it lies
+    /// Returns `true` if what stands where a record's header should be was never written: a sector's share of it is zero, or it lies
     /// behind the file's end.
     pub(super) fn is_torn_header(&mut self, position: u64) -> bool {
         if !self.has_header(position) {

@@ -18,7 +18,7 @@ pub(crate) fn segment_file(directory: &Path, number: u64) -> PathBuf {
 }
 
 /// Makes the bytes a segment of this journal: what a header has to have is put there, a payload's length is bounded by the
-/// file, and all checksums are made anew. All else stays as it is.
+/// file, and all checksums are recreated. All else stays as it is.
 pub(crate) fn seal(bytes: &mut [u8], id: &JournalId, number: u64) {
     let Some((header, _)) = bytes.split_at_mut_checked(HEADER) else { return };
     let field = |header: &[u8], at: usize| u64::from_le_bytes(header[at..at + 8].try_into().unwrap_or_default());

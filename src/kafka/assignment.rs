@@ -31,7 +31,7 @@ pub(super) struct Reader {
     partition: i32,
     building: MessageSetBuilder,
     opened: Instant,
-    /// The consumer's position when it last left the partition: until it has begun anew it still names that one.
+    /// The consumer's position when it last left the partition: until it has begun again it still names that one.
     left_at: Option<i64>,
 }
 
@@ -104,7 +104,7 @@ impl Reader {
         TopicPartition::new(self.source.topic.clone(), self.partition)
     }
 
-    /// The position behind the last message.
+    /// The position after the last message.
     pub(super) fn position(&self) -> i64 {
         self.building.until()
     }

@@ -147,7 +147,7 @@ fn fetched_of(consumer: &BaseConsumer<Context>, named: &Vec<TopicPartition>) -> 
     Ok(list)
 }
 
-/// Behind which offset the consumer has handed over, or passed over, all there is of each partition that it fetches from.
+/// Behind which offset the consumer has handed over, or skipped, all there is of each partition that it fetches from.
 /// Only the thread that polls may take it for exact: nobody else moves it.
 pub(super) fn positions(consumer: &BaseConsumer<Context>) -> HashMap<TopicPartition, i64> {
     let list = match consumer.position() {

@@ -136,7 +136,7 @@ impl DeadLetterTopic {
     /// A publisher to the configured topic, in the name of a pipeline.
     ///
     /// # Errors
-    /// Where librdkafka refuses a property.
+    /// If librdkafka refuses a property.
     pub fn new(kafka: &Kafka, pipeline: &str) -> Result<Self, KafkaError> {
         let mut properties = settings::client(kafka);
         properties.set("message.timeout.ms", TIMEOUT.as_millis().to_string());

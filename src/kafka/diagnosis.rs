@@ -1,5 +1,5 @@
 //! What is wrong with a connection to a broker. librdkafka has one sentence for all faults of a certificate, so after a failed
-//! handshake the same is tried once more by rustls, which tells them apart; and where a connection in clear was ended, rustls
+//! handshake the same is tried once more by rustls, which tells them apart; and where a connection in plaintext was ended, rustls
 //! asks for TLS. Nothing is sent but the handshake, and nothing rests on the answer.
 
 use std::net::{TcpStream, ToSocketAddrs};
@@ -95,7 +95,7 @@ fn unreachable(host: &str, port: u16) -> Option<String> {
     Some(reason)
 }
 
-/// Whether the connection was ended soon after it was fit for use.
+/// Returns `true` if the connection was ended soon after it was fit for use.
 fn ended_soon(end: &str) -> bool {
     let age = end.rsplit_once("(after ").and_then(|(_, rest)| rest.split_once("ms in state UP"));
     age.and_then(|(ms, _)| ms.parse::<u64>().ok()).is_some_and(|ms| ms < SOON_MS)

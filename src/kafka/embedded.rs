@@ -21,7 +21,7 @@ impl EmbeddedKafka {
     /// Starts one broker on a free port of loopback.
     ///
     /// # Errors
-    /// Where librdkafka cannot start it.
+    /// If librdkafka cannot start it.
     pub fn start() -> Result<Self, KafkaError> {
         Ok(Self { cluster: MockCluster::new(1)? })
     }
@@ -34,7 +34,7 @@ impl EmbeddedKafka {
     /// Makes a topic.
     ///
     /// # Errors
-    /// Where librdkafka refuses it.
+    /// If librdkafka refuses it.
     pub fn create_topic(&self, name: &str, partitions: i32) -> Result<(), KafkaError> {
         self.cluster.create_topic(name, partitions, 1)
     }

@@ -39,7 +39,7 @@ pub enum Event {
     /// Some partition's position is no longer, or not yet, in Kafka's log; it is not read from until it is moved. With the
     /// position behind what was handed on of each partition that is read.
     OffsetsLost(Vec<(Assigned, Arc<Source>, i64)>),
-    /// The group's farewell is done, or was given up.
+    /// The group's leaving is done, or was given up.
     Stopped,
 }
 

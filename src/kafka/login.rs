@@ -69,7 +69,7 @@ impl Login {
         self.credentials.renew(client);
     }
 
-    /// Whether a token is still to be given before anything can be asked.
+    /// Returns `true` if a token is still to be given before anything can be asked.
     pub(super) fn waits_for_token(&self) -> bool {
         self.token_file.is_some() && !self.has_token.load(Ordering::Acquire)
     }
@@ -114,7 +114,7 @@ impl Login {
         self.lock().end.clone()
     }
 
-    /// Whether the brokers grant no connection, or have ended the last one.
+    /// Returns `true` if the brokers grant no connection, or have ended the last one.
     pub(super) fn is_shut_out(&self) -> bool {
         let refusals = self.lock();
         refusals.connection.is_some() || refusals.end.is_some()

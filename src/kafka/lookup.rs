@@ -52,7 +52,7 @@ impl Lookup {
     /// A client for the configured brokers; connects when it is first asked.
     ///
     /// # Errors
-    /// Where librdkafka refuses a property.
+    /// If librdkafka refuses a property.
     pub fn new(kafka: &Kafka) -> Result<Self, KafkaError> {
         let mut properties = settings::client(kafka);
         properties.set("isolation.level", "read_committed");
@@ -183,7 +183,7 @@ impl Lookup {
         })
     }
 
-    /// Whether the brokers grant no connection, or have ended the last one: a further question would most likely wait in vain.
+    /// Returns `true` if the brokers grant no connection, or have ended the last one: a further question would most likely wait unsuccessfully.
     pub fn is_shut_out(&self) -> bool {
         self.client.context().is_shut_out()
     }
@@ -232,7 +232,7 @@ impl Lookup {
     /// The topics as the brokers describe them.
     ///
     /// # Errors
-    /// Where the brokers do not answer, or a topic does not exist or may not be seen.
+    /// If the brokers do not answer, or a topic does not exist or may not be seen.
     pub fn topics(&self, names: &[&str]) -> Result<Vec<Topic>, KafkaError> {
         let described = self.ask(Refused::Topic, |client| topic_id::describe(client.client(), names, TIMEOUT));
         if described.as_ref().err().is_none_or(|error| !is_silence(error)) {
@@ -244,7 +244,7 @@ impl Lookup {
     /// A topic's id in base 64; `None` where there is no such topic, or the broker gives no ids.
     ///
     /// # Errors
-    /// Where the brokers do not answer.
+    /// If the brokers do not answer.
     pub fn topic_id(&self, name: &str) -> Result<Option<String>, KafkaError> {
         match self.topics(&[name]) {
             Ok(topics) => Ok(topics.into_iter().find(|topic| topic.name == name).and_then(|topic| topic.id)),
@@ -256,7 +256,7 @@ impl Lookup {
     /// The range of offsets of each partition; partitions whose leader does not answer are left out.
     ///
     /// # Errors
-    /// Where the brokers do not answer.
+    /// If the brokers do not answer.
     pub fn log_ranges(&self, partitions: &[TopicPartition]) -> Result<HashMap<TopicPartition, LogRange>, KafkaError> {
         if partitions.is_empty() {
             return Ok(HashMap::new());
@@ -275,7 +275,7 @@ impl Lookup {
     /// The offsets that the group has committed; partitions without one are left out.
     ///
     /// # Errors
-    /// Where the brokers do not answer.
+    /// If the brokers do not answer.
     pub fn committed(&self, partitions: &[TopicPartition]) -> Result<HashMap<TopicPartition, i64>, KafkaError> {
         if partitions.is_empty() {
             return Ok(HashMap::new());
@@ -333,12 +333,12 @@ fn strangers(groups: &GroupList, own: &Member) -> Vec<String> {
     members.filter_map(describe).collect()
 }
 
-/// Whether an error says that a topic does not exist.
+/// Returns `true` if an error says that a topic does not exist.
 pub fn is_missing_topic(error: &KafkaError) -> bool {
     code_of(error) == Some(RDKafkaErrorCode::UnknownTopicOrPartition)
 }
 
-/// Whether an error says that no broker has answered.
+/// Returns `true` if an error says that no broker has answered.
 fn is_silence(error: &KafkaError) -> bool {
     use RDKafkaErrorCode as Code;
     matches!(

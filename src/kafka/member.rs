@@ -29,7 +29,7 @@ impl Member {
         Self { pipeline: pipeline.to_owned(), database: database.map(short) }
     }
 
-    /// Whether its name says for which database it works.
+    /// Returns `true` if its name says for which database it works.
     pub fn knows_database(&self) -> bool {
         self.database.is_some()
     }

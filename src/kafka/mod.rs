@@ -2,7 +2,7 @@
 //! [`MessageSet`](crate::raw::MessageSet)s. It is told where to start each partition, and what the database has.
 //!
 //! - [`consumer`]: the thread, its events and its commands.
-//! - [`lookup`]: questions about topics and offsets, asked beside the consumer.
+//! - [`lookup`]: questions about topics and offsets, asked alongside the consumer.
 //! - [`member`]: for which pipeline and database a member of a group works.
 //! - [`topic_settings`]: which settings of a topic remove messages before they are read.
 //! - [`reread`]: one message, read once more.

@@ -30,7 +30,7 @@ impl Publisher {
     /// A publisher for these brokers. It is idempotent: its own retries publish nothing twice.
     ///
     /// # Errors
-    /// Where librdkafka refuses a property.
+    /// If librdkafka refuses a property.
     pub fn new(kafka: &Kafka) -> KafkaResult<Self> {
         let client = settings::client(kafka);
         let mut properties = client.clone();
@@ -47,7 +47,7 @@ impl Publisher {
     /// Creates topics, each with its number of partitions.
     ///
     /// # Errors
-    /// Where the broker does not answer, or refuses.
+    /// If the broker does not answer, or refuses.
     pub async fn create_topics(&self, topics: &[(&str, i32)]) -> KafkaResult<()> {
         let new: Vec<NewTopic<'_>> = topics
             .iter()
@@ -63,7 +63,7 @@ impl Publisher {
     /// Deletes topics.
     ///
     /// # Errors
-    /// Where the broker does not answer, or refuses.
+    /// If the broker does not answer, or refuses.
     pub async fn delete_topics(&self, topics: &[&str]) -> KafkaResult<()> {
         let options = AdminOptions::new().operation_timeout(Some(TIMEOUT));
         for result in self.admin.delete_topics(topics, &options).await? {
@@ -79,7 +79,7 @@ impl Publisher {
     /// Publishes one message; waits where the queue is full. Blocks.
     ///
     /// # Errors
-    /// Where librdkafka refuses the message.
+    /// If librdkafka refuses the message.
     pub fn send(&self, topic: &str, partition: Option<i32>, key: &str, payload: &[u8]) -> KafkaResult<()> {
         let mut record = BaseRecord::to(topic).key(key).payload(payload);
         if let Some(partition) = partition {
@@ -100,7 +100,7 @@ impl Publisher {
     /// Waits until the broker has all of it. Blocks.
     ///
     /// # Errors
-    /// Where it has not within a minute.
+    /// If it has not within a minute.
     pub fn flush(&self) -> KafkaResult<()> {
         self.producer.flush(TIMEOUT)
     }

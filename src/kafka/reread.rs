@@ -44,7 +44,7 @@ impl Rereader {
     /// A reader of the configured brokers; connects when it is first asked.
     ///
     /// # Errors
-    /// Where librdkafka refuses a property.
+    /// If librdkafka refuses a property.
     pub fn new(kafka: &Kafka) -> Result<Self, KafkaError> {
         let mut properties = settings::consumer(kafka);
         // What is next is not wanted.
@@ -58,7 +58,7 @@ impl Rereader {
     /// The message at an offset; `None` where Kafka no longer has it, or the topic is another one now.
     ///
     /// # Errors
-    /// Where the brokers do not answer.
+    /// If the brokers do not answer.
     pub fn read(&self, source: &Source, partition: i32, offset: i64) -> Result<Option<Whole>, KafkaError> {
         if source.topic_id.is_empty() {
             return Ok(None);
@@ -102,7 +102,7 @@ impl Rereader {
     }
 }
 
-/// Whether the log does not reach to the offset. A topic that is not there says nothing of its messages: a broker that has
+/// Returns `true` if the log does not reach to the offset. A topic that is not there says nothing of its messages: a broker that has
 /// just started does not know its topics yet.
 fn is_gone(error: &KafkaError) -> bool {
     matches!(error.rdkafka_error_code(), Some(Code::AutoOffsetReset | Code::OffsetOutOfRange))

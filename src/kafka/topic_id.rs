@@ -45,7 +45,7 @@ impl<T> Drop for Guard<T> {
 /// Describes `topics`, waiting up to `timeout`.
 ///
 /// # Errors
-/// Where the brokers do not answer in time, or a topic does not exist or may not be seen.
+/// If the brokers do not answer in time, or a topic does not exist or may not be seen.
 pub fn describe<C: ClientContext>(
     client: &Client<C>,
     topics: &[&str],

@@ -38,7 +38,7 @@ impl Decoder {
         std::mem::take(&mut self.unknown_fields)
     }
 
-    /// Looks at what stands beside a payload; `headers` are in the form of [`headers`].
+    /// Looks at what stands alongside a payload; `headers` are in the form of [`headers`].
     ///
     /// # Errors
     /// If key or headers are too long or cannot be read, or the message is of another version than this program's.

@@ -1,7 +1,7 @@
 //! A message's JSON, read where it stands. A [`Cursor`] reads one value of the message; a fault knows its byte.
 //!
 //! jiter reads JSON without building a tree, takes the bare `NaN` and `Infinity` that Python writes, and bounds the nesting
-//! of what is passed over.
+//! of what is skipped.
 
 use jiter::{Jiter, JiterError, JiterErrorType, JsonErrorType, Peek};
 

@@ -69,7 +69,7 @@ pub struct Limits {
     pub min_us: i64,
     /// The first time that is no longer accepted, in microseconds since the Unix epoch.
     pub max_us: i64,
-    /// Whether a field that means nothing is a fault, instead of being passed over.
+    /// Whether a field that means nothing is a fault, instead of being skipped.
     pub deny_unknown_fields: bool,
 }
 

@@ -85,7 +85,7 @@ impl Points {
         self.key_of.len()
     }
 
-    /// Whether there are none.
+    /// Returns `true` if there are none.
     pub fn is_empty(&self) -> bool {
         self.key_of.is_empty()
     }
@@ -168,7 +168,7 @@ impl Points {
         KeyIndex(index)
     }
 
-    /// Whether the column is named for the first time in this message.
+    /// Returns `true` if the column is named for the first time in this message.
     pub fn is_first_in_message(&mut self, key: KeyIndex) -> bool {
         let last = std::mem::replace(&mut self.keys[key.0 as usize].message, self.message);
         last != self.message

@@ -34,7 +34,7 @@ const DELIVERED: &str = "delivered";
 const FAILED: &str = "failed";
 const REFUSED: &str = "refused";
 
-/// The publishing beside the pipeline; it ends with it.
+/// The publishing alongside the pipeline; it ends with it.
 pub(in crate::pipeline) struct Publishing {
     wake: Arc<Notify>,
     task: JoinHandle<()>,
@@ -44,7 +44,7 @@ impl Publishing {
     /// Starts publishing to the configured topic.
     ///
     /// # Errors
-    /// Where librdkafka refuses a property.
+    /// If librdkafka refuses a property.
     pub(in crate::pipeline) fn start(
         config: &Config,
         database: Database,
@@ -251,7 +251,7 @@ impl Copies {
     /// The letter with all of its message, as far as Kafka still has it.
     ///
     /// # Errors
-    /// Where Kafka does not answer, in words.
+    /// If Kafka does not answer, in words.
     fn whole(&self, letter: LetterToPublish) -> Result<Letter, String> {
         let cut_from = letter.cut().into_iter().map(|cut| (cut.part, cut.bytes)).collect();
         let id = letter.id;

@@ -218,7 +218,7 @@ impl Partitions {
         }
     }
 
-    /// Forgets what is on its way, but for what the journal has.
+    /// Forgets what is on its way, except what the journal has.
     pub(super) fn forget_in_flight(&mut self) {
         for sets in self.in_flight.values_mut() {
             sets.retain(|_, set| set.is_journaled);

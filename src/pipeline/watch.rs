@@ -1,4 +1,4 @@
-//! What is looked at every few seconds, beside the loop: the ends of the logs, the topics' identities, the database's health.
+//! What is looked at every few seconds, alongside the loop: the ends of the logs, the topics' identities, the database's health.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -104,7 +104,7 @@ impl Watch {
         }
     }
 
-    /// Whether the database does what it is asked.
+    /// Returns `true` if the database does what it is asked.
     pub(super) fn database_is_up(&self) -> bool {
         self.database.state().up
     }

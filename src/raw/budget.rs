@@ -28,12 +28,12 @@ impl Budget {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// Whether nothing more should be brought in.
+    /// Returns `true` if nothing more should be brought in.
     pub fn is_full(&self) -> bool {
         self.used() >= self.limit
     }
 
-    /// Whether there is so much room again that reading on is worth it. A pause makes librdkafka throw away what it has
+    /// Returns `true` if there is so much room again that reading on is worth it. A pause makes librdkafka throw away what it has
     /// fetched ahead, so the two thresholds lie far apart.
     pub fn has_room(&self) -> bool {
         self.used() <= self.limit / 2

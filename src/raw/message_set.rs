@@ -84,7 +84,7 @@ impl MessageSet {
         self.entries.len()
     }
 
-    /// Whether the interval has no message.
+    /// Returns `true` if the interval has no message.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
@@ -207,7 +207,7 @@ impl MessageSetBuilder {
         self.bytes.capacity() + self.entries.capacity() * size_of::<Entry>()
     }
 
-    /// Whether it covers no position.
+    /// Returns `true` if it covers no position.
     pub fn is_empty(&self) -> bool {
         self.from == self.until
     }

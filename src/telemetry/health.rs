@@ -197,7 +197,7 @@ impl Health {
         change(&mut self.lock().facts);
     }
 
-    /// Whether the brokers answer.
+    /// Returns `true` if the brokers answer.
     pub fn brokers_answer(&self) -> bool {
         let state = self.lock();
         readiness::signs(&state.facts, Instant::now()).iter().any(|sign| sign.name == BROKERS && sign.ok)

@@ -174,7 +174,7 @@ impl<W: Write, R: Fn(u64)> Thread<W, R> {
         }
     }
 
-    /// Whether all of the line was written. Waits for as long as that takes.
+    /// Returns `true` if all of the line was written. Waits for as long as that takes.
     #[expect(clippy::disallowed_methods, reason = "what a failed write has written of a line must be known")]
     fn write(&mut self, line: &[u8]) -> bool {
         let whole = if self.is_torn { &[b"\n", line].concat() } else { line };

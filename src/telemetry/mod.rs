@@ -69,7 +69,7 @@ impl Display for Escaped<'_> {
     }
 }
 
-/// Whether a terminal or a viewer does something else with the character than show it: controls, line separators, and
+/// Returns `true` if a terminal or a viewer does something else with the character than show it: controls, line separators, and
 /// what changes the direction of the text around it.
 fn misleads(character: char) -> bool {
     character.is_control()

@@ -28,7 +28,7 @@ impl<'a, W: MakeWriter<'a>> MakeWriter<'a> for OneLine<W> {
     }
 }
 
-/// Whether the text begins with a sequence that only changes colours: `ESC [`, digits and semicolons, `m`.
+/// Returns `true` if the text begins with a sequence that only changes colours: `ESC [`, digits and semicolons, `m`.
 fn is_colour(text: &str) -> bool {
     let parameters =
         text.strip_prefix("\u{1b}[").map(|rest| rest.trim_start_matches(|c: char| c.is_ascii_digit() || c == ';'));

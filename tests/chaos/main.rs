@@ -53,7 +53,7 @@ enum Step {
     Stop,
     /// A worker is frozen, or thawed.
     Freeze,
-    /// A copy of a journal is replayed beside the workers.
+    /// A copy of a journal is replayed alongside the workers.
     Replay,
     /// The database is stopped, copied, and started again.
     BackUp,
@@ -160,7 +160,7 @@ struct Round<'a> {
 }
 
 impl Round<'_> {
-    /// Whether the step that was drawn could be done.
+    /// Returns `true` if the step that was drawn could be done.
     async fn step(&mut self) -> bool {
         let step = *Step::ALL.choose(&mut self.random).unwrap();
         let chosen = self.random.random_range(0..JOURNALS.len());
@@ -215,7 +215,7 @@ impl Round<'_> {
         true
     }
 
-    /// Whether an outage of the database may begin or end: none begins while a dump is restored.
+    /// Returns `true` if an outage of the database may begin or end: none begins while a dump is restored.
     fn may_change_database(&self) -> bool {
         self.ongoing.is_some() || !self.dump
     }

@@ -201,10 +201,10 @@ async fn the_extension_that_migrate_adds_is_not_said_to_be_missing() {
     bed.remove().await;
 }
 
-/// A column that no message can fill is no message's fault: nothing becomes a dead letter, and all is written once it is mended.
+/// A column that no message can fill is no message's fault: nothing becomes a dead letter, and all is written once it is fixed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_column_that_appears_while_a_worker_runs_makes_no_dead_letters() {
-    for (test, change, mended) in [
+    for (test, change, fixed) in [
         (
             "column_points",
             "alter table time_series_data_points add column tenant text not null",
@@ -238,7 +238,7 @@ async fn a_column_that_appears_while_a_worker_runs_makes_no_dead_letters() {
         })
         .await;
         assert_eq!(bed.count("select count(*) from ingest_dead_letter").await, 0, "{test}");
-        bed.client.batch_execute(mended).await.unwrap();
+        bed.client.batch_execute(fixed).await.unwrap();
         bed.until_applied(60).await;
         assert_eq!(bed.count_points().await, 10, "{test}");
         assert_eq!(bed.count("select count(*) from ingest_dead_letter").await, 0, "{test}");

@@ -336,7 +336,7 @@ async fn a_deadlock_of_two_writers_is_not_possible() {
     bed.remove().await;
 }
 
-/// Whether Kafka's committed offset runs ahead of the database while the database cannot commit.
+/// Returns `true` if Kafka's committed offset runs ahead of the database while the database cannot commit.
 async fn kafka_is_ahead(bed: &Bed, extra: &[(&str, &str)]) -> bool {
     let mut published = Published::default();
     let mut settings = vec![("SERIES_INGEST__BATCH__MAX_POINTS", "1000")];

@@ -108,7 +108,7 @@ async fn every_case_of_the_corpus_goes_through_the_program() {
     let first = bed.broker.end(&bed.points_topic, 0);
     assert_refused(&bed, &refused, first).await;
     assert_eq!(bed.difference(&published).await, Difference::default());
-    // When it is mended, they are written.
+    // When it is fixed, they are written.
     bed.client.batch_execute("alter table time_series_data_points drop constraint corpus").await.unwrap();
     let those = ["--topic", bed.points_topic.as_str(), "--from-offset", &first.to_string()];
     let redriven = run(&bed.environment(), &[&["dead-letter", "redrive"], &those[..]].concat());

@@ -410,7 +410,7 @@ async fn copies_wait_in_their_rows_while_kafka_is_away() {
         let metric = format!("series_ingest_dead_letters_published_total{{outcome=\"{outcome}\"}}");
         worker.metric(&metric).unwrap_or(0.0)
     };
-    until(60, "they are tried in vain", async || count("failed") >= 5.0).await;
+    until(60, "they are tried unsuccessfully", async || count("failed") >= 5.0).await;
     let waiting = "select count(*) from ingest_dead_letter where to_publish";
     assert_eq!((bed.count(LETTERS).await, bed.count(waiting).await, count("delivered")), (5, 5, 0.0));
     broker.signal("CONT");

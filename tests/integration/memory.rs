@@ -16,7 +16,7 @@ const BUFFERED: usize = (LIMIT - 32 * MIB) / 3;
 /// What the resident set may have at most: the limit and 15 %.
 const MOST: usize = LIMIT + LIMIT * 15 / 100;
 
-/// The backlog of packed messages, of which a test has to keep millions of points in mind.
+/// The backlog of compressed messages, of which a test has to keep millions of points in mind.
 const PACKED: usize = 768 * MIB;
 
 fn backlog_bytes() -> usize {

@@ -99,7 +99,7 @@ async fn a_silent_host_keeps_no_other_from_being_tried() {
         (format!("{silent},{server}"), "".to_owned()),
         (format!("{silent},{refused},{server}"), "?target_session_attrs=read-write".to_owned()),
         (format!("{refused},{server}"), "?load_balance_hosts=random".to_owned()),
-        // With addresses beside names.
+        // With addresses alongside names.
         (format!("silent.example:{},there.example:{port}", &silent[10..]), "?hostaddr=127.0.0.1,127.0.0.1".to_owned()),
     ] {
         let url = url(&hosts, &query);

@@ -118,7 +118,7 @@ async fn the_database_is_reached_by_tls_as_sslmode_says_or_not_at_all() {
     let ready = with(&environment, &[("DATABASE_URL", &by_name(worker, &trusted))]);
     until(30, "the server has its new settings", async || run(&ready, &["progress", "show"]).status.success()).await;
 
-    // The right ones connect. A user of `hostssl` cannot have come in clear.
+    // The right ones connect. A user of `hostssl` cannot have come in plaintext.
     for query in ["&sslmode=verify-full", "&sslmode=verify-ca", "&sslmode=require", ""] {
         show(&by_name(worker, &format!("{trusted}{query}")), 0, &["no partition"]);
     }
@@ -187,7 +187,7 @@ async fn the_database_is_reached_by_tls_as_sslmode_says_or_not_at_all() {
     let mut without_one = start(&by_name("no_insert:right-password", &trusted));
     assert_eq!(without_one.exit_code(60), Some(64));
     assert!(without_one.log().contains("lacks INSERT on time_series_data_points"), "{}", without_one.log());
-    // A journal keeps messages moving, and makes no secret of a refusal that somebody has to mend.
+    // A journal keeps messages moving, and makes no secret of a refusal that somebody has to fix.
     let journal = tempfile::tempdir().unwrap();
     let journaling = bed.worker(&[
         ("DATABASE_URL", &wrong_password),
@@ -257,7 +257,7 @@ fn a_server_without_tls_gets_nothing_but_the_question_for_it() {
         expect(&environment, &["progress", "show"], 69, &["offers no TLS", "database.sslmode"]);
         let (question, rest) = server.join().unwrap();
         assert_eq!(question, [0, 0, 0, 8, 4, 210, 22, 47], "an SSLRequest");
-        assert_eq!(rest, b"", "{query}: not a byte more in clear");
+        assert_eq!(rest, b"", "{query}: not a byte more in plaintext");
     }
 }
 
@@ -691,12 +691,12 @@ impl Secured {
         let sasl = [("sasl.mechanism", "PLAIN"), ("sasl.username", USER), ("sasl.password", PASSWORD)];
         vec![
             case(
-                "in clear",
+                "in plaintext",
                 self.by(&self.broker.encrypted, "PLAINTEXT", &[]),
                 &["takes TLS only", "set it to SSL or SASL_SSL", "security.protocol"],
             ),
             case(
-                "credentials in clear",
+                "credentials in plaintext",
                 self.by(&self.broker.sasl, "SASL_PLAINTEXT", &sasl),
                 &["takes TLS only", "set it to SSL or SASL_SSL", "security.protocol"],
             ),
@@ -774,10 +774,10 @@ async fn kafka_is_reached_by_tls_and_sasl_or_each_refusal_says_what_is_wrong() {
     check_all(secured.refused(), |case| if case.key == "kafka.properties" { 69 } else { 64 }).await;
     secured.assert_only_tls(&secured.broker.sent());
 
-    // A client that is told to speak in clear is heard by the taps, gives no credentials away, and is told what to change.
+    // A client that is told to speak in plaintext is heard by the taps, gives no credentials away, and is told what to change.
     check_all(secured.wrong_protocol(), |_| 69).await;
     let sent = secured.broker.sent();
-    assert!(sent.iter().any(|sent| !is_tls(sent) && contains(sent, IN_CLEAR)), "what is in clear is seen");
+    assert!(sent.iter().any(|sent| !is_tls(sent) && contains(sent, IN_CLEAR)), "what is in plaintext is seen");
     assert!(!sent.iter().any(|sent| contains(sent, PASSWORD)), "credentials are seen");
     secured.bed.remove().await;
 }

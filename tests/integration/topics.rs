@@ -1,4 +1,4 @@
-//! Topics that are made anew, lose records, or have offsets without a message.
+//! Topics that are recreated, lose records, or have offsets without a message.
 
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ async fn recreate(bed: &Bed) {
 async fn a_topic_made_anew_is_read_from_its_start() {
     let Some(mut bed) = Bed::new("anew", 2).await else { return };
     let mut published = Published::default();
-    // Made anew while no worker runs, and while one does.
+    // Recreated while no worker runs, and while one does.
     publish(&bed, &mut published, 0, 20);
     let mut worker = bed.worker(&[]);
     bed.until_applied(60).await;

@@ -34,11 +34,11 @@ pub(in crate::cli) struct Arguments {
 /// A part of the benchmark, in the order in which they are measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Part {
-    /// Drain a topic, beside COPY of the same rows by the server itself.
+    /// Drain a topic, alongside COPY of the same rows by the server itself.
     Drain,
     /// Replay the same messages from a journal.
     Replay,
-    /// Drain into a table of the profile throughput, beside COPY.
+    /// Drain into a table of the profile throughput, alongside COPY.
     Throughput,
     /// Drain messages of one point.
     OnePoint,

@@ -35,7 +35,7 @@ fn check_port(listen: &str, report: &mut Report) {
     }
 }
 
-/// Whether one of this program's workers answers there.
+/// Returns `true` if one of this program's workers answers there.
 fn is_worker(listen: &str) -> bool {
     let ask = |address: SocketAddr| {
         let mut stream = TcpStream::connect_timeout(&address, ANSWER_TIMEOUT)?;

@@ -98,7 +98,7 @@ impl Load {
     }
 }
 
-/// Whether these are all points of the real data, by column.
+/// Returns `true` if these are all points of the real data, by column.
 pub(super) fn is_all_of_seattle(points: &std::collections::BTreeMap<String, usize>) -> bool {
     let days = SEATTLE.lines().count() - 1;
     SEATTLE_COLUMNS.iter().all(|column| points.get(*column) == Some(&days))

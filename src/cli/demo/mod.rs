@@ -198,7 +198,7 @@ async fn ingest(
     if agrees { Ok(()) } else { Err(Failure::Internal("the table does not hold what was published".to_owned())) }
 }
 
-/// Prints what is in the table beside what was published; whether they agree.
+/// Prints what is in the table alongside what was published; whether they agree.
 fn report(summary: &TableSummary, scratch: &Scratch, story: &Story<'_>) -> bool {
     let published = story.published;
     // Every published point has a (series, column, time) of its own, so what is there twice was doubled.

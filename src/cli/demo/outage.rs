@@ -86,7 +86,7 @@ impl Story<'_> {
             self.tell(seen);
         }
 
-        self.proxy.mend();
+        self.proxy.fix();
         let back = Instant::now();
         self.tell("the database is back");
         let seen = self.until("the worker sees the database again", |seen| seen.mode != "journaling").await?;

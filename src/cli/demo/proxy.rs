@@ -40,7 +40,7 @@ impl Proxy {
     }
 
     /// Lets connections through again.
-    pub(super) fn mend(&self) {
+    pub(super) fn fix(&self) {
         self.open.send_replace(true);
     }
 }

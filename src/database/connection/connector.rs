@@ -40,7 +40,7 @@ pub(in crate::database) struct Connector {
 struct Known {
     /// When an address failed last.
     failed: HashMap<String, Instant>,
-    /// What was tried in vain last, and how it ended.
+    /// What was tried unsuccessfully last, and how it ended.
     tried: String,
     /// Why a file of secrets cannot be read; what it said before is used.
     unreadable: Option<String>,
@@ -78,7 +78,7 @@ impl Connector {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What was tried in vain last.
+    /// What was tried unsuccessfully last.
     pub(in crate::database) fn tried(&self) -> String {
         self.known().tried.clone()
     }

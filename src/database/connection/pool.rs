@@ -35,7 +35,7 @@ pub(in crate::database) struct Connections {
     /// Connections that were made before this are closed instead of being used again.
     renewed: Arc<Mutex<Instant>>,
     wait: Duration,
-    /// When the server refused one more connection beside those that there are.
+    /// When the server refused one more connection alongside those that there are.
     refused: Arc<Mutex<Option<Instant>>>,
     log: LogLimit,
 }
@@ -205,12 +205,12 @@ impl Connections {
         }
     }
 
-    /// Whether there are connections that will be free again.
+    /// Returns `true` if there are connections that will be free again.
     fn has_others(&self) -> bool {
         self.pool.status().size > 0
     }
 
-    /// Whether the server has refused a connection lately, and would refuse another one.
+    /// Returns `true` if the server has refused a connection lately, and would refuse another one.
     fn was_refused(&self) -> bool {
         let refused = *self.refused.lock().unwrap_or_else(PoisonError::into_inner);
         refused.is_some_and(|at| at.elapsed() < REFUSED_FOR) && self.has_others()
@@ -293,8 +293,8 @@ impl Connections {
 /// Says what a mode that was asked for does not protect from.
 fn warn_of_weak(connection: &ConnectionConfig, mode: SslMode) {
     let risk = match mode {
-        SslMode::Disable if !tls::is_local(connection) => "passwords and points cross the network in clear",
-        SslMode::Prefer => "whoever is in between can make the connection one in clear",
+        SslMode::Disable if !tls::is_local(connection) => "passwords and points cross the network in plaintext",
+        SslMode::Prefer => "whoever is in between can make the connection one in plaintext",
         SslMode::Require => "nobody checks that the server is the one it should be",
         _ => return,
     };

@@ -57,7 +57,7 @@ async fn session_of(client: &Client) -> Result<String, Error> {
     pid.ok_or_else(|| Error::Unexpected(format!("{STEP}: no process")))
 }
 
-/// Whether it says that it has no transactions of several statements, as PgBouncer does.
+/// Returns `true` if it says that it has no transactions of several statements, as PgBouncer does.
 fn says_statement_mode(error: &tokio_postgres::Error) -> bool {
     error.as_db_error().is_some_and(|answer| answer.message().contains("statement pooling"))
 }

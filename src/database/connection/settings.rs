@@ -67,7 +67,7 @@ begin
     where current_setting(name, true) <> value;
 end";
 
-/// What no session works with while it lasts. The setting of the database counts beside the session's own: a session that was
+/// What no session works with while it lasts. The setting of the database counts alongside the session's own: a session that was
 /// opened before the restore began, by this program or by a pooler, does not have it.
 const REFUSE_RESTORE: &str = "
 begin

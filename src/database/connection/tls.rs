@@ -105,7 +105,7 @@ impl Tls {
     }
 }
 
-/// Whether every host is this machine, by its loopback or a socket of its file system.
+/// Returns `true` if every host is this machine, by its loopback or a socket of its file system.
 pub(in crate::database) fn is_local(connection: &ConnectionConfig) -> bool {
     let by_name = connection.get_hosts().iter().all(|host| match host {
         Host::Tcp(name) => {

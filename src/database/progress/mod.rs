@@ -208,7 +208,7 @@ pub struct Coverage {
 }
 
 impl Coverage {
-    /// Whether all of `[from, until)` is applied.
+    /// Returns `true` if all of `[from, until)` is applied.
     pub fn covers(&self, from: i64, until: i64) -> bool {
         self.missing(from, until).is_empty()
     }

@@ -1,11 +1,11 @@
-//! How many connections the server gives to this worker, beside how many it may take.
+//! How many connections the server gives to this worker, alongside how many it may take.
 
 use tokio_postgres::Client;
 
 use crate::config;
 use crate::database::error::Error;
 
-/// What comes beside the pool: the first look at the schema takes two, as does a command that somebody runs.
+/// What comes alongside the pool: the first look at the schema takes two, as does a command that somebody runs.
 const BESIDE: i64 = 2;
 
 /// The limits that hold for this session's role, each with where it is set; -1 is none. Superusers have only the last.

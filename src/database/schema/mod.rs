@@ -222,7 +222,7 @@ const WITHOUT_TIMEOUTS: &str = "set statement_timeout = 0; set lock_timeout = 0;
 /// Brings the schema up to date; nothing happens where it is already.
 ///
 /// # Errors
-/// Where the server does not answer, or a step fails; steps before it stay.
+/// If the server does not answer, or a step fails; steps before it stay.
 pub async fn migrate(config: &config::Config) -> Result<Report, SchemaError> {
     migrate_and_say(config, |wait| warn!(wait, "migrate")).await
 }
@@ -604,7 +604,7 @@ async fn check_types(client: &Client) -> Result<(), SchemaError> {
 /// What the server is, whatever its schema.
 ///
 /// # Errors
-/// Where it does not answer.
+/// If it does not answer.
 pub async fn describe_server(database: &config::Database) -> Result<Server, Error> {
     in_time(database, "ask for the server's version", async { server(&connect(database).await?).await }).await?
 }

@@ -57,7 +57,7 @@ pub const FUNCTIONS: [&str; 25] = [
 /// Gives `role` the worker's rights in the schema of the migrations, and takes all others on the same objects from it.
 ///
 /// # Errors
-/// Where the server does not answer, there is no such role, or it has all rights anyway.
+/// If the server does not answer, there is no such role, or it has all rights anyway.
 pub async fn grant_worker(config: &config::Config, role: &str) -> Result<(), SchemaError> {
     let client = connect(&config.database).await?;
     let step = "look for the role";

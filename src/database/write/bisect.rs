@@ -24,7 +24,7 @@ const PIECES: usize = 200;
 const MAX_REFUSED: usize = 1000;
 /// How much memory their letters may take, in bytes.
 const MAX_REFUSED_BYTES: usize = 4 << 20;
-/// How many points a piece has at least, but for the last one.
+/// How many points a piece has at least, except the last one.
 const PIECE_POINTS: usize = 500;
 
 /// What of a batch was copied.
@@ -40,7 +40,7 @@ pub(in crate::database) struct Copied {
     pub(in crate::database) charge: Option<Charge>,
 }
 
-/// Copies the points of the batch but for those of messages that the server refuses, inside an open transaction.
+/// Copies the points of the batch except those of messages that the server refuses, inside an open transaction.
 ///
 /// # Errors
 /// Those that refuse no row, and [`Error::TooManyRefused`]; the transaction is then to be given up.

@@ -61,7 +61,7 @@ impl KnownChunks {
 /// is left to the COPY. Answers the intervals that are known to have their chunk when the points are committed.
 ///
 /// # Errors
-/// Where the server does not answer.
+/// If the server does not answer.
 pub(in crate::database) async fn make(
     session: &mut Session,
     known: &KnownChunks,

@@ -51,7 +51,7 @@ pub(in crate::database) struct Store<'a> {
 
 impl<'a> Store<'a> {
     /// # Errors
-    /// Where the id of a source is not known.
+    /// If the id of a source is not known.
     pub(in crate::database) fn new(
         batch: &'a Batch,
         on_duplicate: OnDuplicate,
@@ -119,7 +119,7 @@ fn versions(batch: &Batch, ids: &Resolved) -> Result<Vec<Version>, Error> {
     Ok(versions)
 }
 
-/// Whether it is worth compressing them by themselves.
+/// Returns `true` if it is worth compressing them by themselves.
 fn is_dense(points: &Points) -> bool {
     points.len() >= MIN_COMPRESSED_POINTS * points.key_count()
 }

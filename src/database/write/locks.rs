@@ -1,6 +1,6 @@
 //! Locks of others: which messages of a batch they keep from being written, and who holds them.
 //!
-//! A transaction waits for the rows of series no longer than `Database::row_wait`. If it has waited in vain, the server is
+//! A transaction waits for the rows of series no longer than `Database::row_wait`. If it has waited unsuccessfully, the server is
 //! asked what is locked of that which only some messages need: rows, chunks, the tables of dead letters. These messages are set
 //! aside, and all others are written. If nothing of that kind is locked, a whole table is, and nothing can be written: that is a
 //! state of the database, as an outage is.
@@ -133,7 +133,7 @@ pub(in crate::database) struct Locks {
 }
 
 impl Locks {
-    /// Whether something was locked that only some messages need.
+    /// Returns `true` if something was locked that only some messages need.
     fn holds_some(&self) -> bool {
         !(self.series.is_empty() && self.partitions.is_empty()) || self.tables.holds_some()
     }
@@ -221,7 +221,7 @@ fn mark<'a>(batch: &Batch, places: impl IntoIterator<Item = &'a MessageAt>, need
 }
 
 impl Database {
-    /// Whether something was locked that only some messages need, when it was last asked for.
+    /// Returns `true` if something was locked that only some messages need, when it was last asked for.
     pub fn knows_locked(&self) -> bool {
         self.locks.lock().unwrap_or_else(PoisonError::into_inner).holds_some()
     }

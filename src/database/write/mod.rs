@@ -50,7 +50,7 @@ pub enum Path {
 }
 
 impl Path {
-    /// Whether it fails where anything is applied already.
+    /// Returns `true` if it fails where anything is applied already.
     pub fn is_fast(self) -> bool {
         matches!(self, Self::Fast | Self::JournalFast)
     }
@@ -206,7 +206,7 @@ impl Database {
         result
     }
 
-    /// Whether the transaction of the batch may have stored dead letters.
+    /// Returns `true` if the transaction of the batch may have stored dead letters.
     fn may_have_letters(&self, batch: &Batch, rows: Rows) -> bool {
         !batch.dead_letters().is_empty() || rows == Rows::Apart || self.unknown_series != UnknownSeries::Create
     }

@@ -162,7 +162,7 @@ pub(super) fn flip_every_byte(step: usize) -> Result<String, String> {
     Ok(format!("{flips} flips: {reported} reported, {unused} in padding, {torn_ends} in unused space behind the end"))
 }
 
-/// Whether the byte is one of the up to 7 zeros that end a record.
+/// Returns `true` if the byte is one of the up to 7 zeros that end a record.
 fn is_padding(small: &Small, segment: u64, at: u64) -> bool {
     let (bytes, position) = (&small.files.contents()[&format!("{segment:020}.segment")], at as usize);
     small

@@ -322,7 +322,7 @@ impl FaultFiles {
         self.state().violations.clone()
     }
 
-    /// The process ended without a power failure: the next one sees all that was written, and opens its files anew.
+    /// The process ended without a power failure: the next one sees all that was written, and opens its files again.
     pub(super) fn restart(&self) {
         let mut state = self.state();
         state.crash_at = u64::MAX;

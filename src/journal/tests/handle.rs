@@ -82,7 +82,7 @@ async fn a_thread_that_has_ended_is_told_from_an_empty_journal() {
     assert!(handle.segments().await.is_none() && handle.damage().await.is_none());
 }
 
-/// One append that there is room for is not refused because of another one that waits beside it.
+/// One append that there is room for is not refused because of another one that waits alongside it.
 #[tokio::test]
 async fn where_there_is_no_room_for_all_that_wait_there_is_for_some() {
     let files = FaultFiles::new(1);

@@ -123,7 +123,7 @@ impl Plain {
         }
     }
 
-    /// Whether it is the record's. Each set in these tests has an interval of its own.
+    /// Returns `true` if it is the record's. Each set in these tests has an interval of its own.
     fn is(&self, record: &Record) -> bool {
         (self.partition, self.from, self.until) == (record.partition.number, record.from, record.until)
     }

@@ -225,7 +225,7 @@ pub fn kafka_up(up: bool) {
     gauge!(KAFKA_UP).set(if up { 1.0 } else { 0.0 });
 }
 
-/// Partitions were assigned anew.
+/// Partitions were assigned again.
 pub fn rebalance() {
     counter!(REBALANCES).increment(1);
 }

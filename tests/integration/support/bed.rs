@@ -57,7 +57,7 @@ fn profile() -> Profile {
     }
 }
 
-/// Whether tests that do not choose a profile have a table with a trigger of somebody's, for which the foreign key's trigger
+/// Returns `true` if tests that do not choose a profile have a table with a trigger of somebody's, for which the foreign key's trigger
 /// has to fire, too.
 fn has_trigger() -> bool {
     match std::env::var("SERIES_INGEST_TEST_TRIGGER").as_deref() {
@@ -225,7 +225,7 @@ impl Bed {
         self.client = connect(&self.url).await;
     }
 
-    /// Connects to the database anew: its server was away, or another one has it now.
+    /// Connects to the database again: its server was away, or another one has it now.
     pub async fn connect_to(&mut self, server: &Server) {
         self.url = url_with(&server.url(), &self.name, None);
         self.client = connect(&self.url).await;

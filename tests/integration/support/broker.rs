@@ -225,7 +225,7 @@ impl Broker {
             .unwrap()
     }
 
-    /// The offset behind the last record, transactions' markers included.
+    /// The offset after the last record, transactions' markers included.
     pub fn end(&self, topic: &str, partition: i32) -> i64 {
         self.consumer("series-ingest-tests").fetch_watermarks(topic, partition, TIMEOUT).unwrap().1
     }

@@ -55,7 +55,7 @@ impl Published {
         batch
     }
 
-    /// The same with a field that is passed over, of so many random characters.
+    /// The same with a field that is skipped, of so many random characters.
     pub fn large_batch(&mut self, series: &str, timestamps: usize, bytes: usize) -> String {
         use rand::RngExt as _;
         let noise: String = rand::rng().sample_iter(rand::distr::Alphanumeric).take(bytes).map(char::from).collect();

@@ -82,7 +82,7 @@ async fn end_sessions(admin: &Client) -> i64 {
     admin.query_one(sql, &[&ROLE]).await.unwrap().get(0)
 }
 
-/// Whether as many sessions are there as the server allows. One that is still being authenticated is none.
+/// Returns `true` if as many sessions are there as the server allows. One that is still being authenticated is none.
 async fn are_all_taken(admin: &Client) -> bool {
     let sql = "select count(*) >= current_setting('max_connections')::int
         - current_setting('superuser_reserved_connections')::int - current_setting('reserved_connections')::int

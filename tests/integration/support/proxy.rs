@@ -158,7 +158,7 @@ async fn requests(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, shared: &Shar
             return;
         }
         if held {
-            // 'X' only says farewell.
+            // 'X' only says leaving.
             if message[0] != b'X' {
                 shared.after_hold.fetch_add(1, Ordering::SeqCst);
             }

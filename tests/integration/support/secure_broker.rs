@@ -31,7 +31,7 @@ pub struct SecureBroker {
     child: Child,
     folder: tempfile::TempDir,
     log: PathBuf,
-    /// Takes everything, in clear.
+    /// Takes everything, in plaintext.
     pub plain: String,
     /// TLS for localhost, and a user's name by SCRAM, PLAIN or OAUTHBEARER.
     pub sasl: String,
@@ -195,7 +195,7 @@ impl SecureBroker {
         assert!(status.success());
     }
 
-    /// Writes a file beside the broker's; its path.
+    /// Writes a file alongside the broker's; its path.
     pub fn file(&self, name: &str, text: &str) -> String {
         let path = self.folder.path().join(name);
         std::fs::write(&path, text).unwrap();

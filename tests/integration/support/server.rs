@@ -68,7 +68,7 @@ impl Server {
         Self::start_with(test, None).await
     }
 
-    /// One with a small disk beside its data, for a tablespace: [`Server::small_disk`].
+    /// One with a small disk alongside its data, for a tablespace: [`Server::small_disk`].
     pub async fn start_with_small_disk(test: &str, mib: u32) -> Option<Self> {
         Self::start_with(test, Some(mib)).await
     }

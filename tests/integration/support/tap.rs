@@ -60,7 +60,7 @@ async fn pass_on(client: TcpStream, server: u16, sent: Sent) {
     drop(tokio::join!(requests, answers));
 }
 
-/// Whether these bytes of a client are TLS and nothing else: records, of which the first begins with a ClientHello and the last
+/// Returns `true` if these bytes of a client are TLS and nothing else: records, of which the first begins with a ClientHello and the last
 /// need not be whole.
 pub fn is_tls(bytes: &[u8]) -> bool {
     let mut rest = bytes;
@@ -77,7 +77,7 @@ pub fn is_tls(bytes: &[u8]) -> bool {
     is_handshake && bytes.get(5).is_none_or(|message| *message == 1)
 }
 
-/// Whether `bytes` contain `part` somewhere.
+/// Returns `true` if `bytes` contain `part` somewhere.
 pub fn contains(bytes: &[u8], part: &str) -> bool {
     bytes.windows(part.len()).any(|window| window == part.as_bytes())
 }
@@ -88,7 +88,7 @@ fn what_is_in_clear_is_told_from_tls() {
     for length in 0..=hello.len() {
         assert!(is_tls(&hello[..length]), "{length} bytes");
     }
-    assert!(!is_tls(&[&hello[..], b"in clear"].concat()));
+    assert!(!is_tls(&[&hello[..], b"in plaintext"].concat()));
     assert!(!is_tls(b"\0\0\0\x2d\0\x12\0\x03"), "a request of Kafka's");
     assert!(!is_tls(&hello[9..]), "it begins without a ClientHello");
 }
