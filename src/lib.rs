@@ -7,8 +7,9 @@
 //!                                journal
 //! ```
 //!
-//! The modules in the order in which a message meets them: [`config`], [`kafka`], [`raw`], [`message`], [`batch`], [`pipeline`],
-//! [`database`], [`journal`]; alongside them [`telemetry`], [`allocator`] and the commands in [`cli`]. ARCHITECTURE.md has the guarantee and its invariants.
+//! The modules in the order in which a message meets them: [`config`], [`kafka`], [`raw`], [`message`], [`batch`],
+//! [`pipeline`], [`database`], [`journal`]; alongside them [`telemetry`], [`allocator`] and the commands in [`cli`].
+//! ARCHITECTURE.md has the guarantee and its invariants.
 
 pub mod allocator;
 pub mod batch;

@@ -313,8 +313,8 @@ impl Command {
     }
 }
 
-/// The brokers of the demo or the benchmark: those of `--brokers`, or else of the environment, of which an empty variable counts
-/// as not set.
+/// The brokers of the demo or the benchmark: those of `--brokers`, or else of the environment, of which an empty variable
+/// counts as not set.
 fn brokers_of(arguments: Option<&str>, config: &Config) -> Result<Option<String>, Failure> {
     let Some(given) = arguments else { return Ok(config.brokers_of_environment().map(str::to_owned)) };
     config::check_brokers(given).map_err(|text| Failure::Usage(format!("--brokers {text}")))?;

@@ -19,7 +19,8 @@ use crate::message::Limits;
 pub struct Kafka {
     /// The brokers to ask first, `host:port` with commas between them. Default `localhost:9092`; not empty.
     pub brokers: String,
-    /// The consumer group. Default `series-ingest`, and `series-ingest-PIPELINE` for another pipeline than `default`; not empty.
+    /// The consumer group. Default `series-ingest`, and `series-ingest-PIPELINE` for another pipeline than `default`; not
+    /// empty.
     pub group_id: String,
     /// The topic of `series-create` messages. Default `time-series.series`.
     pub series_topic: String,
@@ -211,7 +212,8 @@ pub struct Memory {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MessageRules {
-    /// The length of a message, of its key and of its headers, in bytes each. Default 1 MiB; 1 to a quarter of `memory.limit_bytes`.
+    /// The length of a message, of its key and of its headers, in bytes each. Default 1 MiB; 1 to a quarter of
+    /// `memory.limit_bytes`.
     pub max_bytes: usize,
     /// Points in a message. Default 100000; at least 1.
     pub max_points: usize,

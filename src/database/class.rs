@@ -76,7 +76,8 @@ pub(super) fn is_refusal(code: &str, message: &str) -> bool {
 }
 
 /// The class of a SQLSTATE at a step in which the server sees what messages say. There a trigger, or a function of somebody's
-/// that a constraint calls, may raise any code: of those that have no class of their own elsewhere, all speak of a row but these.
+/// that a constraint calls, may raise any code: of those that have no class of their own elsewhere, all speak of a row but
+/// these.
 pub(super) fn class_of_row_code(code: &str) -> Class {
     let class = class_of_code(code);
     let of_row = !matches!(

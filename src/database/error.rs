@@ -131,8 +131,9 @@ impl Error {
         in_copy && self.class() == Class::Data && !self.is_missing_series()
     }
 
-    /// Returns `true` if the server refuses a dead letter or its count, or does not store it in time. What is missing, not allowed or away
-    /// counts as well, because a trigger of an operator may need it, and nothing may stop the place of last resort.
+    /// Returns `true` if the server refuses a dead letter or its count, or does not store it in time. What is missing, not
+    /// allowed or away counts as well, because a trigger of an operator may need it, and nothing may stop the place of last
+    /// resort.
     pub(super) fn is_refused_letter(&self) -> bool {
         let Self::Server { step, source } = self else { return false };
         let Some(answer) = source.as_db_error().filter(|_| [LETTERS_STEP, COUNT_STEP].contains(step)) else {
@@ -197,8 +198,8 @@ impl Error {
         text
     }
 
-    /// Returns `true` if the server refuses this client itself, or this client the server: by its credentials or by TLS. No other
-    /// outage ends only when somebody fixes something.
+    /// Returns `true` if the server refuses this client itself, or this client the server: by its credentials or by TLS. No
+    /// other outage ends only when somebody fixes something.
     pub fn is_refusal(&self) -> bool {
         let (Self::Server { source, .. } | Self::Connect { source, .. } | Self::Pool(PoolError::Backend(source))) =
             self
@@ -225,8 +226,8 @@ impl Error {
         self.answer().is_some_and(|answer| answer.code().code() == TOO_MANY_ISLANDS)
     }
 
-    /// Returns `true` if the server has canceled the statement or its transaction: it took longer than its time-out, or an administrator
-    /// did it.
+    /// Returns `true` if the server has canceled the statement or its transaction: it took longer than its time-out, or an
+    /// administrator did it.
     pub fn is_canceled(&self) -> bool {
         let codes = [SqlState::QUERY_CANCELED.code(), TRANSACTION_TIMEOUT];
         self.answer().is_some_and(|answer| codes.contains(&answer.code().code()))
@@ -238,8 +239,8 @@ impl Error {
             || self.from_server().is_some() && (self.class() != Class::Outage || self.is_out_of_room())
     }
 
-    /// Returns `true` if the server has no room for what a write needs at once: mostly the locks of a transaction, of which each chunk
-    /// takes some.
+    /// Returns `true` if the server has no room for what a write needs at once: mostly the locks of a transaction, of which
+    /// each chunk takes some.
     pub fn is_out_of_room(&self) -> bool {
         matches!(self, Self::Server { step, .. } if [COPY_STEP, COMMIT_STEP].contains(step))
             && self.answer().is_some_and(|answer| *answer.code() == SqlState::OUT_OF_MEMORY)
@@ -301,8 +302,8 @@ impl Error {
     }
 }
 
-/// Returns `true` if a column is NULL that no message can fill: somebody's that is NOT NULL without a default, or one whose default was
-/// dropped. Every row is refused then, whatever it says.
+/// Returns `true` if a column is NULL that no message can fill: somebody's that is NOT NULL without a default, or one whose
+/// default was dropped. Every row is refused then, whatever it says.
 fn is_of_another_column(step: &str, error: &tokio_postgres::Error) -> bool {
     let from_messages: &[&str] = match step {
         // A letter is stored with less then, and at last only counted or not even that.
@@ -317,8 +318,8 @@ fn is_of_another_column(step: &str, error: &tokio_postgres::Error) -> bool {
     })
 }
 
-/// Returns `true` if a server that a trigger asks did not answer it: the connection to our own goes on, which it does not after a failure of
-/// its own.
+/// Returns `true` if a server that a trigger asks did not answer it: the connection to our own goes on, which it does not
+/// after a failure of its own.
 fn is_of_foreign_server(answer: &DbError) -> bool {
     answer.code().code().starts_with("08") && answer.parsed_severity() == Some(Severity::Error)
 }

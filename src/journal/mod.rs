@@ -41,7 +41,8 @@
 //! | `JOURNAL` | the journal's header; made as `JOURNAL.new`, synced, renamed |
 //! | `PROBE` | made, synced and deleted again by [`Journal::probe`]; never read |
 //! | `00000000000000000001.segment` | a segment; 20 digits, from 1 on |
-//! | `00000000000000000001.quarantine` | a damaged segment whose intact records are drained; never read again, and deleted where its space is needed |
+//! | `00000000000000000001.quarantine` | a damaged segment whose intact records are drained; never read again, and deleted
+//! where its space is needed |
 //!
 //! # Headers
 //! All numbers are little-endian. All headers are 64 bytes and end with a CRC32C of the 60 bytes before. Bytes that are not

@@ -148,8 +148,8 @@ impl<'a, F: Files> Reader<'a, F> {
         found.end() <= self.length
     }
 
-    /// Returns `true` if what stands where a record's header should be was never written: a sector's share of it is zero, or it lies
-    /// behind the file's end.
+    /// Returns `true` if what stands where a record's header should be was never written: a sector's share of it is zero,
+    /// or it lies behind the file's end.
     pub(super) fn is_torn_header(&mut self, position: u64) -> bool {
         if !self.has_header(position) {
             return true;

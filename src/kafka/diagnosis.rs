@@ -1,6 +1,6 @@
 //! What is wrong with a connection to a broker. librdkafka has one sentence for all faults of a certificate, so after a failed
-//! handshake the same is tried once more by rustls, which tells them apart; and where a connection in plaintext was ended, rustls
-//! asks for TLS. Nothing is sent but the handshake, and nothing rests on the answer.
+//! handshake the same is tried once more by rustls, which tells them apart; and where a connection in plaintext was ended,
+//! rustls asks for TLS. Nothing is sent but the handshake, and nothing rests on the answer.
 
 use std::net::{TcpStream, ToSocketAddrs};
 use std::sync::Arc;

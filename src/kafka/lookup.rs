@@ -98,8 +98,8 @@ impl Lookup {
         Some(metadata.brokers().iter().filter_map(|broker| address(broker.host(), broker.port())).collect())
     }
 
-    /// Why the group would not let this worker join, each with the key of the configuration; the group is asked, not joined. What
-    /// this client may not ask for is left out. To be called on a thread of tokio for blocking work.
+    /// Why the group would not let this worker join, each with the key of the configuration; the group is asked, not
+    /// joined. What this client may not ask for is left out. To be called on a thread of tokio for blocking work.
     pub fn group_problems(&self, own: &Member) -> Vec<(&'static str, String)> {
         let kafka = &self.kafka;
         let mut problems = Vec::new();
@@ -183,7 +183,8 @@ impl Lookup {
         })
     }
 
-    /// Returns `true` if the brokers grant no connection, or have ended the last one: a further question would most likely wait unsuccessfully.
+    /// Returns `true` if the brokers grant no connection, or have ended the last one: a further question would most likely
+    /// wait unsuccessfully.
     pub fn is_shut_out(&self) -> bool {
         self.client.context().is_shut_out()
     }

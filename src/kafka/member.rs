@@ -1,5 +1,5 @@
-//! For which pipeline and database a member of a consumer group works: its client id says it. Workers of two pipelines, or of two
-//! databases, must not share a group: each would read some of the partitions, and nobody would read all.
+//! For which pipeline and database a member of a consumer group works: its client id says it. Workers of two pipelines, or
+//! of two databases, must not share a group: each would read some of the partitions, and nobody would read all.
 
 use std::fmt;
 

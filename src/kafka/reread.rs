@@ -102,8 +102,8 @@ impl Rereader {
     }
 }
 
-/// Returns `true` if the log does not reach to the offset. A topic that is not there says nothing of its messages: a broker that has
-/// just started does not know its topics yet.
+/// Returns `true` if the log does not reach to the offset. A topic that is not there says nothing of its messages: a broker
+/// that has just started does not know its topics yet.
 fn is_gone(error: &KafkaError) -> bool {
     matches!(error.rdkafka_error_code(), Some(Code::AutoOffsetReset | Code::OffsetOutOfRange))
 }

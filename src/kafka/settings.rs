@@ -15,8 +15,8 @@ pub const FETCHED_AHEAD_BYTES: usize = FETCHED_AHEAD_KIB * 1024;
 /// How the group divides its partitions: a rebalance takes only those from a worker that another one gets.
 pub(super) const ASSIGNOR: &str = "cooperative-sticky";
 
-/// What librdkafka asks a broker for at a time. All of an answer is unpacked at once, whatever waits already: of compressed messages
-/// it may be a hundred times as much in memory. Its default is 50 MiB.
+/// What librdkafka asks a broker for at a time. All of an answer is unpacked at once, whatever waits already: of compressed
+/// messages it may be a hundred times as much in memory. Its default is 50 MiB.
 const ANSWER_BYTES: usize = 1024 * 1024;
 
 /// How long librdkafka waits, while it holds as much as it may, before it looks again. Its default of a second is long against

@@ -1,5 +1,5 @@
-//! Copies of dead letters for a topic, published from their rows: so a worker that ends before the broker has a copy loses none,
-//! and no writer waits for it. A copy may be there twice, never not at all, while its row is there.
+//! Copies of dead letters for a topic, published from their rows: so a worker that ends before the broker has a copy loses
+//! none, and no writer waits for it. A copy may be there twice, never not at all, while its row is there.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,8 +23,8 @@ use crate::telemetry::metrics;
 
 /// How many are published together, and so held in memory.
 const PAGE: i32 = 50;
-/// How long the letters of a page are read from Kafka, because their rows are locked meanwhile; the rest comes with the next page.
-/// A partition of which so long a read finds nothing is silent.
+/// How long the letters of a page are read from Kafka, because their rows are locked meanwhile; the rest comes with the
+/// next page. A partition of which so long a read finds nothing is silent.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How often the rows are looked at where nothing wakes it: for what failed, and for what a worker left that has ended.
 const INTERVAL: Duration = Duration::from_secs(5);

@@ -1,4 +1,5 @@
-//! What is looked at every few seconds, alongside the loop: the ends of the logs, the topics' identities, the database's health.
+//! What is looked at every few seconds, alongside the loop: the ends of the logs, the topics' identities, the database's
+//! health.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -294,8 +295,8 @@ pub fn show_server(health: &Health, server: &Server) {
     }
 }
 
-/// Asks the brokers for an answer every few seconds, and tells health of it; ends only when it is dropped. For the time in which
-/// the worker waits for its schema, and nothing else asks them.
+/// Asks the brokers for an answer every few seconds, and tells health of it; ends only when it is dropped. For the time in
+/// which the worker waits for its schema, and nothing else asks them.
 pub async fn ask_brokers(kafka: &config::Kafka, health: &Health) {
     // The pipeline reports a property that librdkafka refuses.
     let Ok(lookup) = Lookup::new(kafka) else { return std::future::pending().await };

@@ -33,8 +33,8 @@ impl Budget {
         self.used() >= self.limit
     }
 
-    /// Returns `true` if there is so much room again that reading on is worth it. A pause makes librdkafka throw away what it has
-    /// fetched ahead, so the two thresholds lie far apart.
+    /// Returns `true` if there is so much room again that reading on is worth it. A pause makes librdkafka throw away what
+    /// it has fetched ahead, so the two thresholds lie far apart.
     pub fn has_room(&self) -> bool {
         self.used() <= self.limit / 2
     }

@@ -1,6 +1,6 @@
 //! The headers of a message as one piece of bytes, as they are kept with it: for each its name and its value, each behind its
-//! length as a little-endian int32; -1 says that there is no value, as in Kafka's format. A -2 alone says that there are headers
-//! which could not be read.
+//! length as a little-endian int32; -1 says that there is no value, as in Kafka's format. A -2 alone says that there are
+//! headers which could not be read.
 
 /// The headers as bytes; `None` where there are none.
 pub fn encode<'a>(headers: impl IntoIterator<Item = (&'a [u8], Option<&'a [u8]>)>) -> Option<Vec<u8>> {

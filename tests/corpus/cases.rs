@@ -43,8 +43,8 @@ pub(crate) enum Outcome {
         reason: String,
         detail: String,
     },
-    /// It can be read, and is a dead letter by what the database has: its series has no row where each needs one, or the table has
-    /// a constraint. `detail` is what the letter's begins with.
+    /// It can be read, and is a dead letter by what the database has: its series has no row where each needs one, or the
+    /// table has a constraint. `detail` is what the letter's begins with.
     Refused {
         points: Vec<(String, String, i64, f64)>,
         reason: String,

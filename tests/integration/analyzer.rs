@@ -1,4 +1,5 @@
-//! The analyzer's own class, through SQLAlchemy 2 and asyncpg, on tables that a worker writes; and tables that its migration made.
+//! The analyzer's own class, through SQLAlchemy 2 and asyncpg, on tables that a worker writes; and tables that its
+//! migration made.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};

@@ -1,5 +1,5 @@
-//! What protects the tables, and is not this program's: triggers, rules, constraints, a restore in progress. Nothing of it is skipped
-//! together with the foreign key's trigger, and points land in the hypertable's chunks or nowhere.
+//! What protects the tables, and is not this program's: triggers, rules, constraints, a restore in progress. Nothing of it
+//! is skipped together with the foreign key's trigger, and points land in the hypertable's chunks or nowhere.
 
 use tokio_postgres::error::SqlState;
 

@@ -1,6 +1,6 @@
-//! The database turns out to be another one while workers run: dropped and recreated, or a backup that is older than a pipeline.
-//! What a worker has cached then names nothing there, or something else. The numbers that a database gives to sources depend on
-//! the order in which they are met, so each case is tried in both orders.
+//! The database turns out to be another one while workers run: dropped and recreated, or a backup that is older than a
+//! pipeline. What a worker has cached then names nothing there, or something else. The numbers that a database gives to
+//! sources depend on the order in which they are met, so each case is tried in both orders.
 
 use std::collections::HashSet;
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! The place of last resort: a dead letter that the database refuses is stored with less of it, down to its count, and progress goes
-//! on.
+//! The place of last resort: a dead letter that the database refuses is stored with less of it, down to its count, and
+//! progress goes on.
 
 use rand::Rng as _;
 

@@ -405,8 +405,8 @@ async fn on_the_community_edition_a_role_that_owns_nothing_compresses_too() {
     bed.remove().await;
 }
 
-/// One session compresses a chunk and keeps its locks; a worker writes points of the other days meanwhile, and those of the chunk
-/// when it may.
+/// One session compresses a chunk and keeps its locks; a worker writes points of the other days meanwhile, and those of the
+/// chunk when it may.
 async fn assert_written_beside_a_compression(test: &str, profile: Profile) {
     let Some(bed) = Bed::on_community(test, 4, profile).await else { return };
     let worker = bed.worker(&[

@@ -32,8 +32,8 @@ async fn add_trigger(bed: &Bed) {
         .unwrap();
 }
 
-/// A series is deleted while a transaction with points of it has not committed yet. Returns how many points are left then, and how
-/// many of them have no series.
+/// A series is deleted while a transaction with points of it has not committed yet. Returns how many points are left then,
+/// and how many of them have no series.
 async fn delete_before_the_commit(
     test: &str,
     profile: Profile,

@@ -100,7 +100,8 @@ async fn the_tables_are_those_of_the_contract() {
     bed.remove().await;
 }
 
-/// A migration that was stopped half-way, with what the tables hold by then and a role of the worker's that has its rights on them.
+/// A migration that was stopped half-way, with what the tables hold by then and a role of the worker's that has its rights
+/// on them.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_incomplete_schema_is_completed_with_what_it_holds_and_the_workers_role() {
     const FIRST: i32 = 5;

@@ -1,5 +1,5 @@
-//! Which tables are meant: those of `database.schema`, whatever a role, a database or somebody's schema says; and which settings
-//! of theirs count.
+//! Which tables are meant: those of `database.schema`, whatever a role, a database or somebody's schema says; and which
+//! settings of theirs count.
 
 use refinery::Target;
 use series_ingest::database::schema;

@@ -267,8 +267,8 @@ const LEVELS: [&str; 3] = ["INFO", "WARN", "ERROR"];
 /// The heads of the columns that quote what the program says.
 const QUOTING: [&str; 3] = ["Log line", "Message", "The condition says"];
 
-/// What a document quotes of the log and of errors, each with its line's number: code spans after a level, lines of fenced blocks
-/// that begin with one, and the code spans of the columns [`QUOTING`].
+/// What a document quotes of the log and of errors, each with its line's number: code spans after a level, lines of fenced
+/// blocks that begin with one, and the code spans of the columns [`QUOTING`].
 fn quotes(text: &str) -> Vec<(usize, String)> {
     let mut found = Vec::new();
     let mut column = None;

@@ -19,7 +19,8 @@ pub(super) struct Limit {
     settings: &'static str,
 }
 
-/// The ways for the profile `standard`. The chunks are there before; a transaction that makes one keeps all others from writing.
+/// The ways for the profile `standard`. The chunks are there before; a transaction that makes one keeps all others from
+/// writing.
 pub(super) const STANDARD: [Limit; 5] = [
     limit("arrival order, 1 connection", "arrival_1", false, 1, ""),
     limit("arrival order, 2 connections", "arrival_2", false, 2, ""),

@@ -1,4 +1,5 @@
-//! `check`: the configuration, both servers, the journal, and what the system allows. Each part is a file of its own, and calls what `run` calls.
+//! `check`: the configuration, both servers, the journal, and what the system allows. Each part is a file of its own, and
+//! calls what `run` calls.
 
 mod database;
 mod journal;

@@ -53,8 +53,8 @@ impl std::fmt::Display for Seen {
 }
 
 impl Story<'_> {
-    /// The half of the load that is in Kafka is written straight. An eighth is on its way when the database is cut off, a quarter comes while it
-    /// is away, and an eighth while the journal drains.
+    /// The half of the load that is in Kafka is written straight. An eighth is on its way when the database is cut off, a
+    /// quarter comes while it is away, and an eighth while the journal drains.
     pub(super) async fn run(&mut self) -> Result<(), Failure> {
         let start = Instant::now();
         let straight = self.published;

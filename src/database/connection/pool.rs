@@ -301,9 +301,10 @@ fn warn_of_weak(connection: &ConnectionConfig, mode: SslMode) {
     warn!(sslmode = mode.as_str(), risk, "the connection to PostgreSQL is weaker than verify-full");
 }
 
-/// What every session is told. What a trigger raises below an error would be a line of the log for each point. It holds whatever the role or the database says: `statement_timeout` bounds what `transaction_timeout`
-/// would, and an idle connection of the pool is closed by the pool. The server ends what a vanished client left behind: it looks after its client while it
-/// works, and the client's locks do not outlive it for long.
+/// What every session is told. What a trigger raises below an error would be a line of the log for each point. It holds
+/// whatever the role or the database says: `statement_timeout` bounds what `transaction_timeout` would, and an idle
+/// connection of the pool is closed by the pool. The server ends what a vanished client left behind: it looks after its
+/// client while it works, and the client's locks do not outlive it for long.
 fn session_settings(database: &config::Database) -> String {
     format!(
         "{pinned} set client_min_messages = error; set statement_timeout = {statement}; set lock_timeout = {lock}; \

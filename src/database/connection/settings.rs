@@ -67,8 +67,8 @@ begin
     where current_setting(name, true) <> value;
 end";
 
-/// What no session works with while it lasts. The setting of the database counts alongside the session's own: a session that was
-/// opened before the restore began, by this program or by a pooler, does not have it.
+/// What no session works with while it lasts. The setting of the database counts alongside the session's own: a session
+/// that was opened before the restore began, by this program or by a pooler, does not have it.
 const REFUSE_RESTORE: &str = "
 begin
     if lower(current_setting('timescaledb.restoring', true)) in ('on', 'true', 'yes', '1')

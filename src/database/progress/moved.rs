@@ -21,8 +21,8 @@ pub struct Elsewhere {
 }
 
 impl Database {
-    /// Those of these partitions of `source` of which the pipeline has no progress in the source's cluster, but has some under the
-    /// topic's name in another one. Of several other clusters it is the one that was written last.
+    /// Those of these partitions of `source` of which the pipeline has no progress in the source's cluster, but has some
+    /// under the topic's name in another one. Of several other clusters it is the one that was written last.
     ///
     /// # Errors
     /// If the database does not answer.

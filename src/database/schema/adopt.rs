@@ -1,6 +1,6 @@
 //! The tables of series and points where another program has made them, as an ORM does on plain PostgreSQL: what differs from
-//! ours is stated, what is missing is added, and what cannot serve is refused by name. No type is changed; [`COMPLETE_METADATA`]
-//! has the one change of columns and rows.
+//! ours is stated, what is missing is added, and what cannot serve is refused by name. No type is changed;
+//! [`COMPLETE_METADATA`] has the one change of columns and rows.
 
 use std::collections::BTreeMap;
 
@@ -35,8 +35,8 @@ const COLUMNS: [(&str, &str, &[&str]); 12] = [
     (POINTS, "value", &["double precision"]),
 ];
 
-/// What programs may rely on in a series' row: its name is optional, and its time column and list of columns are never NULL. A text
-/// that is not a JSON array of names becomes an empty one, to which the columns of points are added.
+/// What programs may rely on in a series' row: its name is optional, and its time column and list of columns are never
+/// NULL. A text that is not a JSON array of names becomes an empty one, to which the columns of points are added.
 const COMPLETE_METADATA: &str = "
     alter table time_series_metadata
         add column if not exists labels jsonb,

@@ -260,8 +260,8 @@ async fn triggers(client: &Client, faults: &mut Vec<String>, remarks: &mut Vec<R
     Ok(())
 }
 
-/// A dump of a hypertable that was restored without TimescaleDB's two functions leaves its catalog and its tables apart: rows are
-/// in chunks that no query finds, or in the root table.
+/// A dump of a hypertable that was restored without TimescaleDB's two functions leaves its catalog and its tables apart:
+/// rows are in chunks that no query finds, or in the root table.
 async fn restored(client: &Client, faults: &mut Vec<String>) -> Result<(), Error> {
     let sql = "select name, exists (select from pg_inherits where inhparent = to_regclass(quote_ident(name)))
                    or exists (select from pg_trigger

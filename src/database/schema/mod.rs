@@ -539,8 +539,8 @@ async fn history(client: &Client) -> Result<Vec<AppliedMigration>, Error> {
 /// Returns the applied migrations.
 ///
 /// # Errors
-/// If one has another content than this program's, or tables of the migrations are there and none is listed: there is no upgrade
-/// from them.
+/// If one has another content than this program's, or tables of the migrations are there and none is listed: there is no
+/// upgrade from them.
 async fn check_history(client: &Client) -> Result<Vec<AppliedMigration>, SchemaError> {
     let applied = history(client).await?;
     for migration in runner().get_migrations() {
@@ -562,7 +562,8 @@ async fn check_history(client: &Client) -> Result<Vec<AppliedMigration>, SchemaE
     Ok(applied)
 }
 
-/// The functions that run with their owner's rights and do not look for tables in this schema: it was renamed since they were made.
+/// The functions that run with their owner's rights and do not look for tables in this schema: it was renamed since they
+/// were made.
 const STRAYED: &str = "from pg_proc
     where pronamespace = quote_ident(current_schema())::regnamespace and proname like 'ingest\\_%' and prosecdef
         and format('search_path=%I, pg_temp', current_schema()) <> all (coalesce(proconfig, '{}'))";

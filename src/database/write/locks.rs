@@ -1,9 +1,9 @@
 //! Locks of others: which messages of a batch they keep from being written, and who holds them.
 //!
-//! A transaction waits for the rows of series no longer than `Database::row_wait`. If it has waited unsuccessfully, the server is
-//! asked what is locked of that which only some messages need: rows, chunks, the tables of dead letters. These messages are set
-//! aside, and all others are written. If nothing of that kind is locked, a whole table is, and nothing can be written: that is a
-//! state of the database, as an outage is.
+//! A transaction waits for the rows of series no longer than `Database::row_wait`. If it has waited unsuccessfully, the
+//! server is asked what is locked of that which only some messages need: rows, chunks, the tables of dead letters. These
+//! messages are set aside, and all others are written. If nothing of that kind is locked, a whole table is, and nothing can
+//! be written: that is a state of the database, as an outage is.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
@@ -47,8 +47,8 @@ static LOCKED_TABLES: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
-/// The intervals of locked chunks of the named hypertables, in microseconds since the Unix epoch. What is compressed of a chunk is
-/// a table of its own.
+/// The intervals of locked chunks of the named hypertables, in microseconds since the Unix epoch. What is compressed of a
+/// chunk is a table of its own.
 static LOCKED_CHUNKS: LazyLock<String> = LazyLock::new(|| {
     format!(
         "select distinct slice.range_start, slice.range_end
@@ -338,8 +338,8 @@ impl Database {
     }
 }
 
-/// The series of these whose rows others hold. Where what is known of series is locked as a whole nobody can ask for rows, and it
-/// is all of those whose rows are to be changed.
+/// The series of these whose rows others hold. Where what is known of series is locked as a whole nobody can ask for rows,
+/// and it is all of those whose rows are to be changed.
 async fn locked_series(
     session: &mut Session,
     tables: &LockedTables,

@@ -39,7 +39,8 @@ enum Rows {
 /// Which way a batch is claimed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Path {
-    /// COPY first, claim last: the locks of partitions are held for the COMMIT only. Fails where anything of it is applied already.
+    /// COPY first, claim last: the locks of partitions are held for the COMMIT only. Fails where anything of it is applied
+    /// already.
     Fast,
     /// Claim first, and copy only what was missing: after any doubt.
     Slow,

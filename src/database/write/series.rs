@@ -159,7 +159,8 @@ fn answer(rows: &[Row]) -> Result<Reference, Error> {
 /// that may be.
 ///
 /// # Errors
-/// Also if a series has no row, or another program has deleted or changed series: the points' columns are then to be seen again.
+/// Also if a series has no row, or another program has deleted or changed series: the points' columns are then to be seen
+/// again.
 pub(in crate::database) async fn lock(
     session: &mut Session,
     known: &KnownSeries,

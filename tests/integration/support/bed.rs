@@ -57,8 +57,8 @@ fn profile() -> Profile {
     }
 }
 
-/// Returns `true` if tests that do not choose a profile have a table with a trigger of somebody's, for which the foreign key's trigger
-/// has to fire, too.
+/// Returns `true` if tests that do not choose a profile have a table with a trigger of somebody's, for which the foreign
+/// key's trigger has to fire, too.
 fn has_trigger() -> bool {
     match std::env::var("SERIES_INGEST_TEST_TRIGGER").as_deref() {
         Err(_) | Ok("" | "off") => false,

@@ -60,8 +60,8 @@ async fn pass_on(client: TcpStream, server: u16, sent: Sent) {
     drop(tokio::join!(requests, answers));
 }
 
-/// Returns `true` if these bytes of a client are TLS and nothing else: records, of which the first begins with a ClientHello and the last
-/// need not be whole.
+/// Returns `true` if these bytes of a client are TLS and nothing else: records, of which the first begins with a
+/// ClientHello and the last need not be whole.
 pub fn is_tls(bytes: &[u8]) -> bool {
     let mut rest = bytes;
     while let Some(&kind) = rest.first() {
