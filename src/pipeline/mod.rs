@@ -6,7 +6,7 @@
 //!
 //! - [`partitions`](self): what is known of each partition: how far read, how far applied, what is on its way.
 //! - `membership`: when this worker joins the consumer group.
-//! - `spill`: the modes, and what goes to the journal and comes back from it.
+//! - `journaling`: the modes, and what goes to the journal and comes back from it.
 //! - `survey`: what of it the database has, and what is nowhere.
 //! - `start`: where a partition starts, asked of the database and of Kafka.
 //! - `letters`: copies of dead letters for a topic.
@@ -54,7 +54,7 @@ use crate::telemetry::metrics::{self, Step};
 use crate::telemetry::{self, escaped, lag};
 
 use dead_letter_copies::Publishing;
-use journaling::{Mode, Spill};
+use journaling::{Journaling, Mode};
 use partitions::Partitions;
 use start::{Resolution, Starter};
 pub(crate) use start::{islands_elsewhere, refused_move};
@@ -156,7 +156,7 @@ pub async fn run(
     let pipeline = Pipeline {
         publishing,
         surveyor: Surveyor::new(journal.clone(), database.clone()),
-        spill: journal.map(|journal| Spill::new(journal, &config, database, writer.clone())),
+        spill: journal.map(|journal| Journaling::new(journal, &config, database, writer.clone())),
         held: HashMap::new(),
         batches: 0,
         starts: Starts::new(starter),
@@ -218,7 +218,7 @@ struct Pipeline {
     writers: JoinSet<Outcome>,
     writer_count: WriterCount,
     /// The journal's side, where there is one.
-    spill: Option<Spill>,
+    spill: Option<Journaling>,
     surveyor: Surveyor,
     /// The publishing of dead letters, where they are published.
     publishing: Option<Publishing>,
@@ -325,7 +325,7 @@ impl Pipeline {
     /// Takes what waits to be journaled, once the database is back.
     fn take_unsaved(&mut self) {
         while !self.is_full() {
-            let Some(set) = self.spill.as_mut().and_then(Spill::take_unsaved) else { return };
+            let Some(set) = self.spill.as_mut().and_then(Journaling::take_waiting_for_append) else { return };
             // Its messages were counted when they were read, by their type or as journaled.
             let counts = self.decode(set);
             metrics::unknown_fields(counts.unknown_fields as u64);
@@ -402,7 +402,7 @@ impl Pipeline {
         let has_turn = spill.is_none_or(|spill| spill.may_write_live(self.writers.len(), writers, is_full));
         if !(due || self.is_full()) || free == 0 || !has_turn {
             if let Some(spill) = self.spill.as_mut().filter(|_| !self.draining)
-                && let Some(records) = spill.next_records(free, writers, is_full)
+                && let Some(records) = spill.next_records(self.writers.len(), writers, is_full)
             {
                 let intervals: Vec<Interval> = records.iter().map(Record::interval).collect();
                 let known = self.partitions.next_offsets(&intervals);
@@ -426,7 +426,7 @@ impl Pipeline {
         self.batches += 1;
         if let Some(spill) = &mut self.spill {
             self.held.insert(self.batches, batch.sets().to_vec());
-            spill.live_has_gone();
+            spill.on_live_batch();
         }
         self.writers.spawn(self.writer.clone().write(self.batches, batch, known));
     }
@@ -463,7 +463,7 @@ impl Pipeline {
                 // whose end is not known, and the claim answers that.
                 self.writers.abort_all();
                 self.writer_count.interrupt(Instant::now());
-                spill.abandoned();
+                spill.on_abandoned();
             }
             if spill.is_needed() {
                 self.health.set_condition("journal", spill.problem());
@@ -486,20 +486,20 @@ impl Pipeline {
                 self.surveyor.soon();
             }
         }
-        if self.spill.as_ref().is_some_and(Spill::wants_survey) {
+        if self.spill.as_ref().is_some_and(Journaling::wants_survey) {
             self.surveyor.soon();
         }
         let is_journaling = self.is_journaling();
         self.starts.tick(is_journaling, || self.partitions.in_flight());
-        self.surveyor.tick(&self.partitions, self.spill.as_ref().map_or(0, Spill::appends));
+        self.surveyor.tick(&self.partitions, self.spill.as_ref().map_or(0, Journaling::appends));
         let journaling = self.spill.as_ref().filter(|spill| spill.mode() == Mode::Journaling);
-        self.watch.tick(&self.partitions, journaling.map(Spill::took_at));
+        self.watch.tick(&self.partitions, journaling.map(Journaling::took_at));
         self.measure();
     }
 
     fn surveyed(&mut self, survey: Survey) {
         if let Some(spill) = &mut self.spill {
-            spill.note_survey(&survey);
+            spill.on_survey(&survey);
         }
         // What was appended since it began is not in it.
         if self.spill.as_ref().is_some_and(|spill| spill.appends() == survey.appends) {
@@ -617,7 +617,7 @@ impl Pipeline {
                 self.writers.abort_all();
                 self.held.clear();
                 if let Some(spill) = &mut self.spill {
-                    spill.abandoned();
+                    spill.on_abandoned();
                 }
                 self.surveyor.soon();
                 self.partitions.forget_in_flight();
@@ -640,7 +640,7 @@ impl Pipeline {
             }
         }
         if let Some(spill) = self.spill.as_mut().filter(|_| outcome.replayed) {
-            spill.replayed(outcome.unread.take(), waits);
+            spill.on_replayed(outcome.unread.take(), waits);
             // The journal is written oldest first: a partition may have to wait until it is its turn.
             if !outcome.applied.is_empty() {
                 self.movable_since = Instant::now();
@@ -772,9 +772,9 @@ impl Pipeline {
 }
 
 /// The end of the next append to the journal; never ready where there is none.
-async fn next_append(spill: &mut Option<Spill>) -> journaling::Appended {
+async fn next_append(spill: &mut Option<Journaling>) -> journaling::Appended {
     match spill {
-        Some(spill) => spill.appended().await,
+        Some(spill) => spill.next_append().await,
         None => std::future::pending().await,
     }
 }
