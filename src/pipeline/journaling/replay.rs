@@ -238,7 +238,7 @@ mod tests {
             (after,   false,   1,       0,    0,                     true,           Live),
             (after,   false,   4,       3,    0,                     true,           Live),
             (outage,  false,   4,       0,    0,                     false,          Live),
-            // One record on trial, whoever is busy.
+            // One record on trial, even if all writers are busy.
             (outage,  true,    1,       0,    0,                     false,          LiveThenJournal),
             (outage,  true,    4,       4,    0,                     true,           LiveThenJournal),
             // A single writer: in turn, and nothing from Kafka is waited for.
