@@ -6,7 +6,7 @@
 //!
 //! - [`partitions`](self): what is known of each partition: how far read, how far applied, what is on its way.
 //! - `membership`: when this worker joins the consumer group, and who else is in it.
-//! - `spill`: the modes, and what goes to the journal and comes back from it.
+//! - `journaling`: the modes, and what goes to the journal and comes back from it.
 //! - `survey`: what of it the database has, and what is nowhere.
 //! - `start`: where a partition starts, asked of the database and of Kafka.
 //! - `letters`: copies of dead letters for a topic.
@@ -55,7 +55,7 @@ use crate::telemetry::metrics::{self, Step};
 use crate::telemetry::{self, escaped, lag};
 
 use dead_letter_copies::Publishing;
-use journaling::{Mode, Spill};
+use journaling::{Journaling, Mode};
 use membership::Membership;
 use partitions::Partitions;
 use start::{Resolution, Starter};
@@ -159,7 +159,7 @@ pub async fn run(
     let pipeline = Pipeline {
         publishing,
         surveyor: Surveyor::new(journal.clone(), database.clone()),
-        spill: journal.map(|journal| Spill::new(journal, &config, database, writer.clone())),
+        journaling: journal.map(|journal| Journaling::new(journal, &config, database, writer.clone())),
         held: HashMap::new(),
         batches: 0,
         starts: Starts::new(starter),
@@ -223,7 +223,7 @@ struct Pipeline {
     writers: JoinSet<Outcome>,
     writer_count: WriterCount,
     /// The journal's side, where there is one.
-    spill: Option<Spill>,
+    journaling: Option<Journaling>,
     surveyor: Surveyor,
     /// The publishing of dead letters, where they are published.
     publishing: Option<Publishing>,
@@ -258,8 +258,8 @@ impl Pipeline {
             self.dispatch();
             self.take_unsaved();
             self.take_waiting();
-            let may_take = match &self.spill {
-                Some(spill) if spill.mode() == Mode::Journaling => spill.may_take(),
+            let may_take = match &self.journaling {
+                Some(journaling) if journaling.mode() == Mode::Journaling => journaling.may_take(),
                 _ => !self.is_full(),
             };
             tokio::select! {
@@ -269,14 +269,14 @@ impl Pipeline {
                 resolution = self.starts.next() => self.on_starts(resolution),
                 Some(observation) = self.watch.next() => self.observed(observation),
                 survey = self.surveyor.next() => self.surveyed(survey),
-                appended = next_append(&mut self.spill) => {
+                appended = next_append(&mut self.journaling) => {
                     self.partitions.note_saved(&appended.saved);
                     self.partitions.note_done(&appended.dropped);
                 }
                 Some(event) = events.recv() => self.heard(event),
                 Some((set, epoch)) = messages.recv(), if may_take => self.take(set, epoch),
                 _ = tick.tick() => {
-                    if self.spill.as_ref().is_some_and(|spill| spill.journal().has_ended()) {
+                    if self.journaling.as_ref().is_some_and(|journaling| journaling.journal().has_ended()) {
                         break Err(RunError::JournalEnded);
                     }
                     self.tick(messages.len());
@@ -298,14 +298,14 @@ impl Pipeline {
             let partition = TopicPartition::from(&interval.partition);
             self.consumer.send(Command::Commit(vec![(Assigned { partition, epoch }, interval.until)]));
         }
-        if let Some(spill) = self.spill.as_mut().filter(|spill| spill.mode() == Mode::Journaling) {
+        if let Some(journaling) = self.journaling.as_mut().filter(|journaling| journaling.mode() == Mode::Journaling) {
             metrics::messages_received(&set.source().topic, "journaled", set.len() as u64);
-            spill.save([set]);
+            journaling.save([set]);
             return;
         }
-        if let Some(spill) = self.spill.as_mut().filter(|spill| spill.is_crowded(&set)) {
+        if let Some(journaling) = self.journaling.as_mut().filter(|journaling| journaling.is_crowded(&set)) {
             metrics::messages_received(&set.source().topic, "journaled", set.len() as u64);
-            spill.set_aside([set]);
+            journaling.set_aside([set]);
             return;
         }
         self.fill(set);
@@ -330,7 +330,7 @@ impl Pipeline {
     /// Takes what waits to be journaled, once the database is back.
     fn take_unsaved(&mut self) {
         while !self.is_full() {
-            let Some(set) = self.spill.as_mut().and_then(Spill::take_unsaved) else { return };
+            let Some(set) = self.journaling.as_mut().and_then(Journaling::take_waiting_for_append) else { return };
             // Its messages were counted when they were read, by their type or as journaled.
             let counts = self.decode(set);
             metrics::unknown_fields(counts.unknown_fields as u64);
@@ -388,7 +388,7 @@ impl Pipeline {
     }
 
     fn is_journaling(&self) -> bool {
-        self.spill.as_ref().is_some_and(|spill| spill.mode() == Mode::Journaling)
+        self.journaling.as_ref().is_some_and(|journaling| journaling.mode() == Mode::Journaling)
     }
 
     fn is_full(&self) -> bool {
@@ -405,16 +405,17 @@ impl Pipeline {
         let writers = self.writer_count.get();
         let free = writers.saturating_sub(self.writers.len());
         let is_full = self.budget.is_full();
-        let spill = self.spill.as_ref().filter(|_| !self.draining);
-        let has_turn = spill.is_none_or(|spill| spill.may_write_live(self.writers.len(), writers, is_full));
+        let journaling = self.journaling.as_ref().filter(|_| !self.draining);
+        let has_turn =
+            journaling.is_none_or(|journaling| journaling.may_write_live(self.writers.len(), writers, is_full));
         if !(due || self.is_full()) || free == 0 || !has_turn {
-            if let Some(spill) = self.spill.as_mut().filter(|_| !self.draining)
-                && let Some(records) = spill.next_records(free, writers, is_full)
+            if let Some(journaling) = self.journaling.as_mut().filter(|_| !self.draining)
+                && let Some(records) = journaling.next_records(self.writers.len(), writers, is_full)
             {
                 let intervals: Vec<Interval> = records.iter().map(Record::interval).collect();
                 let known = self.partitions.next_offsets(&intervals);
                 self.writers.spawn(self.writer.clone().replay(
-                    spill.journal().clone(),
+                    journaling.journal().clone(),
                     records,
                     known,
                     self.budget.clone(),
@@ -431,9 +432,9 @@ impl Pipeline {
         metrics::batch_sealed(batch.points().len(), batch.message_bytes());
         let known = self.partitions.next_offsets(&batch.intervals());
         self.batches += 1;
-        if let Some(spill) = &mut self.spill {
+        if let Some(journaling) = &mut self.journaling {
             self.held.insert(self.batches, batch.sets().to_vec());
-            spill.live_has_gone();
+            journaling.on_live_batch();
         }
         self.writers.spawn(self.writer.clone().write(self.batches, batch, known));
     }
@@ -459,25 +460,25 @@ impl Pipeline {
         if self.starts.is_empty() {
             self.health.note(|facts| facts.partitions.problem = None);
         }
-        if let Some(spill) = &mut self.spill {
-            if spill.update() {
+        if let Some(journaling) = &mut self.journaling {
+            if journaling.update() {
                 // It may have to outlive this process, and Kafka may not have it any more by then.
                 let held = std::mem::take(&mut self.held).into_values().flatten();
                 let filling = std::mem::replace(&mut self.filling, Batch::new(&self.budget));
                 self.filling_since = None;
-                spill.save(held.chain(filling.sets().iter().cloned()).collect::<Vec<_>>());
+                journaling.save(held.chain(filling.sets().iter().cloned()).collect::<Vec<_>>());
                 // Held by nobody else, they leave room in memory for what comes. A transaction that is cut off here is one
                 // whose end is not known, and the claim answers that.
                 self.writers.abort_all();
                 self.writer_count.interrupt(Instant::now());
-                spill.abandoned();
+                journaling.on_abandoned();
             }
-            if spill.is_needed() {
-                self.health.set_condition("journal", spill.problem());
+            if journaling.is_needed() {
+                self.health.set_condition("journal", journaling.problem());
             } else {
-                self.health.set_warning("journal", spill.problem());
+                self.health.set_warning("journal", journaling.problem());
             }
-            let lost = spill.take_lost();
+            let lost = journaling.take_lost();
             if !lost.is_empty() {
                 self.partitions.note_done(&lost);
                 let mut reading: Vec<Assigned> =
@@ -493,23 +494,23 @@ impl Pipeline {
                 self.surveyor.soon();
             }
         }
-        if self.spill.as_ref().is_some_and(Spill::wants_survey) {
+        if self.journaling.as_ref().is_some_and(Journaling::wants_survey) {
             self.surveyor.soon();
         }
         let is_journaling = self.is_journaling();
         self.starts.tick(is_journaling, || self.partitions.in_flight());
-        self.surveyor.tick(&self.partitions, self.spill.as_ref().map_or(0, Spill::appends));
-        let journaling = self.spill.as_ref().filter(|spill| spill.mode() == Mode::Journaling);
-        self.watch.tick(&self.partitions, journaling.map(Spill::took_at));
+        self.surveyor.tick(&self.partitions, self.journaling.as_ref().map_or(0, Journaling::appends));
+        let journaling = self.journaling.as_ref().filter(|journaling| journaling.mode() == Mode::Journaling);
+        self.watch.tick(&self.partitions, journaling.map(Journaling::took_at));
         self.measure();
     }
 
     fn surveyed(&mut self, survey: Survey) {
-        if let Some(spill) = &mut self.spill {
-            spill.note_survey(&survey);
+        if let Some(journaling) = &mut self.journaling {
+            journaling.on_survey(&survey);
         }
         // What was appended since it began is not in it.
-        if self.spill.as_ref().is_some_and(|spill| spill.appends() == survey.appends) {
+        if self.journaling.as_ref().is_some_and(|journaling| journaling.appends() == survey.appends) {
             self.partitions.keep_journaled(&survey.journaled);
         }
         for record in &survey.missing {
@@ -557,8 +558,8 @@ impl Pipeline {
             self.movable_since = Instant::now();
         }
         let stalled = self.partitions.stalled_for(self.movable_since).filter(|stalled| *stalled >= stall);
-        match &self.spill {
-            Some(spill) => spill.measure(now_ms),
+        match &self.journaling {
+            Some(journaling) => journaling.measure(now_ms),
             None => metrics::mode(Mode::Streaming.as_str(), true),
         }
         self.health.set_condition(
@@ -578,13 +579,13 @@ impl Pipeline {
             watch::fill_status(status, &lags, (buffered, limit, in_flight));
             status.writers = writers as u64;
         });
-        if let Some(spill) = &self.spill {
-            let usage = spill.journal().usage();
-            let mode = spill.mode().as_str();
+        if let Some(journaling) = &self.journaling {
+            let usage = journaling.journal().usage();
+            let mode = journaling.mode().as_str();
             self.health.update(|status| {
                 status.journal = Some(JournalStatus {
                     mode,
-                    mode_seconds: spill.mode_since().elapsed().as_secs(),
+                    mode_seconds: journaling.mode_since().elapsed().as_secs(),
                     bytes: usage.bytes,
                     limit_bytes: usage.limit_bytes,
                     records: usage.records,
@@ -623,8 +624,8 @@ impl Pipeline {
                 error!(%failure, "a writer ended by a fault of ours; its messages are read again");
                 self.writers.abort_all();
                 self.held.clear();
-                if let Some(spill) = &mut self.spill {
-                    spill.abandoned();
+                if let Some(journaling) = &mut self.journaling {
+                    journaling.on_abandoned();
                 }
                 self.surveyor.soon();
                 self.partitions.forget_in_flight();
@@ -641,13 +642,13 @@ impl Pipeline {
             self.partitions.note_waiting(set, outcome.replayed);
         }
         if !outcome.replayed && waits {
-            match &mut self.spill {
-                Some(spill) => spill.set_aside(outcome.aside),
+            match &mut self.journaling {
+                Some(journaling) => journaling.set_aside(outcome.aside),
                 None => self.waiting.extend(outcome.aside.iter().map(|set| set.detached(&self.budget))),
             }
         }
-        if let Some(spill) = self.spill.as_mut().filter(|_| outcome.replayed) {
-            spill.replayed(outcome.unread.take(), waits);
+        if let Some(journaling) = self.journaling.as_mut().filter(|_| outcome.replayed) {
+            journaling.on_replayed(outcome.unread.take(), waits);
             // The journal is written oldest first: a partition may have to wait until it is its turn.
             if !outcome.applied.is_empty() {
                 self.movable_since = Instant::now();
@@ -779,9 +780,9 @@ impl Pipeline {
 }
 
 /// The end of the next append to the journal; never ready where there is none.
-async fn next_append(spill: &mut Option<Spill>) -> journaling::Appended {
-    match spill {
-        Some(spill) => spill.appended().await,
+async fn next_append(journaling: &mut Option<Journaling>) -> journaling::Appended {
+    match journaling {
+        Some(journaling) => journaling.next_append().await,
         None => std::future::pending().await,
     }
 }

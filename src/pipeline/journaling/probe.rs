@@ -1,0 +1,62 @@
+//! The check that the journal still works, while nothing is appended.
+
+use std::time::{Duration, Instant};
+
+use tokio::task::JoinSet;
+
+use super::append::hanging;
+use crate::journal::{AppendError, JournalHandle};
+
+/// The time between two probes.
+const PROBE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// The probes of the journal, one at a time.
+pub(super) struct Probe {
+    running: JoinSet<Result<(), AppendError>>,
+    /// When the last one began.
+    since: Instant,
+    next_at: Instant,
+    /// What the last one found.
+    problem: Option<String>,
+    succeeded_at: Option<Instant>,
+}
+
+impl Probe {
+    pub(super) fn new() -> Self {
+        Self {
+            running: JoinSet::new(),
+            since: Instant::now(),
+            next_at: Instant::now(),
+            problem: None,
+            succeeded_at: None,
+        }
+    }
+
+    /// Records what the last probe found, and starts the next one if it is due.
+    pub(super) fn tick(&mut self, journal: &JournalHandle) {
+        while let Some(done) = self.running.try_join_next() {
+            self.problem = match done {
+                Ok(Ok(())) => {
+                    self.succeeded_at = Some(Instant::now());
+                    None
+                }
+                Ok(Err(failure)) => Some(failure.to_string()),
+                Err(failure) => Some(format!("a look at the journal ended by a fault of ours: {failure}")),
+            };
+        }
+        if self.running.is_empty() && Instant::now() >= self.next_at {
+            (self.since, self.next_at) = (Instant::now(), Instant::now() + PROBE_INTERVAL);
+            let journal = journal.clone();
+            self.running.spawn(async move { journal.probe().await });
+        }
+    }
+
+    pub(super) fn problem(&self) -> Option<String> {
+        let since = (!self.running.is_empty()).then_some(self.since);
+        hanging("a look at the journal", since).or_else(|| self.problem.clone())
+    }
+
+    pub(super) fn succeeded_at(&self) -> Option<Instant> {
+        self.succeeded_at
+    }
+}
