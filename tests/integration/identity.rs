@@ -270,11 +270,13 @@ async fn a_copy_from_before_a_column_lists_the_column_again() {
                    where id = 's' and c in ('first', 'later')";
     let worker = worker(&bed, "first");
     publish_column(&bed, "first", 0);
-    until(60, "the first column", async || bed.count(columns).await == 1).await;
+    until(60, "the first point", async || bed.count_points().await == 1).await;
+    assert_eq!(bed.count(columns).await, 1);
     // It has the identity of the database.
     let copy = bed.copy_database().await;
     publish_column(&bed, "later", 1);
-    until(60, "the later column", async || bed.count(columns).await == 2).await;
+    until(60, "the later point", async || bed.count_points().await == 2).await;
+    assert_eq!(bed.count(columns).await, 2);
     bed.switch_database_to(&copy).await;
     publish_column(&bed, "later", 2);
     until(60, "all points", async || bed.count_points().await == 3).await;
