@@ -8,38 +8,46 @@
 //! - `membership`: when this worker joins the consumer group, and who else is in it.
 //! - `journaling`: the modes, and what goes to the journal and comes back from it.
 //! - `survey`: what of it the database has, and what is nowhere.
-//! - `start`: where a partition starts, asked of the database and of Kafka.
-//! - `letters`: copies of dead letters for a topic.
-//! - `writer`: one batch until it is committed, through outages, overlaps and refused rows.
-//! - `writer_count`: how many batches are written at the same time.
+//! - `starts`, `start`: when and where a partition starts, asked of the database and of Kafka.
+//! - `open_batch`, `dispatch`: the batch being filled, and when it goes to a writer.
+//! - `writers`, `writer`: the batches being written; one batch until it is committed, through outages, overlaps and refused rows.
+//! - `after_write`: what follows a batch that was written.
+//! - `locked`: without a journal, messages that wait for locks.
+//! - `tick`: what is done ten times a second, and what `/status` and the metrics are given.
+//! - `dead_letter_copies`: copies of dead letters for a topic.
 //! - `topic_settings`: whether a topic is compacted.
 //! - `watch`: lag, topic identities and health, looked at every few seconds.
 
+mod after_write;
 mod dead_letter_copies;
+mod dispatch;
 mod journaling;
+mod locked;
 mod membership;
+mod open_batch;
 mod partitions;
 mod start;
 mod starts;
 mod survey;
+mod tick;
 mod topic_settings;
 mod watch;
 mod writer;
+mod writers;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::mpsc::{self, UnboundedReceiver};
-use tokio::task::{JoinError, JoinSet};
+use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
-use crate::batch::{Batch, Counts};
 use crate::config::Config;
 use crate::database::Database;
-use crate::journal::{JournalHandle, Record};
+use crate::journal::JournalHandle;
 use crate::kafka::consumer::{self, ConsumerHandle};
 use crate::kafka::events::{Assigned, Command, Event, Messages};
 use crate::kafka::lookup::Lookup;
@@ -47,16 +55,17 @@ use crate::kafka::member::Member;
 use crate::kafka::partition::TopicPartition;
 use crate::kafka::settings;
 use crate::kafka::topic_settings::TopicSettings;
-use crate::message::Decoder;
 use crate::raw::{Budget, Interval, MessageSet};
-use crate::telemetry::health::{Component, Health, JournalStatus};
+use crate::telemetry::health::{Component, Health};
 use crate::telemetry::log_limit::LogLimit;
-use crate::telemetry::metrics::{self, Step};
-use crate::telemetry::{self, escaped, lag};
+use crate::telemetry::metrics;
+use crate::telemetry::{self, lag};
 
 use dead_letter_copies::Publishing;
 use journaling::{Journaling, Mode};
+use locked::LockedMessages;
 use membership::Membership;
+use open_batch::OpenBatch;
 use partitions::Partitions;
 use start::{Resolution, Starter};
 pub(crate) use start::{islands_elsewhere, refused_move};
@@ -65,16 +74,11 @@ use survey::{Survey, Surveyor};
 use topic_settings::PointsInSeries;
 use watch::{Observation, Watch};
 pub use watch::{ask_brokers, show_server};
-use writer::writer_count::WriterCount;
-use writer::{Outcome, Writer};
+use writer::Writer;
+use writers::Writers;
 
 /// How often the loop looks at its clock when nothing happens.
 const TICK: Duration = Duration::from_millis(100);
-/// How long nothing may come of a partition that has more. What could hold it, a broker that is away among it, is not known
-/// here, and starting again does no harm.
-const STUCK: Duration = Duration::from_secs(30);
-/// How often messages are tried again that wait for what somebody has locked, without a journal.
-const TRY_LOCKED: Duration = Duration::from_secs(1);
 /// How much longer than its longest statement a healthy database may be silent: the worker's own patience, and a question's
 /// interval.
 const DATABASE_MARGIN: Duration = Duration::from_secs(15);
@@ -128,7 +132,6 @@ pub async fn run(
     let (kafka, beats) = (&config.kafka, Arc::clone(&health));
     let consumer = consumer::spawn(kafka, member.clone(), budget.clone(), beats, event_sender, message_sender)?;
     let watch = Watch::new(Arc::clone(&config), Arc::clone(&lookup), database.clone(), Arc::clone(&health));
-    let decoder = Decoder::new(config.message.limits());
     let starter = Starter {
         kafka: config.kafka.clone(),
         lookup: Arc::clone(&lookup),
@@ -151,41 +154,28 @@ pub async fn run(
             partitions.note_journaled(&record);
         }
     }
-    let publishing = if config.kafka.dead_letter_topic.is_empty() {
+    let copies = if config.kafka.dead_letter_topic.is_empty() {
         None
     } else {
         Some(Publishing::start(&config, database.clone(), Arc::clone(&health))?)
     };
     let pipeline = Pipeline {
-        publishing,
-        surveyor: Surveyor::new(journal.clone(), database.clone()),
-        journaling: journal.map(|journal| Journaling::new(journal, &config, database, writer.clone())),
-        held: HashMap::new(),
-        batches: 0,
-        starts: Starts::new(starter),
-        writer,
-        points_in_series,
-        filling: Batch::new(&budget),
-        filling_since: None,
+        open_batch: OpenBatch::new(&config, budget, points_in_series),
+        locked: LockedMessages::new(),
         partitions,
-        log: LogLimit::default(),
-        writers: JoinSet::new(),
-        writer_count: WriterCount::new(&config.database, Instant::now()),
-        draining: false,
-        movable_since: Instant::now(),
-        calm_since: Instant::now(),
-        waiting: VecDeque::new(),
-        waiting_until: Instant::now(),
-        waiting_turn: 0,
-        config,
-        budget,
-        health,
-        background,
-        consumer,
-        decoder,
+        starts: Starts::new(starter),
+        writers: Writers::new(writer.clone(), &config.database, journal.is_some()),
+        surveyor: Surveyor::new(journal.clone(), database.clone()),
+        journaling: journal.map(|journal| Journaling::new(journal, &config, database, writer)),
+        copies,
         watch,
+        times: Times { movable_since: Instant::now(), calm_since: Instant::now() },
+        log: LogLimit::default(),
+        config,
+        health,
+        consumer,
     };
-    pipeline.run(events, messages, shutdown).await
+    pipeline.run(events, messages, background, shutdown).await
 }
 
 /// Tells health what the worker waits for.
@@ -207,40 +197,30 @@ fn buffer_bytes(config: &Config) -> usize {
 
 struct Pipeline {
     config: Arc<Config>,
-    budget: Budget,
     health: Arc<Health>,
     consumer: ConsumerHandle,
-    /// What runs alongside the loop and ends with it: joining the group, the topics' settings.
-    background: JoinSet<()>,
-    decoder: Decoder,
-    points_in_series: PointsInSeries,
-    filling: Batch,
-    filling_since: Option<Instant>,
+    open_batch: OpenBatch,
+    /// Without a journal: what waits for what others have locked.
+    locked: LockedMessages,
     partitions: Partitions,
     starts: Starts,
-    log: LogLimit,
-    writer: Writer,
-    writers: JoinSet<Outcome>,
-    writer_count: WriterCount,
-    /// The journal's side, where there is one.
+    writers: Writers,
+    /// The journal's side, if there is a journal.
     journaling: Option<Journaling>,
     surveyor: Surveyor,
-    /// The publishing of dead letters, where they are published.
-    publishing: Option<Publishing>,
-    /// The messages of batches that are being written, by the batches' numbers, for the journal.
-    held: HashMap<u64, Vec<MessageSet>>,
-    batches: u64,
+    /// The publishing of copies of dead letters, if they are published.
+    copies: Option<Publishing>,
     watch: Watch,
-    draining: bool,
+    times: Times,
+    log: LogLimit,
+}
+
+/// Since when it is known that nothing but a fault holds data up.
+struct Times {
     /// Since when data could have moved: an outage is no stall, nor is what is written of the journal after it.
     movable_since: Instant,
     /// Since when nothing but the consumer could hold messages up.
     calm_since: Instant,
-    /// Without a journal: what waits for what somebody has locked, and until when.
-    waiting: VecDeque<MessageSet>,
-    waiting_until: Instant,
-    /// How many of them are still to be tried in this turn: those that come back wait for the next.
-    waiting_turn: usize,
 }
 
 impl Pipeline {
@@ -248,6 +228,7 @@ impl Pipeline {
         mut self,
         mut events: UnboundedReceiver<Event>,
         mut messages: UnboundedReceiver<Messages>,
+        mut background: JoinSet<()>,
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), RunError> {
         let mut shutdown = pin!(shutdown);
@@ -255,26 +236,25 @@ impl Pipeline {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let end = loop {
             self.health.beat(Component::Pipeline);
-            self.dispatch();
-            self.take_unsaved();
+            self.dispatch(false);
             self.take_waiting();
             let may_take = match &self.journaling {
                 Some(journaling) if journaling.mode() == Mode::Journaling => journaling.may_take(),
-                _ => !self.is_full(),
+                _ => !self.open_batch.is_full(),
             };
             tokio::select! {
                 biased;
                 () = &mut shutdown => break Ok(()),
-                Some(done) = self.writers.join_next() => self.written(done),
+                Some(ended) = self.writers.next() => self.on_written(ended),
                 resolution = self.starts.next() => self.on_starts(resolution),
-                Some(observation) = self.watch.next() => self.observed(observation),
-                survey = self.surveyor.next() => self.surveyed(survey),
+                Some(observation) = self.watch.next() => self.on_observation(observation),
+                survey = self.surveyor.next() => self.on_survey(survey),
                 appended = next_append(&mut self.journaling) => {
                     self.partitions.note_saved(&appended.saved);
                     self.partitions.note_done(&appended.dropped);
                 }
-                Some(event) = events.recv() => self.heard(event),
-                Some((set, epoch)) = messages.recv(), if may_take => self.take(set, epoch),
+                Some(event) = events.recv() => self.on_event(event),
+                Some((set, epoch)) = messages.recv(), if may_take => self.on_messages(set, epoch),
                 _ = tick.tick() => {
                     if self.journaling.as_ref().is_some_and(|journaling| journaling.journal().has_ended()) {
                         break Err(RunError::JournalEnded);
@@ -283,11 +263,13 @@ impl Pipeline {
                 }
             }
         };
+        info!("stopping: writing what was read");
+        background.abort_all();
         self.drain(events).await;
         end
     }
 
-    fn take(&mut self, set: MessageSet, epoch: u64) {
+    fn on_messages(&mut self, set: MessageSet, epoch: u64) {
         self.starts.on_set_taken();
         if !self.partitions.note_read(&set, epoch, unix_ms()) {
             return;
@@ -308,55 +290,22 @@ impl Pipeline {
             journaling.set_aside([set]);
             return;
         }
-        self.fill(set);
+        self.open_batch.add_read(set);
     }
 
-    /// Takes what waits for what somebody has locked, to try it again.
+    /// Takes what waits in memory for its time: to be journaled, until the database is back, or for what others have locked.
     fn take_waiting(&mut self) {
-        if self.waiting_turn == 0 {
-            if self.waiting.is_empty() || Instant::now() < self.waiting_until {
-                return;
-            }
-            self.waiting_turn = self.waiting.len();
-            self.waiting_until = Instant::now() + TRY_LOCKED;
+        while !self.open_batch.is_full() {
+            let Some(set) = self.journaling.as_mut().and_then(Journaling::take_waiting_for_append) else { break };
+            self.open_batch.add_waiting(set);
         }
-        while self.waiting_turn > 0 && !self.is_full() {
-            self.waiting_turn -= 1;
-            let Some(set) = self.waiting.pop_front() else { break };
-            self.decode(set);
+        while !self.open_batch.is_full() {
+            let Some(set) = self.locked.take() else { break };
+            self.open_batch.add(set);
         }
     }
 
-    /// Takes what waits to be journaled, once the database is back.
-    fn take_unsaved(&mut self) {
-        while !self.is_full() {
-            let Some(set) = self.journaling.as_mut().and_then(Journaling::take_waiting_for_append) else { return };
-            // Its messages were counted when they were read, by their type or as journaled.
-            let counts = self.decode(set);
-            metrics::unknown_fields(counts.unknown_fields as u64);
-        }
-    }
-
-    fn fill(&mut self, set: MessageSet) {
-        let source = Arc::clone(set.source());
-        let counts = self.decode(set);
-        metrics::unknown_fields(counts.unknown_fields as u64);
-        for (kind, count) in counts.by_type().into_iter().filter(|(_, count)| *count > 0) {
-            metrics::messages_received(&source.topic, kind, count as u64);
-        }
-    }
-
-    fn decode(&mut self, set: MessageSet) -> Counts {
-        let begun = Instant::now();
-        let source = Arc::clone(set.source());
-        let counts = self.filling.push(set, &mut self.decoder);
-        self.points_in_series.note(&source, counts);
-        metrics::step_took(Step::Decode, begun.elapsed());
-        self.filling_since.get_or_insert_with(Instant::now);
-        counts
-    }
-
-    fn heard(&mut self, event: Event) {
+    fn on_event(&mut self, event: Event) {
         match event {
             Event::Assigned { assigned, sets_before } => {
                 for one in &assigned {
@@ -391,121 +340,7 @@ impl Pipeline {
         self.journaling.as_ref().is_some_and(|journaling| journaling.mode() == Mode::Journaling)
     }
 
-    fn is_full(&self) -> bool {
-        self.filling.points().len() >= self.config.batch.max_points
-            || self.filling.message_bytes() >= self.config.batch.max_bytes
-    }
-
-    /// Hands the batch to a writer, if it is due and one is free.
-    fn dispatch(&mut self) {
-        let linger = Duration::from_millis(self.config.batch.linger_ms);
-        let due = self.filling_since.is_some_and(|since| self.draining || since.elapsed() >= linger);
-        // What is paused brings nothing more that would be worth waiting for.
-        let due = due || (self.filling_since.is_some() && self.budget.is_full());
-        let writers = self.writer_count.get();
-        let free = writers.saturating_sub(self.writers.len());
-        let is_full = self.budget.is_full();
-        let journaling = self.journaling.as_ref().filter(|_| !self.draining);
-        let has_turn =
-            journaling.is_none_or(|journaling| journaling.may_write_live(self.writers.len(), writers, is_full));
-        if !(due || self.is_full()) || free == 0 || !has_turn {
-            if let Some(journaling) = self.journaling.as_mut().filter(|_| !self.draining)
-                && let Some(records) = journaling.next_records(self.writers.len(), writers, is_full)
-            {
-                let intervals: Vec<Interval> = records.iter().map(Record::interval).collect();
-                let known = self.partitions.next_offsets(&intervals);
-                self.writers.spawn(self.writer.clone().replay(
-                    journaling.journal().clone(),
-                    records,
-                    known,
-                    self.budget.clone(),
-                ));
-            }
-            return;
-        }
-        // With a backlog batches are full before they are due.
-        if !self.is_full() && !is_full {
-            self.writer_count.interrupt(Instant::now());
-        }
-        let batch = std::mem::replace(&mut self.filling, Batch::new(&self.budget));
-        self.filling_since = None;
-        metrics::batch_sealed(batch.points().len(), batch.message_bytes());
-        let known = self.partitions.next_offsets(&batch.intervals());
-        self.batches += 1;
-        if let Some(journaling) = &mut self.journaling {
-            self.held.insert(self.batches, batch.sets().to_vec());
-            journaling.on_live_batch();
-        }
-        self.writers.spawn(self.writer.clone().write(self.batches, batch, known));
-    }
-
-    /// Looks at the clock, while so many message sets wait to be taken.
-    fn tick(&mut self, waiting: usize) {
-        // What waits here, or a pause, is no reason: both end by themselves.
-        if waiting > 0 || !self.budget.has_room() {
-            self.calm_since = Instant::now();
-        } else if self.calm_since.elapsed() >= STUCK {
-            let stuck = self.partitions.stuck(STUCK);
-            if !stuck.is_empty() {
-                if let Some(unlogged) = self.log.happened("stuck", 1) {
-                    warn!(
-                        unlogged,
-                        partitions = named(&stuck),
-                        "there is more in Kafka, and nothing comes of it; starting these partitions again"
-                    );
-                }
-                self.consumer.send(Command::Restart(stuck));
-            }
-        }
-        if self.starts.is_empty() {
-            self.health.note(|facts| facts.partitions.problem = None);
-        }
-        if let Some(journaling) = &mut self.journaling {
-            if journaling.update() {
-                // It may have to outlive this process, and Kafka may not have it any more by then.
-                let held = std::mem::take(&mut self.held).into_values().flatten();
-                let filling = std::mem::replace(&mut self.filling, Batch::new(&self.budget));
-                self.filling_since = None;
-                journaling.save(held.chain(filling.sets().iter().cloned()).collect::<Vec<_>>());
-                // Held by nobody else, they leave room in memory for what comes. A transaction that is cut off here is one
-                // whose end is not known, and the claim answers that.
-                self.writers.abort_all();
-                self.writer_count.interrupt(Instant::now());
-                journaling.on_abandoned();
-            }
-            if journaling.is_needed() {
-                self.health.set_condition("journal", journaling.problem());
-            } else {
-                self.health.set_warning("journal", journaling.problem());
-            }
-            let lost = journaling.take_lost();
-            if !lost.is_empty() {
-                self.partitions.note_done(&lost);
-                let mut reading: Vec<Assigned> =
-                    lost.iter().filter_map(|interval| self.partitions.reading(interval)).collect();
-                reading.sort_by(|a, b| a.partition.cmp(&b.partition));
-                reading.dedup();
-                warn!(
-                    records = lost.len(),
-                    partitions = reading.len(),
-                    "records of the journal are lost; what the database lacks of them is read from Kafka again"
-                );
-                self.consumer.send(Command::Restart(reading));
-                self.surveyor.soon();
-            }
-        }
-        if self.journaling.as_ref().is_some_and(Journaling::wants_survey) {
-            self.surveyor.soon();
-        }
-        let is_journaling = self.is_journaling();
-        self.starts.tick(is_journaling, || self.partitions.in_flight());
-        self.surveyor.tick(&self.partitions, self.journaling.as_ref().map_or(0, Journaling::appends));
-        let journaling = self.journaling.as_ref().filter(|journaling| journaling.mode() == Mode::Journaling);
-        self.watch.tick(&self.partitions, journaling.map(Journaling::took_at));
-        self.measure();
-    }
-
-    fn surveyed(&mut self, survey: Survey) {
+    fn on_survey(&mut self, survey: Survey) {
         if let Some(journaling) = &mut self.journaling {
             journaling.on_survey(&survey);
         }
@@ -531,71 +366,6 @@ impl Pipeline {
         }
     }
 
-    /// Tells what readiness needs to know of the partitions.
-    fn note_partitions(&self) {
-        let (assigned, reading) = self.partitions.counts();
-        let oldest = self.partitions.oldest_log();
-        self.health.note(|facts| {
-            facts.partitions.assigned = assigned;
-            facts.partitions.reading = reading;
-            // Before the group has been joined, having no partitions is no sign.
-            if assigned == reading && (assigned > 0 || facts.group.joined.is_some()) {
-                facts.partitions.complete = Some(Instant::now());
-            }
-            facts.logs.oldest = oldest;
-        });
-    }
-
-    fn measure(&mut self) {
-        metrics::buffered_bytes(self.budget.used() as u64);
-        self.note_partitions();
-        self.health.review();
-        let now_ms = unix_ms();
-        let stall = Duration::from_millis(self.config.http.stall_ms);
-        // Only time counts in which data could have moved to the database.
-        let can_move = self.watch.database_is_up() && self.health.brokers_answer();
-        if !can_move || self.is_journaling() {
-            self.movable_since = Instant::now();
-        }
-        let stalled = self.partitions.stalled_for(self.movable_since).filter(|stalled| *stalled >= stall);
-        match &self.journaling {
-            Some(journaling) => journaling.measure(now_ms),
-            None => metrics::mode(Mode::Streaming.as_str(), true),
-        }
-        self.health.set_condition(
-            "stalled",
-            stalled.map(|for_| format!("there is data to write, and none was committed for {} s", for_.as_secs())),
-        );
-        let lags = self.partitions.lags(now_ms, self.health.brokers_answer());
-        for lag in &lags {
-            if let Some(messages) = lag.messages {
-                telemetry::lag::set(&lag.partition.topic, lag.partition.number, messages, lag.seconds);
-            }
-        }
-        let (buffered, limit, in_flight) = (self.budget.used(), self.config.memory.limit_bytes, self.writers.len());
-        let writers = self.writer_count.get();
-        metrics::writers(writers);
-        self.health.update(|status| {
-            watch::fill_status(status, &lags, (buffered, limit, in_flight));
-            status.writers = writers as u64;
-        });
-        if let Some(journaling) = &self.journaling {
-            let usage = journaling.journal().usage();
-            let mode = journaling.mode().as_str();
-            self.health.update(|status| {
-                status.journal = Some(JournalStatus {
-                    mode,
-                    mode_seconds: journaling.mode_since().elapsed().as_secs(),
-                    bytes: usage.bytes,
-                    limit_bytes: usage.limit_bytes,
-                    records: usage.records,
-                    quarantined_segments: usage.quarantined,
-                    lost_records: usage.lost,
-                });
-            });
-        }
-    }
-
     fn on_starts(&mut self, resolution: Resolution) {
         self.partitions.note_log(&resolution.log_ranges);
         for start in &resolution.starts {
@@ -613,118 +383,6 @@ impl Pipeline {
         self.health.note(|facts| facts.partitions.problem = resolution.problem);
     }
 
-    fn written(&mut self, done: Result<Outcome, JoinError>) {
-        let mut outcome = match done {
-            Ok(outcome) => outcome,
-            // Its messages went to the journal.
-            Err(failure) if failure.is_cancelled() => return,
-            Err(failure) => {
-                // What the task held is lost to this process, not to Kafka or the journal: all is read again from where the
-                // database is. Which task it was is not known, so the others end, too.
-                error!(%failure, "a writer ended by a fault of ours; its messages are read again");
-                self.writers.abort_all();
-                self.held.clear();
-                if let Some(journaling) = &mut self.journaling {
-                    journaling.on_abandoned();
-                }
-                self.surveyor.soon();
-                self.partitions.forget_in_flight();
-                self.consumer.send(Command::Restart(self.partitions.assigned()));
-                return;
-            }
-        };
-        // What a partition without progress has in the journal stays known: its progress must begin no later.
-        let done = if outcome.lost && outcome.replayed { &outcome.damaged } else { &outcome.intervals };
-        self.partitions.note_done(done);
-        self.held.remove(&outcome.number);
-        let waits = !outcome.aside.is_empty();
-        for set in &outcome.aside {
-            self.partitions.note_waiting(set, outcome.replayed);
-        }
-        if !outcome.replayed && waits {
-            match &mut self.journaling {
-                Some(journaling) => journaling.set_aside(outcome.aside),
-                None => self.waiting.extend(outcome.aside.iter().map(|set| set.detached(&self.budget))),
-            }
-        }
-        if let Some(journaling) = self.journaling.as_mut().filter(|_| outcome.replayed) {
-            journaling.on_replayed(outcome.unread.take(), waits);
-            // The journal is written oldest first: a partition may have to wait until it is its turn.
-            if !outcome.applied.is_empty() {
-                self.movable_since = Instant::now();
-            }
-            if !outcome.damaged.is_empty() {
-                self.consumer.send(Command::Restart(
-                    outcome.damaged.iter().filter_map(|interval| self.partitions.reading(interval)).collect(),
-                ));
-                self.surveyor.soon();
-            }
-        }
-        self.writer_count.written(outcome.points + outcome.skipped, Instant::now());
-        metrics::points_written(outcome.points as u64);
-        metrics::points_skipped(outcome.skipped as u64);
-        metrics::points_duplicate(outcome.duplicates as u64);
-        metrics::dead_letters_only_counted(outcome.only_counted);
-        metrics::dead_letters_not_counted(outcome.not_counted);
-        if let Some(publishing) = self.publishing.as_ref().filter(|_| !outcome.dead_letters.is_empty()) {
-            publishing.wake();
-        }
-        for (reason, (count, at, rejected)) in &outcome.dead_letters {
-            metrics::dead_letters(reason, *count);
-            let Some(unlogged) = self.log.happened(reason, *count) else { continue };
-            warn!(
-                topic = at.partition.source.topic, partition = at.partition.number, offset = at.offset,
-                reason = rejected.reason.as_str(), detail = %escaped(&rejected.detail),
-                unlogged,
-                "a message became a dead letter"
-            );
-        }
-        let now_ms = unix_ms();
-        if let Some(oldest) = outcome.oldest_ms.filter(|oldest| is_plausible(*oldest, now_ms)) {
-            metrics::produce_to_commit((now_ms - oldest) as f64 / 1000.0);
-        }
-        if outcome.lost {
-            self.surveyor.soon();
-            self.restart(&outcome.intervals, "the database has no progress of them");
-        }
-        if !outcome.of_deleted_topics.is_empty() {
-            self.restart(
-                &outcome.of_deleted_topics,
-                "their topic was deleted and made anew; what was read of it is dropped",
-            );
-        }
-        let mut commits = Vec::new();
-        let mut fallen_back = Vec::new();
-        for applied in &outcome.applied {
-            let known = outcome.known.get(&TopicPartition::from(&applied.partition));
-            if known.is_some_and(|known| applied.next_offset < *known) {
-                fallen_back.push(applied.clone());
-            }
-            if let Some(assigned) = self.partitions.note_applied(applied) {
-                commits.push((assigned, applied.next_offset));
-            }
-        }
-        if !fallen_back.is_empty() {
-            let assigned = fallen_back
-                .iter()
-                .filter_map(|applied| self.partitions.current(&TopicPartition::from(&applied.partition)))
-                .collect();
-            let partitions: Vec<String> =
-                fallen_back.iter().map(|applied| format!("{} to {}", applied.partition, applied.next_offset)).collect();
-            if let Some(unlogged) = self.log.happened("fallen-back", 1) {
-                warn!(
-                    unlogged,
-                    partitions = partitions.join(", "),
-                    "the database's progress fell back: it was restored; reading again from there"
-                );
-            }
-            // A restored database lacks more than points: series and columns that this worker has listed.
-            self.starts.database().forget();
-            self.consumer.send(Command::Restart(assigned));
-        }
-        self.consumer.send(Command::Commit(commits));
-    }
-
     fn restart(&self, intervals: &[Interval], why: &str) {
         let assigned: Vec<Assigned> =
             intervals.iter().filter_map(|interval| self.partitions.reading(interval)).collect();
@@ -735,7 +393,7 @@ impl Pipeline {
         self.consumer.send(Command::Restart(assigned));
     }
 
-    fn observed(&mut self, observation: Observation) {
+    fn on_observation(&mut self, observation: Observation) {
         self.partitions.note_log(&observation.log_ranges);
         self.partitions.note_committed(&observation.committed);
         let changed = self.partitions.of_changed_topics(&observation.topic_ids);
@@ -747,32 +405,24 @@ impl Pipeline {
 
     /// Writes what was read, until the drain's time is over, and leaves the group.
     async fn drain(mut self, mut events: UnboundedReceiver<Event>) {
-        info!("stopping: writing what was read");
-        self.background.abort_all();
-        self.draining = true;
         let deadline = tokio::time::Instant::now() + Duration::from_millis(self.config.shutdown.drain_timeout_ms);
         loop {
             self.health.beat(Component::Pipeline);
-            self.dispatch();
-            if self.writers.is_empty() {
-                break;
-            }
-            match tokio::time::timeout_at(deadline, self.writers.join_next()).await {
-                Ok(Some(done)) => self.written(done),
+            self.dispatch(true);
+            match tokio::time::timeout_at(deadline, self.writers.next()).await {
+                Ok(Some(ended)) => self.on_written(ended),
                 Ok(None) => break,
                 Err(_) => {
-                    warn!(
-                        batches = self.writers.len(),
-                        "the drain's time is over; Kafka still has what was not written"
-                    );
-                    self.writers.abort_all();
+                    let batches = self.writers.busy();
+                    warn!(batches, "the drain's time is over; Kafka still has what was not written");
+                    self.writers.abort();
                     break;
                 }
             }
         }
         self.consumer.send(Command::Stop);
-        let farewell = async { while !matches!(events.recv().await, Some(Event::Stopped) | None) {} };
-        if tokio::time::timeout(STOP_TIMEOUT, farewell).await.is_err() {
+        let stopped = async { while !matches!(events.recv().await, Some(Event::Stopped) | None) {} };
+        if tokio::time::timeout(STOP_TIMEOUT, stopped).await.is_err() {
             warn!("the consumer did not end in time");
         }
         info!("stopped");

@@ -1,0 +1,142 @@
+//! What follows a batch that was written, or was not.
+
+use std::time::Instant;
+
+use tokio::task::JoinError;
+use tracing::{error, warn};
+
+use super::writer::Outcome;
+use super::{Pipeline, is_plausible, unix_ms};
+use crate::kafka::events::{Assigned, Command};
+use crate::kafka::partition::TopicPartition;
+use crate::telemetry::{escaped, metrics};
+
+impl Pipeline {
+    /// A writer has ended.
+    pub(super) fn on_written(&mut self, ended: Result<Outcome, JoinError>) {
+        match ended {
+            Ok(outcome) => self.on_outcome(outcome),
+            // Its messages went to the journal.
+            Err(failure) if failure.is_cancelled() => {}
+            Err(failure) => self.on_writer_lost(&failure),
+        }
+    }
+
+    /// What the task held is lost to this process, not to Kafka or the journal: all is read again from where the database is.
+    /// Which task it was is not known, so the others end, too.
+    fn on_writer_lost(&mut self, failure: &JoinError) {
+        error!(%failure, "a writer ended by an internal error; its messages are read again");
+        self.writers.abort();
+        if let Some(journaling) = &mut self.journaling {
+            journaling.on_abandoned();
+        }
+        self.surveyor.soon();
+        self.partitions.forget_in_flight();
+        self.consumer.send(Command::Restart(self.partitions.assigned()));
+    }
+
+    fn on_outcome(&mut self, mut outcome: Outcome) {
+        // What a partition without progress has in the journal stays known: its progress must begin no later.
+        let done = if outcome.lost && outcome.replayed { &outcome.damaged } else { &outcome.intervals };
+        self.partitions.note_done(done);
+        self.writers.on_written(&outcome);
+        self.keep_locked(&mut outcome);
+        self.count_written(&outcome);
+        if outcome.lost {
+            self.surveyor.soon();
+            self.restart(&outcome.intervals, "the database has no progress of them");
+        }
+        if !outcome.of_deleted_topics.is_empty() {
+            let why = "their topic was deleted and recreated; what was read of it is dropped";
+            self.restart(&outcome.of_deleted_topics, why);
+        }
+        self.advance(&outcome);
+    }
+
+    /// Keeps what was not written because of somebody's lock, and tells the journal's side what was replayed.
+    fn keep_locked(&mut self, outcome: &mut Outcome) {
+        let waits = !outcome.aside.is_empty();
+        for set in &outcome.aside {
+            self.partitions.note_waiting(set, outcome.replayed);
+        }
+        let aside = std::mem::take(&mut outcome.aside);
+        match &mut self.journaling {
+            Some(journaling) if outcome.replayed => {
+                journaling.on_replayed(outcome.unread.take(), waits);
+                // The journal is written oldest first: a partition may have to wait until it is its turn.
+                if !outcome.applied.is_empty() {
+                    self.times.movable_since = Instant::now();
+                }
+                if !outcome.damaged.is_empty() {
+                    let damaged = outcome.damaged.iter();
+                    let reading = damaged.filter_map(|interval| self.partitions.reading(interval)).collect();
+                    self.consumer.send(Command::Restart(reading));
+                    self.surveyor.soon();
+                }
+            }
+            Some(journaling) if waits => journaling.set_aside(aside),
+            Some(_) => {}
+            None => {
+                let budget = self.open_batch.budget();
+                self.locked.add(aside.iter().map(|set| set.detached(budget)).collect::<Vec<_>>());
+            }
+        }
+    }
+
+    fn count_written(&self, outcome: &Outcome) {
+        metrics::points_written(outcome.points as u64);
+        metrics::points_skipped(outcome.skipped as u64);
+        metrics::points_duplicate(outcome.duplicates as u64);
+        metrics::dead_letters_only_counted(outcome.only_counted);
+        metrics::dead_letters_not_counted(outcome.not_counted);
+        if let Some(copies) = self.copies.as_ref().filter(|_| !outcome.dead_letters.is_empty()) {
+            copies.wake();
+        }
+        for (reason, (count, at, rejected)) in &outcome.dead_letters {
+            metrics::dead_letters(reason, *count);
+            let Some(unlogged) = self.log.happened(reason, *count) else { continue };
+            warn!(
+                topic = at.partition.source.topic, partition = at.partition.number, offset = at.offset,
+                reason = rejected.reason.as_str(), detail = %escaped(&rejected.detail),
+                unlogged,
+                "a message became a dead letter"
+            );
+        }
+        let now_ms = unix_ms();
+        if let Some(oldest) = outcome.oldest_ms.filter(|oldest| is_plausible(*oldest, now_ms)) {
+            metrics::produce_to_commit((now_ms - oldest) as f64 / 1000.0);
+        }
+    }
+
+    /// Takes over the progress that the database has now, and has it committed to Kafka.
+    fn advance(&mut self, outcome: &Outcome) {
+        let mut commits = Vec::new();
+        let mut fallen_back = Vec::new();
+        for applied in &outcome.applied {
+            let known = outcome.known.get(&TopicPartition::from(&applied.partition));
+            if known.is_some_and(|known| applied.next_offset < *known) {
+                fallen_back.push(applied);
+            }
+            if let Some(assigned) = self.partitions.note_applied(applied) {
+                commits.push((assigned, applied.next_offset));
+            }
+        }
+        if !fallen_back.is_empty() {
+            let current = |partition| self.partitions.current(&TopicPartition::from(partition));
+            let assigned: Vec<Assigned> = fallen_back.iter().filter_map(|one| current(&one.partition)).collect();
+            let partitions: Vec<String> =
+                fallen_back.iter().map(|one| format!("{} to {}", one.partition, one.next_offset)).collect();
+            if let Some(unlogged) = self.log.happened("fallen-back", 1) {
+                warn!(
+                    unlogged,
+                    partitions = partitions.join(", "),
+                    "the database's progress fell back: it was restored; reading again from there"
+                );
+            }
+            // A restored database lacks more than points: series and columns that this worker has listed.
+            self.starts.database().forget();
+            self.consumer.send(Command::Restart(assigned));
+        }
+        self.consumer.send(Command::Commit(commits));
+    }
+}
