@@ -139,7 +139,7 @@ impl Filter {
 }
 
 fn series_of_letter(letter: &Letter) -> Option<String> {
-    letter.payload.as_deref().and_then(series_of)
+    letter.message.payload.as_deref().and_then(series_of)
 }
 
 /// The dead letters of a filter, page by page in the order of their ids.
@@ -163,7 +163,7 @@ impl<'a> Letters<'a> {
         let kind_of = |topic: &str| if topic == series_topic { Kind::Series } else { Kind::Points };
         let mut page = self.database.letters(&self.asked, self.above, self.page, kind_of).await?;
         let Some(last) = page.last() else { return Ok(None) };
-        self.above = last.id;
+        self.above = last.message.id;
         let count = page.len();
         page.retain(|letter| self.filter.takes(letter));
         Ok(Some((page, count)))
@@ -237,8 +237,8 @@ async fn list(
 }
 
 fn print_row(letter: &Letter, max_attempts: i32) {
-    let mut detail: String = letter.detail.chars().take(SHOWN_DETAIL).collect();
-    if detail.len() < letter.detail.len() {
+    let mut detail: String = letter.message.detail.chars().take(SHOWN_DETAIL).collect();
+    if detail.len() < letter.message.detail.len() {
         detail.push('…');
     }
     let series = series_of_letter(letter).map_or_else(|| "-".to_owned(), |series| series.chars().take(20).collect());
@@ -246,12 +246,12 @@ fn print_row(letter: &Letter, max_attempts: i32) {
     let sample = if letter.is_sample { " (the newest of those that were only counted)" } else { "" };
     print_line(format_args!(
         "{:>8}  {:<20}  {:<28}  {:>9}  {:>12}  {:<20}  {:>8}  {:<20}  {}{sample}",
-        letter.id,
+        letter.message.id,
         time(letter.created_ms / 1000 * 1000),
         letter.source.topic,
-        letter.partition,
-        letter.offset,
-        letter.reason,
+        letter.message.partition,
+        letter.message.offset,
+        letter.message.reason,
         attempts,
         escaped(&series).to_string(),
         escaped(&detail),
@@ -271,32 +271,32 @@ fn time(ms: i64) -> String {
 fn described(letter: &Letter, max_attempts: i32) -> Map<String, Value> {
     let mut line = Map::new();
     let mut set = |name: &str, value: Value| line.insert(name.to_owned(), value);
-    set("id", letter.id.into());
+    set("id", letter.message.id.into());
     set("topic", letter.source.topic.as_str().into());
-    set("partition", letter.partition.into());
-    set("offset", letter.offset.into());
-    set("time_ms", letter.time_ms.into());
-    set("reason", letter.reason.as_str().into());
-    set("detail", letter.detail.as_str().into());
+    set("partition", letter.message.partition.into());
+    set("offset", letter.message.offset.into());
+    set("time_ms", letter.message.time_ms.into());
+    set("reason", letter.message.reason.as_str().into());
+    set("detail", letter.message.detail.as_str().into());
     set("created_at", time(letter.created_ms).into());
     set("attempts", letter.attempts.into());
     set("attempted_at", letter.attempted_ms.map(time).into());
     set("parked", (letter.attempts >= max_attempts).into());
     set("sample", letter.is_sample.into());
     set("series", series_of_letter(letter).into());
-    set("key_bytes", letter.key_bytes.into());
-    set("headers_bytes", letter.headers_bytes.into());
-    set("payload_bytes", letter.payload_bytes.into());
+    set("key_bytes", letter.message.key_bytes.into());
+    set("headers_bytes", letter.message.headers_bytes.into());
+    set("payload_bytes", letter.message.payload_bytes.into());
     // Of these only the head is there.
-    set("cut", letter.cut().iter().map(|cut| cut.part).collect());
+    set("cut", letter.message.cut().iter().map(|cut| cut.part).collect());
     line
 }
 
 /// The same with key, headers and payload.
 fn with_payload(letter: &Letter, max_attempts: i32) -> Value {
     let mut line = described(letter, max_attempts);
-    journal::insert(&mut line, "key", letter.key.as_deref());
-    let named = headers::decode(letter.headers.as_deref().unwrap_or_default());
+    journal::insert(&mut line, "key", letter.message.key.as_deref());
+    let named = headers::decode(letter.message.headers.as_deref().unwrap_or_default());
     let named = named.into_iter().map(|(name, value)| {
         let mut header = Map::new();
         header.insert("name".to_owned(), name.into());
@@ -304,7 +304,7 @@ fn with_payload(letter: &Letter, max_attempts: i32) -> Value {
         Value::Object(header)
     });
     line.insert("headers".to_owned(), named.collect());
-    journal::insert(&mut line, "payload", letter.payload.as_deref());
+    journal::insert(&mut line, "payload", letter.message.payload.as_deref());
     Value::Object(line)
 }
 
@@ -345,8 +345,8 @@ async fn show(config: &Config, database: &Database, id: i64, json: bool) -> Resu
         let text = value.as_str().map_or_else(|| value.to_string(), for_terminal);
         print_line(format_args!("{name:<14} {text}"));
     }
-    print_line(format_args!("{:<14} {}", "payload_bytes", letter.payload_bytes));
-    for Cut { part, kept, .. } in letter.cut() {
+    print_line(format_args!("{:<14} {}", "payload_bytes", letter.message.payload_bytes));
+    for Cut { part, kept, .. } in letter.message.cut() {
         print_line(format_args!("only the first {kept} bytes of the {part} are here; Kafka may still have all of it"));
     }
     print_line("");

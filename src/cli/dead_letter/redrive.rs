@@ -115,7 +115,11 @@ pub(super) async fn run(config: &Arc<Config>, database: &Database, arguments: &R
                 }
                 continue;
             }
-            bytes += [&payload, &letter.key, &letter.headers].into_iter().flatten().map(Vec::len).sum::<usize>();
+            bytes += [&payload, &letter.message.key, &letter.message.headers]
+                .into_iter()
+                .flatten()
+                .map(Vec::len)
+                .sum::<usize>();
             waiting.push((letter, payload));
             if waiting.len() == MAX_LETTERS || bytes >= MAX_BYTES {
                 work.write(&waiting).await?;
@@ -240,21 +244,21 @@ impl Work<'_> {
     /// The letter with its whole key and headers, and its whole payload, where these can be had: what stands beside the payload
     /// is looked at, too.
     async fn whole(&mut self, mut letter: Letter) -> Option<(Letter, Option<Vec<u8>>)> {
-        let cut = letter.cut();
+        let cut = letter.message.cut();
         if cut.is_empty() {
-            let payload = letter.payload.take();
+            let payload = letter.message.payload.take();
             return Some((letter, payload));
         }
         match self.wholes.read(&letter).await {
             Ok(Whole { key, headers, payload }) => {
-                (letter.key, letter.headers) = (key, headers);
+                (letter.message.key, letter.message.headers) = (key, headers);
                 Some((letter, payload))
             }
             Err(why) => {
                 for Cut { part, kept, bytes } in cut {
                     complain(
                         Level::WARN,
-                        &format!("dead letter {} has {kept} of {bytes} bytes of its {part}: {why}", letter.id),
+                        &format!("dead letter {} has {kept} of {bytes} bytes of its {part}: {why}", letter.message.id),
                     );
                 }
                 self.done.cut += 1;
@@ -289,10 +293,10 @@ impl Work<'_> {
         self.done.parked += usize::from(letter.attempts < self.max_attempts && attempts >= self.max_attempts);
         if self.done.named.len() < self.max_named {
             self.done.named.push(Again {
-                id: letter.id,
+                id: letter.message.id,
                 topic: letter.source.topic.clone(),
-                partition: letter.partition,
-                offset: letter.offset,
+                partition: letter.message.partition,
+                offset: letter.message.offset,
                 rejected: rejected.clone(),
                 attempts,
             });
@@ -303,21 +307,23 @@ impl Work<'_> {
     async fn edit(&mut self, letter: &Letter, payload: Option<Vec<u8>>) -> Result<bool, Failure> {
         print_line(format_args!(
             "dead letter {}, {} partition {} offset {}: {}: {}",
-            letter.id,
+            letter.message.id,
             letter.source.topic,
-            letter.partition,
-            letter.offset,
-            letter.reason,
-            escaped(&letter.detail)
+            letter.message.partition,
+            letter.message.offset,
+            letter.message.reason,
+            escaped(&letter.message.detail)
         ));
-        if let Err(rejected) = self.decoder.check_envelope(letter.key.as_deref(), letter.headers.as_deref()) {
+        if let Err(rejected) =
+            self.decoder.check_envelope(letter.message.key.as_deref(), letter.message.headers.as_deref())
+        {
             print_line(format_args!("--edit changes the payload alone: {}", escaped(&rejected.detail)));
             self.done.skipped += 1;
             return Ok(true);
         }
         let mut text = payload.unwrap_or_default();
         loop {
-            text = edited(letter.id, &text)?;
+            text = edited(letter.message.id, &text)?;
             // Whether there is a series is for the database to say, each time.
             self.decoder.reject_series([]);
             let failure = match self.decoder.decode(letter.source.kind, Some(&text), &mut Points::default()) {
@@ -338,7 +344,7 @@ impl Work<'_> {
                         Some(Fate::Written) => {
                             print_line(format_args!(
                                 "dead letter {} is written, with {} points",
-                                letter.id, redriven.points
+                                letter.message.id, redriven.points
                             ));
                             self.done.written += 1;
                             self.done.points += redriven.points;
@@ -435,7 +441,7 @@ impl Wholes {
                 Arc::clone(self.rereader.insert(Arc::new(new)))
             }
         };
-        let (source, partition, offset) = (Arc::clone(&letter.source), letter.partition, letter.offset);
+        let (source, partition, offset) = (Arc::clone(&letter.source), letter.message.partition, letter.message.offset);
         let read = tokio::task::spawn_blocking(move || rereader.read(&source, partition, offset)).await;
         match read.map_err(|failure| failure.to_string())? {
             Ok(Some(whole)) => Ok(whole),
