@@ -18,6 +18,7 @@
 mod dead_letter_copies;
 mod journaling;
 mod membership;
+mod new_cluster;
 mod partitions;
 mod start;
 mod starts;
@@ -55,9 +56,9 @@ use crate::telemetry::{self, escaped, lag};
 
 use dead_letter_copies::Publishing;
 use journaling::{Mode, Spill};
+pub(crate) use new_cluster::{islands_elsewhere, refused_move};
 use partitions::Partitions;
 use start::{Resolution, Starter};
-pub(crate) use start::{islands_elsewhere, refused_move};
 use starts::Starts;
 use survey::{Survey, Surveyor};
 use watch::{Observation, Watch};
