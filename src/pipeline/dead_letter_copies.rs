@@ -205,7 +205,7 @@ impl Copies {
             if began.elapsed() >= PATIENCE {
                 break;
             }
-            let id = letter.id;
+            let id = letter.message.id;
             (seen, last) = (seen + 1, Some(id));
             match self.whole(letter) {
                 Ok(letter) => {
@@ -253,22 +253,22 @@ impl Copies {
     /// # Errors
     /// If Kafka does not answer, in words.
     fn whole(&self, letter: LetterToPublish) -> Result<Letter, String> {
-        let cut_from = letter.cut().into_iter().map(|cut| (cut.part, cut.bytes)).collect();
-        let id = letter.id;
-        let (cluster_id, topic, topic_id) = letter.source;
+        let LetterToPublish { message, source: (cluster_id, topic, topic_id) } = letter;
+        let cut_from = message.cut().into_iter().map(|cut| (cut.part, cut.bytes)).collect();
+        let id = message.id;
         let mut copy = Letter {
-            partition: letter.partition,
-            offset: letter.offset,
-            time_ms: letter.time_ms,
-            key: letter.key,
-            headers: owned(letter.headers.as_deref()),
-            payload: letter.payload,
+            partition: message.partition,
+            offset: message.offset,
+            time_ms: message.time_ms,
+            key: message.key,
+            headers: owned(message.headers.as_deref()),
+            payload: message.payload,
             cut_from,
             undecodable: ![Reason::UnknownSeries, Reason::RejectedByDatabase]
                 .iter()
-                .any(|reason| reason.as_str() == letter.reason),
-            reason: letter.reason,
-            detail: letter.detail,
+                .any(|reason| reason.as_str() == message.reason),
+            reason: message.reason,
+            detail: message.detail,
             topic,
         };
         if !copy.cut_from.is_empty() {

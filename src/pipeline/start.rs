@@ -1,5 +1,5 @@
-//! Where a partition starts: at the database's progress, and at the log's start where it was never read or where Kafka no
-//! longer has what comes next. What Kafka no longer has is recorded as a gap first.
+//! Where a partition starts: at the database's progress, and at the log's start if it was never read or if Kafka no longer has
+//! what comes next. What Kafka no longer has is recorded as a gap first.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,9 +7,10 @@ use std::sync::Arc;
 use tokio::task::JoinError;
 use tracing::{error, info, warn};
 
+use super::new_cluster::{log_move, refused_move};
 use super::partitions::{InFlightPartitions, first_beyond};
 use crate::config::{Kafka, NewCluster, StartAt};
-use crate::database::{self, Class, Database, Elsewhere, NO_ISLANDS};
+use crate::database::{self, Class, Database, Elsewhere};
 use crate::journal::JournalHandle;
 use crate::kafka::events::{Assigned, Start};
 use crate::kafka::lookup::Lookup;
@@ -24,7 +25,7 @@ const RETENTION: &str = "retention";
 /// The state of partitions that cannot start, in the log.
 const NOT_STARTED: &str = "start";
 
-/// Asks for starts; each question is one attempt.
+/// Finds starts; each call is one attempt.
 #[derive(Debug, Clone)]
 pub(super) struct Starter {
     pub(super) kafka: Kafka,
@@ -36,18 +37,18 @@ pub(super) struct Starter {
     pub(super) log: LogLimit,
 }
 
-/// What an attempt has found.
+/// The result of an attempt.
 #[derive(Debug, Default)]
 pub(super) struct Resolution {
     /// Partitions that can be read now.
     pub(super) starts: Vec<Start>,
-    /// Offsets to commit to Kafka, so that whoever comes next starts no later.
+    /// Offsets to commit to Kafka, so that the next member of the group starts no later.
     pub(super) commits: Vec<(Assigned, i64)>,
-    /// Partitions that must be resolved anew.
+    /// Partitions that must be resolved again.
     pub(super) restarts: Vec<Assigned>,
-    /// What their logs have.
+    /// The ranges of their logs.
     pub(super) log_ranges: HashMap<TopicPartition, LogRange>,
-    /// Whether it is the answer to lost offsets.
+    /// Whether the attempt was about lost offsets.
     pub(super) found_lost: bool,
     /// Why some partitions cannot be read yet.
     pub(super) problem: Option<String>,
@@ -65,13 +66,31 @@ enum StartError {
     Wait(String),
 }
 
-/// What Kafka says of the topics.
+/// What Kafka says about the topics.
 struct Topics {
     cluster_id: String,
     ids: HashMap<String, String>,
     ranges: HashMap<TopicPartition, LogRange>,
     /// The group's offsets: never above what the database has.
     committed: HashMap<TopicPartition, i64>,
+}
+
+/// A topic whose partitions are to start.
+struct Topic<'a> {
+    source: &'a Arc<Source>,
+    kafka: &'a Topics,
+    in_flight: &'a InFlightPartitions,
+}
+
+impl Topic<'_> {
+    /// Returns the offset that the group has of the partition.
+    fn group_offset(&self, assigned: &Assigned) -> Option<i64> {
+        self.kafka.committed.get(&assigned.partition).copied()
+    }
+
+    fn in_flight(&self, partition: i32) -> Option<&Vec<(i64, i64)>> {
+        self.in_flight.get(&Partition::new(Arc::clone(self.source), partition))
+    }
 }
 
 impl Starter {
@@ -90,7 +109,8 @@ impl Starter {
         }
         for (topic, assigned) in by_topic {
             let source = Arc::new(self.source(topic, &topics));
-            match self.starts_of(&source, &assigned, &topics, &in_flight, &mut resolution).await {
+            let topic = Topic { source: &source, kafka: &topics, in_flight: &in_flight };
+            match self.starts_of(&topic, &assigned, &mut resolution).await {
                 Ok(None) => {}
                 Ok(Some(problem)) | Err(problem) => resolution = self.with_problem(resolution, &problem),
             }
@@ -206,115 +226,137 @@ impl Starter {
         }
     }
 
+    /// Finds the starts of a topic's partitions. Returns why one of them cannot start yet, if there is one.
     async fn starts_of(
         &self,
-        source: &Arc<Source>,
+        topic: &Topic<'_>,
         assigned: &[&Assigned],
-        topics: &Topics,
-        in_flight: &InFlightPartitions,
         resolution: &mut Resolution,
     ) -> Result<Option<StartError>, StartError> {
         let mut problem = None;
         let mut with_range: Vec<(&Assigned, LogRange)> = Vec::new();
         for one in assigned {
-            match topics.ranges.get(&one.partition) {
+            match topic.kafka.ranges.get(&one.partition) {
                 Some(range) => with_range.push((one, *range)),
                 None => problem = Some(wait(one, "its leader does not say which offsets its log has")),
             }
         }
-        let moved = self.moved(source, &with_range).await?;
-        let group_offset = |one: &Assigned| topics.committed.get(&one.partition).copied();
+        let moved = self.moved(topic.source, &with_range).await?;
         with_range.retain(|(one, _)| {
             let Some(elsewhere) = moved.get(&one.partition.number) else { return true };
-            if let Some(why) = refused_move(self.kafka.new_cluster, elsewhere, group_offset(one)) {
+            if let Some(why) = refused_move(self.kafka.new_cluster, elsewhere, topic.group_offset(one)) {
                 problem = Some(wait(one, &why));
                 return false;
             }
-            log_move(self.kafka.new_cluster, elsewhere, group_offset(one));
+            log_move(self.kafka.new_cluster, elsewhere, topic.group_offset(one));
             true
         });
-        let spans = |number: i32| in_flight.get(&Partition::new(Arc::clone(source), number));
-        let committed = |one: &Assigned| topics.committed.get(&one.partition).copied();
-        // Where a partition starts of which the database knows nothing. What was journaled of it before it had progress is to
-        // be written, too: this worker knows its own journal's, and of another's the group's offset tells the begin.
-        let firsts: Vec<(i32, i64)> = with_range
-            .iter()
-            .map(|(one, range)| {
-                let is_synced =
-                    self.kafka.new_cluster == NewCluster::GroupOffsets && moved.contains_key(&one.partition.number);
-                let first = match (self.kafka.start, committed(one)) {
-                    (_, Some(offset)) if is_synced => offset,
-                    (StartAt::Earliest, _) => range.start,
-                    (StartAt::Latest, _) => range.end,
-                };
-                let journaled = spans(one.partition.number).and_then(|spans| spans.first()).map(|(from, _)| *from);
-                let first = [journaled, committed(one)].into_iter().flatten().fold(first, i64::min);
-                (one.partition.number, first)
-            })
-            .collect();
-        let next_offsets = match self.database.start(source, &firsts).await {
-            Err(failure) if self.journaling && failure.class() != Class::Data => {
-                if let Some(unlogged) = self.log.happened("start-without-database", 1) {
-                    warn!(
-                        %failure, topic = source.topic, unlogged,
-                        "the database is away: the partitions start where Kafka has the group"
-                    );
-                }
-                let without = with_range.iter().zip(&firsts).filter(|((one, _), _)| committed(one).is_none());
-                resolution.commits.extend(without.map(|((one, _), (_, first))| ((*one).clone(), *first)));
-                with_range
-                    .iter()
-                    .zip(&firsts)
-                    .map(|((one, _), (number, first))| (*number, committed(one).unwrap_or(*first)))
-                    .collect()
-            }
-            next_offsets => next_offsets?,
-        };
+        let firsts = self.first_offsets(topic, &with_range, &moved);
+        let next_offsets = self.next_offsets(topic, &with_range, &firsts, resolution).await?;
         for (one, range) in with_range {
-            let number = one.partition.number;
-            let Some(&next) = next_offsets.get(&number) else {
-                problem = Some(wait(one, "the database has no progress of it"));
-                continue;
-            };
-            // What was read or journaled before, and is still on its way, need not be read again.
-            let mut offset = first_beyond(next, spans(number));
-            if offset < range.start && !self.journaling {
-                let lost = holes(next, range.start, spans(number).map_or(&[], Vec::as_slice));
-                if let Err(failure) = self.record_gaps(source, number, lost).await {
-                    problem = Some(failure);
-                    continue;
-                }
-                offset = first_beyond(range.start, spans(number));
+            let next = next_offsets.get(&one.partition.number).copied();
+            match self.start_at(topic, one, range, next).await {
+                Ok(start) => resolution.starts.push(start),
+                Err(failure) => problem = Some(failure),
             }
-            // A gap is for the database to record, when it is back: its progress then lies before what is read now.
-            offset = if self.journaling { offset.max(range.start) } else { offset };
-            if offset > range.end {
-                let state = format!("log-end {} {number}", source.topic);
-                if self.log.lasts(&state, "").is_some() {
-                    error!(
-                        topic = source.topic,
-                        partition = number,
-                        next_offset = offset,
-                        log_end = range.end,
-                        "the database's progress lies behind the log's end: Kafka has lost messages that were read. The \
-                     partition waits; `series-ingest progress reset` moves its progress"
-                    );
-                }
-                problem = Some(wait(one, "its progress lies behind the end of its log"));
-                continue;
-            }
-            info!(topic = source.topic, partition = number, offset, log_end = range.end, "partition starts");
-            resolution.starts.push(Start {
-                assigned: one.clone(),
-                source: Arc::clone(source),
-                offset,
-                next_offset: next,
-            });
         }
         Ok(problem)
     }
 
-    /// The progress elsewhere of partitions that the pipeline has read in another cluster only.
+    /// Returns, by partition, the offset at which it starts if the database has no progress of it. What was journaled before it
+    /// had progress is to be written, too: this worker knows its own journal's offsets, and the group's offset bounds those of
+    /// another worker's.
+    fn first_offsets(
+        &self,
+        topic: &Topic<'_>,
+        assigned: &[(&Assigned, LogRange)],
+        moved: &HashMap<i32, Elsewhere>,
+    ) -> Vec<(i32, i64)> {
+        let first_offset = |(one, range): &(&Assigned, LogRange)| {
+            let number = one.partition.number;
+            let committed = topic.group_offset(one);
+            let is_synced = self.kafka.new_cluster == NewCluster::GroupOffsets && moved.contains_key(&number);
+            let first = match (self.kafka.start, committed) {
+                (_, Some(offset)) if is_synced => offset,
+                (StartAt::Earliest, _) => range.start,
+                (StartAt::Latest, _) => range.end,
+            };
+            let journaled = topic.in_flight(number).and_then(|spans| spans.first()).map(|(from, _)| *from);
+            (number, [journaled, committed].into_iter().flatten().fold(first, i64::min))
+        };
+        assigned.iter().map(first_offset).collect()
+    }
+
+    /// Returns the next offset of each partition: the database's, or the group's if the database is away and messages go to the
+    /// journal.
+    async fn next_offsets(
+        &self,
+        topic: &Topic<'_>,
+        assigned: &[(&Assigned, LogRange)],
+        firsts: &[(i32, i64)],
+        resolution: &mut Resolution,
+    ) -> Result<HashMap<i32, i64>, StartError> {
+        let failure = match self.database.start(topic.source, firsts).await {
+            Err(failure) if self.journaling && failure.class() != Class::Data => failure,
+            next_offsets => return Ok(next_offsets?),
+        };
+        if let Some(unlogged) = self.log.happened("start-without-database", 1) {
+            warn!(
+                %failure, topic = topic.source.topic, unlogged,
+                "the database is away: the partitions start where Kafka has the group"
+            );
+        }
+        let mut next_offsets = HashMap::new();
+        for ((one, _), (number, first)) in assigned.iter().zip(firsts) {
+            let committed = topic.group_offset(one);
+            if committed.is_none() {
+                resolution.commits.push(((*one).clone(), *first));
+            }
+            next_offsets.insert(*number, committed.unwrap_or(*first));
+        }
+        Ok(next_offsets)
+    }
+
+    /// Returns where a partition is read from, given its next offset. Records what Kafka no longer has as gaps.
+    async fn start_at(
+        &self,
+        topic: &Topic<'_>,
+        assigned: &Assigned,
+        range: LogRange,
+        next: Option<i64>,
+    ) -> Result<Start, StartError> {
+        let source = topic.source;
+        let number = assigned.partition.number;
+        let spans = topic.in_flight(number);
+        let next = next.ok_or_else(|| wait(assigned, "the database has no progress of it"))?;
+        // What was read or journaled before, and is still in flight, need not be read again.
+        let mut offset = first_beyond(next, spans);
+        if offset < range.start && !self.journaling {
+            let lost = holes(next, range.start, spans.map_or(&[], Vec::as_slice));
+            self.record_gaps(source, number, lost).await?;
+            offset = first_beyond(range.start, spans);
+        }
+        // The database records the gap when it is available again: its progress is then below what is read now.
+        offset = if self.journaling { offset.max(range.start) } else { offset };
+        if offset > range.end {
+            let state = format!("log-end {} {number}", source.topic);
+            if self.log.lasts(&state, "").is_some() {
+                error!(
+                    topic = source.topic,
+                    partition = number,
+                    next_offset = offset,
+                    log_end = range.end,
+                    "the database's progress lies behind the log's end: Kafka has lost messages that were read. The \
+                     partition waits; `series-ingest progress reset` moves its progress"
+                );
+            }
+            return Err(wait(assigned, "its progress lies behind the end of its log"));
+        }
+        info!(topic = source.topic, partition = number, offset, log_end = range.end, "partition starts");
+        Ok(Start { assigned: assigned.clone(), source: Arc::clone(source), offset, next_offset: next })
+    }
+
+    /// Returns the progress of those partitions that the pipeline has read in another cluster only.
     async fn moved(
         &self,
         source: &Arc<Source>,
@@ -342,58 +384,6 @@ impl Starter {
             }
         }
         Ok(())
-    }
-}
-
-/// Why a partition that the pipeline has read in another cluster does not start in this one, where the group has this offset
-/// of it; `None` if it starts.
-pub(crate) fn refused_move(rule: NewCluster, elsewhere: &Elsewhere, group_offset: Option<i64>) -> Option<String> {
-    let Elsewhere { cluster_id, source_id, next_offset, ahead, .. } = elsewhere;
-    let found = format!(
-        "the pipeline has progress of it in another cluster ({cluster_id}, source {source_id}, next offset {next_offset}), \
-         and none in this one"
-    );
-    match (rule, group_offset) {
-        (NewCluster::GroupOffsets, Some(_)) if ahead != NO_ISLANDS => Some(format!(
-            "{found}; {}. Run a worker on the other cluster until they are part of next_offset, or run `series-ingest progress \
-             adopt --source {source_id} --group-offsets --accept-duplicates`",
-            islands_elsewhere(ahead)
-        )),
-        (NewCluster::Start, _) | (NewCluster::GroupOffsets, Some(_)) => None,
-        (NewCluster::GroupOffsets, None) => Some(format!(
-            "{found}; the group has no offset of it here: sync the group's offsets, or run `series-ingest progress adopt \
-             --source {source_id} --offsets …`"
-        )),
-        (NewCluster::Stop, _) => Some(format!(
-            "{found}. If this cluster mirrors the other one, run `series-ingest progress adopt --source {source_id} \
-             --group-offsets` or `--offsets …`; if it has other messages, set kafka.new_cluster = \"start\""
-        )),
-    }
-}
-
-/// What the islands of another cluster's progress mean for a partition that goes on here.
-pub(crate) fn islands_elsewhere(ahead: &str) -> String {
-    format!("offsets {ahead} above its next offset are applied there, and would be written again here")
-}
-
-/// Logs a start in another cluster than before.
-fn log_move(rule: NewCluster, elsewhere: &Elsewhere, group_offset: Option<i64>) {
-    let Elsewhere { partition, cluster_id, source_id, next_offset, .. } = elsewhere;
-    match group_offset.filter(|_| rule == NewCluster::GroupOffsets) {
-        Some(offset) => info!(
-            cluster = cluster_id,
-            source = source_id,
-            partition,
-            offset,
-            "kafka.new_cluster = \"group-offsets\": goes on from another cluster at the group's offset"
-        ),
-        None => warn!(
-            cluster = cluster_id,
-            source = source_id,
-            partition,
-            next_offset,
-            "kafka.new_cluster = \"start\": what was written from the other cluster is written again"
-        ),
     }
 }
 

@@ -1,8 +1,10 @@
 //! `run`: the worker.
 
+mod schema_wait;
+
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -12,23 +14,16 @@ use super::Failure;
 use super::limits::{self, Limits};
 use super::signals::{self, Signal};
 use crate::config::{self, Config};
-use crate::database::schema::{self, SchemaError, WAIT_REPORT_INTERVAL};
-use crate::database::{self, Class, Database};
+use crate::database::{Class, Database};
 use crate::journal::{Journal, JournalHandle, OpenError, Options, RealFiles};
 use crate::message::Reason;
 use crate::pipeline;
-use crate::telemetry::health::{Component, Health};
-use crate::telemetry::log_limit::LogLimit;
+use crate::telemetry::health::Health;
 use crate::telemetry::{http, logging, metrics};
+use schema_wait::{Schema, Wait, await_schema};
 
-/// How long the journal's last write may take at the end.
+/// Timeout for the journal's last write.
 const JOURNAL_CLOSE: Duration = Duration::from_secs(5);
-/// How long the work on the schema may take before it is a reason not to be ready.
-const SCHEMA_SILENCE: Duration = Duration::from_secs(2);
-/// How long to wait before a schema that cannot be read is asked for again.
-const SCHEMA_RETRY: Duration = Duration::from_millis(500);
-/// The state of a database that the start waits for, in the log.
-const AWAY: &str = "database";
 
 /// Runs the worker with the configuration that `file` and the environment give.
 pub(super) async fn run(config: Arc<Config>, file: Option<PathBuf>) -> Result<(), Failure> {
@@ -159,129 +154,6 @@ pub(super) async fn open_journal(config: &Config) -> Result<JournalHandle, Failu
     info!(directory = config.journal.directory, records = usage.records, bytes = usage.bytes, "journal");
     journal.observe_syncs(metrics::journal_synced);
     Ok(JournalHandle::start(journal)?)
-}
-
-/// How to wait for the schema.
-struct Wait {
-    /// After this long a database that is away is given up for now.
-    patience: Option<Duration>,
-    /// Whether nothing else runs that would show that the worker is alive.
-    alone: bool,
-}
-
-/// How the wait for the schema has ended.
-enum Schema {
-    Verified,
-    /// The database is away, and there is a journal.
-    Later,
-    Stopping,
-}
-
-/// Waits until the schema is there. A database that is away is waited for, for as long as `patience` says; a schema that is
-/// another one is not.
-async fn await_schema(
-    config: &Config,
-    health: &Health,
-    stopping: watch::Receiver<Option<Signal>>,
-    Wait { patience, alone }: Wait,
-) -> Result<Schema, Failure> {
-    let start = Instant::now();
-    let log = LogLimit::default();
-    let mut stopped = std::pin::pin!(until(stopping));
-    // The pipeline does this as soon as it runs.
-    let mut asking = std::pin::pin!(async {
-        if alone { pipeline::ask_brokers(&config.kafka, health).await } else { std::future::pending().await }
-    });
-    let step = if config.database.migrate_on_start { "migrate" } else { "verify" };
-    loop {
-        let began = Instant::now();
-        // The last lock that the migration waited for, and when it did.
-        let waited = Mutex::new(None);
-        let note_wait = |wait: &str| {
-            warn!(wait, "{step}");
-            *waited.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), wait.to_owned()));
-        };
-        let attempt = async {
-            if config.database.migrate_on_start {
-                for note in schema::migrate_and_say(config, &note_wait).await?.notes {
-                    info!(note, "schema");
-                }
-            }
-            schema::verify_and_say(config, &note_wait).await
-        };
-        // A migration takes as long as it needs.
-        let beats = async {
-            loop {
-                if alone {
-                    health.beat(Component::Pipeline);
-                    health.beat(Component::Consumer);
-                    health.review();
-                }
-                if alone && began.elapsed() >= SCHEMA_SILENCE {
-                    let seconds = began.elapsed().as_secs();
-                    let waits = waited.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                    // A wait is reported again while it lasts.
-                    let waits = waits
-                        .filter(|(at, _): &(Instant, String)| at.elapsed() < WAIT_REPORT_INTERVAL + SCHEMA_SILENCE);
-                    let why = waits.map_or_else(
-                        || "another session may hold a lock on its tables, see pg_stat_activity".to_owned(),
-                        |(_, wait)| wait,
-                    );
-                    let reason = format!("waits for the database to {step} the schema for {seconds} s: {why}");
-                    health.set_condition("schema", Some(reason));
-                }
-                tokio::time::sleep(SCHEMA_RETRY).await;
-            }
-        };
-        let failure = tokio::select! {
-            () = &mut stopped => return Ok(Schema::Stopping),
-            () = beats => return Ok(Schema::Stopping),
-            () = &mut asking => return Ok(Schema::Stopping),
-            attempt = attempt => match attempt {
-                Ok(verified) => {
-                    if let Some(ended) = log.ends(AWAY) {
-                        info!(seconds = ended.seconds, "the database is there");
-                    }
-                    pipeline::show_server(health, &verified.server);
-                    health.set_warning("connections", verified.too_few_connections);
-                    health.set_condition("schema", None);
-                    return Ok(Schema::Verified);
-                }
-                Err(failure) => failure,
-            },
-        };
-        match &failure {
-            SchemaError::Database(error)
-                if is_passing(error) && patience.is_some_and(|patience| start.elapsed() >= patience) =>
-            {
-                warn!(%failure, "the database is away; messages go to the journal meanwhile");
-                health.set_condition("schema", None);
-                return Ok(Schema::Later);
-            }
-            SchemaError::Database(error) if is_passing(error) => {
-                if let Some(repeated) = log.lasts(AWAY, &failure.to_string()) {
-                    let (seconds, unlogged) = (repeated.seconds, repeated.unlogged);
-                    warn!(%failure, seconds, unlogged, "the database is away; waiting for it");
-                }
-            }
-            _ => {
-                error!(%failure, "the schema is not what this program needs");
-                return Err(failure.into());
-            }
-        }
-        if alone {
-            health.set_condition("schema", Some(failure.to_string()));
-        }
-        tokio::select! {
-            () = &mut stopped => return Ok(Schema::Stopping),
-            () = tokio::time::sleep(SCHEMA_RETRY) => {}
-        }
-    }
-}
-
-/// Whether the fault is one to wait out: an outage, somebody's lock, or a restore in progress.
-fn is_passing(error: &database::Error) -> bool {
-    matches!(error.class(), Class::Outage | Class::Retry) || error.is_restoring()
 }
 
 /// Ready when the worker is to stop.

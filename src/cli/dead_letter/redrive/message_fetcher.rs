@@ -1,0 +1,48 @@
+//! Reads messages of which the database has only the head from Kafka again.
+
+use std::sync::Arc;
+
+use crate::config::Config;
+use crate::database::dead_letters::Letter;
+use crate::kafka::reread::{Rereader, Whole};
+
+/// Reads the whole messages of cut letters from Kafka.
+pub(super) struct Wholes {
+    config: Arc<Config>,
+    rereader: Option<Arc<Rereader>>,
+    /// Whether the brokers did not answer: they are asked once, because each request takes its timeout.
+    unreachable: bool,
+}
+
+impl Wholes {
+    pub(super) fn new(config: &Arc<Config>) -> Self {
+        Self { config: Arc::clone(config), rereader: None, unreachable: false }
+    }
+
+    /// Reads the letter's message from Kafka.
+    ///
+    /// # Errors
+    /// If Kafka does not answer or no longer has the message.
+    pub(super) async fn read(&mut self, letter: &Letter) -> Result<Whole, String> {
+        if self.unreachable {
+            return Err("Kafka does not answer".to_owned());
+        }
+        let rereader = match &self.rereader {
+            Some(rereader) => Arc::clone(rereader),
+            None => {
+                let new = Rereader::new(&self.config.kafka).map_err(|failure| failure.to_string())?;
+                Arc::clone(self.rereader.insert(Arc::new(new)))
+            }
+        };
+        let (source, partition, offset) = (Arc::clone(&letter.source), letter.message.partition, letter.message.offset);
+        let read = tokio::task::spawn_blocking(move || rereader.read(&source, partition, offset)).await;
+        match read.map_err(|failure| failure.to_string())? {
+            Ok(Some(whole)) => Ok(whole),
+            Ok(None) => Err("Kafka no longer has the message, or its topic or cluster is another one now".to_owned()),
+            Err(failure) => {
+                self.unreachable = true;
+                Err(failure.to_string())
+            }
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! `dead-letter redrive`: letters into the database, each once.
+
+mod edit;
+mod message_fetcher;
+mod report;
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use backon::ExponentialBuilder;
+use clap::Args;
+use indicatif::ProgressBar;
+use tracing::Level;
+
+use super::filter::{Filter, Letters};
+use super::max_attempts;
+use crate::cli::output::{complain, print_line};
+use crate::cli::{Failure, progress_bar};
+use crate::config::Config;
+use crate::database::Database;
+use crate::database::dead_letters::{Cut, Fate, Letter, Redrive as OneRedrive, RedriveMode};
+use crate::kafka::reread::Whole;
+use crate::message::{Decoder, Rejected};
+use message_fetcher::Wholes;
+use report::{Again, Done};
+
+/// What one transaction takes: more is faster, and less is held when it is given up.
+const MAX_LETTERS: usize = 500;
+const MAX_BYTES: usize = 8 * 1024 * 1024;
+/// Maximum number of rejected letters that are named one by one.
+const MAX_NAMED: usize = 20;
+
+#[derive(Debug, Args)]
+pub(in crate::cli) struct Redrive {
+    #[command(flatten)]
+    filter: Filter,
+    /// Also those that are parked.
+    #[arg(long)]
+    parked: bool,
+    /// Repair each payload in $VISUAL or $EDITOR first.
+    #[arg(long, conflicts_with = "dry_run")]
+    edit: bool,
+    /// Do all of it but the COMMIT, and say what would be written; it is no attempt.
+    #[arg(long)]
+    dry_run: bool,
+    /// Print what was done as one JSON document, with all that were rejected.
+    #[arg(long, conflicts_with = "edit")]
+    json: bool,
+}
+
+pub(super) async fn run(config: &Arc<Config>, database: &Database, arguments: &Redrive) -> Result<(), Failure> {
+    let mut letters = Letters::new(config, database, &arguments.filter);
+    let parked = if arguments.parked {
+        0
+    } else {
+        let mut asked = arguments.filter.in_database();
+        asked.from_attempts = Some(max_attempts(config));
+        letters.asked.until_attempts = Some(max_attempts(config));
+        database.count_letters(&asked).await?
+    };
+    let count = usize::try_from(database.count_letters(&letters.asked).await?).unwrap_or(usize::MAX);
+    let bar = if arguments.edit { ProgressBar::hidden() } else { progress_bar(count, "letters") };
+    let mut work = Work {
+        database,
+        wholes: Wholes::new(config),
+        decoder: Decoder::new(config.message.limits()),
+        defined: HashSet::new(),
+        done: Done::default(),
+        max_attempts: max_attempts(config),
+        max_named: if arguments.json { usize::MAX } else { MAX_NAMED },
+        mode: if arguments.dry_run { RedriveMode::Try } else { RedriveMode::Write },
+        pauses: config.database.backoff(),
+    };
+    work.run(&mut letters, arguments.edit, &bar).await?;
+    bar.finish_and_clear();
+    if arguments.json {
+        print_line(work.done.json(arguments.dry_run, parked, work.max_attempts));
+    } else {
+        work.done.report(arguments.dry_run, parked, work.max_attempts);
+    }
+    work.done.verdict(arguments.dry_run)
+}
+
+struct Work<'a> {
+    database: &'a Database,
+    wholes: Wholes,
+    decoder: Decoder,
+    defined: HashSet<String>,
+    done: Done,
+    max_attempts: i32,
+    /// Maximum number of rejected letters that are kept to be named.
+    max_named: usize,
+    mode: RedriveMode,
+    pauses: ExponentialBuilder,
+}
+
+impl Work<'_> {
+    /// Writes all letters, or edits them one by one.
+    async fn run(&mut self, letters: &mut Letters<'_>, edit: bool, bar: &ProgressBar) -> Result<(), Failure> {
+        'pages: while let Some((page, read)) = letters.next().await? {
+            bar.inc((read - page.len()) as u64);
+            let (mut waiting, mut bytes) = (Vec::new(), 0);
+            for letter in page {
+                let Some((letter, payload)) = self.whole(letter).await else {
+                    bar.inc(1);
+                    continue;
+                };
+                if edit {
+                    if !self.edit(&letter, payload).await? {
+                        break 'pages;
+                    }
+                    continue;
+                }
+                bytes += [&payload, &letter.message.key, &letter.message.headers]
+                    .into_iter()
+                    .flatten()
+                    .map(Vec::len)
+                    .sum::<usize>();
+                waiting.push((letter, payload));
+                if waiting.len() == MAX_LETTERS || bytes >= MAX_BYTES {
+                    self.write(&waiting).await?;
+                    bar.inc(waiting.len() as u64);
+                    waiting.clear();
+                    bytes = 0;
+                }
+            }
+            self.write(&waiting).await?;
+            bar.inc(waiting.len() as u64);
+        }
+        Ok(())
+    }
+
+    /// Returns the letter with its whole key and headers, and its whole payload, if these are available: what stands alongside
+    /// the payload is checked, too.
+    async fn whole(&mut self, mut letter: Letter) -> Option<(Letter, Option<Vec<u8>>)> {
+        let cut = letter.message.cut();
+        if cut.is_empty() {
+            let payload = letter.message.payload.take();
+            return Some((letter, payload));
+        }
+        match self.wholes.read(&letter).await {
+            Ok(Whole { key, headers, payload }) => {
+                (letter.message.key, letter.message.headers) = (key, headers);
+                Some((letter, payload))
+            }
+            Err(why) => {
+                for Cut { part, kept, bytes } in cut {
+                    complain(
+                        Level::WARN,
+                        &format!("dead letter {} has {kept} of {bytes} bytes of its {part}: {why}", letter.message.id),
+                    );
+                }
+                self.done.cut += 1;
+                None
+            }
+        }
+    }
+
+    async fn write(&mut self, letters: &[(Letter, Option<Vec<u8>>)]) -> Result<(), Failure> {
+        if letters.is_empty() {
+            return Ok(());
+        }
+        let asked: Vec<OneRedrive<'_>> =
+            letters.iter().map(|(letter, payload)| OneRedrive { letter, payload: payload.as_deref() }).collect();
+        let redriven =
+            self.database.redrive(&asked, self.mode, &mut self.decoder, &mut self.defined, &self.pauses).await?;
+        self.done.points += redriven.points;
+        for ((letter, _), fate) in letters.iter().zip(&redriven.fates) {
+            match fate {
+                Fate::Written => self.done.written += 1,
+                Fate::Rejected(rejected) => self.note_rejected(letter, rejected),
+                Fate::Elsewhere => self.done.elsewhere += 1,
+            }
+        }
+        Ok(())
+    }
+
+    fn note_rejected(&mut self, letter: &Letter, rejected: &Rejected) {
+        let attempts = letter.attempts + i32::from(self.mode == RedriveMode::Write);
+        self.done.rejected += 1;
+        *self.done.reasons.entry(rejected.reason.as_str()).or_default() += 1;
+        self.done.parked += usize::from(letter.attempts < self.max_attempts && attempts >= self.max_attempts);
+        if self.done.named.len() < self.max_named {
+            self.done.named.push(Again {
+                id: letter.message.id,
+                topic: letter.source.topic.clone(),
+                partition: letter.message.partition,
+                offset: letter.message.offset,
+                rejected: rejected.clone(),
+                attempts,
+            });
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! `journal replay`: writes the journal's messages that the database lacks.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tracing::Level;
+
+use super::{Filter, known_damage, left_out};
+use crate::batch::Batch;
+use crate::cli::output::{complain, print_line};
+use crate::cli::{Failure, progress_bar, saying_waits};
+use crate::config::Config;
+use crate::database::verdict::{Attempts, Failed, Verdict, verdict};
+use crate::database::{Class, Coverage, Database, Path};
+use crate::journal::{Inspection, ReadError, Record};
+use crate::message::Decoder;
+use crate::raw::{Interval, MessageSet, Partition};
+
+/// The pause after the database refused.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// The result of a replay, or of a dry run.
+#[derive(Debug, Default)]
+struct Done {
+    messages: usize,
+    points: usize,
+    dead_letters: usize,
+    damaged: usize,
+}
+
+impl Done {
+    /// Waits for the next writer to end, and adds its result.
+    async fn add_one_of(&mut self, writers: &mut JoinSet<Result<Self, Failure>>) -> Result<(), Failure> {
+        let Some(ended) = writers.join_next().await else { return Ok(()) };
+        let done = ended.map_err(|failure| Failure::Internal(failure.to_string()))??;
+        self.messages += done.messages;
+        self.points += done.points;
+        self.dead_letters += done.dead_letters;
+        Ok(())
+    }
+}
+
+pub(super) async fn replay(
+    config: &Config,
+    journal: &mut Inspection,
+    filter: &Filter,
+    dry_run: bool,
+) -> Result<(), Failure> {
+    let database = Database::new(config)?;
+    saying_waits(&database, replay_into(&database, config, journal, filter, dry_run)).await
+}
+
+async fn replay_into(
+    database: &Database,
+    config: &Config,
+    journal: &mut Inspection,
+    filter: &Filter,
+    dry_run: bool,
+) -> Result<(), Failure> {
+    let records: Vec<Record> = journal.records().filter(|record| filter.takes(record)).cloned().collect();
+    let coverage = coverage_of(database, &records).await?;
+    let bar = progress_bar(records.len(), "records");
+    let mut decoder = Decoder::new(config.message.limits());
+    let mut done = Done { damaged: known_damage(journal), ..Done::default() };
+    let (mut batch, mut writers) = (Batch::default(), JoinSet::new());
+    let most_writers = *config.database.writer_range().end();
+    for record in &records {
+        bar.inc(1);
+        match journal.read(record) {
+            Ok(set) => {
+                let known = &coverage[&record.partition];
+                for part in filter.clip(&set).into_iter().flat_map(|set| missing_parts(&set, known)) {
+                    batch.push(part, &mut decoder);
+                }
+            }
+            Err(ReadError::Gone { .. }) => {}
+            Err(failure) => {
+                complain(Level::WARN, &failure.to_string());
+                done.damaged += 1;
+            }
+        }
+        // As large as a worker's batches, so that their points are sorted as far.
+        if batch.points().len() >= config.batch.max_points || batch.message_bytes() >= config.batch.max_bytes {
+            if writers.len() >= most_writers {
+                done.add_one_of(&mut writers).await?;
+            }
+            let decoder = Decoder::new(config.message.limits());
+            writers.spawn(finish(database.clone(), std::mem::take(&mut batch), dry_run, decoder));
+        }
+    }
+    writers.spawn(finish(database.clone(), batch, dry_run, decoder));
+    while !writers.is_empty() {
+        done.add_one_of(&mut writers).await?;
+    }
+    bar.finish_and_clear();
+    let verb = if dry_run { "would be written" } else { "written" };
+    print_line(format_args!(
+        "{} messages with {} points {verb}, {} dead letters; the database had the rest",
+        done.messages, done.points, done.dead_letters
+    ));
+    if done.damaged > 0 {
+        return Err(left_out(done.damaged));
+    }
+    Ok(())
+}
+
+/// Returns what the database has of each partition of the records.
+async fn coverage_of(database: &Database, records: &[Record]) -> Result<HashMap<Partition, Coverage>, Failure> {
+    let mut firsts: HashMap<Partition, i64> = HashMap::new();
+    for record in records {
+        let first = firsts.entry(record.partition.clone()).or_insert(record.from);
+        *first = record.from.min(*first);
+    }
+    let mut coverage: HashMap<Partition, Coverage> = HashMap::new();
+    for (partition, first) in firsts {
+        let Partition { source, number } = &partition;
+        let known = database.coverage(source, &[*number]).await?.remove(number);
+        // To begin its progress here would pass over what Kafka has before the journal's first message.
+        let known = known.ok_or_else(|| {
+            Failure::Usage(format!(
+                "partition {number} of {} was never read by this pipeline: run a worker first, or leave it out (first offset {first})",
+                source.topic
+            ))
+        })?;
+        coverage.insert(partition, known);
+    }
+    Ok(coverage)
+}
+
+/// Returns the parts of the set that the database lacks.
+fn missing_parts(set: &MessageSet, coverage: &Coverage) -> Vec<MessageSet> {
+    let Interval { from, until, .. } = set.interval();
+    coverage.missing(from, until).into_iter().filter_map(|(from, until)| set.clip(from, until)).collect()
+}
+
+/// Writes a batch. The locks on its partitions are held for the commit only, so that several are written at a time; after
+/// any failure the next attempt first asks what the database has.
+async fn finish(database: Database, batch: Batch, dry_run: bool, mut decoder: Decoder) -> Result<Done, Failure> {
+    let mut done = Done::default();
+    if batch.is_empty() {
+        return Ok(done);
+    }
+    if dry_run {
+        done.messages = batch.message_count();
+        done.points = batch.points().len();
+        done.dead_letters = batch.dead_letters().len();
+        return Ok(done);
+    }
+    // As in a worker, a message that the database refuses takes no other with it.
+    let mut pieces = vec![(batch, Path::JournalFast, 0)];
+    while let Some((piece, path, missing_series)) = pieces.pop() {
+        let messages = piece.message_count();
+        let failure = match database.write(&piece, path, &mut decoder).await {
+            Ok(written) => {
+                done.messages += messages;
+                done.points += written.points;
+                done.dead_letters += written.dead_letters.len();
+                continue;
+            }
+            Err(failure) => failure,
+        };
+        let attempts = Attempts {
+            messages,
+            can_be_refused: !piece.has_nothing_to_refuse(),
+            copied_first: path.is_fast(),
+            missing_series: missing_series + u32::from(failure.is_missing_series()),
+            canceled: 0,
+        };
+        let path = path.after_doubt();
+        match verdict(Failed::new(&failure, messages), attempts) {
+            Verdict::ClaimFirst => pieces.push((piece, path, attempts.missing_series)),
+            Verdict::Split(parts) => {
+                let parts = piece.split_into(parts, &mut decoder);
+                pieces.extend(parts.into_iter().rev().map(|part| (part, path, 0)));
+            }
+            Verdict::Reject => pieces.push((piece.into_dead_letter(failure.rejected()), path, 0)),
+            Verdict::SetAside => match database.oversized(&failure, &piece).await.pop() {
+                Some(oversized) => pieces.push((piece.into_dead_letter(oversized.rejected), path, 0)),
+                None => return Err(failure.into()),
+            },
+            Verdict::Retry | Verdict::TooManyIslands if failure.class() == Class::Retry => {
+                pieces.push((piece, path, attempts.missing_series));
+                tokio::time::sleep(RETRY).await;
+            }
+            // What is written stays written: the next run goes on from there.
+            Verdict::Retry | Verdict::TooManyIslands | Verdict::NoProgress => return Err(failure.into()),
+        }
+    }
+    Ok(done)
+}
