@@ -42,7 +42,7 @@ use output::{print, print_line};
         series-ingest --config ingest.toml run        the worker\n  \
         DATABASE_URL=postgresql://... series-ingest demo   see it work\n\n\
         Exit codes: 0 fine, 64 bad usage or configuration, 65 a damaged journal, or dead letters that \
-        were rejected again, 69 a server not reachable, 70 a fault of ours, \
+        were rejected again, 69 a server not reachable, 70 an internal error, \
         74 standard output or a file could not be written."
 )]
 pub struct Cli {
@@ -157,10 +157,10 @@ impl From<database::Error> for Failure {
             Class::Outage => Self::Unreachable(format!("the database: {error}")),
             // Whoever holds the lock may give it back.
             Class::Retry if error.is_lock_timeout() => Self::Unreachable(format!("the database: {error}")),
-            Class::Ours if error.is_missing_database() || error.is_unfit() || error.is_forbidden() => {
+            Class::Internal if error.is_missing_database() || error.is_unfit() || error.is_forbidden() => {
                 Self::Usage(format!("database.url: {error}"))
             }
-            Class::Ours if error.is_restoring() => Self::Unreachable(format!("the database: {error}")),
+            Class::Internal if error.is_restoring() => Self::Unreachable(format!("the database: {error}")),
             _ => Self::Internal(format!("the database: {error}")),
         }
     }

@@ -30,13 +30,13 @@ pub enum Class {
     Progress,
     /// The database refuses a row: find its message.
     Data,
-    /// A fault of ours, of the schema or of the rights: no batch can be written until somebody acts.
-    Ours,
+    /// An internal error, or one of the schema or of privileges: no batch can be written until an operator acts.
+    Internal,
 }
 
 impl Class {
     /// All classes.
-    pub const ALL: [Self; 6] = [Self::Outage, Self::Retry, Self::Overlap, Self::Progress, Self::Data, Self::Ours];
+    pub const ALL: [Self; 6] = [Self::Outage, Self::Retry, Self::Overlap, Self::Progress, Self::Data, Self::Internal];
 
     /// The class as the label of a metric.
     pub fn as_str(self) -> &'static str {
@@ -46,7 +46,7 @@ impl Class {
             Self::Overlap => "overlap",
             Self::Progress => "progress",
             Self::Data => "data",
-            Self::Ours => "ours",
+            Self::Internal => "internal",
         }
     }
 }
@@ -93,7 +93,7 @@ pub(super) fn class_of_row_code(code: &str) -> Class {
             // Our functions', and TimescaleDB's of hypertables and chunks.
             | "IC" | "IO" | "TS"
     );
-    if class == Class::Ours && of_row { Class::Data } else { class }
+    if class == Class::Internal && of_row { Class::Data } else { class }
 }
 
 /// The class of a SQLSTATE. An error without one is the connection's, and so an outage.
@@ -109,10 +109,10 @@ pub(super) fn class_of_code(code: &str) -> Class {
         _ => match &code[..2.min(code.len())] {
             "08" | "53" | "57" | "58" | "28" => Class::Outage,
             // The table's columns are other ones than COPY sends: that is no message's fault.
-            "22" if matches!(code, "22P03" | "22P04") => Class::Ours,
+            "22" if matches!(code, "22P03" | "22P04") => Class::Internal,
             // 54 is a limit of the server's own that a row exceeds, such as the size of an index entry.
             "22" | "23" | "54" => Class::Data,
-            _ => Class::Ours,
+            _ => Class::Internal,
         },
     }
 }

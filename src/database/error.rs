@@ -96,10 +96,10 @@ impl Error {
     pub fn class(&self) -> Class {
         match self {
             Self::TimedOut { .. } => Class::Outage,
-            Self::Unexpected(_) | Self::Tls(_) | Self::OtherType(_) | Self::SharedSession => Class::Ours,
+            Self::Unexpected(_) | Self::Tls(_) | Self::OtherType(_) | Self::SharedSession => Class::Internal,
             Self::TooManyRefused { .. } => Class::Data,
             Self::SeriesChanged | Self::LettersLocked { .. } => Class::Retry,
-            Self::Server { step, source } if is_of_another_column(step, source) => Class::Ours,
+            Self::Server { step, source } if is_of_another_column(step, source) => Class::Internal,
             Self::Server { step, source } if STEPS_WITH_ROWS.contains(step) => {
                 source.code().map_or(Class::Outage, |code| class_of_row_code(code.code()))
             }
@@ -152,7 +152,7 @@ impl Error {
         let is_own = |answer: &DbError| matches!(answer.code().code().get(..2), Some("IC" | "25"));
         match self.class() {
             Class::Data => true,
-            Class::Ours => self.from_server().is_some_and(|answer| !is_own(answer)),
+            Class::Internal => self.from_server().is_some_and(|answer| !is_own(answer)),
             Class::Outage | Class::Retry | Class::Overlap | Class::Progress => false,
         }
     }
@@ -402,18 +402,18 @@ mod tests {
             ("IC002", Class::Retry),
             ("IC003", Class::Progress),
             ("IC004", Class::Progress),
-            ("IC010", Class::Ours),
-            ("IC011", Class::Ours),
+            ("IC010", Class::Internal),
+            ("IC011", Class::Internal),
             ("22021", Class::Data),
-            ("22P03", Class::Ours),
-            ("22P04", Class::Ours),
+            ("22P03", Class::Internal),
+            ("22P04", Class::Internal),
             ("23514", Class::Data),
             ("54000", Class::Data),
-            ("42P01", Class::Ours),
-            ("42501", Class::Ours),
-            ("3D000", Class::Ours),
-            ("XX000", Class::Ours),
-            ("", Class::Ours),
+            ("42P01", Class::Internal),
+            ("42501", Class::Internal),
+            ("3D000", Class::Internal),
+            ("XX000", Class::Internal),
+            ("", Class::Internal),
         ];
         for (code, class) in table {
             assert_eq!(class_of_code(code), class, "{code}");
@@ -430,7 +430,7 @@ mod tests {
             "0A000", "22P03", "22P04", "25P02", "3D000", "42703", "55000", "F0000", "HV00N", "IC010", "XX000", "TS101",
             "",
         ] {
-            assert_eq!(class_of_row_code(code), Class::Ours, "{code}");
+            assert_eq!(class_of_row_code(code), Class::Internal, "{code}");
         }
         for code in
             ["08006", "25006", "28000", "40001", "53100", "55P03", "57014", "58030", "IC001", "IC002", "IC003", "IC004"]

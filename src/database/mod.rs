@@ -501,7 +501,7 @@ impl Database {
             // What is cached may be of another database.
             self.forget();
         }
-        let is_answer = !(matches!(class, Class::Outage | Class::Ours) || failure.is_lock_timeout());
+        let is_answer = !(matches!(class, Class::Outage | Class::Internal) || failure.is_lock_timeout());
         if is_answer || failure.is_canceled() || failure.is_out_of_room() {
             return;
         }
@@ -515,7 +515,7 @@ impl Database {
 
     fn note_down(&self, failure: &Error, asked: Asked, since: Instant) {
         let class = failure.class();
-        if class == Class::Ours || failure.is_read_only() {
+        if class == Class::Internal || failure.is_read_only() {
             // The cause may be a setting that a session keeps from the time it was opened.
             self.connections.renew();
         }

@@ -117,7 +117,7 @@ mod tests {
         for (what, failed, attempts, expected) in [
             ("an outage", FAILED, MANY, Verdict::Retry),
             ("another transaction in the way", of(Class::Retry), MANY, Verdict::Retry),
-            ("an internal error", of(Class::Ours), MANY, Verdict::Retry),
+            ("an internal error", of(Class::Internal), MANY, Verdict::Retry),
             ("overlapping offsets", of(Class::Overlap), MANY, Verdict::ClaimFirst),
             ("overlapping offsets after asking", of(Class::Overlap), claimed, Verdict::Retry),
             ("a deleted series", missing, Attempts { missing_series: 3, ..MANY }, Verdict::ClaimFirst),

@@ -159,7 +159,7 @@ async fn round(
         let noted = database.publish_letters(after, PAGE, async |letters| {
             let copies = Arc::clone(copies);
             page = tokio::task::spawn_blocking(move || copies.publish(letters)).await.unwrap_or_else(|failure| {
-                error!(%failure, "publishing dead letters ended by a fault of ours");
+                error!(%failure, "publishing dead letters ended by an internal error");
                 Page { problem: Some(failure.to_string()), ..Page::default() }
             });
             std::mem::take(&mut page.done)

@@ -83,7 +83,7 @@ const TICK: Duration = Duration::from_millis(100);
 /// How much longer than its longest statement a healthy database may be silent: the worker's own patience, and a question's
 /// interval.
 const DATABASE_MARGIN: Duration = Duration::from_secs(15);
-/// How long the consumer may take to say farewell.
+/// How long the consumer may take to say leaving.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why the pipeline did not start, or ended by itself.
@@ -96,7 +96,7 @@ pub enum RunError {
     #[error("librdkafka refuses the client: {0}")]
     Lookup(#[from] crate::kafka::Error),
     /// Nobody has the journal any more; a new process opens it again.
-    #[error("the journal's thread has ended by a fault of ours; start the worker again")]
+    #[error("the journal's thread has ended by an internal error; start the worker again")]
     JournalEnded,
 }
 
@@ -115,7 +115,7 @@ impl RunError {
 /// Runs until `shutdown` is ready, and then until what was read is written or the drain's time is over.
 ///
 /// # Errors
-/// Where it cannot start, or has lost its journal. Faults of Kafka and of the database are waited out.
+/// If it cannot start, or has lost its journal. Faults of Kafka and of the database are waited out.
 pub async fn run(
     config: Arc<Config>,
     database: Database,
@@ -399,7 +399,7 @@ impl Pipeline {
         self.partitions.note_committed(&observation.committed);
         let changed = self.partitions.of_changed_topics(&observation.topic_ids);
         if !changed.is_empty() {
-            warn!(partitions = named(&changed), "a topic was deleted and made anew: it is read from its start");
+            warn!(partitions = named(&changed), "a topic was deleted and recreated: it is read from its start");
             self.consumer.send(Command::Restart(changed));
         }
     }
@@ -449,7 +449,7 @@ type NextOffsets = HashMap<TopicPartition, i64>;
 /// The release of Kafka 0.10.0, the first whose records have a time: 2016-05-22T00:00:00Z, in milliseconds since the Unix epoch.
 const FIRST_RECORD_TIME_MS: i64 = 1_463_875_200_000;
 
-/// Whether a record that is there at `now_ms` can have this time. Producers set it, and some do in another unit: seconds are
+/// Returns `true` if a record that is there at `now_ms` can have this time. Producers set it, and some do in another unit: seconds are
 /// in 1970, microseconds and nanoseconds in the future.
 fn is_plausible(time_ms: i64, now_ms: i64) -> bool {
     (FIRST_RECORD_TIME_MS..=now_ms).contains(&time_ms)

@@ -60,7 +60,7 @@ enum StartError {
     Kafka(#[from] crate::kafka::Error),
     #[error("the progress cannot be read: {0}")]
     Database(#[from] database::Error),
-    #[error("a question ended by a fault of ours: {0}")]
+    #[error("a question ended by an internal error: {0}")]
     Task(#[from] JoinError),
     #[error("{0}")]
     Wait(String),
@@ -141,7 +141,7 @@ impl Starter {
         let topics = match self.ask_kafka(partitions).await {
             Ok(topics) => topics,
             Err(failure) => {
-                // The event does not come again: all partitions are resolved anew when Kafka answers.
+                // The event does not come again: all partitions are resolved again when Kafka answers.
                 resolution.restarts = reading.into_iter().map(|(one, ..)| one).collect();
                 return self.with_problem(resolution, &failure);
             }

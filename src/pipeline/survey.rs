@@ -118,7 +118,7 @@ impl Surveyor {
                     }
                     self.soon();
                 }
-                Some(Err(failure)) => error!(%failure, "the comparison with the database ended by a fault of ours"),
+                Some(Err(failure)) => error!(%failure, "the comparison with the database ended by an internal error"),
                 None => std::future::pending().await,
             }
         }

@@ -493,9 +493,9 @@ mod tests {
         let health = ready(WATCHDOG);
         health.set_condition("database", Some("down for 1 s (outage): refused".to_owned()));
         let since = health.status().conditions["database"].since.clone();
-        health.set_condition("database", Some("down for 13 s (ours): no such table".to_owned()));
+        health.set_condition("database", Some("down for 13 s (internal): no such table".to_owned()));
         let condition = health.status().conditions["database"].clone();
-        assert_eq!(condition.reason, "down for 13 s (ours): no such table");
+        assert_eq!(condition.reason, "down for 13 s (internal): no such table");
         assert_eq!(condition.since, since);
         health.set_condition("database", None);
         assert!(health.status().conditions.is_empty());

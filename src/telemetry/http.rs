@@ -113,7 +113,7 @@ fn note_end(ended: Result<(), JoinError>) {
     if let Err(failure) = ended
         && !failure.is_cancelled()
     {
-        error!(%failure, "an HTTP connection ended by a fault of ours");
+        error!(%failure, "an HTTP connection ended by an internal error");
     }
 }
 

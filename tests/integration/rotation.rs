@@ -154,7 +154,7 @@ async fn a_column_of_another_type_makes_the_worker_unready_and_is_named() {
         until(30, "unready, with the column", async || {
             worker.get("/readyz").is_some_and(|(code, why)| {
                 code == 503
-                    && why.contains("(ours)")
+                    && why.contains("(internal)")
                     && why.contains(&format!("column value of time_series_data_points is of type {other}"))
             })
         })

@@ -48,7 +48,7 @@ pub(super) enum Command {
         #[command(flatten)]
         times: Times,
     },
-    /// Write what the database lacks of it; safe to stop, to repeat, and to run beside workers.
+    /// Write what the database lacks of it; safe to stop, to repeat, and to run alongside workers.
     Replay {
         #[command(flatten)]
         at: Where,

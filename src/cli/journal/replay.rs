@@ -116,7 +116,7 @@ async fn coverage_of(database: &Database, records: &[Record]) -> Result<HashMap<
     for (partition, first) in firsts {
         let Partition { source, number } = &partition;
         let known = database.coverage(source, &[*number]).await?.remove(number);
-        // To begin its progress here would pass over what Kafka has before the journal's first message.
+        // To begin its progress here would skip what Kafka has before the journal's first message.
         let known = known.ok_or_else(|| {
             Failure::Usage(format!(
                 "partition {number} of {} was never read by this pipeline: run a worker first, or leave it out (first offset {first})",

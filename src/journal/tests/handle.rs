@@ -73,7 +73,7 @@ async fn all_callers_of_a_failed_write_are_told() {
 #[tokio::test]
 async fn a_thread_that_has_ended_is_told_from_an_empty_journal() {
     let mut journal = open(&FaultFiles::new(1));
-    journal.observe_syncs(|_| panic!("a fault of ours"));
+    journal.observe_syncs(|_| panic!("an internal error"));
     let handle = JournalHandle::start(journal).unwrap();
     assert_eq!(handle.records().await.map(|records| records.len()), Some(0));
     assert!(matches!(handle.append(Sets::new(1).some()).await, Err(AppendError::Unavailable(_))));

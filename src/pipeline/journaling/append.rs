@@ -183,7 +183,7 @@ impl Appends {
             Ok(appended) => appended,
             Err(failure) => {
                 // What it held is not on its way any more: a survey finds it missing, and has it read again.
-                error!(%failure, "an append ended by a fault of ours");
+                error!(%failure, "an append ended by an internal error");
                 return Appended { dropped: in_append, ..Appended::default() };
             }
         };

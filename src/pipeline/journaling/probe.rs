@@ -41,7 +41,7 @@ impl Probe {
                     None
                 }
                 Ok(Err(failure)) => Some(failure.to_string()),
-                Err(failure) => Some(format!("a look at the journal ended by a fault of ours: {failure}")),
+                Err(failure) => Some(format!("a look at the journal ended by an internal error: {failure}")),
             };
         }
         if self.running.is_empty() && Instant::now() >= self.next_at {

@@ -39,7 +39,7 @@ impl Writer {
     ) -> (Vec<MessageSet>, Vec<Interval>) {
         let mut dropped = Vec::new();
         for source in self.deleted(sets.iter().map(MessageSet::source)).await {
-            warn!(source.topic, "its topic was deleted and made anew; what was read of it is dropped");
+            warn!(source.topic, "its topic was deleted and recreated; what was read of it is dropped");
             let of_topic = sets.extract_if(.., |set| *set.source() == source);
             dropped.extend(of_topic.map(|set| set.interval()));
         }
@@ -86,7 +86,7 @@ impl Writer {
                         );
                     }
                 }
-                Err(failure) => error!(%failure, source.topic, "asking for the topic's id ended by a fault of ours"),
+                Err(failure) => error!(%failure, source.topic, "asking for the topic's id ended by an internal error"),
             }
             tokio::time::sleep(delays.next().unwrap_or(Duration::from_secs(1))).await;
         }

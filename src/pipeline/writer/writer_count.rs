@@ -1,6 +1,6 @@
 //! How many batches are written at the same time: with a backlog, as many as raise the throughput.
 //!
-//! Once in a while a number beside the present one is tried for a while. One more stays where it is clearly faster, one fewer
+//! Once in a while a number alongside the present one is tried for a while. One more stays where it is clearly faster, one fewer
 //! where it is not slower: a connection that does not help costs the server memory and locks. Without a backlog there is
 //! nothing to measure, and the number stays.
 
