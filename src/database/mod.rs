@@ -3,7 +3,7 @@
 //! - `connection`: how a connection is made, protected, set up, pooled and given up.
 //! - [`schema`]: the tables: migrations, what they must be, profiles and roles.
 //! - `progress`: which offsets are applied, and the claim.
-//! - [`write`]: the one transaction {COPY, dead letters, claim, COMMIT}.
+//! - [`mod@write`]: the one transaction {COPY, dead letters, claim, COMMIT}.
 //! - `waits`: whose locks work waits for.
 //! - [`dead_letters`]: messages that cannot be stored, and what is done with them.
 //! - [`error`]: what a failure means; [`verdict`]: what follows it.

@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::raw::Partition;
 
-/// A topic's name and the number of one of its partitions. Unlike [`Partition`](crate::raw::Partition) it does not say which
+/// A topic's name and the number of one of its partitions. Unlike [`Partition`] it does not say which
 /// topic of that name it is.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TopicPartition {

@@ -150,8 +150,9 @@ mod tests {
     /// What is due after each step, as numbers and epochs.
     #[test]
     fn a_partition_is_due_when_what_was_read_of_it_before_was_taken() {
-        type Step = fn(&mut Waiting);
-        let steps: [(&str, Step, &[(i32, u64)]); 8] = [
+        /// What is done, how, and what is due then.
+        type Step = (&'static str, fn(&mut Waiting), &'static [(i32, u64)]);
+        let steps: [Step; 8] = [
             ("nothing was read before", |w| w.add(vec![assigned(0, 1), assigned(1, 2)], 0), &[(0, 1), (1, 2)]),
             ("two sets were sent before", |w| w.add(vec![assigned(2, 3)], 2), &[(0, 1), (1, 2)]),
             ("one is taken", |w| w.sets_taken += 1, &[(0, 1), (1, 2)]),

@@ -183,9 +183,9 @@ fn literals(text: &str, found: &mut Vec<String>) {
             }
             // A character that could be taken for the begin of a string.
             '\'' if matches!(rest.peek(), Some('"' | '\\')) => {
-                if rest.next() == Some('\\') {
-                    rest.next();
-                }
+                // After a backslash one more is skipped.
+                let skipped = 1 + usize::from(rest.peek() == Some(&'\\'));
+                rest.nth(skipped - 1);
             }
             '"' | '#' if before == 'r' => {
                 let mut hashes = 0;

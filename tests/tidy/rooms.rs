@@ -214,13 +214,10 @@ fn files_and_functions_are_small() {
         }
         for (start, line) in lines.iter().enumerate().filter(|(_, line)| is_function(line)) {
             let indent = line.len() - line.trim_start().len();
-            let end = |line: &&str| line.trim_end() == format!("{}}}", " ".repeat(indent));
+            let end = |line: &str| line.trim_end() == format!("{}}}", " ".repeat(indent));
             // One without a body, in a trait, ends at once.
-            let length = if line.ends_with(';') {
-                1
-            } else {
-                lines[start..].iter().position(|line| end(&line)).unwrap_or(0) + 1
-            };
+            let length =
+                if line.ends_with(';') { 1 } else { lines[start..].iter().position(|line| end(line)).unwrap_or(0) + 1 };
             if length > MAX_FUNCTION {
                 add(&file, format!("{file}:{} is a function of {length} lines", start + 1));
             }
