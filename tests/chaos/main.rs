@@ -19,10 +19,10 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 use rand::{RngExt as _, SeedableRng as _};
 
-use support::bed::connect;
 use support::cluster::Cluster;
 use support::data::Published;
-use support::ground::Ground;
+use support::fixture::connect;
+use support::fixture_with_server::FixtureWithServer;
 use support::load::Load;
 use support::outage::{Ongoing, Outage, until_writable};
 use support::worker::{Worker, run, text};
@@ -145,7 +145,7 @@ struct Counts {
 
 struct Round<'a> {
     cluster: &'a mut Cluster,
-    ground: Ground,
+    ground: FixtureWithServer,
     random: StdRng,
     /// With the data on a small disk that gets full.
     has_small_disk: bool,
@@ -330,7 +330,7 @@ impl Round<'_> {
     }
 
     fn journal_command(&self, command: &str, directory: &std::path::Path, more: &[&str]) -> std::process::Output {
-        let mut environment = self.ground.bed.environment();
+        let mut environment = self.ground.fixture.environment();
         environment.retain(|(name, _)| name != "DATABASE_URL");
         environment.push(("DATABASE_URL".to_owned(), self.ground.url()));
         let directory = directory.to_str().unwrap();
@@ -355,12 +355,12 @@ impl Round<'_> {
         }
         let published = load.stop();
         let ground = &mut self.ground;
-        ground.bed.connect_to(&ground.server).await;
-        ground.bed.until_applied(180).await;
+        ground.fixture.connect_to(&ground.server).await;
+        ground.fixture.until_applied(180).await;
         for worker in self.workers.iter().flatten() {
             worker.until_mode("streaming").await;
         }
-        self.ground.bed.assert_exact(&published).await;
+        self.ground.fixture.assert_exact(&published).await;
         for worker in self.workers.iter_mut().flatten() {
             assert_eq!(worker.terminate(30), Some(0), "a worker stops: {}", worker.log());
         }
@@ -368,12 +368,12 @@ impl Round<'_> {
             let output = text(&self.journal_command("replay", &self.ground.journal(name), &["--dry-run"]));
             assert!(output.starts_with("0 messages with 0 points"), "{name}'s journal is drained: {output}");
         }
-        self.ground.bed.assert_exact(&published).await;
+        self.ground.fixture.assert_exact(&published).await;
         self.counts.rounds += 1;
         self.counts.points += published.rows.len();
         println!("chaos: SEED={}, {} points: {}", self.done.seed, published.rows.len(), self.done.steps.join(", "));
         self.workers = [None, None, None];
-        self.ground.bed.remove().await;
+        self.ground.fixture.remove().await;
     }
 }
 
@@ -381,7 +381,8 @@ impl Round<'_> {
 async fn round(seed: u64, cluster: &mut Cluster, counts: &mut Counts) -> bool {
     let mut random = StdRng::seed_from_u64(seed);
     let has_small_disk = random.random_ratio(1, 4);
-    let Some(ground) = Ground::on_brokers(&cluster.brokers, "chaos", PARTITIONS, has_small_disk).await else {
+    let Some(ground) = FixtureWithServer::on_brokers(&cluster.brokers, "chaos", PARTITIONS, has_small_disk).await
+    else {
         return false;
     };
     let mut round = Round {
@@ -401,11 +402,11 @@ async fn round(seed: u64, cluster: &mut Cluster, counts: &mut Counts) -> bool {
     let mut published = Published::default();
     // All partitions have progress before anything is copied: a copy without it would make a replay begin it too late.
     round.ground.publish(&mut published, 40);
-    round.ground.bed.until_applied(60).await;
+    round.ground.fixture.until_applied(60).await;
     if round.may_stop_server() {
         round.back_up().await;
     }
-    let load = Load::start(&round.ground.bed, published, POINTS_PER_S);
+    let load = Load::start(&round.ground.fixture, published, POINTS_PER_S);
     for _ in 0..STEPS {
         while !round.step().await {}
         let pause = Duration::from_millis(round.random.random_range(200..3000));

@@ -8,8 +8,8 @@ use series_ingest::database::schema::profile::Profile;
 use series_ingest::database::schema::{self, SchemaError};
 use tokio::task::JoinHandle;
 
-use crate::support::bed::{Bed, connect};
 use crate::support::data::{Difference, Published};
+use crate::support::fixture::{Fixture, connect};
 use crate::support::skip;
 use crate::support::worker::{run, text};
 
@@ -49,42 +49,42 @@ fn analyze(python: &Path, url: &str, command: &str, extra: &[(&str, &str)]) -> O
 }
 
 /// The analyzer uses its class while a worker writes points of the series "busy".
-async fn use_alongside_a_worker(bed: &Bed, python: &Path, extra: &'static [(&'static str, &'static str)]) {
-    let worker = bed.worker(&[("SERIES_INGEST__BATCH__LINGER_MS", "1")]);
+async fn use_alongside_a_worker(fixture: &Fixture, python: &Path, extra: &'static [(&'static str, &'static str)]) {
+    let worker = fixture.worker(&[("SERIES_INGEST__BATCH__LINGER_MS", "1")]);
     let placed = br#"{"time_series_id":"placed","timestamps":[0,60],"columns":{"b":[1,1],"a":[1,1]}}"#;
-    bed.producer.send(&bed.points_topic, 0, "placed", Some(placed));
-    bed.send_point("gone", 0);
-    bed.producer.flush();
-    bed.until_applied(60).await;
+    fixture.producer.send(&fixture.points_topic, 0, "placed", Some(placed));
+    fixture.send_point("gone", 0);
+    fixture.producer.flush();
+    fixture.until_applied(60).await;
 
-    let (python, url) = (python.to_owned(), bed.url.clone());
+    let (python, url) = (python.to_owned(), fixture.url.clone());
     let analyzing: JoinHandle<Output> = tokio::task::spawn_blocking(move || analyze(&python, &url, "use", extra));
     let mut seconds = 0;
     while !analyzing.is_finished() {
         for _ in 0..20 {
-            bed.send_point("busy", seconds);
+            fixture.send_point("busy", seconds);
             seconds += 1;
         }
-        bed.producer.flush();
+        fixture.producer.flush();
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     }
     let output = analyzing.await.unwrap();
     assert!(output.status.success(), "{}", text(&output));
     // What the analyzer has deleted is made again by points that come later, and has nothing of before.
-    bed.send_point("gone", 7);
-    bed.send_point("busy", seconds);
-    bed.producer.flush();
-    bed.until_applied(60).await;
-    assert_eq!(bed.count(ORPHANS).await, 0);
-    assert_eq!(bed.count("select count(*) from ingest_dead_letter").await, 0);
-    assert_eq!(bed.count("select count(*) from time_series_data_points where time_series_id = 'gone'").await, 1);
+    fixture.send_point("gone", 7);
+    fixture.send_point("busy", seconds);
+    fixture.producer.flush();
+    fixture.until_applied(60).await;
+    assert_eq!(fixture.count(ORPHANS).await, 0);
+    assert_eq!(fixture.count("select count(*) from ingest_dead_letter").await, 0);
+    assert_eq!(fixture.count("select count(*) from time_series_data_points where time_series_id = 'gone'").await, 1);
     let sql = "select name, time_column, value_columns from time_series_metadata where id = $1";
     for (series, expected) in [
         ("gone", (None, "timestamp", r#"["c"]"#)),
         // What the analyzer has saved last is still its own, and lists the column of the points that came since.
         ("busy", (Some("Busy"), "when", r#"["own","c"]"#)),
     ] {
-        let row = bed.client.query_one(sql, &[&series]).await.unwrap();
+        let row = fixture.client.query_one(sql, &[&series]).await.unwrap();
         assert_eq!((row.get(0), row.get(1), row.get(2)), expected, "{series}");
     }
     drop(worker);
@@ -92,30 +92,30 @@ async fn use_alongside_a_worker(bed: &Bed, python: &Path, extra: &'static [(&'st
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_analyzers_class_works_alongside_a_worker() {
-    let Some(bed) = Bed::with_profile("analyzer", 1, Profile::Standard).await else { return };
+    let Some(fixture) = Fixture::with_profile("analyzer", 1, Profile::Standard).await else { return };
     let Some(python) = python("analyzer") else { return };
-    use_alongside_a_worker(&bed, &python, &[]).await;
-    bed.remove().await;
+    use_alongside_a_worker(&fixture, &python, &[]).await;
+    fixture.remove().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_analyzers_class_works_alongside_a_worker_on_the_profile_throughput() {
-    let Some(bed) = Bed::with_profile("analyzer_fast", 1, Profile::Throughput).await else { return };
+    let Some(fixture) = Fixture::with_profile("analyzer_fast", 1, Profile::Throughput).await else { return };
     let Some(python) = python("analyzer_fast") else { return };
-    use_alongside_a_worker(&bed, &python, &[]).await;
-    bed.remove().await;
+    use_alongside_a_worker(&fixture, &python, &[]).await;
+    fixture.remove().await;
 }
 
 /// The tables that SQLAlchemy makes: integer ids from a sequence, texts without a collation, times without a zone, defaults of
 /// Python's, a primary key that no hypertable can have.
 #[tokio::test(flavor = "multi_thread")]
 async fn tables_of_the_analyzers_migration_are_adopted() {
-    let Some(bed) = Bed::unmigrated("adopted", 1).await else { return };
+    let Some(fixture) = Fixture::unmigrated("adopted", 1).await else { return };
     let Some(python) = python("adopted") else { return };
-    let created = analyze(&python, &bed.url, "create", &[NAIVE]);
+    let created = analyze(&python, &fixture.url, "create", &[NAIVE]);
     assert!(created.status.success(), "{}", text(&created));
 
-    let migrated = run(&bed.environment(), &["migrate"]);
+    let migrated = run(&fixture.environment(), &["migrate"]);
     let said = text(&migrated);
     assert!(migrated.status.success(), "{said}");
     for line in [
@@ -133,35 +133,35 @@ async fn tables_of_the_analyzers_migration_are_adopted() {
     ] {
         assert!(said.contains(line), "{line}\n{said}");
     }
-    let again = run(&bed.environment(), &["migrate"]);
+    let again = run(&fixture.environment(), &["migrate"]);
     assert!(again.status.success() && !text(&again).contains("adopted"), "{}", text(&again));
-    let check = run(&bed.environment(), &["check"]);
+    let check = run(&fixture.environment(), &["check"]);
     assert!(check.status.success() && text(&check).contains("profile standard"), "{}", text(&check));
 
     let mut published = Published::default();
     for number in 0..10 {
         let payload = published.batch(["s", "before-1"][number % 2], 20);
-        bed.producer.send(&bed.points_topic, 0, "s", Some(payload.as_bytes()));
+        fixture.producer.send(&fixture.points_topic, 0, "s", Some(payload.as_bytes()));
     }
-    bed.producer.flush();
-    let mut worker = bed.worker(&[]);
-    bed.until_applied(60).await;
+    fixture.producer.flush();
+    let mut worker = fixture.worker(&[]);
+    fixture.until_applied(60).await;
     assert_eq!(worker.terminate(10), Some(0));
     let sql = "delete from time_series_data_points where column_name = 'x' and time_series_id like 'before-%'";
-    assert_eq!(bed.client.execute(sql, &[]).await.unwrap(), 6, "the analyzer's own points are still there");
+    assert_eq!(fixture.client.execute(sql, &[]).await.unwrap(), 6, "the analyzer's own points are still there");
     let stored: Vec<_> = {
         let sql = "select time_series_id, column_name, (extract(epoch from \"timestamp\") * 1000000)::bigint, value
                    from time_series_data_points";
-        let rows = bed.client.query(sql, &[]).await.unwrap();
+        let rows = fixture.client.query(sql, &[]).await.unwrap();
         rows.iter().map(|row| (row.get(0), row.get(1), row.get(2), crate::support::data::bits(row.get(3)))).collect()
     };
     assert_eq!(Difference::between(published.rows.clone(), stored), Difference::default());
     let sql = "select value_columns from time_series_metadata where id = 'before-1'";
-    let columns: String = bed.client.query_one(sql, &[]).await.unwrap().get(0);
+    let columns: String = fixture.client.query_one(sql, &[]).await.unwrap().get(0);
     assert!(columns.starts_with(r#"["x","#), "its own columns stay first: {columns}");
 
-    use_alongside_a_worker(&bed, &python, &[NAIVE]).await;
-    bed.remove().await;
+    use_alongside_a_worker(&fixture, &python, &[NAIVE]).await;
+    fixture.remove().await;
 }
 
 /// Tables of the analyzer's in other ways that people write them, and what becomes of them.
@@ -173,8 +173,8 @@ async fn tables_of_another_program_are_adopted_if_they_can_serve_and_refused_by_
     const POINTS: &str = "create table time_series_data_points (id bigserial, time_series_id varchar(64) not null \
         constraint fk_points references time_series_metadata (id), \"timestamp\" timestamptz not null, \
         column_name text not null, value double precision, primary key (id, \"timestamp\"))";
-    let Some(bed) = Bed::unmigrated("adoption", 1).await else { return };
-    let config = bed.config(&[]);
+    let Some(fixture) = Fixture::unmigrated("adoption", 1).await else { return };
+    let config = fixture.config(&[]);
     let clear = "drop schema public cascade; create schema public; drop extension if exists timescaledb cascade";
     for (made, refused) in [
         (
@@ -211,13 +211,13 @@ async fn tables_of_another_program_are_adopted_if_they_can_serve_and_refused_by_
             "column time_series_metadata.description is generated",
         ),
     ] {
-        bed.client.batch_execute(&made).await.unwrap();
+        fixture.client.batch_execute(&made).await.unwrap();
         let error = schema::migrate(&config).await.unwrap_err();
         assert!(matches!(error, SchemaError::NotAdopted { .. }), "{made}: {error}");
         assert!(error.to_string().contains(refused), "{refused}: {error}");
-        let migrate = run(&bed.environment(), &["migrate"]);
+        let migrate = run(&fixture.environment(), &["migrate"]);
         assert_eq!(migrate.status.code(), Some(64), "{}", text(&migrate));
-        bed.client.batch_execute("drop schema public cascade; create schema public").await.unwrap();
+        fixture.client.batch_execute("drop schema public cascade; create schema public").await.unwrap();
     }
 
     // One of the two, both with other names and without what is optional, with rows that lack what is ours.
@@ -257,10 +257,10 @@ async fn tables_of_another_program_are_adopted_if_they_can_serve_and_refused_by_
                 [..],
         ),
     ] {
-        let client = connect(&bed.url).await;
+        let client = connect(&fixture.url).await;
         client.batch_execute(clear).await.unwrap();
         drop(client);
-        let client = connect(&bed.url).await;
+        let client = connect(&fixture.url).await;
         client.batch_execute(&made).await.unwrap();
         let report = schema::migrate(&config).await.unwrap();
         for note in notes {
@@ -281,5 +281,5 @@ async fn tables_of_another_program_are_adopted_if_they_can_serve_and_refused_by_
         let left: i64 = client.query_one("select count(*) from time_series_data_points", &[]).await.unwrap().get(0);
         assert_eq!(left, 1, "{made}");
     }
-    bed.remove().await;
+    fixture.remove().await;
 }

@@ -1,7 +1,7 @@
 //! What is published arrives, with the right values.
 
-use crate::support::bed::Bed;
 use crate::support::data::{Published, bits};
+use crate::support::fixture::Fixture;
 use crate::support::until;
 
 const SEATTLE: &str = include_str!("../../examples/seattle-weather.csv");
@@ -34,45 +34,45 @@ fn seattle() -> (Vec<String>, Published) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn four_years_of_seattles_weather_arrive() {
-    let Some(bed) = Bed::unmigrated("seattle", 3).await else { return };
-    let worker = bed.worker(&[
+    let Some(fixture) = Fixture::unmigrated("seattle", 3).await else { return };
+    let worker = fixture.worker(&[
         ("SERIES_INGEST__DATABASE__MIGRATE_ON_START", "true"),
         ("SERIES_INGEST__DATABASE__CHUNK_INTERVAL_S", "15724800"),
     ]);
     until(60, "the tables are there", async || {
-        bed.count("select count(*) from pg_class where relname = 'ingest_progress'").await == 1
+        fixture.count("select count(*) from pg_class where relname = 'ingest_progress'").await == 1
     })
     .await;
     let definition = serde_json::json!({
         "type": "series-create", "id": "seattle-weather", "name": "Seattle weather", "description": "NOAA daily",
         "time_column": "date", "value_columns": COLUMNS,
     });
-    bed.producer.send(&bed.series_topic, 0, "seattle-weather", Some(definition.to_string().as_bytes()));
+    fixture.producer.send(&fixture.series_topic, 0, "seattle-weather", Some(definition.to_string().as_bytes()));
     let (messages, published) = seattle();
     assert_eq!(published.rows.len(), 5844);
     for message in &messages {
-        bed.producer.send(&bed.points_topic, 1, "seattle-weather", Some(message.as_bytes()));
+        fixture.producer.send(&fixture.points_topic, 1, "seattle-weather", Some(message.as_bytes()));
     }
-    bed.producer.flush();
-    bed.until_applied(120).await;
-    bed.assert_exact(&published).await;
+    fixture.producer.flush();
+    fixture.until_applied(120).await;
+    fixture.assert_exact(&published).await;
     let sql = "select name, description, time_column, value_columns, created_at <= updated_at from time_series_metadata
                where id = 'seattle-weather' and name <> id";
-    until(30, "the series is defined", async || !bed.client.query(sql, &[]).await.unwrap().is_empty()).await;
-    let row = bed.client.query_one(sql, &[]).await.unwrap();
+    until(30, "the series is defined", async || !fixture.client.query(sql, &[]).await.unwrap().is_empty()).await;
+    let row = fixture.client.query_one(sql, &[]).await.unwrap();
     assert_eq!(row.get::<_, &str>(0), "Seattle weather");
     assert_eq!(row.get::<_, &str>(1), "NOAA daily");
     assert_eq!(row.get::<_, &str>(2), "date");
     assert_eq!(row.get::<_, &str>(3), r#"["precipitation","temp_max","temp_min","wind"]"#);
     assert!(row.get::<_, bool>(4));
-    assert_eq!(bed.count("select count(*) from time_series_metadata").await, 1);
+    assert_eq!(fixture.count("select count(*) from time_series_metadata").await, 1);
     drop(worker);
-    bed.remove().await;
+    fixture.remove().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_form_of_a_timestamp_is_stored_as_the_same_instant() {
-    let Some(bed) = Bed::new("instants", 1).await else { return };
+    let Some(fixture) = Fixture::new("instants", 1).await else { return };
     let forms = [
         ("date", "s", r#""2012-01-01""#),
         ("naive", "s", r#""2012-01-01T00:00:00""#),
@@ -88,29 +88,29 @@ async fn every_form_of_a_timestamp_is_stored_as_the_same_instant() {
         let message = format!(
             r#"{{"time_series_id":"{name}","timestamp_unit":"{unit}","timestamps":[{text}],"columns":{{"c":[1]}}}}"#
         );
-        bed.producer.send(&bed.points_topic, 0, name, Some(message.as_bytes()));
+        fixture.producer.send(&fixture.points_topic, 0, name, Some(message.as_bytes()));
     }
-    bed.producer.flush();
-    let worker = bed.worker(&[]);
-    bed.until_applied(60).await;
+    fixture.producer.flush();
+    let worker = fixture.worker(&[]);
+    fixture.until_applied(60).await;
     let mut published = Published::default();
     let us = 1_325_376_000_000_000;
     published.rows =
         forms.iter().map(|(name, ..)| ((*name).to_owned(), "c".to_owned(), us, 1.0_f64.to_bits())).collect();
-    bed.assert_exact(&published).await;
+    fixture.assert_exact(&published).await;
     drop(worker);
-    bed.remove().await;
+    fixture.remove().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn values_that_are_not_finite_are_stored_as_what_they_are() {
-    let Some(bed) = Bed::new("values", 1).await else { return };
+    let Some(fixture) = Fixture::new("values", 1).await else { return };
     let message = br#"{"time_series_id":"s","timestamp_unit":"us","timestamps":[0,1,2,3,4,5,6,7,8,9],
         "columns":{"c":[null,NaN,"NaN",Infinity,"Infinity",-Infinity,"-Infinity",-0.0,5e-324,1.7976931348623157e308]}}"#;
-    bed.producer.send(&bed.points_topic, 0, "s", Some(message));
-    bed.producer.flush();
-    let worker = bed.worker(&[]);
-    bed.until_applied(60).await;
+    fixture.producer.send(&fixture.points_topic, 0, "s", Some(message));
+    fixture.producer.flush();
+    let worker = fixture.worker(&[]);
+    fixture.until_applied(60).await;
     let infinity = Some(f64::INFINITY);
     let values = [
         None,
@@ -127,14 +127,14 @@ async fn values_that_are_not_finite_are_stored_as_what_they_are() {
     let mut published = Published::default();
     published.rows =
         (0..).zip(values).map(|(time, value)| ("s".to_owned(), "c".to_owned(), time, bits(value))).collect();
-    bed.assert_exact(&published).await;
+    fixture.assert_exact(&published).await;
     drop(worker);
-    bed.remove().await;
+    fixture.remove().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_read_becomes_a_dead_letter_and_the_rest_goes_on() {
-    let Some(bed) = Bed::new("dead", 2).await else { return };
+    let Some(fixture) = Fixture::new("dead", 2).await else { return };
     let mut published = Published::default();
     let bad: [(&[u8], &str); 5] = [
         (b"{\"time_series_id\":", "syntax"),
@@ -145,14 +145,14 @@ async fn what_cannot_be_read_becomes_a_dead_letter_and_the_rest_goes_on() {
     ];
     for (number, (payload, _)) in bad.iter().enumerate() {
         let good = published.batch("s", 10);
-        bed.producer.send(&bed.points_topic, 0, "s", Some(good.as_bytes()));
-        bed.producer.send(&bed.points_topic, 0, &format!("key-{number}"), Some(payload));
-        bed.producer.send(&bed.points_topic, 1, "s", None);
+        fixture.producer.send(&fixture.points_topic, 0, "s", Some(good.as_bytes()));
+        fixture.producer.send(&fixture.points_topic, 0, &format!("key-{number}"), Some(payload));
+        fixture.producer.send(&fixture.points_topic, 1, "s", None);
     }
-    bed.producer.flush();
-    let worker = bed.worker(&[]);
-    bed.until_applied(60).await;
-    let rows = bed
+    fixture.producer.flush();
+    let worker = fixture.worker(&[]);
+    fixture.until_applied(60).await;
+    let rows = fixture
         .client
         .query(
             "select letter.\"offset\", letter.reason, letter.key, letter.payload, letter.payload_bytes, letter.detail,
@@ -172,21 +172,21 @@ async fn what_cannot_be_read_becomes_a_dead_letter_and_the_rest_goes_on() {
         assert_eq!(row.get::<_, i64>(4), payload.len() as i64);
         assert!(row.get::<_, &str>(5).contains("byte"), "a producer is told where");
         assert!(row.get::<_, bool>(6));
-        assert_eq!(row.get::<_, &str>(7), bed.points_topic);
+        assert_eq!(row.get::<_, &str>(7), fixture.points_topic);
     }
     let mut expected = published.rows.clone();
     expected.sort_unstable();
-    let mut stored = bed.stored().await;
+    let mut stored = fixture.stored().await;
     stored.sort_unstable();
     assert_eq!(stored, expected);
     assert_eq!(worker.metric("series_ingest_dead_letters_total{reason=\"time_window\"}"), Some(1.0));
     until(10, "lag 0", async || {
         let lag = |partition| {
-            format!("series_ingest_kafka_lag_messages{{topic=\"{}\",partition=\"{partition}\"}}", bed.points_topic)
+            format!("series_ingest_kafka_lag_messages{{topic=\"{}\",partition=\"{partition}\"}}", fixture.points_topic)
         };
         worker.metric(&lag(0)) == Some(0.0) && worker.metric(&lag(1)) == Some(0.0)
     })
     .await;
     drop(worker);
-    bed.remove().await;
+    fixture.remove().await;
 }

@@ -3,7 +3,7 @@
 use series_ingest::database::schema;
 use series_ingest::database::schema::profile::Profile;
 
-use crate::support::bed::{Bed, url_with};
+use crate::support::fixture::{Fixture, url_with};
 use crate::support::until;
 use crate::support::worker::{run, text};
 
@@ -133,28 +133,29 @@ const CHANGES: &[(&str, &str, &str)] = &[
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_run_refuses_check_names_with_the_same_exit_code() {
-    let Some(bed) = Bed::with_profile("changed", 1, Profile::Standard).await else { return };
+    let Some(fixture) = Fixture::with_profile("changed", 1, Profile::Standard).await else { return };
     for (change, back, problem) in CHANGES {
-        bed.client.batch_execute(change).await.unwrap_or_else(|error| panic!("{change}: {error:?}"));
+        fixture.client.batch_execute(change).await.unwrap_or_else(|error| panic!("{change}: {error:?}"));
         for command in ["check", "run"] {
-            let output = run(&bed.environment(), &[command]);
+            let output = run(&fixture.environment(), &[command]);
             assert_eq!(output.status.code(), Some(64), "{command}: {change}: {}", text(&output));
             assert!(text(&output).contains(problem), "{command}: {change}: {}", text(&output));
         }
-        bed.client.batch_execute(back).await.unwrap_or_else(|error| panic!("{back}: {error:?}"));
+        fixture.client.batch_execute(back).await.unwrap_or_else(|error| panic!("{back}: {error:?}"));
     }
     // All that is wrong is said at once.
     let (some, back): (Vec<_>, Vec<_>) =
         [0, 1, 13].map(|index: usize| (CHANGES[index].0, CHANGES[index].1)).into_iter().unzip();
-    bed.client.batch_execute(&some.join(";")).await.unwrap();
-    let check = text(&run(&bed.environment(), &["check"]));
+    fixture.client.batch_execute(&some.join(";")).await.unwrap();
+    let check = text(&run(&fixture.environment(), &["check"]));
     for index in [0, 1, 13] {
         assert!(check.contains(CHANGES[index].2), "{check}");
     }
-    bed.client.batch_execute(&back.join(";")).await.unwrap();
+    fixture.client.batch_execute(&back.join(";")).await.unwrap();
 
     // What a worker can live with: named, and no reason to refuse.
-    bed.client
+    fixture
+        .client
         .batch_execute(
             "drop index idx_time_series_data_points_series_time;
              create function see() returns trigger language plpgsql as 'begin return null; end';
@@ -162,7 +163,7 @@ async fn what_run_refuses_check_names_with_the_same_exit_code() {
         )
         .await
         .unwrap();
-    let output = run(&bed.environment(), &["check"]);
+    let output = run(&fixture.environment(), &["check"]);
     assert_eq!(output.status.code(), Some(64), "{}", text(&output));
     for words in [
         "schema: the trigger see of time_series_data_points is not this program's",
@@ -171,34 +172,34 @@ async fn what_run_refuses_check_names_with_the_same_exit_code() {
     ] {
         assert!(text(&output).contains(words), "{}", text(&output));
     }
-    assert!(schema::verify(&bed.config(&[])).await.is_ok());
-    bed.remove().await;
+    assert!(schema::verify(&fixture.config(&[])).await.is_ok());
+    fixture.remove().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_missing_database_is_the_same_for_check_and_run() {
-    let Some(bed) = Bed::unmigrated("no_database", 1).await else { return };
-    let mut environment = bed.environment();
-    environment.push(("DATABASE_URL".to_owned(), url_with(&bed.url, "there_is_no_such_database", None)));
+    let Some(fixture) = Fixture::unmigrated("no_database", 1).await else { return };
+    let mut environment = fixture.environment();
+    environment.push(("DATABASE_URL".to_owned(), url_with(&fixture.url, "there_is_no_such_database", None)));
     for command in ["check", "run", "migrate"] {
         let output = run(&environment, &[command]);
         assert_eq!(output.status.code(), Some(64), "{command}: {}", text(&output));
         assert!(text(&output).contains("database.url: "), "{command}: {}", text(&output));
         assert!(text(&output).contains("there_is_no_such_database\" does not exist"), "{command}: {}", text(&output));
     }
-    bed.remove().await;
+    fixture.remove().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_extension_that_migrate_adds_is_not_said_to_be_missing() {
-    let Some(bed) = Bed::unmigrated("extension", 1).await else { return };
-    let check = text(&run(&bed.environment(), &["check"]));
+    let Some(fixture) = Fixture::unmigrated("extension", 1).await else { return };
+    let check = text(&run(&fixture.environment(), &["check"]));
     assert!(check.contains(" is installed, and `migrate` adds it to the database"), "{check}");
     assert!(!check.contains("no TimescaleDB") && !check.contains("plain PostgreSQL"), "{check}");
-    bed.migrate(&[]).await;
-    let check = text(&run(&bed.environment(), &["check"]));
+    fixture.migrate(&[]).await;
+    let check = text(&run(&fixture.environment(), &["check"]));
     assert!(!check.contains("`migrate` adds it"), "{check}");
-    bed.remove().await;
+    fixture.remove().await;
 }
 
 /// A column that no message can fill is no message's fault: nothing becomes a dead letter, and all is written once it is fixed.
@@ -221,28 +222,28 @@ async fn a_column_that_appears_while_a_worker_runs_makes_no_dead_letters() {
             "alter table time_series_data_points alter column id add generated always as identity",
         ),
     ] {
-        let Some(bed) = Bed::with_profile(test, 1, Profile::Standard).await else { return };
-        let worker = bed.worker(&[("SERIES_INGEST__DATABASE__RETRY_MAX_MS", "500")]);
-        bed.send_point("s", 0);
-        bed.producer.flush();
-        bed.until_applied(60).await;
-        bed.client.batch_execute("delete from time_series_data_points").await.unwrap();
-        bed.client.batch_execute(change).await.unwrap();
+        let Some(fixture) = Fixture::with_profile(test, 1, Profile::Standard).await else { return };
+        let worker = fixture.worker(&[("SERIES_INGEST__DATABASE__RETRY_MAX_MS", "500")]);
+        fixture.send_point("s", 0);
+        fixture.producer.flush();
+        fixture.until_applied(60).await;
+        fixture.client.batch_execute("delete from time_series_data_points").await.unwrap();
+        fixture.client.batch_execute(change).await.unwrap();
         for number in 0..10 {
-            bed.send_point(&format!("s{number}"), number);
+            fixture.send_point(&format!("s{number}"), number);
         }
-        bed.producer.flush();
+        fixture.producer.flush();
         until(60, "the worker is not ready", async || {
             worker.get("/readyz").is_some_and(|(code, _)| code == 503)
                 && worker.metric("series_ingest_database_errors_total{class=\"ours\"}").is_some_and(|count| count > 0.0)
         })
         .await;
-        assert_eq!(bed.count("select count(*) from ingest_dead_letter").await, 0, "{test}");
-        bed.client.batch_execute(fixed).await.unwrap();
-        bed.until_applied(60).await;
-        assert_eq!(bed.count_points().await, 10, "{test}");
-        assert_eq!(bed.count("select count(*) from ingest_dead_letter").await, 0, "{test}");
+        assert_eq!(fixture.count("select count(*) from ingest_dead_letter").await, 0, "{test}");
+        fixture.client.batch_execute(fixed).await.unwrap();
+        fixture.until_applied(60).await;
+        assert_eq!(fixture.count_points().await, 10, "{test}");
+        assert_eq!(fixture.count("select count(*) from ingest_dead_letter").await, 0, "{test}");
         drop(worker);
-        bed.remove().await;
+        fixture.remove().await;
     }
 }

@@ -3,7 +3,7 @@
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 
-use crate::support::bed::{Bed, url_with};
+use crate::support::fixture::{Fixture, url_with};
 use crate::support::until;
 use crate::support::worker::{command, text};
 
@@ -27,8 +27,8 @@ struct Case {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn check_names_each_fault_by_its_key_and_run_agrees() {
-    let Some(bed) = Bed::new("faults", 1).await else { return };
-    let Some(unmigrated) = Bed::unmigrated("faults", 1).await else { return };
+    let Some(fixture) = Fixture::new("faults", 1).await else { return };
+    let Some(unmigrated) = Fixture::unmigrated("faults", 1).await else { return };
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
     std::fs::write(path("file"), "").unwrap();
@@ -61,7 +61,7 @@ async fn check_names_each_fault_by_its_key_and_run_agrees() {
         },
         Case {
             name: "the database is missing",
-            settings: one("DATABASE_URL", url_with(&bed.url, "not_there", None)),
+            settings: one("DATABASE_URL", url_with(&fixture.url, "not_there", None)),
             key: "database.url",
             words: &["not_there"],
             code: 64,
@@ -69,7 +69,7 @@ async fn check_names_each_fault_by_its_key_and_run_agrees() {
         },
         Case {
             name: "the database is away",
-            settings: one("DATABASE_URL", bed.url_by(1)),
+            settings: one("DATABASE_URL", fixture.url_by(1)),
             key: "database.url",
             words: &["Connection refused"],
             code: 69,
@@ -117,7 +117,7 @@ async fn check_names_each_fault_by_its_key_and_run_agrees() {
         },
         Case {
             name: "the topic of points is missing",
-            settings: one("SERIES_INGEST__KAFKA__POINTS_TOPIC", format!("{}.not-there", bed.name)),
+            settings: one("SERIES_INGEST__KAFKA__POINTS_TOPIC", format!("{}.not-there", fixture.name)),
             key: "kafka.points_topic",
             words: &["not-there", "Create it"],
             code: 64,
@@ -125,7 +125,7 @@ async fn check_names_each_fault_by_its_key_and_run_agrees() {
         },
         Case {
             name: "the topic of dead letters is missing",
-            settings: one("SERIES_INGEST__KAFKA__DEAD_LETTER_TOPIC", format!("{}.no-letters", bed.name)),
+            settings: one("SERIES_INGEST__KAFKA__DEAD_LETTER_TOPIC", format!("{}.no-letters", fixture.name)),
             key: "kafka.dead_letter_topic",
             words: &["no-letters", "Create it"],
             code: 64,
@@ -134,7 +134,7 @@ async fn check_names_each_fault_by_its_key_and_run_agrees() {
         },
     ];
     for Case { name, settings, key, words, code, run } in cases {
-        let environment = bed.environment();
+        let environment = fixture.environment();
         let with_fault = |arguments: &[&str]| {
             let mut command = command(&environment);
             command.args(arguments).envs(settings.iter().map(|(name, value)| (name, value.as_str())));
@@ -168,20 +168,20 @@ async fn check_names_each_fault_by_its_key_and_run_agrees() {
         }
     }
     unmigrated.remove().await;
-    bed.remove().await;
+    fixture.remove().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn check_alongside_a_worker_takes_its_port_for_no_problem() {
-    let Some(bed) = Bed::new("alongside", 1).await else { return };
-    let worker = bed.worker(&[]);
+    let Some(fixture) = Fixture::new("alongside", 1).await else { return };
+    let worker = fixture.worker(&[]);
     until(60, "it answers", async || worker.get("/livez").is_some()).await;
     let output =
-        command(&bed.environment()).arg("check").env("SERIES_INGEST__HTTP__LISTEN", &worker.http).output().unwrap();
+        command(&fixture.environment()).arg("check").env("SERIES_INGEST__HTTP__LISTEN", &worker.http).output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", text(&output));
     assert!(text(&output).contains("a worker serves"), "{}", text(&output));
     drop(worker);
-    bed.remove().await;
+    fixture.remove().await;
 }
 
 /// What looks like a fault and is none: `check` has no problem with it, and `run` writes.
@@ -203,20 +203,20 @@ async fn what_check_has_no_problem_with_run_works_with() {
         ("dropped", "", "drop extension timescaledb cascade", &[], PLAIN),
         ("group", "", "", &in_group, "with 0 records, 0 damaged places"),
     ] {
-        let Some(bed) = Bed::unmigrated(&format!("fine_{name}"), 1).await else { return };
-        bed.client.batch_execute(before).await.unwrap();
-        bed.migrate(&[]).await;
-        bed.client.batch_execute(after).await.unwrap();
-        let output = command(&bed.environment()).arg("check").envs(settings.iter().copied()).output().unwrap();
+        let Some(fixture) = Fixture::unmigrated(&format!("fine_{name}"), 1).await else { return };
+        fixture.client.batch_execute(before).await.unwrap();
+        fixture.migrate(&[]).await;
+        fixture.client.batch_execute(after).await.unwrap();
+        let output = command(&fixture.environment()).arg("check").envs(settings.iter().copied()).output().unwrap();
         assert_eq!(output.status.code(), Some(0), "{name}: {}", text(&output));
         assert!(text(&output).contains(says), "{name}: {}", text(&output));
-        let worker = bed.worker(settings);
-        bed.send_point("s", 1);
-        bed.producer.flush();
-        bed.until_applied(60).await;
+        let worker = fixture.worker(settings);
+        fixture.send_point("s", 1);
+        fixture.producer.flush();
+        fixture.until_applied(60).await;
         until(60, &format!("{name}: ready"), async || worker.get("/readyz").is_some_and(|(code, _)| code == 200)).await;
-        assert_eq!(bed.count_points().await, 1, "{name}");
+        assert_eq!(fixture.count_points().await, 1, "{name}");
         drop(worker);
-        bed.remove().await;
+        fixture.remove().await;
     }
 }

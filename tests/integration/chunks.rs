@@ -2,8 +2,8 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::support::bed::{Bed, connect};
 use crate::support::data::{Difference, Published};
+use crate::support::fixture::{Fixture, connect};
 use crate::support::server::Server;
 use crate::support::until;
 use crate::support::worker::{run, text};
@@ -11,41 +11,41 @@ use crate::support::worker::{run, text};
 const CHUNKS: &str =
     "select count(*) from timescaledb_information.chunks where hypertable_name = 'time_series_data_points'";
 
-async fn has_timescaledb(bed: &Bed) -> bool {
-    bed.count("select count(*) from pg_extension where extname = 'timescaledb'").await == 1
+async fn has_timescaledb(fixture: &Fixture) -> bool {
+    fixture.count("select count(*) from pg_extension where extname = 'timescaledb'").await == 1
 }
 
 /// A transaction has copied points into a chunk that was not there, and has not committed yet. Whether somebody else can add a
 /// series meanwhile; `None` where there are no servers.
 async fn others_write_beside_a_new_chunk(test: &str, extra: &[(&str, &str)]) -> Option<bool> {
-    let bed = Bed::new(test, 1).await?;
-    assert!(has_timescaledb(&bed).await, "the stack has TimescaleDB");
-    let worker = bed.worker(extra);
-    bed.send_point("s", 0);
-    bed.producer.flush();
-    bed.until_applied(60).await;
-    assert_eq!(bed.count(CHUNKS).await, 1);
+    let fixture = Fixture::new(test, 1).await?;
+    assert!(has_timescaledb(&fixture).await, "the stack has TimescaleDB");
+    let worker = fixture.worker(extra);
+    fixture.send_point("s", 0);
+    fixture.producer.flush();
+    fixture.until_applied(60).await;
+    assert_eq!(fixture.count(CHUNKS).await, 1);
 
-    let blocker = connect(&bed.url).await;
+    let blocker = connect(&fixture.url).await;
     blocker.batch_execute("begin; select from ingest_progress for update").await.unwrap();
-    bed.send_point("s", 1_000_000_000);
-    bed.producer.flush();
-    until(30, "the claim waits behind the points", async || bed.waiting_for_locks().await == 1).await;
+    fixture.send_point("s", 1_000_000_000);
+    fixture.producer.flush();
+    until(30, "the claim waits behind the points", async || fixture.waiting_for_locks().await == 1).await;
     // Whoever works on an old chunk, as compression does, keeps no writer waiting.
     let locked = "select count(*) from pg_locks join pg_class on pg_class.oid = pg_locks.relation
                   where relname like '\\_hyper\\_%\\_chunk' and mode = 'RowExclusiveLock'
                       and database = (select oid from pg_database where datname = current_database())";
     let of_the_copy = if extra.is_empty() { 1 } else { 0 };
-    assert_eq!(bed.count(locked).await, of_the_copy, "the chunk of the points alone");
+    assert_eq!(fixture.count(locked).await, of_the_copy, "the chunk of the points alone");
     // A chunk that is not committed yet is not seen.
-    let adding = connect(&bed.url).await;
+    let adding = connect(&fixture.url).await;
     adding.batch_execute("set lock_timeout = 500").await.unwrap();
     let added = adding.execute("insert into time_series_metadata (id, name) values ('other', '')", &[]).await;
     blocker.batch_execute("rollback").await.unwrap();
-    bed.until_applied(60).await;
-    assert_eq!((bed.count(CHUNKS).await, bed.count_points().await), (2, 2));
+    fixture.until_applied(60).await;
+    assert_eq!((fixture.count(CHUNKS).await, fixture.count_points().await), (2, 2));
     drop(worker);
-    bed.remove().await;
+    fixture.remove().await;
     Some(added.is_ok())
 }
 
@@ -70,43 +70,44 @@ fn length_that_is_nearly_over(now_s: u64) -> u64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_next_chunk_is_there_before_its_time() {
-    let Some(bed) = Bed::unmigrated("next_chunk", 1).await else { return };
+    let Some(fixture) = Fixture::unmigrated("next_chunk", 1).await else { return };
     let now_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
     let length = length_that_is_nearly_over(now_s).to_string();
     let extra = [("SERIES_INGEST__DATABASE__CHUNK_INTERVAL_S", length.as_str())];
     let settings: Vec<(&str, &str)> = extra.into();
-    series_ingest::database::schema::migrate(&bed.config(&settings)).await.unwrap();
-    assert!(has_timescaledb(&bed).await, "the stack has TimescaleDB");
-    let worker = bed.worker(&extra);
+    series_ingest::database::schema::migrate(&fixture.config(&settings)).await.unwrap();
+    assert!(has_timescaledb(&fixture).await, "the stack has TimescaleDB");
+    let worker = fixture.worker(&extra);
     // History does not tell that anything is live.
-    bed.send_point("s", 0);
-    bed.producer.flush();
-    bed.until_applied(60).await;
-    assert_eq!(bed.count(CHUNKS).await, 1);
-    bed.send_point("s", now_s as i64);
-    bed.producer.flush();
-    bed.until_applied(60).await;
-    until(30, "this chunk and the next", async || bed.count(CHUNKS).await == 3).await;
+    fixture.send_point("s", 0);
+    fixture.producer.flush();
+    fixture.until_applied(60).await;
+    assert_eq!(fixture.count(CHUNKS).await, 1);
+    fixture.send_point("s", now_s as i64);
+    fixture.producer.flush();
+    fixture.until_applied(60).await;
+    until(30, "this chunk and the next", async || fixture.count(CHUNKS).await == 3).await;
     let next = "select count(*) from timescaledb_information.chunks where range_start > now()";
-    assert_eq!(bed.count(next).await, 1);
+    assert_eq!(fixture.count(next).await, 1);
     drop(worker);
-    bed.remove().await;
+    fixture.remove().await;
 }
 
 /// Somebody's trigger sees points and nothing else; chunks of another length are what they are.
 #[tokio::test(flavor = "multi_thread")]
 async fn where_no_chunk_can_be_made_ahead_the_copy_makes_it() {
-    let Some(bed) = Bed::new("chunk_of_its_own", 1).await else { return };
-    assert!(has_timescaledb(&bed).await, "the stack has TimescaleDB");
-    let worker = bed.worker(&[]);
+    let Some(fixture) = Fixture::new("chunk_of_its_own", 1).await else { return };
+    assert!(has_timescaledb(&fixture).await, "the stack has TimescaleDB");
+    let worker = fixture.worker(&[]);
     for seconds in [0, 100 * 86_400] {
-        bed.send_point("s", seconds);
+        fixture.send_point("s", seconds);
     }
-    bed.producer.flush();
-    bed.until_applied(60).await;
-    assert_eq!(bed.count(CHUNKS).await, 2);
+    fixture.producer.flush();
+    fixture.until_applied(60).await;
+    assert_eq!(fixture.count(CHUNKS).await, 2);
     // Thirty days: an interval of this length around most days hits a chunk that is there.
-    bed.client
+    fixture
+        .client
         .batch_execute(
             "select set_chunk_time_interval('time_series_data_points', interval '30 days');
              create table seen (at timestamptz);
@@ -116,48 +117,49 @@ async fn where_no_chunk_can_be_made_ahead_the_copy_makes_it() {
         .await
         .unwrap();
     for day in [-40, -5, 1, 5, 99, 101, 300] {
-        bed.send_point("s", day * 86_400);
+        fixture.send_point("s", day * 86_400);
     }
-    bed.producer.flush();
-    bed.until_applied(60).await;
-    assert_eq!(bed.count_points().await, 9);
-    bed.client
+    fixture.producer.flush();
+    fixture.until_applied(60).await;
+    assert_eq!(fixture.count_points().await, 9);
+    fixture
+        .client
         .batch_execute("create trigger see after insert on time_series_data_points for each row execute function see()")
         .await
         .unwrap();
     for day in [1000, 2000] {
-        bed.send_point("s", day * 86_400);
+        fixture.send_point("s", day * 86_400);
     }
-    bed.producer.flush();
-    bed.until_applied(60).await;
-    assert_eq!((bed.count_points().await, bed.count("select count(*) from seen").await), (11, 2));
-    assert_eq!(bed.count("select count(*) from ingest_dead_letter").await, 0);
+    fixture.producer.flush();
+    fixture.until_applied(60).await;
+    assert_eq!((fixture.count_points().await, fixture.count("select count(*) from seen").await), (11, 2));
+    assert_eq!(fixture.count("select count(*) from ingest_dead_letter").await, 0);
     drop(worker);
-    bed.remove().await;
+    fixture.remove().await;
 }
 
 /// While somebody keeps the chunk from being made, nothing of it is remembered.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_chunk_that_could_not_be_made_ahead_is_asked_for_again() {
-    let Some(bed) = Bed::new("chunk_locked", 1).await else { return };
-    assert!(has_timescaledb(&bed).await, "the stack has TimescaleDB");
-    let worker = bed.worker(&[("SERIES_INGEST__DATABASE__LOCK_TIMEOUT_MS", "200")]);
-    bed.send_point("s", 0);
-    bed.producer.flush();
-    bed.until_applied(60).await;
+    let Some(fixture) = Fixture::new("chunk_locked", 1).await else { return };
+    assert!(has_timescaledb(&fixture).await, "the stack has TimescaleDB");
+    let worker = fixture.worker(&[("SERIES_INGEST__DATABASE__LOCK_TIMEOUT_MS", "200")]);
+    fixture.send_point("s", 0);
+    fixture.producer.flush();
+    fixture.until_applied(60).await;
     let made = || worker.log().matches("made a chunk").count();
     assert_eq!(made(), 1);
-    let blocker = connect(&bed.url).await;
+    let blocker = connect(&fixture.url).await;
     blocker.batch_execute("begin; lock table time_series_metadata in share mode").await.unwrap();
-    bed.send_point("s", 1_000_000_000);
-    bed.producer.flush();
+    fixture.send_point("s", 1_000_000_000);
+    fixture.producer.flush();
     let errors = "series_ingest_database_errors_total{class=\"retry\"}";
     until(30, "the COPY cannot make it either", async || worker.metric(errors) >= Some(1.0)).await;
     blocker.batch_execute("rollback").await.unwrap();
-    bed.until_applied(60).await;
-    assert_eq!((bed.count(CHUNKS).await, made()), (2, 2));
+    fixture.until_applied(60).await;
+    assert_eq!((fixture.count(CHUNKS).await, made()), (2, 2));
     drop(worker);
-    bed.remove().await;
+    fixture.remove().await;
 }
 
 /// A server with PostgreSQL's own default of locks, and points in more chunks than a transaction can lock.
@@ -169,18 +171,18 @@ async fn points_in_thousands_of_chunks_are_written_in_parts_and_a_message_of_as_
     server.reload(&["alter system set max_locks_per_transaction = 64"]).await;
     server.stop_fast();
     server.start_again().await;
-    let mut bed = Bed::on(&server, "chunks_locks", 1).await;
+    let mut fixture = Fixture::on(&server, "chunks_locks", 1).await;
     let mut published = Published::default();
     let mut send = |days: Vec<i64>| {
         let payload = published.batch_at("s", days.into_iter().map(|day| day * DAY_US).collect());
-        bed.producer.send(&bed.points_topic, 0, "s", Some(payload.as_bytes()));
+        fixture.producer.send(&fixture.points_topic, 0, "s", Some(payload.as_bytes()));
     };
     (0..DAYS).for_each(|day| send(vec![day]));
     send((DAYS..2 * DAYS).collect());
     send(vec![3, 4, 5]);
-    bed.producer.flush();
+    fixture.producer.flush();
     let without_letter = (published.rows.len() as i64 - 2 * DAYS) as f64;
-    let worker = bed.worker(&[("SERIES_INGEST__BATCH__LINGER_MS", "2000")]);
+    let worker = fixture.worker(&[("SERIES_INGEST__BATCH__LINGER_MS", "2000")]);
     // Meanwhile the server has no room for a question either.
     let written = |name: &str| worker.metric(&format!("series_ingest_{name}"));
     until(300, "all is written", async || {
@@ -188,24 +190,24 @@ async fn points_in_thousands_of_chunks_are_written_in_parts_and_a_message_of_as_
             && written("dead_letters_total{reason=\"rejected_by_database\"}") == Some(1.0)
     })
     .await;
-    bed.until_applied(60).await;
-    let letters = bed.client.query("select \"offset\", reason, detail from ingest_dead_letter", &[]).await.unwrap();
+    fixture.until_applied(60).await;
+    let letters = fixture.client.query("select \"offset\", reason, detail from ingest_dead_letter", &[]).await.unwrap();
     assert_eq!(letters.iter().map(|row| row.get(0)).collect::<Vec<i64>>(), [DAYS]);
     let (reason, detail): (&str, &str) = (letters[0].get(1), letters[0].get(2));
     assert_eq!(reason, "rejected_by_database");
     assert!(detail.contains("SQLSTATE 53200") && detail.contains("in 2000 chunks"), "{detail}");
     drop(worker);
-    let redrive = |bed: &Bed| text(&run(&bed.environment(), &["dead-letter", "redrive"]));
-    let printed = redrive(&bed);
+    let redrive = |fixture: &Fixture| text(&run(&fixture.environment(), &["dead-letter", "redrive"]));
+    let printed = redrive(&fixture);
     assert!(printed.contains("1 rejected again"), "{printed}");
     // With more locks it is written, and the table can be read as a whole.
     server.reload(&["alter system set max_locks_per_transaction = 2048"]).await;
     server.stop_fast();
     server.start_again().await;
-    bed.connect_to(&server).await;
-    assert_eq!(bed.difference(&published).await, Difference { lost: 2 * DAYS as usize, ..Difference::default() });
-    let printed = redrive(&bed);
+    fixture.connect_to(&server).await;
+    assert_eq!(fixture.difference(&published).await, Difference { lost: 2 * DAYS as usize, ..Difference::default() });
+    let printed = redrive(&fixture);
     assert!(printed.contains("4000 points written; 0 rejected again"), "{printed}");
-    assert_eq!(bed.difference(&published).await, Difference::default());
-    bed.remove().await;
+    assert_eq!(fixture.difference(&published).await, Difference::default());
+    fixture.remove().await;
 }

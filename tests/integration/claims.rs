@@ -13,8 +13,8 @@ use series_ingest::raw::Kind;
 use series_ingest::raw::{MessageSetBuilder, RawMessage, Source};
 use tokio_postgres::Client;
 
-use crate::support::bed::{Bed, connect};
 use crate::support::data::Published;
+use crate::support::fixture::{Fixture, connect};
 use crate::support::{seed, until};
 
 struct Writer {
@@ -24,12 +24,12 @@ struct Writer {
 }
 
 impl Writer {
-    fn new(bed: &Bed) -> Self {
-        let config = bed.config(&[]);
+    fn new(fixture: &Fixture) -> Self {
+        let config = fixture.config(&[]);
         let source = Source {
             kind: Kind::Points,
             cluster_id: "c".into(),
-            topic: bed.points_topic.clone(),
+            topic: fixture.points_topic.clone(),
             topic_id: "t".into(),
         };
         Self {
@@ -65,18 +65,18 @@ impl Writer {
 }
 
 /// Two writers with the same batch, stopped together before their claims; how many of them commit.
-async fn commits_of_two(bed: &Bed) -> usize {
-    let (mut first, mut second) = (Writer::new(bed), Writer::new(bed));
+async fn commits_of_two(fixture: &Fixture) -> usize {
+    let (mut first, mut second) = (Writer::new(fixture), Writer::new(fixture));
     first.database.start(&first.source, &[(0, 0)]).await.unwrap();
     // The chunk is there already: who makes one keeps the others waiting before they come to their claims.
     let batch = first.batch(0, 1000, 1001);
     first.write(&batch, Path::Fast).await.unwrap();
-    let lock = connect(&bed.url).await;
+    let lock = connect(&fixture.url).await;
     lock.batch_execute("begin; select from ingest_progress for update").await.unwrap();
     let batch = first.batch(0, 0, 100);
     let release = async {
         // Both are at the claim: each waits for the row.
-        until(20, "both writers are at their claims", async || bed.waiting_for_locks().await == 2).await;
+        until(20, "both writers are at their claims", async || fixture.waiting_for_locks().await == 2).await;
         lock.batch_execute("commit").await.unwrap();
     };
     let (a, b, ()) = tokio::join!(first.write(&batch, Path::Fast), second.write(&batch, Path::Fast), release);
@@ -88,23 +88,23 @@ async fn commits_of_two(bed: &Bed) -> usize {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_writers_of_the_same_offsets_exactly_one_commits() {
-    let Some(bed) = Bed::new("two_writers", 1).await else { return };
-    assert_eq!(commits_of_two(&bed).await, 1);
-    assert_eq!(bed.count_points().await, 101);
-    bed.remove().await;
+    let Some(fixture) = Fixture::new("two_writers", 1).await else { return };
+    assert_eq!(commits_of_two(&fixture).await, 1);
+    assert_eq!(fixture.count_points().await, 101);
+    fixture.remove().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_journal_has_of_a_gap_fills_just_that_part_of_it_once() {
-    let Some(bed) = Bed::new("gap_filled", 1).await else { return };
-    let mut writer = Writer::new(&bed);
+    let Some(fixture) = Fixture::new("gap_filled", 1).await else { return };
+    let mut writer = Writer::new(&fixture);
     let source = Arc::clone(&writer.source);
     writer.database.start(&source, &[(0, 0)]).await.unwrap();
     let recorded = writer.database.record_gap(&source, 0, (10, 50), "retention").await.unwrap();
     assert_eq!(recorded, [(10, 50)]);
     let batch = writer.batch(0, 0, 10);
     writer.write(&batch, Path::Fast).await.unwrap();
-    assert_eq!(bed.count("select next_offset from ingest_progress").await, 50);
+    assert_eq!(fixture.count("select next_offset from ingest_progress").await, 50);
     // A batch from Kafka fills nothing: what is covered is covered.
     let (before, inside, across) = (writer.batch(0, 5, 15), writer.batch(0, 20, 30), writer.batch(0, 40, 60));
     assert_eq!(writer.write(&before, Path::Slow).await.unwrap().points, 0);
@@ -114,15 +114,15 @@ async fn what_a_journal_has_of_a_gap_fills_just_that_part_of_it_once() {
     for batch in [&before, &inside, &across] {
         assert_eq!(writer.write(batch, Path::JournalSlow).await.unwrap().points, 0);
     }
-    assert_eq!(bed.count_points().await, 45);
-    assert_eq!(bed.count("select next_offset from ingest_progress").await, 60);
+    assert_eq!(fixture.count_points().await, 45);
+    assert_eq!(fixture.count("select next_offset from ingest_progress").await, 60);
     let gaps = "select from_offset, until_offset, filled_at is not null from ingest_gap order by 1";
-    let rows = bed.client.query(gaps, &[]).await.unwrap();
+    let rows = fixture.client.query(gaps, &[]).await.unwrap();
     let gaps: Vec<(i64, i64, bool)> = rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect();
     assert_eq!(gaps, [(10, 15, true), (15, 20, false), (20, 30, true), (30, 40, false), (40, 50, true)]);
     let coverage = writer.database.coverage(&source, &[0]).await.unwrap().remove(&0).unwrap();
     assert_eq!(coverage.missing(0, 70), [(15, 20), (30, 40), (60, 70)]);
-    bed.remove().await;
+    fixture.remove().await;
 }
 
 /// Replaces a piece of one of the claim's functions, as a bug would.
@@ -135,50 +135,50 @@ pub async fn plant(client: &Client, function: &str, good: &str, bad: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn planted_bug_the_claim_takes_no_row_lock() {
-    let Some(bed) = Bed::new("no_lock_bug", 1).await else { return };
-    plant(&bed.client, "ingest_cover", "for update", "").await;
-    assert_eq!(commits_of_two(&bed).await, 2, "the bug is caught: both commit");
-    assert_eq!(bed.count_points().await, 201);
-    bed.remove().await;
+    let Some(fixture) = Fixture::new("no_lock_bug", 1).await else { return };
+    plant(&fixture.client, "ingest_cover", "for update", "").await;
+    assert_eq!(commits_of_two(&fixture).await, 2, "the bug is caught: both commit");
+    assert_eq!(fixture.count_points().await, 201);
+    fixture.remove().await;
 }
 
 /// Writes the same batch twice on the fast path; how many points are there then.
-async fn points_of_a_batch_written_twice(bed: &Bed) -> i64 {
-    let mut writer = Writer::new(bed);
+async fn points_of_a_batch_written_twice(fixture: &Fixture) -> i64 {
+    let mut writer = Writer::new(fixture);
     writer.database.start(&writer.source, &[(0, 0)]).await.unwrap();
     let batch = writer.batch(0, 0, 10);
     writer.write(&batch, Path::Fast).await.unwrap();
     if let Err(refused) = writer.write(&batch, Path::Fast).await {
         assert_eq!(refused.class(), Class::Overlap);
     }
-    bed.count_points().await
+    fixture.count_points().await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_written_twice_is_there_once() {
-    let Some(bed) = Bed::new("twice", 1).await else { return };
-    assert_eq!(points_of_a_batch_written_twice(&bed).await, 10);
-    bed.remove().await;
+    let Some(fixture) = Fixture::new("twice", 1).await else { return };
+    assert_eq!(points_of_a_batch_written_twice(&fixture).await, 10);
+    fixture.remove().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn planted_bug_an_overlap_is_not_raised() {
-    let Some(bed) = Bed::new("overlap_bug", 1).await else { return };
+    let Some(fixture) = Fixture::new("overlap_bug", 1).await else { return };
     plant(
-        &bed.client,
+        &fixture.client,
         "ingest_claim",
         "if missing <> int8multirange(int8range(want.from_offset, want.until_offset)) then",
         "if false then",
     )
     .await;
-    assert_eq!(points_of_a_batch_written_twice(&bed).await, 20, "the bug is caught: its points are there twice");
-    bed.remove().await;
+    assert_eq!(points_of_a_batch_written_twice(&fixture).await, 20, "the bug is caught: its points are there twice");
+    fixture.remove().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_that_holds_offsets_twice_writes_them_once() {
-    let Some(bed) = Bed::new("overlapping", 1).await else { return };
-    let mut writer = Writer::new(&bed);
+    let Some(fixture) = Fixture::new("overlapping", 1).await else { return };
+    let mut writer = Writer::new(&fixture);
     writer.database.start(&writer.source, &[(0, 0)]).await.unwrap();
     // As a partition leaves it behind that was lost and assigned again while the database was slow.
     let mut all = Batch::default();
@@ -189,15 +189,15 @@ async fn a_batch_that_holds_offsets_twice_writes_them_once() {
     }
     assert_eq!(writer.write(&all, Path::Fast).await.unwrap_err().class(), Class::Overlap);
     assert_eq!(writer.write(&all, Path::Slow).await.unwrap().points, 20);
-    assert_eq!(bed.count_points().await, 20);
-    assert_eq!(bed.count("select count(distinct \"timestamp\") from time_series_data_points").await, 20);
-    bed.remove().await;
+    assert_eq!(fixture.count_points().await, 20);
+    assert_eq!(fixture.count("select count(distinct \"timestamp\") from time_series_data_points").await, 20);
+    fixture.remove().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kafka_time_that_is_none_stops_nothing() {
-    let Some(bed) = Bed::new("far_time", 1).await else { return };
-    let mut writer = Writer::new(&bed);
+    let Some(fixture) = Fixture::new("far_time", 1).await else { return };
+    let mut writer = Writer::new(&fixture);
     writer.database.start(&writer.source, &[(0, 0)]).await.unwrap();
     let mut set = MessageSetBuilder::new(Arc::clone(&writer.source), 0, 0);
     for (offset, time_ms) in (0..).zip([1_700_000_000_000_000_000, i64::MAX, i64::MIN, -5]) {
@@ -212,14 +212,14 @@ async fn a_kafka_time_that_is_none_stops_nothing() {
     let mut batch = Batch::default();
     batch.push(set.build(None), &mut writer.decoder);
     assert_eq!(writer.write(&batch, Path::Fast).await.unwrap().dead_letters.len(), 4);
-    assert_eq!(bed.count("select count(*) from ingest_dead_letter").await, 4);
-    bed.remove().await;
+    assert_eq!(fixture.count("select count(*) from ingest_dead_letter").await, 4);
+    fixture.remove().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_slow_path_writes_just_what_is_missing() {
-    let Some(bed) = Bed::new("slow_path", 2).await else { return };
-    let mut writer = Writer::new(&bed);
+    let Some(fixture) = Fixture::new("slow_path", 2).await else { return };
+    let mut writer = Writer::new(&fixture);
     writer.database.start(&writer.source, &[(0, 0), (1, 0)]).await.unwrap();
     for (from, until) in [(10, 20), (30, 40)] {
         let batch = writer.batch(0, from, until);
@@ -233,17 +233,17 @@ async fn the_slow_path_writes_just_what_is_missing() {
     let batch = writer.batch(0, 0, 5);
     let written = writer.write(&batch, Path::Slow).await.unwrap();
     assert_eq!(written.applied.iter().map(|applied| applied.next_offset).collect::<Vec<_>>(), [40]);
-    assert_eq!(bed.count("select count(distinct \"timestamp\") from time_series_data_points").await, 40);
-    assert_eq!(bed.count_points().await, 40);
-    bed.remove().await;
+    assert_eq!(fixture.count("select count(distinct \"timestamp\") from time_series_data_points").await, 40);
+    assert_eq!(fixture.count_points().await, 40);
+    fixture.remove().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn writers_at_random_agree_with_a_set_of_offsets() {
     const OFFSETS: i64 = 400;
-    let Some(bed) = Bed::new("random_claims", 2).await else { return };
+    let Some(fixture) = Fixture::new("random_claims", 2).await else { return };
     let mut random = StdRng::seed_from_u64(seed("random_claims"));
-    let mut writer = Writer::new(&bed);
+    let mut writer = Writer::new(&fixture);
     writer.database.start(&writer.source, &[(0, 0), (1, 0)]).await.unwrap();
     let mut model = [BTreeSet::new(), BTreeSet::new()];
     for _ in 0..150 {
@@ -271,25 +271,25 @@ async fn writers_at_random_agree_with_a_set_of_offsets() {
             "select array_agg((extract(epoch from \"timestamp\") * 1000000)::bigint order by \"timestamp\") from time_series_data_points
              where time_series_id = 'p{partition}'"
         );
-        let stored: Vec<i64> = bed.client.query_one(&sql, &[]).await.unwrap().get(0);
+        let stored: Vec<i64> = fixture.client.query_one(&sql, &[]).await.unwrap().get(0);
         assert_eq!(stored, known.iter().copied().collect::<Vec<_>>());
         let next = (0..).find(|offset| !known.contains(offset)).unwrap();
         let sql = format!("select next_offset from ingest_progress where partition = {partition}");
-        assert_eq!(bed.count(&sql).await, next);
+        assert_eq!(fixture.count(&sql).await, next);
         let sql = format!(
             "select coalesce((select sum(upper(r) - lower(r))::bigint from unnest(ahead) as r), 0) from ingest_progress where partition = {partition}"
         );
-        assert_eq!(bed.count(&sql).await, known.range(next..).count() as i64);
+        assert_eq!(fixture.count(&sql).await, known.range(next..).count() as i64);
     }
-    bed.remove().await;
+    fixture.remove().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn islands_are_bounded() {
-    let Some(bed) = Bed::new("islands", 1).await else { return };
-    let mut writer = Writer::new(&bed);
+    let Some(fixture) = Fixture::new("islands", 1).await else { return };
+    let mut writer = Writer::new(&fixture);
     writer.database.start(&writer.source, &[(0, 0)]).await.unwrap();
-    bed.client
+    fixture.client
         .batch_execute(
             "update ingest_progress set ahead = (select range_agg(int8range(2 * n, 2 * n + 1)) from generate_series(1, 1024) as n)",
         )
@@ -301,18 +301,18 @@ async fn islands_are_bounded() {
     writer.write(&batch, Path::Fast).await.unwrap();
     let batch = writer.batch(0, 5001, 5002);
     writer.write(&batch, Path::Fast).await.unwrap();
-    bed.remove().await;
+    fixture.remove().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deadlock_of_two_writers_is_not_possible() {
-    let Some(bed) = Bed::new("sorted_claims", 8).await else { return };
+    let Some(fixture) = Fixture::new("sorted_claims", 8).await else { return };
     let partitions: Vec<(i32, i64)> = (0..8).map(|partition| (partition, 0)).collect();
-    let setup = Writer::new(&bed);
+    let setup = Writer::new(&fixture);
     setup.database.start(&setup.source, &partitions).await.unwrap();
     let tasks: Vec<_> = (0..4)
         .map(|number: i64| {
-            let mut writer = Writer::new(&bed);
+            let mut writer = Writer::new(&fixture);
             tokio::spawn(async move {
                 for round in 0..25 {
                     let from = (round * 4 + number) * 10;
@@ -332,61 +332,66 @@ async fn a_deadlock_of_two_writers_is_not_possible() {
     for task in tasks {
         task.await.unwrap();
     }
-    assert_eq!(bed.count_points().await, 8 * 4 * 25 * 10);
-    bed.remove().await;
+    assert_eq!(fixture.count_points().await, 8 * 4 * 25 * 10);
+    fixture.remove().await;
 }
 
 /// Returns `true` if Kafka's committed offset runs ahead of the database while the database cannot commit.
-async fn kafka_is_ahead(bed: &Bed, extra: &[(&str, &str)]) -> bool {
+async fn kafka_is_ahead(fixture: &Fixture, extra: &[(&str, &str)]) -> bool {
     let mut published = Published::default();
     let mut settings = vec![("SERIES_INGEST__BATCH__MAX_POINTS", "1000")];
     settings.extend_from_slice(extra);
-    let worker = bed.worker(&settings);
+    let worker = fixture.worker(&settings);
     let publish = |published: &mut Published| {
         for _ in 0..50 {
             let payload = published.batch("s", 50);
-            bed.producer.send(&bed.points_topic, 0, "s", Some(payload.as_bytes()));
+            fixture.producer.send(&fixture.points_topic, 0, "s", Some(payload.as_bytes()));
         }
-        bed.producer.flush();
+        fixture.producer.flush();
     };
     publish(&mut published);
-    bed.until_applied(60).await;
+    fixture.until_applied(60).await;
     // A lock that every write waits for.
-    let lock = connect(&bed.url).await;
+    let lock = connect(&fixture.url).await;
     lock.batch_execute("begin; lock table ingest_progress in exclusive mode").await.unwrap();
-    let applied = bed.next_offsets().await[0];
+    let applied = fixture.next_offsets().await[0];
     publish(&mut published);
-    let lag = format!("series_ingest_kafka_lag_messages{{topic=\"{}\",partition=\"0\"}}", bed.points_topic);
+    let lag = format!("series_ingest_kafka_lag_messages{{topic=\"{}\",partition=\"0\"}}", fixture.points_topic);
     until(20, "messages are read", async || worker.metric(&lag) > Some(0.0)).await;
     // Long enough for some commits of offsets, which come every second.
     let mut ahead = false;
     for _ in 0..6 {
         tokio::time::sleep(Duration::from_millis(500)).await;
-        ahead |= bed.broker.committed(&bed.group, &bed.points_topic, 0).is_some_and(|committed| committed > applied);
+        ahead |= fixture
+            .broker
+            .committed(&fixture.group, &fixture.points_topic, 0)
+            .is_some_and(|committed| committed > applied);
     }
     lock.batch_execute("rollback").await.unwrap();
-    bed.until_applied(60).await;
-    bed.assert_exact(&published).await;
-    let end = bed.broker.end(&bed.points_topic, 0);
-    until(20, "the offset is committed", async || bed.broker.committed(&bed.group, &bed.points_topic, 0) == Some(end))
-        .await;
+    fixture.until_applied(60).await;
+    fixture.assert_exact(&published).await;
+    let end = fixture.broker.end(&fixture.points_topic, 0);
+    until(20, "the offset is committed", async || {
+        fixture.broker.committed(&fixture.group, &fixture.points_topic, 0) == Some(end)
+    })
+    .await;
     ahead
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn kafka_is_told_only_what_the_database_has() {
-    let Some(bed) = Bed::new("commits", 1).await else { return };
-    assert!(!kafka_is_ahead(&bed, &[]).await);
-    bed.remove().await;
+    let Some(fixture) = Fixture::new("commits", 1).await else { return };
+    assert!(!kafka_is_ahead(&fixture, &[]).await);
+    fixture.remove().await;
 }
 
 #[cfg(feature = "planted-bugs")]
 #[tokio::test(flavor = "multi_thread")]
 async fn planted_bug_kafka_is_told_before_the_database_has_it() {
-    let Some(bed) = Bed::new("commits_bug", 1).await else { return };
+    let Some(fixture) = Fixture::new("commits_bug", 1).await else { return };
     assert!(
-        kafka_is_ahead(&bed, &[("SERIES_INGEST_PLANTED_BUGS", "commit-before-database")]).await,
+        kafka_is_ahead(&fixture, &[("SERIES_INGEST_PLANTED_BUGS", "commit-before-database")]).await,
         "the bug is caught"
     );
-    bed.remove().await;
+    fixture.remove().await;
 }

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use crate::support::bed::Bed;
 use crate::support::data::Published;
+use crate::support::fixture::Fixture;
 use crate::support::proxy::Proxy;
 use crate::support::until;
 use crate::support::worker::{run, text};
@@ -48,30 +48,30 @@ fn the_effective_configuration_is_printed_without_secrets() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn run_refuses_a_schema_that_is_not_migrated_unless_it_may_migrate() {
-    let Some(bed) = Bed::unmigrated("refuses", 1).await else { return };
-    let mut worker = bed.worker(&[]);
+    let Some(fixture) = Fixture::unmigrated("refuses", 1).await else { return };
+    let mut worker = fixture.worker(&[]);
     assert_eq!(worker.exit_code(20), Some(64));
     assert!(worker.log().contains("series-ingest migrate"), "{}", worker.log());
     let mut published = Published::default();
     let payload = published.batch("s", 10);
-    bed.producer.send(&bed.points_topic, 0, "s", Some(payload.as_bytes()));
-    bed.producer.flush();
-    let worker = bed.worker(&[("SERIES_INGEST__DATABASE__MIGRATE_ON_START", "true")]);
+    fixture.producer.send(&fixture.points_topic, 0, "s", Some(payload.as_bytes()));
+    fixture.producer.flush();
+    let worker = fixture.worker(&[("SERIES_INGEST__DATABASE__MIGRATE_ON_START", "true")]);
     until(60, "the worker is ready", async || worker.get("/readyz").is_some_and(|(code, _)| code == 200)).await;
     until(60, "the tables are there", async || {
-        bed.count("select count(*) from pg_class where relname = 'ingest_progress'").await == 1
+        fixture.count("select count(*) from pg_class where relname = 'ingest_progress'").await == 1
     })
     .await;
-    bed.until_applied(60).await;
-    bed.assert_exact(&published).await;
+    fixture.until_applied(60).await;
+    fixture.assert_exact(&published).await;
     drop(worker);
-    bed.remove().await;
+    fixture.remove().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn check_names_each_problem_with_its_key() {
-    let Some(bed) = Bed::unmigrated("check", 1).await else { return };
-    let mut environment = bed.environment();
+    let Some(fixture) = Fixture::unmigrated("check", 1).await else { return };
+    let mut environment = fixture.environment();
     let output = run(&environment, &["check"]);
     assert_eq!(output.status.code(), Some(64), "{}", text(&output));
     assert!(text(&output).contains("database.url: the schema is not migrated"), "{}", text(&output));
@@ -82,68 +82,77 @@ async fn check_names_each_problem_with_its_key() {
     assert!(text(&output).contains("applied already"), "{}", text(&output));
     let output = run(&environment, &["check"]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output));
-    assert!(text(&output).contains(&bed.points_topic), "{}", text(&output));
+    assert!(text(&output).contains(&fixture.points_topic), "{}", text(&output));
 
     environment.push(("SERIES_INGEST__KAFKA__POINTS_TOPIC".into(), "not.there".into()));
-    environment.push(("DATABASE_URL".into(), bed.url_by(1)));
+    environment.push(("DATABASE_URL".into(), fixture.url_by(1)));
     let output = run(&environment, &["check"]);
     assert_eq!(output.status.code(), Some(69), "{}", text(&output));
     for part in ["2 problems", "kafka.points_topic", "database.url"] {
         assert!(text(&output).contains(part), "{part}: {}", text(&output));
     }
-    bed.remove().await;
+    fixture.remove().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn progress_is_shown_and_set() {
-    let Some(bed) = Bed::new("progress", 2).await else { return };
+    let Some(fixture) = Fixture::new("progress", 2).await else { return };
     let mut published = Published::default();
     for number in 0..10 {
         let payload = if number == 9 { "{".to_owned() } else { published.batch("s", 10) };
-        bed.producer.send(&bed.points_topic, number % 2, "s", Some(payload.as_bytes()));
+        fixture.producer.send(&fixture.points_topic, number % 2, "s", Some(payload.as_bytes()));
     }
-    bed.producer.flush();
-    let mut worker = bed.worker(&[]);
-    bed.until_applied(60).await;
+    fixture.producer.flush();
+    let mut worker = fixture.worker(&[]);
+    fixture.until_applied(60).await;
     let dead_letters = "select count(*) from ingest_dead_letter";
-    assert_eq!(bed.count(dead_letters).await, 1);
+    assert_eq!(fixture.count(dead_letters).await, 1);
     assert_eq!(worker.terminate(10), Some(0));
-    let environment = bed.environment();
-    let output = run(&environment, &["progress", "show", "--topic", &bed.points_topic]);
+    let environment = fixture.environment();
+    let output = run(&environment, &["progress", "show", "--topic", &fixture.points_topic]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output));
-    assert_eq!(text(&output).lines().filter(|line| line.contains(&bed.points_topic)).count(), 2, "{}", text(&output));
-    let source = bed.count("select id::bigint from ingest_source where topic like '%points'").await.to_string();
+    assert_eq!(
+        text(&output).lines().filter(|line| line.contains(&fixture.points_topic)).count(),
+        2,
+        "{}",
+        text(&output)
+    );
+    let source = fixture.count("select id::bigint from ingest_source where topic like '%points'").await.to_string();
     let reset = ["progress", "reset", "--source", &source, "--partition", "1", "--next-offset", "2"];
     let output = run(&environment, &reset);
     assert!(text(&output).contains("nothing was changed"), "{}", text(&output));
-    assert_eq!(bed.next_offsets().await, [5, 5]);
+    assert_eq!(fixture.next_offsets().await, [5, 5]);
     let output = run(&environment, &[&reset[..], &["--yes"]].concat());
     assert_eq!(output.status.code(), Some(0), "{}", text(&output));
-    assert_eq!(bed.next_offsets().await, [5, 2]);
-    let worker = bed.worker(&[]);
-    bed.until_applied(60).await;
-    assert_eq!(bed.difference(&published).await.doubled, 2 * 20, "what is asked to be written again is written again");
-    assert_eq!(bed.count(dead_letters).await, 1, "a dead letter that comes again takes the place of the old one");
+    assert_eq!(fixture.next_offsets().await, [5, 2]);
+    let worker = fixture.worker(&[]);
+    fixture.until_applied(60).await;
+    assert_eq!(
+        fixture.difference(&published).await.doubled,
+        2 * 20,
+        "what is asked to be written again is written again"
+    );
+    assert_eq!(fixture.count(dead_letters).await, 1, "a dead letter that comes again takes the place of the old one");
     let output = run(&environment, &["progress", "reset", "--source", "12345", "--next-offset", "2"]);
     assert_eq!(output.status.code(), Some(64), "{}", text(&output));
     drop(worker);
-    bed.remove().await;
+    fixture.remove().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn health_tells_the_truth_while_the_database_is_away() {
-    let Some(bed) = Bed::new("health", 1).await else { return };
-    let proxy = Proxy::start(&bed.server()).await;
-    let url = bed.url_by(proxy.port);
-    let worker = bed.worker(&[("DATABASE_URL", &url), ("SERIES_INGEST__HTTP__STALL_MS", "2000")]);
+    let Some(fixture) = Fixture::new("health", 1).await else { return };
+    let proxy = Proxy::start(&fixture.server()).await;
+    let url = fixture.url_by(proxy.port);
+    let worker = fixture.worker(&[("DATABASE_URL", &url), ("SERIES_INGEST__HTTP__STALL_MS", "2000")]);
     let mut published = Published::default();
     let publish = |published: &mut Published| {
         let payload = published.batch("s", 10);
-        bed.producer.send(&bed.points_topic, 0, "s", Some(payload.as_bytes()));
-        bed.producer.flush();
+        fixture.producer.send(&fixture.points_topic, 0, "s", Some(payload.as_bytes()));
+        fixture.producer.flush();
     };
     publish(&mut published);
-    bed.until_applied(60).await;
+    fixture.until_applied(60).await;
     until(20, "ready", async || worker.get("/readyz").unwrap().0 == 200).await;
     assert_eq!(worker.metric("series_ingest_database_up"), Some(1.0));
 
@@ -151,7 +160,7 @@ async fn health_tells_the_truth_while_the_database_is_away() {
     publish(&mut published);
     until(20, "not ready", async || worker.get("/readyz").unwrap().0 == 503).await;
     until(20, "database_up 0", async || worker.metric("series_ingest_database_up") == Some(0.0)).await;
-    let lag = format!("series_ingest_kafka_lag_seconds{{topic=\"{}\",partition=\"0\"}}", bed.points_topic);
+    let lag = format!("series_ingest_kafka_lag_seconds{{topic=\"{}\",partition=\"0\"}}", fixture.points_topic);
     let first = worker.metric(&lag).unwrap();
     until(20, "the lag grows", async || worker.metric(&lag).unwrap() > first + 1.0).await;
     assert_eq!(worker.get("/livez").unwrap().0, 200, "a worker that waits is alive");
@@ -163,26 +172,26 @@ async fn health_tells_the_truth_while_the_database_is_away() {
     assert!(worker.metric("series_ingest_database_errors_total{class=\"outage\"}").unwrap() >= 1.0);
 
     proxy.refuse(false);
-    bed.until_applied(60).await;
+    fixture.until_applied(60).await;
     until(20, "ready again", async || worker.get("/readyz").unwrap().0 == 200).await;
     until(20, "no lag", async || worker.metric(&lag) == Some(0.0)).await;
-    bed.assert_exact(&published).await;
+    fixture.assert_exact(&published).await;
     assert_eq!(worker.get("/nowhere").unwrap().0, 404);
     drop(worker);
-    bed.remove().await;
+    fixture.remove().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_waits_for_servers_that_are_away_when_it_starts() {
-    let Some(bed) = Bed::new("waits", 1).await else { return };
-    let proxy = Proxy::start(&bed.server()).await;
+    let Some(fixture) = Fixture::new("waits", 1).await else { return };
+    let proxy = Proxy::start(&fixture.server()).await;
     proxy.refuse(true);
-    let url = bed.url_by(proxy.port);
+    let url = fixture.url_by(proxy.port);
     let mut published = Published::default();
     let payload = published.batch("s", 10);
-    bed.producer.send(&bed.points_topic, 0, "s", Some(payload.as_bytes()));
-    bed.producer.flush();
-    let mut worker = bed.worker(&[("DATABASE_URL", &url)]);
+    fixture.producer.send(&fixture.points_topic, 0, "s", Some(payload.as_bytes()));
+    fixture.producer.flush();
+    let mut worker = fixture.worker(&[("DATABASE_URL", &url)]);
     until(20, "the worker says why", async || {
         worker.get("/readyz").is_some_and(|(code, why)| code == 503 && why.contains("schema"))
     })
@@ -190,23 +199,23 @@ async fn a_worker_waits_for_servers_that_are_away_when_it_starts() {
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert!(worker.has_ended().is_none());
     proxy.refuse(false);
-    bed.until_applied(60).await;
-    bed.assert_exact(&published).await;
+    fixture.until_applied(60).await;
+    fixture.assert_exact(&published).await;
     // It stops as well as it waits.
     proxy.refuse(true);
     assert_eq!(worker.terminate(10), Some(0), "{}", worker.log());
-    let mut waiting = bed.worker(&[("DATABASE_URL", &url)]);
+    let mut waiting = fixture.worker(&[("DATABASE_URL", &url)]);
     until(20, "it waits", async || waiting.get("/readyz").is_some_and(|(code, _)| code == 503)).await;
     assert_eq!(waiting.terminate(10), Some(0));
-    bed.remove().await;
+    fixture.remove().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_demo_shows_that_all_of_it_arrives_through_an_outage() {
-    let Some(bed) = Bed::unmigrated("demo", 1).await else { return };
+    let Some(fixture) = Fixture::unmigrated("demo", 1).await else { return };
     // With a Kafka of its own, and with the real one.
-    for brokers in [None, Some(bed.brokers.as_str())] {
-        let mut environment = pairs(&[("DATABASE_URL", bed.url.as_str())]);
+    for brokers in [None, Some(fixture.brokers.as_str())] {
+        let mut environment = pairs(&[("DATABASE_URL", fixture.url.as_str())]);
         environment.extend(brokers.map(|brokers| ("KAFKA_BROKERS".to_owned(), brokers.to_owned())));
         let output = run(&environment, &["demo", "--points", "20000"]);
         assert_eq!(output.status.code(), Some(0), "{}", text(&output));
@@ -234,11 +243,11 @@ async fn the_demo_shows_that_all_of_it_arrives_through_an_outage() {
         assert!(journaled.is_sorted_by(|before, after| before < after) && journaled[0] > 0, "it grows: {printed}");
         let name = printed.split_whitespace().find(|word| word.starts_with("series_ingest_demo_")).unwrap();
         let sql = format!("select count(*) from pg_database where datname = '{name}'");
-        assert_eq!(bed.count(&sql).await, 0, "it cleans up");
+        assert_eq!(fixture.count(&sql).await, 0, "it cleans up");
         let journal = std::env::temp_dir().join(name.replace('_', "-"));
         assert!(!journal.try_exists().unwrap(), "{} is left over", journal.display());
     }
-    bed.remove().await;
+    fixture.remove().await;
 }
 
 /// Starts a command, waits for a line that it prints, sends a signal to it, and returns its exit code and all that it printed.
@@ -277,9 +286,9 @@ fn database_of(printed: &str, prefix: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_interrupted_demo_removes_what_it_has_made() {
-    let Some(bed) = Bed::unmigrated("demo_interrupted", 1).await else { return };
-    let own = pairs(&[("DATABASE_URL", bed.url.as_str())]);
-    let real = pairs(&[("DATABASE_URL", bed.url.as_str()), ("KAFKA_BROKERS", bed.brokers.as_str())]);
+    let Some(fixture) = Fixture::unmigrated("demo_interrupted", 1).await else { return };
+    let own = pairs(&[("DATABASE_URL", fixture.url.as_str())]);
+    let real = pairs(&[("DATABASE_URL", fixture.url.as_str()), ("KAFKA_BROKERS", fixture.brokers.as_str())]);
     for (environment, line, signal, code) in [
         (&own, "database series_ingest_demo_", "-INT", 130),
         (&real, "streaming: ", "-TERM", 143),
@@ -291,17 +300,17 @@ async fn an_interrupted_demo_removes_what_it_has_made() {
         assert_eq!(words, [true, false, false], "{printed}");
         let name = database_of(&printed, "series_ingest_demo_");
         let sql = format!("select count(*) from pg_database where datname = '{name}'");
-        assert_eq!(bed.count(&sql).await, 0, "{name} is gone: {printed}");
+        assert_eq!(fixture.count(&sql).await, 0, "{name} is gone: {printed}");
         let journal = std::env::temp_dir().join(name.replace('_', "-"));
         assert!(!journal.try_exists().unwrap(), "{} is gone", journal.display());
     }
-    bed.remove().await;
+    fixture.remove().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn brokers_that_are_empty_are_not_set_and_wrong_ones_are_named() {
-    let Some(bed) = Bed::unmigrated("demo_brokers", 1).await else { return };
-    let empty = pairs(&[("DATABASE_URL", bed.url.as_str()), ("KAFKA_BROKERS", "")]);
+    let Some(fixture) = Fixture::unmigrated("demo_brokers", 1).await else { return };
+    let empty = pairs(&[("DATABASE_URL", fixture.url.as_str()), ("KAFKA_BROKERS", "")]);
     let demo = run(&empty, &["demo", "--points", "2000"]);
     assert_eq!(demo.status.code(), Some(0), "{}", text(&demo));
     assert!(text(&demo).contains("Kafka embedded in the demo"), "{}", text(&demo));
@@ -315,13 +324,13 @@ async fn brokers_that_are_empty_are_not_set_and_wrong_ones_are_named() {
             assert!(text(&output).contains("--brokers "), "{command} {brokers:?}: {}", text(&output));
         }
     }
-    bed.remove().await;
+    fixture.remove().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_benchmark_keeps_what_it_has_measured_when_it_is_interrupted() {
-    let Some(bed) = Bed::unmigrated("bench_interrupted", 1).await else { return };
-    let environment = pairs(&[("DATABASE_URL", bed.url.as_str()), ("KAFKA_BROKERS", bed.brokers.as_str())]);
+    let Some(fixture) = Fixture::unmigrated("bench_interrupted", 1).await else { return };
+    let environment = pairs(&[("DATABASE_URL", fixture.url.as_str()), ("KAFKA_BROKERS", fixture.brokers.as_str())]);
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("bench.json");
     let json = || -> serde_json::Value { serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap() };
@@ -337,7 +346,7 @@ async fn a_benchmark_keeps_what_it_has_measured_when_it_is_interrupted() {
     assert!(kept["one_point_points_per_s"].as_f64().unwrap() > 0.0, "{kept}");
     let name = database_of(&printed, "series_ingest_bench_");
     let sql = format!("select count(*) from pg_database where datname = '{name}'");
-    assert_eq!(bed.count(&sql).await, 0, "{name} is gone: {printed}");
+    assert_eq!(fixture.count(&sql).await, 0, "{name} is gone: {printed}");
     // Whole, with two parts; what they do not measure is not there.
     let output = run(&environment, &[&size[..], &["--only", "drain,replay"]].concat());
     assert_eq!(output.status.code(), Some(0), "{}", text(&output));
@@ -354,5 +363,5 @@ async fn a_benchmark_keeps_what_it_has_measured_when_it_is_interrupted() {
     assert!(text(&nowhere).contains("/nowhere/bench.json cannot be written"), "{}", text(&nowhere));
     let full = run(&environment, &["bench", "--json", "/dev/full"]);
     assert_eq!(full.status.code(), Some(74), "{}", text(&full));
-    bed.remove().await;
+    fixture.remove().await;
 }

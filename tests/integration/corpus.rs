@@ -14,8 +14,8 @@ use series_ingest::config::Config;
 use series_ingest::database::write::copy::CopyEncoder;
 use series_ingest::message::Points;
 
-use crate::support::bed::Bed;
 use crate::support::data::{Difference, Published, bits};
+use crate::support::fixture::Fixture;
 use crate::support::worker::{run, text};
 use crate::support::{seed, until};
 use cases::{Case, Outcome, Topic};
@@ -25,7 +25,7 @@ type Letter = (String, i64, String, String, Vec<u8>);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_case_of_the_corpus_goes_through_the_program() {
-    let Some(bed) = Bed::new("corpus", 1).await else { return };
+    let Some(fixture) = Fixture::new("corpus", 1).await else { return };
     let mut published = Published::default();
     let mut letters: Vec<Letter> = Vec::new();
     let mut series = Vec::new();
@@ -34,10 +34,10 @@ async fn every_case_of_the_corpus_goes_through_the_program() {
         cases::all().into_iter().partition(|case| matches!(case.outcome, Outcome::Refused { .. }));
     for case in &cases {
         let (topic, next) = match case.topic {
-            Topic::Series => (&bed.series_topic, &mut next[0]),
-            Topic::Points => (&bed.points_topic, &mut next[1]),
+            Topic::Series => (&fixture.series_topic, &mut next[0]),
+            Topic::Points => (&fixture.points_topic, &mut next[1]),
         };
-        bed.producer.send(topic, 0, &case.name, case.payload.as_deref());
+        fixture.producer.send(topic, 0, &case.name, case.payload.as_deref());
         match case.outcome.clone() {
             Outcome::PointBatch { points } => {
                 let value = |value: f64| bits((!value.is_nan()).then_some(value));
@@ -54,30 +54,30 @@ async fn every_case_of_the_corpus_goes_through_the_program() {
         }
         *next += 1;
     }
-    bed.producer.flush();
+    fixture.producer.flush();
     let rules = Config::load(Some(&cases::config_file()), []).unwrap().message;
-    let worker = bed.worker(&[
+    let worker = fixture.worker(&[
         ("SERIES_INGEST__MESSAGE__MAX_BYTES", &rules.max_bytes.to_string()),
         ("SERIES_INGEST__MESSAGE__MAX_POINTS", &rules.max_points.to_string()),
         ("SERIES_INGEST__MESSAGE__MAX_NAME_BYTES", &rules.max_name_bytes.to_string()),
         ("SERIES_INGEST__MESSAGE__MIN_TIMESTAMP", &rules.min_timestamp.to_string()),
         ("SERIES_INGEST__MESSAGE__MAX_TIMESTAMP", &rules.max_timestamp.to_string()),
     ]);
-    for topic in [&bed.series_topic, &bed.points_topic] {
+    for topic in [&fixture.series_topic, &fixture.points_topic] {
         let lag = format!("series_ingest_kafka_lag_messages{{topic=\"{topic}\",partition=\"0\"}}");
         let applied = async || {
             let sql = "select next_offset from ingest_progress as p join ingest_source as s on s.id = p.source_id
                        where s.topic = $1";
-            let row = bed.client.query_opt(sql, &[topic]).await.unwrap();
-            row.is_some_and(|row| row.get::<_, i64>(0) == bed.broker.end(topic, 0))
+            let row = fixture.client.query_opt(sql, &[topic]).await.unwrap();
+            row.is_some_and(|row| row.get::<_, i64>(0) == fixture.broker.end(topic, 0))
         };
         until(60, "all is applied, and lag 0", async || applied().await && worker.metric(&lag) == Some(0.0)).await;
     }
-    assert_eq!(bed.difference(&published).await, Difference::default());
+    assert_eq!(fixture.difference(&published).await, Difference::default());
 
     let sql = "select source.topic, letter.\"offset\", letter.reason, letter.detail, letter.payload
                from ingest_dead_letter as letter join ingest_source as source on source.id = letter.source_id";
-    let rows = bed.client.query(sql, &[]).await.unwrap();
+    let rows = fixture.client.query(sql, &[]).await.unwrap();
     let mut stored: Vec<Letter> =
         rows.iter().map(|row| (row.get(0), row.get(1), row.get(2), row.get(3), row.get(4))).collect();
     stored.sort();
@@ -89,52 +89,52 @@ async fn every_case_of_the_corpus_goes_through_the_program() {
 
     for (id, name, description, time_column, value_columns) in &series {
         let sql = "select name, description, time_column, value_columns from time_series_metadata where id = $1";
-        let row = bed.client.query_one(sql, &[id]).await.unwrap_or_else(|error| panic!("{id}: {error}"));
+        let row = fixture.client.query_one(sql, &[id]).await.unwrap_or_else(|error| panic!("{id}: {error}"));
         assert_eq!(&row.get::<_, Option<String>>(0), name);
         assert_eq!(&row.get::<_, Option<String>>(1), description);
         assert_eq!(row.get::<_, &str>(2), time_column.as_deref().unwrap_or("timestamp"));
         let stored: Vec<String> = serde_json::from_str(row.get(3)).unwrap();
         assert_eq!(&stored, value_columns, "{id}");
     }
-    assert_eq!(bed.count("select count(*) from ingest_gap").await, 0, "no gaps");
+    assert_eq!(fixture.count("select count(*) from ingest_gap").await, 0, "no gaps");
     let mut ids: BTreeSet<String> = series.iter().map(|(id, ..)| id.clone()).collect();
     ids.extend(published.rows.iter().map(|row| row.0.clone()));
-    let others = bed.client.query("select id from time_series_metadata", &[]).await.unwrap();
+    let others = fixture.client.query("select id from time_series_metadata", &[]).await.unwrap();
     let others: Vec<String> = others.iter().map(|row| row.get(0)).filter(|id| !ids.contains(id)).collect();
     // Good messages without a point name a series, too.
     assert!(others.iter().all(|id| id == "s"), "bad messages name no series: {others:?}");
     println!("{} messages: {} points, {} dead letters", cases.len(), published.rows.len(), letters.len());
     drop(worker);
-    let first = bed.broker.end(&bed.points_topic, 0);
-    assert_refused(&bed, &refused, first).await;
-    assert_eq!(bed.difference(&published).await, Difference::default());
+    let first = fixture.broker.end(&fixture.points_topic, 0);
+    assert_refused(&fixture, &refused, first).await;
+    assert_eq!(fixture.difference(&published).await, Difference::default());
     // When it is fixed, they are written.
-    bed.client.batch_execute("alter table time_series_data_points drop constraint corpus").await.unwrap();
-    let those = ["--topic", bed.points_topic.as_str(), "--from-offset", &first.to_string()];
-    let redriven = run(&bed.environment(), &[&["dead-letter", "redrive"], &those[..]].concat());
+    fixture.client.batch_execute("alter table time_series_data_points drop constraint corpus").await.unwrap();
+    let those = ["--topic", fixture.points_topic.as_str(), "--from-offset", &first.to_string()];
+    let redriven = run(&fixture.environment(), &[&["dead-letter", "redrive"], &those[..]].concat());
     assert!(redriven.status.success(), "{}", text(&redriven));
     for case in refused {
         let Outcome::Refused { points, .. } = case.outcome else { unreachable!("no other case is here") };
         published.rows.extend(points.into_iter().map(|(s, c, time, value)| (s, c, time, bits(Some(value)))));
     }
-    assert_eq!(bed.difference(&published).await, Difference::default());
-    bed.remove().await;
+    assert_eq!(fixture.difference(&published).await, Difference::default());
+    fixture.remove().await;
 }
 
 /// That the cases which only the database refuses are dead letters of a worker and a table that are set up for it.
-async fn assert_refused(bed: &Bed, cases: &[Case], first: i64) {
+async fn assert_refused(fixture: &Fixture, cases: &[Case], first: i64) {
     let add = "alter table time_series_data_points add constraint corpus check (value <> -777.25)";
-    bed.client.batch_execute(add).await.unwrap();
+    fixture.client.batch_execute(add).await.unwrap();
     for case in cases {
-        bed.producer.send(&bed.points_topic, 0, &case.name, case.payload.as_deref());
+        fixture.producer.send(&fixture.points_topic, 0, &case.name, case.payload.as_deref());
     }
-    bed.producer.flush();
-    let worker = bed.worker(&[("SERIES_INGEST__POINTS__UNKNOWN_SERIES", "dead-letter")]);
-    bed.until_applied(60).await;
+    fixture.producer.flush();
+    let worker = fixture.worker(&[("SERIES_INGEST__POINTS__UNKNOWN_SERIES", "dead-letter")]);
+    fixture.until_applied(60).await;
     let sql = "select letter.reason, letter.detail, letter.payload
                from ingest_dead_letter as letter join ingest_source as source on source.id = letter.source_id
                where source.topic = $1 and letter.\"offset\" >= $2 order by letter.\"offset\"";
-    let letters = bed.client.query(sql, &[&bed.points_topic, &first]).await.unwrap();
+    let letters = fixture.client.query(sql, &[&fixture.points_topic, &first]).await.unwrap();
     assert_eq!(letters.len(), cases.len());
     for (letter, case) in letters.iter().zip(cases) {
         let Outcome::Refused { reason, detail, .. } = &case.outcome else { unreachable!("no other case is here") };
@@ -150,19 +150,19 @@ async fn assert_refused(bed: &Bed, cases: &[Case], first: i64) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn names_from_outside_cannot_forge_log_lines_or_reach_a_terminal() {
-    let Some(bed) = Bed::new("log", 1).await else { return };
+    let Some(fixture) = Fixture::new("log", 1).await else { return };
     let column = "\\u001b[31mred\\u001b[0m\\r\\nINFO all is well\\u0007\\u009b2J\u{202e}";
     let forging = format!(r#"{{"time_series_id":"s","timestamps":[0],"columns":{{"{column}":[1,2]}}}}"#);
     let long = format!(r#"{{"time_series_id":"s","timestamps":[0],"columns":{{"{}":[1e999]}}}}"#, "x".repeat(1000));
     for format in ["human", "json"] {
         // Each for another reason: of one reason only some are logged.
-        bed.producer.send(&bed.points_topic, 0, "s", Some(forging.as_bytes()));
-        bed.producer.send(&bed.points_topic, 0, "s", Some(long.as_bytes()));
-        bed.producer.flush();
-        let mut worker = bed.worker(&[("SERIES_INGEST__LOG__FORMAT", format)]);
+        fixture.producer.send(&fixture.points_topic, 0, "s", Some(forging.as_bytes()));
+        fixture.producer.send(&fixture.points_topic, 0, "s", Some(long.as_bytes()));
+        fixture.producer.flush();
+        let mut worker = fixture.worker(&[("SERIES_INGEST__LOG__FORMAT", format)]);
         until(60, "both are logged", async || worker.log().matches("a message became a dead letter").count() == 2)
             .await;
-        bed.until_applied(60).await;
+        fixture.until_applied(60).await;
         assert_eq!(worker.terminate(20), Some(0));
         let log = worker.log();
         let misleading = |c: char| c.is_control() && c != '\n' || c == '\u{202e}';
@@ -174,7 +174,7 @@ async fn names_from_outside_cannot_forge_log_lines_or_reach_a_terminal() {
         assert!(lines.iter().any(|line| line.contains("xxx…")), "{format}: {lines:?}");
         assert!(lines.iter().all(|line| line.len() < 1000), "{format}: {lines:?}");
     }
-    bed.remove().await;
+    fixture.remove().await;
 }
 
 /// Text that a name may be: all of Unicode but U+0000.
@@ -191,12 +191,12 @@ fn name(rng: &mut StdRng) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_encoded_the_server_reads_back_equal() {
-    let Some(bed) = Bed::new("encoded", 1).await else { return };
+    let Some(fixture) = Fixture::new("encoded", 1).await else { return };
     let mut rng = StdRng::seed_from_u64(seed("what_is_encoded_the_server_reads_back_equal"));
     let create = "create temp table copied as
                   select time_series_id, \"timestamp\", column_name, value from time_series_data_points;
                   alter table copied add column number bigint generated always as identity";
-    bed.client.batch_execute(create).await.unwrap();
+    fixture.client.batch_execute(create).await.unwrap();
     for _ in 0..20 {
         let mut points = Points::default();
         let keys: Vec<_> = (0..rng.random_range(1..20)).map(|_| (name(&mut rng), name(&mut rng))).collect();
@@ -225,7 +225,7 @@ async fn what_is_encoded_the_server_reads_back_equal() {
             })
             .collect();
         let copy = "copy copied (time_series_id, \"timestamp\", column_name, value) from stdin (format binary)";
-        let mut sink = pin!(bed.client.copy_in::<_, Bytes>(copy).await.unwrap());
+        let mut sink = pin!(fixture.client.copy_in::<_, Bytes>(copy).await.unwrap());
         let mut encoder = CopyEncoder::new(&points, &order);
         let mut more = true;
         while more {
@@ -236,13 +236,13 @@ async fn what_is_encoded_the_server_reads_back_equal() {
         assert_eq!(sink.finish().await.unwrap(), expected.len() as u64);
         let sql = "select time_series_id, column_name, (extract(epoch from \"timestamp\") * 1000000)::bigint, value
                    from copied order by number";
-        let rows = bed.client.query(sql, &[]).await.unwrap();
+        let rows = fixture.client.query(sql, &[]).await.unwrap();
         let stored: Vec<_> = rows
             .iter()
             .map(|row| (row.get::<_, String>(0), row.get::<_, String>(1), row.get(2), bits(row.get(3))))
             .collect();
         assert_eq!(stored, expected);
-        bed.client.batch_execute("truncate copied").await.unwrap();
+        fixture.client.batch_execute("truncate copied").await.unwrap();
     }
-    bed.remove().await;
+    fixture.remove().await;
 }

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use series_ingest::journal::{Inspection, RealFiles};
 
-use crate::support::away::{Away, until_journaled, until_mode};
 use crate::support::data::{Difference, Published};
+use crate::support::fixture_with_proxy::{FixtureWithProxy, until_journaled, until_mode};
 use crate::support::worker::Worker;
 
 /// So many workers run at the same time, each with a damaged copy of the journal. Most of their time they wait for servers.
@@ -115,7 +115,7 @@ impl Template {
 }
 
 /// A small journal of two segments, left by workers that were killed in an outage.
-async fn template(away: &Away, published: &mut Published) -> Template {
+async fn template(away: &FixtureWithProxy, published: &mut Published) -> Template {
     away.proxy.refuse(true);
     for _ in 0..2 {
         let mut worker = away.worker("template", &[]);
@@ -133,12 +133,12 @@ async fn template(away: &Away, published: &mut Published) -> Template {
 
 /// A worker with a copy of the journal. Its pipeline is another one than that of all others, so that for it the database has
 /// nothing yet.
-fn start(away: &Away, template: &Template, pipeline: &str, damage: &Damage) -> Worker {
+fn start(away: &FixtureWithProxy, template: &Template, pipeline: &str, damage: &Damage) -> Worker {
     let directory = away.journal(pipeline);
     template.damaged_copy(&directory, damage);
-    let group = format!("{}_{pipeline}", away.bed.group);
+    let group = format!("{}_{pipeline}", away.fixture.group);
     let settings = [
-        ("DATABASE_URL", away.bed.url.as_str()),
+        ("DATABASE_URL", away.fixture.url.as_str()),
         ("SERIES_INGEST__PIPELINE", pipeline),
         ("SERIES_INGEST__KAFKA__GROUP_ID", &group),
         ("SERIES_INGEST__HTTP__LISTEN", ""),
@@ -148,11 +148,11 @@ fn start(away: &Away, template: &Template, pipeline: &str, damage: &Damage) -> W
 }
 
 /// The pipelines that have all of the topic.
-async fn finished(away: &Away, end: i64) -> Vec<String> {
+async fn finished(away: &FixtureWithProxy, end: i64) -> Vec<String> {
     let sql = "select source.pipeline from ingest_progress as progress
                join ingest_source as source on source.id = progress.source_id
                where source.topic = $1 and progress.next_offset = $2 and progress.ahead = '{}'";
-    let rows = away.bed.client.query(sql, &[&away.bed.points_topic, &end]).await.unwrap();
+    let rows = away.fixture.client.query(sql, &[&away.fixture.points_topic, &end]).await.unwrap();
     rows.iter().map(|row| row.get(0)).collect()
 }
 
@@ -160,11 +160,11 @@ async fn finished(away: &Away, end: i64) -> Vec<String> {
 /// far apart the bytes of the rest are, 1 for all of them.
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_is_damaged_in_a_journal_the_table_ends_exact() {
-    let Some(away) = Away::new("damage", 1).await else { return };
+    let Some(away) = FixtureWithProxy::new("damage", 1).await else { return };
     let stride = std::env::var("DAMAGE_STRIDE").map_or(64, |text| text.parse().expect("DAMAGE_STRIDE is a number"));
     let mut published = Published::default();
     let template = template(&away, &mut published).await;
-    let end = away.bed.broker.end(&away.bed.points_topic, 0);
+    let end = away.fixture.broker.end(&away.fixture.points_topic, 0);
     let damages = template.damages(stride);
     let mut next = damages.iter().enumerate();
     let mut running: HashMap<String, (&Damage, Worker, Instant)> = HashMap::new();
@@ -199,9 +199,9 @@ async fn whatever_is_damaged_in_a_journal_the_table_ends_exact() {
     println!("{} damages, {reported} of them reported", damages.len());
     // Each pipeline has written all of it once.
     let all = std::iter::repeat_n(published.rows, damages.len()).flatten().collect();
-    assert_eq!(Difference::between(all, away.bed.stored().await), Difference::default());
+    assert_eq!(Difference::between(all, away.fixture.stored().await), Difference::default());
     for table in ["ingest_dead_letter", "ingest_gap"] {
-        assert_eq!(away.bed.count(&format!("select count(*) from {table}")).await, 0, "{table}");
+        assert_eq!(away.fixture.count(&format!("select count(*) from {table}")).await, 0, "{table}");
     }
     away.remove().await;
 }

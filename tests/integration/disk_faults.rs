@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
-use crate::support::away::{Away, until_found, until_journaled, until_mode};
 use crate::support::data::Published;
+use crate::support::fixture_with_proxy::{FixtureWithProxy, until_found, until_journaled, until_mode};
 use crate::support::worker::Worker;
 use crate::support::{skip, until};
 
@@ -20,9 +20,9 @@ const SEGMENT_BYTES: u64 = 1 << 20;
 const LARGE: (usize, usize) = (100, 60_000);
 
 /// An outage begins, and the worker journals.
-async fn begin(away: &Away, worker: &Worker, published: &mut Published) {
+async fn begin(away: &FixtureWithProxy, worker: &Worker, published: &mut Published) {
     away.publish(published, 20);
-    away.bed.until_applied(60).await;
+    away.fixture.until_applied(60).await;
     away.proxy.refuse(true);
     away.publish(published, 20);
     until_mode(worker, "journaling").await;
@@ -44,7 +44,7 @@ async fn until_unready(worker: &Worker) -> String {
 }
 
 /// Waits until the worker has journaled all. From here on nobody else has it.
-async fn until_safe(away: &Away, worker: &mut Worker) {
+async fn until_safe(away: &FixtureWithProxy, worker: &mut Worker) {
     until(60, "ready again", async || worker.get("/readyz").is_some_and(|(code, _)| code == 200)).await;
     until_journaled(away, worker).await;
     away.delete_records().await;
@@ -52,11 +52,11 @@ async fn until_safe(away: &Away, worker: &mut Worker) {
 }
 
 /// The database comes back.
-async fn end(away: Away, mut worker: Worker, mut published: Published) {
+async fn end(away: FixtureWithProxy, mut worker: Worker, mut published: Published) {
     away.publish(&mut published, 20);
     away.proxy.refuse(false);
-    away.bed.until_applied(60).await;
-    away.bed.assert_exact(&published).await;
+    away.fixture.until_applied(60).await;
+    away.fixture.assert_exact(&published).await;
     until_mode(&worker, "streaming").await;
     assert_eq!(worker.has_ended(), None);
     assert!(!worker.log().contains("damage"), "a failed write leaves no damage\n{}", worker.log());
@@ -76,7 +76,7 @@ struct SmallDisk {
 
 impl SmallDisk {
     /// `None` where this user may mount nothing.
-    fn start(test: &str, away: &Away) -> Option<Self> {
+    fn start(test: &str, away: &FixtureWithProxy) -> Option<Self> {
         const MOUNT: &str = r#"mount -t tmpfs -o size=16m,nr_inodes=64,mode=700 none "$0" && exec "$@""#;
         let folder = away.journal("disk");
         fs::create_dir(&folder).unwrap();
@@ -152,7 +152,7 @@ fn newest_segment(journal: &Path) -> PathBuf {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_without_space_for_the_next_segment_pauses_and_goes_on_by_itself() {
-    let Some(away) = Away::new("disk_space", 2).await else { return };
+    let Some(away) = FixtureWithProxy::new("disk_space", 2).await else { return };
     let Some(mut disk) = SmallDisk::start("disk_space", &away) else { return away.remove().await };
     let mut published = Published::default();
     begin(&away, &disk.worker, &mut published).await;
@@ -167,7 +167,7 @@ async fn a_disk_without_space_for_the_next_segment_pauses_and_goes_on_by_itself(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_without_a_name_for_the_next_segment_pauses_and_goes_on_by_itself() {
-    let Some(away) = Away::new("disk_names", 2).await else { return };
+    let Some(away) = FixtureWithProxy::new("disk_names", 2).await else { return };
     let Some(mut disk) = SmallDisk::start("disk_names", &away) else { return away.remove().await };
     let mut published = Published::default();
     begin(&away, &disk.worker, &mut published).await;
@@ -182,7 +182,7 @@ async fn a_disk_without_a_name_for_the_next_segment_pauses_and_goes_on_by_itself
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_that_becomes_read_only_pauses_and_goes_on_by_itself() {
-    let Some(away) = Away::new("disk_read_only", 2).await else { return };
+    let Some(away) = FixtureWithProxy::new("disk_read_only", 2).await else { return };
     let Some(mut disk) = SmallDisk::start("disk_read_only", &away) else { return away.remove().await };
     let mut published = Published::default();
     begin(&away, &disk.worker, &mut published).await;
@@ -200,7 +200,7 @@ async fn a_disk_that_becomes_read_only_pauses_and_goes_on_by_itself() {
 /// What is below a mount is not found by its path.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_mounted_over_the_journal_is_filled_again_and_so_is_the_one_below_it() {
-    let Some(away) = Away::new("disk_mounted_over", 2).await else { return };
+    let Some(away) = FixtureWithProxy::new("disk_mounted_over", 2).await else { return };
     let Some(mut disk) = SmallDisk::start("disk_mounted_over", &away) else { return away.remove().await };
     let mut published = Published::default();
     begin(&away, &disk.worker, &mut published).await;
@@ -221,7 +221,7 @@ async fn a_disk_mounted_over_the_journal_is_filled_again_and_so_is_the_one_below
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_that_gets_full_in_the_middle_of_a_segment_costs_nothing() {
-    let Some(away) = Away::new("disk_middle", 2).await else { return };
+    let Some(away) = FixtureWithProxy::new("disk_middle", 2).await else { return };
     let Some(mut disk) = SmallDisk::start("disk_middle", &away) else { return away.remove().await };
     let mut published = Published::default();
     begin(&away, &disk.worker, &mut published).await;
@@ -238,7 +238,7 @@ async fn a_disk_that_gets_full_in_the_middle_of_a_segment_costs_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_limit_on_the_length_of_files_pauses_until_it_is_lifted() {
-    let Some(away) = Away::new("disk_limit", 2).await else { return };
+    let Some(away) = FixtureWithProxy::new("disk_limit", 2).await else { return };
     let mut published = Published::default();
     let mut worker = away.worker("journal", &[]);
     begin(&away, &worker, &mut published).await;
@@ -270,7 +270,7 @@ struct FailingDisk {
 }
 
 impl FailingDisk {
-    fn new(test: &str, away: &Away) -> Self {
+    fn new(test: &str, away: &FixtureWithProxy) -> Self {
         let library = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{test}-{}.so", std::process::id()));
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/shims/failing_disk.c");
         // The compiler that the program's own build needs.
@@ -284,7 +284,7 @@ impl FailingDisk {
         Self { library, control: away.journal("control"), log: away.journal("calls") }
     }
 
-    fn worker(&self, away: &Away) -> Worker {
+    fn worker(&self, away: &FixtureWithProxy) -> Worker {
         let path = |path: &PathBuf| path.to_str().unwrap().to_owned();
         let (library, control, log) = (path(&self.library), path(&self.control), path(&self.log));
         away.worker("journal", &[("LD_PRELOAD", &library), ("FAILING_DISK", &control), ("FAILING_DISK_LOG", &log)])
@@ -340,7 +340,7 @@ impl Drop for FailingDisk {
 
 /// Every third call of this name fails, then all of them, then none.
 async fn outage_on_a_failing_disk(test: &str, call: &str) {
-    let Some(away) = Away::new(test, 2).await else { return };
+    let Some(away) = FixtureWithProxy::new(test, 2).await else { return };
     let disk = FailingDisk::new(test, &away);
     let mut published = Published::default();
     let mut worker = disk.worker(&away);
@@ -385,7 +385,7 @@ async fn failing_fdatasyncs_cost_nothing() {
 /// What waits for a slow fdatasync is written together at the next one, and the journal takes all.
 #[tokio::test(flavor = "multi_thread")]
 async fn slow_fdatasyncs_cost_nothing() {
-    let Some(away) = Away::new("disk_slow", 2).await else { return };
+    let Some(away) = FixtureWithProxy::new("disk_slow", 2).await else { return };
     let disk = FailingDisk::new("disk_slow", &away);
     let mut published = Published::default();
     let mut worker = disk.worker(&away);

@@ -10,9 +10,9 @@ use series_ingest::database::schema::roles;
 
 #[cfg(feature = "planted-bugs")]
 use crate::claims::plant;
-use crate::support::away::{Away, until_mode};
-use crate::support::bed::{Bed, connect};
 use crate::support::data::bits;
+use crate::support::fixture::{Fixture, connect};
+use crate::support::fixture_with_proxy::{FixtureWithProxy, until_mode};
 use crate::support::worker::{run, text};
 use crate::support::{seed, servers, until};
 
@@ -40,7 +40,7 @@ struct Model {
 
 impl Model {
     /// A message with random points, many of which others have, too.
-    fn publish(&mut self, bed: &Bed, random: &mut StdRng) {
+    fn publish(&mut self, fixture: &Fixture, random: &mut StdRng) {
         let partition = random.random_range(0..PARTITIONS);
         // Kafka's times go up and down, and often are the same.
         let time_ms = self.start_ms + random.random_range(0..50);
@@ -64,7 +64,7 @@ impl Model {
             "type": "point-batch", "time_series_id": series, "timestamp_unit": "us", "timestamps": times, "columns": columns
         });
         let payload = message.to_string();
-        bed.producer.send_at(&bed.points_topic, partition, "k", Some(payload.as_bytes()), time_ms);
+        fixture.producer.send_at(&fixture.points_topic, partition, "k", Some(payload.as_bytes()), time_ms);
     }
 
     /// What each point's value is, where the later message wins.
@@ -75,19 +75,19 @@ impl Model {
 }
 
 /// The stored points; fails where one is there twice.
-async fn stored(bed: &Bed) -> HashMap<Key, u64> {
+async fn stored(fixture: &Fixture) -> HashMap<Key, u64> {
     let mut stored = HashMap::new();
-    for (series, column, time, value) in bed.stored().await {
+    for (series, column, time, value) in fixture.stored().await {
         let key = (series, column, time);
         assert!(stored.insert(key.clone(), value).is_none(), "{key:?} is there twice");
     }
     stored
 }
 
-/// A migrated bed for this way; `None` where there are no servers.
-async fn bed_for(test: &str, on_duplicate: &str) -> Option<Away> {
-    let away = Away::unmigrated(test, PARTITIONS).await?;
-    away.bed.migrate(&setting(on_duplicate)).await;
+/// A migrated fixture for this way; `None` where there are no servers.
+async fn bed_for(test: &str, on_duplicate: &str) -> Option<FixtureWithProxy> {
+    let away = FixtureWithProxy::unmigrated(test, PARTITIONS).await?;
+    away.fixture.migrate(&setting(on_duplicate)).await;
     Some(away)
 }
 
@@ -98,10 +98,10 @@ fn setting(on_duplicate: &str) -> [(&str, &str); 1] {
 /// Three workers, of which some are killed, in outages of the database; what they have read is read again now and then.
 /// `look` sees the table from time to time.
 async fn through_trouble(
-    away: &Away,
+    away: &FixtureWithProxy,
     on_duplicate: &str,
     random: &mut StdRng,
-    mut look: impl AsyncFnMut(&Bed),
+    mut look: impl AsyncFnMut(&Fixture),
 ) -> Model {
     let settings = [
         setting(on_duplicate)[0],
@@ -115,17 +115,17 @@ async fn through_trouble(
     let mut workers: Vec<_> = (0..3).map(|number| away.worker(&format!("journal-{number}"), &settings)).collect();
     for round in 0..6 {
         for _ in 0..80 {
-            model.publish(&away.bed, random);
+            model.publish(&away.fixture, random);
         }
-        away.bed.producer.flush();
+        away.fixture.producer.flush();
         match round {
             // What comes from the journal comes later than what is new.
             1 | 3 => {
                 away.proxy.refuse(true);
                 for _ in 0..80 {
-                    model.publish(&away.bed, random);
+                    model.publish(&away.fixture, random);
                 }
-                away.bed.producer.flush();
+                away.fixture.producer.flush();
                 until(30, "a worker journals", async || workers.iter().any(|worker| worker.is_mode("journaling")))
                     .await;
                 let victim = random.random_range(0..workers.len());
@@ -135,22 +135,22 @@ async fn through_trouble(
             }
             // An old message is written again, and by another worker.
             2 | 4 => {
-                away.bed.until_applied(60).await;
-                look(&away.bed).await;
+                away.fixture.until_applied(60).await;
+                look(&away.fixture).await;
                 workers.iter_mut().for_each(|worker| worker.kill());
                 let back = "update ingest_progress set next_offset = greatest(next_offset - 30, 0), ahead = '{}'";
-                away.bed.client.execute(back, &[]).await.unwrap();
+                away.fixture.client.execute(back, &[]).await.unwrap();
                 workers = (0..3).map(|number| away.worker(&format!("journal-{number}"), &settings)).collect();
             }
             _ => tokio::time::sleep(Duration::from_millis(random.random_range(0..300))).await,
         }
     }
-    away.bed.until_applied(90).await;
+    away.fixture.until_applied(90).await;
     for worker in &workers {
         until_mode(worker, "streaming").await;
     }
-    look(&away.bed).await;
-    assert_eq!(away.bed.count("select count(*) from ingest_dead_letter").await, 0, "no dead letters");
+    look(&away.fixture).await;
+    assert_eq!(away.fixture.count("select count(*) from ingest_dead_letter").await, 0, "no dead letters");
     model
 }
 
@@ -160,7 +160,7 @@ async fn replaced_points_have_the_value_of_the_latest_message_in_whatever_order_
     let mut random = StdRng::seed_from_u64(seed("replaced_points"));
     let model = through_trouble(&away, "replace", &mut random, async |_| {}).await;
     assert!(model.values.values().map(Vec::len).max().unwrap() > 10, "there are many duplicates");
-    let (stored, latest) = (stored(&away.bed).await, model.latest());
+    let (stored, latest) = (stored(&away.fixture).await, model.latest());
     let wrong: Vec<_> = latest.iter().filter(|(key, value)| stored.get(*key) != Some(*value)).take(3).collect();
     assert!(wrong.is_empty() && stored.len() == latest.len(), "{wrong:?}; {} of {}", stored.len(), latest.len());
     away.remove().await;
@@ -171,8 +171,8 @@ async fn ignored_points_stay_as_they_were_stored_first() {
     let Some(away) = bed_for("duplicates_ignore", "ignore").await else { return };
     let mut random = StdRng::seed_from_u64(seed("ignored_points"));
     let mut seen: HashMap<Key, u64> = HashMap::new();
-    let model = through_trouble(&away, "ignore", &mut random, async |bed| {
-        let now = stored(bed).await;
+    let model = through_trouble(&away, "ignore", &mut random, async |fixture| {
+        let now = stored(fixture).await;
         for (key, value) in &seen {
             assert_eq!(now.get(key), Some(value), "{key:?} has changed");
         }
@@ -188,17 +188,17 @@ async fn ignored_points_stay_as_they_were_stored_first() {
 
 /// What is stored of messages with different values for the same times, in one batch and one after the other, the last with
 /// an older Kafka time; and again after all of them were read a second time.
-async fn stored_of_different_values(bed: &Bed, on_duplicate: &str, bug: &str) -> [Vec<(i64, f64)>; 2] {
+async fn stored_of_different_values(fixture: &Fixture, on_duplicate: &str, bug: &str) -> [Vec<(i64, f64)>; 2] {
     let settings = [setting(on_duplicate)[0], ("SERIES_INGEST_PLANTED_BUGS", bug)];
     let start_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as i64;
     let send = |ms: i64, times: &[i64], value: i64| {
         let values = vec![value; times.len()];
         let message = serde_json::json!({"time_series_id": "s", "timestamps": times, "columns": {"a": values}});
-        bed.producer.send_at(&bed.points_topic, 0, "k", Some(message.to_string().as_bytes()), start_ms + ms);
-        bed.producer.flush();
+        fixture.producer.send_at(&fixture.points_topic, 0, "k", Some(message.to_string().as_bytes()), start_ms + ms);
+        fixture.producer.flush();
     };
     let values = async || {
-        let points = stored(bed).await.into_iter();
+        let points = stored(fixture).await.into_iter();
         let mut values: Vec<(i64, f64)> =
             points.map(|((_, _, us), bits)| (us / 1_000_000, f64::from_bits(bits))).collect();
         values.sort_by_key(|(time, _)| *time);
@@ -206,17 +206,17 @@ async fn stored_of_different_values(bed: &Bed, on_duplicate: &str, bug: &str) ->
     };
     send(1, &[1, 2], 1);
     send(2, &[2, 3], 2);
-    let mut worker = bed.worker(&settings);
-    bed.until_applied(60).await;
+    let mut worker = fixture.worker(&settings);
+    fixture.until_applied(60).await;
     for (ms, times, value) in [(3, &[3, 4][..], 3), (0, &[1, 4, 5], 4)] {
         send(ms, times, value);
-        bed.until_applied(60).await;
+        fixture.until_applied(60).await;
     }
     let first = values().await;
     worker.kill();
-    bed.client.batch_execute("update ingest_progress set next_offset = 0, ahead = '{}'").await.unwrap();
-    let worker = bed.worker(&settings);
-    bed.until_applied(60).await;
+    fixture.client.batch_execute("update ingest_progress set next_offset = 0, ahead = '{}'").await.unwrap();
+    let worker = fixture.worker(&settings);
+    fixture.until_applied(60).await;
     drop(worker);
     [first, values().await]
 }
@@ -227,11 +227,11 @@ const LATEST_WINS: [(i64, f64); 5] = [(1, 1.0), (2, 2.0), (3, 3.0), (4, 3.0), (5
 #[tokio::test(flavor = "multi_thread")]
 async fn of_different_values_the_first_stays_or_the_latest_wins() {
     for (on_duplicate, expected) in [("ignore", FIRST_STAYS), ("replace", LATEST_WINS)] {
-        let Some(bed) = Bed::unmigrated(&format!("duplicates_values_{on_duplicate}"), 1).await else { return };
-        bed.migrate(&setting(on_duplicate)).await;
-        let found = stored_of_different_values(&bed, on_duplicate, "").await;
+        let Some(fixture) = Fixture::unmigrated(&format!("duplicates_values_{on_duplicate}"), 1).await else { return };
+        fixture.migrate(&setting(on_duplicate)).await;
+        let found = stored_of_different_values(&fixture, on_duplicate, "").await;
         assert_eq!(found, [expected.to_vec(), expected.to_vec()], "{on_duplicate}");
-        bed.remove().await;
+        fixture.remove().await;
     }
 }
 
@@ -243,14 +243,14 @@ async fn assert_caught(
     bug: &str,
     in_database: Option<(&str, &str, &str)>,
 ) {
-    let Some(bed) = Bed::unmigrated(&format!("duplicates_bug_{on_duplicate}"), 1).await else { return };
-    bed.migrate(&setting(on_duplicate)).await;
+    let Some(fixture) = Fixture::unmigrated(&format!("duplicates_bug_{on_duplicate}"), 1).await else { return };
+    fixture.migrate(&setting(on_duplicate)).await;
     if let Some((function, good, bad)) = in_database {
-        plant(&bed.client, function, good, bad).await;
+        plant(&fixture.client, function, good, bad).await;
     }
-    let found = stored_of_different_values(&bed, on_duplicate, bug).await;
+    let found = stored_of_different_values(&fixture, on_duplicate, bug).await;
     assert_ne!(found, [expected.to_vec(), expected.to_vec()], "the bug is caught");
-    bed.remove().await;
+    fixture.remove().await;
 }
 
 #[cfg(feature = "planted-bugs")]
@@ -278,21 +278,21 @@ async fn planted_bug_what_is_written_last_wins() {
 async fn duplicates_are_counted_and_appended_where_nothing_is_said() {
     for (on_duplicate, rows, duplicates) in [("append", 6, 0.0), ("ignore", 3, 3.0), ("replace", 3, 3.0)] {
         let test = format!("duplicates_counted_{on_duplicate}");
-        let Some(bed) = Bed::unmigrated(&test, 1).await else { return };
-        bed.migrate(&setting(on_duplicate)).await;
+        let Some(fixture) = Fixture::unmigrated(&test, 1).await else { return };
+        fixture.migrate(&setting(on_duplicate)).await;
         // One batch with the same message twice.
         let message = r#"{"type":"point-batch","time_series_id":"s","timestamps":[1,2,3],"columns":{"a":[1,null,3]}}"#;
         for _ in 0..2 {
-            bed.producer.send(&bed.points_topic, 0, "s", Some(message.as_bytes()));
+            fixture.producer.send(&fixture.points_topic, 0, "s", Some(message.as_bytes()));
         }
-        bed.producer.flush();
-        let worker = bed.worker(&setting(on_duplicate));
-        bed.until_applied(60).await;
-        assert_eq!(bed.count_points().await, rows, "{on_duplicate}");
+        fixture.producer.flush();
+        let worker = fixture.worker(&setting(on_duplicate));
+        fixture.until_applied(60).await;
+        assert_eq!(fixture.count_points().await, rows, "{on_duplicate}");
         let metric = "series_ingest_points_duplicate_total";
         until(10, "they are counted", async || worker.metric(metric) == Some(duplicates)).await;
         drop(worker);
-        bed.remove().await;
+        fixture.remove().await;
     }
 }
 
@@ -300,10 +300,10 @@ async fn duplicates_are_counted_and_appended_where_nothing_is_said() {
 async fn a_row_that_is_refused_takes_no_other_with_it_in_either_way() {
     for on_duplicate in ["ignore", "replace"] {
         let test = format!("duplicates_refused_{on_duplicate}");
-        let Some(bed) = Bed::unmigrated(&test, 1).await else { return };
-        bed.migrate(&setting(on_duplicate)).await;
+        let Some(fixture) = Fixture::unmigrated(&test, 1).await else { return };
+        fixture.migrate(&setting(on_duplicate)).await;
         let check = "alter table time_series_data_points add constraint positive check (value >= 0)";
-        bed.client.batch_execute(check).await.unwrap();
+        fixture.client.batch_execute(check).await.unwrap();
         for number in 0..200 {
             // The last time of each message is the first of the next one, and the refused one has one of its own.
             let (first, value) = if number == 77 { (775, -1) } else { (number * 10, 1) };
@@ -311,58 +311,58 @@ async fn a_row_that_is_refused_takes_no_other_with_it_in_either_way() {
                 r#"{{"type":"point-batch","time_series_id":"s","timestamps":[{first},{}],"columns":{{"a":[{value},5]}}}}"#,
                 (number + 1) * 10
             );
-            bed.producer.send(&bed.points_topic, 0, "s", Some(message.as_bytes()));
+            fixture.producer.send(&fixture.points_topic, 0, "s", Some(message.as_bytes()));
         }
-        bed.producer.flush();
-        let worker = bed.worker(&setting(on_duplicate));
-        bed.until_applied(60).await;
+        fixture.producer.flush();
+        let worker = fixture.worker(&setting(on_duplicate));
+        fixture.until_applied(60).await;
         // All times from 0 to 2000 by 10: those of message 77 are message 76's and 78's, too.
-        assert_eq!(bed.count_points().await, 201, "{on_duplicate}");
+        assert_eq!(fixture.count_points().await, 201, "{on_duplicate}");
         let letters = "select count(*) from ingest_dead_letter where reason = 'rejected_by_database' and detail like '%positive%'";
-        assert_eq!(bed.count(letters).await, 1, "{on_duplicate}");
+        assert_eq!(fixture.count(letters).await, 1, "{on_duplicate}");
         drop(worker);
-        bed.remove().await;
+        fixture.remove().await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_letter_that_is_sent_again_does_not_replace_what_is_newer() {
-    let Some(bed) = Bed::unmigrated("duplicates_redrive", 1).await else { return };
+    let Some(fixture) = Fixture::unmigrated("duplicates_redrive", 1).await else { return };
     let replace = setting("replace")[0];
-    bed.migrate(&[replace]).await;
+    fixture.migrate(&[replace]).await;
     let send = |times: &str, value: u32| {
         let message = format!(
             r#"{{"type":"point-batch","time_series_id":"s","timestamps":[{times}],"columns":{{"a":[{value}{}]}}}}"#,
             format!(",{value}").repeat(times.matches(',').count())
         );
-        bed.producer.send(&bed.points_topic, 0, "s", Some(message.as_bytes()));
-        bed.producer.flush();
+        fixture.producer.send(&fixture.points_topic, 0, "s", Some(message.as_bytes()));
+        fixture.producer.flush();
     };
     send("1,2", 1);
-    let mut worker = bed.worker(&[replace, ("SERIES_INGEST__POINTS__UNKNOWN_SERIES", "dead-letter")]);
-    bed.until_applied(60).await;
+    let mut worker = fixture.worker(&[replace, ("SERIES_INGEST__POINTS__UNKNOWN_SERIES", "dead-letter")]);
+    fixture.until_applied(60).await;
     assert_eq!(worker.terminate(10), Some(0));
-    assert_eq!(bed.count("select count(*) from ingest_dead_letter").await, 1);
+    assert_eq!(fixture.count("select count(*) from ingest_dead_letter").await, 1);
     send("2,3", 2);
-    let mut worker = bed.worker(&[replace]);
-    bed.until_applied(60).await;
+    let mut worker = fixture.worker(&[replace]);
+    fixture.until_applied(60).await;
     assert_eq!(worker.terminate(10), Some(0));
-    let mut environment = bed.environment();
+    let mut environment = fixture.environment();
     environment.push((replace.0.to_owned(), replace.1.to_owned()));
     let output = run(&environment, &["dead-letter", "redrive"]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output));
     let values: HashMap<i64, f64> =
-        stored(&bed).await.into_iter().map(|((_, _, us), bits)| (us / 1_000_000, f64::from_bits(bits))).collect();
+        stored(&fixture).await.into_iter().map(|((_, _, us), bits)| (us / 1_000_000, f64::from_bits(bits))).collect();
     assert_eq!(values, HashMap::from([(1, 1.0), (2, 2.0), (3, 2.0)]));
-    assert_eq!(bed.count("select count(*) from ingest_dead_letter").await, 0);
-    bed.remove().await;
+    assert_eq!(fixture.count("select count(*) from ingest_dead_letter").await, 0);
+    fixture.remove().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_unique_index_is_asked_for_made_and_told_of() {
-    let Some(bed) = Bed::new("duplicates_index", 1).await else { return };
+    let Some(fixture) = Fixture::new("duplicates_index", 1).await else { return };
     let environment = |on_duplicate: &str| {
-        let mut environment = bed.environment();
+        let mut environment = fixture.environment();
         environment.push((setting(on_duplicate)[0].0.to_owned(), on_duplicate.to_owned()));
         environment
     };
@@ -377,14 +377,14 @@ async fn the_unique_index_is_asked_for_made_and_told_of() {
     let twice = "insert into time_series_metadata (id, name) values ('s', 's');
         insert into time_series_data_points (time_series_id, \"timestamp\", column_name, value)
         values ('s', '2026-01-01', 'a', 1), ('s', '2026-01-01', 'a', 2)";
-    bed.client.batch_execute(twice).await.unwrap();
+    fixture.client.batch_execute(twice).await.unwrap();
     expect("ignore", "migrate", 64, "points are there more than once");
     // The statement of docs/schema.md.
     let docs = include_str!("../../docs/schema.md");
     let (_, statement) = docs.split_once("-- Deletes all but one").expect("docs/schema.md has it");
     let (statement, _) = statement.split_once("```").unwrap();
-    bed.client.batch_execute(statement.split_once('\n').unwrap().1).await.unwrap();
-    assert_eq!(bed.count_points().await, 1);
+    fixture.client.batch_execute(statement.split_once('\n').unwrap().1).await.unwrap();
+    assert_eq!(fixture.count_points().await, 1);
     expect("replace", "migrate", 0, "the points have a unique index");
     expect("replace", "migrate", 0, "the migrations were applied already");
     expect("append", "run", 64, "the unique index idx_time_series_data_points_unique refuses points that come twice");
@@ -393,48 +393,48 @@ async fn the_unique_index_is_asked_for_made_and_told_of() {
         format!("drop index if exists idx_time_series_data_points_unique; drop index if exists other; {sql}")
     };
     let on = "on time_series_data_points (\"timestamp\", column_name, time_series_id)";
-    bed.client.batch_execute(&other(&format!("create unique index other {on} include (value)"))).await.unwrap();
+    fixture.client.batch_execute(&other(&format!("create unique index other {on} include (value)"))).await.unwrap();
     expect("append", "check", 64, "the unique index other refuses");
-    bed.client.batch_execute(&other(&format!("create unique index other {on} where value > 0"))).await.unwrap();
+    fixture.client.batch_execute(&other(&format!("create unique index other {on} where value > 0"))).await.unwrap();
     expect("ignore", "check", 64, "needs a unique index");
-    bed.remove().await;
+    fixture.remove().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_workers_role_may_do_what_its_setting_needs_and_no_more() {
     let Some(servers) = servers("duplicates_role") else { return };
-    let Some(bed) = Bed::unmigrated("duplicates_role", 1).await else { return };
-    let config = bed.config(&setting("replace"));
+    let Some(fixture) = Fixture::unmigrated("duplicates_role", 1).await else { return };
+    let config = fixture.config(&setting("replace"));
     schema::migrate(&config).await.unwrap();
-    let role = format!("{}_worker", bed.name);
+    let role = format!("{}_worker", fixture.name);
     let admin = connect(&servers.database_url).await;
     admin.batch_execute(&format!("create role {role} login")).await.unwrap();
     roles::grant_worker(&config, &role).await.unwrap();
-    let url = bed.url.replacen("postgres@", &format!("{role}@"), 1);
+    let url = fixture.url.replacen("postgres@", &format!("{role}@"), 1);
     let message = r#"{"type":"point-batch","time_series_id":"s","timestamps":[1,2],"columns":{"a":[1,2]}}"#;
     for _ in 0..2 {
-        bed.producer.send(&bed.points_topic, 0, "s", Some(message.as_bytes()));
+        fixture.producer.send(&fixture.points_topic, 0, "s", Some(message.as_bytes()));
     }
-    bed.producer.flush();
-    let worker = bed.worker(&[("DATABASE_URL", url.as_str()), setting("replace")[0]]);
-    bed.until_applied(60).await;
-    assert_eq!(bed.count_points().await, 2);
+    fixture.producer.flush();
+    let worker = fixture.worker(&[("DATABASE_URL", url.as_str()), setting("replace")[0]]);
+    fixture.until_applied(60).await;
+    assert_eq!(fixture.count_points().await, 2);
     drop(worker);
     let may = async |function: &str| -> bool {
         let sql = "select has_function_privilege($1, p.oid, 'execute') from pg_proc p where proname = $2";
-        bed.client.query_one(sql, &[&role, &function]).await.unwrap().get(0)
+        fixture.client.query_one(sql, &[&role, &function]).await.unwrap().get(0)
     };
     assert!(may("ingest_replace_points").await && !may("ingest_add_points").await);
-    roles::grant_worker(&bed.config(&setting("append")), &role).await.unwrap();
+    roles::grant_worker(&fixture.config(&setting("append")), &role).await.unwrap();
     assert!(!may("ingest_replace_points").await && !may("ingest_add_points").await);
-    let mut environment = bed.environment();
+    let mut environment = fixture.environment();
     environment.retain(|(name, _)| name != "DATABASE_URL");
     environment.push(("DATABASE_URL".to_owned(), url));
     environment.push((setting("replace")[0].0.to_owned(), "replace".to_owned()));
     let output = run(&environment, &["run"]);
     assert_eq!(output.status.code(), Some(64));
     assert!(text(&output).contains(&format!("migrate --worker-role {role}")), "{}", text(&output));
-    bed.client.batch_execute(&format!("drop owned by {role}")).await.unwrap();
+    fixture.client.batch_execute(&format!("drop owned by {role}")).await.unwrap();
     admin.batch_execute(&format!("drop role {role}")).await.unwrap();
-    bed.remove().await;
+    fixture.remove().await;
 }

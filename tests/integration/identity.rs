@@ -14,7 +14,7 @@ use series_ingest::raw::{MessageSetBuilder, RawMessage, Source as BatchSource};
 use tokio_postgres::Client;
 
 use crate::claims::plant;
-use crate::support::bed::Bed;
+use crate::support::fixture::Fixture;
 use crate::support::until;
 use crate::support::worker::Worker;
 
@@ -71,71 +71,71 @@ async fn meet(client: &Client, pipeline: &str, before: &[Source], order: Order) 
 }
 
 /// Publishes one round, the `number`th, to each partition.
-fn publish(bed: &Bed, number: i64) {
-    for partition in 0..bed.partitions {
+fn publish(fixture: &Fixture, number: i64) {
+    for partition in 0..fixture.partitions {
         for n in number * ROUND..(number + 1) * ROUND {
             let payload =
                 format!(r#"{{"time_series_id":"p{partition}","timestamps":[{n}],"columns":{{"c":[{partition}]}}}}"#);
-            bed.producer.send(&bed.points_topic, partition, "key", Some(payload.as_bytes()));
+            fixture.producer.send(&fixture.points_topic, partition, "key", Some(payload.as_bytes()));
         }
     }
-    bed.producer.flush();
+    fixture.producer.flush();
 }
 
 /// Waits until a pipeline has applied this many rounds.
-async fn until_applied(bed: &Bed, pipeline: &str, rounds: i64) {
+async fn until_applied(fixture: &Fixture, pipeline: &str, rounds: i64) {
     let sql = format!(
         "select count(*) from ingest_progress as p join ingest_source as s on s.id = p.source_id
          where s.pipeline = '{pipeline}' and s.topic = '{}' and p.next_offset = {} and p.ahead = '{{}}'",
-        bed.points_topic,
+        fixture.points_topic,
         rounds * ROUND
     );
     let what = format!("pipeline {pipeline} has applied {rounds} rounds");
-    until(60, &what, async || bed.count(&sql).await == i64::from(bed.partitions)).await;
+    until(60, &what, async || fixture.count(&sql).await == i64::from(fixture.partitions)).await;
 }
 
 /// That each point of these rounds is there just so often, and no gap or dead letter was made.
-async fn assert_points(bed: &Bed, rounds: i64, times: i64) {
+async fn assert_points(fixture: &Fixture, rounds: i64, times: i64) {
     let (points, distinct) =
-        (i64::from(bed.partitions) * ROUND * rounds * times, i64::from(bed.partitions) * ROUND * rounds);
-    assert_eq!(bed.count_points().await, points);
+        (i64::from(fixture.partitions) * ROUND * rounds * times, i64::from(fixture.partitions) * ROUND * rounds);
+    assert_eq!(fixture.count_points().await, points);
     let sql =
         "select count(*) from (select from time_series_data_points group by time_series_id, \"timestamp\") as each";
-    assert_eq!(bed.count(sql).await, distinct);
-    assert_eq!(bed.count("select count(*) from ingest_gap").await, 0);
-    assert_eq!(bed.count("select count(*) from ingest_dead_letter").await, 0);
+    assert_eq!(fixture.count(sql).await, distinct);
+    assert_eq!(fixture.count("select count(*) from ingest_gap").await, 0);
+    assert_eq!(fixture.count("select count(*) from ingest_dead_letter").await, 0);
 }
 
-fn worker(bed: &Bed, pipeline: &str) -> Worker {
-    let group = format!("{}-{pipeline}", bed.group);
-    bed.worker(&[("SERIES_INGEST__PIPELINE", pipeline), ("SERIES_INGEST__KAFKA__GROUP_ID", &group)])
+fn worker(fixture: &Fixture, pipeline: &str) -> Worker {
+    let group = format!("{}-{pipeline}", fixture.group);
+    fixture.worker(&[("SERIES_INGEST__PIPELINE", pipeline), ("SERIES_INGEST__KAFKA__GROUP_ID", &group)])
 }
 
 /// Puts a new database in the place of the one in which the pipeline "first" is; it has met the topics in this order.
-async fn recreate(bed: &mut Bed, order: Order) {
-    let before = sources(&bed.client, "first").await;
-    let new = bed.new_database().await;
-    meet(&bed.connect_to_database(&new).await, "first", &before, order).await;
-    bed.switch_database_to(&new).await;
+async fn recreate(fixture: &mut Fixture, order: Order) {
+    let before = sources(&fixture.client, "first").await;
+    let new = fixture.new_database().await;
+    meet(&fixture.connect_to_database(&new).await, "first", &before, order).await;
+    fixture.switch_database_to(&new).await;
 }
 
 /// Drops the database under a running worker, which goes on in the new one without a restart.
 async fn recreated(test: &str, order: Order) {
-    let Some(mut bed) = Bed::new(test, 1).await else { return };
-    let worker = worker(&bed, "first");
-    publish(&bed, 0);
-    until_applied(&bed, "first", 1).await;
-    recreate(&mut bed, order).await;
-    publish(&bed, 1);
-    until_applied(&bed, "first", 2).await;
+    let Some(mut fixture) = Fixture::new(test, 1).await else { return };
+    let worker = worker(&fixture, "first");
+    publish(&fixture, 0);
+    until_applied(&fixture, "first", 1).await;
+    recreate(&mut fixture, order).await;
+    publish(&fixture, 1);
+    until_applied(&fixture, "first", 2).await;
     // Its name in the group says the database, and other workers of this one must not take it for a stranger.
     until(30, "it has another name in the group", async || worker.log().contains("by another client id")).await;
-    publish(&bed, 2);
-    until_applied(&bed, "first", 3).await;
-    assert_points(&bed, 3, 1).await;
+    publish(&fixture, 2);
+    until_applied(&fixture, "first", 3).await;
+    assert_points(&fixture, 3, 1).await;
     until(30, "ready", async || worker.get("/readyz").is_some_and(|(code, _)| code == 200)).await;
     drop(worker);
-    bed.remove().await;
+    fixture.remove().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -149,33 +149,33 @@ async fn a_worker_goes_on_in_a_recreated_database_with_other_numbers() {
 }
 
 /// Switches to a backup that is older than the pipeline "second", in which "third" then has the numbers of its sources.
-/// Returns the bed and the running workers, when "third" has its first round.
-async fn switched(test: &str, order: Order) -> Option<(Bed, [Worker; 2])> {
-    let mut bed = Bed::new(test, 1).await?;
-    publish(&bed, 0);
-    let mut first = worker(&bed, "first");
-    until_applied(&bed, "first", 1).await;
+/// Returns the fixture and the running workers, when "third" has its first round.
+async fn switched(test: &str, order: Order) -> Option<(Fixture, [Worker; 2])> {
+    let mut fixture = Fixture::new(test, 1).await?;
+    publish(&fixture, 0);
+    let mut first = worker(&fixture, "first");
+    until_applied(&fixture, "first", 1).await;
     assert_eq!(first.terminate(10), Some(0));
-    let backup = bed.copy_database().await;
-    let second = worker(&bed, "second");
-    until_applied(&bed, "second", 1).await;
-    let before = sources(&bed.client, "second").await;
-    meet(&bed.connect_to_database(&backup).await, "third", &before, order).await;
-    bed.switch_database_to(&backup).await;
-    let third = worker(&bed, "third");
-    until_applied(&bed, "third", 1).await;
-    Some((bed, [second, third]))
+    let backup = fixture.copy_database().await;
+    let second = worker(&fixture, "second");
+    until_applied(&fixture, "second", 1).await;
+    let before = sources(&fixture.client, "second").await;
+    meet(&fixture.connect_to_database(&backup).await, "third", &before, order).await;
+    fixture.switch_database_to(&backup).await;
+    let third = worker(&fixture, "third");
+    until_applied(&fixture, "third", 1).await;
+    Some((fixture, [second, third]))
 }
 
 async fn switched_to_a_backup(test: &str, order: Order) {
-    let Some((bed, _workers)) = switched(test, order).await else { return };
-    publish(&bed, 1);
-    until_applied(&bed, "third", 2).await;
-    until_applied(&bed, "second", 2).await;
+    let Some((fixture, _workers)) = switched(test, order).await else { return };
+    publish(&fixture, 1);
+    until_applied(&fixture, "third", 2).await;
+    until_applied(&fixture, "second", 2).await;
     // The backup has the first round of "first", and what the other two have written since.
-    assert_eq!(bed.count_points().await, ROUND * (1 + 2 + 2));
-    assert_eq!(bed.count("select count(*) from ingest_gap").await, 0);
-    bed.remove().await;
+    assert_eq!(fixture.count_points().await, ROUND * (1 + 2 + 2));
+    assert_eq!(fixture.count("select count(*) from ingest_gap").await, 0);
+    fixture.remove().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -192,17 +192,18 @@ async fn a_backup_that_is_older_than_a_pipeline_loses_nothing_with_other_numbers
 /// that the key is stale.
 #[tokio::test(flavor = "multi_thread")]
 async fn planted_bug_a_key_that_the_database_does_not_know_names_the_source_with_that_number() {
-    let Some(bed) = Bed::new("backup_bug", 1).await else { return };
-    publish(&bed, 0);
-    let second = worker(&bed, "second");
-    until_applied(&bed, "second", 1).await;
+    let Some(fixture) = Fixture::new("backup_bug", 1).await else { return };
+    publish(&fixture, 0);
+    let second = worker(&fixture, "second");
+    until_applied(&fixture, "second", 1).await;
     let (good, bad) = (
         "where key = p_key;",
         "where key = p_key or pipeline = 'third' and topic like '%.points' order by key <> p_key limit 1;",
     );
-    plant(&bed.client, "ingest_source_number", good, bad).await;
+    plant(&fixture.client, "ingest_source_number", good, bad).await;
     // As it was before "second", of which "third" has the numbers.
-    bed.client
+    fixture
+        .client
         .batch_execute(
             "begin;
              delete from time_series_data_points;
@@ -212,40 +213,40 @@ async fn planted_bug_a_key_that_the_database_does_not_know_names_the_source_with
         )
         .await
         .unwrap();
-    let _third = worker(&bed, "third");
-    until_applied(&bed, "third", 1).await;
-    publish(&bed, 1);
-    until_applied(&bed, "third", 2).await;
+    let _third = worker(&fixture, "third");
+    until_applied(&fixture, "third", 1).await;
+    publish(&fixture, 1);
+    until_applied(&fixture, "third", 2).await;
     let metric = |name| second.metric(name).unwrap_or(0.0);
     until(60, "the worker of \"second\" is done with both rounds", async || {
         let done = metric("series_ingest_points_written_total") + metric("series_ingest_points_skipped_total");
         done == (ROUND * 2) as f64
     })
     .await;
-    assert_eq!(bed.count_points().await, ROUND * 2, "the bug is caught: points of \"second\" are nowhere");
-    bed.remove().await;
+    assert_eq!(fixture.count_points().await, ROUND * 2, "the bug is caught: points of \"second\" are nowhere");
+    fixture.remove().await;
 }
 
 /// Two workers of one pipeline; the database is dropped and recreated, and one of them is restarted.
 async fn one_of_two_restarted(test: &str, order: Order) {
-    let Some(mut bed) = Bed::new(test, 2).await else { return };
-    let mut restarted = worker(&bed, "first");
-    let mut other = worker(&bed, "first");
-    publish(&bed, 0);
-    until_applied(&bed, "first", 1).await;
-    recreate(&mut bed, order).await;
+    let Some(mut fixture) = Fixture::new(test, 2).await else { return };
+    let mut restarted = worker(&fixture, "first");
+    let mut other = worker(&fixture, "first");
+    publish(&fixture, 0);
+    until_applied(&fixture, "first", 1).await;
+    recreate(&mut fixture, order).await;
     restarted.kill();
-    let _restarted = worker(&bed, "first");
-    publish(&bed, 1);
-    until_applied(&bed, "first", 2).await;
-    assert_points(&bed, 2, 1).await;
+    let _restarted = worker(&fixture, "first");
+    publish(&fixture, 1);
+    until_applied(&fixture, "first", 2).await;
+    assert_points(&fixture, 2, 1).await;
     // And the other one as well.
     other.kill();
-    let _other = worker(&bed, "first");
-    publish(&bed, 2);
-    until_applied(&bed, "first", 3).await;
-    assert_points(&bed, 3, 1).await;
-    bed.remove().await;
+    let _other = worker(&fixture, "first");
+    publish(&fixture, 2);
+    until_applied(&fixture, "first", 3).await;
+    assert_points(&fixture, 3, 1).await;
+    fixture.remove().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -260,34 +261,34 @@ async fn one_of_two_workers_restarted_in_a_database_with_other_numbers_loses_and
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copy_from_before_a_column_lists_the_column_again() {
-    let Some(mut bed) = Bed::new("column_again", 1).await else { return };
-    let publish_column = |bed: &Bed, column: &str, second: i64| {
+    let Some(mut fixture) = Fixture::new("column_again", 1).await else { return };
+    let publish_column = |fixture: &Fixture, column: &str, second: i64| {
         let payload = format!(r#"{{"time_series_id":"s","timestamps":[{second}],"columns":{{"{column}":[1]}}}}"#);
-        bed.producer.send(&bed.points_topic, 0, "s", Some(payload.as_bytes()));
-        bed.producer.flush();
+        fixture.producer.send(&fixture.points_topic, 0, "s", Some(payload.as_bytes()));
+        fixture.producer.flush();
     };
     let columns = "select count(*) from time_series_metadata, jsonb_array_elements_text(value_columns::jsonb) as c
                    where id = 's' and c in ('first', 'later')";
-    let worker = worker(&bed, "first");
-    publish_column(&bed, "first", 0);
-    until(60, "the first point", async || bed.count_points().await == 1).await;
-    assert_eq!(bed.count(columns).await, 1);
+    let worker = worker(&fixture, "first");
+    publish_column(&fixture, "first", 0);
+    until(60, "the first point", async || fixture.count_points().await == 1).await;
+    assert_eq!(fixture.count(columns).await, 1);
     // It has the identity of the database.
-    let copy = bed.copy_database().await;
-    publish_column(&bed, "later", 1);
-    until(60, "the later point", async || bed.count_points().await == 2).await;
-    assert_eq!(bed.count(columns).await, 2);
-    bed.switch_database_to(&copy).await;
-    publish_column(&bed, "later", 2);
-    until(60, "all points", async || bed.count_points().await == 3).await;
-    assert_eq!(bed.count(columns).await, 2, "{}", worker.log());
+    let copy = fixture.copy_database().await;
+    publish_column(&fixture, "later", 1);
+    until(60, "the later point", async || fixture.count_points().await == 2).await;
+    assert_eq!(fixture.count(columns).await, 2);
+    fixture.switch_database_to(&copy).await;
+    publish_column(&fixture, "later", 2);
+    until(60, "all points", async || fixture.count_points().await == 3).await;
+    assert_eq!(fixture.count(columns).await, 2, "{}", worker.log());
     drop(worker);
-    bed.remove().await;
+    fixture.remove().await;
 }
 
 /// Gives each source another key, as if the database were another one with the same numbers.
-async fn change_keys(bed: &Bed) {
-    bed.client.batch_execute("update ingest_source set key = gen_random_uuid()").await.unwrap();
+async fn change_keys(fixture: &Fixture) {
+    fixture.client.batch_execute("update ingest_source set key = gen_random_uuid()").await.unwrap();
 }
 
 /// A message set of points with one message that is no JSON, from `offset` on.
@@ -305,7 +306,7 @@ fn batch(source: &Arc<BatchSource>, offset: i64, decoder: &mut Decoder) -> Batch
 }
 
 /// All that is stored, as one text.
-async fn stored(bed: &Bed) -> String {
+async fn stored(fixture: &Fixture) -> String {
     let sql = "select concat_ws('; ',
         (select json_agg(p order by source_id, partition)::text
          from (select source_id, partition, next_offset, ahead from ingest_progress) as p),
@@ -315,74 +316,74 @@ async fn stored(bed: &Bed) -> String {
         (select json_agg(v)::text from ingest_point_version as v),
         (select json_agg(s)::text from (select series_id, source_id, \"offset\" from ingest_series order by 1) as s),
         (select count(*)::text from time_series_data_points))";
-    bed.client.query_one(sql, &[]).await.unwrap().get(0)
+    fixture.client.query_one(sql, &[]).await.unwrap().get(0)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_that_takes_a_source_takes_a_stale_key() {
-    let Some(bed) = Bed::unmigrated("stale_keys", 1).await else { return };
+    let Some(fixture) = Fixture::unmigrated("stale_keys", 1).await else { return };
     let replace = [("SERIES_INGEST__POINTS__ON_DUPLICATE", "replace")];
-    bed.migrate(&replace).await;
-    let config = bed.config(&replace);
+    fixture.migrate(&replace).await;
+    let config = fixture.config(&replace);
     let database = Database::new(&config).unwrap();
     let mut decoder = Decoder::new(config.message.limits());
     let source = Arc::new(BatchSource {
         kind: Kind::Points,
         cluster_id: "c".into(),
-        topic: bed.points_topic.clone(),
+        topic: fixture.points_topic.clone(),
         topic_id: "t".into(),
     });
     database.start(&source, &[(0, 0)]).await.unwrap();
     let first = batch(&source, 0, &mut decoder);
     database.write(&first, Path::Fast, &mut decoder).await.unwrap();
-    let before = stored(&bed).await;
+    let before = stored(&fixture).await;
 
     let assert_refused = async |what: &str, class: Option<Class>| {
         assert_eq!(class, Some(Class::Progress), "{what}");
-        assert_eq!(stored(&bed).await, before, "{what} changes nothing");
+        assert_eq!(stored(&fixture).await, before, "{what} changes nothing");
         // What was cached is forgotten with the refusal, and asked for again.
         assert!(database.coverage(&source, &[0]).await.unwrap()[&0].covers(0, 3), "{what}");
     };
     let next = batch(&source, 3, &mut decoder);
     for path in [Path::Fast, Path::Slow, Path::JournalFast, Path::JournalSlow] {
-        change_keys(&bed).await;
+        change_keys(&fixture).await;
         let refused = database.write(&next, path, &mut decoder).await.map(drop).map_err(|error| error.class());
         assert_refused(&format!("{path:?}"), refused.err()).await;
     }
-    change_keys(&bed).await;
+    change_keys(&fixture).await;
     let refused = database.start(&source, &[(1, 7)]).await.map(drop).map_err(|error| error.class());
     assert_refused("a start", refused.err()).await;
-    change_keys(&bed).await;
+    change_keys(&fixture).await;
     let refused = database.coverage(&source, &[0]).await.map(drop).map_err(|error| error.class());
     assert_refused("a survey of the journal", refused.err()).await;
-    change_keys(&bed).await;
+    change_keys(&fixture).await;
     let refused = database.record_gap(&source, 0, (3, 9), "retention").await.map(drop).map_err(|error| error.class());
     assert_refused("a gap", refused.err()).await;
 
     // A letter that was read of one database, and may have the id of another letter in the next.
     let letters = database.letters(&LetterFilter::default(), i64::MIN, 10, |_| Kind::Points).await.unwrap();
     assert_eq!(letters.len(), 1);
-    change_keys(&bed).await;
+    change_keys(&fixture).await;
     let good: &[u8] = br#"{"time_series_id":"s","timestamps":[9],"columns":{"c":[1]}}"#;
     let redrive = [Redrive { letter: &letters[0], payload: Some(good) }];
     let (mode, pauses) = (RedriveMode::Write, config.database.backoff());
     let redriven = database.redrive(&redrive, mode, &mut decoder, &mut HashSet::new(), &pauses).await.unwrap();
     assert_eq!(redriven.fates, [Fate::Elsewhere]);
     assert_eq!(database.purge_letters(&[letters[0].identity()]).await.unwrap(), 0);
-    assert_eq!(stored(&bed).await, before);
-    bed.remove().await;
+    assert_eq!(stored(&fixture).await, before);
+    fixture.remove().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_first_connection_to_another_database_is_noticed() {
-    let Some(mut bed) = Bed::new("noticed", 1).await else { return };
-    let worker = worker(&bed, "first");
-    publish(&bed, 0);
-    until_applied(&bed, "first", 1).await;
-    let new = bed.new_database().await;
-    bed.switch_database_to(&new).await;
+    let Some(mut fixture) = Fixture::new("noticed", 1).await else { return };
+    let worker = worker(&fixture, "first");
+    publish(&fixture, 0);
+    until_applied(&fixture, "first", 1).await;
+    let new = fixture.new_database().await;
+    fixture.switch_database_to(&new).await;
     until(60, "the worker says so", async || worker.log().contains("this is another database than before")).await;
-    until_applied(&bed, "first", 1).await;
-    assert_points(&bed, 1, 1).await;
-    bed.remove().await;
+    until_applied(&fixture, "first", 1).await;
+    assert_points(&fixture, 1, 1).await;
+    fixture.remove().await;
 }

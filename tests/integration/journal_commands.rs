@@ -7,20 +7,20 @@ use std::process::Stdio;
 use jiff::Timestamp;
 use series_ingest::journal::{Inspection, RealFiles};
 
-use crate::support::away::{Away, until_journaled};
 use crate::support::data::{Difference, Published};
+use crate::support::fixture_with_proxy::{FixtureWithProxy, until_journaled};
 use crate::support::until;
 use crate::support::worker::{command, run, text};
 
 /// The lines of a command, and its exit code.
-fn journal(away: &Away, arguments: &[&str]) -> (Vec<String>, Option<i32>) {
-    let output = run(&away.bed.environment(), &[&["journal"], arguments].concat());
+fn journal(away: &FixtureWithProxy, arguments: &[&str]) -> (Vec<String>, Option<i32>) {
+    let output = run(&away.fixture.environment(), &[&["journal"], arguments].concat());
     (text(&output).lines().map(str::to_owned).collect(), output.status.code())
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_journal_is_looked_at_exported_and_replayed_beside_its_worker() {
-    let Some(away) = Away::new("outage_commands", 2).await else { return };
+    let Some(away) = FixtureWithProxy::new("outage_commands", 2).await else { return };
     let mut published = Published::default();
     let worker = away.worker("journal", &[]);
     away.begin_outage(&worker, &mut published, 20, 20).await;
@@ -30,7 +30,7 @@ async fn a_journal_is_looked_at_exported_and_replayed_beside_its_worker() {
     let directory = away.journal("journal").to_str().unwrap().to_owned();
     let (lines, code) = journal(&away, &["status", "--directory", &directory]);
     assert_eq!(code, Some(0), "{lines:?}");
-    let topic = &away.bed.points_topic;
+    let topic = &away.fixture.points_topic;
     assert_eq!(lines.iter().filter(|line| line.starts_with(topic) && line.contains("[10, ")).count(), 2, "{lines:?}");
     let (lines, code) = journal(&away, &["verify", "--directory", &directory]);
     assert_eq!(code, Some(0), "{lines:?}");
@@ -101,17 +101,17 @@ async fn a_journal_is_looked_at_exported_and_replayed_beside_its_worker() {
     away.proxy.refuse(false);
     let (done, code) = journal(&away, &["replay", "--directory", copy]);
     assert_eq!(code, Some(0), "{done:?}");
-    away.bed.until_applied(60).await;
-    away.bed.assert_exact(&published).await;
+    away.fixture.until_applied(60).await;
+    away.fixture.assert_exact(&published).await;
     let (again, _) = journal(&away, &["replay", "--directory", copy]);
     assert!(again[0].starts_with("0 messages with 0 points written"), "{again:?}");
-    away.bed.assert_exact(&published).await;
+    away.fixture.assert_exact(&published).await;
     drop(worker);
     away.remove().await;
 }
 
 /// What a worker that was killed in an outage has left: a journal with so many messages of 50 points.
-async fn left_behind(away: &Away, published: &mut Published, messages: usize) -> PathBuf {
+async fn left_behind(away: &FixtureWithProxy, published: &mut Published, messages: usize) -> PathBuf {
     let mut worker = away.worker("journal", &[]);
     away.begin_outage(&worker, published, 20, 20).await;
     away.publish(published, messages - 20);
@@ -122,7 +122,7 @@ async fn left_behind(away: &Away, published: &mut Published, messages: usize) ->
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_journal_gives_what_is_intact_and_says_what_is_not() {
-    let Some(away) = Away::new("journal_damaged", 2).await else { return };
+    let Some(away) = FixtureWithProxy::new("journal_damaged", 2).await else { return };
     let mut published = Published::default();
     let directory = left_behind(&away, &mut published, 220).await;
     let (segment, position, record_bytes, messages) = {
@@ -156,18 +156,18 @@ async fn a_damaged_journal_gives_what_is_intact_and_says_what_is_not() {
     let (planned, code) = journal(&away, &["replay", "--directory", directory, "--dry-run"]);
     assert_eq!(code, Some(65), "{planned:?}");
     assert!(planned.iter().any(|line| line.starts_with(&format!("{counts} would be written"))), "{planned:?}");
-    assert_eq!(away.bed.count_points().await, 1000, "a dry run writes nothing");
+    assert_eq!(away.fixture.count_points().await, 1000, "a dry run writes nothing");
     let (done, code) = journal(&away, &["replay", "--directory", directory]);
     assert_eq!(code, Some(65), "{done:?}");
     assert!(done.iter().any(|line| line.starts_with(&format!("{counts} written"))), "{done:?}");
     let missing = Difference { lost: messages as usize * 50, ..Difference::default() };
-    assert_eq!(away.bed.difference(&published).await, missing);
+    assert_eq!(away.fixture.difference(&published).await, missing);
 
     // A worker reads the rest from Kafka.
     away.proxy.refuse(false);
     let worker = away.worker("journal", &[]);
-    away.bed.until_applied(60).await;
-    away.bed.assert_exact(&published).await;
+    away.fixture.until_applied(60).await;
+    away.fixture.assert_exact(&published).await;
     drop(worker);
     away.remove().await;
 }
@@ -175,12 +175,12 @@ async fn a_damaged_journal_gives_what_is_intact_and_says_what_is_not() {
 /// `database.writers = 0` stands for as many as help, not for none.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replay_writes_several_batches_at_the_same_time_by_default() {
-    let Some(away) = Away::new("journal_replay_writers", 2).await else { return };
+    let Some(away) = FixtureWithProxy::new("journal_replay_writers", 2).await else { return };
     let mut published = Published::default();
     let directory = left_behind(&away, &mut published, 100).await;
-    let mut environment = away.bed.environment();
+    let mut environment = away.fixture.environment();
     environment.push(("SERIES_INGEST__BATCH__MAX_POINTS".to_owned(), "50".to_owned()));
-    let client = &away.bed.client;
+    let client = &away.fixture.client;
     client
         .batch_execute(
             "create function wait_there() returns trigger language plpgsql as $$ begin
@@ -199,25 +199,25 @@ async fn a_replay_writes_several_batches_at_the_same_time_by_default() {
     until(60, "several transactions are open at the same time", async || {
         let sql = "select count(*) from pg_locks where locktype = 'advisory' and not granted
                    and database = (select oid from pg_database where datname = current_database())";
-        away.bed.count(sql).await == 4
+        away.fixture.count(sql).await == 4
     })
     .await;
     client.batch_execute("select pg_advisory_unlock(1)").await.unwrap();
     assert_eq!(replay.wait().unwrap().code(), Some(0));
-    away.bed.assert_exact(&published).await;
+    away.fixture.assert_exact(&published).await;
     away.remove().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replay_that_was_killed_goes_on_where_it_was() {
-    let Some(away) = Away::new("journal_killed_replay", 2).await else { return };
+    let Some(away) = FixtureWithProxy::new("journal_killed_replay", 2).await else { return };
     let mut published = Published::default();
     let directory = left_behind(&away, &mut published, 1_000).await;
     let directory = directory.to_str().unwrap();
     // Only the journal has it now.
     away.delete_records().await;
     // A batch a message, so that it takes long enough.
-    let mut environment = away.bed.environment();
+    let mut environment = away.fixture.environment();
     environment.push(("SERIES_INGEST__BATCH__MAX_POINTS".to_owned(), "50".to_owned()));
     environment.push(("SERIES_INGEST__DATABASE__WRITERS".to_owned(), "1".to_owned()));
     // Each attempt comes so far, waits there, and is killed.
@@ -229,7 +229,7 @@ async fn a_replay_that_was_killed_goes_on_where_it_was() {
         end $$;
         create table stop_at (points bigint); insert into stop_at values (0);
         create trigger wait_there before insert on time_series_data_points for each statement execute function wait_there()";
-    let client = &away.bed.client;
+    let client = &away.fixture.client;
     client.batch_execute(stop).await.unwrap();
     for points in [5_000, 20_000] {
         client
@@ -241,22 +241,22 @@ async fn a_replay_that_was_killed_goes_on_where_it_was() {
             command(&environment).args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let waits = "select count(*) from pg_locks where locktype = 'advisory' and not granted
                      and database = (select oid from pg_database where datname = current_database())";
-        until(60, "it waits", async || away.bed.count(waits).await == 1).await;
+        until(60, "it waits", async || away.fixture.count(waits).await == 1).await;
         replay.kill().unwrap();
         assert!(!replay.wait().unwrap().success(), "it was still at work");
         client.batch_execute("select pg_advisory_unlock(1)").await.unwrap();
-        until(30, "its session has ended", async || away.bed.count(waits).await == 0).await;
-        assert!(away.bed.count_points().await >= points, "a part is written");
+        until(30, "its session has ended", async || away.fixture.count(waits).await == 0).await;
+        assert!(away.fixture.count_points().await >= points, "a part is written");
     }
     client.batch_execute("drop trigger wait_there on time_series_data_points").await.unwrap();
     // What a session that lost its client was about to commit.
     until(30, "the killed one's sessions have ended", async || {
         let sql = "select count(*) from pg_stat_activity where datname = current_database() and state <> 'idle'
                    and backend_type = 'client backend' and pid <> pg_backend_pid()";
-        away.bed.count(sql).await == 0
+        away.fixture.count(sql).await == 0
     })
     .await;
-    let left = (published.rows.len() as i64 - away.bed.count_points().await) as usize;
+    let left = (published.rows.len() as i64 - away.fixture.count_points().await) as usize;
     assert!(left > 0);
     let (planned, code) = journal(&away, &["replay", "--directory", directory, "--dry-run"]);
     assert_eq!(code, Some(0), "{planned:?}");
@@ -264,7 +264,7 @@ async fn a_replay_that_was_killed_goes_on_where_it_was() {
     let (done, code) = journal(&away, &["replay", "--directory", directory]);
     assert_eq!(code, Some(0), "{done:?}");
     assert!(done[0].contains(&format!(" with {left} points written")), "{done:?}, {left} were left");
-    away.bed.until_applied(10).await;
-    away.bed.assert_exact(&published).await;
+    away.fixture.until_applied(10).await;
+    away.fixture.assert_exact(&published).await;
     away.remove().await;
 }

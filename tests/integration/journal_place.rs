@@ -5,8 +5,8 @@ use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::support::away::{Away, until_found, until_journaled, until_mode};
 use crate::support::data::Published;
+use crate::support::fixture_with_proxy::{FixtureWithProxy, until_found, until_journaled, until_mode};
 use crate::support::worker::{PROGRAM, Worker, run, text};
 use crate::support::{skip, until};
 
@@ -30,7 +30,7 @@ fn set_mode(path: &Path, mode: u32) {
 }
 
 /// A folder in which the other user may make directories.
-fn open_folder(away: &Away, name: &str) -> PathBuf {
+fn open_folder(away: &FixtureWithProxy, name: &str) -> PathBuf {
     let folder = away.journal(name);
     set_mode(folder.parent().unwrap(), 0o755);
     fs::create_dir(&folder).unwrap();
@@ -78,7 +78,7 @@ async fn until_unready(worker: &Worker) -> String {
 /// Something is done to the files of a worker that journals. Afterwards all is in the journal that its path leads to: Kafka
 /// loses it, the worker is killed, and another one writes all of it.
 async fn lose(test: &str, loss: impl FnOnce(&Path)) {
-    let Some(away) = Away::new(test, 2).await else { return };
+    let Some(away) = FixtureWithProxy::new(test, 2).await else { return };
     let mut published = Published::default();
     let mut worker = away.worker("journal", &[]);
     let directory = away.journal("journal");
@@ -101,9 +101,9 @@ async fn lose(test: &str, loss: impl FnOnce(&Path)) {
     worker.kill();
     away.proxy.refuse(false);
     let worker = away.worker("journal", &[]);
-    away.bed.until_applied(60).await;
-    away.bed.assert_exact(&published).await;
-    assert_eq!(away.bed.count("select count(*) from ingest_gap").await, 0);
+    away.fixture.until_applied(60).await;
+    away.fixture.assert_exact(&published).await;
+    assert_eq!(away.fixture.count("select count(*) from ingest_gap").await, 0);
     until_mode(&worker, "streaming").await;
     drop(worker);
     away.remove().await;
@@ -152,11 +152,11 @@ async fn a_segment_that_somebody_empties_while_journaling_is_read_again() {
 /// What a lock is on is an inode: without its name, another process would lock another one.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lock_file_that_is_deleted_lets_no_second_worker_in() {
-    let Some(away) = Away::new("place_lock", 1).await else { return };
+    let Some(away) = FixtureWithProxy::new("place_lock", 1).await else { return };
     let mut published = Published::default();
     let worker = away.worker("journal", &[]);
     away.publish(&mut published, 20);
-    away.bed.until_applied(60).await;
+    away.fixture.until_applied(60).await;
     let lock = away.journal("journal").join("LOCK");
     fs::remove_file(&lock).unwrap();
     until(30, "the lock is there again", async || lock.try_exists().unwrap()).await;
@@ -171,11 +171,11 @@ async fn a_lock_file_that_is_deleted_lets_no_second_worker_in() {
 /// Not by the first outage: while the database is there, and data moves.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_directory_that_is_lost_while_streaming_is_told_or_made_again() {
-    let Some(away) = Away::new("place_streaming", 1).await else { return };
+    let Some(away) = FixtureWithProxy::new("place_streaming", 1).await else { return };
     let mut published = Published::default();
     let worker = away.worker("journal", &[]);
     away.publish(&mut published, 20);
-    away.bed.until_applied(60).await;
+    away.fixture.until_applied(60).await;
     until_ready(&worker).await;
     let directory = away.journal("journal");
     fs::remove_dir_all(&directory).unwrap();
@@ -188,12 +188,12 @@ async fn a_directory_that_is_lost_while_streaming_is_told_or_made_again() {
     assert!(why.contains("not a directory"), "{why}");
     // Data moves all the same.
     away.publish(&mut published, 20);
-    away.bed.until_applied(60).await;
+    away.fixture.until_applied(60).await;
     fs::remove_file(&directory).unwrap();
     until_ready(&worker).await;
     assert!(directory.join("JOURNAL").try_exists().unwrap());
     assert_eq!(worker.log().matches("data moves all the same").count(), 1, "{}", worker.log());
-    away.bed.assert_exact(&published).await;
+    away.fixture.assert_exact(&published).await;
     drop(worker);
     away.remove().await;
 }
@@ -201,7 +201,7 @@ async fn a_directory_that_is_lost_while_streaming_is_told_or_made_again() {
 /// What cannot be read is not drained.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_journal_that_is_closed_when_the_database_is_back_is_not_drained() {
-    let Some(away) = Away::new("place_closed", 2).await else { return };
+    let Some(away) = FixtureWithProxy::new("place_closed", 2).await else { return };
     let folder = open_folder(&away, "volume");
     let directory = folder.join("journal");
     let mut published = Published::default();
@@ -228,8 +228,8 @@ async fn a_journal_that_is_closed_when_the_database_is_back_is_not_drained() {
     let written = lines() - before;
     assert!(written < 60, "{written} lines\n{}", worker.log());
     set_mode(&directory, 0o700);
-    away.bed.until_applied(90).await;
-    away.bed.assert_exact(&published).await;
+    away.fixture.until_applied(90).await;
+    away.fixture.assert_exact(&published).await;
     until_mode(&worker, "streaming").await;
     until_ready(&worker).await;
     drop(worker);
@@ -239,7 +239,7 @@ async fn a_journal_that_is_closed_when_the_database_is_back_is_not_drained() {
 /// One segment that cannot be read keeps no other from being written.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_segment_that_is_closed_when_the_database_is_back_is_not_drained() {
-    let Some(away) = Away::new("place_closed_segment", 2).await else { return };
+    let Some(away) = FixtureWithProxy::new("place_closed_segment", 2).await else { return };
     let folder = open_folder(&away, "volume");
     let directory = folder.join("journal");
     let mut published = Published::default();
@@ -256,8 +256,8 @@ async fn a_segment_that_is_closed_when_the_database_is_back_is_not_drained() {
     until_mode(&worker, "replaying").await;
     until_unready(&worker).await;
     set_mode(&closed, 0o600);
-    away.bed.until_applied(90).await;
-    away.bed.assert_exact(&published).await;
+    away.fixture.until_applied(90).await;
+    away.fixture.assert_exact(&published).await;
     until_mode(&worker, "streaming").await;
     until_ready(&worker).await;
     drop(worker);
@@ -266,7 +266,7 @@ async fn a_segment_that_is_closed_when_the_database_is_back_is_not_drained() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_volume_that_is_too_small_is_told_at_the_start_and_by_check() {
-    let Some(away) = Away::new("place_small", 1).await else { return };
+    let Some(away) = FixtureWithProxy::new("place_small", 1).await else { return };
     let mut published = Published::default();
     let min_free = ("SERIES_INGEST__JOURNAL__MIN_FREE_BYTES", "1000000000000000000");
     let worker = away.worker("journal", &[min_free]);
@@ -274,13 +274,13 @@ async fn a_volume_that_is_too_small_is_told_at_the_start_and_by_check() {
     assert!(why.contains("no room for a journal") && why.contains("journal.min_free_bytes"), "{why}");
     assert!(worker.log().contains("the journal would take nothing in an outage"), "{}", worker.log());
     away.publish(&mut published, 20);
-    away.bed.until_applied(60).await;
+    away.fixture.until_applied(60).await;
     // In an outage nothing moves.
     away.proxy.refuse(true);
     away.publish(&mut published, 20);
     until_unready(&worker).await;
     away.proxy.refuse(false);
-    away.bed.until_applied(60).await;
+    away.fixture.until_applied(60).await;
     until_warned(&worker).await;
     drop(worker);
     for directory in ["journal", "not/yet"] {
@@ -292,8 +292,13 @@ async fn a_volume_that_is_too_small_is_told_at_the_start_and_by_check() {
 }
 
 /// What `check` says of a journal at this place, and its exit code.
-fn check(away: &Away, launcher: &[&str], directory: &Path, extra: &[(&str, &str)]) -> (String, Option<i32>) {
-    let mut environment = away.bed.environment();
+fn check(
+    away: &FixtureWithProxy,
+    launcher: &[&str],
+    directory: &Path,
+    extra: &[(&str, &str)],
+) -> (String, Option<i32>) {
+    let mut environment = away.fixture.environment();
     let settings = [
         ("SERIES_INGEST__JOURNAL__ENABLED", "true"),
         ("SERIES_INGEST__JOURNAL__DIRECTORY", directory.to_str().unwrap()),
@@ -315,7 +320,7 @@ fn check(away: &Away, launcher: &[&str], directory: &Path, extra: &[(&str, &str)
 /// `check` says of a journal's place what `run` would.
 #[tokio::test(flavor = "multi_thread")]
 async fn check_and_run_refuse_the_same_places() {
-    let Some(away) = Away::new("place_check", 1).await else { return };
+    let Some(away) = FixtureWithProxy::new("place_check", 1).await else { return };
     let folder = open_folder(&away, "volume");
     let user = as_user("--clear-groups");
     let make = |name: &str, mode: u32| {
@@ -369,7 +374,7 @@ async fn check_and_run_refuse_the_same_places() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_volume_as_kubernetes_gives_it_is_taken() {
     const TEST: &str = "place_kubernetes";
-    let Some(away) = Away::new(TEST, 1).await else { return };
+    let Some(away) = FixtureWithProxy::new(TEST, 1).await else { return };
     if !is_root() {
         skip(TEST, "only root can give a directory to another user");
         return away.remove().await;
@@ -395,7 +400,7 @@ async fn a_volume_as_kubernetes_gives_it_is_taken() {
         for _ in 0..2 {
             let worker = away.worker_by(&as_user("--groups=2000"), &directory, &[]);
             away.publish(&mut published, 10);
-            away.bed.until_applied(60).await;
+            away.fixture.until_applied(60).await;
             until_ready(&worker).await;
             drop(worker);
             chown(&directory, None, Some(2000)).unwrap();
@@ -409,6 +414,6 @@ async fn a_volume_as_kubernetes_gives_it_is_taken() {
         words.contains("its group 2000 may write to it (mode 2770), and this process is not in that group"),
         "{words}"
     );
-    away.bed.assert_exact(&published).await;
+    away.fixture.assert_exact(&published).await;
     away.remove().await;
 }

@@ -2,8 +2,8 @@
 
 use std::net::TcpStream;
 
-use crate::support::bed::Bed;
 use crate::support::data::Published;
+use crate::support::fixture::Fixture;
 use crate::support::proxy::Proxy;
 use crate::support::until;
 use crate::support::worker::{PROGRAM, Worker, text};
@@ -14,21 +14,21 @@ fn limited(limits: &str) -> [String; 4] {
     ["bash".to_owned(), "-c".to_owned(), format!("{close}; {limits}; exec \"$@\""), "bash".to_owned()]
 }
 
-fn publish(bed: &Bed, published: &mut Published) {
+fn publish(fixture: &Fixture, published: &mut Published) {
     for number in 0..20 {
         let payload = published.batch("s", 25);
-        bed.producer.send(&bed.points_topic, number % 2, "s", Some(payload.as_bytes()));
+        fixture.producer.send(&fixture.points_topic, number % 2, "s", Some(payload.as_bytes()));
     }
-    bed.producer.flush();
+    fixture.producer.flush();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn idle_http_clients_leave_descriptors_to_the_database_and_to_the_journal() {
-    let Some(bed) = Bed::new("descriptors", 2).await else { return };
-    let proxy = Proxy::start(&bed.server()).await;
+    let Some(fixture) = Fixture::new("descriptors", 2).await else { return };
+    let proxy = Proxy::start(&fixture.server()).await;
     let folder = tempfile::tempdir().unwrap();
     let directory = folder.path().join("journal");
-    let url = bed.url_by(proxy.port);
+    let url = fixture.url_by(proxy.port);
     let settings = [
         ("DATABASE_URL", url.as_str()),
         ("SERIES_INGEST__JOURNAL__ENABLED", "true"),
@@ -38,7 +38,7 @@ async fn idle_http_clients_leave_descriptors_to_the_database_and_to_the_journal(
     ];
     let launcher = limited("ulimit -n 64");
     let launcher: Vec<&str> = launcher.iter().map(String::as_str).collect();
-    let mut worker = Worker::start_by(&launcher, "descriptors", &bed.environment(), &settings);
+    let mut worker = Worker::start_by(&launcher, "descriptors", &fixture.environment(), &settings);
     until(60, "it answers", async || worker.get("/livez").is_some()).await;
     // They stay, and say nothing. New ones come while the old ones are closed.
     let mut idle: Vec<TcpStream> = Vec::new();
@@ -48,39 +48,39 @@ async fn idle_http_clients_leave_descriptors_to_the_database_and_to_the_journal(
     };
     fill();
     let mut published = Published::default();
-    publish(&bed, &mut published);
-    bed.until_applied(60).await;
+    publish(&fixture, &mut published);
+    fixture.until_applied(60).await;
     until(60, "ready alongside idle clients", async || worker.get("/readyz").is_some_and(|(code, _)| code == 200))
         .await;
 
     proxy.refuse(true);
     fill();
     worker.until_mode("journaling").await;
-    publish(&bed, &mut published);
+    publish(&fixture, &mut published);
     until(60, "the journal has records", async || {
         worker.metric("series_ingest_journal_records").is_some_and(|records| records > 0.0)
     })
     .await;
     fill();
     proxy.refuse(false);
-    bed.until_applied(60).await;
-    bed.assert_exact(&published).await;
+    fixture.until_applied(60).await;
+    fixture.assert_exact(&published).await;
     worker.until_mode("streaming").await;
     assert!(!worker.log().contains("Too many open files"), "{}", worker.log());
     assert_eq!(worker.terminate(10), Some(0));
-    bed.remove().await;
+    fixture.remove().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_limit_that_is_too_low_is_named_by_run_and_check_and_a_soft_one_is_raised() {
-    let Some(bed) = Bed::new("low", 1).await else { return };
+    let Some(fixture) = Fixture::new("low", 1).await else { return };
     let check = |limits: &str, extra: &[(&str, &str)]| {
         let launcher = limited(limits);
         std::process::Command::new(&launcher[0])
             .args(&launcher[1..])
             .args([PROGRAM, "check"])
             .env_clear()
-            .envs(bed.environment())
+            .envs(fixture.environment())
             .envs(extra.iter().copied())
             .output()
             .unwrap()
@@ -103,8 +103,8 @@ async fn a_limit_that_is_too_low_is_named_by_run_and_check_and_a_soft_one_is_rai
 
     let launcher = limited("ulimit -n 50");
     let launcher: Vec<&str> = launcher.iter().map(String::as_str).collect();
-    let mut worker = Worker::start_by(&launcher, "low", &bed.environment(), &[]);
+    let mut worker = Worker::start_by(&launcher, "low", &fixture.environment(), &[]);
     until(30, "it says so", async || worker.log().contains("ulimit -n: 50 open files are allowed")).await;
     assert_eq!(worker.terminate(10), Some(0));
-    bed.remove().await;
+    fixture.remove().await;
 }

@@ -4,15 +4,15 @@ use std::path::Path;
 
 use tokio_postgres::Client;
 
-use crate::support::away::{Away, until_mode};
-use crate::support::bed::{Bed, connect};
 use crate::support::data::{Difference, Published, Row};
+use crate::support::fixture::{Fixture, connect};
+use crate::support::fixture_with_proxy::{FixtureWithProxy, until_mode};
 use crate::support::until;
 use crate::support::worker::{Worker, run, text};
 
 /// A session that somebody has forgotten, with what it holds.
-async fn forgotten(bed: &Bed, sql: &str) -> Client {
-    let client = connect(&format!("{}?application_name=forgotten", bed.url)).await;
+async fn forgotten(fixture: &Fixture, sql: &str) -> Client {
+    let client = connect(&format!("{}?application_name=forgotten", fixture.url)).await;
     client.batch_execute(&format!("begin; {sql}")).await.unwrap();
     client
 }
@@ -41,14 +41,14 @@ async fn until_named(worker: &Worker, object: &str) {
 }
 
 /// Waits until the worker has read all that Kafka has, and holds little more of it than what it writes on trial.
-async fn until_saved(away: &Away, worker: &Worker) {
-    let ends = away.bed.broker.ends(&away.bed.points_topic, away.bed.partitions);
+async fn until_saved(away: &FixtureWithProxy, worker: &Worker) {
+    let ends = away.fixture.broker.ends(&away.fixture.points_topic, away.fixture.partitions);
     until(30, "everything is journaled", async || {
         let Some((200, body)) = worker.get("/status") else { return false };
         let status: serde_json::Value = serde_json::from_str(&body).unwrap();
         let is_read = |number: usize, end: i64| {
             status["partitions"].as_array().unwrap().iter().any(|partition| {
-                partition["topic"] == away.bed.points_topic.as_str()
+                partition["topic"] == away.fixture.points_topic.as_str()
                     && partition["partition"] == number
                     && partition["position"] == end
             })
@@ -61,14 +61,14 @@ async fn until_saved(away: &Away, worker: &Worker) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn while_a_table_is_locked_messages_go_to_the_journal() {
-    let Some(away) = Away::new("locked_table", 2).await else { return };
+    let Some(away) = FixtureWithProxy::new("locked_table", 2).await else { return };
     let mut published = Published::default();
     let worker = away.worker("journal", &[("SERIES_INGEST__DATABASE__LOCK_TIMEOUT_MS", "2000")]);
     for table in ["time_series_data_points", "ingest_progress", "time_series_metadata"] {
         away.publish(&mut published, 20);
-        away.bed.until_applied(60).await;
+        away.fixture.until_applied(60).await;
         until_mode(&worker, "streaming").await;
-        let holder = forgotten(&away.bed, &format!("lock table {table} in access exclusive mode")).await;
+        let holder = forgotten(&away.fixture, &format!("lock table {table} in access exclusive mode")).await;
         away.publish(&mut published, 10);
         until_mode(&worker, "journaling").await;
         away.publish(&mut published, 400);
@@ -79,8 +79,8 @@ async fn while_a_table_is_locked_messages_go_to_the_journal() {
         away.delete_records().await;
         away.publish(&mut published, 40);
         holder.batch_execute("rollback").await.unwrap();
-        away.bed.until_applied(60).await;
-        away.bed.assert_exact(&published).await;
+        away.fixture.until_applied(60).await;
+        away.fixture.assert_exact(&published).await;
         until_mode(&worker, "streaming").await;
         until(30, "the lock is over", async || {
             away.publish(&mut published, 1);
@@ -88,22 +88,22 @@ async fn while_a_table_is_locked_messages_go_to_the_journal() {
         })
         .await;
     }
-    away.bed.until_applied(60).await;
-    away.bed.assert_exact(&published).await;
+    away.fixture.until_applied(60).await;
+    away.fixture.assert_exact(&published).await;
     drop(worker);
     away.remove().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_journal_a_locked_table_makes_the_worker_unready_and_is_named_there() {
-    let Some(bed) = Bed::new("locked_table_off", 1).await else { return };
-    let worker = bed.worker(&[("SERIES_INGEST__DATABASE__OUTAGE_GRACE_MS", "300")]);
-    bed.send_point("s", 0);
-    bed.producer.flush();
-    bed.until_applied(60).await;
-    let holder = forgotten(&bed, "lock table time_series_data_points in access exclusive mode").await;
-    bed.send_point("s", 1);
-    bed.producer.flush();
+    let Some(fixture) = Fixture::new("locked_table_off", 1).await else { return };
+    let worker = fixture.worker(&[("SERIES_INGEST__DATABASE__OUTAGE_GRACE_MS", "300")]);
+    fixture.send_point("s", 0);
+    fixture.producer.flush();
+    fixture.until_applied(60).await;
+    let holder = forgotten(&fixture, "lock table time_series_data_points in access exclusive mode").await;
+    fixture.send_point("s", 1);
+    fixture.producer.flush();
     until(30, "unready, with the holder", async || {
         worker.get("/readyz").is_some_and(|(code, why)| {
             code == 503
@@ -113,24 +113,24 @@ async fn without_a_journal_a_locked_table_makes_the_worker_unready_and_is_named_
     })
     .await;
     holder.batch_execute("rollback").await.unwrap();
-    bed.until_applied(60).await;
+    fixture.until_applied(60).await;
     until(30, "ready again", async || worker.get("/readyz").unwrap().0 == 200).await;
-    assert_eq!(bed.count_points().await, 2);
+    assert_eq!(fixture.count_points().await, 2);
     drop(worker);
-    bed.remove().await;
+    fixture.remove().await;
 }
 
 /// Who holds a lock is said by whatever waits for it.
 #[tokio::test(flavor = "multi_thread")]
 async fn commands_say_whose_lock_they_wait_for() {
-    let Some(bed) = Bed::new("locked_commands", 1).await else { return };
-    bed.producer.send(&bed.points_topic, 0, "s", Some(b"{"));
-    bed.send_point("s", 0);
-    bed.producer.flush();
-    let mut worker = bed.worker(&[]);
-    bed.until_applied(60).await;
+    let Some(fixture) = Fixture::new("locked_commands", 1).await else { return };
+    fixture.producer.send(&fixture.points_topic, 0, "s", Some(b"{"));
+    fixture.send_point("s", 0);
+    fixture.producer.flush();
+    let mut worker = fixture.worker(&[]);
+    fixture.until_applied(60).await;
     assert_eq!(worker.terminate(10), Some(0));
-    let mut environment = bed.environment();
+    let mut environment = fixture.environment();
     environment.push(("SERIES_INGEST__DATABASE__LOCK_TIMEOUT_MS".to_owned(), "8000".to_owned()));
     let run_all = |commands: &[&'static [&'static str]]| -> Vec<_> {
         let spawn = |command: &&'static [&'static str]| {
@@ -153,7 +153,7 @@ async fn commands_say_whose_lock_they_wait_for() {
         ("time_series_data_points", &[&["check"]]),
         ("ingest_dead_letter", &[&["dead-letter", "list"]]),
     ] {
-        let holder = forgotten(&bed, &format!("lock table {table} in access exclusive mode")).await;
+        let holder = forgotten(&fixture, &format!("lock table {table} in access exclusive mode")).await;
         for running in run_all(commands) {
             let (command, output) = running.await.unwrap();
             assert_eq!(output.status.code(), Some(69), "{table}: {command:?}: {}", text(&output));
@@ -163,8 +163,9 @@ async fn commands_say_whose_lock_they_wait_for() {
     }
 
     // This one tries again, until the lock is given back.
-    let holder = forgotten(&bed, "lock table time_series_data_points in access exclusive mode").await;
-    bed.client
+    let holder = forgotten(&fixture, "lock table time_series_data_points in access exclusive mode").await;
+    fixture
+        .client
         .batch_execute(
             r#"update ingest_dead_letter set payload = '{"time_series_id":"s","timestamps":[1],"columns":{"c":[1]}}'"#,
         )
@@ -178,8 +179,8 @@ async fn commands_say_whose_lock_they_wait_for() {
         assert_eq!(output.status.code(), Some(0), "{}", text(&output));
         assert!(is_said(&text(&output)), "{}", text(&output));
     }
-    assert_eq!(bed.count_points().await, 2);
-    bed.remove().await;
+    assert_eq!(fixture.count_points().await, 2);
+    fixture.remove().await;
 }
 
 /// A row that somebody holds.
@@ -250,7 +251,7 @@ fn points_of(published: &Published, series: impl Fn(&str) -> bool) -> i64 {
 }
 
 /// Publishes so many messages of several series in two partitions, one in five of the series `held`.
-fn publish(bed: &Bed, published: &mut Published, messages: usize, new_column: bool) {
+fn publish(fixture: &Fixture, published: &mut Published, messages: usize, new_column: bool) {
     for number in 0..messages {
         let series = if number % 5 == 0 { "held".to_owned() } else { format!("free{}", number % 5) };
         let mut payload = published.batch(&series, 3);
@@ -260,43 +261,43 @@ fn publish(bed: &Bed, published: &mut Published, messages: usize, new_column: bo
                 row.1 = "more".to_owned();
             }
         }
-        bed.producer.send(&bed.points_topic, (number / 5) as i32 % 2, &series, Some(payload.as_bytes()));
+        fixture.producer.send(&fixture.points_topic, (number / 5) as i32 % 2, &series, Some(payload.as_bytes()));
     }
-    bed.producer.flush();
+    fixture.producer.flush();
 }
 
 async fn only_its_own_messages_wait(test: &str, held: &Held, settings: &[(&str, &str)]) {
-    let Some(bed) = Bed::new(test, 2).await else { return };
+    let Some(fixture) = Fixture::new(test, 2).await else { return };
     let mut published = Published::default();
     let grace = [("SERIES_INGEST__DATABASE__OUTAGE_GRACE_MS", "300"), ("SERIES_INGEST__BATCH__LINGER_MS", "50")];
-    let worker = bed.worker(&[&grace[..], settings].concat());
-    publish(&bed, &mut published, 50, false);
-    bed.until_applied(60).await;
+    let worker = fixture.worker(&[&grace[..], settings].concat());
+    publish(&fixture, &mut published, 50, false);
+    fixture.until_applied(60).await;
     if held.before.contains("delete") {
         published.rows.retain(|row| row.0 != "held");
     }
     if !held.before.is_empty() {
         // What the environment's trigger is made of may be there.
         let before = held.before.replace("create function", "create or replace function");
-        bed.client.batch_execute(&before).await.unwrap();
+        fixture.client.batch_execute(&before).await.unwrap();
     }
     let before = points_of(&published, |series| series == "held");
-    let holder = forgotten(&bed, held.sql).await;
+    let holder = forgotten(&fixture, held.sql).await;
     let of = |what: &str| format!("select count(*) from time_series_data_points where time_series_id {what} 'held'");
     for round in 0..10 {
-        publish(&bed, &mut published, 40, held.new_column);
+        publish(&fixture, &mut published, 40, held.new_column);
         let free = points_of(&published, |series| series != "held");
-        until(30, &format!("all others of round {round}"), async || bed.count(&of("<>")).await == free).await;
+        until(30, &format!("all others of round {round}"), async || fixture.count(&of("<>")).await == free).await;
     }
-    assert_eq!(bed.count(&of("=")).await, before, "what is locked waits");
+    assert_eq!(fixture.count(&of("=")).await, before, "what is locked waits");
     until_named(&worker, held.object).await;
     assert_eq!(worker.get("/readyz").unwrap().0, 200, "{:?}", worker.get("/readyz"));
     holder.batch_execute("rollback").await.unwrap();
-    bed.until_applied(60).await;
-    bed.assert_exact(&published).await;
+    fixture.until_applied(60).await;
+    fixture.assert_exact(&published).await;
     until(30, "the lock is over", async || locks(&worker).is_empty()).await;
     drop(worker);
-    bed.remove().await;
+    fixture.remove().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -326,63 +327,63 @@ async fn a_locked_row_keeps_only_its_own_messages_waiting_in_the_journal() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_partition_whose_progress_is_locked_keeps_no_other_waiting() {
-    let Some(bed) = Bed::new("locked_progress", 2).await else { return };
+    let Some(fixture) = Fixture::new("locked_progress", 2).await else { return };
     let mut published = Published::default();
     let settings =
         [("SERIES_INGEST__DATABASE__OUTAGE_GRACE_MS", "300"), ("SERIES_INGEST__DATABASE__LOCK_TIMEOUT_MS", "1000")];
-    let worker = bed.worker(&settings);
-    publish(&bed, &mut published, 50, false);
-    bed.until_applied(60).await;
+    let worker = fixture.worker(&settings);
+    publish(&fixture, &mut published, 50, false);
+    fixture.until_applied(60).await;
     let row = format!(
         "select from ingest_progress where partition = 0
          and source_id = (select id from ingest_source where topic = '{}') for update",
-        bed.points_topic
+        fixture.points_topic
     );
-    let holder = forgotten(&bed, &row).await;
+    let holder = forgotten(&fixture, &row).await;
     for _ in 0..5 {
-        publish(&bed, &mut published, 40, false);
-        let end = bed.broker.end(&bed.points_topic, 1);
-        until(30, "the other partition", async || bed.next_offsets().await[1] == end).await;
+        publish(&fixture, &mut published, 40, false);
+        let end = fixture.broker.end(&fixture.points_topic, 1);
+        until(30, "the other partition", async || fixture.next_offsets().await[1] == end).await;
     }
-    assert_eq!(bed.next_offsets().await[0], 25);
+    assert_eq!(fixture.next_offsets().await[0], 25);
     until_named(&worker, "a row of ingest_progress").await;
     holder.batch_execute("rollback").await.unwrap();
-    bed.until_applied(60).await;
-    bed.assert_exact(&published).await;
+    fixture.until_applied(60).await;
+    fixture.assert_exact(&published).await;
     drop(worker);
-    bed.remove().await;
+    fixture.remove().await;
 }
 
 /// More messages of a locked row in turn with others than a partition's progress can hold islands.
 async fn more_holes_than_islands(test: &str, journal: bool) {
-    let Some(away) = Away::new(test, 2).await else { return };
+    let Some(away) = FixtureWithProxy::new(test, 2).await else { return };
     let mut published = Published::default();
     let worker = away.worker("journal", &[("SERIES_INGEST__JOURNAL__ENABLED", if journal { "true" } else { "false" })]);
     let send = |published: &mut Published, partition: i32, series: &str| {
         let payload = published.batch(series, 1);
-        away.bed.producer.send(&away.bed.points_topic, partition, series, Some(payload.as_bytes()));
+        away.fixture.producer.send(&away.fixture.points_topic, partition, series, Some(payload.as_bytes()));
     };
     send(&mut published, 0, "held");
     send(&mut published, 1, "free");
-    away.bed.producer.flush();
-    away.bed.until_applied(60).await;
-    let holder = forgotten(&away.bed, "select from time_series_metadata where id = 'held' for update").await;
+    away.fixture.producer.flush();
+    away.fixture.until_applied(60).await;
+    let holder = forgotten(&away.fixture, "select from time_series_metadata where id = 'held' for update").await;
     for _ in 0..10 {
         for _ in 0..300 {
             send(&mut published, 0, "held");
             send(&mut published, 0, "free");
         }
         send(&mut published, 1, "free");
-        away.bed.producer.flush();
-        let end = away.bed.broker.end(&away.bed.points_topic, 1);
-        until(30, "the other partition", async || away.bed.next_offsets().await[1] == end).await;
+        away.fixture.producer.flush();
+        let end = away.fixture.broker.end(&away.fixture.points_topic, 1);
+        until(30, "the other partition", async || away.fixture.next_offsets().await[1] == end).await;
     }
     let islands = "select max((select count(*) from unnest(ahead))) from ingest_progress";
-    until(30, "there are islands", async || away.bed.count(islands).await > 0).await;
+    until(30, "there are islands", async || away.fixture.count(islands).await > 0).await;
     holder.batch_execute("rollback").await.unwrap();
-    away.bed.until_applied(60).await;
-    assert_eq!(away.bed.difference(&published).await, Difference::default());
-    away.bed.assert_exact(&published).await;
+    away.fixture.until_applied(60).await;
+    assert_eq!(away.fixture.difference(&published).await, Difference::default());
+    away.fixture.assert_exact(&published).await;
     until_mode(&worker, "streaming").await;
     drop(worker);
     away.remove().await;
@@ -399,7 +400,7 @@ async fn more_messages_of_a_locked_row_than_progress_holds_islands_without_a_jou
 }
 
 /// A worker with the program's own time-outs, and a journal if there is a folder for it.
-fn worker(bed: &Bed, folder: Option<&Path>, extra: &[(&str, &str)]) -> Worker {
+fn worker(fixture: &Fixture, folder: Option<&Path>, extra: &[(&str, &str)]) -> Worker {
     let mut settings = vec![("SERIES_INGEST__BATCH__LINGER_MS", "50")];
     if let Some(folder) = folder {
         settings.extend([
@@ -409,63 +410,63 @@ fn worker(bed: &Bed, folder: Option<&Path>, extra: &[(&str, &str)]) -> Worker {
         ]);
     }
     settings.extend(extra);
-    bed.worker(&settings)
+    fixture.worker(&settings)
 }
 
 /// Midnights of two days, of which each lies in a chunk of its own, in microseconds.
 const OLD_US: i64 = 1_704_067_200_000_000;
 const LIVE_US: i64 = 1_735_689_600_000_000;
 
-fn send_at(bed: &Bed, published: &mut Published, partition: i32, times_us: Vec<i64>) {
+fn send_at(fixture: &Fixture, published: &mut Published, partition: i32, times_us: Vec<i64>) {
     let payload = published.batch_at("s", times_us);
-    bed.producer.send(&bed.points_topic, partition, "s", Some(payload.as_bytes()));
+    fixture.producer.send(&fixture.points_topic, partition, "s", Some(payload.as_bytes()));
 }
 
 /// The table's oldest chunk, as the server names it.
-async fn oldest_chunk(bed: &Bed, table: &str) -> String {
+async fn oldest_chunk(fixture: &Fixture, table: &str) -> String {
     let sql = "select format('%I.%I', chunk_schema, chunk_name)::regclass::text from timescaledb_information.chunks
                where hypertable_name = $1 order by range_start limit 1";
-    bed.client.query_one(sql, &[&table]).await.unwrap().get(0)
+    fixture.client.query_one(sql, &[&table]).await.unwrap().get(0)
 }
 
 fn live_points(published: &Published) -> i64 {
     published.rows.iter().filter(|row| row.2 >= LIVE_US).count() as i64
 }
 
-async fn until_live_is_there(bed: &Bed, published: &Published, what: &str) {
+async fn until_live_is_there(fixture: &Fixture, published: &Published, what: &str) {
     let sql = "select count(*) from time_series_data_points where \"timestamp\" >= '2025-01-01+00'";
     let live = live_points(published);
-    until(30, what, async || bed.count(sql).await == live).await;
+    until(30, what, async || fixture.count(sql).await == live).await;
 }
 
 async fn a_locked_chunk(test: &str, folder: Option<&Path>, (table, mode): (&str, &str), extra: &[(&str, &str)]) {
-    let Some(bed) = Bed::unmigrated(test, 2).await else { return };
-    bed.migrate(extra).await;
+    let Some(fixture) = Fixture::unmigrated(test, 2).await else { return };
+    fixture.migrate(extra).await;
     let mut published = Published::default();
-    let worker = worker(&bed, folder, extra);
-    send_at(&bed, &mut published, 0, vec![OLD_US]);
-    send_at(&bed, &mut published, 1, vec![LIVE_US]);
-    bed.producer.flush();
-    bed.until_applied(60).await;
-    let chunk = oldest_chunk(&bed, table).await;
-    let holder = forgotten(&bed, &format!("lock table {chunk} in {mode} mode")).await;
-    send_at(&bed, &mut published, 0, vec![OLD_US + 1_000_000]);
+    let worker = worker(&fixture, folder, extra);
+    send_at(&fixture, &mut published, 0, vec![OLD_US]);
+    send_at(&fixture, &mut published, 1, vec![LIVE_US]);
+    fixture.producer.flush();
+    fixture.until_applied(60).await;
+    let chunk = oldest_chunk(&fixture, table).await;
+    let holder = forgotten(&fixture, &format!("lock table {chunk} in {mode} mode")).await;
+    send_at(&fixture, &mut published, 0, vec![OLD_US + 1_000_000]);
     for round in 1..20 {
-        send_at(&bed, &mut published, round as i32 % 2, vec![LIVE_US + round * 1_000_000]);
-        bed.producer.flush();
-        until_live_is_there(&bed, &published, &format!("live points of round {round}")).await;
+        send_at(&fixture, &mut published, round as i32 % 2, vec![LIVE_US + round * 1_000_000]);
+        fixture.producer.flush();
+        until_live_is_there(&fixture, &published, &format!("live points of round {round}")).await;
     }
     until_named(&worker, &format!("the table {chunk}")).await;
     assert_eq!(worker.get("/readyz").unwrap().0, 200, "{:?}", worker.get("/readyz"));
     assert!(!worker.log().contains("to=journaling"), "{}", worker.log());
     assert!(!worker.log().contains("data does not move"), "{}", worker.log());
-    assert_eq!(bed.next_offsets().await[0], 1, "the late point waits");
+    assert_eq!(fixture.next_offsets().await[0], 1, "the late point waits");
     holder.batch_execute("rollback").await.unwrap();
-    bed.until_applied(60).await;
-    bed.assert_exact(&published).await;
+    fixture.until_applied(60).await;
+    fixture.assert_exact(&published).await;
     until(30, "the lock is over", async || locks(&worker).is_empty()).await;
     drop(worker);
-    bed.remove().await;
+    fixture.remove().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -490,15 +491,15 @@ async fn a_locked_chunk_keeps_only_its_own_points_waiting_in_the_journal() {
 /// After an outage one record is written on trial: the oldest ones wait for the lock, and are no sign of an outage that lasts.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_record_that_waits_for_a_locked_chunk_does_not_keep_the_mode_journaling() {
-    let Some(away) = Away::new("locked_trial", 2).await else { return };
+    let Some(away) = FixtureWithProxy::new("locked_trial", 2).await else { return };
     let mut published = Published::default();
     let worker = away.worker("journal", &[("SERIES_INGEST__DATABASE__LOCK_TIMEOUT_MS", "2000")]);
-    send_at(&away.bed, &mut published, 0, vec![OLD_US]);
-    send_at(&away.bed, &mut published, 1, vec![LIVE_US]);
-    away.bed.producer.flush();
-    away.bed.until_applied(60).await;
-    let chunk = oldest_chunk(&away.bed, "time_series_data_points").await;
-    let holder = forgotten(&away.bed, &format!("lock table {chunk} in access exclusive mode")).await;
+    send_at(&away.fixture, &mut published, 0, vec![OLD_US]);
+    send_at(&away.fixture, &mut published, 1, vec![LIVE_US]);
+    away.fixture.producer.flush();
+    away.fixture.until_applied(60).await;
+    let chunk = oldest_chunk(&away.fixture, "time_series_data_points").await;
+    let holder = forgotten(&away.fixture, &format!("lock table {chunk} in access exclusive mode")).await;
     away.proxy.refuse(true);
     until_mode(&worker, "journaling").await;
     // Each is a record of its own.
@@ -506,20 +507,20 @@ async fn a_record_that_waits_for_a_locked_chunk_does_not_keep_the_mode_journalin
         until(30, "it is journaled", async || worker.metric("series_ingest_journal_records") >= Some(number)).await;
     };
     for number in 1..10 {
-        send_at(&away.bed, &mut published, 0, vec![OLD_US + number * 1_000_000]);
-        away.bed.producer.flush();
+        send_at(&away.fixture, &mut published, 0, vec![OLD_US + number * 1_000_000]);
+        away.fixture.producer.flush();
         journaled(number as f64).await;
     }
-    send_at(&away.bed, &mut published, 1, vec![LIVE_US + 1_000_000]);
-    away.bed.producer.flush();
+    send_at(&away.fixture, &mut published, 1, vec![LIVE_US + 1_000_000]);
+    away.fixture.producer.flush();
     journaled(10.0).await;
     away.proxy.refuse(false);
-    until_live_is_there(&away.bed, &published, "the newest record").await;
+    until_live_is_there(&away.fixture, &published, "the newest record").await;
     until_mode(&worker, "replaying").await;
     assert_eq!(worker.get("/readyz").unwrap().0, 200, "{:?}", worker.get("/readyz"));
     holder.batch_execute("rollback").await.unwrap();
-    away.bed.until_applied(60).await;
-    away.bed.assert_exact(&published).await;
+    away.fixture.until_applied(60).await;
+    away.fixture.assert_exact(&published).await;
     until_mode(&worker, "streaming").await;
     drop(worker);
     away.remove().await;
@@ -527,36 +528,36 @@ async fn a_record_that_waits_for_a_locked_chunk_does_not_keep_the_mode_journalin
 
 /// Messages that become dead letters, at once and only when the database refuses their points, among others.
 async fn locked_letters(test: &str, folder: Option<&Path>, table: &str) {
-    let Some(bed) = Bed::new(test, 1).await else { return };
+    let Some(fixture) = Fixture::new(test, 1).await else { return };
     let constraint = "alter table time_series_data_points add constraint no check (column_name <> 'refused')";
-    bed.client.batch_execute(constraint).await.unwrap();
-    let worker = worker(&bed, folder, &[]);
-    bed.send_point("s", 0);
-    bed.producer.flush();
-    bed.until_applied(60).await;
-    let holder = forgotten(&bed, &format!("lock table {table} in access exclusive mode")).await;
+    fixture.client.batch_execute(constraint).await.unwrap();
+    let worker = worker(&fixture, folder, &[]);
+    fixture.send_point("s", 0);
+    fixture.producer.flush();
+    fixture.until_applied(60).await;
+    let holder = forgotten(&fixture, &format!("lock table {table} in access exclusive mode")).await;
     let mut expected = 1;
     for round in 1..6 {
-        bed.producer.send(&bed.points_topic, 0, "s", Some(b"no JSON"));
-        bed.send_point("s", 2 * round);
+        fixture.producer.send(&fixture.points_topic, 0, "s", Some(b"no JSON"));
+        fixture.send_point("s", 2 * round);
         let refused = r#"{"time_series_id":"s","timestamps":[0],"columns":{"refused":[1]}}"#;
-        bed.producer.send(&bed.points_topic, 0, "s", Some(refused.as_bytes()));
-        bed.send_point("s", 2 * round + 1);
-        bed.producer.flush();
+        fixture.producer.send(&fixture.points_topic, 0, "s", Some(refused.as_bytes()));
+        fixture.send_point("s", 2 * round + 1);
+        fixture.producer.flush();
         expected += 2;
-        until(30, &format!("points of round {round}"), async || bed.count_points().await == expected).await;
+        until(30, &format!("points of round {round}"), async || fixture.count_points().await == expected).await;
     }
     until_named(&worker, &format!("the table {table}")).await;
     assert_eq!(worker.get("/readyz").unwrap().0, 200, "{:?}", worker.get("/readyz"));
     assert!(!worker.log().contains("to=journaling"), "{}", worker.log());
-    assert_eq!(bed.next_offsets().await, [1], "letters wait");
+    assert_eq!(fixture.next_offsets().await, [1], "letters wait");
     holder.batch_execute("rollback").await.unwrap();
-    bed.until_applied(60).await;
-    assert_eq!(bed.count_points().await, expected);
-    assert_eq!(bed.count("select count(*) from ingest_dead_letter").await, 10);
+    fixture.until_applied(60).await;
+    assert_eq!(fixture.count_points().await, expected);
+    assert_eq!(fixture.count("select count(*) from ingest_dead_letter").await, 10);
     until(30, "the lock is over", async || locks(&worker).is_empty()).await;
     drop(worker);
-    bed.remove().await;
+    fixture.remove().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

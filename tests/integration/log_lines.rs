@@ -3,10 +3,10 @@
 
 use std::time::Duration;
 
-use crate::support::away::{Away, until_mode};
-use crate::support::bed::Bed;
 use crate::support::cluster::Cluster;
 use crate::support::data::Published;
+use crate::support::fixture::Fixture;
+use crate::support::fixture_with_proxy::{FixtureWithProxy, until_mode};
 use crate::support::until;
 use crate::support::worker::Worker;
 
@@ -31,23 +31,23 @@ async fn assert_few_lines(worker: &Worker, before: usize) {
 }
 
 async fn a_database_that_is_away_is_logged_a_few_times(test: &str, journal: &str) {
-    let Some(away) = Away::new(test, 2).await else { return };
+    let Some(away) = FixtureWithProxy::new(test, 2).await else { return };
     let mut published = Published::default();
     let worker = away.worker("journal", &[("SERIES_INGEST__JOURNAL__ENABLED", journal)]);
     away.publish(&mut published, 20);
-    away.bed.until_applied(60).await;
+    away.fixture.until_applied(60).await;
     let before = lines(&worker);
     away.proxy.refuse(true);
     away.publish(&mut published, 100);
     assert_few_lines(&worker, before).await;
     away.proxy.refuse(false);
-    away.bed.until_applied(60).await;
+    away.fixture.until_applied(60).await;
     until(20, "its end is logged", async || {
         let log = worker.log();
         log.lines().skip(before).any(|line| line.contains("batches are written again") && line.contains("seconds"))
     })
     .await;
-    away.bed.assert_exact(&published).await;
+    away.fixture.assert_exact(&published).await;
     drop(worker);
     away.remove().await;
 }
@@ -64,7 +64,7 @@ async fn a_database_that_is_away_without_a_journal() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_starts_while_the_database_is_away() {
-    let Some(away) = Away::new("lines_start", 1).await else { return };
+    let Some(away) = FixtureWithProxy::new("lines_start", 1).await else { return };
     away.proxy.refuse(true);
     let worker = away.worker("journal", &[("SERIES_INGEST__JOURNAL__ENABLED", "false")]);
     until(20, "it waits", async || worker.log().contains("the database is away; waiting for it")).await;
@@ -78,12 +78,12 @@ async fn a_worker_that_starts_while_the_database_is_away() {
 #[tokio::test(flavor = "multi_thread")]
 async fn brokers_that_are_away_and_then_the_database_as_well() {
     let Some(mut cluster) = Cluster::start("lines_brokers", 1).await else { return };
-    let bed = Bed::on_broker(&cluster.brokers, "lines_brokers", 2).await;
-    let away = Away::before(bed).await;
+    let fixture = Fixture::on_broker(&cluster.brokers, "lines_brokers", 2).await;
+    let away = FixtureWithProxy::before(fixture).await;
     let mut published = Published::default();
     let worker = away.worker("journal", &[]);
     away.publish(&mut published, 20);
-    away.bed.until_applied(60).await;
+    away.fixture.until_applied(60).await;
 
     let before = lines(&worker);
     cluster.kill();
@@ -102,44 +102,44 @@ async fn brokers_that_are_away_and_then_the_database_as_well() {
     cluster.launch();
     cluster.until_answer().await;
     away.publish(&mut published, 20);
-    away.bed.until_applied(60).await;
+    away.fixture.until_applied(60).await;
     until_mode(&worker, "streaming").await;
-    away.bed.assert_exact(&published).await;
+    away.fixture.assert_exact(&published).await;
     drop(worker);
     away.remove().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_that_is_deleted_while_it_is_read_is_named_once() {
-    let Some(bed) = Bed::new("lines_topic", 4).await else { return };
+    let Some(fixture) = Fixture::new("lines_topic", 4).await else { return };
     let mut published = Published::default();
     let publish = |published: &mut Published| {
-        for partition in 0..bed.partitions {
+        for partition in 0..fixture.partitions {
             let payload = published.batch("s", 5);
-            bed.producer.send(&bed.points_topic, partition, "s", Some(payload.as_bytes()));
+            fixture.producer.send(&fixture.points_topic, partition, "s", Some(payload.as_bytes()));
         }
-        bed.producer.flush();
+        fixture.producer.flush();
     };
     // At this level each report of librdkafka's is a line.
-    let worker = bed.worker(&[("SERIES_INGEST__LOG__FILTER", "info,series_ingest::kafka::consumer=debug")]);
+    let worker = fixture.worker(&[("SERIES_INGEST__LOG__FILTER", "info,series_ingest::kafka::consumer=debug")]);
     let disturbed = |level: &str| {
         let log = worker.log();
         let is_one = |line: &&str| line.contains(level) && line.contains("reading from Kafka is disturbed");
         log.lines().filter(is_one).map(str::to_owned).collect::<Vec<_>>()
     };
     publish(&mut published);
-    bed.until_applied(60).await;
+    fixture.until_applied(60).await;
     for time in 1..=2 {
-        bed.broker.delete(&[&bed.points_topic]).await;
+        fixture.broker.delete(&[&fixture.points_topic]).await;
         until(60, &format!("it is reported {time} times"), async || disturbed(" DEBUG ").len() == time).await;
         let logged = disturbed(" WARN ");
         assert_eq!(logged.len(), 1, "{}", worker.log());
-        assert!(logged[0].contains(&bed.points_topic) && logged[0].contains("Unknown topic"), "{}", logged[0]);
-        bed.broker.create(&bed.points_topic, bed.partitions, &[]).await;
+        assert!(logged[0].contains(&fixture.points_topic) && logged[0].contains("Unknown topic"), "{}", logged[0]);
+        fixture.broker.create(&fixture.points_topic, fixture.partitions, &[]).await;
         publish(&mut published);
-        until(60, "it is read again", async || bed.count_points().await == published.rows.len() as i64).await;
+        until(60, "it is read again", async || fixture.count_points().await == published.rows.len() as i64).await;
     }
-    bed.assert_exact(&published).await;
+    fixture.assert_exact(&published).await;
     drop(worker);
-    bed.remove().await;
+    fixture.remove().await;
 }

@@ -5,8 +5,8 @@ use std::io::{PipeReader, Read as _, Write as _};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use crate::support::bed::Bed;
 use crate::support::data::Published;
+use crate::support::fixture::Fixture;
 use crate::support::until;
 use crate::support::worker::{Worker, command};
 
@@ -17,12 +17,12 @@ const DROPPED: &str = "series_ingest_log_lines_dropped_total";
 /// What a pipe takes on Linux before a write blocks.
 const PIPE_BYTES: usize = 65536;
 
-fn publish(bed: &Bed, published: &mut Published) {
+fn publish(fixture: &Fixture, published: &mut Published) {
     for number in 0..20 {
         let payload = published.batch("s", 25);
-        bed.producer.send(&bed.points_topic, number % 2, "s", Some(payload.as_bytes()));
+        fixture.producer.send(&fixture.points_topic, number % 2, "s", Some(payload.as_bytes()));
     }
-    bed.producer.flush();
+    fixture.producer.flush();
 }
 
 async fn until_ready(worker: &Worker) {
@@ -31,21 +31,21 @@ async fn until_ready(worker: &Worker) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stderr_that_nobody_reads_holds_nothing_up() {
-    let Some(bed) = Bed::new("unread", 2).await else { return };
+    let Some(fixture) = Fixture::new("unread", 2).await else { return };
     let mut published = Published::default();
     for format in ["human", "json"] {
         let (unread, stderr) = std::io::pipe().unwrap();
         let settings = [NOISY, NOISY_CLIENTS, ("SERIES_INGEST__LOG__FORMAT", format)];
-        let mut worker = Worker::start_with_stderr(stderr.into(), &bed.environment(), &settings);
+        let mut worker = Worker::start_with_stderr(stderr.into(), &fixture.environment(), &settings);
         until(60, "lines are dropped", async || worker.metric(DROPPED).is_some_and(|count| count > 0.0)).await;
-        publish(&bed, &mut published);
-        bed.until_applied(60).await;
-        bed.assert_exact(&published).await;
+        publish(&fixture, &mut published);
+        fixture.until_applied(60).await;
+        fixture.assert_exact(&published).await;
         until_ready(&worker).await;
         assert_eq!(worker.terminate(10), Some(0));
         drop(unread);
     }
-    bed.remove().await;
+    fixture.remove().await;
 }
 
 /// Reads until `text` comes, and returns all that was read.
@@ -64,10 +64,10 @@ fn read_until(pipe: &mut PipeReader, text: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_number_of_dropped_lines_is_logged_when_lines_are_written_again() {
-    let Some(bed) = Bed::new("flows", 2).await else { return };
+    let Some(fixture) = Fixture::new("flows", 2).await else { return };
     let (mut pipe, stderr) = std::io::pipe().unwrap();
     let settings = [NOISY, NOISY_CLIENTS, ("SERIES_INGEST__LOG__FORMAT", "json")];
-    let mut worker = Worker::start_with_stderr(stderr.into(), &bed.environment(), &settings);
+    let mut worker = Worker::start_with_stderr(stderr.into(), &fixture.environment(), &settings);
     until(60, "lines are dropped", async || worker.metric(DROPPED).is_some_and(|count| count > 0.0)).await;
     let reading = std::thread::spawn(move || {
         let text = read_until(&mut pipe, "log lines were dropped");
@@ -83,12 +83,12 @@ async fn the_number_of_dropped_lines_is_logged_when_lines_are_written_again() {
     assert!(logged > 0 && logged as f64 <= worker.metric(DROPPED).unwrap(), "{line}");
     assert_eq!(worker.terminate(10), Some(0));
     rest.join().unwrap().unwrap();
-    bed.remove().await;
+    fixture.remove().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_closed_stderr_and_a_full_disk_hold_nothing_up() {
-    let Some(bed) = Bed::new("closed", 2).await else { return };
+    let Some(fixture) = Fixture::new("closed", 2).await else { return };
     let mut published = Published::default();
     let settings = [NOISY, NOISY_CLIENTS];
     let full = || Stdio::from(OpenOptions::new().write(true).open("/dev/full").unwrap());
@@ -96,20 +96,20 @@ async fn a_closed_stderr_and_a_full_disk_hold_nothing_up() {
     drop(unread);
     let closed: &[&str] = &["sh", "-c", "exec \"$@\" 2>&-", "sh"];
     let workers = [
-        ("closed", Worker::start_by(closed, "closed", &bed.environment(), &settings), false),
-        ("full", Worker::start_with_stderr(full(), &bed.environment(), &settings), true),
-        ("broken", Worker::start_with_stderr(broken.into(), &bed.environment(), &settings), true),
+        ("closed", Worker::start_by(closed, "closed", &fixture.environment(), &settings), false),
+        ("full", Worker::start_with_stderr(full(), &fixture.environment(), &settings), true),
+        ("broken", Worker::start_with_stderr(broken.into(), &fixture.environment(), &settings), true),
     ];
     for (name, mut worker, drops) in workers {
-        publish(&bed, &mut published);
-        bed.until_applied(60).await;
+        publish(&fixture, &mut published);
+        fixture.until_applied(60).await;
         until_ready(&worker).await;
         let dropped = worker.metric(DROPPED).unwrap();
         assert_eq!(dropped > 0.0, drops, "{name}: {dropped}");
         assert_eq!(worker.terminate(10), Some(0), "{name}");
     }
-    bed.assert_exact(&published).await;
-    bed.remove().await;
+    fixture.assert_exact(&published).await;
+    fixture.remove().await;
 }
 
 #[test]

@@ -1,9 +1,9 @@
 //! `memory.limit_bytes` holds, with 200 partitions, large messages, a backlog and a database that hangs. A backlog of
 //! large messages has MEMORY_MIB: 384, and 10240 under `make chaos`.
 
-use crate::support::away::{Away, until_journaled_within, until_mode};
 use crate::support::broker::Producer;
 use crate::support::data::Published;
+use crate::support::fixture_with_proxy::{FixtureWithProxy, until_journaled_within, until_mode};
 use crate::support::until;
 use crate::support::worker::Worker;
 
@@ -28,7 +28,7 @@ fn patience() -> u64 {
     60 + backlog_bytes() as u64 / (10 * MIB as u64)
 }
 
-/// The settings of [`Away`] that make a test quick are not those that a worker has.
+/// The settings of [`FixtureWithProxy`] that make a test quick are not those that a worker has.
 const DEFAULTS: [(&str, &str); 3] = [
     ("SERIES_INGEST__JOURNAL__SEGMENT_BYTES", "67108864"),
     ("SERIES_INGEST__JOURNAL__MAX_BYTES", "21474836480"),
@@ -38,13 +38,13 @@ const WITHOUT_JOURNAL: [(&str, &str); 4] =
     [DEFAULTS[0], DEFAULTS[1], DEFAULTS[2], ("SERIES_INGEST__JOURNAL__ENABLED", "false")];
 
 /// Publishes a backlog over all partitions, with `message`; `run` neighbours go to the same partition.
-fn publish(away: &Away, codec: &str, run: i32, backlog: usize, mut message: impl FnMut() -> String) {
+fn publish(away: &FixtureWithProxy, codec: &str, run: i32, backlog: usize, mut message: impl FnMut() -> String) {
     let settings = [("compression.type", codec), ("message.max.bytes", "10000000"), ("linger.ms", "50")];
-    let producer = Producer::with(&away.bed.brokers, &settings);
+    let producer = Producer::with(&away.fixture.brokers, &settings);
     let mut bytes = 0;
     for number in 0.. {
         let payload = message();
-        producer.send(&away.bed.points_topic, number / run % PARTITIONS, "s", Some(payload.as_bytes()));
+        producer.send(&away.fixture.points_topic, number / run % PARTITIONS, "s", Some(payload.as_bytes()));
         bytes += payload.len();
         if bytes >= backlog {
             println!("{} messages, {} MiB, over {PARTITIONS} partitions, {codec}", number + 1, bytes / MIB);
@@ -61,10 +61,10 @@ fn assert_bounded(worker: &Worker, what: &str) {
     assert!(peak < MOST, "{what}: {} MiB resident, of {} MiB", peak / MIB, MOST / MIB);
 }
 
-async fn assert_drained(away: Away, worker: Worker, published: &Published, what: &str) {
-    away.bed.until_applied(patience()).await;
+async fn assert_drained(away: FixtureWithProxy, worker: Worker, published: &Published, what: &str) {
+    away.fixture.until_applied(patience()).await;
     assert_bounded(&worker, what);
-    away.bed.assert_exact(published).await;
+    away.fixture.assert_exact(published).await;
     drop(worker);
     away.remove().await;
 }
@@ -72,11 +72,11 @@ async fn assert_drained(away: Away, worker: Worker, published: &Published, what:
 /// The worker pauses, and Kafka holds the rest.
 #[tokio::test(flavor = "multi_thread")]
 async fn memory_is_bounded_while_the_database_hangs() {
-    let Some(away) = Away::new("memory_hangs", PARTITIONS).await else { return };
+    let Some(away) = FixtureWithProxy::new("memory_hangs", PARTITIONS).await else { return };
     let mut published = Published::default();
     away.publish(&mut published, 1);
     let worker = away.worker("unused", &WITHOUT_JOURNAL);
-    away.bed.until_applied(60).await;
+    away.fixture.until_applied(60).await;
     away.proxy.freeze(true);
     publish(&away, "none", 1, backlog_bytes(), || published.padded_batch("s", 5, 1_000_000, 990_000));
     until(60, "as much is read as memory is there for", async || {
@@ -93,12 +93,12 @@ async fn memory_is_bounded_while_the_database_hangs() {
 }
 
 /// The journal takes all of a backlog, and then it drains.
-async fn through_the_journal(test: &str, publish: impl FnOnce(&Away, &mut Published)) {
-    let Some(away) = Away::new(test, PARTITIONS).await else { return };
+async fn through_the_journal(test: &str, publish: impl FnOnce(&FixtureWithProxy, &mut Published)) {
+    let Some(away) = FixtureWithProxy::new(test, PARTITIONS).await else { return };
     let mut published = Published::default();
     away.publish(&mut published, 1);
     let worker = away.worker("journal", &DEFAULTS);
-    away.bed.until_applied(60).await;
+    away.fixture.until_applied(60).await;
     away.proxy.freeze(true);
     publish(&away, &mut published);
     until_mode(&worker, "journaling").await;

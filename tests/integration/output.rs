@@ -8,7 +8,7 @@ use series_ingest::journal::{Journal, Options, RealFiles};
 use series_ingest::raw::Kind;
 use series_ingest::raw::{MessageSetBuilder, RawMessage, Source};
 
-use crate::support::bed::Bed;
+use crate::support::fixture::Fixture;
 use crate::support::worker::{PROGRAM, command, run, text};
 
 /// Runs a command with its standard output at this file.
@@ -132,11 +132,11 @@ fn the_last_error_is_a_json_line_where_the_log_is_json() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn documents_in_json_are_whole_and_go_with_the_exit_code() {
-    let Some(bed) = Bed::new("json", 2).await else { return };
-    bed.send_point("s", 1);
-    bed.producer.flush();
-    let mut worker = bed.worker(&[]);
-    bed.until_applied(60).await;
+    let Some(fixture) = Fixture::new("json", 2).await else { return };
+    fixture.send_point("s", 1);
+    fixture.producer.flush();
+    let mut worker = fixture.worker(&[]);
+    fixture.until_applied(60).await;
     assert_eq!(worker.terminate(10), Some(0));
     let document = |environment: &[(String, String)], arguments: &[&str]| {
         let output = run(environment, arguments);
@@ -145,10 +145,10 @@ async fn documents_in_json_are_whole_and_go_with_the_exit_code() {
             serde_json::from_str(&printed).unwrap_or_else(|error| panic!("{arguments:?}: {error}: {printed}"));
         (output.status.code(), document)
     };
-    let environment = bed.environment();
+    let environment = fixture.environment();
     let (code, progress) = document(&environment, &["progress", "show", "--json"]);
     assert_eq!(code, Some(0));
-    let partition = progress["partitions"].as_array().unwrap().iter().find(|one| one["topic"] == bed.points_topic);
+    let partition = progress["partitions"].as_array().unwrap().iter().find(|one| one["topic"] == fixture.points_topic);
     let partition = partition.unwrap();
     assert_eq!((&partition["partition"], &partition["next_offset"]), (&0.into(), &1.into()));
     let updated = partition["updated_at"].as_str().unwrap();
@@ -163,41 +163,41 @@ async fn documents_in_json_are_whole_and_go_with_the_exit_code() {
     assert!(check["problems"].as_array().unwrap().iter().any(|one| one["key"] == "kafka.points_topic"), "{check}");
     let (code, config) = document(&environment, &["config", "--json"]);
     assert_eq!(code, Some(0));
-    assert_eq!(config["values"]["kafka"]["brokers"], bed.brokers.as_str());
+    assert_eq!(config["values"]["kafka"]["brokers"], fixture.brokers.as_str());
     assert_eq!(config["sources"]["kafka.brokers"], "KAFKA_BROKERS");
     assert_eq!(config["sources"]["batch.linger_ms"], "default");
-    bed.remove().await;
+    fixture.remove().await;
 }
 
 /// The logs of workers are for people and for collectors: no Rust in them.
 #[tokio::test(flavor = "multi_thread")]
 async fn log_lines_name_partitions_and_times_without_rusts_own_forms() {
-    let Some(bed) = Bed::new("lines", 2).await else { return };
-    bed.send_point("s", 1_735_689_600);
-    bed.producer.send(&bed.points_topic, 1, "s", Some(b"{"));
-    bed.producer.flush();
-    let mut worker = bed.worker(&[("SERIES_INGEST__LOG__FILTER", "debug")]);
-    bed.until_applied(60).await;
+    let Some(fixture) = Fixture::new("lines", 2).await else { return };
+    fixture.send_point("s", 1_735_689_600);
+    fixture.producer.send(&fixture.points_topic, 1, "s", Some(b"{"));
+    fixture.producer.flush();
+    let mut worker = fixture.worker(&[("SERIES_INGEST__LOG__FILTER", "debug")]);
+    fixture.until_applied(60).await;
     assert_eq!(worker.terminate(10), Some(0));
     let log = worker.log();
-    assert!(log.contains(&format!("{}[0]", bed.points_topic)), "{log}");
+    assert!(log.contains(&format!("{}[0]", fixture.points_topic)), "{log}");
     let own: Vec<&str> = log.lines().filter(|line| line.contains(" series_ingest::")).collect();
     assert!(own.len() > 5, "{log}");
     for form in ["[(\"", "Some(", "None", "from_us", "unlogged=0", "Err(", "Ok("] {
         assert!(!own.iter().any(|line| line.contains(form)), "{form}: {log}");
     }
-    bed.remove().await;
+    fixture.remove().await;
 }
 
 /// The same for collectors, which read numbers as numbers and take no text apart.
 #[tokio::test(flavor = "multi_thread")]
 async fn log_lines_in_json_name_partitions_and_times_without_rusts_own_forms() {
-    let Some(bed) = Bed::new("json_lines", 2).await else { return };
-    bed.send_point("s", 1_735_689_600);
-    bed.producer.send(&bed.points_topic, 1, "s", Some(b"{"));
-    bed.producer.flush();
-    let mut worker = bed.worker(&[("SERIES_INGEST__LOG__FORMAT", "json"), ("SERIES_INGEST__LOG__FILTER", "debug")]);
-    bed.until_applied(60).await;
+    let Some(fixture) = Fixture::new("json_lines", 2).await else { return };
+    fixture.send_point("s", 1_735_689_600);
+    fixture.producer.send(&fixture.points_topic, 1, "s", Some(b"{"));
+    fixture.producer.flush();
+    let mut worker = fixture.worker(&[("SERIES_INGEST__LOG__FORMAT", "json"), ("SERIES_INGEST__LOG__FILTER", "debug")]);
+    fixture.until_applied(60).await;
     assert_eq!(worker.terminate(10), Some(0));
     let log = worker.log();
     let lines: Vec<serde_json::Map<String, serde_json::Value>> =
@@ -207,7 +207,7 @@ async fn log_lines_in_json_name_partitions_and_times_without_rusts_own_forms() {
     };
     let own: Vec<_> = lines.iter().filter(is_own).collect();
     assert!(own.len() > 5, "{log}");
-    let partition = format!("{}[0]", bed.points_topic);
+    let partition = format!("{}[0]", fixture.points_topic);
     let names_it = |value: &serde_json::Value| value.as_str().is_some_and(|text| text.contains(&partition));
     assert!(own.iter().any(|line| line.values().any(names_it)), "{log}");
     for line in own {
@@ -228,32 +228,32 @@ async fn log_lines_in_json_name_partitions_and_times_without_rusts_own_forms() {
             }
         }
     }
-    bed.remove().await;
+    fixture.remove().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn commands_on_both_servers_lose_no_output_and_letters_that_were_not_exported_stay() {
-    let Some(bed) = Bed::new("output", 1).await else { return };
+    let Some(fixture) = Fixture::new("output", 1).await else { return };
     // More than a pipe holds, so that a closed one is noticed in the middle.
     for number in 0..300 {
         let payload = format!("not json {number} {}", "x".repeat(1000));
-        bed.producer.send(&bed.points_topic, 0, "s", Some(payload.as_bytes()));
+        fixture.producer.send(&fixture.points_topic, 0, "s", Some(payload.as_bytes()));
     }
-    bed.producer.flush();
+    fixture.producer.flush();
     let folder = tempfile::tempdir().unwrap();
     let journal = folder.path().join("journal");
     let journal = journal.to_str().unwrap();
     let mut worker =
-        bed.worker(&[("SERIES_INGEST__JOURNAL__ENABLED", "true"), ("SERIES_INGEST__JOURNAL__DIRECTORY", journal)]);
-    bed.until_applied(120).await;
+        fixture.worker(&[("SERIES_INGEST__JOURNAL__ENABLED", "true"), ("SERIES_INGEST__JOURNAL__DIRECTORY", journal)]);
+    fixture.until_applied(120).await;
     assert_eq!(worker.terminate(10), Some(0));
-    let mut environment = bed.environment();
+    let mut environment = fixture.environment();
     environment.retain(|(name, _)| name != "SERIES_INGEST__JOURNAL__ENABLED");
     environment.push(("SERIES_INGEST__JOURNAL__DIRECTORY".to_owned(), journal.to_owned()));
-    let id = bed.count("select min(id) from ingest_dead_letter").await.to_string();
+    let id = fixture.count("select min(id) from ingest_dead_letter").await.to_string();
     // A topic that the pipeline has read in another cluster only.
-    let mirrored = format!("{}.mirrored", bed.name);
-    bed.broker.create(&mirrored, 1, &[]).await;
+    let mirrored = format!("{}.mirrored", fixture.name);
+    fixture.broker.create(&mirrored, 1, &[]).await;
     let source = format!(
         "with source as (
              insert into ingest_source (pipeline, cluster_id, topic, topic_id)
@@ -261,7 +261,7 @@ async fn commands_on_both_servers_lose_no_output_and_letters_that_were_not_expor
          progress as (insert into ingest_progress (source_id, partition, next_offset) select id, 0, 5 from source)
          select id::bigint from source"
     );
-    let elsewhere = bed.count(&source).await.to_string();
+    let elsewhere = fixture.count(&source).await.to_string();
     for arguments in [
         &["check"][..],
         &["check", "--json"],
@@ -284,15 +284,15 @@ async fn commands_on_both_servers_lose_no_output_and_letters_that_were_not_expor
         &["journal", "replay"],
         &["progress", "show", "--json"],
         &["progress", "show"],
-        &["progress", "reset", "--topic", &bed.points_topic, "--next-offset", "300"],
-        &["progress", "reset", "--topic", &bed.points_topic, "--next-offset", "300", "--yes"],
+        &["progress", "reset", "--topic", &fixture.points_topic, "--next-offset", "300"],
+        &["progress", "reset", "--topic", &fixture.points_topic, "--next-offset", "300", "--yes"],
         &["progress", "adopt", "--source", &elsewhere, "--offsets", "0=0"],
     ] {
         assert_not_lost(&environment, arguments);
         assert_closed_pipe_is_no_error(&environment, arguments);
     }
-    assert_eq!(bed.count("select count(*) from ingest_dead_letter").await, 300);
-    bed.broker.delete(&[&mirrored]).await;
+    assert_eq!(fixture.count("select count(*) from ingest_dead_letter").await, 300);
+    fixture.broker.delete(&[&mirrored]).await;
 
     // As an operator would write it.
     let script = format!("\"{PROGRAM}\" dead-letter export > /dev/full && \"{PROGRAM}\" dead-letter purge --yes");
@@ -300,21 +300,21 @@ async fn commands_on_both_servers_lose_no_output_and_letters_that_were_not_expor
     shell.env_clear().envs(environment.iter().map(|(name, value)| (name, value)));
     let ended = shell.args(["-c", &script]).output().unwrap();
     assert_eq!(ended.status.code(), Some(74), "{}", text(&ended));
-    assert_eq!(bed.count("select count(*) from ingest_dead_letter").await, 300, "none is deleted");
+    assert_eq!(fixture.count("select count(*) from ingest_dead_letter").await, 300, "none is deleted");
     let file = folder.path().join("letters");
     let exported = run_into(&environment, &["dead-letter", "export"], File::create(&file).unwrap());
     assert_eq!(exported.status.code(), Some(0), "{}", text(&exported));
     assert_eq!(std::fs::read_to_string(&file).unwrap().lines().count(), 300);
     let purged = run(&environment, &["dead-letter", "purge", "--yes"]);
     assert!(text(&purged).contains("300 dead letters deleted"), "{}", text(&purged));
-    bed.remove().await;
+    fixture.remove().await;
 }
 
 /// They go on to their end without an output: what they made is known to nobody else, and has to be removed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_demo_and_a_benchmark_lose_no_output() {
-    let Some(bed) = Bed::unmigrated("output_demo", 1).await else { return };
-    let environment = bed.environment();
+    let Some(fixture) = Fixture::unmigrated("output_demo", 1).await else { return };
+    let environment = fixture.environment();
     for arguments in [
         &["demo", "--points", "1"][..],
         &["bench", "--points", "1", "--series", "1", "--columns", "1", "--timestamps", "1", "--only", "replay"],
@@ -322,5 +322,5 @@ async fn a_demo_and_a_benchmark_lose_no_output() {
         assert_not_lost(&environment, arguments);
         assert_closed_pipe_is_no_error(&environment, arguments);
     }
-    bed.remove().await;
+    fixture.remove().await;
 }

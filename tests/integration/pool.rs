@@ -4,28 +4,28 @@ use std::collections::BTreeSet;
 
 use series_ingest::database::schema::roles;
 
-use crate::support::bed::{Bed, connect, url_with};
 use crate::support::data::Published;
+use crate::support::fixture::{Fixture, connect, url_with};
 use crate::support::until;
 use crate::support::worker::{run, text};
 
-async fn backends(bed: &Bed) -> BTreeSet<i32> {
+async fn backends(fixture: &Fixture) -> BTreeSet<i32> {
     let sql =
         "select pid from pg_stat_activity where datname = current_database() and application_name = 'series-ingest'";
-    bed.client.query(sql, &[]).await.unwrap().iter().map(|row| row.get(0)).collect()
+    fixture.client.query(sql, &[]).await.unwrap().iter().map(|row| row.get(0)).collect()
 }
 
-fn publish(bed: &Bed, published: &mut Published) {
+fn publish(fixture: &Fixture, published: &mut Published) {
     let payload = published.batch("s", 100);
-    bed.producer.send(&bed.points_topic, 0, "s", Some(payload.as_bytes()));
-    bed.producer.flush();
+    fixture.producer.send(&fixture.points_topic, 0, "s", Some(payload.as_bytes()));
+    fixture.producer.flush();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_beyond_the_kept_ones_are_made_when_needed_and_closed_when_idle() {
-    let Some(bed) = Bed::new("overflow", 1).await else { return };
+    let Some(fixture) = Fixture::new("overflow", 1).await else { return };
     let mut published = Published::default();
-    let worker = bed.worker(&[
+    let worker = fixture.worker(&[
         ("DATABASE_POOL_SIZE", "1"),
         ("DATABASE_MAX_OVERFLOW", "3"),
         ("SERIES_INGEST__DATABASE__OVERFLOW_IDLE_MS", "1000"),
@@ -33,32 +33,33 @@ async fn connections_beyond_the_kept_ones_are_made_when_needed_and_closed_when_i
         ("SERIES_INGEST__BATCH__MAX_POINTS", "200"),
         ("SERIES_INGEST__BATCH__LINGER_MS", "10"),
     ]);
-    publish(&bed, &mut published);
-    bed.until_applied(60).await;
+    publish(&fixture, &mut published);
+    fixture.until_applied(60).await;
     // While every claim waits, all four writers need a connection of their own.
-    let lock = connect(&bed.url).await;
+    let lock = connect(&fixture.url).await;
     lock.batch_execute("begin; lock table ingest_progress in exclusive mode").await.unwrap();
     until(30, "four writers at work", async || {
-        publish(&bed, &mut published);
-        bed.waiting_for_locks().await == 4
+        publish(&fixture, &mut published);
+        fixture.waiting_for_locks().await == 4
     })
     .await;
     assert_eq!(worker.metric("series_ingest_pool_max"), Some(4.0));
     assert_eq!(worker.metric("series_ingest_writers"), Some(4.0));
-    assert_eq!(backends(&bed).await.len(), 4, "never more than pool_size + max_overflow");
+    assert_eq!(backends(&fixture).await.len(), 4, "never more than pool_size + max_overflow");
     lock.batch_execute("rollback").await.unwrap();
-    bed.until_applied(60).await;
-    until(30, "only the kept connection is left", async || backends(&bed).await.len() == 1).await;
-    bed.assert_exact(&published).await;
+    fixture.until_applied(60).await;
+    until(30, "only the kept connection is left", async || backends(&fixture).await.len() == 1).await;
+    fixture.assert_exact(&published).await;
     drop(worker);
-    bed.remove().await;
+    fixture.remove().await;
 }
 
 /// With a table whose COPY takes time and no processor, each writer adds as much as the one before.
 #[tokio::test(flavor = "multi_thread")]
 async fn writers_are_added_while_each_of_them_helps() {
-    let Some(bed) = Bed::new("writers_added", 4).await else { return };
-    bed.client
+    let Some(fixture) = Fixture::new("writers_added", 4).await else { return };
+    fixture
+        .client
         .batch_execute(
             "create function wait() returns trigger language plpgsql as
                  'begin perform pg_sleep(0.1); return null; end';
@@ -71,29 +72,29 @@ async fn writers_are_added_while_each_of_them_helps() {
     let pad = "x".repeat(130 * 1024);
     for number in 0..400 {
         let payload = published.batch("s", 100).replacen('{', &format!(r#"{{"pad":"{pad}","#), 1);
-        bed.producer.send(&bed.points_topic, number % 4, "s", Some(payload.as_bytes()));
+        fixture.producer.send(&fixture.points_topic, number % 4, "s", Some(payload.as_bytes()));
     }
-    bed.producer.flush();
-    let worker = bed.worker(&[("DATABASE_POOL_SIZE", "5"), ("SERIES_INGEST__BATCH__MAX_POINTS", "100")]);
+    fixture.producer.flush();
+    let worker = fixture.worker(&[("DATABASE_POOL_SIZE", "5"), ("SERIES_INGEST__BATCH__MAX_POINTS", "100")]);
     until(30, "the worker begins with two", async || worker.metric("series_ingest_writers") == Some(2.0)).await;
     // The fourth is tried only if the third was kept.
     until(120, "a fourth is tried", async || worker.metric("series_ingest_writers") == Some(4.0)).await;
-    bed.client.batch_execute("drop trigger wait on time_series_data_points").await.unwrap();
-    bed.until_applied(120).await;
-    bed.assert_exact(&published).await;
+    fixture.client.batch_execute("drop trigger wait on time_series_data_points").await.unwrap();
+    fixture.until_applied(120).await;
+    fixture.assert_exact(&published).await;
     drop(worker);
-    bed.remove().await;
+    fixture.remove().await;
 }
 
 /// The server takes fewer connections of the role than the pool may have.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_limit_of_connections_below_the_pool_is_named_and_is_no_outage() {
-    let Some(bed) = Bed::new("limited", 2).await else { return };
-    let role = format!("{}_worker", bed.name);
-    bed.client.batch_execute(&format!("create role {role} login connection limit 3")).await.unwrap();
-    roles::grant_worker(&bed.config(&[]), &role).await.unwrap();
-    let url = bed.url.replacen("postgres@", &format!("{role}@"), 1);
-    let mut environment = bed.environment();
+    let Some(fixture) = Fixture::new("limited", 2).await else { return };
+    let role = format!("{}_worker", fixture.name);
+    fixture.client.batch_execute(&format!("create role {role} login connection limit 3")).await.unwrap();
+    roles::grant_worker(&fixture.config(&[]), &role).await.unwrap();
+    let url = fixture.url.replacen("postgres@", &format!("{role}@"), 1);
+    let mut environment = fixture.environment();
     environment.retain(|(name, _)| name != "DATABASE_URL");
     environment.push(("DATABASE_URL".to_owned(), url.clone()));
     let output = run(&environment, &["check"]);
@@ -103,7 +104,8 @@ async fn a_limit_of_connections_below_the_pool_is_named_and_is_no_outage() {
     }
 
     // Each batch takes a while, and every writer wants a connection.
-    bed.client
+    fixture
+        .client
         .batch_execute(
             "create function wait() returns trigger language plpgsql as
                  'begin perform pg_sleep(0.1); return null; end';
@@ -111,7 +113,7 @@ async fn a_limit_of_connections_below_the_pool_is_named_and_is_no_outage() {
         )
         .await
         .unwrap();
-    let worker = bed.worker(&[
+    let worker = fixture.worker(&[
         ("DATABASE_URL", &url),
         ("DATABASE_POOL_SIZE", "1"),
         ("DATABASE_MAX_OVERFLOW", "9"),
@@ -124,40 +126,40 @@ async fn a_limit_of_connections_below_the_pool_is_named_and_is_no_outage() {
     let mut published = Published::default();
     for number in 0..400 {
         let payload = published.batch("s", 100);
-        bed.producer.send(&bed.points_topic, number % 2, "s", Some(payload.as_bytes()));
+        fixture.producer.send(&fixture.points_topic, number % 2, "s", Some(payload.as_bytes()));
     }
-    bed.producer.flush();
-    bed.until_applied(120).await;
-    bed.assert_exact(&published).await;
+    fixture.producer.flush();
+    fixture.until_applied(120).await;
+    fixture.assert_exact(&published).await;
     let log = worker.log();
     assert!(log.contains("the server takes fewer connections than"), "{log}");
     assert!(!log.contains("a batch was not written") && !log.contains("down (outage)"), "{log}");
     assert_eq!(worker.metric("series_ingest_database_errors_total{class=\"outage\"}"), Some(0.0));
     drop(worker);
-    let admin = connect(&url_with(&bed.url, "postgres", None)).await;
-    bed.remove().await;
+    let admin = connect(&url_with(&fixture.url, "postgres", None)).await;
+    fixture.remove().await;
     admin.batch_execute(&format!("drop role {role}")).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_connection_grows_older_than_its_age() {
-    let Some(bed) = Bed::new("recycle", 1).await else { return };
+    let Some(fixture) = Fixture::new("recycle", 1).await else { return };
     let mut published = Published::default();
     let worker =
-        bed.worker(&[("DATABASE_POOL_SIZE", "1"), ("DATABASE_MAX_OVERFLOW", "1"), ("DATABASE_POOL_RECYCLE", "2")]);
-    publish(&bed, &mut published);
-    bed.until_applied(60).await;
-    let first = backends(&bed).await;
+        fixture.worker(&[("DATABASE_POOL_SIZE", "1"), ("DATABASE_MAX_OVERFLOW", "1"), ("DATABASE_POOL_RECYCLE", "2")]);
+    publish(&fixture, &mut published);
+    fixture.until_applied(60).await;
+    let first = backends(&fixture).await;
     assert!(!first.is_empty());
     until(30, "other connections", async || {
-        publish(&bed, &mut published);
-        let now = backends(&bed).await;
+        publish(&fixture, &mut published);
+        let now = backends(&fixture).await;
         !now.is_empty() && now.is_disjoint(&first)
     })
     .await;
-    bed.until_applied(60).await;
-    bed.assert_exact(&published).await;
+    fixture.until_applied(60).await;
+    fixture.assert_exact(&published).await;
     assert_eq!(worker.metric("series_ingest_database_errors_total{class=\"outage\"}"), Some(0.0));
     drop(worker);
-    bed.remove().await;
+    fixture.remove().await;
 }

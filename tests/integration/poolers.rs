@@ -2,14 +2,14 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 
-use crate::support::bed::{Bed, connect};
 use crate::support::data::Published;
+use crate::support::fixture::{Fixture, connect};
 use crate::support::pgbouncer::PgBouncer;
 use crate::support::until;
 use crate::support::worker::{Worker, command, run, text};
 
-fn environment(bed: &Bed, url: &str) -> Vec<(String, String)> {
-    let mut environment = bed.environment();
+fn environment(fixture: &Fixture, url: &str) -> Vec<(String, String)> {
+    let mut environment = fixture.environment();
     environment.retain(|(name, _)| name != "DATABASE_URL");
     environment.push(("DATABASE_URL".to_owned(), url.to_owned()));
     environment
@@ -21,32 +21,32 @@ const ADVISORY: &str = "select count(*) from pg_locks join pg_database on pg_dat
 
 #[tokio::test(flavor = "multi_thread")]
 async fn in_session_mode_all_works() {
-    let Some(bed) = Bed::unmigrated("bouncer_session", 2).await else { return };
-    let Some(bouncer) = PgBouncer::start(&bed.name, &bed.server(), "session", "").await else { return };
-    let url = bed.url_by(bouncer.port);
-    let environment = environment(&bed, &url);
+    let Some(fixture) = Fixture::unmigrated("bouncer_session", 2).await else { return };
+    let Some(bouncer) = PgBouncer::start(&fixture.name, &fixture.server(), "session", "").await else { return };
+    let url = fixture.url_by(bouncer.port);
+    let environment = environment(&fixture, &url);
     for arguments in [&["migrate"][..], &["migrate"], &["check"], &["progress", "show"]] {
         let output = run(&environment, arguments);
         assert!(output.status.success(), "{arguments:?}: {}", text(&output));
     }
     let mut published = Published::default();
-    let worker = bed.worker(&[("DATABASE_URL", &url)]);
+    let worker = fixture.worker(&[("DATABASE_URL", &url)]);
     for number in 0..100 {
         let payload = published.batch("s", 20);
-        bed.producer.send(&bed.points_topic, number % 2, "s", Some(payload.as_bytes()));
+        fixture.producer.send(&fixture.points_topic, number % 2, "s", Some(payload.as_bytes()));
     }
-    bed.producer.flush();
-    bed.until_applied(60).await;
-    bed.assert_exact(&published).await;
+    fixture.producer.flush();
+    fixture.until_applied(60).await;
+    fixture.assert_exact(&published).await;
     drop(worker);
     drop(bouncer);
-    bed.remove().await;
+    fixture.remove().await;
 }
 
 /// PgBouncer refuses with the code of a violated protocol, which is an outage's elsewhere.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_password_at_the_pooler_is_a_refusal_that_names_its_key() {
-    let Some(bed) = Bed::new("bouncer_refuses", 1).await else { return };
+    let Some(fixture) = Fixture::new("bouncer_refuses", 1).await else { return };
     let folder = tempfile::tempdir().unwrap();
     // PgBouncer reads its file as another user.
     std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
@@ -56,9 +56,11 @@ async fn a_wrong_password_at_the_pooler_is_a_refusal_that_names_its_key() {
     let mut published = Published::default();
     for auth_type in ["scram-sha-256", "md5"] {
         let settings = format!("auth_type = {auth_type}\nauth_file = {users}");
-        let Some(bouncer) = PgBouncer::start(&bed.name, &bed.server(), "session", &settings).await else { return };
-        let url = bed.url_by(bouncer.port);
-        let mut environment = environment(&bed, &url);
+        let Some(bouncer) = PgBouncer::start(&fixture.name, &fixture.server(), "session", &settings).await else {
+            return;
+        };
+        let url = fixture.url_by(bouncer.port);
+        let mut environment = environment(&fixture, &url);
         environment.push(("SERIES_INGEST__DATABASE__PASSWORD_FILE".to_owned(), password.clone()));
         std::fs::write(&password, "wrong\n").unwrap();
         let output = run(&environment, &["check"]);
@@ -77,9 +79,9 @@ async fn a_wrong_password_at_the_pooler_is_a_refusal_that_names_its_key() {
         for (extra, condition) in [(&[][..], "schema: "), (&with_journal, "database: ")] {
             std::fs::write(&password, "wrong\n").unwrap();
             let payload = published.batch("s", 20);
-            bed.producer.send(&bed.points_topic, 0, "s", Some(payload.as_bytes()));
-            bed.producer.flush();
-            let mut worker = Worker::start(&bed.name, &environment, extra);
+            fixture.producer.send(&fixture.points_topic, 0, "s", Some(payload.as_bytes()));
+            fixture.producer.flush();
+            let mut worker = Worker::start(&fixture.name, &environment, extra);
             if !extra.is_empty() {
                 worker.until_mode("journaling").await;
             }
@@ -91,14 +93,14 @@ async fn a_wrong_password_at_the_pooler_is_a_refusal_that_names_its_key() {
             })
             .await;
             std::fs::write(&password, "right\n").unwrap();
-            bed.until_applied(60).await;
+            fixture.until_applied(60).await;
             until(60, "ready", async || worker.get("/readyz").is_some_and(|(code, _)| code == 200)).await;
             assert_eq!(worker.terminate(20), Some(0));
         }
         drop(bouncer);
     }
-    bed.assert_exact(&published).await;
-    bed.remove().await;
+    fixture.assert_exact(&published).await;
+    fixture.remove().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -106,9 +108,9 @@ async fn a_pooler_that_shares_sessions_is_refused_in_one_sentence_and_keeps_no_l
     for (mode, settings) in
         [("transaction", ""), ("transaction", "server_round_robin = 1\nmin_pool_size = 3"), ("statement", "")]
     {
-        let Some(bed) = Bed::unmigrated("bouncer_shared", 1).await else { return };
-        let Some(bouncer) = PgBouncer::start(&bed.name, &bed.server(), mode, settings).await else { return };
-        let environment = environment(&bed, &bed.url_by(bouncer.port));
+        let Some(fixture) = Fixture::unmigrated("bouncer_shared", 1).await else { return };
+        let Some(bouncer) = PgBouncer::start(&fixture.name, &fixture.server(), mode, settings).await else { return };
+        let environment = environment(&fixture, &fixture.url_by(bouncer.port));
         let refused = |arguments: &[&str]| {
             let output = run(&environment, arguments);
             let text = text(&output);
@@ -117,28 +119,28 @@ async fn a_pooler_that_shares_sessions_is_refused_in_one_sentence_and_keeps_no_l
         };
         refused(&["migrate"]);
         refused(&["migrate"]);
-        assert_eq!(bed.count(ADVISORY).await, 0, "no lock is left");
-        bed.migrate(&[]).await;
+        assert_eq!(fixture.count(ADVISORY).await, 0, "no lock is left");
+        fixture.migrate(&[]).await;
         refused(&["check"]);
         refused(&["schema", "set-profile", "throughput"]);
-        let mut worker = Worker::start(&bed.name, &environment, &[]);
+        let mut worker = Worker::start(&fixture.name, &environment, &[]);
         assert_eq!(worker.exit_code(60), Some(64), "{}", worker.log());
         assert!(worker.log().contains("pool_mode = session"), "{}", worker.log());
         drop(worker);
         drop(bouncer);
-        bed.remove().await;
+        fixture.remove().await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_migration_says_whom_it_waits_for() {
-    let Some(bed) = Bed::unmigrated("migration_waits", 1).await else { return };
-    let holder = connect(&format!("{}?application_name=forgotten", bed.url)).await;
+    let Some(fixture) = Fixture::unmigrated("migration_waits", 1).await else { return };
+    let holder = connect(&format!("{}?application_name=forgotten", fixture.url)).await;
     // The key of the lock, which earlier versions took for a session.
     holder.batch_execute("select pg_advisory_lock(x'7365726965732d69'::bigint)").await.unwrap();
     let pid: i32 = holder.query_one("select pg_backend_pid()", &[]).await.unwrap().get(0);
     let log = tempfile::NamedTempFile::new().unwrap();
-    let mut child = command(&bed.environment())
+    let mut child = command(&fixture.environment())
         .arg("migrate")
         .stdout(log.reopen().unwrap())
         .stderr(log.reopen().unwrap())
@@ -160,6 +162,6 @@ async fn a_migration_says_whom_it_waits_for() {
     })
     .await;
     assert!(status.unwrap().success(), "{}", said());
-    assert_eq!(bed.count(ADVISORY).await, 0);
-    bed.remove().await;
+    assert_eq!(fixture.count(ADVISORY).await, 0);
+    fixture.remove().await;
 }

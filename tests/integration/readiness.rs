@@ -8,9 +8,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 
-use crate::support::away::{Away, until_mode};
-use crate::support::bed::{Bed, connect};
 use crate::support::data::Published;
+use crate::support::fixture::{Fixture, connect};
+use crate::support::fixture_with_proxy::{FixtureWithProxy, until_mode};
 use crate::support::own_broker::{NOWHERE, OwnBroker};
 use crate::support::proxy::Proxy;
 use crate::support::until;
@@ -37,12 +37,12 @@ fn status(worker: &Worker) -> serde_json::Value {
     serde_json::from_str(&worker.get("/status").unwrap().1).unwrap()
 }
 
-fn publish(bed: &Bed, published: &mut Published, messages: i32) {
+fn publish(fixture: &Fixture, published: &mut Published, messages: i32) {
     for number in 0..messages {
         let payload = published.batch("s", 10);
-        bed.producer.send(&bed.points_topic, number % bed.partitions, "s", Some(payload.as_bytes()));
+        fixture.producer.send(&fixture.points_topic, number % fixture.partitions, "s", Some(payload.as_bytes()));
     }
-    bed.producer.flush();
+    fixture.producer.flush();
 }
 
 /// The settings of a worker with a journal in this folder.
@@ -60,17 +60,17 @@ async fn brokers_that_are_away_are_named_the_lag_stays_and_the_worker_is_ready_a
     let Some(mut broker) = OwnBroker::start("brokers_away", &["group.min.session.timeout.ms=1000"]).await else {
         return;
     };
-    let bed = Bed::on_broker(&broker.address, "brokers_away", 1).await;
-    let proxy = Proxy::start(&bed.server()).await;
-    let url = bed.url_by(proxy.port);
+    let fixture = Fixture::on_broker(&broker.address, "brokers_away", 1).await;
+    let proxy = Proxy::start(&fixture.server()).await;
+    let url = fixture.url_by(proxy.port);
     let folder = tempfile::tempdir().unwrap();
     let mut settings: Vec<(&str, String)> = journal(folder.path()).to_vec();
     settings.push(("DATABASE_URL", url));
     let settings: Vec<(&str, &str)> = settings.iter().map(|(name, value)| (*name, value.as_str())).collect();
-    let worker = bed.worker(&settings);
+    let worker = fixture.worker(&settings);
     let mut published = Published::default();
-    publish(&bed, &mut published, 20);
-    bed.until_applied(60).await;
+    publish(&fixture, &mut published, 20);
+    fixture.until_applied(60).await;
     until_ready(&worker).await;
     // The gauge follows the page with the next look at the signs.
     until(10, "kafka_up is 1.0", async || worker.metric("series_ingest_kafka_up") == Some(1.0)).await;
@@ -87,7 +87,7 @@ async fn brokers_that_are_away_are_named_the_lag_stays_and_the_worker_is_ready_a
     until(10, "kafka_up is 0.0", async || worker.metric("series_ingest_kafka_up") == Some(0.0)).await;
     // The client gives its partitions up when its session is over.
     until(60, "the partitions are lost", async || worker.log().contains("lost=true")).await;
-    let labels = format!("{{topic=\"{}\",partition=\"0\"}}", bed.points_topic);
+    let labels = format!("{{topic=\"{}\",partition=\"0\"}}", fixture.points_topic);
     let seconds = || worker.metric(&format!("series_ingest_kafka_lag_seconds{labels}"));
     assert_eq!(worker.metric(&format!("series_ingest_kafka_lag_messages{labels}")), Some(0.0), "its last value");
     let first = seconds().expect("the series is still there");
@@ -100,7 +100,7 @@ async fn brokers_that_are_away_are_named_the_lag_stays_and_the_worker_is_ready_a
     let (_, why) = worker.get("/readyz").unwrap();
     assert!(why.contains(&broker.address) && !why.contains("journal"), "{why}");
     assert_eq!(status(&worker)["database"]["up"], false);
-    let without_journal = bed.worker(&[settings[4]]);
+    let without_journal = fixture.worker(&[settings[4]]);
     until_not_ready(&without_journal, 40, &["brokers: ", &broker.address, "database: "]).await;
     drop(without_journal);
     proxy.refuse(false);
@@ -109,27 +109,27 @@ async fn brokers_that_are_away_are_named_the_lag_stays_and_the_worker_is_ready_a
     until_ready(&worker).await;
     // The gauge follows the page with the next look at the signs.
     until(10, "kafka_up is 1.0", async || worker.metric("series_ingest_kafka_up") == Some(1.0)).await;
-    publish(&bed, &mut published, 20);
-    bed.until_applied(60).await;
-    bed.assert_exact(&published).await;
+    publish(&fixture, &mut published, 20);
+    fixture.until_applied(60).await;
+    fixture.assert_exact(&published).await;
     until(20, "no lag", async || seconds() == Some(0.0)).await;
     drop(worker);
-    bed.remove().await;
+    fixture.remove().await;
 }
 
 /// A member of a group that uses this assignor, and polls until it is dropped.
 struct Member(Arc<AtomicBool>);
 
 impl Member {
-    async fn join(bed: &Bed, assignor: &str) -> Self {
+    async fn join(fixture: &Fixture, assignor: &str) -> Self {
         let consumer: BaseConsumer = ClientConfig::new()
-            .set("bootstrap.servers", &bed.brokers)
-            .set("group.id", &bed.group)
+            .set("bootstrap.servers", &fixture.brokers)
+            .set("group.id", &fixture.group)
             .set("session.timeout.ms", "6000")
             .set("partition.assignment.strategy", assignor)
             .create()
             .unwrap();
-        consumer.subscribe(&[&bed.points_topic]).unwrap();
+        consumer.subscribe(&[&fixture.points_topic]).unwrap();
         let (ended, is_member) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let (until_ended, joined) = (Arc::clone(&ended), Arc::clone(&is_member));
         std::thread::spawn(move || {
@@ -157,9 +157,9 @@ impl Drop for Member {
 async fn a_group_that_does_not_let_the_worker_join_is_named_by_readyz_the_log_and_check() {
     let settings = ["group.min.session.timeout.ms=6000", "group.max.size=2"];
     let Some(broker) = OwnBroker::start("group_refuses", &settings).await else { return };
-    let bed = Bed::on_broker(&broker.address, "group_refuses", 1).await;
+    let fixture = Fixture::on_broker(&broker.address, "group_refuses", 1).await;
     let environment = |extra: &[(&str, &str)]| {
-        let mut all = bed.environment();
+        let mut all = fixture.environment();
         all.retain(|(name, _)| !extra.iter().any(|(other, _)| other == name));
         all.extend(extra.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
         all
@@ -172,7 +172,7 @@ async fn a_group_that_does_not_let_the_worker_join_is_named_by_readyz_the_log_an
     };
 
     let short = [(SESSION, "3000")];
-    let worker = bed.worker(&short);
+    let worker = fixture.worker(&short);
     refused(&worker, "group.min.session.timeout.ms").await;
     drop(worker);
     let output = run(&environment(&short), &["check"]);
@@ -180,8 +180,8 @@ async fn a_group_that_does_not_let_the_worker_join_is_named_by_readyz_the_log_an
     assert!(text(&output).contains("kafka.session_timeout_ms") && text(&output).contains("6000"), "{}", text(&output));
 
     let long = [(SESSION, "6000")];
-    let member = Member::join(&bed, "range").await;
-    let worker = bed.worker(&long);
+    let member = Member::join(&fixture, "range").await;
+    let worker = fixture.worker(&long);
     refused(&worker, "another partition assignor").await;
     let output = run(&environment(&long), &["check"]);
     assert_eq!(output.status.code(), Some(64), "{}", text(&output));
@@ -193,7 +193,7 @@ async fn a_group_that_does_not_let_the_worker_join_is_named_by_readyz_the_log_an
     assert_eq!(output.status.code(), Some(0), "{}", text(&output));
 
     // Two are let in. Which two is open while the group rebalances.
-    let workers = [worker, bed.worker(&long), bed.worker(&long)];
+    let workers = [worker, fixture.worker(&long), fixture.worker(&long)];
     until(60, "one of three is refused", async || {
         let is_refused = |worker: &Worker| {
             worker.get("/readyz").is_some_and(|(code, why)| code == 503 && why.contains("group.max.size"))
@@ -202,16 +202,16 @@ async fn a_group_that_does_not_let_the_worker_join_is_named_by_readyz_the_log_an
     })
     .await;
     drop(workers);
-    bed.remove().await;
+    fixture.remove().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_brokers_advertise_and_nobody_can_reach_is_named_and_so_is_sasl_that_a_listener_does_not_know() {
     let Some(broker) = OwnBroker::start("advertised", &["group.min.session.timeout.ms=1000"]).await else { return };
-    let bed = Bed::on_broker(&broker.address, "advertised", 1).await;
+    let fixture = Fixture::on_broker(&broker.address, "advertised", 1).await;
     let misadvertised = [("KAFKA_BROKERS", broker.misadvertised.as_str())];
     let with = |extra: &[(&str, &str)]| {
-        let mut all = bed.environment();
+        let mut all = fixture.environment();
         all.retain(|(name, _)| !extra.iter().any(|(other, _)| other == name));
         all.extend(extra.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
         all
@@ -222,7 +222,7 @@ async fn what_the_brokers_advertise_and_nobody_can_reach_is_named_and_so_is_sasl
         assert!(text(&output).contains(part), "{part}: {}", text(&output));
     }
     assert!(!text(&output).contains("Create it"), "{}", text(&output));
-    let worker = bed.worker(&misadvertised);
+    let worker = fixture.worker(&misadvertised);
     until_not_ready(&worker, 60, &["brokers: ", NOWHERE, "advertised.listeners"]).await;
     drop(worker);
 
@@ -237,13 +237,13 @@ async fn what_the_brokers_advertise_and_nobody_can_reach_is_named_and_so_is_sasl
     for part in ["kafka.properties", "takes no SASL", "security.protocol"] {
         assert!(text(&output).contains(part), "{part}: {}", text(&output));
     }
-    bed.remove().await;
+    fixture.remove().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_speaks_sasl_to_a_listener_without_it_is_not_ready_and_logs_it_once() {
-    let Some(bed) = Bed::new("no_sasl", 1).await else { return };
-    let worker = bed.worker(&[
+    let Some(fixture) = Fixture::new("no_sasl", 1).await else { return };
+    let worker = fixture.worker(&[
         ("SERIES_INGEST__KAFKA__PROPERTIES__SECURITY_PROTOCOL", "SASL_PLAINTEXT"),
         ("SERIES_INGEST__KAFKA__PROPERTIES__SASL_MECHANISM", "PLAIN"),
         ("SERIES_INGEST__KAFKA__PROPERTIES__SASL_USERNAME", "user"),
@@ -266,23 +266,23 @@ async fn a_worker_that_speaks_sasl_to_a_listener_without_it_is_not_ready_and_log
     assert!(warnings <= 4 && errors == 0, "{warnings} warnings, {errors} errors: {log}");
     until_not_ready(&worker, 10, &["kafka: ", says]).await;
     drop(worker);
-    bed.remove().await;
+    fixture.remove().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_waits_for_the_place_of_a_dead_member_is_not_ready_and_says_so_and_members_without_partitions_are_ready()
  {
-    let Some(bed) = Bed::new("waits_for_group", 1).await else { return };
+    let Some(fixture) = Fixture::new("waits_for_group", 1).await else { return };
     let session = [(SESSION, "8000"), (DRAIN, "2500")];
-    let mut first = bed.worker(&session);
+    let mut first = fixture.worker(&session);
     until_ready(&first).await;
     first.kill();
-    let second = bed.worker(&session);
-    until_not_ready(&second, 20, &["group: ", &bed.group, "8 s"]).await;
+    let second = fixture.worker(&session);
+    until_not_ready(&second, 20, &["group: ", &fixture.group, "8 s"]).await;
     until_ready(&second).await;
-    assert!(second.log().contains(&bed.group), "a line says what it waits for: {}", second.log());
+    assert!(second.log().contains(&fixture.group), "a line says what it waits for: {}", second.log());
     // Two partitions, one of each topic: the third worker has none, and rightly so.
-    let others = [bed.worker(&session), bed.worker(&session)];
+    let others = [fixture.worker(&session), fixture.worker(&session)];
     for worker in &others {
         until_ready(worker).await;
         assert_eq!(status(worker)["signs"]["group"]["ok"], true);
@@ -296,32 +296,32 @@ async fn a_worker_that_waits_for_the_place_of_a_dead_member_is_not_ready_and_say
         until_ready(worker).await;
     }
     drop((second, others));
-    bed.remove().await;
+    fixture.remove().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_that_does_not_exist_is_a_reason() {
-    let Some(bed) = Bed::new("missing_topic", 1).await else { return };
-    let topic = format!("{}.later", bed.name);
-    let worker = bed.worker(&[("SERIES_INGEST__KAFKA__POINTS_TOPIC", &topic)]);
+    let Some(fixture) = Fixture::new("missing_topic", 1).await else { return };
+    let topic = format!("{}.later", fixture.name);
+    let worker = fixture.worker(&[("SERIES_INGEST__KAFKA__POINTS_TOPIC", &topic)]);
     until_not_ready(&worker, 60, &["partitions: ", &topic]).await;
-    bed.broker.create(&topic, 1, &[]).await;
+    fixture.broker.create(&topic, 1, &[]).await;
     until_ready(&worker).await;
     drop(worker);
-    bed.broker.delete(&[&topic]).await;
-    bed.remove().await;
+    fixture.broker.delete(&[&topic]).await;
+    fixture.remove().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_waits_for_a_lock_to_migrate_says_so() {
-    let Some(bed) = Bed::unmigrated("migrate_lock", 1).await else { return };
+    let Some(fixture) = Fixture::unmigrated("migrate_lock", 1).await else { return };
     let migrate_on_start = [("SERIES_INGEST__DATABASE__MIGRATE_ON_START", "true")];
-    let other = connect(&format!("{}?application_name=forgotten", bed.url)).await;
+    let other = connect(&format!("{}?application_name=forgotten", fixture.url)).await;
     let pid: i32 = other.query_one("select pg_backend_pid()", &[]).await.unwrap().get(0);
     let holder = format!("process {pid} (forgotten, ");
     // A lock that is not a migration's.
     other.batch_execute("begin; create table ingest_schema_history (version integer)").await.unwrap();
-    let worker = bed.worker(&migrate_on_start);
+    let worker = fixture.worker(&migrate_on_start);
     until_not_ready(&worker, 30, &["schema: ", "waiting for a lock of ", &holder, "idle in transaction"]).await;
     assert_eq!(worker.get("/livez").unwrap().0, 200);
     other.batch_execute("rollback").await.unwrap();
@@ -329,18 +329,18 @@ async fn a_worker_that_waits_for_a_lock_to_migrate_says_so() {
     drop(worker);
     // The lock of another `migrate`.
     other.batch_execute(&format!("select pg_advisory_lock({})", 0x7365_7269_6573_2d69_i64)).await.unwrap();
-    let worker = bed.worker(&migrate_on_start);
+    let worker = fixture.worker(&migrate_on_start);
     until_not_ready(&worker, 30, &["schema: ", "another migration", &holder, " s"]).await;
     assert_eq!(worker.get("/livez").unwrap().0, 200);
     other.batch_execute("select pg_advisory_unlock_all()").await.unwrap();
     until_ready(&worker).await;
     drop(worker);
-    bed.remove().await;
+    fixture.remove().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn after_an_outage_nothing_is_stalled_and_the_last_error_is_over_and_the_server_is_asked_again() {
-    let Some(away) = Away::new("after_outage", 2).await else { return };
+    let Some(away) = FixtureWithProxy::new("after_outage", 2).await else { return };
     let mut published = Published::default();
     let worker = away.worker("journal", &[("SERIES_INGEST__HTTP__STALL_MS", "2000")]);
     until_ready(&worker).await;
@@ -353,9 +353,9 @@ async fn after_an_outage_nothing_is_stalled_and_the_last_error_is_over_and_the_s
     let at = broken["last_error_at"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
     assert!(broken["last_error"].is_string() && at <= jiff::Timestamp::now(), "{broken}");
     // The server that comes back is another one: without TimescaleDB.
-    away.bed.client.batch_execute("drop extension timescaledb cascade").await.unwrap();
+    away.fixture.client.batch_execute("drop extension timescaledb cascade").await.unwrap();
     // Longer than the time after which a standstill is a reason.
-    let labels = format!("series_ingest_kafka_lag_seconds{{topic=\"{}\",partition=\"0\"}}", away.bed.points_topic);
+    let labels = format!("series_ingest_kafka_lag_seconds{{topic=\"{}\",partition=\"0\"}}", away.fixture.points_topic);
     until(30, "what waits is old", async || worker.metric(&labels).is_some_and(|seconds| seconds > 5.0)).await;
     away.proxy.refuse(false);
     until(60, "it streams again", async || {
@@ -367,7 +367,7 @@ async fn after_an_outage_nothing_is_stalled_and_the_last_error_is_over_and_the_s
     until(20, "the last error is over", async || database()["last_error"].is_null()).await;
     assert!(database()["last_error_at"].is_null());
     until(20, "the other server is shown", async || database()["timescaledb"].is_null()).await;
-    away.bed.until_applied(60).await;
+    away.fixture.until_applied(60).await;
     until_ready(&worker).await;
     drop(worker);
     away.remove().await;
@@ -375,17 +375,17 @@ async fn after_an_outage_nothing_is_stalled_and_the_last_error_is_over_and_the_s
 
 #[tokio::test(flavor = "multi_thread")]
 async fn record_times_that_cannot_be_true_make_no_lag() {
-    let Some(mut away) = Away::new("record_times", 1).await else { return };
+    let Some(mut away) = FixtureWithProxy::new("record_times", 1).await else { return };
     // Retention goes by these times, too: it would delete what is of 1970.
-    let topic = format!("{}.kept", away.bed.name);
-    away.bed.broker.create(&topic, 1, &[("retention.ms", "-1")]).await;
-    away.bed.broker.delete(&[&away.bed.points_topic]).await;
-    away.bed.points_topic = topic;
+    let topic = format!("{}.kept", away.fixture.name);
+    away.fixture.broker.create(&topic, 1, &[("retention.ms", "-1")]).await;
+    away.fixture.broker.delete(&[&away.fixture.points_topic]).await;
+    away.fixture.points_topic = topic;
     let worker = away.worker("journal", &[("SERIES_INGEST__JOURNAL__ENABLED", "false")]);
     until_ready(&worker).await;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     let now_s = i64::try_from(now.as_secs()).unwrap();
-    let labels = format!("{{topic=\"{}\",partition=\"0\"}}", away.bed.points_topic);
+    let labels = format!("{{topic=\"{}\",partition=\"0\"}}", away.fixture.points_topic);
     let seconds = || worker.metric(&format!("series_ingest_kafka_lag_seconds{labels}"));
     let mut published = Published::default();
     // Seconds, as milliseconds; half an hour in the future, more than which brokers refuse; a year in which Kafka's records had
@@ -393,16 +393,16 @@ async fn record_times_that_cannot_be_true_make_no_lag() {
     for time_ms in [now_s, (now_s + 1800) * 1000, 1_325_376_000_000] {
         away.proxy.refuse(true);
         let payload = published.batch("s", 5);
-        away.bed.producer.send_at(&away.bed.points_topic, 0, "s", Some(payload.as_bytes()), time_ms);
-        away.bed.producer.flush();
+        away.fixture.producer.send_at(&away.fixture.points_topic, 0, "s", Some(payload.as_bytes()), time_ms);
+        away.fixture.producer.flush();
         until(30, "the lag grows", async || seconds().is_some_and(|seconds| seconds > 0.5)).await;
         assert!(seconds().unwrap() < 600.0, "{time_ms}: {:?}", seconds());
         away.proxy.refuse(false);
-        away.bed.until_applied(60).await;
+        away.fixture.until_applied(60).await;
     }
     let age = worker.metric("series_ingest_produce_to_commit_seconds_sum").unwrap();
     assert!(age < 600.0, "{age}");
-    away.bed.assert_exact(&published).await;
+    away.fixture.assert_exact(&published).await;
     drop(worker);
     away.remove().await;
 }

@@ -2,18 +2,18 @@
 
 use std::path::Path;
 
-use crate::support::bed::{Bed, connect};
 use crate::support::data::Published;
+use crate::support::fixture::{Fixture, connect};
 use crate::support::server::Server;
 use crate::support::until;
 use crate::support::worker::{run, text};
 
-fn publish(bed: &Bed, published: &mut Published, messages: i32) {
+fn publish(fixture: &Fixture, published: &mut Published, messages: i32) {
     for number in 0..messages {
         let payload = published.batch("s", 10);
-        bed.producer.send(&bed.points_topic, number % bed.partitions, "s", Some(payload.as_bytes()));
+        fixture.producer.send(&fixture.points_topic, number % fixture.partitions, "s", Some(payload.as_bytes()));
     }
-    bed.producer.flush();
+    fixture.producer.flush();
 }
 
 fn write(path: &Path, text: &str) {
@@ -25,11 +25,11 @@ async fn secrets_in_files_are_read_again_for_each_connection() {
     let Some(server) = Server::start("rotation").await else { return };
     server.put("pg_hba.conf", "host all rotated 127.0.0.1/32 scram-sha-256\nhost all all 127.0.0.1/32 trust\n");
     server.reload(&["alter system set password_encryption = 'scram-sha-256'"]).await;
-    let bed = Bed::on(&server, "rotation", 1).await;
-    bed.client.batch_execute("create role rotated superuser login password 'first'").await.unwrap();
+    let fixture = Fixture::on(&server, "rotation", 1).await;
+    fixture.client.batch_execute("create role rotated superuser login password 'first'").await.unwrap();
     let folder = tempfile::tempdir().unwrap();
     let (password, url) = (folder.path().join("password"), folder.path().join("url"));
-    let with = |user: &str| bed.url.replace("postgres@", user);
+    let with = |user: &str| fixture.url.replace("postgres@", user);
     write(&password, "first\n");
     write(&url, &with("rotated:first@"));
     let by_password = [
@@ -40,10 +40,11 @@ async fn secrets_in_files_are_read_again_for_each_connection() {
         [("DATABASE_URL", String::new()), ("SERIES_INGEST__DATABASE__URL_FILE", url.to_str().unwrap().to_owned())];
     let rotate = async |to: &str, before: &dyn Fn(), after: &dyn Fn()| {
         before();
-        bed.client.batch_execute(&format!("alter role rotated password '{to}'")).await.unwrap();
+        fixture.client.batch_execute(&format!("alter role rotated password '{to}'")).await.unwrap();
         after();
         // As an age limit would: the worker needs new connections.
-        bed.client
+        fixture
+            .client
             .batch_execute("select pg_terminate_backend(pid) from pg_stat_activity where usename = 'rotated'")
             .await
             .unwrap();
@@ -51,48 +52,48 @@ async fn secrets_in_files_are_read_again_for_each_connection() {
     let mut published = Published::default();
     for settings in [by_password, by_url] {
         let settings: Vec<(&str, &str)> = settings.iter().map(|(name, value)| (*name, value.as_str())).collect();
-        let worker = bed.worker(&settings);
-        publish(&bed, &mut published, 10);
-        bed.until_applied(60).await;
+        let worker = fixture.worker(&settings);
+        publish(&fixture, &mut published, 10);
+        fixture.until_applied(60).await;
         rotate("second", &|| (), &|| {
             write(&password, "second\n");
             write(&url, &with("rotated:second@"));
         })
         .await;
-        publish(&bed, &mut published, 10);
-        bed.until_applied(60).await;
+        publish(&fixture, &mut published, 10);
+        fixture.until_applied(60).await;
         // A file that is not there for a moment, as when it is replaced: what it said before is used, and that is said.
         std::fs::remove_file(&password).unwrap();
         std::fs::remove_file(&url).unwrap();
         rotate("second", &|| (), &|| ()).await;
-        publish(&bed, &mut published, 10);
-        bed.until_applied(60).await;
+        publish(&fixture, &mut published, 10);
+        fixture.until_applied(60).await;
         assert!(worker.log().contains("a file of secrets cannot be read"), "{}", worker.log());
         rotate("first", &|| (), &|| {
             write(&password, "first\n");
             write(&url, &with("rotated:first@"));
         })
         .await;
-        publish(&bed, &mut published, 10);
-        bed.until_applied(60).await;
-        bed.assert_exact(&published).await;
+        publish(&fixture, &mut published, 10);
+        fixture.until_applied(60).await;
+        fixture.assert_exact(&published).await;
         for secret in ["rotated:", "=first", "=second"] {
             assert!(!worker.log().contains(secret), "{secret}: {}", worker.log());
         }
         drop(worker);
     }
-    bed.remove().await;
+    fixture.remove().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_silent_host_keeps_no_other_from_being_tried() {
-    let Some(bed) = Bed::new("hosts_silent", 1).await else { return };
+    let Some(fixture) = Fixture::new("hosts_silent", 1).await else { return };
     // It takes connections, and never says a word.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let silent = format!("127.0.0.1:{}", silent.local_addr().unwrap().port());
     let refused = "127.0.0.1:1";
-    let url = |hosts: &str, query: &str| bed.url.replace(&bed.server(), hosts) + query;
-    let server = bed.server();
+    let url = |hosts: &str, query: &str| fixture.url.replace(&fixture.server(), hosts) + query;
+    let server = fixture.server();
     let (_, port) = server.rsplit_once(':').unwrap();
     let mut published = Published::default();
     for (hosts, query) in [
@@ -105,14 +106,14 @@ async fn a_silent_host_keeps_no_other_from_being_tried() {
         let url = url(&hosts, &query);
         let settings = [("DATABASE_URL", url.as_str()), ("SERIES_INGEST__DATABASE__CONNECT_TIMEOUT_MS", "1000")];
         let settings = [&settings[..], &[("SERIES_INGEST__DATABASE__SSLMODE", "disable")]].concat();
-        let worker = bed.worker(&settings);
-        publish(&bed, &mut published, 10);
-        bed.until_applied(60).await;
+        let worker = fixture.worker(&settings);
+        publish(&fixture, &mut published, 10);
+        fixture.until_applied(60).await;
         drop(worker);
     }
-    bed.assert_exact(&published).await;
+    fixture.assert_exact(&published).await;
     // None answers: each is named.
-    let mut environment = bed.environment();
+    let mut environment = fixture.environment();
     environment.retain(|(name, _)| name != "DATABASE_URL");
     environment.push(("DATABASE_URL".to_owned(), url(&format!("{silent},{refused}"), "")));
     environment.push(("SERIES_INGEST__DATABASE__CONNECT_TIMEOUT_MS".to_owned(), "1000".to_owned()));
@@ -125,32 +126,33 @@ async fn a_silent_host_keeps_no_other_from_being_tried() {
             assert!(text.contains(part), "{arguments:?} {part}: {text}");
         }
     }
-    bed.remove().await;
+    fixture.remove().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_column_of_another_type_makes_the_worker_unready_and_is_named() {
-    let Some(bed) = Bed::new("column_changed", 1).await else { return };
+    let Some(fixture) = Fixture::new("column_changed", 1).await else { return };
     let folder = tempfile::tempdir().unwrap();
     let mut published = Published::default();
-    let worker = bed.worker(&[
+    let worker = fixture.worker(&[
         ("SERIES_INGEST__JOURNAL__ENABLED", "true"),
         ("SERIES_INGEST__JOURNAL__DIRECTORY", folder.path().join("journal").to_str().unwrap()),
         ("SERIES_INGEST__JOURNAL__MIN_FREE_BYTES", "0"),
     ]);
     // Four bytes instead of eight violate the protocol; eight bytes of another kind would be taken for what they are not.
     for (other, back) in [("real", "double precision"), ("bigint", "double precision")] {
-        publish(&bed, &mut published, 10);
-        bed.until_applied(60).await;
+        publish(&fixture, &mut published, 10);
+        fixture.until_applied(60).await;
         worker.until_mode("streaming").await;
-        bed.client
+        fixture
+            .client
             .batch_execute(&format!(
                 "truncate time_series_data_points; alter table time_series_data_points alter value type {other}"
             ))
             .await
             .unwrap();
         published.rows.clear();
-        publish(&bed, &mut published, 10);
+        publish(&fixture, &mut published, 10);
         until(30, "unready, with the column", async || {
             worker.get("/readyz").is_some_and(|(code, why)| {
                 code == 503
@@ -159,22 +161,23 @@ async fn a_column_of_another_type_makes_the_worker_unready_and_is_named() {
             })
         })
         .await;
-        assert_eq!(bed.count_points().await, 0);
-        bed.client
+        assert_eq!(fixture.count_points().await, 0);
+        fixture
+            .client
             .batch_execute(&format!("alter table time_series_data_points alter value type {back}"))
             .await
             .unwrap();
-        bed.until_applied(60).await;
-        bed.assert_exact(&published).await;
+        fixture.until_applied(60).await;
+        fixture.assert_exact(&published).await;
         until(30, "ready again", async || worker.get("/readyz").unwrap().0 == 200).await;
     }
     drop(worker);
-    bed.remove().await;
+    fixture.remove().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn time_outs_of_the_database_do_not_hold_for_the_workers_sessions() {
-    let Some(bed) = Bed::new("time_outs", 1).await else { return };
+    let Some(fixture) = Fixture::new("time_outs", 1).await else { return };
     for setting in [
         "transaction_timeout = '200ms'",
         "idle_session_timeout = '200ms'",
@@ -182,14 +185,14 @@ async fn time_outs_of_the_database_do_not_hold_for_the_workers_sessions() {
         "lock_timeout = '200ms'",
         "idle_in_transaction_session_timeout = '200ms'",
     ] {
-        bed.client.batch_execute(&format!("alter database {} set {setting}", bed.name)).await.unwrap();
+        fixture.client.batch_execute(&format!("alter database {} set {setting}", fixture.name)).await.unwrap();
     }
-    let worker = bed.worker(&[]);
+    let worker = fixture.worker(&[]);
     let mut published = Published::default();
-    publish(&bed, &mut published, 50);
-    bed.until_applied(60).await;
+    publish(&fixture, &mut published, 50);
+    fixture.until_applied(60).await;
     // A transaction, and a wait for a lock, that take longer than any of these.
-    let holder = connect(&bed.url).await;
+    let holder = connect(&fixture.url).await;
     holder
         .batch_execute(
             "set transaction_timeout = 0; set statement_timeout = 0; set idle_in_transaction_session_timeout = 0;
@@ -197,14 +200,14 @@ async fn time_outs_of_the_database_do_not_hold_for_the_workers_sessions() {
         )
         .await
         .unwrap();
-    publish(&bed, &mut published, 50);
-    until(30, "the claim waits", async || bed.waiting_for_locks().await == 1).await;
+    publish(&fixture, &mut published, 50);
+    until(30, "the claim waits", async || fixture.waiting_for_locks().await == 1).await;
     holder.batch_execute("select pg_sleep(0.6); rollback").await.unwrap();
-    bed.until_applied(60).await;
-    bed.assert_exact(&published).await;
+    fixture.until_applied(60).await;
+    fixture.assert_exact(&published).await;
     for code in ["25P04", "57P05", "57014", "55P03"] {
         assert!(!worker.log().contains(code), "{code}: {}", worker.log());
     }
     drop(worker);
-    bed.remove().await;
+    fixture.remove().await;
 }

@@ -4,7 +4,7 @@
 use refinery::Target;
 use series_ingest::database::schema;
 
-use crate::support::bed::{Bed, connect};
+use crate::support::fixture::{Fixture, connect};
 use crate::support::until;
 use crate::support::worker::{run, text};
 
@@ -17,7 +17,7 @@ const SCHEMA: &str = "My \"Series\".v2";
 const QUOTED: &str = "\"My \"\"Series\"\".v2\"";
 
 /// Tables of the same names in another schema, as a copy of an earlier installation has them.
-async fn make_decoys(bed: &Bed, schema: &str) {
+async fn make_decoys(fixture: &Fixture, schema: &str) {
     let sql = format!(
         "create schema if not exists {schema};
          create table {schema}.time_series_metadata (id text primary key, name text, description text, time_column text,
@@ -28,61 +28,61 @@ async fn make_decoys(bed: &Bed, schema: &str) {
              ahead int8multirange, updated_at timestamptz);
          create function {schema}.ingest_lock_series(text[]) returns text language sql as 'select ''absent''';"
     );
-    bed.client.batch_execute(&sql).await.unwrap();
+    fixture.client.batch_execute(&sql).await.unwrap();
     let operator = format!(
         "create function {schema}.never(text, text) returns boolean language sql as 'select false';
          create operator {schema}.= (leftarg = text, rightarg = text, function = {schema}.never);
          create operator {schema}.<> (leftarg = text, rightarg = text, function = {schema}.never)"
     );
-    bed.client.batch_execute(&operator).await.unwrap();
+    fixture.client.batch_execute(&operator).await.unwrap();
 }
 
-async fn end_workers_sessions(bed: &Bed) {
+async fn end_workers_sessions(fixture: &Fixture) {
     let sql = "select pg_terminate_backend(pid) from pg_stat_activity
                where datname = current_database() and application_name = 'series-ingest'";
-    bed.client.query(sql, &[]).await.unwrap();
+    fixture.client.query(sql, &[]).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_search_path_that_names_another_schema_first_changes_nothing() {
-    let Some(bed) = Bed::new("search_path", 1).await else { return };
-    let worker = bed.worker(&[]);
-    bed.send_point("s", 0);
-    bed.producer.flush();
-    bed.until_applied(60).await;
-    make_decoys(&bed, "other").await;
-    let database = &bed.name;
+    let Some(fixture) = Fixture::new("search_path", 1).await else { return };
+    let worker = fixture.worker(&[]);
+    fixture.send_point("s", 0);
+    fixture.producer.flush();
+    fixture.until_applied(60).await;
+    make_decoys(&fixture, "other").await;
+    let database = &fixture.name;
     let sql = format!("alter database {database} set search_path = other, pg_catalog, public");
-    bed.client.batch_execute(&sql).await.unwrap();
+    fixture.client.batch_execute(&sql).await.unwrap();
     // While it runs: its next sessions have the new default.
-    end_workers_sessions(&bed).await;
-    bed.send_point("s", 1);
-    bed.producer.flush();
-    bed.until_applied(60).await;
+    end_workers_sessions(&fixture).await;
+    fixture.send_point("s", 1);
+    fixture.producer.flush();
+    fixture.until_applied(60).await;
     drop(worker);
     // From its start.
-    let check = run(&bed.environment(), &["check"]);
+    let check = run(&fixture.environment(), &["check"]);
     assert!(check.status.success(), "{}", text(&check));
-    let worker = bed.worker(&[]);
-    bed.send_point("s", 2);
-    bed.producer.send(&bed.points_topic, 0, "s", Some(b"no JSON"));
-    bed.producer.flush();
-    bed.until_applied(60).await;
-    assert_eq!(bed.count("select count(*) from public.time_series_data_points").await, 3);
-    assert_eq!(bed.count("select count(*) from other.time_series_data_points").await, 0);
-    assert_eq!(bed.count("select count(*) from other.ingest_progress").await, 0);
-    let list = run(&bed.environment(), &["dead-letter", "list"]);
-    assert!(list.status.success() && text(&list).contains(&bed.points_topic), "{}", text(&list));
-    let show = run(&bed.environment(), &["progress", "show"]);
-    assert!(show.status.success() && text(&show).contains(&bed.points_topic), "{}", text(&show));
+    let worker = fixture.worker(&[]);
+    fixture.send_point("s", 2);
+    fixture.producer.send(&fixture.points_topic, 0, "s", Some(b"no JSON"));
+    fixture.producer.flush();
+    fixture.until_applied(60).await;
+    assert_eq!(fixture.count("select count(*) from public.time_series_data_points").await, 3);
+    assert_eq!(fixture.count("select count(*) from other.time_series_data_points").await, 0);
+    assert_eq!(fixture.count("select count(*) from other.ingest_progress").await, 0);
+    let list = run(&fixture.environment(), &["dead-letter", "list"]);
+    assert!(list.status.success() && text(&list).contains(&fixture.points_topic), "{}", text(&list));
+    let show = run(&fixture.environment(), &["progress", "show"]);
+    assert!(show.status.success() && text(&show).contains(&fixture.points_topic), "{}", text(&show));
     drop(worker);
-    bed.remove().await;
+    fixture.remove().await;
 }
 
 /// A trigger that makes a temporary table of the points' name does not get the points.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_temporary_table_takes_no_points() {
-    let Some(bed) = Bed::new("temporary_table", 1).await else { return };
+    let Some(fixture) = Fixture::new("temporary_table", 1).await else { return };
     let sql = "create function shadow() returns trigger language plpgsql as $$
                    begin
                        create temporary table if not exists time_series_data_points (like public.time_series_data_points);
@@ -90,30 +90,31 @@ async fn a_temporary_table_takes_no_points() {
                    end $$;
                create trigger shadow after insert or update on time_series_metadata
                    for each statement execute function shadow()";
-    bed.client.batch_execute(sql).await.unwrap();
-    let worker = bed.worker(&[]);
+    fixture.client.batch_execute(sql).await.unwrap();
+    let worker = fixture.worker(&[]);
     for number in 0..5 {
-        bed.send_point(&format!("s{number}"), number);
-        bed.producer.flush();
-        bed.until_applied(60).await;
+        fixture.send_point(&format!("s{number}"), number);
+        fixture.producer.flush();
+        fixture.until_applied(60).await;
     }
-    assert_eq!(bed.count_points().await, 5);
+    assert_eq!(fixture.count_points().await, 5);
     drop(worker);
-    bed.remove().await;
+    fixture.remove().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn everything_is_in_the_schema_that_is_configured_with_the_extension_in_another() {
-    let Some(bed) = Bed::unmigrated("own_schema", 1).await else { return };
-    make_decoys(&bed, "public").await;
-    bed.client.batch_execute("create schema \"Ext\"; create extension timescaledb schema \"Ext\"").await.unwrap();
-    let mut environment = bed.environment();
+    let Some(fixture) = Fixture::unmigrated("own_schema", 1).await else { return };
+    make_decoys(&fixture, "public").await;
+    fixture.client.batch_execute("create schema \"Ext\"; create extension timescaledb schema \"Ext\"").await.unwrap();
+    let mut environment = fixture.environment();
     environment.push(("SERIES_INGEST__DATABASE__SCHEMA".to_owned(), SCHEMA.to_owned()));
     let before = run(&environment, &["check"]);
     assert_eq!(before.status.code(), Some(64), "{}", text(&before));
     assert!(text(&before).contains("database.schema: "), "{}", text(&before));
-    let role = format!("{}_worker", bed.name);
-    bed.client
+    let role = format!("{}_worker", fixture.name);
+    fixture
+        .client
         .batch_execute(&format!("create role {role} login; alter role {role} set search_path = public"))
         .await
         .unwrap();
@@ -125,8 +126,8 @@ async fn everything_is_in_the_schema_that_is_configured_with_the_extension_in_an
         "select count(*) from timescaledb_information.hypertables
          where hypertable_schema = '{SCHEMA}' and hypertable_name = 'time_series_data_points'"
     );
-    assert_eq!(bed.count(&hypertable).await, 1);
-    environment.push(("DATABASE_URL".to_owned(), format!("postgresql://{role}@{}/{}", bed.server(), bed.name)));
+    assert_eq!(fixture.count(&hypertable).await, 1);
+    environment.push(("DATABASE_URL".to_owned(), format!("postgresql://{role}@{}/{}", fixture.server(), fixture.name)));
     let check = run(&environment, &["check"]);
     assert!(check.status.success(), "{}", text(&check));
     let settings: Vec<(&str, &str)> = environment
@@ -134,17 +135,17 @@ async fn everything_is_in_the_schema_that_is_configured_with_the_extension_in_an
         .map(|(name, value)| (name.as_str(), value.as_str()))
         .filter(|(n, _)| !n.contains("HTTP"))
         .collect();
-    let mut worker = bed.worker(&settings);
-    bed.send_point("s", 0);
-    bed.producer.send(&bed.points_topic, 0, "s", Some(b"no JSON"));
-    bed.producer.flush();
+    let mut worker = fixture.worker(&settings);
+    fixture.send_point("s", 0);
+    fixture.producer.send(&fixture.points_topic, 0, "s", Some(b"no JSON"));
+    fixture.producer.flush();
     let applied = format!("select coalesce(sum(next_offset), 0)::bigint from {QUOTED}.ingest_progress");
-    until(60, "both are applied", async || bed.count(&applied).await == 2).await;
-    assert_eq!(bed.count(&format!("select count(*) from {QUOTED}.time_series_data_points")).await, 1);
-    assert_eq!(bed.count(&format!("select count(*) from only {QUOTED}.time_series_data_points")).await, 0);
-    assert_eq!(bed.count(&format!("select count(*) from {QUOTED}.ingest_dead_letter")).await, 1);
+    until(60, "both are applied", async || fixture.count(&applied).await == 2).await;
+    assert_eq!(fixture.count(&format!("select count(*) from {QUOTED}.time_series_data_points")).await, 1);
+    assert_eq!(fixture.count(&format!("select count(*) from only {QUOTED}.time_series_data_points")).await, 0);
+    assert_eq!(fixture.count(&format!("select count(*) from {QUOTED}.ingest_dead_letter")).await, 1);
     for table in ["time_series_data_points", "time_series_metadata", "ingest_progress"] {
-        assert_eq!(bed.count(&format!("select count(*) from public.{table}")).await, 0, "{table}");
+        assert_eq!(fixture.count(&format!("select count(*) from public.{table}")).await, 0, "{table}");
     }
     assert_eq!(worker.terminate(10), Some(0));
     environment.pop();
@@ -158,18 +159,18 @@ async fn everything_is_in_the_schema_that_is_configured_with_the_extension_in_an
     }
     let profile = run(&environment, &["schema", "set-profile", "throughput"]);
     assert!(profile.status.success(), "{}", text(&profile));
-    bed.client.batch_execute(&format!("drop owned by {role}; drop role {role}")).await.unwrap();
-    bed.remove().await;
+    fixture.client.batch_execute(&format!("drop owned by {role}; drop role {role}")).await.unwrap();
+    fixture.remove().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_role_may_not_do_for_its_schema_is_said_in_a_sentence() {
-    let Some(bed) = Bed::unmigrated("schema_rights", 1).await else { return };
-    let role = format!("{}_owner", bed.name);
-    bed.client.batch_execute(&format!("create role {role} login; create schema closed")).await.unwrap();
-    let url = format!("postgresql://{role}@{}/{}", bed.server(), bed.name);
+    let Some(fixture) = Fixture::unmigrated("schema_rights", 1).await else { return };
+    let role = format!("{}_owner", fixture.name);
+    fixture.client.batch_execute(&format!("create role {role} login; create schema closed")).await.unwrap();
+    let url = format!("postgresql://{role}@{}/{}", fixture.server(), fixture.name);
     let in_schema = |schema: &str| {
-        let mut environment = bed.environment();
+        let mut environment = fixture.environment();
         environment.push(("SERIES_INGEST__DATABASE__SCHEMA".to_owned(), schema.to_owned()));
         environment.push(("DATABASE_URL".to_owned(), url.clone()));
         environment
@@ -185,14 +186,14 @@ async fn what_the_role_may_not_do_for_its_schema_is_said_in_a_sentence() {
     let check = run(&in_schema("closed"), &["check"]);
     assert_eq!(check.status.code(), Some(64), "{}", text(&check));
     assert!(text(&check).contains("may not use the schema \"closed\""), "{}", text(&check));
-    bed.client.batch_execute(&format!("drop owned by {role}; drop role {role}")).await.unwrap();
-    bed.remove().await;
+    fixture.client.batch_execute(&format!("drop owned by {role}; drop role {role}")).await.unwrap();
+    fixture.remove().await;
 }
 
 /// Defaults of a database that change what statements mean, or end them.
 #[tokio::test(flavor = "multi_thread")]
 async fn settings_of_the_database_change_nothing() {
-    let Some(bed) = Bed::unmigrated("settings", 1).await else { return };
+    let Some(fixture) = Fixture::unmigrated("settings", 1).await else { return };
     for setting in [
         "quote_all_identifiers = on",
         "plpgsql.extra_errors = 'all'",
@@ -211,39 +212,39 @@ async fn settings_of_the_database_change_nothing() {
         "statement_timeout = 20",
         "idle_in_transaction_session_timeout = 20",
     ] {
-        bed.client.batch_execute(&format!("alter database {} set {setting}", bed.name)).await.unwrap();
+        fixture.client.batch_execute(&format!("alter database {} set {setting}", fixture.name)).await.unwrap();
     }
     for arguments in [&["migrate"][..], &["migrate"], &["check"]] {
-        let done = run(&bed.environment(), arguments);
+        let done = run(&fixture.environment(), arguments);
         assert!(done.status.success(), "{arguments:?}: {}", text(&done));
         assert!(text(&done).len() < 10_000, "{arguments:?}: {}", text(&done));
     }
     let sql = "alter table time_series_data_points add constraint odd check (value <> 13)";
-    bed.client.batch_execute(sql).await.unwrap();
-    let mut worker = bed.worker(&[]);
+    fixture.client.batch_execute(sql).await.unwrap();
+    let mut worker = fixture.worker(&[]);
     for number in 0..20 {
-        bed.send_point("s", number);
+        fixture.send_point("s", number);
     }
     let refused = r#"{"time_series_id":"s","timestamps":[100],"columns":{"c":[13]}}"#;
-    bed.producer.send(&bed.points_topic, 0, "s", Some(refused.as_bytes()));
-    bed.producer.flush();
-    bed.until_applied(60).await;
-    assert_eq!(bed.count_points().await, 20);
-    assert_eq!(bed.count("select count(*) from ingest_dead_letter").await, 1);
+    fixture.producer.send(&fixture.points_topic, 0, "s", Some(refused.as_bytes()));
+    fixture.producer.flush();
+    fixture.until_applied(60).await;
+    assert_eq!(fixture.count_points().await, 20);
+    assert_eq!(fixture.count("select count(*) from ingest_dead_letter").await, 1);
     assert_eq!(worker.terminate(10), Some(0));
     assert!(worker.log().len() < 10_000, "{}", worker.log());
-    bed.remove().await;
+    fixture.remove().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_is_not_utf_8_is_refused_by_name() {
-    let Some(bed) = Bed::unmigrated("encoding", 1).await else { return };
+    let Some(fixture) = Fixture::unmigrated("encoding", 1).await else { return };
     for encoding in ["LATIN1", "SQL_ASCII"] {
-        let name = format!("{}_{}", bed.name, encoding.to_lowercase());
+        let name = format!("{}_{}", fixture.name, encoding.to_lowercase());
         let sql = format!("create database {name} encoding '{encoding}' locale 'C' template template0");
-        bed.client.batch_execute(&sql).await.unwrap();
-        let mut environment = bed.environment();
-        environment.push(("DATABASE_URL".to_owned(), format!("{}/{name}", bed.url.rsplit_once('/').unwrap().0)));
+        fixture.client.batch_execute(&sql).await.unwrap();
+        let mut environment = fixture.environment();
+        environment.push(("DATABASE_URL".to_owned(), format!("{}/{name}", fixture.url.rsplit_once('/').unwrap().0)));
         for command in ["migrate", "check", "run"] {
             let refused = run(&environment, &[command]);
             let printed = text(&refused);
@@ -252,9 +253,9 @@ async fn a_database_that_is_not_utf_8_is_refused_by_name() {
                 assert!(printed.contains(part), "{command}: {part} is not in {printed}");
             }
         }
-        bed.client.batch_execute(&format!("drop database {name} with (force)")).await.unwrap();
+        fixture.client.batch_execute(&format!("drop database {name} with (force)")).await.unwrap();
     }
-    bed.remove().await;
+    fixture.remove().await;
 }
 
 /// The history of another program that uses refinery is left as it is, and tables that a version before the first release has
@@ -267,73 +268,74 @@ async fn the_history_of_migrations_is_this_programs_own() {
     const HAS_OURS: &str = "select count(*) from pg_class where relname = 'ingest_schema_history'";
     const NEW_TABLE: &str = "create table refinery_schema_history (version int4 primary key, name varchar(255),
         applied_on varchar(255), checksum varchar(255))";
-    let Some(bed) = Bed::unmigrated("history", 1).await else { return };
+    let Some(fixture) = Fixture::unmigrated("history", 1).await else { return };
     // Another program's, with the same numbers.
-    bed.client
+    fixture
+        .client
         .batch_execute(&format!("{NEW_TABLE}; insert into refinery_schema_history values (1, 'users', '', '1')"))
         .await
         .unwrap();
-    let all = schema::migrate(&bed.config(&[])).await.unwrap().applied.len() as i64;
-    schema::verify(&bed.config(&[])).await.unwrap();
-    assert_eq!((bed.count(OTHERS).await, bed.count(OURS).await), (1, all));
-    assert!(schema::migrate(&bed.config(&[])).await.unwrap().applied.is_empty());
-    bed.remove().await;
+    let all = schema::migrate(&fixture.config(&[])).await.unwrap().applied.len() as i64;
+    schema::verify(&fixture.config(&[])).await.unwrap();
+    assert_eq!((fixture.count(OTHERS).await, fixture.count(OURS).await), (1, all));
+    assert!(schema::migrate(&fixture.config(&[])).await.unwrap().applied.is_empty());
+    fixture.remove().await;
 
     for with_others in [false, true] {
-        let bed = Bed::unmigrated("history", 1).await.unwrap();
-        let mut client = connect(&bed.url).await;
+        let fixture = Fixture::unmigrated("history", 1).await.unwrap();
+        let mut client = connect(&fixture.url).await;
         embedded::migrations::runner().set_target(Target::Version(EARLIER)).run_async(&mut client).await.unwrap();
         if with_others {
             let sql = "insert into refinery_schema_history values (20240101, 'users', '', '1')";
-            bed.client.batch_execute(sql).await.unwrap();
+            fixture.client.batch_execute(sql).await.unwrap();
         }
         for command in ["migrate", "check", "run"] {
-            let refused = run(&bed.environment(), &[command]);
+            let refused = run(&fixture.environment(), &[command]);
             let printed = text(&refused);
             assert_eq!(refused.status.code(), Some(64), "{command}: {printed}");
             for part in ["ingest_progress", "ingest_schema_history", "an empty schema or database"] {
                 assert!(printed.contains(part), "{command}: {part} is not in {printed}");
             }
         }
-        assert_eq!(bed.count(HAS_OURS).await, 0, "nothing is adopted");
-        assert_eq!(bed.count(OTHERS).await, i64::from(EARLIER) + i64::from(with_others));
-        bed.remove().await;
+        assert_eq!(fixture.count(HAS_OURS).await, 0, "nothing is adopted");
+        assert_eq!(fixture.count(OTHERS).await, i64::from(EARLIER) + i64::from(with_others));
+        fixture.remove().await;
     }
 }
 
 /// Two schemas that change names: the functions of each would go on with the tables of the other.
 #[tokio::test(flavor = "multi_thread")]
 async fn functions_do_not_work_with_the_tables_of_a_schema_that_has_their_schemas_old_name() {
-    let Some(bed) = Bed::new("renamed", 1).await else { return };
-    let other = bed.config(&[("SERIES_INGEST__DATABASE__SCHEMA", "other")]);
+    let Some(fixture) = Fixture::new("renamed", 1).await else { return };
+    let other = fixture.config(&[("SERIES_INGEST__DATABASE__SCHEMA", "other")]);
     schema::migrate(&other).await.unwrap();
-    let worker = bed.worker(&[]);
-    bed.send_point("s", 0);
-    bed.producer.flush();
-    bed.until_applied(60).await;
+    let worker = fixture.worker(&[]);
+    fixture.send_point("s", 0);
+    fixture.producer.flush();
+    fixture.until_applied(60).await;
     let swap =
         "alter schema public rename to third; alter schema other rename to public; alter schema third rename to other";
-    bed.client.batch_execute(swap).await.unwrap();
-    bed.send_point("s", 1);
-    bed.producer.flush();
+    fixture.client.batch_execute(swap).await.unwrap();
+    fixture.send_point("s", 1);
+    fixture.producer.flush();
     until(30, "it is refused", async || {
         worker.get("/readyz").is_some_and(|(code, body)| code == 503 && body.contains("renamed"))
     })
     .await;
     for schema in ["public", "other"] {
-        let points = bed.count(&format!("select count(*) from {schema}.time_series_data_points")).await;
+        let points = fixture.count(&format!("select count(*) from {schema}.time_series_data_points")).await;
         assert_eq!(points, i64::from(schema == "other"), "{schema}");
     }
-    let check = run(&bed.environment(), &["check"]);
+    let check = run(&fixture.environment(), &["check"]);
     assert_eq!(check.status.code(), Some(64), "{}", text(&check));
     assert!(text(&check).contains("was renamed"), "{}", text(&check));
     // The schema of the name is another pipeline's history now: all is read again into it.
-    schema::migrate(&bed.config(&[])).await.unwrap();
+    schema::migrate(&fixture.config(&[])).await.unwrap();
     until(60, "all is read again", async || {
-        bed.count("select count(*) from public.time_series_data_points").await == 2
+        fixture.count("select count(*) from public.time_series_data_points").await == 2
     })
     .await;
-    assert_eq!(bed.count("select count(*) from other.time_series_data_points").await, 1);
+    assert_eq!(fixture.count("select count(*) from other.time_series_data_points").await, 1);
     drop(worker);
-    bed.remove().await;
+    fixture.remove().await;
 }

@@ -9,20 +9,20 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use series_ingest::database::schema::roles;
 use tokio_postgres::error::SqlState;
 
-use crate::support::bed::{Bed, connect, url_with};
 use crate::support::certificates::Authority;
 use crate::support::data::Published;
+use crate::support::fixture::{Fixture, connect, url_with};
 use crate::support::proxy::Proxy;
+use crate::support::recording_proxy::{contains, is_tls};
 use crate::support::secure_broker::{PASSWORD, SecureBroker, USER};
 use crate::support::server::Server;
-use crate::support::tap::{contains, is_tls};
 use crate::support::until;
 use crate::support::worker::{Worker, run, text};
 
 const SSL_MODE: &str = "SERIES_INGEST__DATABASE__SSLMODE";
 const ROOT: &str = "SERIES_INGEST__DATABASE__SSLROOTCERT";
 
-/// The environment of a bed with other settings over it.
+/// The environment of a fixture with other settings over it.
 fn with(environment: &[(String, String)], extra: &[(&str, &str)]) -> Vec<(String, String)> {
     let mut all = environment.to_vec();
     all.retain(|(name, _)| !extra.iter().any(|(other, _)| other == name));
@@ -40,12 +40,12 @@ fn expect(environment: &[(String, String)], command: &[&str], code: i32, says: &
     }
 }
 
-fn publish(bed: &Bed, published: &mut Published, messages: i32) {
+fn publish(fixture: &Fixture, published: &mut Published, messages: i32) {
     for number in 0..messages {
         let payload = published.batch("s", 25);
-        bed.producer.send(&bed.points_topic, number % bed.partitions, "s", Some(payload.as_bytes()));
+        fixture.producer.send(&fixture.points_topic, number % fixture.partitions, "s", Some(payload.as_bytes()));
     }
-    bed.producer.flush();
+    fixture.producer.flush();
 }
 
 async fn until_not_ready(worker: &Worker, why: &str) {
@@ -68,7 +68,7 @@ hostssl all all 127.0.0.1/32 scram-sha-256
 #[tokio::test(flavor = "multi_thread")]
 async fn the_database_is_reached_by_tls_as_sslmode_says_or_not_at_all() {
     let Some(server) = Server::start("tls").await else { return };
-    let bed = Bed::on(&server, "tls", 1).await;
+    let fixture = Fixture::on(&server, "tls", 1).await;
     let (authority, stranger) = (Authority::new("Test CA"), Authority::new("Another CA"));
     let folder = tempfile::tempdir().unwrap();
     let file = |name: &str, text: &str| {
@@ -97,20 +97,20 @@ async fn the_database_is_reached_by_tls_as_sslmode_says_or_not_at_all() {
         ])
         .await;
     for role in ["tls_worker", "certified", "no_insert"] {
-        roles::grant_worker(&bed.config(&[]), role).await.unwrap();
+        roles::grant_worker(&fixture.config(&[]), role).await.unwrap();
     }
-    bed.client.batch_execute("revoke insert on time_series_data_points from no_insert").await.unwrap();
+    fixture.client.batch_execute("revoke insert on time_series_data_points from no_insert").await.unwrap();
     let port = server.address().rsplit_once(':').unwrap().1.to_owned();
     // The name that the certificate is for, without a name server that knows it.
     let by_name = |user: &str, query: &str| {
-        let name = &bed.name;
+        let name = &fixture.name;
         format!("postgresql://{user}@db.example:{port}/{name}?hostaddr=127.0.0.1{query}")
     };
     let by_address = |query: &str| {
-        format!("postgresql://tls_worker:right-password@127.0.0.1:{port}/{}?connect_timeout=5{query}", bed.name)
+        format!("postgresql://tls_worker:right-password@127.0.0.1:{port}/{}?connect_timeout=5{query}", fixture.name)
     };
     let worker = "tls_worker:right-password";
-    let environment = bed.environment();
+    let environment = fixture.environment();
     let show = |url: &str, code: i32, says: &[&str]| {
         expect(&with(&environment, &[("DATABASE_URL", url)]), &["progress", "show"], code, says);
     };
@@ -151,8 +151,8 @@ async fn the_database_is_reached_by_tls_as_sslmode_says_or_not_at_all() {
 
     // A worker waits, and says why.
     let mut published = Published::default();
-    publish(&bed, &mut published, 20);
-    let start = |url: &str| bed.worker(&[("DATABASE_URL", url)]);
+    publish(&fixture, &mut published, 20);
+    let start = |url: &str| fixture.worker(&[("DATABASE_URL", url)]);
     let wrong_password = by_name("tls_worker:wrong-password", &trusted);
     let refused = [
         (start(&by_name(worker, "")), "schema", vec!["is of a CA that is not known", "database.sslrootcert"]),
@@ -174,7 +174,7 @@ async fn the_database_is_reached_by_tls_as_sslmode_says_or_not_at_all() {
         assert!(!worker.log().contains("right-password") && !worker.log().contains("wrong-password"));
     }
     drop(refused);
-    assert_eq!(bed.count_points().await, 0);
+    assert_eq!(fixture.count_points().await, 0);
     // Waiting does not help without any right.
     let no_rights = by_name("no_rights:right-password", &trusted);
     let check = with(&environment, &[("DATABASE_URL", &no_rights)]);
@@ -189,7 +189,7 @@ async fn the_database_is_reached_by_tls_as_sslmode_says_or_not_at_all() {
     assert!(without_one.log().contains("lacks INSERT on time_series_data_points"), "{}", without_one.log());
     // A journal keeps messages moving, and makes no secret of a refusal that somebody has to fix.
     let journal = tempfile::tempdir().unwrap();
-    let journaling = bed.worker(&[
+    let journaling = fixture.worker(&[
         ("DATABASE_URL", &wrong_password),
         ("SERIES_INGEST__JOURNAL__ENABLED", "true"),
         ("SERIES_INGEST__JOURNAL__DIRECTORY", journal.path().to_str().unwrap()),
@@ -201,13 +201,13 @@ async fn the_database_is_reached_by_tls_as_sslmode_says_or_not_at_all() {
     drop(journaling);
 
     // It works when it may.
-    let allowed = bed.worker(&[("DATABASE_URL", &by_name(worker, &trusted))]);
-    bed.until_applied(60).await;
+    let allowed = fixture.worker(&[("DATABASE_URL", &by_name(worker, &trusted))]);
+    fixture.until_applied(60).await;
     until_ready(&allowed).await;
     let in_clear = "select count(*) from pg_stat_ssl join pg_stat_activity using (pid)
                     where usename = 'tls_worker' and not ssl";
-    assert_eq!(bed.count(in_clear).await, 0);
-    bed.assert_exact(&published).await;
+    assert_eq!(fixture.count(in_clear).await, 0);
+    fixture.assert_exact(&published).await;
     drop(allowed);
 
     // A renewed certificate is taken without a new start of anything; an expired one only by who looks at none.
@@ -221,7 +221,7 @@ async fn the_database_is_reached_by_tls_as_sslmode_says_or_not_at_all() {
     .await;
     show(&by_name(worker, &trusted), 69, &["certificate of the database's server has expired", "renew it"]);
     show(&by_name(worker, &format!("&sslmode=verify-ca{trusted}")), 69, &["has expired"]);
-    show(&by_name(worker, "&sslmode=require"), 0, &[&bed.points_topic]);
+    show(&by_name(worker, "&sslmode=require"), 0, &[&fixture.points_topic]);
     let refused = start(&by_name(worker, &trusted));
     until_not_ready(&refused, "certificate of the database's server has expired").await;
     drop(refused);
@@ -234,7 +234,7 @@ async fn the_database_is_reached_by_tls_as_sslmode_says_or_not_at_all() {
     let refused = start(&by_name(worker, &trusted));
     until_not_ready(&refused, "the database's server offers no TLS").await;
     drop(refused);
-    bed.remove().await;
+    fixture.remove().await;
 }
 
 #[test]
@@ -263,23 +263,23 @@ fn a_server_without_tls_gets_nothing_but_the_question_for_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_workers_role_does_all_of_its_work_and_can_do_nothing_else() {
-    let Some(bed) = Bed::new("roles", 1).await else { return };
-    let role = format!("{}_worker", bed.name);
-    bed.client.batch_execute(&format!("create role {role} login")).await.unwrap();
+    let Some(fixture) = Fixture::new("roles", 1).await else { return };
+    let role = format!("{}_worker", fixture.name);
+    fixture.client.batch_execute(&format!("create role {role} login")).await.unwrap();
     expect(
-        &bed.environment(),
+        &fixture.environment(),
         &["migrate", "--worker-role", "no_such_role"],
         64,
         &["there is no role \"no_such_role\""],
     );
-    expect(&bed.environment(), &["migrate", "--worker-role", "postgres"], 64, &["superuser"]);
+    expect(&fixture.environment(), &["migrate", "--worker-role", "postgres"], 64, &["superuser"]);
     // What it had before is taken from it.
     let all = format!("grant all on time_series_data_points, ingest_progress to {role}");
-    bed.client.batch_execute(&all).await.unwrap();
-    expect(&bed.environment(), &["migrate", "--worker-role", &role], 0, &["has the worker's rights"]);
+    fixture.client.batch_execute(&all).await.unwrap();
+    expect(&fixture.environment(), &["migrate", "--worker-role", &role], 0, &["has the worker's rights"]);
 
-    let proxy = Proxy::start(&bed.server()).await;
-    let url = format!("postgresql://{role}@127.0.0.1:{}/{}", proxy.port, bed.name);
+    let proxy = Proxy::start(&fixture.server()).await;
+    let url = format!("postgresql://{role}@127.0.0.1:{}/{}", proxy.port, fixture.name);
     let journal = tempfile::tempdir().unwrap();
     let settings = [
         ("DATABASE_URL", url.as_str()),
@@ -290,46 +290,47 @@ async fn the_workers_role_does_all_of_its_work_and_can_do_nothing_else() {
     ];
     let mut published = Published::default();
     let series = r#"{"type":"series-create","id":"s","name":"a series"}"#;
-    bed.producer.send(&bed.series_topic, 0, "s", Some(series.as_bytes()));
-    publish(&bed, &mut published, 20);
-    bed.producer.send(&bed.points_topic, 0, "s", Some(b"{"));
-    bed.producer.flush();
-    let mut worker = bed.worker(&settings);
-    bed.until_applied(60).await;
+    fixture.producer.send(&fixture.series_topic, 0, "s", Some(series.as_bytes()));
+    publish(&fixture, &mut published, 20);
+    fixture.producer.send(&fixture.points_topic, 0, "s", Some(b"{"));
+    fixture.producer.flush();
+    let mut worker = fixture.worker(&settings);
+    fixture.until_applied(60).await;
     until_ready(&worker).await;
     until(30, "the series has its name", async || {
-        bed.count("select count(*) from time_series_metadata where name = 'a series'").await == 1
+        fixture.count("select count(*) from time_series_metadata where name = 'a series'").await == 1
     })
     .await;
-    assert_eq!(bed.count("select count(*) from ingest_dead_letter").await, 1);
+    assert_eq!(fixture.count("select count(*) from ingest_dead_letter").await, 1);
 
     // An outage, the journal, and back.
     proxy.refuse(true);
-    publish(&bed, &mut published, 20);
+    publish(&fixture, &mut published, 20);
     until(30, "journaling", async || worker.metric("series_ingest_mode{mode=\"journaling\"}") == Some(1.0)).await;
-    publish(&bed, &mut published, 20);
+    publish(&fixture, &mut published, 20);
     proxy.refuse(false);
-    bed.until_applied(60).await;
-    assert_eq!(bed.difference(&published).await, Default::default());
+    fixture.until_applied(60).await;
+    assert_eq!(fixture.difference(&published).await, Default::default());
     assert_eq!(worker.terminate(10), Some(0));
 
     // A gap; and the same dead letter again, in the place of the old one.
     let mut lost = Published::default();
-    publish(&bed, &mut lost, 5);
-    bed.broker.delete_records(&bed.points_topic, 0, bed.broker.end(&bed.points_topic, 0)).await;
-    publish(&bed, &mut published, 5);
-    let mut worker = bed.worker(&settings);
-    bed.until_applied(60).await;
-    until(30, "a gap", async || bed.count("select count(*) from ingest_gap").await == 1).await;
+    publish(&fixture, &mut lost, 5);
+    fixture.broker.delete_records(&fixture.points_topic, 0, fixture.broker.end(&fixture.points_topic, 0)).await;
+    publish(&fixture, &mut published, 5);
+    let mut worker = fixture.worker(&settings);
+    fixture.until_applied(60).await;
+    until(30, "a gap", async || fixture.count("select count(*) from ingest_gap").await == 1).await;
     assert_eq!(worker.terminate(10), Some(0));
     assert!(!worker.log().contains("permission denied"), "{}", worker.log());
-    let environment = with(&bed.environment(), &settings);
-    expect(&environment, &["progress", "show"], 0, &[&bed.points_topic]);
+    let environment = with(&fixture.environment(), &settings);
+    expect(&environment, &["progress", "show"], 0, &[&fixture.points_topic]);
     expect(&environment, &["check"], 0, &["schema: up to date"]);
     expect(&environment, &["journal", "replay"], 0, &[]);
 
     // And nothing else.
-    let client = connect(&url_with(&bed.url.replacen("postgres@", &format!("{role}@"), 1), &bed.name, None)).await;
+    let client =
+        connect(&url_with(&fixture.url.replacen("postgres@", &format!("{role}@"), 1), &fixture.name, None)).await;
     assert_eq!(client.query_one("select current_user::text", &[]).await.unwrap().get::<_, String>(0), role);
     for statement in [
         "truncate time_series_data_points",
@@ -367,7 +368,7 @@ async fn the_workers_role_does_all_of_its_work_and_can_do_nothing_else() {
         "ingest_series_removed",
         "ingest_series_truncated",
     ];
-    let rows = bed
+    let rows = fixture
         .client
         .query("select proname::text, proconfig::text from pg_proc where prosecdef and proname like 'ingest%'", &[])
         .await
@@ -378,8 +379,8 @@ async fn the_workers_role_does_all_of_its_work_and_can_do_nothing_else() {
         assert!(roles::FUNCTIONS.contains(&&*name) || owners.contains(&&*name), "whose is {name}?");
     }
     drop((client, worker));
-    let admin = connect(&url_with(&bed.url, "postgres", None)).await;
-    bed.remove().await;
+    let admin = connect(&url_with(&fixture.url, "postgres", None)).await;
+    fixture.remove().await;
     admin.batch_execute(&format!("drop role {role}")).await.unwrap();
 }
 
@@ -419,77 +420,78 @@ const RIGHTS: [(&str, &str, &str); 6] = [
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rights_that_a_worker_lacks_are_named_by_check_and_run_and_by_a_worker_that_is_idle() {
-    let Some(bed) = Bed::new("lacking", 1).await else { return };
-    let role = format!("{}_worker", bed.name);
-    bed.client.batch_execute(&format!("create role {role} login")).await.unwrap();
-    roles::grant_worker(&bed.config(&[]), &role).await.unwrap();
-    let url = bed.url.replacen("postgres@", &format!("{role}@"), 1);
-    let environment = with(&bed.environment(), &[("DATABASE_URL", &url)]);
+    let Some(fixture) = Fixture::new("lacking", 1).await else { return };
+    let role = format!("{}_worker", fixture.name);
+    fixture.client.batch_execute(&format!("create role {role} login")).await.unwrap();
+    roles::grant_worker(&fixture.config(&[]), &role).await.unwrap();
+    let url = fixture.url.replacen("postgres@", &format!("{role}@"), 1);
+    let environment = with(&fixture.environment(), &[("DATABASE_URL", &url)]);
     expect(&environment, &["check"], 0, &["schema: up to date"]);
     for (change, back, problem) in RIGHTS {
         let (change, back) = (change.replace("ROLE", &role), back.replace("ROLE", &role));
-        bed.client.batch_execute(&change).await.unwrap_or_else(|error| panic!("{change}: {error:?}"));
+        fixture.client.batch_execute(&change).await.unwrap_or_else(|error| panic!("{change}: {error:?}"));
         for command in ["check", "run"] {
             expect(&environment, &[command], 64, &[problem]);
         }
-        bed.client.batch_execute(&back).await.unwrap_or_else(|error| panic!("{back}: {error:?}"));
+        fixture.client.batch_execute(&back).await.unwrap_or_else(|error| panic!("{back}: {error:?}"));
         expect(&environment, &["check"], 0, &["schema: up to date"]);
     }
 
     // Nothing comes, and so nothing is refused.
-    let worker = bed.worker(&[("DATABASE_URL", &url)]);
+    let worker = fixture.worker(&[("DATABASE_URL", &url)]);
     until_ready(&worker).await;
     for (change, back, problem) in [RIGHTS[0], RIGHTS[2], RIGHTS[4]] {
-        bed.client.batch_execute(&change.replace("ROLE", &role)).await.unwrap();
+        fixture.client.batch_execute(&change.replace("ROLE", &role)).await.unwrap();
         until_not_ready(&worker, problem).await;
-        bed.client.batch_execute(&back.replace("ROLE", &role)).await.unwrap();
+        fixture.client.batch_execute(&back.replace("ROLE", &role)).await.unwrap();
         until_ready(&worker).await;
     }
     drop(worker);
-    let admin = connect(&url_with(&bed.url, "postgres", None)).await;
-    bed.remove().await;
+    let admin = connect(&url_with(&fixture.url, "postgres", None)).await;
+    fixture.remove().await;
     admin.batch_execute(&format!("drop role {role}")).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_takes_no_writes_is_the_same_for_every_role_and_for_check_and_run() {
-    let Some(bed) = Bed::new("read_only", 1).await else { return };
-    let role = format!("{}_worker", bed.name);
-    bed.client.batch_execute(&format!("create role {role} login")).await.unwrap();
-    roles::grant_worker(&bed.config(&[]), &role).await.unwrap();
-    let setting = format!("alter database {}", bed.name);
-    bed.client.batch_execute(&format!("{setting} set default_transaction_read_only = on")).await.unwrap();
-    let url = bed.url.replacen("postgres@", &format!("{role}@"), 1);
-    for url in [&bed.url, &url] {
-        let environment = with(&bed.environment(), &[("DATABASE_URL", url)]);
+    let Some(fixture) = Fixture::new("read_only", 1).await else { return };
+    let role = format!("{}_worker", fixture.name);
+    fixture.client.batch_execute(&format!("create role {role} login")).await.unwrap();
+    roles::grant_worker(&fixture.config(&[]), &role).await.unwrap();
+    let setting = format!("alter database {}", fixture.name);
+    fixture.client.batch_execute(&format!("{setting} set default_transaction_read_only = on")).await.unwrap();
+    let url = fixture.url.replacen("postgres@", &format!("{role}@"), 1);
+    for url in [&fixture.url, &url] {
+        let environment = with(&fixture.environment(), &[("DATABASE_URL", url)]);
         expect(&environment, &["check"], 69, &["read-only transaction"]);
     }
     // It is waited for, as any outage.
-    let worker = bed.worker(&[("DATABASE_URL", &url)]);
+    let worker = fixture.worker(&[("DATABASE_URL", &url)]);
     until_not_ready(&worker, "read-only transaction").await;
-    bed.client.batch_execute(&format!("{setting} reset default_transaction_read_only")).await.unwrap();
+    fixture.client.batch_execute(&format!("{setting} reset default_transaction_read_only")).await.unwrap();
     until_ready(&worker).await;
     drop(worker);
-    let admin = connect(&url_with(&bed.url, "postgres", None)).await;
-    bed.remove().await;
+    let admin = connect(&url_with(&fixture.url, "postgres", None)).await;
+    fixture.remove().await;
     admin.batch_execute(&format!("drop role {role}")).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_owner_that_is_no_superuser_migrates_and_redrives_and_its_worker_replaces_points() {
-    let Some(bed) = Bed::unmigrated("owner", 1).await else { return };
-    let (owner, role) = (format!("{}_owner", bed.name), format!("{}_worker", bed.name));
-    let database = &bed.name;
-    bed.client
+    let Some(fixture) = Fixture::unmigrated("owner", 1).await else { return };
+    let (owner, role) = (format!("{}_owner", fixture.name), format!("{}_worker", fixture.name));
+    let database = &fixture.name;
+    fixture
+        .client
         .batch_execute(&format!(
             "create role {owner} login; create role {role} login; alter database {database} owner to {owner}"
         ))
         .await
         .unwrap();
     let by = |user: &str| {
-        let url = bed.url.replacen("postgres@", &format!("{user}@"), 1);
+        let url = fixture.url.replacen("postgres@", &format!("{user}@"), 1);
         let replace = ("SERIES_INGEST__POINTS__ON_DUPLICATE", "replace");
-        with(&bed.environment(), &[("DATABASE_URL", &url), replace])
+        with(&fixture.environment(), &[("DATABASE_URL", &url), replace])
     };
     let (as_owner, as_worker) = (by(&owner), by(&role));
     expect(&as_owner, &["migrate", "--worker-role", &role], 0, &["applied V1", "has the worker's rights"]);
@@ -497,36 +499,37 @@ async fn an_owner_that_is_no_superuser_migrates_and_redrives_and_its_worker_repl
     let others = format!(
         "select count(*) from pg_class where relnamespace = 'public'::regnamespace and relowner <> '{owner}'::regrole"
     );
-    assert_eq!(bed.count(&others).await, 0);
+    assert_eq!(fixture.count(&others).await, 0);
     // The extension is trusted: a database's owner may add it.
     let hypertables = "select count(*) from timescaledb_information.hypertables";
-    assert_eq!(bed.count(hypertables).await, 2, "the points and their versions");
+    assert_eq!(fixture.count(hypertables).await, 2, "the points and their versions");
     let lifted = "select count(*) from pg_proc where array_to_string(proconfig, ' ') like
                   '%search_path=%max_tuples_decompressed_per_dml_transaction=0%'";
-    assert_eq!(bed.count(lifted).await, 2);
+    assert_eq!(fixture.count(lifted).await, 2);
     expect(&as_worker, &["check"], 0, &["schema: up to date"]);
     expect(&as_worker, &["migrate"], 70, &["permission denied for schema public"]);
 
     let point = |series: &str, value: i32| {
         let points = format!("[{{\"timestamp\": 1325376000, \"column_name\": \"c\", \"value\": {value}}}]");
         let message = format!("{{\"type\": \"point-batch\", \"time_series_id\": \"{series}\", \"points\": {points}}}");
-        bed.producer.send(&bed.points_topic, 0, series, Some(message.as_bytes()));
-        bed.producer.flush();
+        fixture.producer.send(&fixture.points_topic, 0, series, Some(message.as_bytes()));
+        fixture.producer.flush();
     };
     let series = r#"{"type":"series-create","id":"s"}"#;
-    bed.producer.send(&bed.series_topic, 0, "s", Some(series.as_bytes()));
-    bed.producer.flush();
+    fixture.producer.send(&fixture.series_topic, 0, "s", Some(series.as_bytes()));
+    fixture.producer.flush();
     let strict = ("SERIES_INGEST__POINTS__UNKNOWN_SERIES", "dead-letter");
-    let mut worker = Worker::start(&bed.name, &as_worker, &[strict]);
-    until(60, "the series is there", async || bed.count("select count(*) from time_series_metadata").await == 1).await;
+    let mut worker = Worker::start(&fixture.name, &as_worker, &[strict]);
+    until(60, "the series is there", async || fixture.count("select count(*) from time_series_metadata").await == 1)
+        .await;
     for value in [1, 2] {
         point("s", value);
-        bed.until_applied(60).await;
+        fixture.until_applied(60).await;
     }
     point("unknown", 3);
-    bed.until_applied(60).await;
+    fixture.until_applied(60).await;
     until_ready(&worker).await;
-    assert_eq!(bed.count("select sum(value)::bigint from time_series_data_points").await, 2, "the later one, once");
+    assert_eq!(fixture.count("select sum(value)::bigint from time_series_data_points").await, 2, "the later one, once");
     assert_eq!(worker.terminate(10), Some(0));
     assert!(!worker.log().contains("permission denied"), "{}", worker.log());
 
@@ -543,10 +546,10 @@ async fn an_owner_that_is_no_superuser_migrates_and_redrives_and_its_worker_repl
     }
     expect(&as_owner, &["dead-letter", "list"], 0, &["unknown_series"]);
     expect(&as_owner, &["dead-letter", "redrive"], 0, &["1 dead letters with 1 points written"]);
-    assert_eq!(bed.count("select sum(value)::bigint from time_series_data_points").await, 5);
+    assert_eq!(fixture.count("select sum(value)::bigint from time_series_data_points").await, 5);
     drop(worker);
-    let admin = connect(&url_with(&bed.url, "postgres", None)).await;
-    bed.remove().await;
+    let admin = connect(&url_with(&fixture.url, "postgres", None)).await;
+    fixture.remove().await;
     admin.batch_execute(&format!("drop role {role}; drop role {owner}")).await.unwrap();
 }
 
@@ -566,11 +569,11 @@ fn bearer_token(user: &str, seconds: i64) -> String {
     format!("{}.{}.", part(r#"{"alg":"none"}"#), part(&claims.to_string()))
 }
 
-/// A broker with TLS and users, a bed on it, and the ways to come to it.
+/// A broker with TLS and users, a fixture on it, and the ways to come to it.
 struct Secured {
     authority: Authority,
     broker: SecureBroker,
-    bed: Bed,
+    fixture: Fixture,
     ca: String,
 }
 
@@ -589,15 +592,15 @@ impl Secured {
     async fn start(test: &str) -> Option<Self> {
         let authority = Authority::new("Test CA");
         let broker = SecureBroker::start(test, &authority).await?;
-        let bed = Bed::on_broker(&broker.plain, test, 1).await;
-        broker.allow(&[&bed.series_topic, &bed.points_topic], &bed.group);
-        bed.broker.create(SECRET_TOPIC, 1, &[]).await;
+        let fixture = Fixture::on_broker(&broker.plain, test, 1).await;
+        broker.allow(&[&fixture.series_topic, &fixture.points_topic], &fixture.group);
+        fixture.broker.create(SECRET_TOPIC, 1, &[]).await;
         let ca = broker.file("ca.pem", &authority.certificate);
-        Some(Self { authority, broker, bed, ca })
+        Some(Self { authority, broker, fixture, ca })
     }
 
     fn by(&self, brokers: &str, protocol: &str, extra: &[(&str, &str)]) -> Vec<(String, String)> {
-        let mut environment = with(&self.bed.environment(), &[("KAFKA_BROKERS", brokers)]);
+        let mut environment = with(&self.fixture.environment(), &[("KAFKA_BROKERS", brokers)]);
         environment.extend(properties(&[("security.protocol", protocol), ("ssl.ca.location", &self.ca)]));
         let extra = properties(extra);
         with(&environment, &extra.iter().map(|(name, value)| (&**name, &**value)).collect::<Vec<_>>())
@@ -720,9 +723,9 @@ impl Secured {
                 USER,
                 PASSWORD,
                 "wrong-password",
-                &self.bed.points_topic,
+                &self.fixture.points_topic,
                 SECRET_TOPIC,
-                &self.bed.group,
+                &self.fixture.group,
                 IN_CLEAR,
             ] {
                 assert!(!contains(sent, part), "{part:?} is seen");
@@ -779,14 +782,14 @@ async fn kafka_is_reached_by_tls_and_sasl_or_each_refusal_says_what_is_wrong() {
     let sent = secured.broker.sent();
     assert!(sent.iter().any(|sent| !is_tls(sent) && contains(sent, IN_CLEAR)), "what is in plaintext is seen");
     assert!(!sent.iter().any(|sent| contains(sent, PASSWORD)), "credentials are seen");
-    secured.bed.remove().await;
+    secured.fixture.remove().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_kafka_refuses_says_why_and_is_not_ready_and_sends_nothing_in_clear() {
     let Some(secured) = Secured::start("refused").await else { return };
-    let Secured { broker, bed, .. } = &secured;
-    let start = |environment: &[(String, String)]| Worker::start(&bed.name, environment, &[]);
+    let Secured { broker, fixture, .. } = &secured;
+    let start = |environment: &[(String, String)]| Worker::start(&fixture.name, environment, &[]);
     let cases: Vec<(Refused, Worker)> = secured
         .refused()
         .into_iter()
@@ -797,7 +800,7 @@ async fn a_worker_that_kafka_refuses_says_why_and_is_not_ready_and_sends_nothing
         .collect();
     // One that is not refused works meanwhile.
     let mut published = Published::default();
-    publish(bed, &mut published, 20);
+    publish(fixture, &mut published, 20);
     let meanwhile = start(&secured.bearer(&bearer_token(USER, 3600), "meanwhile"));
     for (case, worker) in &cases {
         for part in &case.says {
@@ -809,7 +812,7 @@ async fn a_worker_that_kafka_refuses_says_why_and_is_not_ready_and_sends_nothing
         assert!(!worker.log().contains("wrong-password") && !worker.log().contains(PASSWORD));
     }
     drop(cases);
-    bed.until_applied(60).await;
+    fixture.until_applied(60).await;
     until_ready(&meanwhile).await;
     drop(meanwhile);
     let token = broker.file("short-token", &bearer_token(USER, 15));
@@ -818,15 +821,15 @@ async fn a_worker_that_kafka_refuses_says_why_and_is_not_ready_and_sends_nothing
     // Its token soon expires: the file has a new one, which new connections need.
     broker.file("short-token", &bearer_token(USER, 3600));
     tokio::time::sleep(Duration::from_secs(16)).await;
-    publish(bed, &mut published, 20);
-    bed.until_applied(60).await;
-    bed.assert_exact(&published).await;
+    publish(fixture, &mut published, 20);
+    fixture.until_applied(60).await;
+    fixture.assert_exact(&published).await;
     until_ready(&worker).await;
     drop(worker);
     let by_certificate = start(&secured.certified(&secured.authority, "user"));
-    publish(bed, &mut published, 20);
-    bed.until_applied(60).await;
-    bed.assert_exact(&published).await;
+    publish(fixture, &mut published, 20);
+    fixture.until_applied(60).await;
+    fixture.assert_exact(&published).await;
     until_ready(&by_certificate).await;
     drop(by_certificate);
     secured.assert_only_tls(&broker.sent());
@@ -839,15 +842,15 @@ async fn a_worker_that_kafka_refuses_says_why_and_is_not_ready_and_sends_nothing
         }
     }
     drop(workers);
-    secured.bed.remove().await;
+    secured.fixture.remove().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_user_that_may_not_see_a_topics_settings_is_told_what_to_allow_and_works() {
     let Some(secured) = Secured::start("settings").await else { return };
-    let Secured { broker, bed, .. } = &secured;
+    let Secured { broker, fixture, .. } = &secured;
     let environment = secured.sasl("SCRAM-SHA-512", USER, PASSWORD);
-    let topics = [("kafka.series_topic", &bed.series_topic), ("kafka.points_topic", &bed.points_topic)];
+    let topics = [("kafka.series_topic", &fixture.series_topic), ("kafka.points_topic", &fixture.points_topic)];
     let output = run(&environment, &["check"]);
     let printed = text(&output);
     assert_eq!(output.status.code(), Some(0), "{printed}");
@@ -858,9 +861,9 @@ async fn a_user_that_may_not_see_a_topics_settings_is_told_what_to_allow_and_wor
     }
 
     let mut published = Published::default();
-    publish(bed, &mut published, 20);
-    let worker = Worker::start(&bed.name, &environment, &[]);
-    bed.until_applied(60).await;
+    publish(fixture, &mut published, 20);
+    let worker = Worker::start(&fixture.name, &environment, &[]);
+    fixture.until_applied(60).await;
     until_ready(&worker).await;
     // The first time was for `check`.
     let asked = |topic: &str| broker.denied("DESCRIBE_CONFIGS", topic) - 1;
@@ -871,91 +874,91 @@ async fn a_user_that_may_not_see_a_topics_settings_is_told_what_to_allow_and_wor
         assert_eq!(worker.log().lines().filter(is_said).count(), 1, "{topic}: {}", worker.log());
     }
     assert_eq!(worker.get("/readyz").unwrap().0, 200);
-    bed.assert_exact(&published).await;
+    fixture.assert_exact(&published).await;
     drop(worker);
-    secured.bed.remove().await;
+    secured.fixture.remove().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_reads_with_a_password_by_each_mechanism() {
     let Some(secured) = Secured::start("password").await else { return };
-    let Secured { bed, .. } = &secured;
+    let Secured { fixture, .. } = &secured;
     let mut published = Published::default();
     for mechanism in ["SCRAM-SHA-512", "SCRAM-SHA-256", "PLAIN"] {
-        publish(bed, &mut published, 20);
-        let mut worker = Worker::start(&bed.name, &secured.sasl(mechanism, USER, PASSWORD), &[]);
-        bed.until_applied(60).await;
+        publish(fixture, &mut published, 20);
+        let mut worker = Worker::start(&fixture.name, &secured.sasl(mechanism, USER, PASSWORD), &[]);
+        fixture.until_applied(60).await;
         until_ready(&worker).await;
         assert_eq!(worker.terminate(10), Some(0));
     }
-    bed.assert_exact(&published).await;
-    secured.bed.remove().await;
+    fixture.assert_exact(&published).await;
+    secured.fixture.remove().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn copies_of_dead_letters_take_a_right_and_a_token_and_wait_for_both() {
     let Some(secured) = Secured::start("copies").await else { return };
-    let Secured { broker, bed, .. } = &secured;
-    bed.broker.create("dead.letters", 1, &[]).await;
-    bed.producer.send(&bed.points_topic, 0, "s", Some(b"{"));
+    let Secured { broker, fixture, .. } = &secured;
+    fixture.broker.create("dead.letters", 1, &[]).await;
+    fixture.producer.send(&fixture.points_topic, 0, "s", Some(b"{"));
     let mut published = Published::default();
-    publish(bed, &mut published, 20);
+    publish(fixture, &mut published, 20);
     let environment = secured.bearer(&bearer_token(USER, 3600), "token");
     let topic = [("SERIES_INGEST__KAFKA__DEAD_LETTER_TOPIC", "dead.letters")];
-    let worker = Worker::start(&bed.name, &environment, &topic);
+    let worker = Worker::start(&fixture.name, &environment, &topic);
     let problem = || {
         let status: serde_json::Value = serde_json::from_str(&worker.get("/status").unwrap().1).unwrap();
         assert_eq!(status["dead_letter_topic"]["name"], "dead.letters");
         status["dead_letter_topic"]["problem"]["reason"].as_str().map(str::to_owned)
     };
-    bed.until_applied(60).await;
+    fixture.until_applied(60).await;
     until(60, "it says what it lacks", async || problem().is_some_and(|why| why.contains("WRITE and DESCRIBE"))).await;
     assert!(worker.log().contains("copies of dead letters were not published"), "{}", worker.log());
     let failed = worker.metric("series_ingest_dead_letters_published_total{outcome=\"failed\"}");
     assert!(failed.is_some_and(|count| count >= 1.0), "{failed:?}");
-    assert_eq!(bed.difference(&published).await, Default::default());
+    assert_eq!(fixture.difference(&published).await, Default::default());
     // Nothing waits for copies.
     until_ready(&worker).await;
     broker.allow_to_write("dead.letters");
-    until(60, "the copy is there", async || bed.broker.offsets("dead.letters", 0).len() == 1).await;
+    until(60, "the copy is there", async || fixture.broker.offsets("dead.letters", 0).len() == 1).await;
     until(60, "the problem is over", async || problem().is_none()).await;
     until_ready(&worker).await;
     drop(worker);
     secured.assert_only_tls(&broker.sent());
-    secured.bed.remove().await;
+    secured.fixture.remove().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_password_of_kafka_that_is_rotated_in_its_file_needs_no_restart() {
     let Some(secured) = Secured::start("rotated").await else { return };
-    let Secured { broker, bed, .. } = &secured;
-    bed.broker.create("rotated.letters", 1, &[]).await;
+    let Secured { broker, fixture, .. } = &secured;
+    fixture.broker.create("rotated.letters", 1, &[]).await;
     broker.allow_to_write("rotated.letters");
     let mut published = Published::default();
-    publish(bed, &mut published, 20);
-    bed.producer.send(&bed.points_topic, 0, "s", Some(b"{"));
-    bed.producer.flush();
+    publish(fixture, &mut published, 20);
+    fixture.producer.send(&fixture.points_topic, 0, "s", Some(b"{"));
+    fixture.producer.flush();
     let password = broker.file("password", "of-yesterday\n");
     let scram = [("sasl.mechanism", "SCRAM-SHA-512"), ("sasl.username", USER)];
     let mut environment = secured.by(&broker.sasl, "SASL_SSL", &scram);
     environment.push(("SERIES_INGEST__KAFKA__PROPERTIES_FILES__SASL_PASSWORD".to_owned(), password.clone()));
     environment.push(("SERIES_INGEST__KAFKA__DEAD_LETTER_TOPIC".to_owned(), "rotated.letters".to_owned()));
-    let worker = Worker::start(&bed.name, &environment, &[]);
+    let worker = Worker::start(&fixture.name, &environment, &[]);
     until_not_ready(&worker, "sasl.password").await;
     // A file that is replaced may be missing for a moment.
     std::fs::remove_file(&password).unwrap();
     until(30, "it is said", async || worker.log().contains("cannot be read again; the earlier ones are used")).await;
     broker.file("password", PASSWORD);
     until_ready(&worker).await;
-    bed.until_applied(60).await;
-    assert_eq!(bed.difference(&published).await, Default::default());
+    fixture.until_applied(60).await;
+    assert_eq!(fixture.difference(&published).await, Default::default());
     // The producer of copies is another client, which was refused as well.
-    until(60, "the copy is there", async || bed.broker.offsets("rotated.letters", 0).len() == 1).await;
+    until(60, "the copy is there", async || fixture.broker.offsets("rotated.letters", 0).len() == 1).await;
     let log = worker.log();
     assert!(log.contains("the credentials of Kafka have changed in their files"), "{log}");
     assert!(!log.contains(PASSWORD) && !log.contains("of-yesterday"), "{log}");
     drop(worker);
-    secured.bed.remove().await;
+    secured.fixture.remove().await;
 }
 
 /// What stands in every place for a secret.
@@ -963,14 +966,14 @@ const MARKER: &str = "QxSecretMarkerxQ";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_secret_is_seen_anywhere() {
-    let Some(bed) = Bed::new("secrets", 1).await else { return };
+    let Some(fixture) = Fixture::new("secrets", 1).await else { return };
     let folder = tempfile::tempdir().unwrap();
     let secret = folder.path().join("secret");
     std::fs::write(&secret, format!("{MARKER}\n")).unwrap();
     let secret = secret.to_str().unwrap();
-    let url = bed.url.replacen("postgres@", &format!("postgres:{MARKER}@"), 1);
+    let url = fixture.url.replacen("postgres@", &format!("postgres:{MARKER}@"), 1);
     assert!(url.contains(MARKER), "{url}");
-    let marked = with(&bed.environment(), &[("DATABASE_URL", &url), ("SERIES_INGEST__LOG__FILTER", "trace")]);
+    let marked = with(&fixture.environment(), &[("DATABASE_URL", &url), ("SERIES_INGEST__LOG__FILTER", "trace")]);
     // In clear to the broker, which then looks at none of them.
     let mut with_properties = marked.clone();
     with_properties.extend(properties(&[
@@ -986,7 +989,7 @@ async fn no_secret_is_seen_anywhere() {
     ]));
     let files = "SERIES_INGEST__KAFKA__PROPERTIES_FILES__";
     let mut from_files =
-        with(&marked, &[("DATABASE_URL", &bed.url), ("SERIES_INGEST__DATABASE__PASSWORD_FILE", secret)]);
+        with(&marked, &[("DATABASE_URL", &fixture.url), ("SERIES_INGEST__DATABASE__PASSWORD_FILE", secret)]);
     from_files.extend([
         (format!("{files}SASL_PASSWORD"), secret.to_owned()),
         (format!("{files}SASL_OAUTHBEARER_CLIENT_SECRET"), secret.to_owned()),
@@ -1018,13 +1021,13 @@ async fn no_secret_is_seen_anywhere() {
         }
     }
     let mut published = Published::default();
-    publish(&bed, &mut published, 5);
-    let worker = Worker::start(&bed.name, &with_properties, &[]);
-    bed.until_applied(60).await;
+    publish(&fixture, &mut published, 5);
+    let worker = Worker::start(&fixture.name, &with_properties, &[]);
+    fixture.until_applied(60).await;
     for (name, environment) in
         [("refused", &refused), ("by token", &by_token), ("unknown", &unknown), ("nowhere", &nowhere)]
     {
-        let other = Worker::start(&bed.name, environment, &[]);
+        let other = Worker::start(&fixture.name, environment, &[]);
         until(30, "it has something to say", async || other.log().lines().count() > 3).await;
         for page in ["/status", "/readyz", "/metrics"] {
             hidden(&format!("{name}: {page}"), &other.get(page).map(|(_, body)| body).unwrap_or_default());
@@ -1037,5 +1040,5 @@ async fn no_secret_is_seen_anywhere() {
     assert!(worker.log().lines().count() > 50, "everything is logged");
     hidden("the log", &worker.log());
     drop(worker);
-    bed.remove().await;
+    fixture.remove().await;
 }

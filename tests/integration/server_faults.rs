@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 
 use crate::support::data::Published;
-use crate::support::ground::Ground;
+use crate::support::fixture_with_server::FixtureWithServer;
 use crate::support::load::Load;
 use crate::support::outage::{Outage, until_writable};
 use crate::support::until;
@@ -46,10 +46,10 @@ impl Seen {
 
 async fn nothing_is_lost_and_live_data_comes_first(test: &str, outage: Outage, extra: &[(&str, &str)]) {
     let _turn = TURNS.acquire().await.unwrap();
-    let Some(mut ground) = Ground::for_outage(test, PARTITIONS, outage).await else { return };
+    let Some(mut ground) = FixtureWithServer::for_outage(test, PARTITIONS, outage).await else { return };
     let worker = ground.worker("journal", extra);
-    let load = Load::start(&ground.bed, Published::default(), 20_000);
-    until(30, "points are written", async || ground.bed.count_points().await > 40_000).await;
+    let load = Load::start(&ground.fixture, Published::default(), 20_000);
+    until(30, "points are written", async || ground.fixture.count_points().await > 40_000).await;
     worker.until_mode("streaming").await;
 
     let ongoing = outage.begin(&mut ground).await;
@@ -88,8 +88,8 @@ async fn nothing_is_lost_and_live_data_comes_first(test: &str, outage: Outage, e
     })
     .await;
     let drained = returned.elapsed();
-    ground.bed.connect_to(&ground.server).await;
-    ground.bed.until_applied(60).await;
+    ground.fixture.connect_to(&ground.server).await;
+    ground.fixture.until_applied(60).await;
     let resident = worker.most_resident_bytes();
     println!(
         "{test}: {} points, away {} s; first commit after {first_commit:.2?}, live lag below {LIVE_LAG_S} s after {live:.2?} \
@@ -99,12 +99,12 @@ async fn nothing_is_lost_and_live_data_comes_first(test: &str, outage: Outage, e
         seen.most_buffered as u64 >> 20,
         resident >> 20,
     );
-    ground.bed.assert_exact(&published).await;
+    ground.fixture.assert_exact(&published).await;
     assert!(first_commit < FIRST_COMMIT, "the first commit came {first_commit:?} after the server's return");
     assert!(seen.most_buffered <= BUDGET_BYTES, "{} bytes were buffered", seen.most_buffered);
     assert!((resident as f64) < MEMORY_LIMIT_BYTES, "{resident} bytes were resident");
     drop(worker);
-    ground.bed.remove().await;
+    ground.fixture.remove().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,16 +1,16 @@
 //! What each signal does.
 
-use crate::support::bed::{Bed, connect};
 use crate::support::data::Published;
+use crate::support::fixture::{Fixture, connect};
 use crate::support::until;
 use crate::support::worker::Worker;
 
-fn publish(bed: &Bed, published: &mut Published) {
+fn publish(fixture: &Fixture, published: &mut Published) {
     for _ in 0..10 {
         let payload = published.batch("s", 10);
-        bed.producer.send(&bed.points_topic, 0, "s", Some(payload.as_bytes()));
+        fixture.producer.send(&fixture.points_topic, 0, "s", Some(payload.as_bytes()));
     }
-    bed.producer.flush();
+    fixture.producer.flush();
 }
 
 async fn until_logged(worker: &Worker, text: &str) {
@@ -19,32 +19,33 @@ async fn until_logged(worker: &Worker, text: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sigquit_and_sigint_end_the_worker_as_sigterm_does() {
-    let Some(bed) = Bed::new("quit", 1).await else { return };
+    let Some(fixture) = Fixture::new("quit", 1).await else { return };
     let mut published = Published::default();
     for name in ["QUIT", "INT", "TERM"] {
-        let mut worker = bed.worker(&[]);
-        publish(&bed, &mut published);
-        bed.until_applied(60).await;
+        let mut worker = fixture.worker(&[]);
+        publish(&fixture, &mut published);
+        fixture.until_applied(60).await;
         worker.signal(name);
         assert_eq!(worker.exit_code(10), Some(0), "{name}");
         let log = worker.log();
         assert!(log.contains(&format!("SIG{name}: stopping")) && log.contains("pipeline: stopped"), "{log}");
     }
-    bed.assert_exact(&published).await;
-    bed.remove().await;
+    fixture.assert_exact(&published).await;
+    fixture.remove().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sighup_reads_the_log_filter_again_and_signals_that_mean_nothing_are_ignored() {
-    let Some(bed) = Bed::new("hangup", 1).await else { return };
+    let Some(fixture) = Fixture::new("hangup", 1).await else { return };
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("ingest.toml");
     std::fs::write(&file, "log.filter = \"info\"\n").unwrap();
     let with_file = ["sh", "-c", "exec \"$@\" --config \"$FILE\"", "sh"];
-    let mut worker = Worker::start_by(&with_file, "hangup", &bed.environment(), &[("FILE", file.to_str().unwrap())]);
+    let mut worker =
+        Worker::start_by(&with_file, "hangup", &fixture.environment(), &[("FILE", file.to_str().unwrap())]);
     let mut published = Published::default();
-    publish(&bed, &mut published);
-    bed.until_applied(60).await;
+    publish(&fixture, &mut published);
+    fixture.until_applied(60).await;
     assert!(!worker.log().contains(" DEBUG "), "{}", worker.log());
 
     std::fs::write(&file, "log.filter = \"info,series_ingest=debug,tokio_postgres=debug\"\n").unwrap();
@@ -60,27 +61,27 @@ async fn sighup_reads_the_log_filter_again_and_signals_that_mean_nothing_are_ign
         until_logged(&worker, &format!("SIG{name}: ignored")).await;
     }
     worker.signal("PIPE");
-    publish(&bed, &mut published);
-    bed.until_applied(60).await;
-    bed.assert_exact(&published).await;
+    publish(&fixture, &mut published);
+    fixture.until_applied(60).await;
+    fixture.assert_exact(&published).await;
     assert_eq!(worker.terminate(10), Some(0));
-    bed.remove().await;
+    fixture.remove().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_signal_ends_the_drain_at_once() {
-    let Some(bed) = Bed::new("second", 1).await else { return };
-    let mut worker = bed.worker(&[
+    let Some(fixture) = Fixture::new("second", 1).await else { return };
+    let mut worker = fixture.worker(&[
         ("SERIES_INGEST__SHUTDOWN__DRAIN_TIMEOUT_MS", "200000"),
         ("SERIES_INGEST__KAFKA__SESSION_TIMEOUT_MS", "300000"),
     ]);
     let mut published = Published::default();
-    publish(&bed, &mut published);
-    bed.until_applied(60).await;
+    publish(&fixture, &mut published);
+    fixture.until_applied(60).await;
     // The drain waits for a lock.
-    bed.client.batch_execute("begin; lock table time_series_data_points in access exclusive mode").await.unwrap();
-    publish(&bed, &mut published);
-    let observer = connect(&bed.url).await;
+    fixture.client.batch_execute("begin; lock table time_series_data_points in access exclusive mode").await.unwrap();
+    publish(&fixture, &mut published);
+    let observer = connect(&fixture.url).await;
     until(30, "a batch waits for the lock", async || {
         let waiting =
             "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
@@ -92,22 +93,22 @@ async fn a_second_signal_ends_the_drain_at_once() {
     worker.signal("INT");
     assert_eq!(worker.exit_code(10), Some(130));
     assert!(worker.log().contains("SIGINT again: ending at once"), "{}", worker.log());
-    bed.client.batch_execute("rollback").await.unwrap();
+    fixture.client.batch_execute("rollback").await.unwrap();
     // The first group keeps its member's place for as long as the session lasts.
-    let worker = bed.worker(&[("SERIES_INGEST__KAFKA__GROUP_ID", &format!("{}-next", bed.group))]);
-    bed.until_applied(60).await;
-    bed.assert_exact(&published).await;
+    let worker = fixture.worker(&[("SERIES_INGEST__KAFKA__GROUP_ID", &format!("{}-next", fixture.group))]);
+    fixture.until_applied(60).await;
+    fixture.assert_exact(&published).await;
     drop(worker);
-    bed.remove().await;
+    fixture.remove().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_still_migrates_ends_with_a_signal() {
-    let Some(bed) = Bed::unmigrated("migrating", 1).await else { return };
+    let Some(fixture) = Fixture::unmigrated("migrating", 1).await else { return };
     // The first migration makes a table of this name, and waits for whoever makes it, too.
-    bed.client.batch_execute("begin; create table time_series_metadata (id text)").await.unwrap();
-    let mut worker = bed.worker(&[("SERIES_INGEST__DATABASE__MIGRATE_ON_START", "true")]);
-    let observer = connect(&bed.url).await;
+    fixture.client.batch_execute("begin; create table time_series_metadata (id text)").await.unwrap();
+    let mut worker = fixture.worker(&[("SERIES_INGEST__DATABASE__MIGRATE_ON_START", "true")]);
+    let observer = connect(&fixture.url).await;
     until(60, "the migration waits", async || {
         let waiting =
             "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'";
@@ -116,6 +117,6 @@ async fn a_worker_that_still_migrates_ends_with_a_signal() {
     .await;
     assert_eq!(worker.terminate(10), Some(0), "{}", worker.log());
     assert!(worker.log().contains("SIGTERM: stopping"), "{}", worker.log());
-    bed.client.batch_execute("rollback").await.unwrap();
-    bed.remove().await;
+    fixture.client.batch_execute("rollback").await.unwrap();
+    fixture.remove().await;
 }

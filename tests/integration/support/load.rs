@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::bed::Bed;
 use super::broker::Producer;
 use super::data::Published;
+use super::fixture::Fixture;
 
 /// Timestamps in a message, with two columns.
 const TIMESTAMPS: usize = 50;
@@ -21,10 +21,10 @@ pub struct Load {
 
 impl Load {
     /// Goes on from what was published before, over all partitions.
-    pub fn start(bed: &Bed, mut published: Published, points_per_s: u32) -> Self {
+    pub fn start(fixture: &Fixture, mut published: Published, points_per_s: u32) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
-        let (stopped, producer) = (Arc::clone(&stop), Producer::new(&bed.brokers));
-        let (topic, partitions) = (bed.points_topic.clone(), bed.partitions);
+        let (stopped, producer) = (Arc::clone(&stop), Producer::new(&fixture.brokers));
+        let (topic, partitions) = (fixture.points_topic.clone(), fixture.partitions);
         let thread = std::thread::spawn(move || {
             let mut due = Instant::now();
             let mut last_us = 0;

@@ -1,21 +1,21 @@
 //! What the tests against real servers share. Each test has a database, topics and a group of its own, so that they run side
 //! by side; what a failed test leaves behind stays, to be looked at.
 
-pub mod away;
-pub mod bed;
 pub mod broker;
 pub mod certificates;
 pub mod cluster;
 pub mod data;
-pub mod ground;
+pub mod fixture;
+pub mod fixture_with_proxy;
+pub mod fixture_with_server;
 pub mod load;
 pub mod outage;
 pub mod own_broker;
 pub mod pgbouncer;
 pub mod proxy;
+pub mod recording_proxy;
 pub mod secure_broker;
 pub mod server;
-pub mod tap;
 pub mod worker;
 
 use std::io::Write as _;

@@ -5,8 +5,8 @@ use std::time::Duration;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, NoTls};
 
-use super::bed::connect;
-use super::ground::{Ground, ROLE};
+use super::fixture::connect;
+use super::fixture_with_server::{FixtureWithServer, ROLE};
 use super::until;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,7 +34,7 @@ pub struct Ongoing {
 }
 
 impl Outage {
-    pub async fn begin(self, ground: &mut Ground) -> Ongoing {
+    pub async fn begin(self, ground: &mut FixtureWithServer) -> Ongoing {
         let mut others = Vec::new();
         match self {
             Self::Killed => ground.server.kill_9(),
@@ -54,7 +54,7 @@ impl Outage {
 
 impl Ongoing {
     /// Heals what was done, and does not wait for what comes of it.
-    pub async fn end(self, ground: &mut Ground) {
+    pub async fn end(self, ground: &mut FixtureWithServer) {
         match self.outage {
             Outage::Killed | Outage::Stopped => ground.server.launch(),
             Outage::Frozen => ground.server.thaw(),
@@ -69,7 +69,7 @@ impl Ongoing {
     }
 }
 
-async fn read_only(ground: &Ground, on: bool) {
+async fn read_only(ground: &FixtureWithServer, on: bool) {
     let admin = connect(&ground.server.url()).await;
     let sql = format!("alter system set default_transaction_read_only = {on}");
     admin.batch_execute(&sql).await.unwrap();
@@ -91,10 +91,10 @@ async fn are_all_taken(admin: &Client) -> bool {
 }
 
 /// Takes every connection that there is, and then lets the workers ask for theirs. The administrator's are reserved.
-async fn take_all_connections(ground: &Ground) -> Vec<Client> {
+async fn take_all_connections(ground: &FixtureWithServer) -> Vec<Client> {
     let admin = connect(&ground.server.url()).await;
     admin.batch_execute("drop role if exists other; create role other login").await.unwrap();
-    let url = format!("postgresql://other@{}/{}", ground.server.address(), ground.bed.name);
+    let url = format!("postgresql://other@{}/{}", ground.server.address(), ground.fixture.name);
     let mut others = Vec::new();
     // A worker would be as quick to take what it has just lost.
     lock_role(&admin).await;
@@ -126,7 +126,7 @@ async fn lock_role(admin: &Client) {
 
 /// Waits until the server takes a write of a new connection in the workers' role, asking every 20 ms. The answer is a
 /// connection, and the server's time then.
-pub async fn until_writable(ground: &Ground) -> (Client, std::time::SystemTime) {
+pub async fn until_writable(ground: &FixtureWithServer) -> (Client, std::time::SystemTime) {
     let url = ground.url();
     let attempt = async || -> Result<(Client, std::time::SystemTime), tokio_postgres::Error> {
         let (client, connection) = tokio_postgres::connect(&url, NoTls).await?;

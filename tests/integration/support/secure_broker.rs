@@ -11,7 +11,7 @@ use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 
 use super::certificates::{Authority, Certified};
-use super::tap::Tap;
+use super::recording_proxy::RecordingProxy;
 use super::{servers, skip, until};
 
 const STACK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/stack");
@@ -44,7 +44,7 @@ pub struct SecureBroker {
     /// TLS for localhost, and a user's name by his certificate.
     pub mutual: String,
     /// What clients come by to the listeners behind TLS.
-    taps: Vec<Tap>,
+    taps: Vec<RecordingProxy>,
 }
 
 fn kafka(arguments: &[&str]) -> Output {
@@ -59,7 +59,7 @@ impl SecureBroker {
         let [controller, plain, listeners @ ..] = free_ports();
         let mut taps = Vec::new();
         for listener in listeners {
-            taps.push(Tap::start(listener).await);
+            taps.push(RecordingProxy::start(listener).await);
         }
         let file = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
         let good = authority.server(&["localhost"]);
@@ -178,7 +178,7 @@ impl SecureBroker {
 
     /// What clients have sent to the listeners behind TLS so far, by connection.
     pub fn sent(&self) -> Vec<Vec<u8>> {
-        self.taps.iter().flat_map(Tap::sent).collect()
+        self.taps.iter().flat_map(RecordingProxy::sent).collect()
     }
 
     /// How often it has denied [`USER`] this operation on this topic.

@@ -199,7 +199,7 @@ impl Server {
     /// A folder on a small disk of its own, as the server sees it; the disk ends with the server's process.
     pub async fn small_disk(&self) -> String {
         assert!(self.small_mib.is_some(), "the server was started with a small disk");
-        let client = super::bed::connect(&self.url()).await;
+        let client = super::fixture::connect(&self.url()).await;
         let data: String = client.query_one("select current_setting('data_directory')", &[]).await.unwrap().get(0);
         format!("{data}.small")
     }
@@ -235,7 +235,7 @@ impl Server {
 
     /// Lets it read its settings again, after some statements; they hold for connections made a moment later.
     pub async fn reload(&self, statements: &[&str]) {
-        let client = super::bed::connect(&self.url()).await;
+        let client = super::fixture::connect(&self.url()).await;
         for statement in statements.iter().chain(&["select pg_reload_conf()"]) {
             client.batch_execute(statement).await.unwrap();
         }

@@ -7,12 +7,12 @@ use tokio::net::{TcpListener, TcpStream};
 
 type Sent = Arc<Mutex<Vec<u8>>>;
 
-pub struct Tap {
+pub struct RecordingProxy {
     pub port: u16,
     connections: Arc<Mutex<Vec<Sent>>>,
 }
 
-impl Tap {
+impl RecordingProxy {
     /// Listens on a free port and passes on to this one.
     pub async fn start(server: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

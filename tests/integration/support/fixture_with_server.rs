@@ -1,9 +1,9 @@
-//! A bed on a database server of the test's own, and a folder for the journals of its workers.
+//! A fixture on a database server of the test's own, and a folder for the journals of its workers.
 
 use std::path::PathBuf;
 
-use super::bed::{Bed, connect, url_with};
 use super::data::Published;
+use super::fixture::{Fixture, connect, url_with};
 use super::outage::Outage;
 use super::server::Server;
 use super::until;
@@ -15,20 +15,20 @@ pub const ROLE: &str = "worker";
 /// Room for what is published in a test with a disk that gets full.
 const SMALL_DISK_MIB: u32 = 1024;
 
-pub struct Ground {
+pub struct FixtureWithServer {
     pub server: Server,
-    pub bed: Bed,
+    pub fixture: Fixture,
     folder: tempfile::TempDir,
     /// The password of the workers' role; none if the server trusts it.
     password: Option<String>,
 }
 
-impl Ground {
+impl FixtureWithServer {
     /// `None`, loudly, where a test can have no server of its own.
     pub async fn new(test: &str, partitions: i32) -> Option<Self> {
         let server = Server::start(test).await?;
-        let bed = Bed::on(&server, test, partitions).await;
-        Some(Self::on(server, bed).await)
+        let fixture = Fixture::on(&server, test, partitions).await;
+        Some(Self::on(server, fixture).await)
     }
 
     /// One for this kind of outage.
@@ -37,8 +37,8 @@ impl Ground {
             return Self::new(test, partitions).await;
         }
         let server = Server::start_with_small_disk(test, SMALL_DISK_MIB).await?;
-        let bed = Bed::on(&server, test, partitions).await;
-        let ground = Self::on(server, bed).await;
+        let fixture = Fixture::on(&server, test, partitions).await;
+        let ground = Self::on(server, fixture).await;
         ground.move_to_small_disk().await;
         Some(ground)
     }
@@ -51,8 +51,8 @@ impl Ground {
         } else {
             Server::start(test).await?
         };
-        let bed = Bed::on_both(&server, brokers, test, partitions).await;
-        let mut ground = Self::on(server, bed).await;
+        let fixture = Fixture::on_both(&server, brokers, test, partitions).await;
+        let mut ground = Self::on(server, fixture).await;
         if has_small_disk {
             ground.move_to_small_disk().await;
         }
@@ -62,11 +62,11 @@ impl Ground {
 
     async fn move_to_small_disk(&self) {
         let disk = self.server.small_disk().await;
-        self.bed.client.batch_execute(&format!("create tablespace small location '{disk}'")).await.unwrap();
+        self.fixture.client.batch_execute(&format!("create tablespace small location '{disk}'")).await.unwrap();
         let move_there = "grant create on tablespace small to public;
              select attach_tablespace('small', 'time_series_data_points');
              alter table sign_of_life set tablespace small";
-        self.bed.client.batch_execute(move_there).await.unwrap();
+        self.fixture.client.batch_execute(move_there).await.unwrap();
     }
 
     /// Has the server ask the workers' role for a password; everybody else it trusts as before.
@@ -77,8 +77,8 @@ impl Ground {
                  ('host all {ROLE} 127.0.0.1/32 scram-sha-256'), ('local all all trust'), ('host all all 127.0.0.1/32 trust'))
                  to %L$f$, current_setting('hba_file')); end $$"
         );
-        self.bed.client.batch_execute(&sql).await.unwrap();
-        self.bed.client.batch_execute("select pg_reload_conf()").await.unwrap();
+        self.fixture.client.batch_execute(&sql).await.unwrap();
+        self.fixture.client.batch_execute("select pg_reload_conf()").await.unwrap();
         self.password = Some("first".to_owned());
         self.set_password().await;
         self.write_password();
@@ -110,7 +110,7 @@ impl Ground {
         std::fs::rename(new, file).unwrap();
     }
 
-    async fn on(server: Server, bed: Bed) -> Self {
+    async fn on(server: Server, fixture: Fixture) -> Self {
         let role = format!(
             "create role {ROLE} login;
              grant select, insert, update, delete on all tables in schema public to {ROLE};
@@ -120,42 +120,47 @@ impl Ground {
              alter table sign_of_life alter text set storage external;
              grant insert on sign_of_life to {ROLE}"
         );
-        bed.client.batch_execute(&role).await.unwrap();
-        Self { server, bed, folder: tempfile::tempdir().unwrap(), password: None }
+        fixture.client.batch_execute(&role).await.unwrap();
+        Self { server, fixture, folder: tempfile::tempdir().unwrap(), password: None }
     }
 
     /// The database as workers are told of it.
     pub fn url(&self) -> String {
         let password = self.password.as_ref().map_or_else(String::new, |password| format!(":{password}"));
         let url = format!("postgresql://{ROLE}{password}@{}/", self.server.address());
-        url_with(&url, &self.bed.name, None)
+        url_with(&url, &self.fixture.name, None)
     }
 
     /// The database as an administrator reaches it.
     #[allow(dead_code, reason = "only tests/chaos uses it")]
     pub fn database_url(&self) -> String {
-        url_with(&self.server.url(), &self.bed.name, None)
+        url_with(&self.server.url(), &self.fixture.name, None)
     }
 
     pub fn publish(&self, published: &mut Published, messages: i32) {
         for number in 0..messages {
             let payload = published.batch("s", 25);
-            self.bed.producer.send(&self.bed.points_topic, number % self.bed.partitions, "s", Some(payload.as_bytes()));
+            self.fixture.producer.send(
+                &self.fixture.points_topic,
+                number % self.fixture.partitions,
+                "s",
+                Some(payload.as_bytes()),
+            );
         }
-        self.bed.producer.flush();
+        self.fixture.producer.flush();
     }
 
     /// Waits until this worker, while the database is away, has journaled all that Kafka has.
     pub async fn until_journaled(&self, worker: &Worker) {
         worker.until_mode("journaling").await;
-        let bed = &self.bed;
-        let ends = bed.broker.ends(&bed.points_topic, bed.partitions);
+        let fixture = &self.fixture;
+        let ends = fixture.broker.ends(&fixture.points_topic, fixture.partitions);
         until(60, "everything is journaled", async || {
             let Some((200, status)) = worker.get("/status") else { return false };
             let status: serde_json::Value = serde_json::from_str(&status).unwrap();
             let partitions = status["partitions"].as_array().unwrap();
             let read = partitions.iter().filter(|one| {
-                one["topic"] == bed.points_topic.as_str()
+                one["topic"] == fixture.points_topic.as_str()
                     && one["position"] == ends[one["partition"].as_u64().unwrap() as usize]
             });
             // What is read and not journaled yet is held in memory.
@@ -186,6 +191,6 @@ impl Ground {
             settings.push(("SERIES_INGEST__DATABASE__PASSWORD_FILE", &file));
         }
         settings.extend_from_slice(extra);
-        self.bed.worker(&settings)
+        self.fixture.worker(&settings)
     }
 }

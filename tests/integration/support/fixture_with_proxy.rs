@@ -5,35 +5,35 @@ use std::path::{Path, PathBuf};
 
 use series_ingest::journal::{Inspection, RealFiles};
 
-use super::bed::Bed;
 use super::data::Published;
+use super::fixture::Fixture;
 use super::proxy::Proxy;
 use super::until;
 use super::worker::Worker;
 
 /// A database behind a proxy, and a folder for journals.
-pub struct Away {
-    pub bed: Bed,
+pub struct FixtureWithProxy {
+    pub fixture: Fixture,
     pub proxy: Proxy,
     url: String,
     folder: tempfile::TempDir,
 }
 
-impl Away {
+impl FixtureWithProxy {
     pub async fn new(test: &str, partitions: i32) -> Option<Self> {
-        Some(Self::before(Bed::new(test, partitions).await?).await)
+        Some(Self::before(Fixture::new(test, partitions).await?).await)
     }
 
     /// The same with a database that is not migrated.
     pub async fn unmigrated(test: &str, partitions: i32) -> Option<Self> {
-        Some(Self::before(Bed::unmigrated(test, partitions).await?).await)
+        Some(Self::before(Fixture::unmigrated(test, partitions).await?).await)
     }
 
-    /// A proxy before the database of this bed.
-    pub async fn before(bed: Bed) -> Self {
-        let proxy = Proxy::start(&bed.server()).await;
-        let url = bed.url_by(proxy.port);
-        Self { bed, proxy, url, folder: tempfile::tempdir().unwrap() }
+    /// A proxy before the database of this fixture.
+    pub async fn before(fixture: Fixture) -> Self {
+        let proxy = Proxy::start(&fixture.server()).await;
+        let url = fixture.url_by(proxy.port);
+        Self { fixture, proxy, url, folder: tempfile::tempdir().unwrap() }
     }
 
     pub fn journal(&self, name: &str) -> PathBuf {
@@ -59,7 +59,7 @@ impl Away {
             ("SERIES_INGEST__BATCH__LINGER_MS", "50"),
         ];
         settings.extend_from_slice(extra);
-        Worker::start_by(launcher, &self.bed.name, &self.bed.environment(), &settings)
+        Worker::start_by(launcher, &self.fixture.name, &self.fixture.environment(), &settings)
     }
 
     /// Publishes so many messages, over all partitions.
@@ -72,7 +72,7 @@ impl Away {
         for number in 0..messages {
             self.send(number, &published.batch("s", timestamps));
         }
-        self.bed.producer.flush();
+        self.fixture.producer.flush();
     }
 
     /// The same with messages of so many bytes that hardly compress: they fill a journal, and few points a table.
@@ -80,19 +80,19 @@ impl Away {
         for number in 0..messages {
             self.send(number, &published.large_batch("s", 5, bytes));
         }
-        self.bed.producer.flush();
+        self.fixture.producer.flush();
     }
 
     fn send(&self, number: usize, payload: &str) {
-        let partition = number as i32 % self.bed.partitions;
-        self.bed.producer.send(&self.bed.points_topic, partition, "s", Some(payload.as_bytes()));
+        let partition = number as i32 % self.fixture.partitions;
+        self.fixture.producer.send(&self.fixture.points_topic, partition, "s", Some(payload.as_bytes()));
     }
 
     /// Publishes so many messages, which are written, and takes the database away from the worker, which then journals so many
     /// further ones.
     pub async fn begin_outage(&self, worker: &Worker, published: &mut Published, written: usize, journaled: usize) {
         self.publish(published, written);
-        self.bed.until_applied(60).await;
+        self.fixture.until_applied(60).await;
         self.proxy.refuse(true);
         self.publish(published, journaled);
         until_mode(worker, "journaling").await;
@@ -100,11 +100,11 @@ impl Away {
 
     /// Kafka loses all that it has: only the journal has it now.
     pub async fn delete_records(&self) {
-        self.bed.delete_records().await;
+        self.fixture.delete_records().await;
     }
 
     pub async fn remove(self) {
-        self.bed.remove().await;
+        self.fixture.remove().await;
     }
 }
 
@@ -114,21 +114,21 @@ pub async fn until_mode(worker: &Worker, mode: &str) {
 }
 
 /// Waits until a worker that journals has read everything that Kafka has, and holds nothing of it in memory any more.
-pub async fn until_journaled(away: &Away, worker: &Worker) {
+pub async fn until_journaled(away: &FixtureWithProxy, worker: &Worker) {
     until_journaled_within(30, away, worker).await;
 }
 
 /// The same with another deadline, in seconds.
-pub async fn until_journaled_within(seconds: u64, away: &Away, worker: &Worker) {
-    let bed = &away.bed;
-    let ends = bed.broker.ends(&bed.points_topic, bed.partitions);
+pub async fn until_journaled_within(seconds: u64, away: &FixtureWithProxy, worker: &Worker) {
+    let fixture = &away.fixture;
+    let ends = fixture.broker.ends(&fixture.points_topic, fixture.partitions);
     until(seconds, "everything is journaled", async || {
         let Some((200, status)) = worker.get("/status") else { return false };
         let status: serde_json::Value = serde_json::from_str(&status).unwrap();
         let partitions = status["partitions"].as_array().unwrap();
         let is_read = |number: usize, end: i64| {
             partitions.iter().any(|partition| {
-                partition["topic"] == bed.points_topic.as_str()
+                partition["topic"] == fixture.points_topic.as_str()
                     && partition["partition"] == number
                     && partition["position"] == end
             })
@@ -139,14 +139,14 @@ pub async fn until_journaled_within(seconds: u64, away: &Away, worker: &Worker) 
 }
 
 /// Waits until whoever opens the directory finds all that Kafka has and the database lacks.
-pub async fn until_found(away: &Away, directory: &Path) {
-    let bed = &away.bed;
-    let ends = bed.broker.ends(&bed.points_topic, bed.partitions);
-    let applied = bed.next_offsets().await;
+pub async fn until_found(away: &FixtureWithProxy, directory: &Path) {
+    let fixture = &away.fixture;
+    let ends = fixture.broker.ends(&fixture.points_topic, fixture.partitions);
+    let applied = fixture.next_offsets().await;
     until(60, "all is in the journal", async || {
         let Ok(journal) = Inspection::open(RealFiles, directory) else { return false };
         let mut spans: HashMap<i32, Vec<(i64, i64)>> = HashMap::new();
-        for record in journal.records().filter(|record| record.partition.source.topic == bed.points_topic) {
+        for record in journal.records().filter(|record| record.partition.source.topic == fixture.points_topic) {
             spans.entry(record.partition.number).or_default().push((record.from, record.until));
         }
         applied.iter().zip(&ends).enumerate().all(|(number, (applied, end))| {

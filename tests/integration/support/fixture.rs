@@ -17,7 +17,7 @@ use super::{Servers, servers, skip, until};
 
 static NUMBER: AtomicUsize = AtomicUsize::new(0);
 
-pub struct Bed {
+pub struct Fixture {
     pub name: String,
     pub brokers: String,
     pub url: String,
@@ -67,35 +67,35 @@ fn has_trigger() -> bool {
     }
 }
 
-impl Bed {
-    /// A bed with a migrated database and topics; `None` where there are no servers.
+impl Fixture {
+    /// A fixture with a migrated database and topics; `None` where there are no servers.
     pub async fn new(test: &str, partitions: i32) -> Option<Self> {
-        let bed = Self::unmigrated(test, partitions).await?;
-        bed.migrate(&[]).await;
-        Some(bed)
+        let fixture = Self::unmigrated(test, partitions).await?;
+        fixture.migrate(&[]).await;
+        Some(fixture)
     }
 
     /// The same with this profile, whatever the environment says.
     pub async fn with_profile(test: &str, partitions: i32, profile: Profile) -> Option<Self> {
-        let bed = Self::unmigrated(test, partitions).await?;
-        schema::migrate(&bed.config(&[])).await.unwrap();
-        bed.set_profile(profile).await;
-        Some(bed)
+        let fixture = Self::unmigrated(test, partitions).await?;
+        schema::migrate(&fixture.config(&[])).await.unwrap();
+        fixture.set_profile(profile).await;
+        Some(fixture)
     }
 
-    /// A migrated bed on the community edition of TimescaleDB; `None`, loudly, where TEST_DATABASE_URL_COMMUNITY names none.
+    /// A migrated fixture on the community edition of TimescaleDB; `None`, loudly, where TEST_DATABASE_URL_COMMUNITY names none.
     pub async fn on_community(test: &str, partitions: i32, profile: Profile) -> Option<Self> {
         let servers = servers(test)?;
         let Ok(database_url) = std::env::var("TEST_DATABASE_URL_COMMUNITY") else {
             skip(test, "TEST_DATABASE_URL_COMMUNITY is not set");
             return None;
         };
-        let bed = Self::make(test, partitions, Servers { database_url, ..servers }).await;
+        let fixture = Self::make(test, partitions, Servers { database_url, ..servers }).await;
         // What is compressed there was compressed as it came, and not by the policy.
         let late = ("SERIES_INGEST__DATABASE__COMPRESS_AFTER_S", "3153600000");
-        schema::migrate(&bed.config(&[late])).await.unwrap();
-        bed.set_profile(profile).await;
-        Some(bed)
+        schema::migrate(&fixture.config(&[late])).await.unwrap();
+        fixture.set_profile(profile).await;
+        Some(fixture)
     }
 
     /// Makes the tables, with these settings, and the profile and the trigger that the environment names.
@@ -118,29 +118,29 @@ impl Bed {
         Some(Self::make(test, partitions, servers(test)?).await)
     }
 
-    /// A bed on a database server of the test's own.
+    /// A fixture on a database server of the test's own.
     pub async fn on(server: &Server, test: &str, partitions: i32) -> Self {
         let servers = servers(test).expect("the server was started because there are servers");
-        let bed = Self::make(test, partitions, Servers { database_url: server.url(), ..servers }).await;
-        bed.migrate(&[]).await;
-        bed
+        let fixture = Self::make(test, partitions, Servers { database_url: server.url(), ..servers }).await;
+        fixture.migrate(&[]).await;
+        fixture
     }
 
     /// The same on other brokers, too.
     #[allow(dead_code, reason = "only tests/chaos uses it")]
     pub async fn on_both(server: &Server, brokers: &str, test: &str, partitions: i32) -> Self {
         let servers = Servers { brokers: brokers.to_owned(), database_url: server.url() };
-        let bed = Self::make(test, partitions, servers).await;
-        bed.migrate(&[]).await;
-        bed
+        let fixture = Self::make(test, partitions, servers).await;
+        fixture.migrate(&[]).await;
+        fixture
     }
 
-    /// A migrated bed on another broker.
+    /// A migrated fixture on another broker.
     pub async fn on_broker(brokers: &str, test: &str, partitions: i32) -> Self {
         let servers = servers(test).expect("the broker was started because there are servers");
-        let bed = Self::make(test, partitions, Servers { brokers: brokers.to_owned(), ..servers }).await;
-        bed.migrate(&[]).await;
-        bed
+        let fixture = Self::make(test, partitions, Servers { brokers: brokers.to_owned(), ..servers }).await;
+        fixture.migrate(&[]).await;
+        fixture
     }
 
     async fn make(test: &str, partitions: i32, servers: Servers) -> Self {
@@ -232,7 +232,7 @@ impl Bed {
         self.admin = connect(&server.url()).await;
     }
 
-    /// What the program is told of this bed; retries are quick, and a lost member is noticed soon.
+    /// What the program is told of this fixture; retries are quick, and a lost member is noticed soon.
     pub fn environment(&self) -> Vec<(String, String)> {
         [
             ("DATABASE_URL", self.url.as_str()),
@@ -251,7 +251,7 @@ impl Bed {
         .collect()
     }
 
-    /// The configuration of this bed, with other settings over it: names of the environment.
+    /// The configuration of this fixture, with other settings over it: names of the environment.
     pub fn config(&self, extra: &[(&str, &str)]) -> Config {
         let extra = extra.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         let mut environment: Vec<(String, String)> = self.environment();
@@ -264,7 +264,7 @@ impl Bed {
         Worker::start(&self.name, &self.environment(), extra)
     }
 
-    /// A URL of this bed's database by another port of loopback: a proxy's.
+    /// A URL of this fixture's database by another port of loopback: a proxy's.
     pub fn url_by(&self, port: u16) -> String {
         url_with(&self.url, &self.name, Some(port))
     }
