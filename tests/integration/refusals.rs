@@ -460,7 +460,7 @@ async fn a_column_of_another_type_refuses_no_message() {
     fixture.until_applied(60).await;
     fixture.client.batch_execute(&alter("real")).await.unwrap();
     send(&mut published);
-    let errors = "series_ingest_database_errors_total{class=\"ours\"}";
+    let errors = "series_ingest_database_errors_total{class=\"internal\"}";
     until(60, "it is refused", async || worker.metric(errors) >= Some(2.0)).await;
     let told = run(&fixture.environment(), &["check"]);
     assert_eq!(told.status.code(), Some(64), "{}", text(&told));
