@@ -11,7 +11,7 @@ use super::class::{
     is_refusal,
 };
 use super::connection::step::{
-    COMMIT_STEP, COPY_STEP, COUNT_STEP, DEFINE_STEP, LETTERS_STEP, SEE_STEP, STEPS_WITH_ROWS,
+    COMMIT_STEP, COPY_STEP, COUNT_STEP, DEFINE_STEP, ENSURE_SERIES_STEP, LETTERS_STEP, STEPS_WITH_ROWS,
 };
 use super::schema::columns::OtherType;
 
@@ -309,7 +309,7 @@ fn is_of_another_column(step: &str, error: &tokio_postgres::Error) -> bool {
         // A letter is stored with less then, and at last only counted or not even that.
         LETTERS_STEP | COUNT_STEP => return false,
         DEFINE_STEP => &["name", "description"],
-        SEE_STEP => &[],
+        ENSURE_SERIES_STEP => &[],
         _ => &["value"],
     };
     error.as_db_error().is_some_and(|answer| {

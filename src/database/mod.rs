@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 
 pub use error::{Class, Error};
 pub use progress::{Applied, Coverage, Elsewhere};
-pub use write::series::Reference;
+pub use write::series::ReferentialCheck;
 pub use write::{Oversized, Path, Written};
 
 use crate::batch::Batch;
@@ -40,7 +40,7 @@ use crate::telemetry::metrics;
 use connection::pool::Connections;
 use connection::session::Session;
 use jiff::Timestamp;
-use progress::{Claim, Resolved, SourceIds};
+use progress::{Claim, ResolvedSources, SourceIds};
 use schema::profile::Table;
 use tracing::info;
 use uuid::Uuid;
@@ -99,7 +99,7 @@ pub struct Database {
     pipeline: Arc<str>,
     unknown_series: UnknownSeries,
     on_duplicate: OnDuplicate,
-    letters: dead_letters::Rules,
+    letters: dead_letters::StoragePolicy,
     letter_refusals: Arc<dead_letters::Refusals>,
     limit: Duration,
     /// How long a transaction waits for rows of series that others have locked.
@@ -132,7 +132,7 @@ pub struct State {
     /// When the last good answer came.
     pub last_success: Option<Instant>,
     /// What keeps points from naming a series without a row; `None` before the first are written.
-    pub reference: Option<Reference>,
+    pub reference: Option<ReferentialCheck>,
     /// The last failure's words and class, while it lasts.
     pub failure: Option<(String, Class)>,
     /// When that failure happened.
@@ -159,8 +159,8 @@ impl State {
 
 /// What the database was asked to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Asked {
-    Question,
+enum Operation {
+    Read,
     Write,
 }
 
@@ -176,7 +176,7 @@ impl Database {
             pipeline: config.pipeline.as_str().into(),
             unknown_series: config.points.unknown_series,
             on_duplicate: config.points.on_duplicate,
-            letters: dead_letters::Rules::new(config),
+            letters: dead_letters::StoragePolicy::new(config),
             letter_refusals: Arc::default(),
             limit: Duration::from_millis(database.statement_timeout_ms) + PATIENCE,
             row_wait: write::locks::row_wait(
@@ -323,7 +323,7 @@ impl Database {
     ///
     /// # Errors
     /// If the database does not answer.
-    pub async fn reference(&self) -> Result<Reference, Error> {
+    pub async fn reference(&self) -> Result<ReferentialCheck, Error> {
         let work = async { write::series::reference(&mut self.session().await?).await };
         self.noted(work.await)
     }
@@ -360,7 +360,7 @@ impl Database {
         session.query("probe", PROBE, &[]).await?;
         let none = Points::default();
         session.copy(&none, &none.order()).await?;
-        Claim::new(&[], &Resolved::default())?.all(&mut session).await?;
+        Claim::new(&[], &ResolvedSources::default())?.all(&mut session).await?;
         session.roll_back().await;
         Ok(())
     }
@@ -419,7 +419,12 @@ impl Database {
 
     /// How points are stored in this transaction: the table is looked at each time, because somebody may change it while
     /// workers run, and the server does not tell the client for certain that it compresses nothing.
-    async fn store<'a>(&self, session: &mut Session, batch: &'a Batch, ids: &Resolved) -> Result<Store<'a>, Error> {
+    async fn store<'a>(
+        &self,
+        session: &mut Session,
+        batch: &'a Batch,
+        ids: &ResolvedSources,
+    ) -> Result<Store<'a>, Error> {
         let table = self.look(session).await?;
         if let Some(other) = &table.other_type {
             return Err(Error::OtherType(other.clone()));
@@ -456,8 +461,8 @@ impl Database {
 
     fn noted<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
         match &result {
-            Ok(_) => self.note_success(Asked::Question),
-            Err(failure) => self.note_failure(failure, Asked::Question),
+            Ok(_) => self.note_success(Operation::Read),
+            Err(failure) => self.note_failure(failure, Operation::Read),
         }
         result
     }
@@ -473,19 +478,19 @@ impl Database {
         let _always_a_next = self.expected_refusals.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
     }
 
-    fn note_reference(&self, reference: Reference) {
+    fn note_reference(&self, reference: ReferentialCheck) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.reference != Some(reference) {
             info!(reference = reference.as_str(), "{}", reference.describe());
-            metrics::foreign_key_trigger(reference == Reference::Trigger);
+            metrics::foreign_key_trigger(reference == ReferentialCheck::Trigger);
             state.reference = Some(reference);
         }
     }
 
-    fn note_success(&self, asked: Asked) {
+    fn note_success(&self, asked: Operation) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.answers = true;
-        if !state.up && (asked == Asked::Write || !state.write_failed) {
+        if !state.up && (asked == Operation::Write || !state.write_failed) {
             *state = State { reference: state.reference, ..State::new(true) };
             metrics::database_up(true);
         }
@@ -494,7 +499,7 @@ impl Database {
 
     /// A refused row or an overlap is an answer: the database is up. So it is where it cancels a statement, or has no room for
     /// one: that may be for a single message, and all others can be written.
-    fn note_failure(&self, failure: &Error, asked: Asked) {
+    fn note_failure(&self, failure: &Error, asked: Operation) {
         let class = failure.class();
         metrics::database_error(class.as_str());
         if class == Class::Progress {
@@ -510,10 +515,10 @@ impl Database {
 
     /// Notes that nothing is written because of a lock of somebody's, which was waited for since then.
     pub fn note_blocked(&self, failure: &Error, since: Instant) {
-        self.note_down(failure, Asked::Write, since);
+        self.note_down(failure, Operation::Write, since);
     }
 
-    fn note_down(&self, failure: &Error, asked: Asked, since: Instant) {
+    fn note_down(&self, failure: &Error, asked: Operation, since: Instant) {
         let class = failure.class();
         if class == Class::Internal || failure.is_read_only() {
             // The cause may be a setting that a session keeps from the time it was opened.
@@ -529,7 +534,7 @@ impl Database {
             state.since = since;
         }
         state.answers = false;
-        state.write_failed |= asked == Asked::Write;
+        state.write_failed |= asked == Operation::Write;
         state.failure = Some((failure.to_string(), class));
         state.failed_at = Some(Timestamp::now());
         state.refused = failure.is_refusal();

@@ -11,9 +11,9 @@ use super::error::Error;
 use super::schema::{connect, quoted_text as quoted};
 use crate::config::{self, Secret};
 
-/// The database; [`Scratch::remove`] takes it away again.
+/// The database; [`ScratchDatabase::remove`] takes it away again.
 #[derive(Debug)]
-pub struct Scratch {
+pub struct ScratchDatabase {
     name: String,
     url: String,
     database: config::Database,
@@ -55,7 +55,7 @@ impl TableSummary {
     }
 }
 
-impl Scratch {
+impl ScratchDatabase {
     /// Makes a database `prefix_<process id>` on the configured server; the role needs the right to create one.
     ///
     /// # Errors

@@ -13,7 +13,7 @@ use super::error::{AppendError, Damage, ReadError};
 use super::files::Files;
 use super::index::{Record, SegmentInfo};
 use super::journal::{Journal, Usage};
-use super::payload::{Effort, Encoded, Encoder, runs};
+use super::payload::{Compression, Encoded, Encoder, runs};
 use crate::raw::{Interval, MessageSet};
 
 /// How many bytes of raw messages are encoded and not written yet: it bounds the memory for their encoded copies, and what is
@@ -75,7 +75,7 @@ pub(super) struct Pace {
     since: Instant,
     bytes: usize,
     /// What the window before allows.
-    before: Effort,
+    before: Compression,
 }
 
 pub(super) const WINDOW: Duration = Duration::from_millis(250);
@@ -85,21 +85,21 @@ pub(super) const FAST_WINDOW_BYTES: usize = 16 << 20;
 pub(super) const FLOOD_WINDOW_BYTES: usize = 48 << 20;
 
 /// How to compress where so many bytes come in a window.
-fn effort(window_bytes: f64) -> Effort {
+fn effort(window_bytes: f64) -> Compression {
     match window_bytes {
-        bytes if bytes > FLOOD_WINDOW_BYTES as f64 => Effort::None,
-        bytes if bytes > FAST_WINDOW_BYTES as f64 => Effort::Fast,
-        _ => Effort::Small,
+        bytes if bytes > FLOOD_WINDOW_BYTES as f64 => Compression::Off,
+        bytes if bytes > FAST_WINDOW_BYTES as f64 => Compression::Fast,
+        _ => Compression::Compact,
     }
 }
 
 impl Pace {
     pub(super) fn new(now: Instant) -> Self {
-        Self { since: now, bytes: 0, before: Effort::Small }
+        Self { since: now, bytes: 0, before: Compression::Compact }
     }
 
     /// Counts what is appended now, and tells how to compress it.
-    pub(super) fn add(&mut self, bytes: usize, now: Instant) -> Effort {
+    pub(super) fn add(&mut self, bytes: usize, now: Instant) -> Compression {
         let elapsed = now.saturating_duration_since(self.since);
         if elapsed >= WINDOW {
             let before = effort(self.bytes as f64 * WINDOW.as_secs_f64() / elapsed.as_secs_f64());
@@ -131,7 +131,7 @@ impl Encoders {
     }
 
     /// Encodes the sets, each run of neighbours by itself.
-    async fn encode(self: &Arc<Self>, sets: Vec<MessageSet>, effort: Effort) -> io::Result<Vec<Encoded>> {
+    async fn encode(self: &Arc<Self>, sets: Vec<MessageSet>, effort: Compression) -> io::Result<Vec<Encoded>> {
         let mut runs = runs(sets);
         // A task for each core, so that many small runs do not cost many changes of threads.
         let each = runs.len().div_ceil(self.cores);
@@ -204,11 +204,11 @@ impl JournalHandle {
     }
 
     /// How to compress so many bytes that come now.
-    fn effort(&self, bytes: usize) -> Effort {
+    fn effort(&self, bytes: usize) -> Compression {
         let of_pace = self.encoders.pace.lock().unwrap_or_else(PoisonError::into_inner).add(bytes, Instant::now());
         let usage = self.usage();
         // What is left shall last.
-        if usage.bytes > usage.limit_bytes / 2 { Effort::Small } else { of_pace }
+        if usage.bytes > usage.limit_bytes / 2 { Compression::Compact } else { of_pace }
     }
 
     /// Returns `true` if the thread has ended: it was closed, or an internal error has ended it.

@@ -20,22 +20,22 @@ const NONE: i32 = -1;
 
 /// How payloads are compressed, the slowest first. Readers need not know it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Effort {
+pub(super) enum Compression {
     /// To about a third, for JSON.
-    Small,
+    Compact,
     /// To about two thirds, in less than half the time.
     Fast,
     /// Not at all.
-    None,
+    Off,
 }
 
-impl Effort {
+impl Compression {
     /// zstd's level, where it compresses.
     const fn level(self) -> Option<i32> {
         match self {
-            Self::Small => Some(1),
+            Self::Compact => Some(1),
             Self::Fast => Some(-5),
-            Self::None => None,
+            Self::Off => None,
         }
     }
 }
@@ -118,7 +118,7 @@ pub(super) struct Encoded {
 /// Encodes message sets, with buffers that are used again.
 pub(super) struct Encoder {
     compressor: Compressor<'static>,
-    effort: Effort,
+    effort: Compression,
     /// What is to be compressed.
     plain: Vec<u8>,
 }
@@ -131,13 +131,13 @@ impl std::fmt::Debug for Encoder {
 
 impl Encoder {
     pub(super) fn new() -> io::Result<Self> {
-        let mut encoder = Self { compressor: Compressor::default(), effort: Effort::None, plain: Vec::new() };
-        encoder.set_effort(Effort::Small)?;
+        let mut encoder = Self { compressor: Compressor::default(), effort: Compression::Off, plain: Vec::new() };
+        encoder.set_effort(Compression::Compact)?;
         Ok(encoder)
     }
 
-    /// Sets how it compresses from now on; [`Effort::Small`] at first.
-    pub(super) fn set_effort(&mut self, effort: Effort) -> io::Result<()> {
+    /// Sets how it compresses from now on; [`Compression::Compact`] at first.
+    pub(super) fn set_effort(&mut self, effort: Compression) -> io::Result<()> {
         if self.effort != effort {
             if let Some(level) = effort.level() {
                 self.compressor.set_compression_level(level)?;
@@ -159,7 +159,7 @@ impl Encoder {
         record.clear();
         record.resize(HEADER, 0);
         self.plain.clear();
-        let is_compressed = self.effort != Effort::None;
+        let is_compressed = self.effort != Compression::Off;
         let plain = if is_compressed { &mut self.plain } else { &mut record };
         let start = plain.len();
         // A set's bytes are its messages' parts, and for each of them something like what is put before its parts.

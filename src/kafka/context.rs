@@ -12,7 +12,7 @@ use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{Offset, TopicPartitionList};
 use tracing::{debug, error, warn};
 
-use super::login::{self, Login};
+use super::auth::{self, AuthContext};
 use super::partition::TopicPartition;
 use crate::telemetry::escaped;
 use crate::telemetry::log_limit::LogLimit;
@@ -39,12 +39,12 @@ pub(super) enum Notice {
 #[derive(Debug)]
 pub(super) struct Context {
     notices: Mutex<Vec<Notice>>,
-    login: Login,
+    login: AuthContext,
     log: LogLimit,
 }
 
 impl Context {
-    pub(super) fn new(login: Login) -> Self {
+    pub(super) fn new(login: AuthContext) -> Self {
         Self { notices: Mutex::default(), login, log: LogLimit::default() }
     }
 
@@ -75,13 +75,13 @@ impl ClientContext for Context {
         if facility == SESSION_ENDED {
             self.note(Notice::SessionEnded);
         }
-        login::log(&self.log, level, facility, message);
+        auth::log(&self.log, level, facility, message);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
         if let Some(refusal) = self.login.note(&error, reason) {
             // Without the connection's state and the count of repetitions, which are others each time.
-            let (_, what) = login::broker_and_failure(reason);
+            let (_, what) = auth::broker_and_failure(reason);
             if let Some(repeated) = self.log.lasts("refusal", what) {
                 let (seconds, unlogged) = (repeated.seconds, repeated.unlogged);
                 warn!(refusal, seconds, unlogged, "Kafka does not let this client do its work");
@@ -93,7 +93,7 @@ impl ClientContext for Context {
             // The end of a partition is no error, and the poll's own event says more of a lost offset.
             None | Some(RDKafkaErrorCode::PartitionEOF | RDKafkaErrorCode::AutoOffsetReset) => {}
             Some(code) => {
-                let (broker, what) = login::broker_and_failure(reason);
+                let (broker, what) = auth::broker_and_failure(reason);
                 if let Some(repeated) = self.log.lasts(&format!("disturbed {broker}"), what) {
                     let (seconds, unlogged) = (repeated.seconds, repeated.unlogged);
                     warn!(%code, reason = %escaped(reason), seconds, unlogged, "reading from Kafka is disturbed");

@@ -12,7 +12,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _,
 
 use tracing::{debug, warn};
 
-use super::login::{Login, Refused};
+use super::auth::{AuthContext, Refused};
 use super::settings;
 use crate::config::Kafka;
 use crate::telemetry::log_limit::LogLimit;
@@ -68,7 +68,7 @@ pub enum Published {
 }
 
 struct Deliveries {
-    login: Login,
+    login: AuthContext,
     log: LogLimit,
     outcomes: Mutex<Vec<(usize, Result<(), KafkaError>)>>,
 }
@@ -142,7 +142,8 @@ impl DeadLetterTopic {
         properties.set("message.timeout.ms", TIMEOUT.as_millis().to_string());
         // What the broker takes is for it to say.
         properties.set("message.max.bytes", "100000000");
-        let deliveries = Deliveries { login: Login::new(kafka), log: LogLimit::default(), outcomes: Mutex::default() };
+        let deliveries =
+            Deliveries { login: AuthContext::new(kafka), log: LogLimit::default(), outcomes: Mutex::default() };
         let producer = properties.create_with_context(deliveries).map_err(settings::without_value)?;
         Ok(Self { producer, topic: kafka.dead_letter_topic.clone(), pipeline: pipeline.to_owned() })
     }

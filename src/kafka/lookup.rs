@@ -13,8 +13,8 @@ use rdkafka::groups::{GroupList, GroupMemberInfo};
 use rdkafka::{Offset, TopicPartitionList};
 use tokio::runtime::Handle;
 
+use super::auth::{self, AuthContext, Refused, refusal};
 use super::diagnosis;
-use super::login::{self, Login, Refused, refusal};
 use super::member::Member;
 use super::partition::{LogRange, TopicPartition};
 use super::settings;
@@ -37,7 +37,7 @@ const TOKEN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A client that asks.
 pub struct Lookup {
-    client: BaseConsumer<Login>,
+    client: BaseConsumer<AuthContext>,
     kafka: Kafka,
     answered: Mutex<Option<Instant>>,
 }
@@ -61,7 +61,7 @@ impl Lookup {
         // It asks for the group's offsets, and never joins the group.
         properties.set("group.id", &kafka.group_id);
         properties.set("enable.auto.commit", "false");
-        let client = properties.create_with_context(Login::new(kafka)).map_err(settings::without_value)?;
+        let client = properties.create_with_context(AuthContext::new(kafka)).map_err(settings::without_value)?;
         Ok(Self { client, kafka: kafka.clone(), answered: Mutex::default() })
     }
 
@@ -91,8 +91,8 @@ impl Lookup {
     /// The addresses of the brokers as one of them advertises them; `None` if none answers. A new client asks: once librdkafka
     /// has an address of a broker, it no longer uses the configured one.
     fn advertised(&self) -> Option<Vec<(String, u16)>> {
-        let client: BaseConsumer<Login> =
-            settings::client(&self.kafka).create_with_context(Login::new(&self.kafka)).ok()?;
+        let client: BaseConsumer<AuthContext> =
+            settings::client(&self.kafka).create_with_context(AuthContext::new(&self.kafka)).ok()?;
         let metadata = client.client().fetch_metadata(Some(&self.kafka.points_topic), METADATA_TIMEOUT).ok()?;
         let address = |host: &str, port: i32| Some((host.to_owned(), u16::try_from(port).ok()?));
         Some(metadata.brokers().iter().filter_map(|broker| address(broker.host(), broker.port())).collect())
@@ -104,7 +104,7 @@ impl Lookup {
         let kafka = &self.kafka;
         let mut problems = Vec::new();
         let mut problem = |key, code, fact: String| {
-            problems.extend(login::group_refusal(code, kafka).map(|text| (key, format!("{text}; {fact}"))));
+            problems.extend(auth::group_refusal(code, kafka).map(|text| (key, format!("{text}; {fact}"))));
         };
         let limits = self.group_limits();
         let limit = |name: &str| limits.as_ref()?.get(name)?.value.as_ref()?.parse::<u64>().ok();
@@ -156,8 +156,8 @@ impl Lookup {
     fn group_limits(&self) -> Option<HashMap<String, ConfigEntry>> {
         let metadata = self.client.client().fetch_metadata(Some(&self.kafka.points_topic), METADATA_TIMEOUT).ok()?;
         let broker = ResourceSpecifier::Broker(metadata.brokers().first()?.id());
-        let admin: AdminClient<Login> =
-            settings::client(&self.kafka).create_with_context(Login::new(&self.kafka)).ok()?;
+        let admin: AdminClient<AuthContext> =
+            settings::client(&self.kafka).create_with_context(AuthContext::new(&self.kafka)).ok()?;
         let options = AdminOptions::new().request_timeout(Some(TIMEOUT));
         let described = Handle::current().block_on(admin.describe_configs([&broker], &options)).ok()?;
         let entries = described.into_iter().next()?.ok()?.entries;
@@ -193,7 +193,7 @@ impl Lookup {
     fn ask<T>(
         &self,
         what: Refused,
-        question: impl FnOnce(&BaseConsumer<Login>) -> Result<T, KafkaError>,
+        question: impl FnOnce(&BaseConsumer<AuthContext>) -> Result<T, KafkaError>,
     ) -> Result<T, KafkaError> {
         let login = self.client.context();
         login.renew(self.client.client());
@@ -223,7 +223,7 @@ impl Lookup {
 
     /// The cluster's id; `None` where the brokers do not answer.
     pub fn cluster_id(&self) -> Option<String> {
-        let id = |client: &BaseConsumer<Login>| {
+        let id = |client: &BaseConsumer<AuthContext>| {
             let id = client.client().fetch_cluster_id(TIMEOUT);
             id.ok_or(KafkaError::MetadataFetch(RDKafkaErrorCode::OperationTimedOut))
         };

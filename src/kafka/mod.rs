@@ -5,9 +5,9 @@
 //! - [`lookup`]: questions about topics and offsets, asked alongside the consumer.
 //! - [`member`]: for which pipeline and database a member of a group works.
 //! - [`topic_settings`]: which settings of a topic remove messages before they are read.
-//! - [`reread`]: one message, read once more.
+//! - [`message_fetcher`]: one message, read once more.
 //! - [`dead_letter_topic`]: copies of dead letters.
-//! - `login`, `credentials`, `diagnosis`: credentials, also rotated ones, and what the brokers say to them.
+//! - `auth`, `credentials`, `diagnosis`: credentials, also rotated ones, and what the brokers say to them.
 //! - [`topic_id`]: the one question that rdkafka has no safe call for.
 //! - [`publisher`], [`embedded`]: publishing, and a broker in this process, for the demo and the benchmark.
 //!
@@ -27,19 +27,19 @@ pub mod embedded;
 pub mod events;
 pub mod lookup;
 pub mod member;
+pub mod message_fetcher;
 pub mod partition;
 pub mod publisher;
-pub mod reread;
 pub mod settings;
 pub mod topic_id;
 pub mod topic_settings;
 
 mod assignment;
+mod auth;
 mod context;
 mod credentials;
 mod diagnosis;
 mod headers;
-mod login;
 
 pub use rdkafka::error::KafkaError as Error;
 

@@ -7,7 +7,7 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
 
-use super::login::Login;
+use super::auth::AuthContext;
 use super::settings;
 use crate::config::Kafka;
 
@@ -16,7 +16,7 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Publishes without waiting for each message.
 pub struct Publisher {
-    producer: ThreadedProducer<Login>,
+    producer: ThreadedProducer<AuthContext>,
     admin: AdminClient<DefaultClientContext>,
 }
 
@@ -39,7 +39,7 @@ impl Publisher {
         properties.set("compression.type", "lz4");
         properties.set("queue.buffering.max.kbytes", "65536");
         Ok(Self {
-            producer: properties.create_with_context(Login::new(kafka)).map_err(settings::without_value)?,
+            producer: properties.create_with_context(AuthContext::new(kafka)).map_err(settings::without_value)?,
             admin: client.create().map_err(settings::without_value)?,
         })
     }

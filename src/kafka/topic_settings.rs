@@ -7,7 +7,7 @@ use std::time::Duration;
 use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
-use super::login::Login;
+use super::auth::AuthContext;
 use super::{settings, topic_id};
 use crate::config::{Kafka, MessageRules};
 
@@ -20,7 +20,7 @@ const OVERHEAD_BYTES: i64 = 1024;
 
 /// Asks for the settings of topics, with a client that is kept.
 pub struct TopicSettings {
-    admin: Arc<AdminClient<Login>>,
+    admin: Arc<AdminClient<AuthContext>>,
 }
 
 impl std::fmt::Debug for TopicSettings {
@@ -59,7 +59,8 @@ impl TopicSettings {
     /// # Errors
     /// If librdkafka refuses a property.
     pub fn new(kafka: &Kafka) -> Result<Self, KafkaError> {
-        let admin = settings::client(kafka).create_with_context(Login::new(kafka)).map_err(settings::without_value)?;
+        let admin =
+            settings::client(kafka).create_with_context(AuthContext::new(kafka)).map_err(settings::without_value)?;
         Ok(Self { admin: Arc::new(admin) })
     }
 

@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::database::dead_letters::LetterToPublish;
 use crate::database::{Database, Error};
 use crate::kafka::dead_letter_topic::{DeadLetterTopic, Letter, Published};
-use crate::kafka::reread::Rereader;
+use crate::kafka::message_fetcher::MessageFetcher;
 use crate::message::Reason;
 use crate::raw::Kind;
 use crate::raw::{Source, headers};
@@ -35,12 +35,12 @@ const FAILED: &str = "failed";
 const REFUSED: &str = "refused";
 
 /// The publishing alongside the pipeline; it ends with it.
-pub(in crate::pipeline) struct Publishing {
+pub(in crate::pipeline) struct CopyPublisher {
     wake: Arc<Notify>,
     task: JoinHandle<()>,
 }
 
-impl Publishing {
+impl CopyPublisher {
     /// Starts publishing to the configured topic.
     ///
     /// # Errors
@@ -53,7 +53,7 @@ impl Publishing {
         let wake = Arc::new(Notify::new());
         let copies = Copies {
             topic: DeadLetterTopic::new(&config.kafka, &config.pipeline)?,
-            rereader: Rereader::new(&config.kafka)?,
+            rereader: MessageFetcher::new(&config.kafka)?,
             silent: Mutex::default(),
             log: LogLimit::default(),
         };
@@ -73,7 +73,7 @@ impl Publishing {
     }
 }
 
-impl Drop for Publishing {
+impl Drop for CopyPublisher {
     fn drop(&mut self) {
         self.task.abort();
     }
@@ -81,7 +81,7 @@ impl Drop for Publishing {
 
 struct Copies {
     topic: DeadLetterTopic,
-    rereader: Rereader,
+    rereader: MessageFetcher,
     silent: Mutex<Silent>,
     log: LogLimit,
 }

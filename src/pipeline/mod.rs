@@ -62,7 +62,7 @@ use crate::telemetry::log_limit::LogLimit;
 use crate::telemetry::metrics;
 use crate::telemetry::{self, lag};
 
-use dead_letter_copies::Publishing;
+use dead_letter_copies::CopyPublisher;
 use journaling::{Journaling, Mode};
 use locked::LockedMessages;
 use membership::Membership;
@@ -73,7 +73,7 @@ use start::{Resolution, Starter};
 use starts::Starts;
 use survey::{Survey, Surveyor};
 use topic_settings::PointsInSeries;
-use watch::{Observation, Watch};
+use watch::{Monitor, Observation};
 pub use watch::{ask_brokers, show_server};
 use writer::Writer;
 use writers::Writers;
@@ -132,7 +132,7 @@ pub async fn run(
     let member = Member::new(&config.pipeline, database.identity());
     let (kafka, beats) = (&config.kafka, Arc::clone(&health));
     let consumer = consumer::spawn(kafka, member.clone(), budget.clone(), beats, event_sender, message_sender)?;
-    let watch = Watch::new(Arc::clone(&config), Arc::clone(&lookup), database.clone(), Arc::clone(&health));
+    let watch = Monitor::new(Arc::clone(&config), Arc::clone(&lookup), database.clone(), Arc::clone(&health));
     let starter = Starter {
         kafka: config.kafka.clone(),
         lookup: Arc::clone(&lookup),
@@ -158,7 +158,7 @@ pub async fn run(
     let copies = if config.kafka.dead_letter_topic.is_empty() {
         None
     } else {
-        Some(Publishing::start(&config, database.clone(), Arc::clone(&health))?)
+        Some(CopyPublisher::start(&config, database.clone(), Arc::clone(&health))?)
     };
     let pipeline = Pipeline {
         open_batch: OpenBatch::new(&config, budget, points_in_series),
@@ -210,8 +210,8 @@ struct Pipeline {
     journaling: Option<Journaling>,
     surveyor: Surveyor,
     /// The publishing of copies of dead letters, if they are published.
-    copies: Option<Publishing>,
-    watch: Watch,
+    copies: Option<CopyPublisher>,
+    watch: Monitor,
     times: Times,
     log: LogLimit,
 }

@@ -11,7 +11,7 @@ use tracing::{debug, info};
 use super::partitions::{Lag, Partitions};
 use crate::config::{self, Config};
 use crate::database::schema::Server;
-use crate::database::{Class, Database, Reference};
+use crate::database::{Class, Database, ReferentialCheck};
 use crate::kafka::lookup::{Lookup, is_missing_topic};
 use crate::kafka::partition::{LogRange, TopicPartition};
 use crate::telemetry::health::{Health, PartitionStatus, Status};
@@ -47,7 +47,7 @@ pub(super) struct Observation {
 
 /// Looks at Kafka and the database.
 #[derive(Debug)]
-pub(super) struct Watch {
+pub(super) struct Monitor {
     config: Arc<Config>,
     lookup: Arc<Lookup>,
     database: Database,
@@ -63,7 +63,7 @@ pub(super) struct Watch {
     rights: JoinSet<()>,
 }
 
-impl Watch {
+impl Monitor {
     pub(super) fn new(config: Arc<Config>, lookup: Arc<Lookup>, database: Database, health: Arc<Health>) -> Self {
         Self {
             config,
@@ -212,7 +212,7 @@ impl Watch {
         self.health.update(|status| {
             status.database.up = state.up;
             status.database.locks = locks;
-            status.database.reference = state.reference.map(Reference::as_str);
+            status.database.reference = state.reference.map(ReferentialCheck::as_str);
             if let Some(table) = table {
                 status.database.direct_compress = Some(table.direct_compress_text());
                 status.database.profile = Some(table.profile);

@@ -235,7 +235,9 @@ async fn a_column_that_appears_while_a_worker_runs_makes_no_dead_letters() {
         fixture.producer.flush();
         until(60, "the worker is not ready", async || {
             worker.get("/readyz").is_some_and(|(code, _)| code == 503)
-                && worker.metric("series_ingest_database_errors_total{class=\"internal\"}").is_some_and(|count| count > 0.0)
+                && worker
+                    .metric("series_ingest_database_errors_total{class=\"internal\"}")
+                    .is_some_and(|count| count > 0.0)
         })
         .await;
         assert_eq!(fixture.count("select count(*) from ingest_dead_letter").await, 0, "{test}");

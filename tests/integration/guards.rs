@@ -149,7 +149,8 @@ async fn no_series_source_or_progress_is_added_in_a_restore() {
         fixture.partitions += 1;
         fixture.broker.add_partitions(&fixture.points_topic, fixture.partitions as usize).await;
         until_refused(&worker, "a restore of the database").await;
-        let refused = async || worker.metric("series_ingest_database_errors_total{class=\"internal\"}").unwrap_or_default();
+        let refused =
+            async || worker.metric("series_ingest_database_errors_total{class=\"internal\"}").unwrap_or_default();
         let first = refused().await;
         until(30, "it has tried again and again", async || refused().await >= first + 20.0).await;
         assert_eq!(contents(&fixture).await, before, "nothing is written");

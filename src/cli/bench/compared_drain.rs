@@ -8,7 +8,7 @@ use super::limits::{self, Files, Limit};
 use super::report::{Report, rounded};
 use crate::cli::Failure;
 use crate::config::Config;
-use crate::database::scratch::Scratch;
+use crate::database::scratch::ScratchDatabase;
 
 /// A drain, and the server's limits before and after it in points a second.
 pub(super) struct ComparedDrain {
@@ -45,7 +45,7 @@ pub(super) async fn compared_drain(
     bench: &Config,
     file: Option<&Path>,
     arguments: &Arguments,
-    scratch: &Scratch,
+    scratch: &ScratchDatabase,
     files: &Files,
     limits: &[Limit],
 ) -> Result<ComparedDrain, Failure> {

@@ -8,7 +8,7 @@ use super::process::{Worker, postgres_cpu};
 use super::report::{Report, rounded};
 use crate::cli::{Failure, print_line, progress_bar};
 use crate::config::Config;
-use crate::database::scratch::Scratch;
+use crate::database::scratch::ScratchDatabase;
 use crate::telemetry::metrics::{self, Step};
 
 /// How long the worker may take without a single new message.
@@ -59,7 +59,7 @@ pub(super) async fn drain(
     bench: &Config,
     file: Option<&Path>,
     arguments: &Arguments,
-    scratch: &Scratch,
+    scratch: &ScratchDatabase,
 ) -> Result<Drain, Failure> {
     print_line("drain by the worker");
     let mut worker = Worker::start(bench, file, scratch)?;
@@ -82,7 +82,7 @@ pub(super) async fn drain(
 /// Asks for the number of messages that are applied, again after `every`, until it is `expected`; each answer goes to `note`.
 /// Reading the progress costs nothing, unlike counting rows.
 pub(super) async fn until_applied(
-    scratch: &Scratch,
+    scratch: &ScratchDatabase,
     worker: &mut Worker,
     expected: usize,
     every: Duration,
@@ -106,7 +106,7 @@ pub(super) async fn until_applied(
 }
 
 /// Fails if the table does not have each point once.
-pub(super) async fn check_points(scratch: &Scratch, arguments: &Arguments) -> Result<(), Failure> {
+pub(super) async fn check_points(scratch: &ScratchDatabase, arguments: &Arguments) -> Result<(), Failure> {
     let summary = scratch.summary().await?;
     if summary.points != arguments.total() || summary.distinct_points != arguments.total() {
         return Err(Failure::Internal(format!(

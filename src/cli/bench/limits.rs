@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::arguments::Arguments;
 use crate::cli::{Failure, print_line};
-use crate::database::scratch::Scratch;
+use crate::database::scratch::ScratchDatabase;
 
 /// One way to copy all rows.
 #[derive(Debug, Clone, Copy)]
@@ -68,7 +68,7 @@ pub(super) struct Files {
 }
 
 impl Files {
-    pub(super) async fn make(scratch: &Scratch, arguments: &Arguments) -> Result<Self, Failure> {
+    pub(super) async fn make(scratch: &ScratchDatabase, arguments: &Arguments) -> Result<Self, Failure> {
         let middle = arguments.series / 2;
         let mut files = Self { arrival: Vec::new(), sorted: Vec::new() };
         for (number, (from, until)) in [(0, middle), (middle, arguments.series)].into_iter().enumerate() {
@@ -80,7 +80,7 @@ impl Files {
         Ok(files)
     }
 
-    pub(super) async fn remove(self, scratch: &Scratch) -> Result<(), Failure> {
+    pub(super) async fn remove(self, scratch: &ScratchDatabase) -> Result<(), Failure> {
         for file in self.arrival.iter().chain(&self.sorted) {
             scratch.remove_copy_file(file).await?;
         }
@@ -90,7 +90,7 @@ impl Files {
 
 /// Copies all rows in each way, into tables that are empty before and after; points a second, in the order of the ways.
 pub(super) async fn measure(
-    scratch: &Scratch,
+    scratch: &ScratchDatabase,
     arguments: &Arguments,
     files: &Files,
     limits: &[Limit],
@@ -103,7 +103,12 @@ pub(super) async fn measure(
     Ok(rates)
 }
 
-async fn copy(scratch: &Scratch, arguments: &Arguments, files: &Files, limit: Limit) -> Result<Duration, Failure> {
+async fn copy(
+    scratch: &ScratchDatabase,
+    arguments: &Arguments,
+    files: &Files,
+    limit: Limit,
+) -> Result<Duration, Failure> {
     scratch.empty_tables().await?;
     scratch.execute("insert the series", &arguments.series_sql()).await?;
     scratch.execute("make the chunks", &arguments.chunks_sql()).await?;

@@ -10,7 +10,7 @@ use super::topics::{PARTITIONS, publisher_with_topics};
 use crate::cli::interrupt::is_interrupted;
 use crate::cli::{Failure, print_line};
 use crate::config::Config;
-use crate::database::scratch::Scratch;
+use crate::database::scratch::ScratchDatabase;
 
 /// How long messages are sent.
 const LASTS: Duration = Duration::from_secs(15);
@@ -34,7 +34,7 @@ pub(super) async fn measure(
     bench: &Config,
     file: Option<&Path>,
     arguments: &Arguments,
-    scratch: &Scratch,
+    scratch: &ScratchDatabase,
     points_a_second: f64,
 ) -> Result<Delays, Failure> {
     scratch.empty_tables().await?;

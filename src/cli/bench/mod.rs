@@ -22,7 +22,7 @@ use std::sync::Arc;
 use super::interrupt::Interrupts;
 use super::{Failure, brokers_of, print_line};
 use crate::config::{Config, Secret};
-use crate::database::scratch::Scratch;
+use crate::database::scratch::ScratchDatabase;
 pub(super) use arguments::Arguments;
 use parts::Run;
 use report::Report;
@@ -42,7 +42,7 @@ pub(super) async fn run(config: Arc<Config>, file: Option<PathBuf>, arguments: A
     // A file that cannot be written is better known before than after.
     let mut report = Report::new(arguments.json.clone())?;
     let mut interrupts = Interrupts::listen()?;
-    let scratch = Scratch::create(&config.database, "series_ingest_bench").await?;
+    let scratch = ScratchDatabase::create(&config.database, "series_ingest_bench").await?;
     let mut bench = (*config).clone();
     let name = scratch.name().to_owned();
     print_line(format_args!("Kafka at {brokers}; database {name} made for the benchmark"));
@@ -65,7 +65,7 @@ pub(super) async fn run(config: Arc<Config>, file: Option<PathBuf>, arguments: A
     report.complete()
 }
 
-async fn clean_up(bench: &Config, scratch: Scratch) {
+async fn clean_up(bench: &Config, scratch: ScratchDatabase) {
     let name = scratch.name().to_owned();
     if let Err(error) = delete_topics(bench).await {
         print_line(format_args!("the benchmark's topics are still there: {error}"));

@@ -8,14 +8,14 @@ use super::topics::with_own_group;
 use crate::cli::Failure;
 use crate::config::{Config, OnDuplicate};
 use crate::database::schema;
-use crate::database::scratch::Scratch;
+use crate::database::scratch::ScratchDatabase;
 
 /// Drains it again, each point stored once: there are no duplicates, so that this is the cost of looking for them.
 pub(super) async fn drain_once_each(
     bench: &Config,
     file: Option<&Path>,
     arguments: &Arguments,
-    scratch: &Scratch,
+    scratch: &ScratchDatabase,
     on_duplicate: OnDuplicate,
 ) -> Result<Drain, Failure> {
     let mut bench = with_own_group(bench, on_duplicate.as_str());

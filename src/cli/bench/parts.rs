@@ -18,7 +18,7 @@ use super::topics::{publish, with_own_topics};
 use crate::cli::{Failure, print_line};
 use crate::config::{Config, OnDuplicate};
 use crate::database::schema;
-use crate::database::scratch::Scratch;
+use crate::database::scratch::ScratchDatabase;
 
 /// The rate at which messages are sent, besides half of the drain's.
 const LIVE_POINTS_A_SECOND: f64 = 20_000.0;
@@ -28,7 +28,7 @@ pub(super) struct Run<'a> {
     bench: &'a Config,
     file: Option<&'a Path>,
     arguments: &'a Arguments,
-    scratch: &'a Scratch,
+    scratch: &'a ScratchDatabase,
     report: &'a mut Report,
     /// Whether the topic that most parts drain is filled.
     is_published: bool,
@@ -44,7 +44,7 @@ impl<'a> Run<'a> {
         bench: &'a Config,
         file: Option<&'a Path>,
         arguments: &'a Arguments,
-        scratch: &'a Scratch,
+        scratch: &'a ScratchDatabase,
         report: &'a mut Report,
     ) -> Self {
         Self { bench, file, arguments, scratch, report, is_published: false, files: None, drained: None }

@@ -14,13 +14,13 @@ use tokio::net::TcpStream;
 
 use crate::cli::Failure;
 use crate::config::Config;
-use crate::database::scratch::Scratch;
+use crate::database::scratch::ScratchDatabase;
 
 /// How often it is asked whether a process has ended.
 const POLL: Duration = Duration::from_millis(5);
 
 /// This program with the benchmark's servers and topics.
-pub(super) fn program(bench: &Config, file: Option<&Path>, scratch: &Scratch) -> Result<Command, Failure> {
+pub(super) fn program(bench: &Config, file: Option<&Path>, scratch: &ScratchDatabase) -> Result<Command, Failure> {
     let mut command = Command::new(std::env::current_exe()?);
     command
         .env("DATABASE_URL", scratch.url())
@@ -73,7 +73,7 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    pub(super) fn start(bench: &Config, file: Option<&Path>, scratch: &Scratch) -> Result<Self, Failure> {
+    pub(super) fn start(bench: &Config, file: Option<&Path>, scratch: &ScratchDatabase) -> Result<Self, Failure> {
         // A port that is free now, and that nobody else is given so soon.
         let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
         let mut program = program(bench, file, scratch)?;

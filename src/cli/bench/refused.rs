@@ -7,7 +7,7 @@ use super::drain::{Drain, drain};
 use super::topics::with_own_group;
 use crate::cli::{Failure, print_line};
 use crate::config::Config;
-use crate::database::scratch::Scratch;
+use crate::database::scratch::ScratchDatabase;
 
 /// Every 10,000th row, in no order that the worker knows.
 const EVERY_10000TH: &str =
@@ -18,7 +18,7 @@ pub(super) async fn drain_with_check(
     bench: &Config,
     file: Option<&Path>,
     arguments: &Arguments,
-    scratch: &Scratch,
+    scratch: &ScratchDatabase,
     refused: &str,
 ) -> Result<Drain, Failure> {
     scratch.empty_tables().await?;

@@ -12,7 +12,7 @@ use crate::cli::interrupt::is_interrupted;
 use crate::cli::{Failure, print_line};
 use crate::config::Config;
 use crate::database::Database;
-use crate::database::scratch::Scratch;
+use crate::database::scratch::ScratchDatabase;
 use crate::journal::{Journal, Options, RealFiles};
 use crate::raw::{Kind, MessageSetBuilder, RawMessage, Source};
 
@@ -26,7 +26,7 @@ pub(super) async fn replay(
     bench: &Config,
     file: Option<&Path>,
     arguments: &Arguments,
-    scratch: &Scratch,
+    scratch: &ScratchDatabase,
 ) -> Result<Duration, Failure> {
     scratch.empty_tables().await?;
     let source = Arc::new(Source {

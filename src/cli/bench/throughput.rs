@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::database::Database;
 use crate::database::schema::profile::Profile;
 use crate::database::schema::set_profile;
-use crate::database::scratch::Scratch;
+use crate::database::scratch::ScratchDatabase;
 
 /// Drains it again into a table of the profile `throughput`, and gives the table its profile back. Returns the drain, and in
 /// words whether the server could compress what was copied.
@@ -19,7 +19,7 @@ pub(super) async fn drain_on_throughput(
     bench: &Config,
     file: Option<&Path>,
     arguments: &Arguments,
-    scratch: &Scratch,
+    scratch: &ScratchDatabase,
     files: &Files,
 ) -> Result<(ComparedDrain, String), Failure> {
     let bench = with_own_group(bench, "throughput");

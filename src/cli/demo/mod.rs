@@ -19,7 +19,7 @@ use super::{Failure, brokers_of, print, print_line, progress_bar, synthetic_mess
 use crate::config::{Config, Secret};
 use crate::database::Database;
 use crate::database::schema;
-use crate::database::scratch::{Scratch, TableSummary};
+use crate::database::scratch::{ScratchDatabase, TableSummary};
 use crate::kafka::embedded::EmbeddedKafka;
 use crate::kafka::publisher::Publisher;
 use crate::pipeline;
@@ -82,7 +82,7 @@ pub(super) async fn run(config: Arc<Config>, arguments: Arguments) -> Result<(),
     let embedded = if given.is_none() { Some(EmbeddedKafka::start()?) } else { None };
     let brokers = embedded.as_ref().map_or_else(|| given.unwrap_or_default(), EmbeddedKafka::brokers);
     let directory = JournalDirectory::create()?;
-    let scratch = Scratch::create(&config.database, "series_ingest_demo").await?;
+    let scratch = ScratchDatabase::create(&config.database, "series_ingest_demo").await?;
     print_line(format_args!(
         "Kafka {} at {brokers}; database {} made for the demo",
         if embedded.is_some() { "embedded in the demo" } else { "as given" },
@@ -123,7 +123,7 @@ pub(super) async fn run(config: Arc<Config>, arguments: Arguments) -> Result<(),
     result
 }
 
-async fn clean_up(demo: &Config, scratch: Scratch, delete_topics: bool) {
+async fn clean_up(demo: &Config, scratch: ScratchDatabase, delete_topics: bool) {
     if delete_topics {
         let deleted = async {
             Publisher::new(&demo.kafka)?.delete_topics(&[&demo.kafka.series_topic, &demo.kafka.points_topic]).await
@@ -165,7 +165,7 @@ async fn prepare(
 async fn ingest(
     demo: &Arc<Config>,
     arguments: &Arguments,
-    scratch: &Scratch,
+    scratch: &ScratchDatabase,
     embedded: Option<&EmbeddedKafka>,
     proxy: &Proxy,
     interrupts: &mut Interrupts,
@@ -199,7 +199,7 @@ async fn ingest(
 }
 
 /// Prints what is in the table alongside what was published; whether they agree.
-fn report(summary: &TableSummary, scratch: &Scratch, story: &Story<'_>) -> bool {
+fn report(summary: &TableSummary, scratch: &ScratchDatabase, story: &Story<'_>) -> bool {
     let published = story.published;
     // Every published point has a (series, column, time) of its own, so what is there twice was doubled.
     let doubled = summary.points - summary.distinct_points;

@@ -8,7 +8,7 @@ use indicatif::{HumanBytes, ProgressBar};
 use super::load::{Load, Published};
 use super::proxy::Proxy;
 use super::{Failure, print_line};
-use crate::database::scratch::Scratch;
+use crate::database::scratch::ScratchDatabase;
 use crate::journal::JournalHandle;
 use crate::telemetry::health::Health;
 
@@ -21,7 +21,7 @@ const INTERVAL: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(super) struct Story<'a> {
     pub(super) load: &'a Arc<Load>,
-    pub(super) scratch: &'a Scratch,
+    pub(super) scratch: &'a ScratchDatabase,
     pub(super) proxy: &'a Proxy,
     pub(super) journal: &'a JournalHandle,
     pub(super) health: &'a Health,

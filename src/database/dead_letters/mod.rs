@@ -24,7 +24,7 @@ use super::progress::SourceId;
 use crate::message::Rejected;
 use crate::raw::Source;
 
-pub(super) use store::{NotStored, OnRefusal, Refusals, Rules, insert};
+pub(super) use store::{NotStored, OnRefusal, Refusals, StoragePolicy, insert};
 
 /// Selects dead letters of the pipeline. Intervals are half-open.
 #[derive(Debug, Clone, Default)]

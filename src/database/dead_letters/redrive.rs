@@ -15,7 +15,7 @@ use crate::database::Database;
 use crate::database::connection::session::Session;
 use crate::database::connection::step::LETTERS_STEP;
 use crate::database::error::{Class, Error};
-use crate::database::progress::Resolved;
+use crate::database::progress::ResolvedSources;
 use crate::database::verdict::{Attempts, Failed, Verdict, verdict};
 use crate::database::write::insert::Store;
 use crate::database::write::series::KnownSeries;
@@ -147,7 +147,7 @@ impl Database {
         for redrive in ours() {
             batch.push(message_set(redrive), decoder);
         }
-        let ids = Resolved::from_known(ours().map(|one| (Arc::clone(&one.letter.source), one.letter.source_id)));
+        let ids = ResolvedSources::from_known(ours().map(|one| (Arc::clone(&one.letter.source), one.letter.source_id)));
         series::define(session, &ids, batch.definitions()).await?;
         defined.extend(batch.definitions().iter().map(|definition| definition.series.id.clone()));
         if self.unknown_series == UnknownSeries::DeadLetter {
@@ -159,7 +159,7 @@ impl Database {
             }
         }
         // What is rolled back must not be known as being there.
-        series::see(session, &KnownSeries::default(), batch.points()).await?;
+        series::ensure_series(session, &KnownSeries::default(), batch.points()).await?;
         let store = self.store(session, &batch, &ids).await?;
         let (points, refused) = copy(session, &store).await?;
         let mut rejected: HashMap<(Uuid, i32, i64), Rejected> = HashMap::new();

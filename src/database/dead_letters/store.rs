@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::database::connection::session::Session;
 use crate::database::connection::step::{COMMIT_STEP, COUNT_STEP, LETTERS_STEP};
 use crate::database::error::Error;
-use crate::database::progress::Resolved;
+use crate::database::progress::ResolvedSources;
 use crate::database::{Database, NO_TIME};
 use crate::raw::MessageAt;
 use crate::telemetry::escaped;
@@ -21,14 +21,14 @@ use crate::telemetry::log_limit::LogLimit;
 
 /// How dead letters are stored.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::database) struct Rules {
+pub(in crate::database) struct StoragePolicy {
     /// The number of rows beyond which they are only counted.
     max_rows: i64,
     /// Whether a copy of each is to be published.
     publish: bool,
 }
 
-impl Rules {
+impl StoragePolicy {
     pub(in crate::database) fn new(config: &Config) -> Self {
         Self {
             max_rows: i64::try_from(config.dead_letter.max_rows).unwrap_or(i64::MAX),
@@ -163,9 +163,9 @@ fn add_to_counts<'a>(counts: &mut Counts<'a>, letter: &'a DeadLetter, source: Uu
 /// counts. Beyond the bound letters are counted, and the last one of each partition and reason is stored.
 pub(in crate::database) async fn insert(
     session: &mut Session,
-    ids: &Resolved,
+    ids: &ResolvedSources,
     letters: &[&DeadLetter],
-    rules: Rules,
+    rules: StoragePolicy,
     (on_refusal, refusals): (OnRefusal, &Refusals),
 ) -> Result<NotStored, Error> {
     if letters.is_empty() {

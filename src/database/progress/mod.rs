@@ -32,9 +32,9 @@ pub(super) struct SourceIds {
 
 /// The ids of the sources of one piece of work; another's outage does not take them away in the middle of it.
 #[derive(Debug, Default)]
-pub(super) struct Resolved(HashMap<Arc<Source>, SourceId>);
+pub(super) struct ResolvedSources(HashMap<Arc<Source>, SourceId>);
 
-impl Resolved {
+impl ResolvedSources {
     /// Ids that came with the rows they are of.
     pub(super) fn from_known(ids: impl IntoIterator<Item = (Arc<Source>, SourceId)>) -> Self {
         Self(ids.into_iter().collect())
@@ -72,7 +72,7 @@ impl SourceIds {
         session: &mut Session,
         pipeline: &str,
         sources: &[&Arc<Source>],
-    ) -> Result<Resolved, Error> {
+    ) -> Result<ResolvedSources, Error> {
         let mut resolved = HashMap::new();
         for source in sources {
             if let Some(id) = self.known(source) {
@@ -91,7 +91,7 @@ impl SourceIds {
             self.ids.lock().unwrap_or_else(PoisonError::into_inner).insert(Arc::clone(source), id);
             resolved.insert(Arc::clone(source), id);
         }
-        Ok(Resolved(resolved))
+        Ok(ResolvedSources(resolved))
     }
 }
 
@@ -114,7 +114,7 @@ pub struct Applied {
 }
 
 impl<'a> Claim<'a> {
-    pub(super) fn new(intervals: &'a [Interval], ids: &Resolved) -> Result<Self, Error> {
+    pub(super) fn new(intervals: &'a [Interval], ids: &ResolvedSources) -> Result<Self, Error> {
         Ok(Self {
             intervals,
             sources: intervals.iter().map(|i| ids.key(&i.partition.source)).collect::<Result<_, _>>()?,

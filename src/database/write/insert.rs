@@ -20,7 +20,7 @@ use crate::config::OnDuplicate;
 use crate::database::connection::session::Session;
 use crate::database::connection::step::COPY_STEP;
 use crate::database::error::Error;
-use crate::database::progress::Resolved;
+use crate::database::progress::ResolvedSources;
 use crate::message::{Order, Points};
 use crate::telemetry::metrics::{self, Step};
 
@@ -55,7 +55,7 @@ impl<'a> Store<'a> {
     pub(in crate::database) fn new(
         batch: &'a Batch,
         on_duplicate: OnDuplicate,
-        ids: &Resolved,
+        ids: &ResolvedSources,
         compressed_span_us: Option<i64>,
     ) -> Result<Self, Error> {
         let versions = if on_duplicate == OnDuplicate::Append { Vec::new() } else { versions(batch, ids)? };
@@ -109,7 +109,7 @@ impl<'a> Store<'a> {
 }
 
 /// The version of each of the batch's messages.
-fn versions(batch: &Batch, ids: &Resolved) -> Result<Vec<Version>, Error> {
+fn versions(batch: &Batch, ids: &ResolvedSources) -> Result<Vec<Version>, Error> {
     let mut versions = Vec::with_capacity(batch.message_count());
     for set in batch.sets() {
         let (source, partition) = (ids.get(set.source())?.number, set.partition().number);

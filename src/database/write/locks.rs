@@ -242,7 +242,7 @@ impl Database {
         let points = batch.points();
         let with_points = points.series_with_columns();
         let mut rows_of: Vec<&str> = batch.definitions().iter().map(|one| one.series.id.as_str()).collect();
-        rows_of.extend(self.known_series.series_to_see(points));
+        rows_of.extend(self.known_series.series_to_ensure(points));
         rows_of.sort_unstable();
         rows_of.dedup();
         let mut session = self.session().await?;

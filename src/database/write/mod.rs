@@ -17,8 +17,8 @@ use tracing::debug;
 
 use super::dead_letters::{NotStored, OnRefusal};
 use super::error::Error;
-use super::progress::{Applied, Claim, Resolved};
-use super::{Asked, Database, dead_letters};
+use super::progress::{Applied, Claim, ResolvedSources};
+use super::{Database, Operation, dead_letters};
 use crate::batch::{Batch, DeadLetter};
 use crate::config::UnknownSeries;
 use crate::database::connection::session::Session;
@@ -29,11 +29,11 @@ use bisect::Copied;
 
 /// Whether the server is known to refuse rows of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Rows {
+enum CopyStrategy {
     /// One COPY takes them all.
-    Together,
+    Whole,
     /// They are copied in pieces, to find those that are refused.
-    Apart,
+    Piecewise,
 }
 
 /// Which way a batch is claimed.
@@ -164,16 +164,16 @@ impl Database {
     /// [`Path::Slow`]: it may be committed.
     pub async fn write(&self, batch: &Batch, path: Path, decoder: &mut Decoder) -> Result<Written, Error> {
         let start = Instant::now();
-        let mut rows = if self.expects_refusals() { Rows::Apart } else { Rows::Together };
+        let mut rows = if self.expects_refusals() { CopyStrategy::Piecewise } else { CopyStrategy::Whole };
         let mut letters = OnRefusal::Fail;
         let mut path = path;
         let attempt = async {
             loop {
                 let result = self.try_write(batch, path, (rows, letters), decoder).await;
                 match &result {
-                    Err(refused) if refused.is_refused_row() && rows == Rows::Together => {
+                    Err(refused) if refused.is_refused_row() && rows == CopyStrategy::Whole => {
                         debug!(%refused, messages = batch.message_count(), "the database refuses a row; looking for its message");
-                        rows = Rows::Apart;
+                        rows = CopyStrategy::Piecewise;
                     }
                     Err(refused)
                         if letters == OnRefusal::Fail
@@ -191,14 +191,14 @@ impl Database {
         let result = self.watched(attempt).await;
         match &result {
             Ok(_) => {
-                self.note_success(Asked::Write);
+                self.note_success(Operation::Write);
                 self.note_free();
                 metrics::transaction_took(start.elapsed());
             }
             // Whether the whole database is in the way of somebody's lock is for the caller to find out.
             Err(failure) if failure.is_lock_timeout() => metrics::database_error(failure.class().as_str()),
             Err(failure) => {
-                self.note_failure(failure, Asked::Write);
+                self.note_failure(failure, Operation::Write);
                 if failure.is_missing_series() {
                     self.known_series.forget();
                 }
@@ -208,8 +208,10 @@ impl Database {
     }
 
     /// Returns `true` if the transaction of the batch may have stored dead letters.
-    fn may_have_letters(&self, batch: &Batch, rows: Rows) -> bool {
-        !batch.dead_letters().is_empty() || rows == Rows::Apart || self.unknown_series != UnknownSeries::Create
+    fn may_have_letters(&self, batch: &Batch, rows: CopyStrategy) -> bool {
+        !batch.dead_letters().is_empty()
+            || rows == CopyStrategy::Piecewise
+            || self.unknown_series != UnknownSeries::Create
     }
 
     /// The same, and if it takes long, says whose locks it waits for.
@@ -234,7 +236,7 @@ impl Database {
         &self,
         batch: &Batch,
         path: Path,
-        how: (Rows, OnRefusal),
+        how: (CopyStrategy, OnRefusal),
         decoder: &mut Decoder,
     ) -> Result<Written, Error> {
         let mut session = self.session().await?;
@@ -245,7 +247,7 @@ impl Database {
         series::define(&mut session, &ids, batch.definitions()).await?;
         let without_unknown = self.without_unknown_series(&mut session, batch, decoder).await?;
         let batch = without_unknown.as_ref().unwrap_or(batch);
-        series::see(&mut session, &self.known_series, batch.points()).await?;
+        series::ensure_series(&mut session, &self.known_series, batch.points()).await?;
         let left_to_copy = chunks::make(&mut session, &self.known_chunks, batch.points()).await?;
         metrics::step_took(Step::Prepare, begun.elapsed());
 
@@ -292,8 +294,8 @@ impl Database {
         &self,
         session: &mut Session,
         batch: &Batch,
-        ids: &Resolved,
-        (path, (rows, letters)): (Path, (Rows, OnRefusal)),
+        ids: &ResolvedSources,
+        (path, (rows, letters)): (Path, (CopyStrategy, OnRefusal)),
         decoder: &mut Decoder,
     ) -> Result<Written, Error> {
         let intervals = batch.intervals();
@@ -326,8 +328,14 @@ impl Database {
         self.finish(session, ids, part, &copied, (skipped, applied), letters).await
     }
 
-    /// Copies the points of the batch; of [`Rows::Apart`], those of messages that the server refuses are left out.
-    async fn copy(&self, session: &mut Session, batch: &Batch, ids: &Resolved, rows: Rows) -> Result<Copied, Error> {
+    /// Copies the points of the batch; of [`CopyStrategy::Piecewise`], those of messages that the server refuses are left out.
+    async fn copy(
+        &self,
+        session: &mut Session,
+        batch: &Batch,
+        ids: &ResolvedSources,
+        rows: CopyStrategy,
+    ) -> Result<Copied, Error> {
         let points = batch.points();
         if points.is_empty() {
             // What the transaction else writes must not be written in a restore either.
@@ -341,13 +349,13 @@ impl Database {
         metrics::step_took(Step::Prepare, begun.elapsed());
         self.note_reference(reference);
         let copied = match rows {
-            Rows::Together => {
+            CopyStrategy::Whole => {
                 let start = Instant::now();
                 let rows = store.store(session, &store.order()).await?;
                 metrics::copy_took(start.elapsed());
                 Copied { points: points.len(), rows, ..Copied::default() }
             }
-            Rows::Apart => {
+            CopyStrategy::Piecewise => {
                 let copied = bisect::copy(session, &store).await?;
                 self.note_refused(copied.refused.len());
                 copied
@@ -362,7 +370,7 @@ impl Database {
     async fn finish(
         &self,
         session: &mut Session,
-        ids: &Resolved,
+        ids: &ResolvedSources,
         batch: &Batch,
         copied: &Copied,
         (skipped, applied): (usize, Vec<Applied>),

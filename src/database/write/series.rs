@@ -13,15 +13,15 @@ use tokio_postgres::Row;
 use crate::batch::Definition;
 use crate::database::NO_TIME;
 use crate::database::connection::session::Session;
-use crate::database::connection::step::{DEFINE_STEP, SEE_STEP};
+use crate::database::connection::step::{DEFINE_STEP, ENSURE_SERIES_STEP};
 use crate::database::error::Error;
-use crate::database::progress::Resolved;
+use crate::database::progress::ResolvedSources;
 use crate::message::Points;
 use crate::telemetry::metrics;
 
 /// What keeps points from naming a series that has no row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reference {
+pub enum ReferentialCheck {
     /// Each transaction locks the rows of its series, and the foreign key's trigger is left out.
     Locked,
     /// The foreign key's trigger, for each point.
@@ -30,7 +30,7 @@ pub enum Reference {
     Absent,
 }
 
-impl Reference {
+impl ReferentialCheck {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::Locked, Self::Trigger, Self::Absent];
 
@@ -92,7 +92,7 @@ impl KnownSeries {
     }
 
     /// The series of the points whose rows are to be made or changed before.
-    pub(in crate::database) fn series_to_see<'a>(&self, points: &'a Points) -> Vec<&'a str> {
+    pub(in crate::database) fn series_to_ensure<'a>(&self, points: &'a Points) -> Vec<&'a str> {
         self.unknown(points).into_iter().map(|(series, _)| series).collect()
     }
 
@@ -125,7 +125,11 @@ impl KnownSeries {
 }
 
 /// Makes sure that each series of the points has its row, with its columns.
-pub(in crate::database) async fn see(session: &mut Session, known: &KnownSeries, points: &Points) -> Result<(), Error> {
+pub(in crate::database) async fn ensure_series(
+    session: &mut Session,
+    known: &KnownSeries,
+    points: &Points,
+) -> Result<(), Error> {
     let pairs = known.unknown(points);
     if pairs.is_empty() {
         return Ok(());
@@ -134,7 +138,7 @@ pub(in crate::database) async fn see(session: &mut Session, known: &KnownSeries,
     let sql =
         "select ingest_ensure_series($1, $2) from (select set_config('lock_timeout', $3, true) as told offset 0) as wait
                where told is not null";
-    session.query(SEE_STEP, sql, &[&ids, &columns, &session.row_wait()]).await?;
+    session.query(ENSURE_SERIES_STEP, sql, &[&ids, &columns, &session.row_wait()]).await?;
     known.remember(&pairs);
     Ok(())
 }
@@ -144,7 +148,7 @@ pub(in crate::database) async fn see(session: &mut Session, known: &KnownSeries,
 const SAME_SCHEMA: &str = "exists (select from pg_proc where oid = 'ingest_lock_series(text[])'::regprocedure
     and format('search_path=%I, pg_temp', current_schema()) = any (proconfig))";
 
-fn answer(rows: &[Row]) -> Result<Reference, Error> {
+fn answer(rows: &[Row]) -> Result<ReferentialCheck, Error> {
     let row = rows.first().ok_or_else(|| Error::Unexpected("ingest_lock_series returns nothing".to_owned()))?;
     if !row.get::<_, bool>(1) {
         return Err(Error::Unexpected(
@@ -152,7 +156,7 @@ fn answer(rows: &[Row]) -> Result<Reference, Error> {
                 .to_owned(),
         ));
     }
-    Reference::of(row.get(0))
+    ReferentialCheck::of(row.get(0))
 }
 
 /// Locks the rows of the points' series until the transaction ends, and leaves the foreign key's trigger out from now on where
@@ -165,11 +169,11 @@ pub(in crate::database) async fn lock(
     session: &mut Session,
     known: &KnownSeries,
     points: &Points,
-) -> Result<Reference, Error> {
+) -> Result<ReferentialCheck, Error> {
     #[cfg(feature = "planted-bugs")]
     if crate::planted_bugs::is_on("series-not-locked") {
         session.execute("leave triggers out", "set local session_replication_role = replica").await?;
-        return Ok(Reference::Locked);
+        return Ok(ReferentialCheck::Locked);
     }
     let ids = points.series_with_columns();
     // A setting of the caller, who may set it, and not of the function, whose owner may set anything.
@@ -194,18 +198,21 @@ pub(in crate::database) async fn lock(
 ///
 /// # Errors
 /// Also if rows went into the root table of a hypertable.
-pub(in crate::database) async fn check_landing(session: &mut Session, reference: Reference) -> Result<(), Error> {
+pub(in crate::database) async fn check_landing(
+    session: &mut Session,
+    reference: ReferentialCheck,
+) -> Result<(), Error> {
     let sql = match reference {
-        Reference::Locked => {
+        ReferentialCheck::Locked => {
             "select set_config('session_replication_role', 'origin', true), ingest_check_root_tables()"
         }
-        Reference::Trigger | Reference::Absent => "select ingest_check_root_tables()",
+        ReferentialCheck::Trigger | ReferentialCheck::Absent => "select ingest_check_root_tables()",
     };
     session.query("check where points are", sql, &[]).await.map(drop)
 }
 
 /// What looks after the points' series for this role and this table, without writing any.
-pub(in crate::database) async fn reference(session: &mut Session) -> Result<Reference, Error> {
+pub(in crate::database) async fn reference(session: &mut Session) -> Result<ReferentialCheck, Error> {
     let sql = format!("select reference, {SAME_SCHEMA} from ingest_lock_series('{{}}') as reference");
     answer(&session.query("ask for triggers", &sql, &[]).await?)
 }
@@ -213,7 +220,7 @@ pub(in crate::database) async fn reference(session: &mut Session) -> Result<Refe
 /// Creates or updates series by their definitions.
 pub(in crate::database) async fn define(
     session: &mut Session,
-    sources: &Resolved,
+    sources: &ResolvedSources,
     definitions: &[Definition],
 ) -> Result<(), Error> {
     if definitions.is_empty() {

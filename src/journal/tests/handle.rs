@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::fault_files::{Call, Fault, FaultFiles};
 use super::{Plain, SEGMENT_BYTES, Sets, open, options};
 use crate::journal::handle::{FAST_WINDOW_BYTES, FLOOD_WINDOW_BYTES, Pace, WINDOW};
-use crate::journal::payload::{Effort, Encoder, runs};
+use crate::journal::payload::{Compression, Encoder, runs};
 use crate::journal::{AppendError, Journal, JournalHandle, ReadError};
 
 #[tokio::test]
@@ -103,20 +103,20 @@ fn more_is_compressed_less() {
     let tenth = FAST_WINDOW_BYTES / 10;
     // Exactly as much as a window may have, window after window.
     for tenths in 0..50 {
-        assert_eq!(pace.add(tenth, start + WINDOW / 10 * tenths), Effort::Small, "{tenths}");
+        assert_eq!(pace.add(tenth, start + WINDOW / 10 * tenths), Compression::Compact, "{tenths}");
     }
     // Twice as much: known when the window's share is used up, and kept from window to window.
     let start = start + WINDOW * 5;
     for twentieths in 0..50 {
         let effort = pace.add(tenth, start + WINDOW / 20 * twentieths);
-        assert_eq!(effort, if twentieths < 10 { Effort::Small } else { Effort::Fast }, "{twentieths}");
+        assert_eq!(effort, if twentieths < 10 { Compression::Compact } else { Compression::Fast }, "{twentieths}");
     }
     // A pause is a window in which little came.
-    assert_eq!(pace.add(tenth, start + WINDOW * 60), Effort::Small);
-    assert_eq!(pace.add(FAST_WINDOW_BYTES, start + WINDOW * 60), Effort::Fast);
-    assert_eq!(pace.add(FLOOD_WINDOW_BYTES, start + WINDOW * 60), Effort::None);
-    assert_eq!(pace.add(1, start + WINDOW * 61), Effort::None);
-    assert_eq!(pace.add(1, start + WINDOW * 62), Effort::Small);
+    assert_eq!(pace.add(tenth, start + WINDOW * 60), Compression::Compact);
+    assert_eq!(pace.add(FAST_WINDOW_BYTES, start + WINDOW * 60), Compression::Fast);
+    assert_eq!(pace.add(FLOOD_WINDOW_BYTES, start + WINDOW * 60), Compression::Off);
+    assert_eq!(pace.add(1, start + WINDOW * 61), Compression::Off);
+    assert_eq!(pace.add(1, start + WINDOW * 62), Compression::Compact);
 }
 
 #[test]
@@ -127,7 +127,7 @@ fn what_is_compressed_fast_or_not_at_all_is_read_like_the_rest() {
     let mut sets = Sets::new(2);
     let mut expected = Vec::new();
     for number in 0..40 {
-        encoder.set_effort([Effort::Fast, Effort::Small, Effort::None][number % 3]).unwrap();
+        encoder.set_effort([Compression::Fast, Compression::Compact, Compression::Off][number % 3]).unwrap();
         let some = sets.some();
         expected.extend(Plain::all(&some));
         for run in runs(some) {

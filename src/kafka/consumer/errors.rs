@@ -6,8 +6,8 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use tracing::{debug, error, warn};
 
 use super::ConsumerThread;
+use crate::kafka::auth;
 use crate::kafka::events::{Assigned, Event};
-use crate::kafka::login;
 
 impl ConsumerThread {
     /// Handles an error of the consumer; returns `true` if it is the end of this consumer.
@@ -61,7 +61,7 @@ impl ConsumerThread {
 
     /// Notes why the group does not let this worker join; returns `true` if the error says that.
     fn note_refusal(&self, code: RDKafkaErrorCode) -> bool {
-        let Some(reason) = login::group_refusal(code, &self.kafka) else { return false };
+        let Some(reason) = auth::group_refusal(code, &self.kafka) else { return false };
         // This one is not only about joining: librdkafka reports it of the question for the coordinator as well, and the member
         // keeps its partitions. If it loses them, a revocation says so.
         if code != RDKafkaErrorCode::GroupAuthorizationFailed || self.assignment.owned().is_empty() {

@@ -9,9 +9,9 @@ use tracing::{error, info, warn};
 
 use super::{ConsumerThread, POLL};
 use crate::config::Kafka;
+use crate::kafka::auth::AuthContext;
 use crate::kafka::context::{Context, Notice, log_failure};
 use crate::kafka::events::Event;
-use crate::kafka::login::Login;
 use crate::kafka::member::Member;
 use crate::kafka::settings;
 use crate::telemetry::health::Component;
@@ -28,7 +28,7 @@ impl ConsumerThread {
         if let Some(client_id) = member.client_id(kafka) {
             properties.set("client.id", client_id);
         }
-        properties.create_with_context(Context::new(Login::new(kafka))).map_err(settings::without_value)
+        properties.create_with_context(Context::new(AuthContext::new(kafka))).map_err(settings::without_value)
     }
 
     /// Joins the group.

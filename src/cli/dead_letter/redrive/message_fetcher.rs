@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use crate::config::Config;
 use crate::database::dead_letters::Letter;
-use crate::kafka::reread::{Rereader, Whole};
+use crate::kafka::message_fetcher::{FullMessage, MessageFetcher};
 
 /// Reads the whole messages of cut letters from Kafka.
 pub(super) struct Wholes {
     config: Arc<Config>,
-    rereader: Option<Arc<Rereader>>,
+    rereader: Option<Arc<MessageFetcher>>,
     /// Whether the brokers did not answer: they are asked once, because each request takes its timeout.
     unreachable: bool,
 }
@@ -23,14 +23,14 @@ impl Wholes {
     ///
     /// # Errors
     /// If Kafka does not answer or no longer has the message.
-    pub(super) async fn read(&mut self, letter: &Letter) -> Result<Whole, String> {
+    pub(super) async fn read(&mut self, letter: &Letter) -> Result<FullMessage, String> {
         if self.unreachable {
             return Err("Kafka does not answer".to_owned());
         }
         let rereader = match &self.rereader {
             Some(rereader) => Arc::clone(rereader),
             None => {
-                let new = Rereader::new(&self.config.kafka).map_err(|failure| failure.to_string())?;
+                let new = MessageFetcher::new(&self.config.kafka).map_err(|failure| failure.to_string())?;
                 Arc::clone(self.rereader.insert(Arc::new(new)))
             }
         };

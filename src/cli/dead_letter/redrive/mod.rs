@@ -19,7 +19,7 @@ use crate::cli::{Failure, progress_bar};
 use crate::config::Config;
 use crate::database::Database;
 use crate::database::dead_letters::{Cut, Fate, Letter, Redrive as OneRedrive, RedriveMode};
-use crate::kafka::reread::Whole;
+use crate::kafka::message_fetcher::FullMessage;
 use crate::message::{Decoder, Rejected};
 use message_fetcher::Wholes;
 use report::{Again, Done};
@@ -139,7 +139,7 @@ impl Work<'_> {
             return Some((letter, payload));
         }
         match self.wholes.read(&letter).await {
-            Ok(Whole { key, headers, payload }) => {
+            Ok(FullMessage { key, headers, payload }) => {
                 (letter.message.key, letter.message.headers) = (key, headers);
                 Some((letter, payload))
             }

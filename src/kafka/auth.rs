@@ -29,7 +29,7 @@ const CONNECTION: &str = "FAIL";
 
 /// A client's credentials, and what was refused lately. As a context it serves every client that needs no more.
 #[derive(Debug, Default)]
-pub(super) struct Login {
+pub(super) struct AuthContext {
     token_file: Option<PathBuf>,
     credentials: Credentials,
     has_token: AtomicBool,
@@ -57,7 +57,7 @@ pub(super) enum Refused {
     Topic,
 }
 
-impl Login {
+impl AuthContext {
     /// The credentials of the configuration.
     pub(super) fn new(kafka: &Kafka) -> Self {
         let token_file = (!kafka.oauth_token_file.is_empty()).then(|| PathBuf::from(&kafka.oauth_token_file));
@@ -283,7 +283,7 @@ pub(super) fn broker_and_failure(text: &str) -> (&str, &str) {
     if address.contains(':') { (address, what) } else { ("", text) }
 }
 
-impl ClientContext for Login {
+impl ClientContext for AuthContext {
     const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
 
     fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {
@@ -302,9 +302,9 @@ impl ClientContext for Login {
     }
 }
 
-impl ConsumerContext for Login {}
+impl ConsumerContext for AuthContext {}
 
-impl ProducerContext for Login {
+impl ProducerContext for AuthContext {
     type DeliveryOpaque = ();
 
     fn delivery(&self, _result: &DeliveryResult<'_>, (): ()) {}
@@ -403,7 +403,7 @@ mod tests {
 
     #[test]
     fn a_refusal_lasts_until_the_same_is_granted() {
-        let login = Login::default();
+        let login = AuthContext::default();
         let refused = |code| KafkaError::Global(code);
         assert!(login.note(&refused(RDKafkaErrorCode::OperationTimedOut), "slow").is_none());
         assert!(login.note(&refused(RDKafkaErrorCode::GroupAuthorizationFailed), "g").is_some());

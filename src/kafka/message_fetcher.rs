@@ -9,8 +9,8 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::Message as _;
 use rdkafka::{Offset, TopicPartitionList};
 
+use super::auth::AuthContext;
 use super::headers;
-use super::login::Login;
 use super::lookup::{Lookup, TIMEOUT};
 use super::settings;
 use crate::config::Kafka;
@@ -18,7 +18,7 @@ use crate::raw::Source;
 
 /// A message as Kafka has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Whole {
+pub struct FullMessage {
     /// The key.
     pub key: Option<Vec<u8>>,
     /// The headers, in the form of [`headers`](crate::raw::headers).
@@ -28,19 +28,19 @@ pub struct Whole {
 }
 
 /// Reads messages once more.
-pub struct Rereader {
+pub struct MessageFetcher {
     /// Destroying a consumer waits for its brokers without a limit; who has this needs it until the process ends.
-    consumer: ManuallyDrop<BaseConsumer<Login>>,
+    consumer: ManuallyDrop<BaseConsumer<AuthContext>>,
     lookup: Lookup,
 }
 
-impl std::fmt::Debug for Rereader {
+impl std::fmt::Debug for MessageFetcher {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Rereader").finish_non_exhaustive()
     }
 }
 
-impl Rereader {
+impl MessageFetcher {
     /// A reader of the configured brokers; connects when it is first asked.
     ///
     /// # Errors
@@ -51,7 +51,7 @@ impl Rereader {
         properties.set("enable.partition.eof", "true");
         properties.set("queued.max.messages.kbytes", "2048");
         properties.set("fetch.max.bytes", (2 * 1024 * 1024).to_string());
-        let consumer = properties.create_with_context(Login::new(kafka)).map_err(settings::without_value)?;
+        let consumer = properties.create_with_context(AuthContext::new(kafka)).map_err(settings::without_value)?;
         Ok(Self { consumer: ManuallyDrop::new(consumer), lookup: Lookup::new(kafka)? })
     }
 
@@ -59,7 +59,7 @@ impl Rereader {
     ///
     /// # Errors
     /// If the brokers do not answer.
-    pub fn read(&self, source: &Source, partition: i32, offset: i64) -> Result<Option<Whole>, KafkaError> {
+    pub fn read(&self, source: &Source, partition: i32, offset: i64) -> Result<Option<FullMessage>, KafkaError> {
         if source.topic_id.is_empty() {
             return Ok(None);
         }
@@ -80,13 +80,13 @@ impl Rereader {
         message
     }
 
-    fn poll(&self, offset: i64) -> Result<Option<Whole>, KafkaError> {
+    fn poll(&self, offset: i64) -> Result<Option<FullMessage>, KafkaError> {
         let deadline = Instant::now() + TIMEOUT;
         while Instant::now() < deadline {
             match self.consumer.poll(Duration::from_millis(100)) {
                 None => {}
                 Some(Ok(message)) if message.offset() == offset => {
-                    return Ok(Some(Whole {
+                    return Ok(Some(FullMessage {
                         key: message.key().map(<[u8]>::to_vec),
                         headers: headers::of(&message),
                         payload: message.payload().map(<[u8]>::to_vec),
