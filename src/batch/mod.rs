@@ -144,6 +144,11 @@ impl Batch {
         self.oldest_ms
     }
 
+    /// Returns `true` if it has as much as one transaction is to have: this many points, or messages of this many bytes.
+    pub fn is_full(&self, max_points: usize, max_bytes: usize) -> bool {
+        self.points.len() >= max_points || self.message_bytes() >= max_bytes
+    }
+
     /// Returns `true` if it covers nothing.
     pub fn is_empty(&self) -> bool {
         self.sets.is_empty()

@@ -76,7 +76,7 @@ impl OpenBatch {
 
     /// Returns `true` if it has as much as one transaction is to have.
     pub(super) fn is_full(&self) -> bool {
-        self.batch.points().len() >= self.max_points || self.batch.message_bytes() >= self.max_bytes
+        self.batch.is_full(self.max_points, self.max_bytes)
     }
 
     /// Returns `true` if its first message has waited long enough for others.

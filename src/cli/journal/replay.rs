@@ -81,7 +81,7 @@ async fn replay_into(
             }
         }
         // As large as a worker's batches, so that their points are sorted as far.
-        if batch.points().len() >= config.batch.max_points || batch.message_bytes() >= config.batch.max_bytes {
+        if batch.is_full(config.batch.max_points, config.batch.max_bytes) {
             if writers.len() >= most_writers {
                 done.add_one_of(&mut writers).await?;
             }

@@ -153,7 +153,7 @@ impl Writer {
                     outcome.intervals.pop();
                 }
             }
-            if batch.points().len() >= self.batch.max_points || batch.message_bytes() >= self.batch.max_bytes {
+            if batch.is_full(self.batch.max_points, self.batch.max_bytes) {
                 let full = std::mem::replace(&mut batch, Batch::new(&budget));
                 outcome = self.write_journaled(full, &mut decoder, outcome).await;
                 messages.resize(0);
