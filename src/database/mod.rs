@@ -29,7 +29,7 @@ use std::time::{Duration, Instant};
 pub use error::{Class, Error};
 pub use progress::{Applied, Coverage, Elsewhere};
 pub use write::series::ReferentialCheck;
-pub use write::{Oversized, Path, Written};
+pub use write::{ClaimOrder, Oversized, Written};
 
 use crate::batch::Batch;
 use crate::config::{self, OnDuplicate, UnknownSeries};

@@ -7,7 +7,7 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use series_ingest::batch::Batch;
-use series_ingest::database::{Class, Database, Error, Path, Written};
+use series_ingest::database::{ClaimOrder, Class, Database, Error, Written};
 use series_ingest::message::Decoder;
 use series_ingest::raw::Kind;
 use series_ingest::raw::{MessageSetBuilder, RawMessage, Source};
@@ -59,8 +59,8 @@ impl Writer {
         batch
     }
 
-    async fn write(&mut self, batch: &Batch, path: Path) -> Result<Written, Error> {
-        self.database.write(batch, path, &mut self.decoder).await
+    async fn write(&mut self, batch: &Batch, order: ClaimOrder) -> Result<Written, Error> {
+        self.database.write(batch, order, &mut self.decoder).await
     }
 }
 
@@ -70,7 +70,7 @@ async fn commits_of_two(fixture: &Fixture) -> usize {
     first.database.start(&first.source, &[(0, 0)]).await.unwrap();
     // The chunk is there already: who makes one keeps the others waiting before they come to their claims.
     let batch = first.batch(0, 1000, 1001);
-    first.write(&batch, Path::Fast).await.unwrap();
+    first.write(&batch, ClaimOrder::CopyFirst).await.unwrap();
     let lock = connect(&fixture.url).await;
     lock.batch_execute("begin; select from ingest_progress for update").await.unwrap();
     let batch = first.batch(0, 0, 100);
@@ -79,7 +79,8 @@ async fn commits_of_two(fixture: &Fixture) -> usize {
         until(20, "both writers are at their claims", async || fixture.waiting_for_locks().await == 2).await;
         lock.batch_execute("commit").await.unwrap();
     };
-    let (a, b, ()) = tokio::join!(first.write(&batch, Path::Fast), second.write(&batch, Path::Fast), release);
+    let (a, b, ()) =
+        tokio::join!(first.write(&batch, ClaimOrder::CopyFirst), second.write(&batch, ClaimOrder::CopyFirst), release);
     for refused in [&a, &b].into_iter().filter_map(|result| result.as_ref().err()) {
         assert_eq!(refused.class(), Class::Overlap, "{refused}");
     }
@@ -103,16 +104,16 @@ async fn what_a_journal_has_of_a_gap_fills_just_that_part_of_it_once() {
     let recorded = writer.database.record_gap(&source, 0, (10, 50), "retention").await.unwrap();
     assert_eq!(recorded, [(10, 50)]);
     let batch = writer.batch(0, 0, 10);
-    writer.write(&batch, Path::Fast).await.unwrap();
+    writer.write(&batch, ClaimOrder::CopyFirst).await.unwrap();
     assert_eq!(fixture.count("select next_offset from ingest_progress").await, 50);
     // A batch from Kafka fills nothing: what is covered is covered.
     let (before, inside, across) = (writer.batch(0, 5, 15), writer.batch(0, 20, 30), writer.batch(0, 40, 60));
-    assert_eq!(writer.write(&before, Path::Slow).await.unwrap().points, 0);
-    assert_eq!(writer.write(&before, Path::JournalSlow).await.unwrap().points, 5);
-    assert_eq!(writer.write(&inside, Path::JournalSlow).await.unwrap().points, 10);
-    assert_eq!(writer.write(&across, Path::JournalSlow).await.unwrap().points, 20);
+    assert_eq!(writer.write(&before, ClaimOrder::ClaimFirst).await.unwrap().points, 0);
+    assert_eq!(writer.write(&before, ClaimOrder::ClaimFirstFillingGaps).await.unwrap().points, 5);
+    assert_eq!(writer.write(&inside, ClaimOrder::ClaimFirstFillingGaps).await.unwrap().points, 10);
+    assert_eq!(writer.write(&across, ClaimOrder::ClaimFirstFillingGaps).await.unwrap().points, 20);
     for batch in [&before, &inside, &across] {
-        assert_eq!(writer.write(batch, Path::JournalSlow).await.unwrap().points, 0);
+        assert_eq!(writer.write(batch, ClaimOrder::ClaimFirstFillingGaps).await.unwrap().points, 0);
     }
     assert_eq!(fixture.count_points().await, 45);
     assert_eq!(fixture.count("select next_offset from ingest_progress").await, 60);
@@ -142,13 +143,13 @@ async fn planted_bug_the_claim_takes_no_row_lock() {
     fixture.remove().await;
 }
 
-/// Writes the same batch twice on the fast path; how many points are there then.
+/// Writes the same batch twice copying first; how many points are there then.
 async fn points_of_a_batch_written_twice(fixture: &Fixture) -> i64 {
     let mut writer = Writer::new(fixture);
     writer.database.start(&writer.source, &[(0, 0)]).await.unwrap();
     let batch = writer.batch(0, 0, 10);
-    writer.write(&batch, Path::Fast).await.unwrap();
-    if let Err(refused) = writer.write(&batch, Path::Fast).await {
+    writer.write(&batch, ClaimOrder::CopyFirst).await.unwrap();
+    if let Err(refused) = writer.write(&batch, ClaimOrder::CopyFirst).await {
         assert_eq!(refused.class(), Class::Overlap);
     }
     fixture.count_points().await
@@ -187,8 +188,8 @@ async fn a_batch_that_holds_offsets_twice_writes_them_once() {
             all.push(set.clone(), &mut writer.decoder);
         }
     }
-    assert_eq!(writer.write(&all, Path::Fast).await.unwrap_err().class(), Class::Overlap);
-    assert_eq!(writer.write(&all, Path::Slow).await.unwrap().points, 20);
+    assert_eq!(writer.write(&all, ClaimOrder::CopyFirst).await.unwrap_err().class(), Class::Overlap);
+    assert_eq!(writer.write(&all, ClaimOrder::ClaimFirst).await.unwrap().points, 20);
     assert_eq!(fixture.count_points().await, 20);
     assert_eq!(fixture.count("select count(distinct \"timestamp\") from time_series_data_points").await, 20);
     fixture.remove().await;
@@ -211,7 +212,7 @@ async fn a_kafka_time_that_is_none_stops_nothing() {
     }
     let mut batch = Batch::default();
     batch.push(set.build(None), &mut writer.decoder);
-    assert_eq!(writer.write(&batch, Path::Fast).await.unwrap().dead_letters.len(), 4);
+    assert_eq!(writer.write(&batch, ClaimOrder::CopyFirst).await.unwrap().dead_letters.len(), 4);
     assert_eq!(fixture.count("select count(*) from ingest_dead_letter").await, 4);
     fixture.remove().await;
 }
@@ -223,15 +224,15 @@ async fn the_slow_path_writes_just_what_is_missing() {
     writer.database.start(&writer.source, &[(0, 0), (1, 0)]).await.unwrap();
     for (from, until) in [(10, 20), (30, 40)] {
         let batch = writer.batch(0, from, until);
-        writer.write(&batch, Path::Fast).await.unwrap();
+        writer.write(&batch, ClaimOrder::CopyFirst).await.unwrap();
     }
     let batch = writer.batch(0, 5, 35);
-    let written = writer.write(&batch, Path::Slow).await.unwrap();
+    let written = writer.write(&batch, ClaimOrder::ClaimFirst).await.unwrap();
     assert_eq!((written.points, written.skipped), (15, 15));
-    let written = writer.write(&batch, Path::Slow).await.unwrap();
+    let written = writer.write(&batch, ClaimOrder::ClaimFirst).await.unwrap();
     assert_eq!((written.points, written.skipped), (0, 30));
     let batch = writer.batch(0, 0, 5);
-    let written = writer.write(&batch, Path::Slow).await.unwrap();
+    let written = writer.write(&batch, ClaimOrder::ClaimFirst).await.unwrap();
     assert_eq!(written.applied.iter().map(|applied| applied.next_offset).collect::<Vec<_>>(), [40]);
     assert_eq!(fixture.count("select count(distinct \"timestamp\") from time_series_data_points").await, 40);
     assert_eq!(fixture.count_points().await, 40);
@@ -254,7 +255,7 @@ async fn writers_at_random_agree_with_a_set_of_offsets() {
         let known = &mut model[partition as usize];
         let missing = (from..until).filter(|offset| !known.contains(offset)).count();
         if random.random_bool(0.5) {
-            let result = writer.write(&batch, Path::Fast).await;
+            let result = writer.write(&batch, ClaimOrder::CopyFirst).await;
             if missing == (until - from) as usize {
                 assert_eq!(result.unwrap().points, missing);
                 known.extend(from..until);
@@ -262,7 +263,7 @@ async fn writers_at_random_agree_with_a_set_of_offsets() {
                 assert_eq!(result.unwrap_err().class(), Class::Overlap);
             }
         } else {
-            assert_eq!(writer.write(&batch, Path::Slow).await.unwrap().points, missing);
+            assert_eq!(writer.write(&batch, ClaimOrder::ClaimFirst).await.unwrap().points, missing);
             known.extend(from..until);
         }
     }
@@ -296,11 +297,11 @@ async fn islands_are_bounded() {
         .await
         .unwrap();
     let batch = writer.batch(0, 5001, 5002);
-    assert_eq!(writer.write(&batch, Path::Fast).await.unwrap_err().class(), Class::Retry);
+    assert_eq!(writer.write(&batch, ClaimOrder::CopyFirst).await.unwrap_err().class(), Class::Retry);
     let batch = writer.batch(0, 0, 2);
-    writer.write(&batch, Path::Fast).await.unwrap();
+    writer.write(&batch, ClaimOrder::CopyFirst).await.unwrap();
     let batch = writer.batch(0, 5001, 5002);
-    writer.write(&batch, Path::Fast).await.unwrap();
+    writer.write(&batch, ClaimOrder::CopyFirst).await.unwrap();
     fixture.remove().await;
 }
 
@@ -324,7 +325,7 @@ async fn a_deadlock_of_two_writers_is_not_possible() {
                             all.push(set.clone(), &mut writer.decoder);
                         }
                     }
-                    writer.write(&all, Path::Fast).await.unwrap();
+                    writer.write(&all, ClaimOrder::CopyFirst).await.unwrap();
                 }
             })
         })

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use series_ingest::batch::Batch;
 use series_ingest::database::dead_letters::{Fate, LetterFilter, Redrive, RedriveMode};
-use series_ingest::database::{Class, Database, Path};
+use series_ingest::database::{ClaimOrder, Class, Database};
 use series_ingest::message::Decoder;
 use series_ingest::raw::Kind;
 use series_ingest::raw::{MessageSetBuilder, RawMessage, Source as BatchSource};
@@ -335,7 +335,7 @@ async fn nothing_that_takes_a_source_takes_a_stale_key() {
     });
     database.start(&source, &[(0, 0)]).await.unwrap();
     let first = batch(&source, 0, &mut decoder);
-    database.write(&first, Path::Fast, &mut decoder).await.unwrap();
+    database.write(&first, ClaimOrder::CopyFirst, &mut decoder).await.unwrap();
     let before = stored(&fixture).await;
 
     let assert_refused = async |what: &str, class: Option<Class>| {
@@ -345,10 +345,15 @@ async fn nothing_that_takes_a_source_takes_a_stale_key() {
         assert!(database.coverage(&source, &[0]).await.unwrap()[&0].covers(0, 3), "{what}");
     };
     let next = batch(&source, 3, &mut decoder);
-    for path in [Path::Fast, Path::Slow, Path::JournalFast, Path::JournalSlow] {
+    for order in [
+        ClaimOrder::CopyFirst,
+        ClaimOrder::ClaimFirst,
+        ClaimOrder::CopyFirstFillingGaps,
+        ClaimOrder::ClaimFirstFillingGaps,
+    ] {
         change_keys(&fixture).await;
-        let refused = database.write(&next, path, &mut decoder).await.map(drop).map_err(|error| error.class());
-        assert_refused(&format!("{path:?}"), refused.err()).await;
+        let refused = database.write(&next, order, &mut decoder).await.map(drop).map_err(|error| error.class());
+        assert_refused(&format!("{order:?}"), refused.err()).await;
     }
     change_keys(&fixture).await;
     let refused = database.start(&source, &[(1, 7)]).await.map(drop).map_err(|error| error.class());

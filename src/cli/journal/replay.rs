@@ -12,7 +12,7 @@ use crate::cli::output::{complain, print_line};
 use crate::cli::{Failure, progress_bar, saying_waits};
 use crate::config::Config;
 use crate::database::verdict::{Attempts, Failed, Verdict, verdict};
-use crate::database::{Class, Coverage, Database, Path};
+use crate::database::{ClaimOrder, Class, Coverage, Database};
 use crate::journal::{Inspection, ReadError, Record};
 use crate::message::Decoder;
 use crate::raw::{Interval, MessageSet, Partition};
@@ -148,10 +148,10 @@ async fn finish(database: Database, batch: Batch, dry_run: bool, mut decoder: De
         return Ok(done);
     }
     // As in a worker, a message that the database refuses takes no other with it.
-    let mut pieces = vec![(batch, Path::JournalFast, 0)];
-    while let Some((piece, path, missing_series)) = pieces.pop() {
+    let mut pieces = vec![(batch, ClaimOrder::CopyFirstFillingGaps, 0)];
+    while let Some((piece, order, missing_series)) = pieces.pop() {
         let messages = piece.message_count();
-        let failure = match database.write(&piece, path, &mut decoder).await {
+        let failure = match database.write(&piece, order, &mut decoder).await {
             Ok(written) => {
                 done.messages += messages;
                 done.points += written.points;
@@ -163,24 +163,24 @@ async fn finish(database: Database, batch: Batch, dry_run: bool, mut decoder: De
         let attempts = Attempts {
             messages,
             can_be_refused: !piece.has_nothing_to_refuse(),
-            copied_first: path.is_fast(),
+            copied_first: order.copies_first(),
             missing_series: missing_series + u32::from(failure.is_missing_series()),
             canceled: 0,
         };
-        let path = path.after_doubt();
+        let order = order.claim_first();
         match verdict(Failed::new(&failure, messages), attempts) {
-            Verdict::ClaimFirst => pieces.push((piece, path, attempts.missing_series)),
+            Verdict::ClaimFirst => pieces.push((piece, order, attempts.missing_series)),
             Verdict::Split(parts) => {
                 let parts = piece.split_into(parts, &mut decoder);
-                pieces.extend(parts.into_iter().rev().map(|part| (part, path, 0)));
+                pieces.extend(parts.into_iter().rev().map(|part| (part, order, 0)));
             }
-            Verdict::Reject => pieces.push((piece.into_dead_letter(failure.rejected()), path, 0)),
+            Verdict::Reject => pieces.push((piece.into_dead_letter(failure.rejected()), order, 0)),
             Verdict::SetAside => match database.oversized(&failure, &piece).await.pop() {
-                Some(oversized) => pieces.push((piece.into_dead_letter(oversized.rejected), path, 0)),
+                Some(oversized) => pieces.push((piece.into_dead_letter(oversized.rejected), order, 0)),
                 None => return Err(failure.into()),
             },
             Verdict::Retry | Verdict::TooManyIslands if failure.class() == Class::Retry => {
-                pieces.push((piece, path, attempts.missing_series));
+                pieces.push((piece, order, attempts.missing_series));
                 tokio::time::sleep(RETRY).await;
             }
             // What is written stays written: the next run goes on from there.

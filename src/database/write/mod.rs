@@ -38,29 +38,29 @@ enum CopyStrategy {
 
 /// Which way a batch is claimed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Path {
+pub enum ClaimOrder {
     /// COPY first, claim last: the locks of partitions are held for the COMMIT only. Fails where anything of it is applied
     /// already.
-    Fast,
+    CopyFirst,
     /// Claim first, and copy only what was missing: after any doubt.
-    Slow,
-    /// As [`Path::Fast`], for what comes from a journal.
-    JournalFast,
-    /// As [`Path::Slow`], for what comes from a journal: what lies in gaps counts as missing, and fills them.
-    JournalSlow,
+    ClaimFirst,
+    /// As [`ClaimOrder::CopyFirst`], for what comes from a journal.
+    CopyFirstFillingGaps,
+    /// As [`ClaimOrder::ClaimFirst`], for what comes from a journal: what lies in gaps counts as missing, and fills them.
+    ClaimFirstFillingGaps,
 }
 
-impl Path {
+impl ClaimOrder {
     /// Returns `true` if it fails where anything is applied already.
-    pub fn is_fast(self) -> bool {
-        matches!(self, Self::Fast | Self::JournalFast)
+    pub fn copies_first(self) -> bool {
+        matches!(self, Self::CopyFirst | Self::CopyFirstFillingGaps)
     }
 
     /// The way that is right when an attempt has failed, or for a part of a batch.
-    pub fn after_doubt(self) -> Self {
+    pub fn claim_first(self) -> Self {
         match self {
-            Self::Fast | Self::Slow => Self::Slow,
-            Self::JournalFast | Self::JournalSlow => Self::JournalSlow,
+            Self::CopyFirst | Self::ClaimFirst => Self::ClaimFirst,
+            Self::CopyFirstFillingGaps | Self::ClaimFirstFillingGaps => Self::ClaimFirstFillingGaps,
         }
     }
 }
@@ -161,15 +161,15 @@ impl Database {
     ///
     /// # Errors
     /// [`Error::class`] says what is to be done. After any error but a refused row the batch is to be tried again on
-    /// [`Path::Slow`]: it may be committed.
-    pub async fn write(&self, batch: &Batch, path: Path, decoder: &mut Decoder) -> Result<Written, Error> {
+    /// [`ClaimOrder::ClaimFirst`]: it may be committed.
+    pub async fn write(&self, batch: &Batch, order: ClaimOrder, decoder: &mut Decoder) -> Result<Written, Error> {
         let start = Instant::now();
         let mut rows = if self.expects_refusals() { CopyStrategy::Piecewise } else { CopyStrategy::Whole };
         let mut letters = OnRefusal::Fail;
-        let mut path = path;
+        let mut order = order;
         let attempt = async {
             loop {
-                let result = self.try_write(batch, path, (rows, letters), decoder).await;
+                let result = self.try_write(batch, order, (rows, letters), decoder).await;
                 match &result {
                     Err(refused) if refused.is_refused_row() && rows == CopyStrategy::Whole => {
                         debug!(%refused, messages = batch.message_count(), "the database refuses a row; looking for its message");
@@ -185,7 +185,7 @@ impl Database {
                     }
                     _ => break result,
                 }
-                path = path.after_doubt();
+                order = order.claim_first();
             }
         };
         let result = self.watched(attempt).await;
@@ -235,7 +235,7 @@ impl Database {
     async fn try_write(
         &self,
         batch: &Batch,
-        path: Path,
+        order: ClaimOrder,
         how: (CopyStrategy, OnRefusal),
         decoder: &mut Decoder,
     ) -> Result<Written, Error> {
@@ -252,7 +252,7 @@ impl Database {
         metrics::step_took(Step::Prepare, begun.elapsed());
 
         session.begin().await?;
-        match self.fill(&mut session, batch, &ids, (path, how), decoder).await {
+        match self.fill(&mut session, batch, &ids, (order, how), decoder).await {
             Ok(written) => {
                 let begun = Instant::now();
                 session.commit().await?;
@@ -295,12 +295,12 @@ impl Database {
         session: &mut Session,
         batch: &Batch,
         ids: &ResolvedSources,
-        (path, (rows, letters)): (Path, (CopyStrategy, OnRefusal)),
+        (order, (rows, letters)): (ClaimOrder, (CopyStrategy, OnRefusal)),
         decoder: &mut Decoder,
     ) -> Result<Written, Error> {
         let intervals = batch.intervals();
         let claim = Claim::new(&intervals, ids)?;
-        if path.is_fast() {
+        if order.copies_first() {
             let copied = self.copy(session, batch, ids, rows).await?;
             let begun = Instant::now();
             let applied = claim.all(session).await?;
@@ -308,9 +308,9 @@ impl Database {
             return self.finish(session, ids, batch, &copied, (0, applied), letters).await;
         }
         let begun = Instant::now();
-        let missing = match path {
-            Path::JournalFast | Path::JournalSlow => claim.journaled(session).await?,
-            Path::Fast | Path::Slow => claim.missing(session).await?,
+        let missing = match order {
+            ClaimOrder::CopyFirstFillingGaps | ClaimOrder::ClaimFirstFillingGaps => claim.journaled(session).await?,
+            ClaimOrder::CopyFirst | ClaimOrder::ClaimFirst => claim.missing(session).await?,
         };
         let applied = claim.next_offsets(session).await?;
         metrics::step_took(Step::Claim, begun.elapsed());

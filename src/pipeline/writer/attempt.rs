@@ -8,7 +8,7 @@ use tracing::{debug, error, info, warn};
 use super::{Outcome, Writer};
 use crate::batch::Batch;
 use crate::database::verdict::{Attempts, Failed, Verdict, verdict};
-use crate::database::{self, Class, Oversized, Path, Written};
+use crate::database::{self, ClaimOrder, Class, Oversized, Written};
 use crate::message::{Decoder, Rejected};
 use crate::raw::MessageSet;
 
@@ -37,7 +37,7 @@ impl Writer {
     pub(super) async fn write_piece(
         &self,
         piece: &Batch,
-        mut path: Path,
+        mut order: ClaimOrder,
         is_slow: bool,
         decoder: &mut Decoder,
         outcome: &mut Outcome,
@@ -47,12 +47,12 @@ impl Writer {
         let mut attempts = Attempts {
             messages: piece.message_count(),
             can_be_refused: !piece.has_nothing_to_refuse(),
-            copied_first: path.is_fast(),
+            copied_first: order.copies_first(),
             missing_series: 0,
             canceled: 0,
         };
         loop {
-            let failure = match self.database.write(piece, path, decoder).await {
+            let failure = match self.database.write(piece, order, decoder).await {
                 Ok(written) => {
                     self.on_written(written, outcome);
                     return Piece::Written;
@@ -65,7 +65,7 @@ impl Writer {
             attempts.canceled += u32::from(failure.is_canceled());
             attempts.missing_series += u32::from(failure.is_missing_series());
             let verdict = verdict(Failed::new(&failure, attempts.messages), attempts);
-            (path, attempts.copied_first) = (path.after_doubt(), false);
+            (order, attempts.copied_first) = (order.claim_first(), false);
             self.log_verdict(&failure, verdict, attempts.messages);
             match verdict {
                 Verdict::ClaimFirst => continue,

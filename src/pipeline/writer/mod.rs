@@ -19,7 +19,7 @@ use super::NextOffsets;
 use super::topic_settings::PointsInSeries;
 use crate::batch::Batch;
 use crate::config::{self, Config};
-use crate::database::{Applied, Database, Oversized, Path};
+use crate::database::{Applied, ClaimOrder, Database, Oversized};
 use crate::journal::{JournalHandle, ReadError, Record};
 use crate::kafka::lookup::Lookup;
 use crate::message::{Decoder, Limits, Rejected};
@@ -109,7 +109,7 @@ impl Writer {
         let mut outcome = Outcome { number, intervals, oldest_ms: batch.oldest_ms(), known, ..Outcome::default() };
         let mut decoder = Decoder::new(self.limits.clone());
         let batch = self.without_deleted_topics(batch, &mut decoder, &mut outcome).await;
-        self.write_pieces(batch, Path::Fast, &mut decoder, outcome).await
+        self.write_pieces(batch, ClaimOrder::CopyFirst, &mut decoder, outcome).await
     }
 
     /// Writes the messages of these records of the journal. Their topics were checked before they were journaled, and may be
@@ -171,18 +171,24 @@ impl Writer {
             return outcome;
         }
         outcome.oldest_ms = outcome.oldest_ms.into_iter().chain(batch.oldest_ms()).min();
-        self.write_pieces(batch, Path::JournalFast, decoder, outcome).await
+        self.write_pieces(batch, ClaimOrder::CopyFirstFillingGaps, decoder, outcome).await
     }
 
     /// Writes a batch, in as many parts as the database asks for.
-    async fn write_pieces(&self, batch: Batch, path: Path, decoder: &mut Decoder, mut outcome: Outcome) -> Outcome {
-        let mut pieces = vec![(batch, path)];
+    async fn write_pieces(
+        &self,
+        batch: Batch,
+        order: ClaimOrder,
+        decoder: &mut Decoder,
+        mut outcome: Outcome,
+    ) -> Outcome {
+        let mut pieces = vec![(batch, order)];
         // Single messages that are written when no other waits for them.
         let mut slow_messages = VecDeque::new();
         loop {
-            let next = pieces.pop().map(|(piece, path)| (piece, path, false));
-            let Some((piece, path, is_slow)) =
-                next.or_else(|| slow_messages.pop_front().map(|(piece, path)| (piece, path, true)))
+            let next = pieces.pop().map(|(piece, order)| (piece, order, false));
+            let Some((piece, order, is_slow)) =
+                next.or_else(|| slow_messages.pop_front().map(|(piece, order)| (piece, order, true)))
             else {
                 return outcome;
             };
@@ -190,8 +196,8 @@ impl Writer {
             if piece.is_empty() {
                 continue;
             }
-            let ended = self.write_piece(&piece, path, is_slow, decoder, &mut outcome).await;
-            let path = path.after_doubt();
+            let ended = self.write_piece(&piece, order, is_slow, decoder, &mut outcome).await;
+            let order = order.claim_first();
             match ended {
                 Piece::Written => {}
                 Piece::NoProgress => {
@@ -200,20 +206,20 @@ impl Writer {
                 }
                 // The last part goes below, so that the parts are written in the order of their offsets.
                 Piece::Split(parts) => {
-                    pieces.extend(piece.split_into(parts, decoder).into_iter().rev().map(|part| (part, path)));
+                    pieces.extend(piece.split_into(parts, decoder).into_iter().rev().map(|part| (part, order)));
                 }
-                Piece::Rejected(why) => pieces.push((piece.into_dead_letter(why), path)),
-                Piece::Slow => slow_messages.push_back((piece, path)),
+                Piece::Rejected(why) => pieces.push((piece.into_dead_letter(why), order)),
+                Piece::Slow => slow_messages.push_back((piece, order)),
                 Piece::Locked(needs) => {
-                    pieces.push((Self::set_aside(&piece, &needs, decoder, &mut outcome), path));
+                    pieces.push((Self::set_aside(&piece, &needs, decoder, &mut outcome), order));
                 }
                 Piece::TooManyIslands => match piece.by_partition(decoder) {
                     // All of it waits, also what holds no message.
-                    Some(parts) => pieces.extend(parts.into_iter().map(|part| (part, path))),
+                    Some(parts) => pieces.extend(parts.into_iter().map(|part| (part, order))),
                     None => outcome.aside.extend(piece.sets().iter().cloned()),
                 },
                 Piece::Oversized(all) => {
-                    pieces.extend(without_oversized(piece, all, decoder).into_iter().map(|part| (part, path)));
+                    pieces.extend(without_oversized(piece, all, decoder).into_iter().map(|part| (part, order)));
                 }
             }
         }
