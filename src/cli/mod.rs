@@ -103,7 +103,7 @@ pub enum Failure {
     /// Dead letters are still dead letters.
     #[error("{0}")]
     Rejected(String),
-    /// A fault of ours, or of the schema.
+    /// An internal error, or one of the schema.
     #[error("{0}")]
     Internal(String),
     /// What the command printed has not arrived.
