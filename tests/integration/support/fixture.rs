@@ -172,9 +172,11 @@ impl Fixture {
     /// Ends every connection to these databases, and lets no new one in.
     async fn close_databases(&self, names: &[&str]) {
         for name in names {
+            // Committed first: a session that is ended while others may still connect comes back at once.
+            let closed = format!("alter database {name} allow_connections false");
+            self.admin.batch_execute(&closed).await.unwrap();
             let sql = format!(
-                "alter database {name} allow_connections false;
-                 do $$ begin
+                "do $$ begin
                      perform pg_terminate_backend(pid, 10000) from pg_stat_activity where datname = '{name}';
                  end $$"
             );
