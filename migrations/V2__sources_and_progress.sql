@@ -148,7 +148,7 @@ language sql stable as $$
     where (source.key, progress.partition) in (select * from unnest(p_sources, p_partitions))
 $$;
 
--- The fast path, called after the points were copied. Raises IC001 if any offset was covered already, so that no second
+-- Called after the points were copied (copy first). Raises IC001 if any offset was covered already, so that no second
 -- transaction with the same messages can commit. Partitions are locked in one order, whatever the caller's order is.
 create function ingest_claim(
     p_sources uuid[], p_partitions integer[], p_from_offsets bigint[], p_until_offsets bigint[])
@@ -175,7 +175,7 @@ begin
     return query select * from ingest_next_offsets(p_sources, p_partitions);
 end $$;
 
--- The slow path, called before the points are copied. Covers the intervals and returns the parts that were not covered
+-- Called before the points are copied (claim first). Covers the intervals and returns the parts that were not covered
 -- before: exactly these the same transaction has to write.
 create function ingest_claim_missing(
     p_sources uuid[], p_partitions integer[], p_from_offsets bigint[], p_until_offsets bigint[])

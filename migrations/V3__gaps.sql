@@ -34,7 +34,7 @@ begin
         returning ingest_gap.from_offset, ingest_gap.until_offset;
 end $$;
 
--- The slow path for messages of a journal: as ingest_claim_missing, and the parts of the intervals that lie in gaps are
+-- Claim first, for messages of a journal: as ingest_claim_missing, and the parts of the intervals that lie in gaps are
 -- returned as well, and are recorded as filled. The lock of ingest_cover makes the result hold until the transaction ends.
 create function ingest_claim_journaled(
     p_sources uuid[], p_partitions integer[], p_from_offsets bigint[], p_until_offsets bigint[])

@@ -292,9 +292,14 @@ async fn only_its_own_messages_wait(test: &str, held: &Held, settings: &[(&str, 
     assert_eq!(fixture.count(&of("=")).await, before, "what is locked waits");
     until_named(&worker, held.object).await;
     assert_eq!(worker.get("/readyz").unwrap().0, 200, "{:?}", worker.get("/readyz"));
+    release(&holder, fixture, worker, &published).await;
+}
+
+/// Ends the holder's transaction: what waited is written, exactly once, and nobody is named any more.
+async fn release(holder: &Client, fixture: Fixture, worker: Worker, published: &Published) {
     holder.batch_execute("rollback").await.unwrap();
     fixture.until_applied(60).await;
-    fixture.assert_exact(&published).await;
+    fixture.assert_exact(published).await;
     until(30, "the lock is over", async || locks(&worker).is_empty()).await;
     drop(worker);
     fixture.remove().await;
@@ -461,12 +466,7 @@ async fn a_locked_chunk(test: &str, folder: Option<&Path>, (table, mode): (&str,
     assert!(!worker.log().contains("to=journaling"), "{}", worker.log());
     assert!(!worker.log().contains("data does not move"), "{}", worker.log());
     assert_eq!(fixture.next_offsets().await[0], 1, "the late point waits");
-    holder.batch_execute("rollback").await.unwrap();
-    fixture.until_applied(60).await;
-    fixture.assert_exact(&published).await;
-    until(30, "the lock is over", async || locks(&worker).is_empty()).await;
-    drop(worker);
-    fixture.remove().await;
+    release(&holder, fixture, worker, &published).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

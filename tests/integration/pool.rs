@@ -2,10 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use series_ingest::database::schema::roles;
-
 use crate::support::data::Published;
-use crate::support::fixture::{Fixture, connect, url_with};
+use crate::support::fixture::{Fixture, connect};
 use crate::support::until;
 use crate::support::worker::{run, text};
 
@@ -54,10 +52,8 @@ async fn connections_beyond_the_kept_ones_are_made_when_needed_and_closed_when_i
     fixture.remove().await;
 }
 
-/// With a table whose COPY takes time and no processor, each writer adds as much as the one before.
-#[tokio::test(flavor = "multi_thread")]
-async fn writers_are_added_while_each_of_them_helps() {
-    let Some(fixture) = Fixture::new("writers_added", 4).await else { return };
+/// Lets each COPY take time, and no processor.
+async fn slow_down(fixture: &Fixture) {
     fixture
         .client
         .batch_execute(
@@ -67,6 +63,13 @@ async fn writers_are_added_while_each_of_them_helps() {
         )
         .await
         .unwrap();
+}
+
+/// With a table whose COPY takes time and no processor, each writer adds as much as the one before.
+#[tokio::test(flavor = "multi_thread")]
+async fn writers_are_added_while_each_of_them_helps() {
+    let Some(fixture) = Fixture::new("writers_added", 4).await else { return };
+    slow_down(&fixture).await;
     let mut published = Published::default();
     // So large that each is a batch of its own.
     let pad = "x".repeat(130 * 1024);
@@ -90,10 +93,7 @@ async fn writers_are_added_while_each_of_them_helps() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_limit_of_connections_below_the_pool_is_named_and_is_no_outage() {
     let Some(fixture) = Fixture::new("limited", 2).await else { return };
-    let role = format!("{}_worker", fixture.name);
-    fixture.client.batch_execute(&format!("create role {role} login connection limit 3")).await.unwrap();
-    roles::grant_worker(&fixture.config(&[]), &role).await.unwrap();
-    let url = fixture.url.replacen("postgres@", &format!("{role}@"), 1);
+    let (role, url) = fixture.worker_role("connection limit 3").await;
     let mut environment = fixture.environment();
     environment.retain(|(name, _)| name != "DATABASE_URL");
     environment.push(("DATABASE_URL".to_owned(), url.clone()));
@@ -104,15 +104,7 @@ async fn a_limit_of_connections_below_the_pool_is_named_and_is_no_outage() {
     }
 
     // Each batch takes a while, and every writer wants a connection.
-    fixture
-        .client
-        .batch_execute(
-            "create function wait() returns trigger language plpgsql as
-                 'begin perform pg_sleep(0.1); return null; end';
-             create trigger wait after insert on time_series_data_points for each statement execute function wait()",
-        )
-        .await
-        .unwrap();
+    slow_down(&fixture).await;
     let worker = fixture.worker(&[
         ("DATABASE_URL", &url),
         ("DATABASE_POOL_SIZE", "1"),
@@ -136,9 +128,7 @@ async fn a_limit_of_connections_below_the_pool_is_named_and_is_no_outage() {
     assert!(!log.contains("a batch was not written") && !log.contains("down (outage)"), "{log}");
     assert_eq!(worker.metric("series_ingest_database_errors_total{class=\"outage\"}"), Some(0.0));
     drop(worker);
-    let admin = connect(&url_with(&fixture.url, "postgres", None)).await;
-    fixture.remove().await;
-    admin.batch_execute(&format!("drop role {role}")).await.unwrap();
+    fixture.remove_with_role(&role).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -421,10 +421,7 @@ const RIGHTS: [(&str, &str, &str); 6] = [
 #[tokio::test(flavor = "multi_thread")]
 async fn rights_that_a_worker_lacks_are_named_by_check_and_run_and_by_a_worker_that_is_idle() {
     let Some(fixture) = Fixture::new("lacking", 1).await else { return };
-    let role = format!("{}_worker", fixture.name);
-    fixture.client.batch_execute(&format!("create role {role} login")).await.unwrap();
-    roles::grant_worker(&fixture.config(&[]), &role).await.unwrap();
-    let url = fixture.url.replacen("postgres@", &format!("{role}@"), 1);
+    let (role, url) = fixture.worker_role("").await;
     let environment = with(&fixture.environment(), &[("DATABASE_URL", &url)]);
     expect(&environment, &["check"], 0, &["schema: up to date"]);
     for (change, back, problem) in RIGHTS {
@@ -447,20 +444,15 @@ async fn rights_that_a_worker_lacks_are_named_by_check_and_run_and_by_a_worker_t
         until_ready(&worker).await;
     }
     drop(worker);
-    let admin = connect(&url_with(&fixture.url, "postgres", None)).await;
-    fixture.remove().await;
-    admin.batch_execute(&format!("drop role {role}")).await.unwrap();
+    fixture.remove_with_role(&role).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_database_that_takes_no_writes_is_the_same_for_every_role_and_for_check_and_run() {
     let Some(fixture) = Fixture::new("read_only", 1).await else { return };
-    let role = format!("{}_worker", fixture.name);
-    fixture.client.batch_execute(&format!("create role {role} login")).await.unwrap();
-    roles::grant_worker(&fixture.config(&[]), &role).await.unwrap();
+    let (role, url) = fixture.worker_role("").await;
     let setting = format!("alter database {}", fixture.name);
     fixture.client.batch_execute(&format!("{setting} set default_transaction_read_only = on")).await.unwrap();
-    let url = fixture.url.replacen("postgres@", &format!("{role}@"), 1);
     for url in [&fixture.url, &url] {
         let environment = with(&fixture.environment(), &[("DATABASE_URL", url)]);
         expect(&environment, &["check"], 69, &["read-only transaction"]);
@@ -471,9 +463,7 @@ async fn a_database_that_takes_no_writes_is_the_same_for_every_role_and_for_chec
     fixture.client.batch_execute(&format!("{setting} reset default_transaction_read_only")).await.unwrap();
     until_ready(&worker).await;
     drop(worker);
-    let admin = connect(&url_with(&fixture.url, "postgres", None)).await;
-    fixture.remove().await;
-    admin.batch_execute(&format!("drop role {role}")).await.unwrap();
+    fixture.remove_with_role(&role).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

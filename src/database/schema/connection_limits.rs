@@ -5,8 +5,8 @@ use tokio_postgres::Client;
 use crate::config;
 use crate::database::error::Error;
 
-/// What comes alongside the pool: the first look at the schema takes two, as does a command that somebody runs.
-const BESIDE: i64 = 2;
+/// Connections outside the pool: the first look at the schema takes two, as does a command alongside the worker.
+const OUTSIDE_POOL: i64 = 2;
 
 /// The limits that hold for this session's role, each with where it is set; -1 is none. Superusers have only the last.
 const SQL: &str = "
@@ -46,12 +46,12 @@ pub(super) async fn too_low(client: &Client, database: &config::Database) -> Res
 }
 
 fn wanted(database: &config::Database) -> i64 {
-    i64::try_from(database.pool_size + database.max_overflow).unwrap_or(i64::MAX).saturating_add(BESIDE)
+    i64::try_from(database.pool_size + database.max_overflow).unwrap_or(i64::MAX).saturating_add(OUTSIDE_POOL)
 }
 
 fn sentence(limit: &str, database: &config::Database) -> String {
     format!(
-        "{limit}, and this worker may take {}: database.pool_size = {}, database.max_overflow = {}, and {BESIDE} beside the pool. \
+        "{limit}, and this worker may take {}: database.pool_size = {}, database.max_overflow = {}, and {OUTSIDE_POOL} outside the pool. \
          Raise the limit, or lower these keys; every other worker and program of the same role, database and server counts, too",
         wanted(database),
         database.pool_size,

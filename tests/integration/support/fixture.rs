@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use series_ingest::config::Config;
 use series_ingest::database::schema;
 use series_ingest::database::schema::profile::Profile;
-use series_ingest::database::schema::set_profile;
+use series_ingest::database::schema::{roles, set_profile};
 use tokio_postgres::{Client, NoTls};
 
 use super::broker::{Broker, Producer};
@@ -348,7 +348,23 @@ impl Fixture {
         }
     }
 
-    /// Takes the database and the topics away.
+    /// Creates a role with these options and the rights of a worker; returns its name, and the URL with which it connects.
+    pub async fn worker_role(&self, options: &str) -> (String, String) {
+        let role = format!("{}_worker", self.name);
+        self.client.batch_execute(&format!("create role {role} login {options}")).await.unwrap();
+        roles::grant_worker(&self.config(&[]), &role).await.unwrap();
+        let url = self.url.replacen("postgres@", &format!("{role}@"), 1);
+        (role, url)
+    }
+
+    /// As [`Self::remove`], and removes a role that has rights in the database only.
+    pub async fn remove_with_role(self, role: &str) {
+        let admin = connect(&url_with(&self.url, "postgres", None)).await;
+        self.remove().await;
+        admin.batch_execute(&format!("drop role {role}")).await.unwrap();
+    }
+
+    /// Removes the database and the topics.
     pub async fn remove(self) {
         drop(self.client);
         self.admin.batch_execute(&format!("drop database {} with (force)", self.name)).await.unwrap();
