@@ -249,14 +249,14 @@ async fn a_worker_that_speaks_sasl_to_a_listener_without_it_is_not_ready_and_log
         ("SERIES_INGEST__KAFKA__PROPERTIES__SASL_USERNAME", "user"),
         ("SERIES_INGEST__KAFKA__PROPERTIES__SASL_PASSWORD", "password"),
         // At this level each attempt to connect is a line.
-        ("SERIES_INGEST__LOG__FILTER", "info,series_ingest::kafka::login=debug"),
+        ("SERIES_INGEST__LOG__FILTER", "info,series_ingest::kafka::auth=debug"),
     ]);
     let says = "takes no SASL";
     until_not_ready(&worker, 60, &["kafka: ", says, "security.protocol"]).await;
     let lines = |level: &str, says: &str| {
         worker.log().lines().filter(|line| line.contains(level) && line.contains(says)).count()
     };
-    until(90, "it has tried again and again", async || lines(" DEBUG ", "login: librdkafka facility=\"FAIL\"") >= 3)
+    until(90, "it has tried again and again", async || lines(" DEBUG ", "auth: librdkafka facility=\"FAIL\"") >= 3)
         .await;
     let log = worker.log();
     assert_eq!(lines(" WARN ", "Kafka does not let this client do its work"), 1, "{log}");
