@@ -48,7 +48,7 @@ pub(super) fn is_open() -> bool {
     FAILED.get().is_none()
 }
 
-/// Notes that standard output cannot be written.
+/// Records that standard output cannot be written.
 pub(super) fn fail(error: io::Error) {
     // A later failure follows from the first one.
     drop(FAILED.set(error));

@@ -221,7 +221,7 @@ impl Database {
             let (mut session, key) = self.session_for(source).await?;
             progress::start(&mut session, key, partitions).await
         };
-        self.noted(work.await)
+        self.recorded(work.await)
     }
 
     /// What is applied of partitions of `source`; those without progress are left out.
@@ -233,7 +233,7 @@ impl Database {
             let (mut session, key) = self.session_for(source).await?;
             progress::coverage(&mut session, key, partitions).await
         };
-        self.noted(work.await)
+        self.recorded(work.await)
     }
 
     /// Records `[from, until)` as lost to Kafka, where it is not applied; the answer has the intervals recorded.
@@ -251,7 +251,7 @@ impl Database {
             let (mut session, key) = self.session_for(source).await?;
             progress::record_gap(&mut session, key, partition, interval, reason).await
         };
-        self.noted(work.await)
+        self.recorded(work.await)
     }
 
     /// The progress of this pipeline, of one topic or of all.
@@ -325,7 +325,7 @@ impl Database {
     /// If the database does not answer.
     pub async fn reference(&self) -> Result<ReferentialCheck, Error> {
         let work = async { write::series::reference(&mut self.session().await?).await };
-        self.noted(work.await)
+        self.recorded(work.await)
     }
 
     /// The table of points as it is now.
@@ -334,7 +334,7 @@ impl Database {
     /// If the database does not answer.
     pub async fn look_at_table(&self) -> Result<Table, Error> {
         let work = async { schema::profile::read_catalog(&mut self.session().await?).await };
-        self.noted(work.await)
+        self.recorded(work.await)
     }
 
     /// Asks the server for a sign of life.
@@ -347,7 +347,7 @@ impl Database {
             session.query("probe", PROBE, &[]).await?;
             self.look(&mut session).await.map(drop)
         };
-        self.noted(work.await)
+        self.recorded(work.await)
     }
 
     /// Does all of a write but the points and the COMMIT.
@@ -384,7 +384,7 @@ impl Database {
                 rows.first().ok_or_else(|| Error::Unexpected("the server does not give its version".to_owned()))?;
             Ok(schema::server_of(row))
         };
-        self.noted(work.await)
+        self.recorded(work.await)
     }
 
     /// The identity that `migrate` has given to the database which the last connection has met; `None` before there was one.
@@ -398,7 +398,7 @@ impl Database {
     /// If the database does not answer.
     pub async fn identify(&self) -> Result<Option<Uuid>, Error> {
         let work = async { self.session().await.map(drop) };
-        self.noted(work.await)?;
+        self.recorded(work.await)?;
         Ok(self.identity())
     }
 
@@ -459,10 +459,10 @@ impl Database {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).write_failed = false;
     }
 
-    fn noted<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
+    fn recorded<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
         match &result {
-            Ok(_) => self.note_success(Operation::Read),
-            Err(failure) => self.note_failure(failure, Operation::Read),
+            Ok(_) => self.record_success(Operation::Read),
+            Err(failure) => self.record_failure(failure, Operation::Read),
         }
         result
     }
@@ -472,13 +472,13 @@ impl Database {
         self.expected_refusals.load(Ordering::Relaxed) > 0
     }
 
-    /// Notes how many messages were refused of a batch that was copied in pieces.
-    fn note_refused(&self, messages: usize) {
+    /// Records how many messages were refused of a batch that was copied in pieces.
+    fn record_refused_messages(&self, messages: usize) {
         let next = |expected: u32| Some(if messages > 0 { REFUSALS_EXPECTED } else { expected.saturating_sub(1) });
         let _always_a_next = self.expected_refusals.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
     }
 
-    fn note_reference(&self, reference: ReferentialCheck) {
+    fn record_reference(&self, reference: ReferentialCheck) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.reference != Some(reference) {
             info!(reference = reference.as_str(), "{}", reference.describe());
@@ -487,7 +487,7 @@ impl Database {
         }
     }
 
-    fn note_success(&self, asked: Operation) {
+    fn record_success(&self, asked: Operation) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.answers = true;
         if !state.up && (asked == Operation::Write || !state.write_failed) {
@@ -499,7 +499,7 @@ impl Database {
 
     /// A refused row or an overlap is an answer: the database is up. So it is where it cancels a statement, or has no room for
     /// one: that may be for a single message, and all others can be written.
-    fn note_failure(&self, failure: &Error, asked: Operation) {
+    fn record_failure(&self, failure: &Error, asked: Operation) {
         let class = failure.class();
         metrics::database_error(class.as_str());
         if class == Class::Progress {
@@ -510,15 +510,15 @@ impl Database {
         if is_answer || failure.is_canceled() || failure.is_out_of_room() {
             return;
         }
-        self.note_down(failure, asked, Instant::now());
+        self.record_outage(failure, asked, Instant::now());
     }
 
-    /// Notes that nothing is written because of a lock of somebody's, which was waited for since then.
-    pub fn note_blocked(&self, failure: &Error, since: Instant) {
-        self.note_down(failure, Operation::Write, since);
+    /// Records that nothing is written because of a lock of somebody's, which was waited for since then.
+    pub fn record_blocked(&self, failure: &Error, since: Instant) {
+        self.record_outage(failure, Operation::Write, since);
     }
 
-    fn note_down(&self, failure: &Error, asked: Operation, since: Instant) {
+    fn record_outage(&self, failure: &Error, asked: Operation, since: Instant) {
         let class = failure.class();
         if class == Class::Internal || failure.is_read_only() {
             // The cause may be a setting that a session keeps from the time it was opened.

@@ -47,6 +47,14 @@ impl Record {
             sequence: header.sequence,
         }
     }
+
+    /// A record of an interval, without messages.
+    #[cfg(test)]
+    pub(crate) fn of(interval: Interval) -> Self {
+        let Interval { partition, from, until } = interval;
+        let (messages, payload_bytes, oldest_ms) = (0, 0, None);
+        Self { partition, from, until, messages, payload_bytes, oldest_ms, segment: 1, position: 0, sequence: 0 }
+    }
 }
 
 /// A segment in memory.

@@ -101,7 +101,7 @@ impl<F: Files> Place<F> {
         }
     }
 
-    /// Notes that what is in the directory now is known.
+    /// Records that what is in the directory now is known.
     pub(super) fn renew(&mut self, files: &F, directory: &Path) -> Result<(), Lost> {
         self.directory = look(files, directory)?;
         (self.since, self.is_settled) = (Instant::now(), false);

@@ -216,7 +216,7 @@ impl Lookup {
         answer
     }
 
-    /// Lets librdkafka say what it has to say for as long as `wait`; what matters of it is noted by the context.
+    /// Lets librdkafka say what it has to say for as long as `wait`; the context records what matters of it.
     fn listen(&self, wait: Duration) {
         while self.client.poll(wait).is_some() {}
     }

@@ -38,7 +38,7 @@ impl Pipeline {
     fn on_outcome(&mut self, mut outcome: Outcome) {
         // What a partition without progress has in the journal stays known: its progress must begin no later.
         let done = if outcome.lost && outcome.replayed { &outcome.damaged } else { &outcome.intervals };
-        self.partitions.note_done(done);
+        self.partitions.mark_done(done);
         self.writers.on_written(&outcome);
         self.keep_locked(&mut outcome);
         self.count_written(&outcome);
@@ -57,7 +57,7 @@ impl Pipeline {
     fn keep_locked(&mut self, outcome: &mut Outcome) {
         let waits = !outcome.aside.is_empty();
         for set in &outcome.aside {
-            self.partitions.note_waiting(set, outcome.replayed);
+            self.partitions.mark_waiting(set, outcome.replayed);
         }
         let aside = std::mem::take(&mut outcome.aside);
         match &mut self.journaling {
@@ -117,7 +117,7 @@ impl Pipeline {
             if known.is_some_and(|known| applied.next_offset < *known) {
                 fallen_back.push(applied);
             }
-            if let Some(assigned) = self.partitions.note_applied(applied) {
+            if let Some(assigned) = self.partitions.mark_applied(applied) {
                 commits.push((assigned, applied.next_offset));
             }
         }

@@ -61,9 +61,9 @@ impl CopyPublisher {
             metrics::dead_letters_published(outcome, 0);
         }
         let topic = config.kafka.dead_letter_topic.clone();
-        health.note_copies(&topic, None);
-        let note = move |problem| health.note_copies(&topic, problem);
-        let task = tokio::spawn(publish(database, Arc::new(copies), Arc::clone(&wake), note));
+        health.set_copies_problem(&topic, None);
+        let report = move |problem| health.set_copies_problem(&topic, problem);
+        let task = tokio::spawn(publish(database, Arc::new(copies), Arc::clone(&wake), report));
         Ok(Self { wake, task })
     }
 
@@ -107,7 +107,7 @@ impl Silent {
         (waited.in_this_round || letter <= waited.letter).then_some(waited.failure.as_str())
     }
 
-    fn note(&mut self, partition: (String, i32), letter: i64, failure: String) {
+    fn insert(&mut self, partition: (String, i32), letter: i64, failure: String) {
         self.0.insert(partition, Waited { letter, in_this_round: true, failure });
     }
 
@@ -130,9 +130,9 @@ struct Page {
     next: Option<i64>,
 }
 
-async fn publish(database: Database, copies: Arc<Copies>, wake: Arc<Notify>, note: impl Fn(Option<String>)) {
+async fn publish(database: Database, copies: Arc<Copies>, wake: Arc<Notify>, report: impl Fn(Option<String>)) {
     loop {
-        let round = round(&database, &copies, &note).await;
+        let round = round(&database, &copies, &report).await;
         copies.silent().end_round();
         match round {
             Ok(Some(_)) => {
@@ -151,12 +151,12 @@ async fn publish(database: Database, copies: Arc<Copies>, wake: Arc<Notify>, not
 async fn round(
     database: &Database,
     copies: &Arc<Copies>,
-    note: &impl Fn(Option<String>),
+    report: &impl Fn(Option<String>),
 ) -> Result<Option<String>, Error> {
     let (mut after, mut left, mut problem) = (0, 0, None);
     loop {
         let mut page = Page::default();
-        let noted = database.publish_letters(after, PAGE, async |letters| {
+        let published = database.publish_letters(after, PAGE, async |letters| {
             let copies = Arc::clone(copies);
             page = tokio::task::spawn_blocking(move || copies.publish(letters)).await.unwrap_or_else(|failure| {
                 error!(%failure, "publishing dead letters ended by an internal error");
@@ -164,13 +164,13 @@ async fn round(
             });
             std::mem::take(&mut page.done)
         });
-        let noted = noted.await;
+        let published = published.await;
         left += page.left;
         problem = problem.or(page.problem);
         if problem.is_some() {
-            note(problem.clone());
+            report(problem.clone());
         }
-        noted?;
+        published?;
         let Some(next) = page.next else { break };
         after = next;
     }
@@ -188,7 +188,7 @@ async fn round(
             if let Some(ended) = copies.log.ends(NOT_PUBLISHED) {
                 info!(seconds = ended.seconds, "copies of dead letters are published again");
             }
-            note(None);
+            report(None);
         }
     }
     Ok(problem)
@@ -286,7 +286,7 @@ impl Copies {
                     if !matches!(read, Ok(Some(_))) && began.elapsed() >= PATIENCE {
                         let failure =
                             read.as_ref().err().map_or("another one of its partition was waited for", String::as_str);
-                        self.silent().note(partition, id, failure.to_owned());
+                        self.silent().insert(partition, id, failure.to_owned());
                     }
                     read
                 }
@@ -335,7 +335,7 @@ mod tests {
                     tried.push(letter);
                     // The other one answers.
                     if partition.1 == 1 {
-                        silent.note(partition.clone(), letter, String::new());
+                        silent.insert(partition.clone(), letter, String::new());
                     }
                 }
             }

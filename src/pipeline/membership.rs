@@ -78,7 +78,7 @@ impl Membership {
             tokio::time::sleep(WATCH_INTERVAL).await;
             self.rename();
             if let Some(members) = self.members().await {
-                self.note_shared(members.shared);
+                self.set_shared(members.shared);
             }
         }
     }
@@ -98,7 +98,7 @@ impl Membership {
             let shared = members.as_ref().and_then(|members| members.shared.clone());
             let is_shared = shared.is_some();
             if members.is_some() {
-                self.note_shared(shared);
+                self.set_shared(shared);
             }
             let is_late = Instant::now() >= deadline;
             if members.as_ref().is_some_and(|members| members.count == 0) || is_late && !is_shared {
@@ -111,7 +111,7 @@ impl Membership {
             }
             tokio::time::sleep(INTERVAL).await;
         }
-        self.note_shared(None);
+        self.set_shared(None);
         self.joined = true;
         info!(group, "joining the consumer group");
         // From now on the sign of readiness of the same name tells whether the group lets it join, and why not.
@@ -137,9 +137,9 @@ impl Membership {
         self.health.set_condition(CONDITION, Some(reason));
     }
 
-    /// Notes what is wrong with the group. A stranger that was killed, or the consumer that had this worker's name before, is a
+    /// Records what is wrong with the group. A stranger that was killed, or the consumer that had this worker's name before, is a
     /// member for a while.
-    fn note_shared(&mut self, shared: Option<String>) {
+    fn set_shared(&mut self, shared: Option<String>) {
         let Some(reason) = shared else {
             self.shared_since = None;
             if let Some(ended) = self.log.ends(SHARED) {

@@ -128,7 +128,7 @@ pub async fn run(
     let (message_sender, messages) = mpsc::unbounded_channel();
     let lookup = Arc::new(Lookup::new(&config.kafka)?);
     expect(&config, &health);
-    health.note(|facts| facts.group.ask());
+    health.update_facts(|facts| facts.group.ask());
     let member = Member::new(&config.pipeline, database.identity());
     let (kafka, beats) = (&config.kafka, Arc::clone(&health));
     let consumer = consumer::spawn(kafka, member.clone(), budget.clone(), beats, event_sender, message_sender)?;
@@ -152,7 +152,7 @@ pub async fn run(
     let mut partitions = Partitions::default();
     if let Some(journal) = &journal {
         for record in journal.records().await.into_iter().flatten() {
-            partitions.note_journaled(&record);
+            partitions.mark_journaled(&record);
         }
     }
     let copies = if config.kafka.dead_letter_topic.is_empty() {
@@ -182,7 +182,7 @@ pub async fn run(
 /// Tells health what the worker waits for.
 pub fn expect(config: &Config, health: &Health) {
     let patience = Duration::from_millis(config.database.statement_timeout_ms) + DATABASE_MARGIN;
-    health.note(|facts| {
+    health.update_facts(|facts| {
         facts.brokers.addresses.clone_from(&config.kafka.brokers);
         facts.group.name.clone_from(&config.kafka.group_id);
         facts.group.session_timeout = Duration::from_millis(config.kafka.session_timeout_ms);
@@ -251,8 +251,8 @@ impl Pipeline {
                 Some(observation) = self.watch.next() => self.on_observation(observation),
                 survey = self.surveyor.next() => self.on_survey(survey),
                 appended = next_append(&mut self.journaling) => {
-                    self.partitions.note_saved(&appended.saved);
-                    self.partitions.note_done(&appended.dropped);
+                    self.partitions.mark_saved(&appended.saved);
+                    self.partitions.mark_done(&appended.dropped);
                 }
                 Some(event) = events.recv() => self.on_event(event),
                 Some((set, epoch)) = messages.recv(), if may_take => self.on_messages(set, epoch),
@@ -272,7 +272,7 @@ impl Pipeline {
 
     fn on_messages(&mut self, set: MessageSet, epoch: u64) {
         self.starts.on_set_taken();
-        if !self.partitions.note_read(&set, epoch, unix_ms()) {
+        if !self.partitions.mark_read(&set, epoch, unix_ms()) {
             return;
         }
         #[cfg(feature = "planted-bugs")]
@@ -314,8 +314,8 @@ impl Pipeline {
                 }
                 self.starts.on_assigned(assigned, sets_before);
                 lag::forget_lost();
-                self.note_partitions();
-                self.health.note(|facts| facts.group.join());
+                self.update_partition_facts();
+                self.health.update_facts(|facts| facts.group.join());
             }
             Event::Revoked { partitions, lost } => {
                 self.starts.on_revoked(&partitions);
@@ -328,9 +328,9 @@ impl Pipeline {
                     }
                 }
                 if lost {
-                    self.health.note(|facts| facts.group.leave());
+                    self.health.update_facts(|facts| facts.group.leave());
                 }
-                self.note_partitions();
+                self.update_partition_facts();
             }
             Event::OffsetsLost(reading) => self.starts.on_offsets_lost(reading),
             Event::Stopped => error!("the consumer's thread has ended by itself"),
@@ -350,9 +350,9 @@ impl Pipeline {
             self.partitions.keep_journaled(&survey.journaled);
         }
         for record in &survey.missing {
-            self.partitions.note_journaled(record);
+            self.partitions.mark_journaled(record);
         }
-        self.partitions.note_done(&survey.covered);
+        self.partitions.mark_done(&survey.covered);
         // While messages go to the journal a start could record no gap, and would read the same again and again.
         if !survey.holes.is_empty() && !self.is_journaling() {
             let holes = survey.holes;
@@ -368,7 +368,7 @@ impl Pipeline {
     }
 
     fn on_starts(&mut self, resolution: Resolution) {
-        self.partitions.note_log(&resolution.log_ranges);
+        self.partitions.set_log_ranges(&resolution.log_ranges);
         for start in &resolution.starts {
             self.partitions.start(start);
         }
@@ -381,7 +381,7 @@ impl Pipeline {
         if !resolution.restarts.is_empty() {
             self.consumer.send(Command::Restart(resolution.restarts));
         }
-        self.health.note(|facts| facts.partitions.problem = resolution.problem);
+        self.health.update_facts(|facts| facts.partitions.problem = resolution.problem);
     }
 
     fn restart(&self, intervals: &[Interval], why: &str) {
@@ -395,8 +395,8 @@ impl Pipeline {
     }
 
     fn on_observation(&mut self, observation: Observation) {
-        self.partitions.note_log(&observation.log_ranges);
-        self.partitions.note_committed(&observation.committed);
+        self.partitions.set_log_ranges(&observation.log_ranges);
+        self.partitions.set_committed_offsets(&observation.committed);
         let changed = self.partitions.of_changed_topics(&observation.topic_ids);
         if !changed.is_empty() {
             warn!(partitions = named(&changed), "a topic was deleted and recreated: it is read from its start");

@@ -19,7 +19,7 @@ impl Pipeline {
     pub(super) fn tick(&mut self, waiting: usize) {
         self.restart_stuck(waiting);
         if self.starts.is_empty() {
-            self.health.note(|facts| facts.partitions.problem = None);
+            self.health.update_facts(|facts| facts.partitions.problem = None);
         }
         self.tick_journal();
         if self.journaling.as_ref().is_some_and(Journaling::wants_survey) {
@@ -77,7 +77,7 @@ impl Pipeline {
         if lost.is_empty() {
             return;
         }
-        self.partitions.note_done(&lost);
+        self.partitions.mark_done(&lost);
         let mut reading: Vec<Assigned> = lost.iter().filter_map(|interval| self.partitions.reading(interval)).collect();
         reading.sort_by(|a, b| a.partition.cmp(&b.partition));
         reading.dedup();
@@ -91,10 +91,10 @@ impl Pipeline {
     }
 
     /// Tells what readiness needs to know of the partitions.
-    pub(super) fn note_partitions(&self) {
+    pub(super) fn update_partition_facts(&self) {
         let (assigned, reading) = self.partitions.counts();
         let oldest = self.partitions.oldest_log();
-        self.health.note(|facts| {
+        self.health.update_facts(|facts| {
             facts.partitions.assigned = assigned;
             facts.partitions.reading = reading;
             // Before the group has been joined, having no partitions is no sign.
@@ -107,7 +107,7 @@ impl Pipeline {
 
     fn measure(&mut self) {
         metrics::buffered_bytes(self.open_batch.budget().used() as u64);
-        self.note_partitions();
+        self.update_partition_facts();
         self.health.review();
         let now_ms = unix_ms();
         let stall = Duration::from_millis(self.config.http.stall_ms);

@@ -25,8 +25,8 @@ const CONDITION: &str = "topic";
 pub(super) struct PointsInSeries(Arc<(AtomicBool, Notify)>);
 
 impl PointsInSeries {
-    /// Notes what the messages of a set were that was read from this source.
-    pub(super) fn note(&self, source: &Source, counts: Counts) {
+    /// Records what the messages of a set were that was read from this source.
+    pub(super) fn record(&self, source: &Source, counts: Counts) {
         if source.kind == Kind::Series && counts.point_batches > 0 && !self.0.0.swap(true, Ordering::Relaxed) {
             self.0.1.notify_one();
         }

@@ -88,7 +88,7 @@ impl Monitor {
                 Some(Ok(Some(mut observation))) => {
                     let (silence, missing_topics) =
                         (observation.silence.take(), observation.missing_topics.split_off(0));
-                    self.health.note(|facts| {
+                    self.health.update_facts(|facts| {
                         // While no broker answers, nobody knows of topics.
                         if silence.is_none() {
                             facts.partitions.missing_topics = missing_topics;
@@ -119,7 +119,7 @@ impl Monitor {
         self.ask_server();
         self.ask_rights();
         let answered = self.lookup.answered();
-        self.health.note(|facts| facts.brokers.answered = answered.max(facts.brokers.answered));
+        self.health.update_facts(|facts| facts.brokers.answered = answered.max(facts.brokers.answered));
         if self.asked.is_some_and(|asked| asked.elapsed() < INTERVAL) || !self.questions.is_empty() {
             return;
         }
@@ -142,7 +142,7 @@ impl Monitor {
             if !state.up || state.last_success.is_none_or(|last| last.elapsed() >= INTERVAL) {
                 let database = self.database.clone();
                 self.probes.spawn(async move {
-                    // The answer is noted where it is given.
+                    // The answer is recorded where it is given.
                     if let Err(failure) = database.probe().await {
                         debug!(%failure, "the database gives no sign of life");
                     }
@@ -202,7 +202,7 @@ impl Monitor {
             let holders = if locks.is_empty() { String::new() } else { format!("; {}", locks.join("; ")) };
             (state.since, format!("({}): {words}{holders}", class.as_str()))
         });
-        self.health.note(|facts| {
+        self.health.update_facts(|facts| {
             facts.database.answered = state.last_success;
             facts.database.failure = failure;
             facts.database.journal = journal;
@@ -306,7 +306,7 @@ pub async fn ask_brokers(kafka: &config::Kafka, health: &Health) {
         let question = move || asked.topics(&[&topic]).err().and_then(|failure| asked.silence(&failure));
         if let Ok(silence) = tokio::task::spawn_blocking(question).await {
             let answered = lookup.answered();
-            health.note(|facts| {
+            health.update_facts(|facts| {
                 facts.brokers.answered = answered;
                 facts.brokers.problem = silence;
             });

@@ -81,7 +81,7 @@ async fn serve_within(
         tokio::select! {
             biased;
             () = &mut stopped => return,
-            Some(ended) = connections.join_next() => note_end(ended),
+            Some(ended) = connections.join_next() => log_end(ended),
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
                     failing = false;
@@ -95,7 +95,7 @@ async fn serve_within(
                     while connections.len() >= limits.connections
                         && let Some(ended) = connections.join_next().await
                     {
-                        note_end(ended);
+                        log_end(ended);
                     }
                     let served = serve_connection(limits, stream, Arc::clone(&health), rendered.clone());
                     oldest_first.push_back(connections.spawn(served));
@@ -109,7 +109,7 @@ async fn serve_within(
     }
 }
 
-fn note_end(ended: Result<(), JoinError>) {
+fn log_end(ended: Result<(), JoinError>) {
     if let Err(failure) = ended
         && !failure.is_cancelled()
     {
@@ -210,7 +210,7 @@ mod tests {
             let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
             let address = listener.local_addr().unwrap();
             let health = Arc::new(Health::new("test", watchdog));
-            health.note(|facts| *facts = Facts::ready(Instant::now()));
+            health.update_facts(|facts| *facts = Facts::ready(Instant::now()));
             let (stop, stopped) = oneshot::channel::<()>();
             let stopped = async move { drop(stopped.await) };
             let served = serve_within(limits, listener, Arc::clone(&health), metrics::install(), stopped);

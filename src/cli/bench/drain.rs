@@ -79,19 +79,19 @@ pub(super) async fn drain(
     Ok(Drain { points, points_a_second, cpu, database_cpu, peak_rss_bytes, steps, compressed })
 }
 
-/// Asks for the number of messages that are applied, again after `every`, until it is `expected`; each answer goes to `note`.
+/// Asks for the number of messages that are applied, again after `every`, until it is `expected`; each count goes to `report`.
 /// Reading the progress costs nothing, unlike counting rows.
 pub(super) async fn until_applied(
     scratch: &ScratchDatabase,
     worker: &mut Worker,
     expected: usize,
     every: Duration,
-    mut note: impl FnMut(usize),
+    mut report: impl FnMut(usize),
 ) -> Result<(), Failure> {
     let mut last = (0, Instant::now());
     loop {
         let applied = scratch.applied_messages().await?;
-        note(applied);
+        report(applied);
         if applied >= expected {
             return Ok(());
         }

@@ -110,16 +110,16 @@ struct Attempt<'a> {
 
 impl Attempt<'_> {
     async fn run(&self) -> Result<Verified, SchemaError> {
-        let note_wait = |wait: &str| {
+        let report_wait = |wait: &str| {
             warn!(wait, "{}", self.step());
             *self.waited.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), wait.to_owned()));
         };
         if self.config.database.migrate_on_start {
-            for note in schema::migrate_and_say(self.config, &note_wait).await?.notes {
+            for note in schema::migrate_and_say(self.config, &report_wait).await?.notes {
                 info!(note, "schema");
             }
         }
-        schema::verify_and_say(self.config, &note_wait).await
+        schema::verify_and_say(self.config, &report_wait).await
     }
 
     /// Shows that the worker is alive, since a migration takes as long as it needs; never returns.

@@ -71,7 +71,7 @@ struct Server {
 }
 
 impl Servers {
-    fn note_process(&self, pid: i32) {
+    fn add_process(&self, pid: i32) {
         let mut pids = self.pids.lock().unwrap_or_else(PoisonError::into_inner);
         pids.push_back(pid);
         if pids.len() > MAX_PIDS {
@@ -89,7 +89,7 @@ impl Servers {
                 &[],
             )
             .await?;
-        self.note_process(row.get(2));
+        self.add_process(row.get(2));
         let database = match row.get(1) {
             true => client.query_opt("select id from ingest_database", &[]).await?.map(|row| row.get(0)),
             false => None,
@@ -201,7 +201,7 @@ impl Connections {
             if !failure.is_out_of_connections() || !self.has_others() {
                 return Err(failure);
             }
-            self.note_refused(&failure);
+            self.record_refused_connection(&failure);
         }
     }
 
@@ -216,7 +216,7 @@ impl Connections {
         refused.is_some_and(|at| at.elapsed() < REFUSED_FOR) && self.has_others()
     }
 
-    fn note_refused(&self, failure: &Error) {
+    fn record_refused_connection(&self, failure: &Error) {
         *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         if let Some(repeated) = self.log.lasts(FEWER, &failure.to_string()) {
             let (size, most, seconds) = (self.pool.status().size, self.pool.status().max_size, repeated.seconds);

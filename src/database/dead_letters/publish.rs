@@ -47,7 +47,7 @@ impl Database {
             .collect();
         let done = if letters.is_empty() { Vec::new() } else { publish(letters).await };
         if !done.is_empty() {
-            session.query("note published letters", "select ingest_mark_dead_letters_published($1)", &[&done]).await?;
+            session.query("mark published letters", "select ingest_mark_dead_letters_published($1)", &[&done]).await?;
         }
         session.commit().await
     }

@@ -93,7 +93,7 @@ impl Database {
             Ok(done) => Ok(done.fates),
             // The letter's row refuses the new reason, and must not keep the other letters from being written.
             Err(failure) if failure.class() == Class::Data => {
-                warn!(%failure, id = letters.first().map(|one| one.letter.message.id), "an attempt could not be noted");
+                warn!(%failure, id = letters.first().map(|one| one.letter.message.id), "an attempt could not be recorded");
                 Ok(letters.iter().map(|_| Fate::Rejected(rejected.clone())).collect())
             }
             Err(failure) => Err(failure),
@@ -177,7 +177,7 @@ impl Database {
                 fault.map_or(Fate::Written, |fault| Fate::Rejected(fault.clone()))
             })
             .collect();
-        note_fates(session, letters, &fates, mode).await?;
+        record_fates(session, letters, &fates, mode).await?;
         Ok(Redriven { fates, points })
     }
 }
@@ -263,12 +263,12 @@ async fn reject_all(
                 if locked.contains(&one.letter.message.id) { Fate::Rejected(rejected.clone()) } else { Fate::Elsewhere }
             })
             .collect();
-    note_fates(session, letters, &fates, mode).await?;
+    record_fates(session, letters, &fates, mode).await?;
     Ok(Redriven { fates, points: 0 })
 }
 
 /// Deletes the rows of what is written, and records the attempt of what is rejected.
-async fn note_fates(
+async fn record_fates(
     session: &mut Session,
     letters: &[Redrive<'_>],
     fates: &[Fate],
@@ -293,7 +293,7 @@ async fn note_fates(
                 "remove dead letters",
                 "with gone as (
                      delete from ingest_dead_letter where id = any ($1) returning source_id, partition, reason
-                 ), noted as (
+                 ), counted as (
                      insert into ingest_dead_letter_count as known (source_id, partition, reason, redriven)
                      select source_id, partition, reason, count(*) from gone group by 1, 2, 3 order by 1, 2, 3
                      on conflict (source_id, partition, reason) do update

@@ -50,7 +50,7 @@ pub(in crate::database) struct Refusals {
 
 impl Refusals {
     /// Records and logs what happens to one or several refused letters.
-    fn note(&self, failure: &Error, what_becomes: &'static str, at: &MessageAt) {
+    fn record(&self, failure: &Error, what_becomes: &'static str, at: &MessageAt) {
         let text = format!("{what_becomes}: {failure}");
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some((text, Instant::now()));
         if let Some(unlogged) = self.log.happened(what_becomes, 1) {
@@ -241,11 +241,11 @@ async fn store_less<'a>(
         };
         match extent.less(&failure) {
             Some(less) => {
-                refusals.note(&failure, "a dead letter is refused; trying to store less of it", &letter.at);
+                refusals.record(&failure, "a dead letter is refused; trying to store less of it", &letter.at);
                 parts.push((part, less));
             }
             None => {
-                refusals.note(&failure, "a dead letter is refused; it is only counted", &letter.at);
+                refusals.record(&failure, "a dead letter is refused; it is only counted", &letter.at);
                 add_to_counts(counted, letter, *source);
             }
         }
@@ -321,7 +321,7 @@ async fn count_less(session: &mut Session, counted: &Counts<'_>, refusals: &Refu
             continue;
         };
         refused += sum.count.unsigned_abs();
-        refusals.note(&failure, "dead letters are refused, and so is their count; they are in the log only", sum.at);
+        refusals.record(&failure, "dead letters are refused, and so is their count; they are in the log only", sum.at);
     }
     session.execute("release a savepoint", "release savepoint counts").await?;
     Ok(refused)

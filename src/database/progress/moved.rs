@@ -47,7 +47,7 @@ impl Database {
                 )
                 .await
         };
-        let rows = self.noted(work.await)?;
+        let rows = self.recorded(work.await)?;
         let elsewhere = |row: &tokio_postgres::Row| Elsewhere {
             partition: row.get(0),
             cluster_id: row.get(1),

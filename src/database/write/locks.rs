@@ -203,7 +203,7 @@ impl Locked {
     }
 }
 
-/// Notes the messages at these places.
+/// Records the messages at these places.
 fn mark<'a>(batch: &Batch, places: impl IntoIterator<Item = &'a MessageAt>, needs: &mut [bool]) {
     let mut offsets: HashMap<&Partition, HashSet<i64>> = HashMap::new();
     for at in places {
@@ -326,9 +326,9 @@ impl Database {
         self.locks.lock().unwrap_or_else(PoisonError::into_inner).holders.values().cloned().collect()
     }
 
-    /// Notes a transaction that waited for nothing long: unless something is known to be locked that only some messages need,
+    /// Records a transaction that waited for nothing long: unless something is known to be locked that only some messages need,
     /// nobody is in the way any more.
-    pub(in crate::database) fn note_free(&self) {
+    pub(in crate::database) fn forget_lock_holders(&self) {
         let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
         if !locks.holds_some() && !locks.holders.is_empty() {
             let holders: Vec<String> = locks.holders.values().map(ToString::to_string).collect();

@@ -191,14 +191,14 @@ impl Database {
         let result = self.watched(attempt).await;
         match &result {
             Ok(_) => {
-                self.note_success(Operation::Write);
-                self.note_free();
+                self.record_success(Operation::Write);
+                self.forget_lock_holders();
                 metrics::transaction_took(start.elapsed());
             }
             // Whether the whole database is in the way of somebody's lock is for the caller to find out.
             Err(failure) if failure.is_lock_timeout() => metrics::database_error(failure.class().as_str()),
             Err(failure) => {
-                self.note_failure(failure, Operation::Write);
+                self.record_failure(failure, Operation::Write);
                 if failure.is_missing_series() {
                     self.known_series.forget();
                 }
@@ -347,7 +347,7 @@ impl Database {
         // Behind the lock, so that the table stays as it is found.
         let store = self.store(session, batch, ids).await?;
         metrics::step_took(Step::Prepare, begun.elapsed());
-        self.note_reference(reference);
+        self.record_reference(reference);
         let copied = match rows {
             CopyStrategy::Whole => {
                 let start = Instant::now();
@@ -357,7 +357,7 @@ impl Database {
             }
             CopyStrategy::Piecewise => {
                 let copied = bisect::copy(session, &store).await?;
-                self.note_refused(copied.refused.len());
+                self.record_refused_messages(copied.refused.len());
                 copied
             }
         };

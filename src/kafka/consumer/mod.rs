@@ -145,7 +145,7 @@ impl ConsumerThread {
                     Ok(Command::Rename(member)) => self.rename(member),
                     Ok(Command::Start(starts)) => self.start(starts),
                     Ok(Command::Restart(assigned)) => self.restart(&assigned),
-                    Ok(Command::Commit(offsets)) => self.note_commits(offsets),
+                    Ok(Command::Commit(offsets)) => self.queue_commits(offsets),
                     Ok(Command::Stop) | Err(mpsc::TryRecvError::Disconnected) => return self.close(),
                     Err(mpsc::TryRecvError::Empty) => break,
                 }
@@ -164,7 +164,7 @@ impl ConsumerThread {
         }
     }
 
-    /// Notes the processor time of this thread since it was last measured; most of the thread's time is waiting.
+    /// Records the processor time of this thread since it was last measured; most of the thread's time is waiting.
     fn measure(&mut self, now: Instant) {
         if now.saturating_duration_since(self.measured) < MEASURE_INTERVAL {
             return;

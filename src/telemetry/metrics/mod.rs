@@ -328,7 +328,7 @@ fn record(name: &'static str, value: f64) {
     observe(histogram!(name), value);
 }
 
-/// Notes an observation. The recorder keeps each until it is rendered, so where nobody asks for `/metrics` they have to be
+/// Records an observation. The recorder keeps each until it is rendered, so where nobody asks for `/metrics` they have to be
 /// merged into their buckets here.
 fn observe(histogram: ::metrics::Histogram, value: f64) {
     static OBSERVATIONS: AtomicU64 = AtomicU64::new(0);

@@ -168,14 +168,14 @@ impl Work<'_> {
         for ((letter, _), fate) in letters.iter().zip(&redriven.fates) {
             match fate {
                 Fate::Written => self.done.written += 1,
-                Fate::Rejected(rejected) => self.note_rejected(letter, rejected),
+                Fate::Rejected(rejected) => self.record_rejected(letter, rejected),
                 Fate::Elsewhere => self.done.elsewhere += 1,
             }
         }
         Ok(())
     }
 
-    fn note_rejected(&mut self, letter: &Letter, rejected: &Rejected) {
+    fn record_rejected(&mut self, letter: &Letter, rejected: &Rejected) {
         let attempts = letter.attempts + i32::from(self.mode == RedriveMode::Write);
         self.done.rejected += 1;
         *self.done.reasons.entry(rejected.reason.as_str()).or_default() += 1;
