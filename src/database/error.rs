@@ -10,9 +10,7 @@ use super::class::{
     RESTORING, TOO_MANY_ISLANDS, TRANSACTION_TIMEOUT, UNFIT, class_of_code, class_of_row_code, is_out_of_connections,
     is_refusal,
 };
-use super::connection::step::{
-    COMMIT_STEP, COPY_STEP, COUNT_STEP, DEFINE_STEP, ENSURE_SERIES_STEP, LETTERS_STEP, STEPS_WITH_ROWS,
-};
+use super::connection::step::Step;
 use super::schema::columns::OtherType;
 
 use super::connection::tls_error as tls;
@@ -28,7 +26,7 @@ pub enum Error {
     #[error("{step}: {}", describe(.source))]
     Server {
         /// What was being done.
-        step: &'static str,
+        step: Step,
         /// tokio-postgres's error.
         source: tokio_postgres::Error,
     },
@@ -50,7 +48,7 @@ pub enum Error {
     #[error("{step}: no answer within {seconds} s")]
     TimedOut {
         /// What was being done.
-        step: &'static str,
+        step: Step,
         /// The time waited.
         seconds: u64,
     },
@@ -99,8 +97,8 @@ impl Error {
             Self::Unexpected(_) | Self::Tls(_) | Self::OtherType(_) | Self::SharedSession => Class::Internal,
             Self::TooManyRefused { .. } => Class::Data,
             Self::SeriesChanged | Self::LettersLocked { .. } => Class::Retry,
-            Self::Server { step, source } if is_of_another_column(step, source) => Class::Internal,
-            Self::Server { step, source } if STEPS_WITH_ROWS.contains(step) => {
+            Self::Server { step, source } if is_of_another_column(*step, source) => Class::Internal,
+            Self::Server { step, source } if step.has_rows() => {
                 source.code().map_or(Class::Outage, |code| class_of_row_code(code.code()))
             }
             Self::Server { source, .. } => class_of(source),
@@ -127,7 +125,7 @@ impl Error {
 
     /// Returns `true` if the server refuses a row of a COPY, for another reason than a missing row of its series.
     pub(super) fn is_refused_row(&self) -> bool {
-        let in_copy = matches!(self, Self::Server { step, .. } if *step == COPY_STEP);
+        let in_copy = matches!(self, Self::Server { step, .. } if *step == Step::Copy);
         in_copy && self.class() == Class::Data && !self.is_missing_series()
     }
 
@@ -136,7 +134,9 @@ impl Error {
     /// resort.
     pub(super) fn is_refused_letter(&self) -> bool {
         let Self::Server { step, source } = self else { return false };
-        let Some(answer) = source.as_db_error().filter(|_| [LETTERS_STEP, COUNT_STEP].contains(step)) else {
+        let Some(answer) =
+            source.as_db_error().filter(|_| [Step::StoreDeadLetters, Step::CountDeadLetters].contains(step))
+        else {
             return false;
         };
         self.refuses_letter() || self.is_canceled() || is_of_foreign_server(answer)
@@ -144,7 +144,7 @@ impl Error {
 
     /// Returns `true` if the COMMIT failed in a way that a deferred trigger on dead letters may be the cause of.
     pub(super) fn may_be_refused_letter(&self) -> bool {
-        matches!(self, Self::Server { step, .. } if *step == COMMIT_STEP) && self.refuses_letter()
+        matches!(self, Self::Server { step, .. } if *step == Step::Commit) && self.refuses_letter()
     }
 
     fn refuses_letter(&self) -> bool {
@@ -242,7 +242,7 @@ impl Error {
     /// Returns `true` if the server has no room for what a write needs at once: mostly the locks of a transaction, of which
     /// each chunk takes some.
     pub fn is_out_of_room(&self) -> bool {
-        matches!(self, Self::Server { step, .. } if [COPY_STEP, COMMIT_STEP].contains(step))
+        matches!(self, Self::Server { step, .. } if [Step::Copy, Step::Commit].contains(step))
             && self.answer().is_some_and(|answer| *answer.code() == SqlState::OUT_OF_MEMORY)
     }
 
@@ -304,12 +304,12 @@ impl Error {
 
 /// Returns `true` if a column is NULL that no message can fill: somebody's that is NOT NULL without a default, or one whose
 /// default was dropped. Every row is refused then, whatever it says.
-fn is_of_another_column(step: &str, error: &tokio_postgres::Error) -> bool {
+fn is_of_another_column(step: Step, error: &tokio_postgres::Error) -> bool {
     let from_messages: &[&str] = match step {
         // A letter is stored with less then, and at last only counted or not even that.
-        LETTERS_STEP | COUNT_STEP => return false,
-        DEFINE_STEP => &["name", "description"],
-        ENSURE_SERIES_STEP => &[],
+        Step::StoreDeadLetters | Step::CountDeadLetters => return false,
+        Step::DefineSeries => &["name", "description"],
+        Step::EnsureSeries => &[],
         _ => &["value"],
     };
     error.as_db_error().is_some_and(|answer| {
@@ -478,6 +478,6 @@ mod tests {
 
     #[test]
     fn a_timeout_is_an_outage() {
-        assert_eq!(Error::TimedOut { step: "commit", seconds: 1 }.class(), Class::Outage);
+        assert_eq!(Error::TimedOut { step: Step::Other("commit"), seconds: 1 }.class(), Class::Outage);
     }
 }

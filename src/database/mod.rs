@@ -33,6 +33,7 @@ pub use write::{ClaimOrder, Oversized, Written};
 
 use crate::batch::Batch;
 use crate::config::{self, OnDuplicate, UnknownSeries};
+use crate::database::connection::step::Step;
 use crate::message::Points;
 use crate::raw::Source;
 use crate::telemetry::metrics;
@@ -262,7 +263,7 @@ impl Database {
         let mut session = self.session().await?;
         let rows = session
             .query(
-                "read the progress",
+                Step::Other("read the progress"),
                 "select source.id, source.cluster_id, source.topic, source.topic_id, progress.partition,
                         progress.next_offset, progress.ahead::text,
                         to_char(progress.updated_at at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'),
@@ -298,7 +299,7 @@ impl Database {
         let mut session = self.session().await?;
         let rows = session
             .query(
-                "reset the progress",
+                Step::Other("reset the progress"),
                 // What is read again is no gap any more, or a journal would fill it once more.
                 "with moved as (
                      update ingest_progress set next_offset = $3, ahead = '{}', updated_at = now()
@@ -344,7 +345,7 @@ impl Database {
     pub async fn probe(&self) -> Result<(), Error> {
         let work = async {
             let mut session = self.session().await?;
-            session.query("probe", PROBE, &[]).await?;
+            session.query(Step::Other("probe"), PROBE, &[]).await?;
             self.look(&mut session).await.map(drop)
         };
         self.recorded(work.await)
@@ -357,7 +358,7 @@ impl Database {
     pub(in crate::database) async fn rehearse(&self) -> Result<(), Error> {
         let mut session = self.session().await?;
         session.begin().await?;
-        session.query("probe", PROBE, &[]).await?;
+        session.query(Step::Other("probe"), PROBE, &[]).await?;
         let none = Points::default();
         session.copy(&none, &none.order()).await?;
         Claim::new(&[], &ResolvedSources::default())?.all(&mut session).await?;

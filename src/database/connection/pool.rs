@@ -21,7 +21,7 @@ use super::tls;
 use crate::config::{self, SslMode};
 use crate::database::error::Error;
 use crate::telemetry::log_limit::LogLimit;
-use crate::telemetry::metrics::{self, Step};
+use crate::telemetry::metrics;
 
 /// The pool with the limits it keeps.
 #[derive(Debug, Clone)]
@@ -183,7 +183,7 @@ impl Connections {
         let start = tokio::time::Instant::now();
         let got = self.get_or_wait(Instant::now() + self.wait).await;
         metrics::pool_waited(start.elapsed());
-        metrics::step_took(Step::Pool, start.elapsed());
+        metrics::step_took(metrics::Step::Pool, start.elapsed());
         got
     }
 

@@ -13,7 +13,7 @@ use crate::batch::{Batch, DeadLetter};
 use crate::config::UnknownSeries;
 use crate::database::Database;
 use crate::database::connection::session::Session;
-use crate::database::connection::step::LETTERS_STEP;
+use crate::database::connection::step::Step;
 use crate::database::error::{Class, Error};
 use crate::database::progress::ResolvedSources;
 use crate::database::verdict::{Attempts, Failed, Verdict, verdict};
@@ -196,7 +196,7 @@ async fn lock(session: &mut Session, letters: &[Redrive<'_>]) -> Result<HashSet<
     }
     let rows = session
         .query(
-            "lock dead letters",
+            Step::Other("lock dead letters"),
             // Another database may have another letter under the same id.
             "select letter.id
              from ingest_dead_letter as letter
@@ -235,11 +235,11 @@ async fn copy(session: &mut Session, store: &Store<'_>) -> Result<(usize, Vec<De
         return Ok((0, Vec::new()));
     }
     let reference = series::reference(session).await?;
-    session.execute("set a savepoint", "savepoint letters").await?;
+    session.execute(Step::Other("set a savepoint"), "savepoint letters").await?;
     let copied = match store.store(session, &store.order()).await {
         Ok(rows) => (rows, Vec::new()),
         Err(failure) if failure.is_refused_row() => {
-            session.execute("go back to a savepoint", "rollback to savepoint letters").await?;
+            session.execute(Step::Other("go back to a savepoint"), "rollback to savepoint letters").await?;
             let copied = bisect::copy(session, store).await?;
             (copied.rows, copied.refused)
         }
@@ -290,7 +290,7 @@ async fn record_fates(
     if !written.is_empty() {
         let rows = session
             .query(
-                "remove dead letters",
+                Step::Other("remove dead letters"),
                 "with gone as (
                      delete from ingest_dead_letter where id = any ($1) returning source_id, partition, reason
                  ), counted as (
@@ -315,7 +315,7 @@ async fn record_fates(
     if !rejected.is_empty() && mode == RedriveMode::Write {
         session
             .query(
-                LETTERS_STEP,
+                Step::StoreDeadLetters,
                 "update ingest_dead_letter as letter
                  set attempts = letter.attempts + 1, attempted_at = now(), reason = new.reason, detail = new.detail,
                      is_sample = false

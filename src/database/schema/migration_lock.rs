@@ -7,6 +7,7 @@ use tokio_postgres::{Client, SimpleQueryMessage};
 
 use crate::config;
 use crate::database::connection::connector::{Connector, Failed};
+use crate::database::connection::step::Step;
 use crate::database::error::Error;
 use crate::database::waits::{Observer, WAIT_REPORT_INTERVAL, sessions, watch};
 
@@ -14,7 +15,7 @@ use crate::database::waits::{Observer, WAIT_REPORT_INTERVAL, sessions, watch};
 const KEY: i64 = 0x7365_7269_6573_2d69;
 /// How often it is asked for.
 const ASK: Duration = Duration::from_millis(500);
-const STEP: &str = "wait for other migrations";
+const STEP: Step = Step::Other("wait for other migrations");
 
 /// The lock, for as long as this is kept.
 #[derive(Debug)]
@@ -85,7 +86,7 @@ impl MigrationLock {
         self.client
             .batch_execute("rollback")
             .await
-            .map_err(|source| Error::Server { step: "end the migration", source })
+            .map_err(|source| Error::Server { step: Step::Other("end the migration"), source })
     }
 }
 

@@ -13,6 +13,7 @@ use tracing::debug;
 use super::insert::Store;
 use crate::batch::{Batch, DeadLetter};
 use crate::database::connection::session::Session;
+use crate::database::connection::step::Step;
 use crate::database::error::Error;
 use crate::message::Order;
 use crate::raw::Charge;
@@ -57,12 +58,14 @@ pub(in crate::database) async fn copy(session: &mut Session, store: &Store<'_>) 
     let mut trusts_hints = true;
     // A message that the server has named, and that is tried alone now.
     let mut is_named = false;
-    session.execute("set a savepoint", "savepoint piece").await?;
+    session.execute(Step::Other("set a savepoint"), "savepoint piece").await?;
     while let Some(piece) = pieces.pop() {
         let was_named = std::mem::take(&mut is_named);
         let failure = match store.store(session, &piece).await {
             Ok(rows) => {
-                session.execute("set the next savepoint", "release savepoint piece; savepoint piece").await?;
+                session
+                    .execute(Step::Other("set the next savepoint"), "release savepoint piece; savepoint piece")
+                    .await?;
                 copied.points += piece.indices().len();
                 copied.rows += rows;
                 trusts_hints &= !was_named;
@@ -71,7 +74,7 @@ pub(in crate::database) async fn copy(session: &mut Session, store: &Store<'_>) 
             Err(failure) if failure.is_refused_row() => failure,
             Err(failure) => return Err(failure),
         };
-        session.execute("go back to a savepoint", "rollback to savepoint piece").await?;
+        session.execute(Step::Other("go back to a savepoint"), "rollback to savepoint piece").await?;
         let numbers = messages.of_piece(&piece);
         if let [number] = numbers[..] {
             debug!(%failure, "a message was refused alone");
@@ -95,7 +98,7 @@ pub(in crate::database) async fn copy(session: &mut Session, store: &Store<'_>) 
         };
         pieces.extend(piece.divide(2, |point| usize::from(on_top.contains(&messages.of(point)))));
     }
-    session.execute("release a savepoint", "release savepoint piece").await?;
+    session.execute(Step::Other("release a savepoint"), "release savepoint piece").await?;
     refused.sort_by_key(|(number, _)| *number);
     copied.refused = refused.into_iter().map(|(_, letter)| letter).collect();
     Ok(copied)

@@ -17,6 +17,7 @@ use crate::batch::Batch;
 use crate::config::OnDuplicate;
 use crate::database::Database;
 use crate::database::connection::session::Session;
+use crate::database::connection::step::Step;
 use crate::database::error::Error;
 use crate::raw::{MessageAt, MessageSet, Partition};
 use crate::telemetry::escaped;
@@ -68,7 +69,7 @@ static LOCKED_CHUNKS: LazyLock<String> = LazyLock::new(|| {
 });
 
 /// The step of all these questions.
-const ASK: &str = "ask what is locked";
+const ASK: Step = Step::Other("ask what is locked");
 
 const POINTS: &str = "time_series_data_points";
 const VERSIONS: &str = "ingest_point_version";
@@ -295,7 +296,7 @@ impl Database {
     pub(in crate::database) async fn look_for_lock_holders(&self) {
         let sql = "select object, pid, application_name, username, client, state, \
                    (extract(epoch from coalesce(held_since, waiting_since)) * 1000)::bigint from ingest_lock_waits()";
-        let work = async { self.session().await?.query("ask who holds locks", sql, &[]).await };
+        let work = async { self.session().await?.query(Step::Other("ask who holds locks"), sql, &[]).await };
         let rows = match work.await {
             Ok(rows) => rows,
             Err(failure) => return debug!(%failure, "who holds locks is not known"),

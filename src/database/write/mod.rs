@@ -22,9 +22,10 @@ use super::{Database, Operation, dead_letters};
 use crate::batch::{Batch, DeadLetter};
 use crate::config::UnknownSeries;
 use crate::database::connection::session::Session;
+use crate::database::connection::step::Step;
 use crate::message::{Decoder, Rejected};
 use crate::raw::{MessageAt, Source};
-use crate::telemetry::metrics::{self, Step};
+use crate::telemetry::metrics;
 use bisect::Copied;
 
 /// Whether the server is known to refuse rows of a batch.
@@ -112,7 +113,8 @@ impl Database {
     /// have had the room, so that the failure alone says nothing. The last one comes first. Where the server does not answer
     /// there is none.
     pub async fn oversized(&self, failure: &Error, batch: &Batch) -> Vec<Oversized> {
-        let work = async { self.session().await?.query("ask for the room for locks", ROOM_FOR_LOCKS, &[]).await };
+        let work =
+            async { self.session().await?.query(Step::Other("ask for the room for locks"), ROOM_FOR_LOCKS, &[]).await };
         let rows = match work.await {
             Ok(rows) => rows,
             Err(failure) => {
@@ -249,14 +251,14 @@ impl Database {
         let batch = without_unknown.as_ref().unwrap_or(batch);
         series::ensure_series(&mut session, &self.known_series, batch.points()).await?;
         let left_to_copy = chunks::make(&mut session, &self.known_chunks, batch.points()).await?;
-        metrics::step_took(Step::Prepare, begun.elapsed());
+        metrics::step_took(metrics::Step::Prepare, begun.elapsed());
 
         session.begin().await?;
         match self.fill(&mut session, batch, &ids, (order, how), decoder).await {
             Ok(written) => {
                 let begun = Instant::now();
                 session.commit().await?;
-                metrics::step_took(Step::Commit, begun.elapsed());
+                metrics::step_took(metrics::Step::Commit, begun.elapsed());
                 self.known_chunks.remember(left_to_copy);
                 Ok(written)
             }
@@ -304,7 +306,7 @@ impl Database {
             let copied = self.copy(session, batch, ids, rows).await?;
             let begun = Instant::now();
             let applied = claim.all(session).await?;
-            metrics::step_took(Step::Claim, begun.elapsed());
+            metrics::step_took(metrics::Step::Claim, begun.elapsed());
             return self.finish(session, ids, batch, &copied, (0, applied), letters).await;
         }
         let begun = Instant::now();
@@ -313,7 +315,7 @@ impl Database {
             ClaimOrder::CopyFirst | ClaimOrder::ClaimFirst => claim.missing(session).await?,
         };
         let applied = claim.next_offsets(session).await?;
-        metrics::step_took(Step::Claim, begun.elapsed());
+        metrics::step_took(metrics::Step::Claim, begun.elapsed());
         let part = (missing != intervals).then(|| batch.keep(&missing, decoder));
         if let Some(part) = &part {
             debug!(
@@ -346,7 +348,7 @@ impl Database {
         let reference = series::lock(session, &self.known_series, points).await?;
         // Behind the lock, so that the table stays as it is found.
         let store = self.store(session, batch, ids).await?;
-        metrics::step_took(Step::Prepare, begun.elapsed());
+        metrics::step_took(metrics::Step::Prepare, begun.elapsed());
         self.record_reference(reference);
         let copied = match rows {
             CopyStrategy::Whole => {

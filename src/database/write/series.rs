@@ -13,7 +13,7 @@ use tokio_postgres::Row;
 use crate::batch::Definition;
 use crate::database::NO_TIME;
 use crate::database::connection::session::Session;
-use crate::database::connection::step::{DEFINE_STEP, ENSURE_SERIES_STEP};
+use crate::database::connection::step::Step;
 use crate::database::error::Error;
 use crate::database::progress::ResolvedSources;
 use crate::message::Points;
@@ -138,7 +138,7 @@ pub(in crate::database) async fn ensure_series(
     let sql =
         "select ingest_ensure_series($1, $2) from (select set_config('lock_timeout', $3, true) as told offset 0) as wait
                where told is not null";
-    session.query(ENSURE_SERIES_STEP, sql, &[&ids, &columns, &session.row_wait()]).await?;
+    session.query(Step::EnsureSeries, sql, &[&ids, &columns, &session.row_wait()]).await?;
     known.remember(&pairs);
     Ok(())
 }
@@ -172,7 +172,7 @@ pub(in crate::database) async fn lock(
 ) -> Result<ReferentialCheck, Error> {
     #[cfg(feature = "planted-bugs")]
     if crate::planted_bugs::is_on("series-not-locked") {
-        session.execute("leave triggers out", "set local session_replication_role = replica").await?;
+        session.execute(Step::Other("leave triggers out"), "set local session_replication_role = replica").await?;
         return Ok(ReferentialCheck::Locked);
     }
     let ids = points.series_with_columns();
@@ -186,7 +186,7 @@ pub(in crate::database) async fn lock(
                  as wait,
              lateral ingest_lock_series(case when told is not null then $1::text[] end) as reference"
     );
-    let rows = session.query("lock the rows of series", &sql, &[&ids, &session.row_wait()]).await?;
+    let rows = session.query(Step::Other("lock the rows of series"), &sql, &[&ids, &session.row_wait()]).await?;
     let reference = answer(&rows)?;
     if rows.first().is_some_and(|row| known.is_changed(row.get(3))) {
         return Err(Error::SeriesChanged);
@@ -208,13 +208,13 @@ pub(in crate::database) async fn check_landing(
         }
         ReferentialCheck::Trigger | ReferentialCheck::Absent => "select ingest_check_root_tables()",
     };
-    session.query("check where points are", sql, &[]).await.map(drop)
+    session.query(Step::Other("check where points are"), sql, &[]).await.map(drop)
 }
 
 /// What looks after the points' series for this role and this table, without writing any.
 pub(in crate::database) async fn reference(session: &mut Session) -> Result<ReferentialCheck, Error> {
     let sql = format!("select reference, {SAME_SCHEMA} from ingest_lock_series('{{}}') as reference");
-    answer(&session.query("ask for triggers", &sql, &[]).await?)
+    answer(&session.query(Step::Other("ask for triggers"), &sql, &[]).await?)
 }
 
 /// Creates or updates series by their definitions.
@@ -239,7 +239,7 @@ pub(in crate::database) async fn define(
     let offsets: Vec<i64> = definitions.iter().map(|d| d.at.offset).collect();
     let rows = session
         .query(
-            DEFINE_STEP,
+            Step::DefineSeries,
             "select ingest_define_series($1, $2, $3, $4, $5, $6, $7, $8, $9)
              from (select set_config('lock_timeout', $10, true) as told offset 0) as wait where told is not null",
             &[
@@ -268,7 +268,7 @@ pub(in crate::database) async fn without_row(session: &mut Session, points: &Poi
     }
     let rows = session
         .query(
-            "look up series",
+            Step::Other("look up series"),
             "select named.id from unnest($1::text[]) as named (id)
              where not exists (select from time_series_metadata as series where series.id = named.id)",
             &[&ids],
