@@ -42,7 +42,7 @@ const MESSAGES: usize = 20_000;
 const SERIES: usize = 100;
 
 /// The allocations from messages as Kafka has them to the bytes of COPY.
-fn allocations(decoder: &mut Decoder, payloads: &[String], budget: &Budget) -> usize {
+fn allocations(decoder: &Decoder, payloads: &[String], budget: &Budget) -> usize {
     let source = Arc::new(Source {
         kind: Kind::Points,
         cluster_id: "c".to_owned(),
@@ -55,8 +55,8 @@ fn allocations(decoder: &mut Decoder, payloads: &[String], budget: &Budget) -> u
         let (key, payload) = (Some(&b"key"[..]), Some(payload.as_bytes()));
         builder.push(&RawMessage { offset, time_ms: Some(offset), key, payload, ..RawMessage::default() });
     }
-    let mut batch = Batch::new(budget);
-    batch.push(builder.build(None), decoder);
+    let mut batch = Batch::charged(decoder.clone(), budget);
+    batch.push(builder.build(None));
     assert!(batch.dead_letters().is_empty());
     let order = batch.points().order();
     let mut encoder = CopyEncoder::new(batch.points(), &order);
@@ -84,7 +84,7 @@ fn a_message_of_a_known_series_costs_no_allocation() {
     for (points, shape) in shapes {
         let payloads: Vec<String> =
             (0..MESSAGES).map(|number| shape.replace("SERIES", &format!("series-{:04}", number % SERIES))).collect();
-        let mut decoder = Decoder::new(Limits {
+        let decoder = Decoder::new(Limits {
             max_bytes: 1 << 20,
             max_points: 100_000,
             max_name_bytes: 1024,
@@ -92,8 +92,8 @@ fn a_message_of_a_known_series_costs_no_allocation() {
             max_us: i64::MAX / 2,
             deny_unknown_fields: false,
         });
-        allocations(&mut decoder, &payloads, &budget);
-        let count = allocations(&mut decoder, &payloads, &budget);
+        allocations(&decoder, &payloads, &budget);
+        let count = allocations(&decoder, &payloads, &budget);
         println!("{count} allocations for {MESSAGES} messages with {points} points");
         // A few for each series and column, and the growth of what holds all of them.
         assert!(count < MESSAGES / 20, "{count} allocations for {MESSAGES} messages: {shape}");

@@ -53,8 +53,9 @@ impl Counts {
 }
 
 /// What one transaction writes: decoded messages, and the intervals of positions they cover.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Batch {
+    decoder: Decoder,
     sets: Vec<MessageSet>,
     points: Points,
     definitions: Vec<Definition>,
@@ -69,16 +70,32 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// An empty batch whose decoded points are charged to `budget`.
-    pub fn new(budget: &Budget) -> Self {
-        Self { charge: Some(budget.charge(0)), ..Self::default() }
+    /// An empty batch whose messages `decoder` decodes.
+    pub fn new(decoder: Decoder) -> Self {
+        Self {
+            decoder,
+            sets: Vec::new(),
+            points: Points::default(),
+            definitions: Vec::new(),
+            dead_letters: Vec::new(),
+            point_ends: Vec::new(),
+            oldest_ms: None,
+            raw_bytes: 0,
+            other_bytes: 0,
+            charge: None,
+        }
+    }
+
+    /// The same, with its decoded points charged to `budget`.
+    pub fn charged(decoder: Decoder, budget: &Budget) -> Self {
+        Self { charge: Some(budget.charge(0)), ..Self::new(decoder) }
     }
 
     /// Decodes the messages of `set` and adds them; answers what they were.
-    pub fn push(&mut self, set: MessageSet, decoder: &mut Decoder) -> Counts {
+    pub fn push(&mut self, set: MessageSet) -> Counts {
         let mut counts = Counts::default();
         for message in set.messages() {
-            self.push_message(&set, &message, decoder, &mut counts);
+            self.push_message(&set, &message, &mut counts);
         }
         self.raw_bytes += set.bytes();
         self.sets.push(set);
@@ -86,15 +103,15 @@ impl Batch {
         counts
     }
 
-    fn push_message(&mut self, set: &MessageSet, message: &RawMessage<'_>, decoder: &mut Decoder, counts: &mut Counts) {
+    fn push_message(&mut self, set: &MessageSet, message: &RawMessage<'_>, counts: &mut Counts) {
         let at = || message_at(set, message);
         if let Some(time) = message.time_ms {
             self.oldest_ms = Some(self.oldest_ms.map_or(time, |oldest| oldest.min(time)));
         }
         let envelope =
-            if message.payload.is_some() { decoder.check_envelope(message.key, message.headers) } else { Ok(()) };
-        let decoded = envelope.and_then(|()| decoder.decode(set.source().kind, message.payload, &mut self.points));
-        counts.unknown_fields += decoder.take_unknown_fields();
+            if message.payload.is_some() { self.decoder.check_envelope(message.key, message.headers) } else { Ok(()) };
+        let decoded = envelope.and_then(|()| self.decoder.decode(set.source().kind, message.payload, &mut self.points));
+        counts.unknown_fields += self.decoder.take_unknown_fields();
         match decoded {
             Ok(Message::PointBatch { .. }) => counts.point_batches += 1,
             Ok(Message::SeriesCreate(series)) => {
@@ -180,44 +197,50 @@ impl Batch {
 
     /// A batch of just those messages whose offsets lie in `missing`, decoded again, each once: a partition that was lost
     /// and assigned again is read again, and its two sets may overlap.
-    pub fn keep(&self, missing: &[Interval], decoder: &mut Decoder) -> Self {
-        let mut sets: Vec<(Interval, &MessageSet)> = self.sets.iter().map(|set| (set.interval(), set)).collect();
+    pub fn keep(&self, missing: &[Interval]) -> Self {
+        self.empty().with(self, missing)
+    }
+
+    /// This batch, with those messages of `other` whose offsets lie in `missing`.
+    fn with(mut self, other: &Self, missing: &[Interval]) -> Self {
+        let mut sets: Vec<(Interval, &MessageSet)> = other.sets.iter().map(|set| (set.interval(), set)).collect();
         sets.sort_by(|(a, _), (b, _)| a.partition_order(b).then(a.from.cmp(&b.from)));
-        let mut kept = self.empty();
         let mut reached: Option<Interval> = None;
         for (interval, set) in sets {
             let same = reached.take().filter(|last| last.partition_order(&interval).is_eq());
             let from = same.map_or(interval.from, |last| last.until.max(interval.from));
             for wanted in missing.iter().filter(|wanted| wanted.partition_order(&interval).is_eq()) {
                 if let Some(part) = set.clip(wanted.from.max(from), wanted.until) {
-                    kept.push(part, decoder);
+                    self.push(part);
                 }
             }
             reached = Some(Interval { until: interval.until.max(from), ..interval });
         }
-        kept
+        self
     }
 
     /// A batch for each partition; `None` if there is one only.
-    pub fn by_partition(&self, decoder: &mut Decoder) -> Option<Vec<Self>> {
+    pub fn by_partition(&self) -> Option<Vec<Self>> {
         let mut intervals = self.intervals();
         intervals.sort_by(Interval::partition_order);
         let parts: Vec<&[Interval]> = intervals.chunk_by(|a, b| a.partition_order(b).is_eq()).collect();
-        (parts.len() > 1).then(|| parts.into_iter().map(|part| self.keep(part, decoder)).collect())
+        (parts.len() > 1).then(|| parts.into_iter().map(|part| self.keep(part)).collect())
     }
 
-    /// An empty batch that is charged to the same budget.
+    /// An empty batch with the same rules, charged to the same budget.
     fn empty(&self) -> Self {
-        Self { charge: self.charge.as_ref().map(Charge::another), ..Self::default() }
+        Self { charge: self.charge.as_ref().map(Charge::another), ..Self::new(self.decoder.clone()) }
     }
 
-    /// The batch's messages decoded again, because the decoder's rules have changed.
-    pub fn decoded_again(&self, decoder: &mut Decoder) -> Self {
-        self.keep(&self.intervals(), decoder)
+    /// The batch's messages decoded again, with the points of these series rejected.
+    pub fn without_series(&self, ids: impl IntoIterator<Item = String>) -> Self {
+        let mut decoder = self.decoder.clone();
+        decoder.reject_series(ids);
+        Self { decoder, ..self.empty() }.with(self, &self.intervals())
     }
 
     /// At most `count` batches of about as many messages each, that cover together what this one covers, in its order.
-    pub fn split_into(&self, count: usize, decoder: &mut Decoder) -> Vec<Self> {
+    pub fn split_into(&self, count: usize) -> Vec<Self> {
         let size = self.message_count().div_ceil(count.max(1)).max(1);
         let mut pieces = Vec::new();
         let mut piece = self.empty();
@@ -227,12 +250,12 @@ impl Batch {
                 let room = size - piece.message_count();
                 if room > 0 {
                     let (head, tail) = rest.split_at(room);
-                    piece.push(head, decoder);
+                    piece.push(head);
                     rest = tail;
                 }
                 pieces.push(std::mem::replace(&mut piece, self.empty()));
             }
-            piece.push(rest, decoder);
+            piece.push(rest);
         }
         if !piece.is_empty() {
             pieces.push(piece);
@@ -247,7 +270,7 @@ impl Batch {
     }
 
     /// The batch without the message of this number, and that message alone; `None` where there is no other.
-    pub fn without_message(&self, number: usize, decoder: &mut Decoder) -> Option<(Self, Self)> {
+    pub fn without_message(&self, number: usize) -> Option<(Self, Self)> {
         if self.message_count() < 2 {
             return None;
         }
@@ -257,7 +280,7 @@ impl Batch {
             let at = number.checked_sub(before).filter(|at| *at < set.len());
             before += set.len();
             let Some(at) = at else {
-                rest.push(set.clone(), decoder);
+                rest.push(set.clone());
                 continue;
             };
             let (head, tail) =
@@ -269,16 +292,16 @@ impl Batch {
                 (tail, None)
             };
             for part in [head, tail].into_iter().flatten() {
-                rest.push(part, decoder);
+                rest.push(part);
             }
-            alone.push(one, decoder);
+            alone.push(one);
         }
         Some((rest, alone))
     }
 
     /// The batch without those messages for which `aside` says so, by their numbers, and these as sets of their own; together
     /// they cover what the batch covers. After [`MAX_HOLES`] of them in a partition, the rest of it goes with them.
-    pub fn set_aside(&self, aside: &[bool], decoder: &mut Decoder) -> (Self, Vec<MessageSet>) {
+    pub fn set_aside(&self, aside: &[bool]) -> (Self, Vec<MessageSet>) {
         let (mut others, mut sets) = (self.empty(), Vec::new());
         let mut holes: HashMap<&Partition, usize> = HashMap::new();
         let mut number = 0;
@@ -294,7 +317,7 @@ impl Batch {
                 }
             }
             if runs.is_empty() {
-                others.push(set.clone(), decoder);
+                others.push(set.clone());
             }
             let interval = set.interval();
             for (at, (is_aside, first)) in runs.iter().enumerate() {
@@ -304,7 +327,7 @@ impl Batch {
                 if *is_aside {
                     sets.push(part);
                 } else {
-                    others.push(part, decoder);
+                    others.push(part);
                 }
             }
         }

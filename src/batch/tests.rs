@@ -54,12 +54,11 @@ fn spans(batch: &Batch) -> Vec<(i32, i64, i64)> {
 #[test]
 fn intervals_that_touch_are_one() {
     let source = source("t");
-    let mut decoder = decoder();
-    let mut batch = Batch::default();
+    let mut batch = Batch::new(decoder());
     for (partition, from, until, offsets) in
         [(1, 20, 30, vec![25]), (0, 0, 10, vec![3]), (1, 10, 20, vec![]), (0, 12, 13, vec![12])]
     {
-        batch.push(set(&source, partition, from, until, &offsets), &mut decoder);
+        batch.push(set(&source, partition, from, until, &offsets));
     }
     assert_eq!(spans(&batch), [(0, 0, 10), (0, 12, 13), (1, 10, 30)]);
     assert_eq!(times(&batch), [3, 12, 25]);
@@ -69,30 +68,28 @@ fn intervals_that_touch_are_one() {
 #[test]
 fn a_missing_part_is_kept() {
     let source = source("t");
-    let mut decoder = decoder();
-    let mut batch = Batch::default();
-    batch.push(set(&source, 0, 0, 10, &[1, 4, 8]), &mut decoder);
+    let mut batch = Batch::new(decoder());
+    batch.push(set(&source, 0, 0, 10, &[1, 4, 8]));
     let interval = |from, until| Interval { partition: Partition::new(Arc::clone(&source), 0), from, until };
-    let kept = batch.keep(&[interval(2, 5), interval(9, 10)], &mut decoder);
+    let kept = batch.keep(&[interval(2, 5), interval(9, 10)]);
     assert_eq!(times(&kept), [4]);
     assert_eq!(spans(&kept), [(0, 2, 5), (0, 9, 10)]);
-    let mut twice = Batch::default();
+    let mut twice = Batch::new(decoder());
     for (from, until, offsets) in [(5, 12, vec![5, 8, 11]), (0, 10, vec![1, 4, 8]), (6, 9, vec![8])] {
-        twice.push(set(&source, 0, from, until, &offsets), &mut decoder);
+        twice.push(set(&source, 0, from, until, &offsets));
     }
-    let kept = twice.keep(&[interval(4, 20)], &mut decoder);
+    let kept = twice.keep(&[interval(4, 20)]);
     assert_eq!(times(&kept), [4, 8, 11], "an offset that is there more than once is kept once");
     assert_eq!(spans(&kept), [(0, 4, 12)]);
     let other = Interval { partition: Partition::new(Arc::clone(&source), 1), ..interval(0, 10) };
-    assert!(batch.keep(&[other], &mut decoder).is_empty());
+    assert!(batch.keep(&[other]).is_empty());
 }
 
 #[test]
 fn a_single_message_becomes_a_dead_letter() {
-    let mut decoder = decoder();
-    let mut batch = Batch::default();
-    batch.push(set(&source("t"), 0, 5, 10, &[7]), &mut decoder);
-    assert_eq!(batch.split_into(2, &mut decoder).len(), 1);
+    let mut batch = Batch::new(decoder());
+    batch.push(set(&source("t"), 0, 5, 10, &[7]));
+    assert_eq!(batch.split_into(2).len(), 1);
     let rejected = Rejected { reason: Reason::RejectedByDatabase, detail: "SQLSTATE 23514".into() };
     let dead = batch.into_dead_letter(rejected);
     assert!(dead.points().is_empty());
@@ -110,8 +107,8 @@ fn what_cannot_be_read_is_a_dead_letter_and_the_rest_goes_on() {
     for (offset, payload) in (0..).zip([Some(b"{".as_slice()), None, Some(good), Some(&long)]) {
         builder.push(&RawMessage { offset, time_ms: None, key: None, payload, ..RawMessage::default() });
     }
-    let mut batch = Batch::default();
-    let counts = batch.push(builder.build(None), &mut decoder());
+    let mut batch = Batch::new(decoder());
+    let counts = batch.push(builder.build(None));
     assert_eq!(counts, Counts { point_batches: 1, series_creates: 0, tombstones: 1, rejected: 2, unknown_fields: 0 });
     assert_eq!((batch.points().len(), batch.message_count()), (1, 4));
     let letters: Vec<(i64, usize, usize)> = batch
@@ -134,8 +131,8 @@ fn what_stands_beside_the_payload_is_looked_at_but_for_a_tombstone() {
         let headers = headers.and_then(Option::as_deref);
         builder.push(&RawMessage { offset, time_ms: None, key: Some(&long), payload, headers });
     }
-    let mut batch = Batch::default();
-    let counts = batch.push(builder.build(None), &mut decoder());
+    let mut batch = Batch::new(decoder());
+    let counts = batch.push(builder.build(None));
     assert_eq!(counts, Counts { point_batches: 1, series_creates: 0, tombstones: 1, rejected: 1, unknown_fields: 2 });
     let [letter] = batch.dead_letters() else { panic!("one dead letter") };
     assert_eq!(
@@ -178,18 +175,17 @@ proptest! {
         cuts in prop::collection::btree_set(1_i64..100, 0..5),
     ) {
         let source = source("t");
-        let mut decoder = decoder();
-        let mut whole = Batch::default();
+            let mut whole = Batch::new(decoder());
         let mut from = 0;
         for until in cuts.into_iter().chain([100]) {
             let inside: Vec<i64> = offsets.range(from..until).copied().collect();
-            whole.push(set(&source, 0, from, until, &inside), &mut decoder);
+            whole.push(set(&source, 0, from, until, &inside));
             from = until;
         }
         let mut left = vec![whole];
         let (mut seen, mut covered) = (Vec::new(), BTreeSet::new());
         while let Some(batch) = left.pop() {
-            match batch.split_into(2, &mut decoder) {
+            match batch.split_into(2) {
                 halves if halves.len() == 2 => {
                     prop_assert!(halves.iter().all(|half| half.message_count() > 0));
                     left.extend(halves);
@@ -211,9 +207,9 @@ proptest! {
 }
 
 /// A batch of messages of different numbers of points in several sets, with positions without a message.
-fn uneven(sets: &[Vec<usize>], decoder: &mut Decoder) -> Batch {
+fn uneven(sets: &[Vec<usize>]) -> Batch {
     let source = source("t");
-    let mut batch = Batch::default();
+    let mut batch = Batch::new(decoder());
     let mut offset = 0;
     for messages in sets {
         let mut builder = MessageSetBuilder::new(Arc::clone(&source), 0, offset);
@@ -233,7 +229,7 @@ fn uneven(sets: &[Vec<usize>], decoder: &mut Decoder) -> Batch {
             offset += 2;
         }
         builder.extend_to(offset);
-        batch.push(builder.build(None), decoder);
+        batch.push(builder.build(None));
     }
     batch
 }
@@ -243,16 +239,15 @@ proptest! {
     fn pieces_cover_together_what_the_batch_covers(
         sets in prop::collection::vec(prop::collection::vec(0_usize..4, 0..6), 0..6), count in 1_usize..9
     ) {
-        let mut decoder = decoder();
-        let batch = uneven(&sets, &mut decoder);
-        let pieces = batch.split_into(count, &mut decoder);
+            let batch = uneven(&sets);
+        let pieces = batch.split_into(count);
         prop_assert!(pieces.len() <= count.max(1));
         prop_assert_eq!(pieces.iter().flat_map(times).collect::<Vec<_>>(), times(&batch));
         let sizes: Vec<usize> = pieces.iter().map(Batch::message_count).collect();
         prop_assert_eq!(sizes.iter().sum::<usize>(), batch.message_count());
-        let mut together = Batch::default();
+        let mut together = Batch::new(decoder());
         for set in pieces.iter().flat_map(|piece| piece.sets()) {
-            together.push(set.clone(), &mut decoder);
+            together.push(set.clone());
         }
         prop_assert_eq!(spans(&together), spans(&batch));
     }
@@ -261,8 +256,7 @@ proptest! {
     fn a_message_is_taken_out_by_its_number_or_by_one_of_its_points(
         sets in prop::collection::vec(prop::collection::vec(0_usize..4, 1..6), 1..6), number in 0_usize..30
     ) {
-        let mut decoder = decoder();
-        let batch = uneven(&sets, &mut decoder);
+            let batch = uneven(&sets);
         let points: Vec<usize> = sets.concat();
         let number = number % points.len();
         let mut index = 0;
@@ -277,7 +271,7 @@ proptest! {
         let offset = batch.dead_letter_of(number, rejected.clone()).map(|letter| letter.at.offset);
         prop_assert_eq!(offset, Some(2 * number as i64));
         prop_assert!(batch.dead_letter_of(points.len(), rejected).is_none());
-        let Some((rest, alone)) = batch.without_message(number, &mut decoder) else {
+        let Some((rest, alone)) = batch.without_message(number) else {
             prop_assert_eq!(points.len(), 1);
             return Ok(());
         };
@@ -292,11 +286,10 @@ proptest! {
 #[test]
 fn what_is_set_aside_and_what_stays_cover_the_batch() {
     let source = source("t");
-    let mut decoder = decoder();
-    let mut batch = Batch::default();
-    batch.push(set(&source, 0, 0, 10, &[1, 3, 5, 7]), &mut decoder);
-    batch.push(set(&source, 0, 10, 12, &[]), &mut decoder);
-    batch.push(set(&source, 1, 0, 5, &[0, 4]), &mut decoder);
+    let mut batch = Batch::new(decoder());
+    batch.push(set(&source, 0, 0, 10, &[1, 3, 5, 7]));
+    batch.push(set(&source, 0, 10, 12, &[]));
+    batch.push(set(&source, 1, 0, 5, &[0, 4]));
     /// Partition, first offset and the offset after the last.
     type Parts = Vec<(i32, i64, i64)>;
     let table: [([bool; 6], Parts, Parts); 4] = [
@@ -310,7 +303,7 @@ fn what_is_set_aside_and_what_stays_cover_the_batch() {
         ([false, false, false, true, false, false], vec![(0, 0, 7), (0, 10, 12), (1, 0, 5)], vec![(0, 7, 10)]),
     ];
     for (aside, stays, waits) in table {
-        let (others, sets) = batch.set_aside(&aside, &mut decoder);
+        let (others, sets) = batch.set_aside(&aside);
         assert_eq!(spans(&others), stays);
         let waiting: Vec<(i32, i64, i64)> =
             sets.iter().map(MessageSet::interval).map(|one| (one.partition.number, one.from, one.until)).collect();
@@ -328,13 +321,12 @@ fn what_is_set_aside_and_what_stays_cover_the_batch() {
 #[test]
 fn after_too_many_holes_the_rest_of_a_partition_is_set_aside() {
     let source = source("t");
-    let mut decoder = decoder();
-    let mut batch = Batch::default();
+    let mut batch = Batch::new(decoder());
     let count = 4 * MAX_HOLES as i64;
-    batch.push(set(&source, 0, 0, count, &(0..count).collect::<Vec<_>>()), &mut decoder);
-    batch.push(set(&source, 1, 0, 1, &[0]), &mut decoder);
+    batch.push(set(&source, 0, 0, count, &(0..count).collect::<Vec<_>>()));
+    batch.push(set(&source, 1, 0, 1, &[0]));
     let aside: Vec<bool> = (0..=count).map(|number| number % 2 == 1 && number < count).collect();
-    let (others, sets) = batch.set_aside(&aside, &mut decoder);
+    let (others, sets) = batch.set_aside(&aside);
     assert_eq!(sets.len(), MAX_HOLES);
     assert_eq!(sets.last().unwrap().interval().until, count);
     assert_eq!(others.intervals().len(), MAX_HOLES + 1);
@@ -344,10 +336,9 @@ fn after_too_many_holes_the_rest_of_a_partition_is_set_aside() {
 #[test]
 fn messages_are_found_by_their_place() {
     let source = source("t");
-    let mut decoder = decoder();
-    let mut batch = Batch::default();
-    batch.push(set(&source, 0, 0, 10, &[1, 3]), &mut decoder);
-    batch.push(set(&source, 1, 0, 10, &[1, 3]), &mut decoder);
+    let mut batch = Batch::new(decoder());
+    batch.push(set(&source, 0, 0, 10, &[1, 3]));
+    batch.push(set(&source, 1, 0, 10, &[1, 3]));
     let at = |partition, offset| MessageAt {
         partition: Partition::new(Arc::clone(&source), partition),
         offset,

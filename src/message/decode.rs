@@ -13,8 +13,8 @@ use super::{column_form, row_form};
 use crate::raw::Kind;
 use crate::raw::headers;
 
-/// Decodes messages. It keeps its buffers from message to message.
-#[derive(Debug)]
+/// Decodes messages. It keeps its buffers from message to message; a clone has the same rules.
+#[derive(Debug, Clone)]
 pub struct Decoder {
     limits: Limits,
     rejected_series: HashSet<String>,

@@ -25,10 +25,11 @@ pub(super) struct OpenBatch {
 
 impl OpenBatch {
     pub(super) fn new(config: &Config, budget: Budget, points_in_series: PointsInSeries) -> Self {
+        let decoder = Decoder::new(config.message.limits());
         Self {
-            batch: Batch::new(&budget),
+            batch: Batch::charged(decoder.clone(), &budget),
             since: None,
-            decoder: Decoder::new(config.message.limits()),
+            decoder,
             points_in_series,
             budget,
             max_points: config.batch.max_points,
@@ -62,7 +63,7 @@ impl OpenBatch {
     pub(super) fn add(&mut self, set: MessageSet) -> Counts {
         let begun = Instant::now();
         let source = Arc::clone(set.source());
-        let counts = self.batch.push(set, &mut self.decoder);
+        let counts = self.batch.push(set);
         self.points_in_series.record(&source, counts);
         metrics::step_took(Step::Decode, begun.elapsed());
         self.since.get_or_insert_with(Instant::now);
@@ -87,6 +88,6 @@ impl OpenBatch {
     /// The batch; an empty one takes its place.
     pub(super) fn take(&mut self) -> Batch {
         self.since = None;
-        std::mem::replace(&mut self.batch, Batch::new(&self.budget))
+        std::mem::replace(&mut self.batch, Batch::charged(self.decoder.clone(), &self.budget))
     }
 }

@@ -54,13 +54,13 @@ impl Writer {
                 ..RawMessage::default()
             });
         }
-        let mut batch = Batch::default();
-        batch.push(set.build(None), &mut self.decoder);
+        let mut batch = Batch::new(self.decoder.clone());
+        batch.push(set.build(None));
         batch
     }
 
     async fn write(&mut self, batch: &Batch, order: ClaimOrder) -> Result<Written, Error> {
-        self.database.write(batch, order, &mut self.decoder).await
+        self.database.write(batch, order).await
     }
 }
 
@@ -182,10 +182,10 @@ async fn a_batch_that_holds_offsets_twice_writes_them_once() {
     let mut writer = Writer::new(&fixture);
     writer.database.start(&writer.source, &[(0, 0)]).await.unwrap();
     // As a partition leaves it behind that was lost and assigned again while the database was slow.
-    let mut all = Batch::default();
+    let mut all = Batch::new(writer.decoder.clone());
     for (from, until) in [(0, 10), (5, 20), (7, 9), (0, 3)] {
         for set in writer.batch(0, from, until).sets() {
-            all.push(set.clone(), &mut writer.decoder);
+            all.push(set.clone());
         }
     }
     assert_eq!(writer.write(&all, ClaimOrder::CopyFirst).await.unwrap_err().class(), Class::Overlap);
@@ -210,8 +210,8 @@ async fn a_kafka_time_that_is_none_stops_nothing() {
             ..RawMessage::default()
         });
     }
-    let mut batch = Batch::default();
-    batch.push(set.build(None), &mut writer.decoder);
+    let mut batch = Batch::new(writer.decoder.clone());
+    batch.push(set.build(None));
     assert_eq!(writer.write(&batch, ClaimOrder::CopyFirst).await.unwrap().dead_letters.len(), 4);
     assert_eq!(fixture.count("select count(*) from ingest_dead_letter").await, 4);
     fixture.remove().await;
@@ -317,12 +317,12 @@ async fn a_deadlock_of_two_writers_is_not_possible() {
             tokio::spawn(async move {
                 for round in 0..25 {
                     let from = (round * 4 + number) * 10;
-                    let mut all = Batch::default();
+                    let mut all = Batch::new(writer.decoder.clone());
                     // Each writer has the partitions in another order.
                     for step in 0..8 {
                         let partition = if number % 2 == 0 { step } else { 7 - step };
                         for set in writer.batch(partition, from, from + 10).sets() {
-                            all.push(set.clone(), &mut writer.decoder);
+                            all.push(set.clone());
                         }
                     }
                     writer.write(&all, ClaimOrder::CopyFirst).await.unwrap();

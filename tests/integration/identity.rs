@@ -292,7 +292,7 @@ async fn change_keys(fixture: &Fixture) {
 }
 
 /// A message set of points with one message that is no JSON, from `offset` on.
-fn batch(source: &Arc<BatchSource>, offset: i64, decoder: &mut Decoder) -> Batch {
+fn batch(source: &Arc<BatchSource>, offset: i64, decoder: &Decoder) -> Batch {
     let mut set = MessageSetBuilder::new(Arc::clone(source), 0, offset);
     let good = format!(r#"{{"time_series_id":"s","timestamps":[{offset}],"columns":{{"c":[1]}}}}"#);
     let definition = r#"{"type":"series-create","id":"d","name":"d"}"#;
@@ -300,8 +300,8 @@ fn batch(source: &Arc<BatchSource>, offset: i64, decoder: &mut Decoder) -> Batch
         let offset = offset + number as i64;
         set.push(&RawMessage { offset, payload: Some(payload.as_bytes()), ..RawMessage::default() });
     }
-    let mut batch = Batch::default();
-    batch.push(set.build(None), decoder);
+    let mut batch = Batch::new(decoder.clone());
+    batch.push(set.build(None));
     batch
 }
 
@@ -326,7 +326,7 @@ async fn nothing_that_takes_a_source_takes_a_stale_key() {
     fixture.migrate(&replace).await;
     let config = fixture.config(&replace);
     let database = Database::new(&config).unwrap();
-    let mut decoder = Decoder::new(config.message.limits());
+    let decoder = Decoder::new(config.message.limits());
     let source = Arc::new(BatchSource {
         kind: Kind::Points,
         cluster_id: "c".into(),
@@ -334,8 +334,8 @@ async fn nothing_that_takes_a_source_takes_a_stale_key() {
         topic_id: "t".into(),
     });
     database.start(&source, &[(0, 0)]).await.unwrap();
-    let first = batch(&source, 0, &mut decoder);
-    database.write(&first, ClaimOrder::CopyFirst, &mut decoder).await.unwrap();
+    let first = batch(&source, 0, &decoder);
+    database.write(&first, ClaimOrder::CopyFirst).await.unwrap();
     let before = stored(&fixture).await;
 
     let assert_refused = async |what: &str, class: Option<Class>| {
@@ -344,7 +344,7 @@ async fn nothing_that_takes_a_source_takes_a_stale_key() {
         // What was cached is forgotten with the refusal, and asked for again.
         assert!(database.coverage(&source, &[0]).await.unwrap()[&0].covers(0, 3), "{what}");
     };
-    let next = batch(&source, 3, &mut decoder);
+    let next = batch(&source, 3, &decoder);
     for order in [
         ClaimOrder::CopyFirst,
         ClaimOrder::ClaimFirst,
@@ -352,7 +352,7 @@ async fn nothing_that_takes_a_source_takes_a_stale_key() {
         ClaimOrder::ClaimFirstFillingGaps,
     ] {
         change_keys(&fixture).await;
-        let refused = database.write(&next, order, &mut decoder).await.map(drop).map_err(|error| error.class());
+        let refused = database.write(&next, order).await.map(drop).map_err(|error| error.class());
         assert_refused(&format!("{order:?}"), refused.err()).await;
     }
     change_keys(&fixture).await;
@@ -372,7 +372,7 @@ async fn nothing_that_takes_a_source_takes_a_stale_key() {
     let good: &[u8] = br#"{"time_series_id":"s","timestamps":[9],"columns":{"c":[1]}}"#;
     let redrive = [Redrive { letter: &letters[0], payload: Some(good) }];
     let (mode, pauses) = (RedriveMode::Write, config.database.backoff());
-    let redriven = database.redrive(&redrive, mode, &mut decoder, &mut HashSet::new(), &pauses).await.unwrap();
+    let redriven = database.redrive(&redrive, mode, &decoder, &mut HashSet::new(), &pauses).await.unwrap();
     assert_eq!(redriven.fates, [Fate::Elsewhere]);
     assert_eq!(database.purge_letters(&[letters[0].identity()]).await.unwrap(), 0);
     assert_eq!(stored(&fixture).await, before);

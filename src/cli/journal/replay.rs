@@ -61,9 +61,9 @@ async fn replay_into(
     let records: Vec<Record> = journal.records().filter(|record| filter.takes(record)).cloned().collect();
     let coverage = coverage_of(database, &records).await?;
     let bar = progress_bar(records.len(), "records");
-    let mut decoder = Decoder::new(config.message.limits());
+    let decoder = Decoder::new(config.message.limits());
     let mut done = Done { damaged: known_damage(journal), ..Done::default() };
-    let (mut batch, mut writers) = (Batch::default(), JoinSet::new());
+    let (mut batch, mut writers) = (Batch::new(decoder.clone()), JoinSet::new());
     let most_writers = *config.database.writer_range().end();
     for record in &records {
         bar.inc(1);
@@ -71,7 +71,7 @@ async fn replay_into(
             Ok(set) => {
                 let known = &coverage[&record.partition];
                 for part in filter.clip(&set).into_iter().flat_map(|set| missing_parts(&set, known)) {
-                    batch.push(part, &mut decoder);
+                    batch.push(part);
                 }
             }
             Err(ReadError::Gone { .. }) => {}
@@ -85,11 +85,11 @@ async fn replay_into(
             if writers.len() >= most_writers {
                 done.add_one_of(&mut writers).await?;
             }
-            let decoder = Decoder::new(config.message.limits());
-            writers.spawn(finish(database.clone(), std::mem::take(&mut batch), dry_run, decoder));
+            let full = std::mem::replace(&mut batch, Batch::new(decoder.clone()));
+            writers.spawn(finish(database.clone(), full, dry_run));
         }
     }
-    writers.spawn(finish(database.clone(), batch, dry_run, decoder));
+    writers.spawn(finish(database.clone(), batch, dry_run));
     while !writers.is_empty() {
         done.add_one_of(&mut writers).await?;
     }
@@ -136,7 +136,7 @@ fn missing_parts(set: &MessageSet, coverage: &Coverage) -> Vec<MessageSet> {
 
 /// Writes a batch. The locks on its partitions are held for the commit only, so that several are written at a time; after
 /// any failure the next attempt first asks what the database has.
-async fn finish(database: Database, batch: Batch, dry_run: bool, mut decoder: Decoder) -> Result<Done, Failure> {
+async fn finish(database: Database, batch: Batch, dry_run: bool) -> Result<Done, Failure> {
     let mut done = Done::default();
     if batch.is_empty() {
         return Ok(done);
@@ -151,7 +151,7 @@ async fn finish(database: Database, batch: Batch, dry_run: bool, mut decoder: De
     let mut pieces = vec![(batch, ClaimOrder::CopyFirstFillingGaps, 0)];
     while let Some((piece, order, missing_series)) = pieces.pop() {
         let messages = piece.message_count();
-        let failure = match database.write(&piece, order, &mut decoder).await {
+        let failure = match database.write(&piece, order).await {
             Ok(written) => {
                 done.messages += messages;
                 done.points += written.points;
@@ -171,7 +171,7 @@ async fn finish(database: Database, batch: Batch, dry_run: bool, mut decoder: De
         match verdict(Failed::new(&failure, messages), attempts) {
             Verdict::ClaimFirst => pieces.push((piece, order, attempts.missing_series)),
             Verdict::Split(parts) => {
-                let parts = piece.split_into(parts, &mut decoder);
+                let parts = piece.split_into(parts);
                 pieces.extend(parts.into_iter().rev().map(|part| (part, order, 0)));
             }
             Verdict::Reject => pieces.push((piece.into_dead_letter(failure.rejected()), order, 0)),

@@ -34,7 +34,7 @@ impl Database {
         &self,
         letters: &[Redrive<'_>],
         mode: RedriveMode,
-        decoder: &mut Decoder,
+        decoder: &Decoder,
         defined: &mut HashSet<String>,
         pauses: &ExponentialBuilder,
     ) -> Result<Redriven, Error> {
@@ -85,7 +85,7 @@ impl Database {
         letters: &[Redrive<'_>],
         why: Error,
         mode: RedriveMode,
-        decoder: &mut Decoder,
+        decoder: &Decoder,
         defined: &mut HashSet<String>,
     ) -> Result<Vec<Fate>, Error> {
         let rejected = why.rejected();
@@ -105,7 +105,7 @@ impl Database {
         letters: &[Redrive<'_>],
         known_fault: Option<&Rejected>,
         mode: RedriveMode,
-        decoder: &mut Decoder,
+        decoder: &Decoder,
         defined: &mut HashSet<String>,
     ) -> Result<Redriven, Error> {
         let mut session = self.session().await?;
@@ -137,15 +137,14 @@ impl Database {
         session: &mut Session,
         letters: &[Redrive<'_>],
         mode: RedriveMode,
-        decoder: &mut Decoder,
+        decoder: &Decoder,
         defined: &mut HashSet<String>,
     ) -> Result<Redriven, Error> {
         let locked = lock(session, letters).await?;
         let ours = || letters.iter().filter(|redrive| locked.contains(&redrive.letter.message.id));
-        decoder.reject_series([]);
-        let mut batch = Batch::default();
+        let mut batch = Batch::new(decoder.clone());
         for redrive in ours() {
-            batch.push(message_set(redrive), decoder);
+            batch.push(message_set(redrive));
         }
         let ids = ResolvedSources::from_known(ours().map(|one| (Arc::clone(&one.letter.source), one.letter.source_id)));
         series::define(session, &ids, batch.definitions()).await?;
@@ -154,8 +153,7 @@ impl Database {
             let mut unknown = series::without_row(session, batch.points()).await?;
             unknown.retain(|id| !defined.contains(id));
             if !unknown.is_empty() {
-                decoder.reject_series(unknown);
-                batch = batch.decoded_again(decoder);
+                batch = batch.without_series(unknown);
             }
         }
         // What is rolled back must not be known as being there.

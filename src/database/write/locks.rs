@@ -406,8 +406,8 @@ mod tests {
         }
         let (max_bytes, max_points, max_name_bytes, min_us, max_us) = (1 << 20, 1 << 20, 100, i64::MIN, i64::MAX);
         let limits = Limits { max_bytes, max_points, max_name_bytes, min_us, max_us, deny_unknown_fields: false };
-        let mut batch = Batch::default();
-        batch.push(builder.build(None), &mut Decoder::new(limits));
+        let mut batch = Batch::new(Decoder::new(limits));
+        batch.push(builder.build(None));
         assert_eq!(batch.dead_letters().len(), 1);
 
         let mut locked = Locked::default();

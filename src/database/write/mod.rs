@@ -23,7 +23,7 @@ use crate::batch::{Batch, DeadLetter};
 use crate::config::UnknownSeries;
 use crate::database::connection::session::Session;
 use crate::database::connection::step::Step;
-use crate::message::{Decoder, Rejected};
+use crate::message::Rejected;
 use crate::raw::{MessageAt, Source};
 use crate::telemetry::metrics;
 use bisect::Copied;
@@ -164,14 +164,14 @@ impl Database {
     /// # Errors
     /// [`Error::class`] says what is to be done. After any error but a refused row the batch is to be tried again on
     /// [`ClaimOrder::ClaimFirst`]: it may be committed.
-    pub async fn write(&self, batch: &Batch, order: ClaimOrder, decoder: &mut Decoder) -> Result<Written, Error> {
+    pub async fn write(&self, batch: &Batch, order: ClaimOrder) -> Result<Written, Error> {
         let start = Instant::now();
         let mut rows = if self.expects_refusals() { CopyStrategy::Piecewise } else { CopyStrategy::Whole };
         let mut letters = OnRefusal::Fail;
         let mut order = order;
         let attempt = async {
             loop {
-                let result = self.try_write(batch, order, (rows, letters), decoder).await;
+                let result = self.try_write(batch, order, (rows, letters)).await;
                 match &result {
                     Err(refused) if refused.is_refused_row() && rows == CopyStrategy::Whole => {
                         debug!(%refused, messages = batch.message_count(), "the database refuses a row; looking for its message");
@@ -239,7 +239,6 @@ impl Database {
         batch: &Batch,
         order: ClaimOrder,
         how: (CopyStrategy, OnRefusal),
-        decoder: &mut Decoder,
     ) -> Result<Written, Error> {
         let mut session = self.session().await?;
         let begun = Instant::now();
@@ -247,14 +246,14 @@ impl Database {
         let sources: Vec<&Arc<Source>> = intervals.iter().map(|interval| &interval.partition.source).collect();
         let ids = self.sources.resolve(&mut session, &self.pipeline, &sources).await?;
         series::define(&mut session, &ids, batch.definitions()).await?;
-        let without_unknown = self.without_unknown_series(&mut session, batch, decoder).await?;
+        let without_unknown = self.without_unknown_series(&mut session, batch).await?;
         let batch = without_unknown.as_ref().unwrap_or(batch);
         series::ensure_series(&mut session, &self.known_series, batch.points()).await?;
         let left_to_copy = chunks::make(&mut session, &self.known_chunks, batch.points()).await?;
         metrics::step_took(metrics::Step::Prepare, begun.elapsed());
 
         session.begin().await?;
-        match self.fill(&mut session, batch, &ids, (order, how), decoder).await {
+        match self.fill(&mut session, batch, &ids, (order, how)).await {
             Ok(written) => {
                 let begun = Instant::now();
                 session.commit().await?;
@@ -273,23 +272,12 @@ impl Database {
     }
 
     /// Where points of an unknown series are to be dead letters: the batch decoded again, if it has any.
-    async fn without_unknown_series(
-        &self,
-        session: &mut Session,
-        batch: &Batch,
-        decoder: &mut Decoder,
-    ) -> Result<Option<Batch>, Error> {
+    async fn without_unknown_series(&self, session: &mut Session, batch: &Batch) -> Result<Option<Batch>, Error> {
         if self.unknown_series == UnknownSeries::Create {
             return Ok(None);
         }
-        // What was unknown in an earlier attempt may have been created since.
-        decoder.reject_series([]);
         let unknown = series::without_row(session, batch.points()).await?;
-        if unknown.is_empty() {
-            return Ok(None);
-        }
-        decoder.reject_series(unknown);
-        Ok(Some(batch.decoded_again(decoder)))
+        Ok((!unknown.is_empty()).then(|| batch.without_series(unknown)))
     }
 
     async fn fill(
@@ -298,7 +286,6 @@ impl Database {
         batch: &Batch,
         ids: &ResolvedSources,
         (order, (rows, letters)): (ClaimOrder, (CopyStrategy, OnRefusal)),
-        decoder: &mut Decoder,
     ) -> Result<Written, Error> {
         let intervals = batch.intervals();
         let claim = Claim::new(&intervals, ids)?;
@@ -316,7 +303,7 @@ impl Database {
         };
         let applied = claim.next_offsets(session).await?;
         metrics::step_took(metrics::Step::Claim, begun.elapsed());
-        let part = (missing != intervals).then(|| batch.keep(&missing, decoder));
+        let part = (missing != intervals).then(|| batch.keep(&missing));
         if let Some(part) = &part {
             debug!(
                 messages = part.message_count(),

@@ -9,7 +9,7 @@ use super::{Outcome, Writer};
 use crate::batch::Batch;
 use crate::database::verdict::{Attempts, Failed, Verdict, verdict};
 use crate::database::{self, ClaimOrder, Class, Oversized, Written};
-use crate::message::{Decoder, Rejected};
+use crate::message::Rejected;
 use crate::raw::MessageSet;
 
 /// The state of a database that does not write batches, in the log.
@@ -39,7 +39,6 @@ impl Writer {
         piece: &Batch,
         mut order: ClaimOrder,
         is_slow: bool,
-        decoder: &mut Decoder,
         outcome: &mut Outcome,
     ) -> Piece {
         let mut delays = self.backoff.build();
@@ -52,7 +51,7 @@ impl Writer {
             canceled: 0,
         };
         loop {
-            let failure = match self.database.write(piece, order, decoder).await {
+            let failure = match self.database.write(piece, order).await {
                 Ok(written) => {
                     self.on_written(written, outcome);
                     return Piece::Written;

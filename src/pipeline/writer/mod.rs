@@ -22,7 +22,7 @@ use crate::config::{self, Config};
 use crate::database::{Applied, ClaimOrder, Database, Oversized};
 use crate::journal::{JournalHandle, ReadError, Record};
 use crate::kafka::lookup::Lookup;
-use crate::message::{Decoder, Limits, Rejected};
+use crate::message::{Decoder, Rejected};
 use crate::raw::{Budget, Interval, MessageAt, MessageSet};
 use crate::telemetry::log_limit::LogLimit;
 use crate::telemetry::metrics::{self, Step};
@@ -73,7 +73,7 @@ pub(super) struct Writer {
     database: Database,
     lookup: Arc<Lookup>,
     points_in_series: PointsInSeries,
-    limits: Limits,
+    decoder: Decoder,
     batch: config::Batch,
     backoff: ExponentialBuilder,
     longest_pause: Duration,
@@ -94,7 +94,7 @@ impl Writer {
             database,
             lookup,
             points_in_series,
-            limits: config.message.limits(),
+            decoder: Decoder::new(config.message.limits()),
             batch: config.batch.clone(),
             backoff,
             longest_pause: Duration::from_millis(config.database.retry_max_ms),
@@ -107,9 +107,8 @@ impl Writer {
     pub(super) async fn write(self, number: u64, batch: Batch, known: NextOffsets) -> Outcome {
         let intervals = batch.intervals();
         let mut outcome = Outcome { number, intervals, oldest_ms: batch.oldest_ms(), known, ..Outcome::default() };
-        let mut decoder = Decoder::new(self.limits.clone());
-        let batch = self.without_deleted_topics(batch, &mut decoder, &mut outcome).await;
-        self.write_pieces(batch, ClaimOrder::CopyFirst, &mut decoder, outcome).await
+        let batch = self.without_deleted_topics(batch, &mut outcome).await;
+        self.write_pieces(batch, ClaimOrder::CopyFirst, outcome).await
     }
 
     /// Writes the messages of these records of the journal. Their topics were checked before they were journaled, and may be
@@ -121,8 +120,8 @@ impl Writer {
         known: NextOffsets,
         budget: Budget,
     ) -> Outcome {
-        let mut decoder = Decoder::new(self.limits.clone());
-        let mut batch = Batch::new(&budget);
+        let empty = || Batch::charged(self.decoder.clone(), &budget);
+        let mut batch = empty();
         let mut messages = budget.charge(0);
         let mut outcome = Outcome { replayed: true, known, ..Outcome::default() };
         for record in records {
@@ -132,7 +131,7 @@ impl Writer {
                 Ok(set) => {
                     let begun = Instant::now();
                     let source = Arc::clone(set.source());
-                    let counts = batch.push(set, &mut decoder);
+                    let counts = batch.push(set);
                     self.points_in_series.record(&source, counts);
                     metrics::step_took(Step::Decode, begun.elapsed());
                     metrics::unknown_fields(counts.unknown_fields as u64);
@@ -154,34 +153,28 @@ impl Writer {
                 }
             }
             if batch.is_full(self.batch.max_points, self.batch.max_bytes) {
-                let full = std::mem::replace(&mut batch, Batch::new(&budget));
-                outcome = self.write_journaled(full, &mut decoder, outcome).await;
+                let full = std::mem::replace(&mut batch, empty());
+                outcome = self.write_journaled(full, outcome).await;
                 messages.resize(0);
                 if outcome.lost {
                     return outcome;
                 }
             }
         }
-        self.write_journaled(batch, &mut decoder, outcome).await
+        self.write_journaled(batch, outcome).await
     }
 
     /// The locks of the partitions are held for the commit only: new messages of them are written meanwhile.
-    async fn write_journaled(&self, batch: Batch, decoder: &mut Decoder, mut outcome: Outcome) -> Outcome {
+    async fn write_journaled(&self, batch: Batch, mut outcome: Outcome) -> Outcome {
         if batch.is_empty() {
             return outcome;
         }
         outcome.oldest_ms = outcome.oldest_ms.into_iter().chain(batch.oldest_ms()).min();
-        self.write_pieces(batch, ClaimOrder::CopyFirstFillingGaps, decoder, outcome).await
+        self.write_pieces(batch, ClaimOrder::CopyFirstFillingGaps, outcome).await
     }
 
     /// Writes a batch, in as many parts as the database asks for.
-    async fn write_pieces(
-        &self,
-        batch: Batch,
-        order: ClaimOrder,
-        decoder: &mut Decoder,
-        mut outcome: Outcome,
-    ) -> Outcome {
+    async fn write_pieces(&self, batch: Batch, order: ClaimOrder, mut outcome: Outcome) -> Outcome {
         let mut pieces = vec![(batch, order)];
         // Single messages that are written when no other waits for them.
         let mut slow_messages = VecDeque::new();
@@ -192,11 +185,11 @@ impl Writer {
             else {
                 return outcome;
             };
-            let piece = self.without_locked(piece, decoder, &mut outcome).await;
+            let piece = self.without_locked(piece, &mut outcome).await;
             if piece.is_empty() {
                 continue;
             }
-            let ended = self.write_piece(&piece, order, is_slow, decoder, &mut outcome).await;
+            let ended = self.write_piece(&piece, order, is_slow, &mut outcome).await;
             let order = order.claim_first();
             match ended {
                 Piece::Written => {}
@@ -206,37 +199,37 @@ impl Writer {
                 }
                 // The last part goes below, so that the parts are written in the order of their offsets.
                 Piece::Split(parts) => {
-                    pieces.extend(piece.split_into(parts, decoder).into_iter().rev().map(|part| (part, order)));
+                    pieces.extend(piece.split_into(parts).into_iter().rev().map(|part| (part, order)));
                 }
                 Piece::Rejected(why) => pieces.push((piece.into_dead_letter(why), order)),
                 Piece::Slow => slow_messages.push_back((piece, order)),
                 Piece::Locked(needs) => {
-                    pieces.push((Self::set_aside(&piece, &needs, decoder, &mut outcome), order));
+                    pieces.push((Self::set_aside(&piece, &needs, &mut outcome), order));
                 }
-                Piece::TooManyIslands => match piece.by_partition(decoder) {
+                Piece::TooManyIslands => match piece.by_partition() {
                     // All of it waits, also what holds no message.
                     Some(parts) => pieces.extend(parts.into_iter().map(|part| (part, order))),
                     None => outcome.aside.extend(piece.sets().iter().cloned()),
                 },
                 Piece::Oversized(all) => {
-                    pieces.extend(without_oversized(piece, all, decoder).into_iter().map(|part| (part, order)));
+                    pieces.extend(without_oversized(piece, all).into_iter().map(|part| (part, order)));
                 }
             }
         }
     }
 
     /// Returns the batch without what needs something that another session had locked when it was last asked for, and still has.
-    async fn without_locked(&self, batch: Batch, decoder: &mut Decoder, outcome: &mut Outcome) -> Batch {
+    async fn without_locked(&self, batch: Batch, outcome: &mut Outcome) -> Batch {
         if !self.database.knows_locked() {
             return batch;
         }
         let needs = self.database.locked(&batch).await.messages_of(&batch, &[]);
-        if needs.contains(&true) { Self::set_aside(&batch, &needs, decoder, outcome) } else { batch }
+        if needs.contains(&true) { Self::set_aside(&batch, &needs, outcome) } else { batch }
     }
 
     /// Returns the batch without these messages.
-    fn set_aside(batch: &Batch, needs: &[bool], decoder: &mut Decoder, outcome: &mut Outcome) -> Batch {
-        let (others, aside) = batch.set_aside(needs, decoder);
+    fn set_aside(batch: &Batch, needs: &[bool], outcome: &mut Outcome) -> Batch {
+        let (others, aside) = batch.set_aside(needs);
         debug!(messages = aside.iter().map(MessageSet::len).sum::<usize>(), "messages wait for what is locked");
         outcome.aside.extend(aside);
         others
@@ -244,11 +237,11 @@ impl Writer {
 }
 
 /// Returns the messages that are too large as dead letters, each in its own batch, and all others in the last one.
-fn without_oversized(piece: Batch, all: Vec<Oversized>, decoder: &mut Decoder) -> Vec<Batch> {
+fn without_oversized(piece: Batch, all: Vec<Oversized>) -> Vec<Batch> {
     let (mut parts, mut rest) = (Vec::new(), Some(piece));
     for Oversized { number, rejected } in all {
         let Some(piece) = rest.take() else { break };
-        let alone = match piece.without_message(number, decoder) {
+        let alone = match piece.without_message(number) {
             Some((others, alone)) => {
                 rest = Some(others);
                 alone

@@ -11,17 +11,11 @@ use tracing::{error, info, warn};
 
 use super::{Outcome, Writer};
 use crate::batch::Batch;
-use crate::message::Decoder;
 use crate::raw::{Interval, MessageSet, Source};
 
 impl Writer {
     /// Returns the batch without what was read of a topic that was recreated since.
-    pub(super) async fn without_deleted_topics(
-        &self,
-        batch: Batch,
-        decoder: &mut Decoder,
-        outcome: &mut Outcome,
-    ) -> Batch {
+    pub(super) async fn without_deleted_topics(&self, batch: Batch, outcome: &mut Outcome) -> Batch {
         let deleted = self.deleted(outcome.intervals.iter().map(|interval| &interval.partition.source)).await;
         if deleted.is_empty() {
             return batch;
@@ -29,7 +23,7 @@ impl Writer {
         let (dropped, kept): (Vec<Interval>, Vec<Interval>) =
             outcome.intervals.iter().cloned().partition(|interval| deleted.contains(&interval.partition.source));
         outcome.of_deleted_topics = dropped;
-        batch.keep(&kept, decoder)
+        batch.keep(&kept)
     }
 
     /// Returns the sets without those of topics that were recreated since, and the intervals of those.

@@ -162,8 +162,7 @@ impl Work<'_> {
         }
         let asked: Vec<OneRedrive<'_>> =
             letters.iter().map(|(letter, payload)| OneRedrive { letter, payload: payload.as_deref() }).collect();
-        let redriven =
-            self.database.redrive(&asked, self.mode, &mut self.decoder, &mut self.defined, &self.pauses).await?;
+        let redriven = self.database.redrive(&asked, self.mode, &self.decoder, &mut self.defined, &self.pauses).await?;
         self.done.points += redriven.points;
         for ((letter, _), fate) in letters.iter().zip(&redriven.fates) {
             match fate {
