@@ -50,6 +50,7 @@ pub struct JournalHandle {
     lost: Arc<Mutex<Vec<Interval>>>,
     encoders: Arc<Encoders>,
     room: Arc<Semaphore>,
+    is_absent: bool,
 }
 
 /// As many encoders as the machine has cores.
@@ -177,7 +178,24 @@ impl JournalHandle {
         let owner =
             Owner { journal, queue, usage: shown, lost: told, encoders: Arc::clone(&encoders), removal_fails: false };
         thread::Builder::new().name("journal".to_owned()).spawn(move || owner.run())?;
-        Ok(Self { commands, usage, lost, encoders, room })
+        Ok(Self { commands, usage, lost, encoders, room, is_absent: false })
+    }
+
+    /// The handle of no journal: it has no records and accepts none.
+    pub fn absent() -> Self {
+        Self {
+            commands: mpsc::unbounded_channel().0,
+            usage: Arc::default(),
+            lost: Arc::default(),
+            encoders: Arc::new(Encoders::new()),
+            room: Arc::new(Semaphore::new(GROUP_BYTES)),
+            is_absent: true,
+        }
+    }
+
+    /// Returns `true` if there is no journal.
+    pub fn is_absent(&self) -> bool {
+        self.is_absent
     }
 
     async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Option<T> {
@@ -213,12 +231,12 @@ impl JournalHandle {
 
     /// Returns `true` if the thread has ended: it was closed, or an internal error has ended it.
     pub fn has_ended(&self) -> bool {
-        self.commands.is_closed()
+        !self.is_absent && self.commands.is_closed()
     }
 
     /// The records, the oldest first; `None` where the thread has ended.
     pub async fn records(&self) -> Option<Vec<Record>> {
-        self.ask(Command::Records).await
+        if self.is_absent { Some(Vec::new()) } else { self.ask(Command::Records).await }
     }
 
     /// The messages of a record.
@@ -245,7 +263,7 @@ impl JournalHandle {
 
     /// The segments, the oldest first; `None` where the thread has ended.
     pub async fn segments(&self) -> Option<Vec<SegmentInfo>> {
-        self.ask(Command::Segments).await
+        if self.is_absent { Some(Vec::new()) } else { self.ask(Command::Segments).await }
     }
 
     /// What is known to be damaged; `None` where the thread has ended.

@@ -27,9 +27,7 @@ impl Pipeline {
     fn on_writer_lost(&mut self, failure: &JoinError) {
         error!(%failure, "a writer ended by an internal error; its messages are read again");
         self.writers.abort();
-        if let Some(journaling) = &mut self.journaling {
-            journaling.on_abandoned();
-        }
+        self.journaling.on_abandoned();
         self.surveyor.soon();
         self.partitions.forget_in_flight();
         self.consumer.send(Command::Restart(self.partitions.assigned()));
@@ -60,26 +58,22 @@ impl Pipeline {
             self.partitions.mark_waiting(set, outcome.replayed);
         }
         let aside = std::mem::take(&mut outcome.aside);
-        match &mut self.journaling {
-            Some(journaling) if outcome.replayed => {
-                journaling.on_replayed(outcome.unread.take(), waits);
-                // The journal is written oldest first: a partition may have to wait until it is its turn.
-                if !outcome.applied.is_empty() {
-                    self.times.movable_since = Instant::now();
-                }
-                if !outcome.damaged.is_empty() {
-                    let damaged = outcome.damaged.iter();
-                    let reading = damaged.filter_map(|interval| self.partitions.reading(interval)).collect();
-                    self.consumer.send(Command::Restart(reading));
-                    self.surveyor.soon();
-                }
+        if !outcome.replayed {
+            if waits {
+                self.journaling.set_aside(aside, self.open_batch.budget());
             }
-            Some(journaling) if waits => journaling.set_aside(aside),
-            Some(_) => {}
-            None => {
-                let budget = self.open_batch.budget();
-                self.locked.add(aside.iter().map(|set| set.detached(budget)).collect::<Vec<_>>());
-            }
+            return;
+        }
+        self.journaling.on_replayed(outcome.unread.take(), waits);
+        // The journal is written oldest first: a partition may have to wait until it is its turn.
+        if !outcome.applied.is_empty() {
+            self.times.movable_since = Instant::now();
+        }
+        if !outcome.damaged.is_empty() {
+            let damaged = outcome.damaged.iter();
+            let reading = damaged.filter_map(|interval| self.partitions.reading(interval)).collect();
+            self.consumer.send(Command::Restart(reading));
+            self.surveyor.soon();
         }
     }
 

@@ -12,7 +12,6 @@
 //! - `open_batch`, `dispatch`: the batch being filled, and when it goes to a writer.
 //! - `writers`, `writer`: the batches being written; one batch until it is committed, through outages, overlaps and refused rows.
 //! - `after_write`: what follows a batch that was written.
-//! - `locked`: without a journal, messages that wait for locks.
 //! - `tick`: what is done ten times a second, and what `/status` and the metrics are given.
 //! - `dead_letter_copies`: copies of dead letters for a topic.
 //! - `topic_settings`: whether a topic is compacted.
@@ -22,7 +21,6 @@ mod after_write;
 mod dead_letter_copies;
 mod dispatch;
 mod journaling;
-mod locked;
 mod membership;
 mod new_cluster;
 mod open_batch;
@@ -64,7 +62,6 @@ use crate::telemetry::{self, lag};
 
 use dead_letter_copies::CopyPublisher;
 use journaling::{Journaling, Mode};
-use locked::LockedMessages;
 use membership::Membership;
 pub(crate) use new_cluster::{islands_elsewhere, refused_move};
 use open_batch::OpenBatch;
@@ -119,7 +116,7 @@ impl RunError {
 pub async fn run(
     config: Arc<Config>,
     database: Database,
-    journal: Option<JournalHandle>,
+    journal: JournalHandle,
     health: Arc<Health>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), RunError> {
@@ -150,10 +147,8 @@ pub async fn run(
     background.spawn(membership.keep());
     let writer = Writer::new(&config, database.clone(), lookup, points_in_series.clone());
     let mut partitions = Partitions::default();
-    if let Some(journal) = &journal {
-        for record in journal.records().await.into_iter().flatten() {
-            partitions.mark_journaled(&record);
-        }
+    for record in journal.records().await.into_iter().flatten() {
+        partitions.mark_journaled(&record);
     }
     let copies = if config.kafka.dead_letter_topic.is_empty() {
         None
@@ -162,12 +157,11 @@ pub async fn run(
     };
     let pipeline = Pipeline {
         open_batch: OpenBatch::new(&config, budget, points_in_series),
-        locked: LockedMessages::new(),
         partitions,
         starts: Starts::new(starter),
-        writers: Writers::new(writer.clone(), &config.database, journal.is_some()),
+        writers: Writers::new(writer.clone(), &config.database, !journal.is_absent()),
         surveyor: Surveyor::new(journal.clone(), database.clone()),
-        journaling: journal.map(|journal| Journaling::new(journal, &config, database, writer)),
+        journaling: Journaling::new(journal, &config, database, writer),
         copies,
         watch,
         times: Times { movable_since: Instant::now(), calm_since: Instant::now() },
@@ -201,13 +195,10 @@ struct Pipeline {
     health: Arc<Health>,
     consumer: ConsumerHandle,
     open_batch: OpenBatch,
-    /// Without a journal: what waits for what others have locked.
-    locked: LockedMessages,
     partitions: Partitions,
     starts: Starts,
     writers: Writers,
-    /// The journal's side, if there is a journal.
-    journaling: Option<Journaling>,
+    journaling: Journaling,
     surveyor: Surveyor,
     /// The publishing of copies of dead letters, if they are published.
     copies: Option<CopyPublisher>,
@@ -239,10 +230,7 @@ impl Pipeline {
             self.health.beat(Component::Pipeline);
             self.dispatch(false);
             self.take_waiting();
-            let may_take = match &self.journaling {
-                Some(journaling) if journaling.mode() == Mode::Journaling => journaling.may_take(),
-                _ => !self.open_batch.is_full(),
-            };
+            let may_take = if self.is_journaling() { self.journaling.may_take() } else { !self.open_batch.is_full() };
             tokio::select! {
                 biased;
                 () = &mut shutdown => break Ok(()),
@@ -250,14 +238,14 @@ impl Pipeline {
                 resolution = self.starts.next() => self.on_starts(resolution),
                 Some(observation) = self.watch.next() => self.on_observation(observation),
                 survey = self.surveyor.next() => self.on_survey(survey),
-                appended = next_append(&mut self.journaling) => {
+                appended = self.journaling.next_append() => {
                     self.partitions.mark_saved(&appended.saved);
                     self.partitions.mark_done(&appended.dropped);
                 }
                 Some(event) = events.recv() => self.on_event(event),
                 Some((set, epoch)) = messages.recv(), if may_take => self.on_messages(set, epoch),
                 _ = tick.tick() => {
-                    if self.journaling.as_ref().is_some_and(|journaling| journaling.journal().has_ended()) {
+                    if self.journaling.journal().has_ended() {
                         break Err(RunError::JournalEnded);
                     }
                     self.tick(messages.len());
@@ -281,14 +269,14 @@ impl Pipeline {
             let partition = TopicPartition::from(&interval.partition);
             self.consumer.send(Command::Commit(vec![(Assigned { partition, epoch }, interval.until)]));
         }
-        if let Some(journaling) = self.journaling.as_mut().filter(|journaling| journaling.mode() == Mode::Journaling) {
+        if self.is_journaling() {
             metrics::messages_received(&set.source().topic, "journaled", set.len() as u64);
-            journaling.save([set]);
+            self.journaling.save([set]);
             return;
         }
-        if let Some(journaling) = self.journaling.as_mut().filter(|journaling| journaling.is_crowded(&set)) {
+        if self.journaling.is_crowded(&set) {
             metrics::messages_received(&set.source().topic, "journaled", set.len() as u64);
-            journaling.set_aside([set]);
+            self.journaling.set_aside(vec![set], self.open_batch.budget());
             return;
         }
         self.open_batch.add_read(set);
@@ -297,11 +285,11 @@ impl Pipeline {
     /// Takes what waits in memory for its time: to be journaled, until the database is back, or for what others have locked.
     fn take_waiting(&mut self) {
         while !self.open_batch.is_full() {
-            let Some(set) = self.journaling.as_mut().and_then(Journaling::take_waiting_for_append) else { break };
+            let Some(set) = self.journaling.take_waiting_for_append() else { break };
             self.open_batch.add_waiting(set);
         }
         while !self.open_batch.is_full() {
-            let Some(set) = self.locked.take() else { break };
+            let Some(set) = self.journaling.take_locked() else { break };
             self.open_batch.add(set);
         }
     }
@@ -338,15 +326,13 @@ impl Pipeline {
     }
 
     fn is_journaling(&self) -> bool {
-        self.journaling.as_ref().is_some_and(|journaling| journaling.mode() == Mode::Journaling)
+        self.journaling.mode() == Mode::Journaling
     }
 
     fn on_survey(&mut self, survey: Survey) {
-        if let Some(journaling) = &mut self.journaling {
-            journaling.on_survey(&survey);
-        }
+        self.journaling.on_survey(&survey);
         // What was appended since it began is not in it.
-        if self.journaling.as_ref().is_some_and(|journaling| journaling.appends() == survey.appends) {
+        if self.journaling.appends() == survey.appends {
             self.partitions.keep_journaled(&survey.journaled);
         }
         for record in &survey.missing {
@@ -427,14 +413,6 @@ impl Pipeline {
             warn!("the consumer did not end in time");
         }
         info!("stopped");
-    }
-}
-
-/// The end of the next append to the journal; never ready where there is none.
-async fn next_append(journaling: &mut Option<Journaling>) -> journaling::Appended {
-    match journaling {
-        Some(journaling) => journaling.next_append().await,
-        None => std::future::pending().await,
     }
 }
 

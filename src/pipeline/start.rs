@@ -31,7 +31,7 @@ pub(super) struct Starter {
     pub(super) kafka: Kafka,
     pub(super) lookup: Arc<Lookup>,
     pub(super) database: Database,
-    pub(super) journal: Option<JournalHandle>,
+    pub(super) journal: JournalHandle,
     /// Whether messages go to the journal, so that partitions start without the database.
     pub(super) journaling: bool,
     pub(super) log: LogLimit,
@@ -125,8 +125,7 @@ impl Starter {
     /// Adds all that the journal has, also what was known to be in the database: it may have been restored since, and a gap
     /// must name nothing that the next survey finds here.
     async fn add_journaled(&self, in_flight: &mut InFlightPartitions) {
-        let Some(journal) = &self.journal else { return };
-        for record in journal.records().await.into_iter().flatten() {
+        for record in self.journal.records().await.into_iter().flatten() {
             in_flight.entry(record.partition.clone()).or_default().push((record.from, record.until));
         }
         for spans in in_flight.values_mut() {

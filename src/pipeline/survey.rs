@@ -44,7 +44,7 @@ pub(super) struct Survey {
 
 /// Asks for surveys, one at a time.
 pub(super) struct Surveyor {
-    journal: Option<JournalHandle>,
+    journal: JournalHandle,
     database: Database,
     /// Whether the database answered when it was looked at last.
     answered: bool,
@@ -64,7 +64,7 @@ struct Reading {
 }
 
 impl Surveyor {
-    pub(super) fn new(journal: Option<JournalHandle>, database: Database) -> Self {
+    pub(super) fn new(journal: JournalHandle, database: Database) -> Self {
         Self {
             journal,
             database,
@@ -85,7 +85,7 @@ impl Surveyor {
         if !answers || !self.running.is_empty() || Instant::now() < self.at {
             return;
         }
-        let has_records = self.journal.as_ref().is_some_and(|journal| journal.usage().records > 0);
+        let has_records = self.journal.usage().records > 0;
         self.at = Instant::now() + if has_records { INTERVAL } else { CALM_INTERVAL };
         let reading = Reading { positions: partitions.positions(), in_flight: partitions.in_flight(), appends };
         self.running.spawn(survey(self.journal.clone(), self.database.clone(), reading));
@@ -126,12 +126,9 @@ impl Surveyor {
 }
 
 /// `None` where the journal's thread has ended.
-async fn survey(journal: Option<JournalHandle>, database: Database, reading: Reading) -> Option<Result<Survey, Error>> {
-    let (segments, records) = match &journal {
-        // In this order: a segment that is made in between must not look as if it had no records.
-        Some(journal) => (journal.segments().await?, journal.records().await?),
-        None => Default::default(),
-    };
+async fn survey(journal: JournalHandle, database: Database, reading: Reading) -> Option<Result<Survey, Error>> {
+    // In this order: a segment that is made in between must not look as if it had no records.
+    let (segments, records) = (journal.segments().await?, journal.records().await?);
     Some(compare(records, segments, database, reading).await)
 }
 

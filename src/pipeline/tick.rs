@@ -4,10 +4,8 @@ use std::time::{Duration, Instant};
 
 use tracing::warn;
 
-use super::journaling::{Journaling, Mode};
 use super::{Pipeline, named, unix_ms, watch};
 use crate::kafka::events::{Assigned, Command};
-use crate::telemetry::health::JournalStatus;
 use crate::telemetry::{lag, metrics};
 
 /// How long nothing may come of a partition that has more. What could hold it, a broker that is away among it, is not known
@@ -22,14 +20,13 @@ impl Pipeline {
             self.health.update_facts(|facts| facts.partitions.problem = None);
         }
         self.tick_journal();
-        if self.journaling.as_ref().is_some_and(Journaling::wants_survey) {
+        if self.journaling.wants_survey() {
             self.surveyor.soon();
         }
         let is_journaling = self.is_journaling();
         self.starts.tick(is_journaling, || self.partitions.in_flight());
-        self.surveyor.tick(&self.partitions, self.journaling.as_ref().map_or(0, Journaling::appends));
-        let journaling = self.journaling.as_ref().filter(|journaling| journaling.mode() == Mode::Journaling);
-        self.watch.tick(&self.partitions, journaling.map(Journaling::took_at));
+        self.surveyor.tick(&self.partitions, self.journaling.appends());
+        self.watch.tick(&self.partitions, self.is_journaling().then(|| self.journaling.took_at()));
         self.measure();
     }
 
@@ -58,22 +55,21 @@ impl Pipeline {
 
     /// Lets the mode change, and follows what that means for the messages in memory.
     fn tick_journal(&mut self) {
-        let Some(journaling) = &mut self.journaling else { return };
-        if journaling.update() {
+        if self.journaling.update() {
             // It may have to outlive this process, and Kafka may not have it any more by then. Held by nobody else, the messages
             // leave room in memory for what comes.
             let in_flight = self.writers.abort();
             let open = self.open_batch.take();
-            journaling.save(in_flight.into_iter().chain(open.sets().iter().cloned()).collect::<Vec<_>>());
+            self.journaling.save(in_flight.into_iter().chain(open.sets().iter().cloned()).collect::<Vec<_>>());
             self.writers.interrupt();
-            journaling.on_abandoned();
+            self.journaling.on_abandoned();
         }
-        if journaling.is_needed() {
-            self.health.set_condition("journal", journaling.problem());
+        if self.journaling.is_needed() {
+            self.health.set_condition("journal", self.journaling.problem());
         } else {
-            self.health.set_warning("journal", journaling.problem());
+            self.health.set_warning("journal", self.journaling.problem());
         }
-        let lost = journaling.take_lost();
+        let lost = self.journaling.take_lost();
         if lost.is_empty() {
             return;
         }
@@ -117,10 +113,7 @@ impl Pipeline {
             self.times.movable_since = Instant::now();
         }
         let stalled = self.partitions.stalled_for(self.times.movable_since).filter(|stalled| *stalled >= stall);
-        match &self.journaling {
-            Some(journaling) => journaling.measure(now_ms),
-            None => metrics::mode(Mode::Streaming.as_str(), true),
-        }
+        self.journaling.measure(now_ms);
         self.health.set_condition(
             "stalled",
             stalled.map(|for_| format!("there is data to write, and none was committed for {} s", for_.as_secs())),
@@ -138,21 +131,7 @@ impl Pipeline {
         self.health.update(|status| {
             watch::fill_status(status, &lags, (buffered, limit, in_flight));
             status.writers = writers as u64;
+            status.journal = self.journaling.status();
         });
-        if let Some(journaling) = &self.journaling {
-            let usage = journaling.journal().usage();
-            let mode = journaling.mode().as_str();
-            self.health.update(|status| {
-                status.journal = Some(JournalStatus {
-                    mode,
-                    mode_seconds: journaling.mode_since().elapsed().as_secs(),
-                    bytes: usage.bytes,
-                    limit_bytes: usage.limit_bytes,
-                    records: usage.records,
-                    quarantined_segments: usage.quarantined,
-                    lost_records: usage.lost,
-                });
-            });
-        }
     }
 }

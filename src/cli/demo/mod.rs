@@ -177,9 +177,14 @@ async fn ingest(
     let database = Database::new(demo)?;
     let journal = open_journal(demo).await?;
     let (stop, stopped) = oneshot::channel::<()>();
-    let worker = pipeline::run(Arc::clone(demo), database, Some(journal.clone()), Arc::clone(&health), async move {
-        drop(stopped.await)
-    });
+    let worker =
+        pipeline::run(
+            Arc::clone(demo),
+            database,
+            journal.clone(),
+            Arc::clone(&health),
+            async move { drop(stopped.await) },
+        );
     let worker = tokio::spawn(worker);
     let bar = progress_bar(load.points(), "points");
     let mut story =

@@ -84,14 +84,14 @@ async fn work(
     let journal = if config.journal.enabled {
         // A long journal takes a while to open; what is not opened need not be closed.
         tokio::select! {
-            opened = open_journal(config) => Some(opened?),
+            opened = open_journal(config) => opened?,
             _ = signals::stopped(stopping.clone()) => return Ok(()),
         }
     } else {
-        None
+        JournalHandle::absent()
     };
     // With a journal the worker does not wait for a database that is away: its messages are kept meanwhile.
-    let patience = journal.as_ref().map(|_| Duration::from_millis(config.database.outage_grace_ms));
+    let patience = (!journal.is_absent()).then(|| Duration::from_millis(config.database.outage_grace_ms));
     let database = Database::new(config)?;
     match await_schema(config, health, stopping.clone(), Wait { patience, alone: true }).await? {
         // So that the group can tell this worker from those of other databases.
@@ -111,9 +111,7 @@ async fn work(
     }
     pipeline::run(Arc::clone(config), database.clone(), journal.clone(), Arc::clone(health), until(stopping)).await?;
     database.close();
-    if let Some(journal) = journal
-        && tokio::time::timeout(JOURNAL_CLOSE, journal.close()).await.is_err()
-    {
+    if tokio::time::timeout(JOURNAL_CLOSE, journal.close()).await.is_err() {
         warn!("the journal's disk does not answer; what was not acknowledged is read from Kafka again");
     }
     Ok(())
