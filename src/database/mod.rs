@@ -57,7 +57,7 @@ const NO_TIME: i64 = 0;
 /// It inserts no row, and fails on a server that takes no writes.
 const PROBE: &str = "select ingest_probe()";
 /// How much longer than the server's own limit a step may take before we call the server frozen.
-const PATIENCE: Duration = Duration::from_secs(5);
+const ANSWER_MARGIN: Duration = Duration::from_secs(5);
 
 /// How many batches without a refused row it takes until the next is expected to have none either.
 const REFUSALS_EXPECTED: u32 = 4;
@@ -179,7 +179,7 @@ impl Database {
             on_duplicate: config.points.on_duplicate,
             letters: dead_letters::StoragePolicy::new(config),
             letter_refusals: Arc::default(),
-            limit: Duration::from_millis(database.statement_timeout_ms) + PATIENCE,
+            limit: Duration::from_millis(database.statement_timeout_ms) + ANSWER_MARGIN,
             row_wait: write::locks::row_wait(
                 Duration::from_millis(database.outage_grace_ms),
                 Duration::from_millis(database.lock_timeout_ms),
@@ -346,7 +346,7 @@ impl Database {
         let work = async {
             let mut session = self.session().await?;
             session.query(Step::Other("probe"), PROBE, &[]).await?;
-            self.look(&mut session).await.map(drop)
+            self.read_table(&mut session).await.map(drop)
         };
         self.recorded(work.await)
     }
@@ -409,7 +409,7 @@ impl Database {
     }
 
     /// Looks at the table of points, and reports what has changed.
-    async fn look(&self, session: &mut Session) -> Result<Table, Error> {
+    async fn read_table(&self, session: &mut Session) -> Result<Table, Error> {
         let table = schema::profile::read_catalog(session).await?;
         let before = self.table.lock().unwrap_or_else(PoisonError::into_inner).replace(table.clone());
         if before.as_ref() != Some(&table) {
@@ -420,13 +420,13 @@ impl Database {
 
     /// How points are stored in this transaction: the table is looked at each time, because somebody may change it while
     /// workers run, and the server does not tell the client for certain that it compresses nothing.
-    async fn store<'a>(
+    async fn prepare_store<'a>(
         &self,
         session: &mut Session,
         batch: &'a Batch,
         ids: &ResolvedSources,
     ) -> Result<Store<'a>, Error> {
-        let table = self.look(session).await?;
+        let table = self.read_table(session).await?;
         if let Some(other) = &table.other_type {
             return Err(Error::OtherType(other.clone()));
         }
@@ -434,8 +434,8 @@ impl Database {
     }
 
     /// Closes connections that are not needed, and measures the pool.
-    pub fn tidy(&self) {
-        self.connections.tidy();
+    pub fn close_idle_connections(&self) {
+        self.connections.close_idle_connections();
     }
 
     /// Closes all connections when their work is done.

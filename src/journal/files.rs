@@ -77,9 +77,9 @@ pub trait Files: Debug + Send + 'static {
     /// The bytes that this user may still use where the directory lies.
     fn free_bytes(&self, directory: &Path) -> io::Result<u64>;
     /// What the path leads to.
-    fn look(&self, path: &Path) -> io::Result<Seen>;
+    fn metadata(&self, path: &Path) -> io::Result<Seen>;
     /// The same of an open file.
-    fn look_at(&self, file: &Self::File) -> io::Result<Seen>;
+    fn metadata_of(&self, file: &Self::File) -> io::Result<Seen>;
     /// Fails if this user may make no file in the directory, without trying it.
     fn may_make_in(&self, directory: &Path) -> io::Result<()>;
     /// Whose the path is, or the first of its parents that is there, and what to do if this user may not write to it; for an
@@ -238,11 +238,11 @@ impl Files for RealFiles {
         Ok(found.f_bavail.saturating_mul(found.f_frsize))
     }
 
-    fn look(&self, path: &Path) -> io::Result<Seen> {
+    fn metadata(&self, path: &Path) -> io::Result<Seen> {
         Ok(seen(&fs::metadata(path)?))
     }
 
-    fn look_at(&self, file: &File) -> io::Result<Seen> {
+    fn metadata_of(&self, file: &File) -> io::Result<Seen> {
         Ok(seen(&file.metadata()?))
     }
 

@@ -100,6 +100,7 @@
 mod append;
 mod current;
 mod directory;
+mod encoders;
 mod error;
 mod examine;
 mod files;

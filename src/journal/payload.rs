@@ -268,7 +268,7 @@ pub(super) fn decode(header: &RecordHeader, payload: &[u8]) -> Option<MessageSet
     let plain = uncompressed(header, payload)?;
     let mut rest = Rest(&plain);
     let source_bytes = usize::try_from(u32::from_le_bytes(rest.array()?)).ok()?;
-    let source = Arc::new(decode_source(rest.take(source_bytes)?)?);
+    let source = Arc::new(decode_source(rest.read(source_bytes)?)?);
     if header.from > header.until {
         return None;
     }
@@ -306,14 +306,14 @@ fn uncompressed(header: &RecordHeader, payload: &[u8]) -> Option<Vec<u8>> {
 struct Rest<'a>(&'a [u8]);
 
 impl<'a> Rest<'a> {
-    fn take(&mut self, bytes: usize) -> Option<&'a [u8]> {
+    fn read(&mut self, bytes: usize) -> Option<&'a [u8]> {
         let (head, rest) = self.0.split_at_checked(bytes)?;
         self.0 = rest;
         Some(head)
     }
 
     fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
-        self.take(N)?.try_into().ok()
+        self.read(N)?.try_into().ok()
     }
 
     /// The bytes of a part with such a length; the outer `None` is a fault, the inner one says that there is no part.
@@ -321,7 +321,7 @@ impl<'a> Rest<'a> {
         if length == NONE {
             return Some(None);
         }
-        Some(Some(self.take(usize::try_from(length).ok()?)?))
+        Some(Some(self.read(usize::try_from(length).ok()?)?))
     }
 
     fn message(&mut self) -> Option<RawMessage<'a>> {

@@ -75,7 +75,7 @@ impl<'a, F: Files> Reader<'a, F> {
     }
 
     /// Fills `buffer`. What the disk cannot read, or the file does not have, is zero: no record is.
-    fn fill(&mut self, buffer: &mut [u8], position: u64) {
+    fn read_into(&mut self, buffer: &mut [u8], position: u64) {
         if let Ok(read) = self.files.read_at(self.file, buffer, position) {
             buffer[read..].fill(0);
             return;
@@ -92,7 +92,7 @@ impl<'a, F: Files> Reader<'a, F> {
         let bytes = usize::try_from(self.length.saturating_sub(position)).unwrap_or(usize::MAX).min(self.window_bytes);
         let mut window = std::mem::take(&mut self.window.1);
         window.resize(bytes, 0);
-        self.fill(&mut window, position);
+        self.read_into(&mut window, position);
         self.window = (position, window);
     }
 
@@ -103,7 +103,7 @@ impl<'a, F: Files> Reader<'a, F> {
 
     fn header_bytes(&mut self, position: u64) -> HeaderBytes {
         let mut bytes = [0; HEADER_BYTES as usize];
-        self.fill(&mut bytes, position);
+        self.read_into(&mut bytes, position);
         bytes
     }
 
@@ -243,7 +243,7 @@ impl<'a, F: Files> Reader<'a, F> {
             return None;
         }
         let mut payload = vec![0; usize::try_from(found.header.payload_bytes).ok()?];
-        self.fill(&mut payload, found.position + HEADER_BYTES);
+        self.read_into(&mut payload, found.position + HEADER_BYTES);
         let crc = crc32c::crc32c(&payload) ^ salt(self.id, self.number, found.position);
         (crc == found.header.payload_crc).then_some(payload)
     }

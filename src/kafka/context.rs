@@ -54,7 +54,7 @@ impl Context {
     }
 
     /// What has happened since the last call, in order.
-    pub(super) fn take(&self) -> Vec<Notice> {
+    pub(super) fn take_notices(&self) -> Vec<Notice> {
         std::mem::take(&mut *self.lock())
     }
 

@@ -28,7 +28,7 @@ impl Pipeline {
         error!(%failure, "a writer ended by an internal error; its messages are read again");
         self.writers.abort();
         self.journaling.on_abandoned();
-        self.surveyor.soon();
+        self.surveyor.request();
         self.partitions.forget_in_flight();
         self.consumer.send(Command::Restart(self.partitions.assigned()));
     }
@@ -41,7 +41,7 @@ impl Pipeline {
         self.keep_locked(&mut outcome);
         self.count_written(&outcome);
         if outcome.lost {
-            self.surveyor.soon();
+            self.surveyor.request();
             self.restart(&outcome.intervals, "the database has no progress of them");
         }
         if !outcome.of_deleted_topics.is_empty() {
@@ -73,7 +73,7 @@ impl Pipeline {
             let damaged = outcome.damaged.iter();
             let reading = damaged.filter_map(|interval| self.partitions.reading(interval)).collect();
             self.consumer.send(Command::Restart(reading));
-            self.surveyor.soon();
+            self.surveyor.request();
         }
     }
 

@@ -25,9 +25,9 @@ use crate::telemetry::metrics;
 const PAGE: i32 = 50;
 /// How long the letters of a page are read from Kafka, because their rows are locked meanwhile; the rest comes with the
 /// next page. A partition of which so long a read finds nothing is silent.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PAGE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often the rows are looked at where nothing wakes it: for what failed, and for what a worker left that has ended.
-const INTERVAL: Duration = Duration::from_secs(5);
+const ROUND_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What becomes of an attempt, as the metric's label.
 const DELIVERED: &str = "delivered";
@@ -53,7 +53,7 @@ impl CopyPublisher {
         let wake = Arc::new(Notify::new());
         let copies = Copies {
             topic: DeadLetterTopic::new(&config.kafka, &config.pipeline)?,
-            rereader: MessageFetcher::new(&config.kafka)?,
+            fetcher: MessageFetcher::new(&config.kafka)?,
             silent: Mutex::default(),
             log: LogLimit::default(),
         };
@@ -81,8 +81,8 @@ impl Drop for CopyPublisher {
 
 struct Copies {
     topic: DeadLetterTopic,
-    rereader: MessageFetcher,
-    silent: Mutex<Silent>,
+    fetcher: MessageFetcher,
+    silent: Mutex<SilentPartitions>,
     log: LogLimit,
 }
 
@@ -92,7 +92,7 @@ const NOT_PUBLISHED: &str = "dead-letter-copies";
 /// Partitions that gave no answer in time, with the letters that have waited for them. In each round one letter waits for a
 /// partition, the next one each time: one that is at fault itself then hides no other.
 #[derive(Default)]
-struct Silent(HashMap<(String, i32), Waited>);
+struct SilentPartitions(HashMap<(String, i32), Waited>);
 
 struct Waited {
     letter: i64,
@@ -100,7 +100,7 @@ struct Waited {
     failure: String,
 }
 
-impl Silent {
+impl SilentPartitions {
     /// Why a letter is left out in this round.
     fn why(&self, partition: &(String, i32), letter: i64) -> Option<&str> {
         let waited = self.0.get(partition)?;
@@ -132,23 +132,23 @@ struct Page {
 
 async fn publish(database: Database, copies: Arc<Copies>, wake: Arc<Notify>, report: impl Fn(Option<String>)) {
     loop {
-        let round = round(&database, &copies, &report).await;
+        let round = publish_all(&database, &copies, &report).await;
         copies.silent().end_round();
         match round {
             Ok(Some(_)) => {
-                tokio::time::sleep(INTERVAL).await;
+                tokio::time::sleep(ROUND_INTERVAL).await;
                 continue;
             }
             Ok(None) => {}
             // It tells of its outages itself; here they are waited out.
             Err(failure) => debug!(%failure, "dead letters are not published now"),
         }
-        drop(tokio::time::timeout(INTERVAL, wake.notified()).await);
+        drop(tokio::time::timeout(ROUND_INTERVAL, wake.notified()).await);
     }
 }
 
 /// Publishes all letters, from the oldest on, and leaves out those that cannot be read from Kafka now; why some are left.
-async fn round(
+async fn publish_all(
     database: &Database,
     copies: &Arc<Copies>,
     report: &impl Fn(Option<String>),
@@ -202,12 +202,12 @@ impl Copies {
         let (mut seen, mut last, mut unread) = (0, None, None);
         let began = Instant::now();
         for letter in letters {
-            if began.elapsed() >= PATIENCE {
+            if began.elapsed() >= PAGE_TIMEOUT {
                 break;
             }
             let id = letter.message.id;
             (seen, last) = (seen + 1, Some(id));
-            match self.whole(letter) {
+            match self.complete(letter) {
                 Ok(letter) => {
                     ids.push(id);
                     whole.push(letter);
@@ -244,7 +244,7 @@ impl Copies {
         }
     }
 
-    fn silent(&self) -> MutexGuard<'_, Silent> {
+    fn silent(&self) -> MutexGuard<'_, SilentPartitions> {
         self.silent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -252,7 +252,7 @@ impl Copies {
     ///
     /// # Errors
     /// If Kafka does not answer, in words.
-    fn whole(&self, letter: LetterToPublish) -> Result<Letter, String> {
+    fn complete(&self, letter: LetterToPublish) -> Result<Letter, String> {
         let LetterToPublish { message, source: (cluster_id, topic, topic_id) } = letter;
         let cut_from = message.cut().into_iter().map(|cut| (cut.part, cut.bytes)).collect();
         let id = message.id;
@@ -280,10 +280,10 @@ impl Copies {
                     // What its messages are is not asked here.
                     let source = Source { kind: Kind::Points, cluster_id, topic: copy.topic.clone(), topic_id };
                     let began = Instant::now();
-                    let read = self.rereader.read(&source, copy.partition, copy.offset);
+                    let read = self.fetcher.read(&source, copy.partition, copy.offset);
                     let read = read.map_err(|failure| failure.to_string());
                     // Also where it is gone with its topic, which Kafka says late.
-                    if !matches!(read, Ok(Some(_))) && began.elapsed() >= PATIENCE {
+                    if !matches!(read, Ok(Some(_))) && began.elapsed() >= PAGE_TIMEOUT {
                         let failure =
                             read.as_ref().err().map_or("another one of its partition was waited for", String::as_str);
                         self.silent().insert(partition, id, failure.to_owned());
@@ -325,7 +325,7 @@ mod tests {
     #[test]
     fn of_a_silent_partition_each_round_waits_for_one_letter_and_each_letter_gets_its_turn() {
         let partitions = [0, 1].map(|partition| ("t".to_owned(), partition));
-        let mut silent = Silent::default();
+        let mut silent = SilentPartitions::default();
         let mut rounds = Vec::new();
         for _ in 0..5 {
             let mut tried = Vec::new();

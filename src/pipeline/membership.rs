@@ -28,7 +28,7 @@ const CONDITION: &str = "group";
 /// The condition while the group has members of another pipeline or database.
 const SHARED: &str = "group_shared";
 /// How often the group is asked for its members before it is joined.
-const INTERVAL: Duration = Duration::from_millis(500);
+const JOIN_INTERVAL: Duration = Duration::from_millis(500);
 /// How often after that.
 const WATCH_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -86,7 +86,7 @@ impl Membership {
     /// The time after which a member that was killed is none any more. The broker counts from the last heartbeat, which was
     /// before the member's end.
     fn longest_death(&self) -> Duration {
-        Duration::from_millis(self.config.kafka.session_timeout_ms) + INTERVAL
+        Duration::from_millis(self.config.kafka.session_timeout_ms) + JOIN_INTERVAL
     }
 
     async fn join(&mut self) {
@@ -105,11 +105,11 @@ impl Membership {
                 break;
             }
             match members {
-                Some(members) if !is_late => self.say_waiting(members.count),
+                Some(members) if !is_late => self.report_waiting(members.count),
                 _ if is_late => self.health.set_condition(CONDITION, None),
                 _ => {}
             }
-            tokio::time::sleep(INTERVAL).await;
+            tokio::time::sleep(JOIN_INTERVAL).await;
         }
         self.set_shared(None);
         self.joined = true;
@@ -119,7 +119,7 @@ impl Membership {
         self.consumer.send(Command::Join);
     }
 
-    fn say_waiting(&self, members: usize) {
+    fn report_waiting(&self, members: usize) {
         let group = &self.config.kafka.group_id;
         let seconds = self.config.kafka.session_timeout_ms / 1000;
         let reason = format!(

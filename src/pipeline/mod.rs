@@ -77,7 +77,7 @@ use writers::Writers;
 
 /// How often the loop looks at its clock when nothing happens.
 const TICK: Duration = Duration::from_millis(100);
-/// How much longer than its longest statement a healthy database may be silent: the worker's own patience, and a question's
+/// How much longer than its longest statement a healthy database may be silent: the worker's own timeout, and a question's
 /// interval.
 const DATABASE_MARGIN: Duration = Duration::from_secs(15);
 /// How long the consumer may take to say leaving.
@@ -124,7 +124,7 @@ pub async fn run(
     let (event_sender, events) = mpsc::unbounded_channel();
     let (message_sender, messages) = mpsc::unbounded_channel();
     let lookup = Arc::new(Lookup::new(&config.kafka)?);
-    expect(&config, &health);
+    set_expectations(&config, &health);
     health.update_facts(|facts| facts.group.ask());
     let member = Member::new(&config.pipeline, database.identity());
     let (kafka, beats) = (&config.kafka, Arc::clone(&health));
@@ -174,13 +174,13 @@ pub async fn run(
 }
 
 /// Tells health what the worker waits for.
-pub fn expect(config: &Config, health: &Health) {
-    let patience = Duration::from_millis(config.database.statement_timeout_ms) + DATABASE_MARGIN;
+pub fn set_expectations(config: &Config, health: &Health) {
+    let timeout = Duration::from_millis(config.database.statement_timeout_ms) + DATABASE_MARGIN;
     health.update_facts(|facts| {
         facts.brokers.addresses.clone_from(&config.kafka.brokers);
         facts.group.name.clone_from(&config.kafka.group_id);
         facts.group.session_timeout = Duration::from_millis(config.kafka.session_timeout_ms);
-        facts.database.patience = patience;
+        facts.database.timeout = timeout;
     });
 }
 
@@ -229,7 +229,7 @@ impl Pipeline {
         let end = loop {
             self.health.beat(Component::Pipeline);
             self.dispatch(false);
-            self.take_waiting();
+            self.add_waiting_sets();
             let may_take = if self.is_journaling() { self.journaling.may_take() } else { !self.open_batch.is_full() };
             tokio::select! {
                 biased;
@@ -283,7 +283,7 @@ impl Pipeline {
     }
 
     /// Takes what waits in memory for its time: to be journaled, until the database is back, or for what others have locked.
-    fn take_waiting(&mut self) {
+    fn add_waiting_sets(&mut self) {
         while !self.open_batch.is_full() {
             let Some(set) = self.journaling.take_waiting_for_append() else { break };
             self.open_batch.add_waiting(set);

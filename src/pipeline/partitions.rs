@@ -10,7 +10,7 @@ use crate::journal::Record;
 use crate::kafka::events::{Assigned, Start};
 use crate::kafka::partition::{LogRange, TopicPartition};
 use crate::raw::{Interval, MessageSet, Partition, Source};
-use crate::telemetry::readiness::LOGS_PATIENCE;
+use crate::telemetry::readiness::LOGS_TIMEOUT;
 
 /// All owned partitions, and what is on its way of any.
 #[derive(Debug, Default)]
@@ -267,11 +267,11 @@ impl Partitions {
     }
 
     /// The partitions of which nothing was read for this long although their logs have more.
-    pub(super) fn stuck(&mut self, patience: Duration) -> Vec<Assigned> {
+    pub(super) fn stuck(&mut self, after: Duration) -> Vec<Assigned> {
         let mut stuck = Vec::new();
         for (key, owned) in &mut self.owned {
             let Some(reading) = &mut owned.reading else { continue };
-            if owned.log.is_some_and(|log| log.end > reading.position) && reading.moved_at.elapsed() >= patience {
+            if owned.log.is_some_and(|log| log.end > reading.position) && reading.moved_at.elapsed() >= after {
                 reading.moved_at = Instant::now();
                 stuck.push(Assigned { partition: key.clone(), epoch: owned.epoch });
             }
@@ -357,7 +357,7 @@ impl Partitions {
                 (true, None) => partition.behind_since.map_or(0.0, |since| since.elapsed().as_secs_f64()),
             };
             let unknown_for = partition.log_at.elapsed();
-            let is_unknown = partition.log.is_some() && (!brokers_answer || unknown_for > LOGS_PATIENCE);
+            let is_unknown = partition.log.is_some() && (!brokers_answer || unknown_for > LOGS_TIMEOUT);
             let seconds = if is_unknown { seconds.max(unknown_for.as_secs_f64()) } else { seconds };
             lags.push(Lag {
                 partition: key.clone(),
@@ -546,7 +546,7 @@ mod tests {
     fn a_partition_is_stuck_if_its_log_has_more_and_nothing_comes() {
         let (now, later) = (Duration::ZERO, Duration::from_secs(3600));
         let mut partitions = Partitions::default();
-        for (what, step, patience, is_stuck) in [
+        for (what, step, after, is_stuck) in [
             ("assigned", assign(1), now, false),
             ("its log has messages, but it was not started", log(0, 50), now, false),
             ("started at the log's end", start(1, 50, 50), now, false),
@@ -555,7 +555,7 @@ mod tests {
             ("it was restarted lately", log(0, 51), later, false),
         ] {
             step(&mut partitions);
-            assert_eq!(partitions.stuck(patience) == [assigned(1)], is_stuck, "{what}");
+            assert_eq!(partitions.stuck(after) == [assigned(1)], is_stuck, "{what}");
         }
     }
 }

@@ -17,9 +17,9 @@ use crate::raw::{Interval, Partition, Source};
 use crate::telemetry::log_limit::LogLimit;
 
 /// How often the database is asked while the journal holds records.
-const INTERVAL: Duration = Duration::from_secs(5);
+const SURVEY_INTERVAL: Duration = Duration::from_secs(5);
 /// How often otherwise.
-const CALM_INTERVAL: Duration = Duration::from_secs(15);
+const CALM_SURVEY_INTERVAL: Duration = Duration::from_secs(15);
 
 /// What was found.
 #[derive(Debug, Default)]
@@ -86,13 +86,13 @@ impl Surveyor {
             return;
         }
         let has_records = self.journal.usage().records > 0;
-        self.at = Instant::now() + if has_records { INTERVAL } else { CALM_INTERVAL };
+        self.at = Instant::now() + if has_records { SURVEY_INTERVAL } else { CALM_SURVEY_INTERVAL };
         let reading = Reading { positions: partitions.positions(), in_flight: partitions.in_flight(), appends };
         self.running.spawn(survey(self.journal.clone(), self.database.clone(), reading));
     }
 
     /// Has the next one begin at once.
-    pub(super) fn soon(&mut self) {
+    pub(super) fn request(&mut self) {
         self.at = Instant::now();
     }
 
@@ -116,7 +116,7 @@ impl Surveyor {
                             "what was read cannot be compared with the database; trying again"
                         );
                     }
-                    self.soon();
+                    self.request();
                 }
                 Some(Err(failure)) => error!(%failure, "the comparison with the database ended by an internal error"),
                 None => std::future::pending().await,

@@ -21,7 +21,7 @@ impl Pipeline {
         }
         self.tick_journal();
         if self.journaling.wants_survey() {
-            self.surveyor.soon();
+            self.surveyor.request();
         }
         let is_journaling = self.is_journaling();
         self.starts.tick(is_journaling, || self.partitions.in_flight());
@@ -83,7 +83,7 @@ impl Pipeline {
             "records of the journal are lost; what the database lacks of them is read from Kafka again"
         );
         self.consumer.send(Command::Restart(reading));
-        self.surveyor.soon();
+        self.surveyor.request();
     }
 
     /// Tells what readiness needs to know of the partitions.

@@ -16,7 +16,7 @@ use crate::telemetry::health::Health;
 use crate::telemetry::log_limit::LogLimit;
 
 /// How often the settings are asked for.
-const INTERVAL: Duration = Duration::from_secs(20);
+const CHECK_INTERVAL: Duration = Duration::from_secs(20);
 /// The condition while a topic loses messages.
 const CONDITION: &str = "topic";
 
@@ -32,13 +32,13 @@ impl PointsInSeries {
         }
     }
 
-    fn is_so(&self) -> bool {
+    fn is_known(&self) -> bool {
         self.0.0.load(Ordering::Relaxed)
     }
 
     /// Ready when there is news, or it is time to ask again.
     async fn changed(&self) {
-        drop(tokio::time::timeout(INTERVAL, self.0.1.notified()).await);
+        drop(tokio::time::timeout(CHECK_INTERVAL, self.0.1.notified()).await);
     }
 }
 
@@ -55,7 +55,7 @@ pub(super) async fn watch(
     loop {
         let mut losses = Vec::new();
         let mut silent = false;
-        for (topic, has_points) in [(&kafka.series_topic, points_in_series.is_so()), (&kafka.points_topic, true)] {
+        for (topic, has_points) in [(&kafka.series_topic, points_in_series.is_known()), (&kafka.points_topic, true)] {
             match settings.ask(topic).await {
                 Ok(Answer::Known(settings)) => {
                     for finding in settings.findings(topic, has_points, &config.message) {

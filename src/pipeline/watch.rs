@@ -17,7 +17,7 @@ use crate::kafka::partition::{LogRange, TopicPartition};
 use crate::telemetry::health::{Health, PartitionStatus, Status};
 
 /// How often Kafka and the database are asked.
-const INTERVAL: Duration = Duration::from_secs(2);
+const WATCH_INTERVAL: Duration = Duration::from_secs(2);
 
 /// How often a database that is away is asked.
 const PROBE_INTERVAL: Duration = Duration::from_millis(500);
@@ -120,7 +120,7 @@ impl Monitor {
         self.ask_rights();
         let answered = self.lookup.answered();
         self.health.update_facts(|facts| facts.brokers.answered = answered.max(facts.brokers.answered));
-        if self.asked.is_some_and(|asked| asked.elapsed() < INTERVAL) || !self.questions.is_empty() {
+        if self.asked.is_some_and(|asked| asked.elapsed() < WATCH_INTERVAL) || !self.questions.is_empty() {
             return;
         }
         self.asked = Some(Instant::now());
@@ -135,11 +135,11 @@ impl Monitor {
         while self.probes.try_join_next().is_some() {}
         let state = self.database.state();
         if self.probes.is_empty()
-            && self.probed.is_none_or(|last| last.elapsed() >= if state.up { INTERVAL } else { PROBE_INTERVAL })
+            && self.probed.is_none_or(|last| last.elapsed() >= if state.up { WATCH_INTERVAL } else { PROBE_INTERVAL })
         {
             self.probed = Some(Instant::now());
-            self.database.tidy();
-            if !state.up || state.last_success.is_none_or(|last| last.elapsed() >= INTERVAL) {
+            self.database.close_idle_connections();
+            if !state.up || state.last_success.is_none_or(|last| last.elapsed() >= WATCH_INTERVAL) {
                 let database = self.database.clone();
                 self.probes.spawn(async move {
                     // The answer is recorded where it is given.
@@ -311,7 +311,7 @@ pub async fn ask_brokers(kafka: &config::Kafka, health: &Health) {
                 facts.brokers.problem = silence;
             });
         }
-        tokio::time::sleep(INTERVAL).await;
+        tokio::time::sleep(WATCH_INTERVAL).await;
     }
 }
 

@@ -14,7 +14,7 @@ use crate::support::worker::Worker;
 /// So many workers run at the same time, each with a damaged copy of the journal. Most of their time they wait for servers.
 const SIDE_BY_SIDE: usize = 24;
 /// How long one of them may take.
-const PATIENCE: Duration = Duration::from_secs(40);
+const DAMAGE_TIMEOUT: Duration = Duration::from_secs(40);
 
 /// Where the fields of the headers begin, as the documentation of `src/journal` lays them down.
 const JOURNAL_FIELDS: &[u64] = &[0, 8, 16, 60];
@@ -192,7 +192,7 @@ async fn whatever_is_damaged_in_a_journal_the_table_ends_exact() {
         }
         for (damage, worker, since) in running.values_mut() {
             assert_eq!(worker.has_ended(), None, "{damage:?}\n{}", worker.log());
-            assert!(since.elapsed() < PATIENCE, "{damage:?}\n{}", worker.log());
+            assert!(since.elapsed() < DAMAGE_TIMEOUT, "{damage:?}\n{}", worker.log());
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

@@ -12,7 +12,7 @@ use crate::database::scratch::ScratchDatabase;
 use crate::telemetry::metrics::{self, Step};
 
 /// How long the worker may take without a single new message.
-const PATIENCE: Duration = Duration::from_secs(60);
+const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What the worker took for the drain.
 pub(super) struct Drain {
@@ -98,7 +98,7 @@ pub(super) async fn until_applied(
         if applied != last.0 {
             last = (applied, Instant::now());
         }
-        if last.1.elapsed() >= PATIENCE || worker.has_ended()? {
+        if last.1.elapsed() >= STALL_TIMEOUT || worker.has_ended()? {
             return Err(Failure::Internal(format!("the worker stopped at {applied} of {expected} messages")));
         }
         tokio::time::sleep(every).await;

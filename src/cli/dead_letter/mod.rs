@@ -96,7 +96,7 @@ fn max_attempts(config: &Config) -> i32 {
 }
 
 /// A line from standard input, without its end and in lower case; `None` at its end.
-fn answer() -> Option<String> {
+fn read_answer() -> Option<String> {
     let mut line = String::new();
     let read = std::io::stdin().read_line(&mut line).ok()?;
     (read > 0).then(|| line.trim().to_ascii_lowercase())

@@ -80,7 +80,7 @@ impl Servers {
     }
 
     /// Asks which server this is, and counts it if it is another one than the last connection has met.
-    async fn meet(&self, client: &tokio_postgres::Client) -> Result<(), tokio_postgres::Error> {
+    async fn identify(&self, client: &tokio_postgres::Client) -> Result<(), tokio_postgres::Error> {
         let row = client
             .query_one(
                 "select (extract(epoch from pg_postmaster_start_time()) * 1000000)::bigint,
@@ -139,7 +139,7 @@ impl Connections {
                 Box::pin(async move {
                     let prepare = async {
                         client.batch_execute(&session).await?;
-                        met.meet(client).await
+                        met.identify(client).await
                     };
                     // The pool's own limit ends with the connection's making.
                     let told = tokio::time::timeout(connect, prepare).await;
@@ -265,7 +265,7 @@ impl Connections {
     }
 
     /// Closes idle connections that are too old, and those beyond the kept number that have been idle for a while.
-    pub(in crate::database) fn tidy(&self) {
+    pub(in crate::database) fn close_idle_connections(&self) {
         let mut beyond = self.pool.status().size.saturating_sub(self.kept);
         let removed = self.pool.retain(|_, metrics| {
             let overflow = beyond > 0 && metrics.last_used() >= self.overflow_idle;

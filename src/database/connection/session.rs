@@ -112,7 +112,7 @@ impl Session {
         let mut encoding = Duration::ZERO;
         while more {
             let start = Instant::now();
-            more = encoder.fill(&mut chunk, COPY_CHUNK_BYTES);
+            more = encoder.encode_into(&mut chunk, COPY_CHUNK_BYTES);
             encoding += start.elapsed();
             within(self.limit, step, sink.send(chunk.split().freeze())).await?;
         }

@@ -158,7 +158,7 @@ impl Database {
         }
         // What is rolled back must not be known as being there.
         series::ensure_series(session, &KnownSeries::default(), batch.points()).await?;
-        let store = self.store(session, &batch, &ids).await?;
+        let store = self.prepare_store(session, &batch, &ids).await?;
         let (points, refused) = copy(session, &store).await?;
         let mut rejected: HashMap<(Uuid, i32, i64), Rejected> = HashMap::new();
         for letter in batch.dead_letters().iter().chain(&refused) {
@@ -234,7 +234,7 @@ async fn copy(session: &mut Session, store: &Store<'_>) -> Result<(usize, Vec<De
     }
     let reference = series::reference(session).await?;
     session.execute(Step::Other("set a savepoint"), "savepoint letters").await?;
-    let copied = match store.store(session, &store.order()).await {
+    let copied = match store.insert_rows(session, &store.order()).await {
         Ok(rows) => (rows, Vec::new()),
         Err(failure) if failure.is_refused_row() => {
             session.execute(Step::Other("go back to a savepoint"), "rollback to savepoint letters").await?;

@@ -194,7 +194,7 @@ pub(in crate::database) async fn insert(
     stored.extend(samples.into_iter().map(|((source, ..), letter)| (letter, source, true)));
     let (replaced, not_counted) = match on_refusal {
         OnRefusal::Fail => {
-            let replaced = store(session, &stored, rules.publish, Extent::Whole).await?;
+            let replaced = insert_letters(session, &stored, rules.publish, Extent::Whole).await?;
             count(session, &counted.iter().collect::<Vec<_>>()).await?;
             refusals.clear();
             (replaced, 0)
@@ -224,7 +224,7 @@ async fn store_less<'a>(
     let mut parts = vec![(letters, Extent::Whole)];
     session.execute(Step::Other("set a savepoint"), "savepoint letters").await?;
     while let Some((part, extent)) = parts.pop() {
-        let failure = match store(session, part, publish, extent).await {
+        let failure = match insert_letters(session, part, publish, extent).await {
             Ok(samples) => {
                 replaced += samples;
                 session
@@ -259,7 +259,12 @@ async fn store_less<'a>(
 }
 
 /// Stores letters; returns the number of samples that they replaced.
-async fn store(session: &mut Session, letters: &[Stored<'_>], publish: bool, extent: Extent) -> Result<u64, Error> {
+async fn insert_letters(
+    session: &mut Session,
+    letters: &[Stored<'_>],
+    publish: bool,
+    extent: Extent,
+) -> Result<u64, Error> {
     if letters.is_empty() {
         return Ok(0);
     }

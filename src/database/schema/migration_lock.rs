@@ -24,14 +24,14 @@ pub(in crate::database) struct MigrationLock {
 }
 
 impl MigrationLock {
-    /// Takes the lock. While another has it, `say` gets a sentence that names it, at once and every 30 s; `patience` is how
+    /// Takes the lock. While another has it, `say` gets a sentence that names it, at once and every 30 s; `timeout` is how
     /// long to wait, `None` as long as it takes.
     ///
     /// # Errors
     /// If the server does not answer. `Ok(None)`: another has it still.
-    pub(in crate::database) async fn take(
+    pub(in crate::database) async fn acquire(
         database: &config::Database,
-        patience: Option<Duration>,
+        timeout: Option<Duration>,
         mut say: impl FnMut(&str),
     ) -> Result<Option<Self>, Error> {
         let (client, _) = Connector::new(database)
@@ -54,7 +54,7 @@ impl MigrationLock {
             if answer.iter().any(is_taken) {
                 return Ok(Some(Self { client }));
             }
-            if patience.is_some_and(|patience| begun.elapsed() >= patience) {
+            if timeout.is_some_and(|timeout| begun.elapsed() >= timeout) {
                 return Ok(None);
             }
             if said.is_none_or(|said| said.elapsed() >= WAIT_REPORT_INTERVAL) {

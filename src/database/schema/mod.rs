@@ -225,16 +225,16 @@ const WITHOUT_TIMEOUTS: &str = "set statement_timeout = 0; set lock_timeout = 0;
 /// # Errors
 /// If the server does not answer, or a step fails; steps before it stay.
 pub async fn migrate(config: &config::Config) -> Result<Report, SchemaError> {
-    migrate_and_say(config, |wait| warn!(wait, "migrate")).await
+    migrate_and_report(config, |wait| warn!(wait, "migrate")).await
 }
 
 /// The same; `say` gets a sentence when something is waited for, and every 30 s while it is.
 ///
 /// # Errors
 /// As those of [`migrate`].
-pub async fn migrate_and_say(config: &config::Config, mut say: impl FnMut(&str)) -> Result<Report, SchemaError> {
+pub async fn migrate_and_report(config: &config::Config, mut say: impl FnMut(&str)) -> Result<Report, SchemaError> {
     let client = connect(&config.database).await?;
-    let lock = MigrationLock::take(&config.database, None, &mut say).await?;
+    let lock = MigrationLock::acquire(&config.database, None, &mut say).await?;
     let lock = lock.ok_or_else(|| SchemaError::Migration("another migration was not waited for".to_owned()))?;
     let pid = waits::pid_of(&client).await?;
     let report = lock.watch(pid, say, apply(client, config)).await?;
@@ -275,15 +275,15 @@ async fn apply(mut client: Client, config: &config::Config) -> Result<Report, Sc
 /// # Errors
 /// If the server does not answer, or the schema differs: the first of what [`examine`] finds.
 pub async fn verify(config: &config::Config) -> Result<Server, SchemaError> {
-    Ok(verify_and_say(config, |wait| debug!(wait, "verify")).await?.server)
+    Ok(verify_and_report(config, |wait| debug!(wait, "verify")).await?.server)
 }
 
 /// The same; `say` gets a sentence while somebody's lock is waited for.
 ///
 /// # Errors
 /// As those of [`verify`].
-pub async fn verify_and_say(config: &config::Config, say: impl FnMut(&str)) -> Result<Verified, SchemaError> {
-    let examination = examine_and_say(config, say).await?;
+pub async fn verify_and_report(config: &config::Config, say: impl FnMut(&str)) -> Result<Verified, SchemaError> {
+    let examination = examine_and_report(config, say).await?;
     for Remark { text, is_problem } in &examination.remarks {
         if *is_problem {
             warn!(remark = text, "the tables");
@@ -333,14 +333,14 @@ pub struct Remark {
 /// # Errors
 /// If the server does not answer.
 pub async fn examine(config: &config::Config) -> Result<Examination, Error> {
-    examine_and_say(config, |wait| debug!(wait, "look at the schema")).await
+    examine_and_report(config, |wait| debug!(wait, "look at the schema")).await
 }
 
 /// The same; `say` gets a sentence while somebody's lock is waited for.
 ///
 /// # Errors
 /// As those of [`examine`].
-pub async fn examine_and_say(config: &config::Config, say: impl FnMut(&str)) -> Result<Examination, Error> {
+pub async fn examine_and_report(config: &config::Config, say: impl FnMut(&str)) -> Result<Examination, Error> {
     in_time(&config.database, Step::Other("look at the schema"), examine_without_limit(config, say)).await?
 }
 

@@ -251,7 +251,7 @@ impl<S: FnMut(&str)> Change<'_, S> {
 
     /// Waits for another command that changes the tables, and keeps all later ones waiting.
     async fn lock_out_others(&mut self, database: &config::Database) -> Result<MigrationLock, SchemaError> {
-        let lock = MigrationLock::take(database, Some(LOCK_WAIT), |wait| (self.say)(wait)).await?;
+        let lock = MigrationLock::acquire(database, Some(LOCK_WAIT), |wait| (self.say)(wait)).await?;
         lock.ok_or_else(|| {
             SchemaError::Profile(format!(
                 "another migrate or set-profile is at work in this database, and was not done within {} s. Run the command \

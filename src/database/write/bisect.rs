@@ -61,7 +61,7 @@ pub(in crate::database) async fn copy(session: &mut Session, store: &Store<'_>) 
     session.execute(Step::Other("set a savepoint"), "savepoint piece").await?;
     while let Some(piece) = pieces.pop() {
         let was_named = std::mem::take(&mut is_named);
-        let failure = match store.store(session, &piece).await {
+        let failure = match store.insert_rows(session, &piece).await {
             Ok(rows) => {
                 session
                     .execute(Step::Other("set the next savepoint"), "release savepoint piece; savepoint piece")
@@ -92,11 +92,11 @@ pub(in crate::database) async fn copy(session: &mut Session, store: &Store<'_>) 
         }
         let named = failure.row().filter(|_| trusts_hints).and_then(|row| piece.indices().get(row.checked_sub(1)?));
         is_named = named.is_some();
-        let on_top = match named.map(|point| messages.of(*point)) {
+        let on_top = match named.map(|point| messages.of_point(*point)) {
             Some(named) => vec![named],
             None => numbers[..numbers.len() / 2].to_vec(),
         };
-        pieces.extend(piece.divide(2, |point| usize::from(on_top.contains(&messages.of(point)))));
+        pieces.extend(piece.divide(2, |point| usize::from(on_top.contains(&messages.of_point(point)))));
     }
     session.execute(Step::Other("release a savepoint"), "release savepoint piece").await?;
     refused.sort_by_key(|(number, _)| *number);
@@ -129,13 +129,13 @@ impl<'a> Messages<'a> {
     }
 
     /// The number of the message that the point came from.
-    fn of(&self, point: u32) -> usize {
+    fn of_point(&self, point: u32) -> usize {
         self.batch.message_of_point(point as usize).expect("a batch's points are of its messages")
     }
 
     /// The numbers of the messages of the piece, in their order.
     fn of_piece(&self, piece: &Order) -> Vec<usize> {
-        let mut numbers: Vec<usize> = piece.indices().iter().map(|point| self.of(*point)).collect();
+        let mut numbers: Vec<usize> = piece.indices().iter().map(|point| self.of_point(*point)).collect();
         numbers.sort_unstable_by_key(|number| self.places[*number]);
         numbers.dedup();
         numbers
@@ -156,7 +156,7 @@ impl<'a> Messages<'a> {
             .collect();
         // A message that is larger than a piece leaves empty ones behind it.
         let count = before.div_ceil(size);
-        let mut pieces = self.order.divide(count, |point| piece_of[self.places[self.of(point)]]);
+        let mut pieces = self.order.divide(count, |point| piece_of[self.places[self.of_point(point)]]);
         pieces.retain(|piece| !piece.indices().is_empty());
         pieces
     }

@@ -82,7 +82,7 @@ impl<'a> Store<'a> {
     ///
     /// # Errors
     /// As a COPY's.
-    pub(in crate::database) async fn store(&self, session: &mut Session, order: &Order) -> Result<usize, Error> {
+    pub(in crate::database) async fn insert_rows(&self, session: &mut Session, order: &Order) -> Result<usize, Error> {
         let points = self.batch.points();
         if self.on_duplicate == OnDuplicate::Append {
             if self.compressed_span_us.is_some() {

@@ -253,7 +253,7 @@ impl Database {
         metrics::step_took(metrics::Step::Prepare, begun.elapsed());
 
         session.begin().await?;
-        match self.fill(&mut session, batch, &ids, (order, how)).await {
+        match self.write_rows(&mut session, batch, &ids, (order, how)).await {
             Ok(written) => {
                 let begun = Instant::now();
                 session.commit().await?;
@@ -280,7 +280,7 @@ impl Database {
         Ok((!unknown.is_empty()).then(|| batch.without_series(unknown)))
     }
 
-    async fn fill(
+    async fn write_rows(
         &self,
         session: &mut Session,
         batch: &Batch,
@@ -334,13 +334,13 @@ impl Database {
         let begun = Instant::now();
         let reference = series::lock(session, &self.known_series, points).await?;
         // Behind the lock, so that the table stays as it is found.
-        let store = self.store(session, batch, ids).await?;
+        let store = self.prepare_store(session, batch, ids).await?;
         metrics::step_took(metrics::Step::Prepare, begun.elapsed());
         self.record_reference(reference);
         let copied = match rows {
             CopyStrategy::Whole => {
                 let start = Instant::now();
-                let rows = store.store(session, &store.order()).await?;
+                let rows = store.insert_rows(session, &store.order()).await?;
                 metrics::copy_took(start.elapsed());
                 Copied { points: points.len(), rows, ..Copied::default() }
             }

@@ -55,7 +55,7 @@ impl ReferentialCheck {
         }
     }
 
-    fn of(word: &str) -> Result<Self, Error> {
+    fn parse(word: &str) -> Result<Self, Error> {
         let known = Self::ALL.into_iter().find(|reference| reference.as_str() == word);
         known.ok_or_else(|| Error::Unexpected(format!("ingest_lock_series answers {word:?}")))
     }
@@ -148,7 +148,7 @@ pub(in crate::database) async fn ensure_series(
 const SAME_SCHEMA: &str = "exists (select from pg_proc where oid = 'ingest_lock_series(text[])'::regprocedure
     and format('search_path=%I, pg_temp', current_schema()) = any (proconfig))";
 
-fn answer(rows: &[Row]) -> Result<ReferentialCheck, Error> {
+fn referential_check(rows: &[Row]) -> Result<ReferentialCheck, Error> {
     let row = rows.first().ok_or_else(|| Error::Unexpected("ingest_lock_series returns nothing".to_owned()))?;
     if !row.get::<_, bool>(1) {
         return Err(Error::Unexpected(
@@ -156,7 +156,7 @@ fn answer(rows: &[Row]) -> Result<ReferentialCheck, Error> {
                 .to_owned(),
         ));
     }
-    ReferentialCheck::of(row.get(0))
+    ReferentialCheck::parse(row.get(0))
 }
 
 /// Locks the rows of the points' series until the transaction ends, and leaves the foreign key's trigger out from now on where
@@ -187,7 +187,7 @@ pub(in crate::database) async fn lock(
              lateral ingest_lock_series(case when told is not null then $1::text[] end) as reference"
     );
     let rows = session.query(Step::Other("lock the rows of series"), &sql, &[&ids, &session.row_wait()]).await?;
-    let reference = answer(&rows)?;
+    let reference = referential_check(&rows)?;
     if rows.first().is_some_and(|row| known.is_changed(row.get(3))) {
         return Err(Error::SeriesChanged);
     }
@@ -214,7 +214,7 @@ pub(in crate::database) async fn check_landing(
 /// What looks after the points' series for this role and this table, without writing any.
 pub(in crate::database) async fn reference(session: &mut Session) -> Result<ReferentialCheck, Error> {
     let sql = format!("select reference, {SAME_SCHEMA} from ingest_lock_series('{{}}') as reference");
-    answer(&session.query(Step::Other("ask for triggers"), &sql, &[]).await?)
+    referential_check(&session.query(Step::Other("ask for triggers"), &sql, &[]).await?)
 }
 
 /// Creates or updates series by their definitions.

@@ -377,7 +377,7 @@ impl FaultFiles {
     }
 
     /// Somebody takes the directory away, with all files in it.
-    pub(super) fn take_away(&self) {
+    pub(super) fn remove_directory(&self) {
         let mut state = self.state();
         state.directory = None;
         state.names.clear();
@@ -604,7 +604,7 @@ impl Files for FaultFiles {
         }
     }
 
-    fn look(&self, path: &Path) -> io::Result<Seen> {
+    fn metadata(&self, path: &Path) -> io::Result<Seen> {
         let mut state = self.state();
         match state.call(Call::Look) {
             Go::Do => {}
@@ -619,7 +619,7 @@ impl Files for FaultFiles {
         Ok(Seen { device: 1, inode: inode as u64, bytes: state.inodes[inode].now.len() as u64, changed: (0, 0) })
     }
 
-    fn look_at(&self, file: &FaultFile) -> io::Result<Seen> {
+    fn metadata_of(&self, file: &FaultFile) -> io::Result<Seen> {
         let bytes = self.state().inodes[file.inode].now.len() as u64;
         Ok(Seen { device: 1, inode: file.inode as u64, bytes, changed: (0, 0) })
     }

@@ -29,9 +29,9 @@ impl Loss {
         let segments = journal.segments();
         let segment = |number: u64| files.remove(&format!("{number:020}.segment"));
         match self {
-            Self::Directory => files.take_away(),
+            Self::Directory => files.remove_directory(),
             Self::OtherDirectory => {
-                files.take_away();
+                files.remove_directory();
                 files.make_other();
             }
             Self::FirstSegment => segment(segments[0].number),

@@ -94,7 +94,7 @@ impl ConsumerThread {
         let deadline = Instant::now() + CLOSE_TIMEOUT;
         while committing && Instant::now() < deadline {
             drop(self.consumer.poll(POLL));
-            if self.consumer.context().take().iter().any(|notice| matches!(notice, Notice::Committed)) {
+            if self.consumer.context().take_notices().iter().any(|notice| matches!(notice, Notice::Committed)) {
                 break;
             }
         }

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use super::Work;
 use crate::cli::Failure;
-use crate::cli::dead_letter::answer;
+use crate::cli::dead_letter::read_answer;
 use crate::cli::output::{print, print_line};
 use crate::database::dead_letters::{Fate, Letter, Redrive, RedriveMode};
 use crate::message::{Points, Rejected};
@@ -67,7 +67,7 @@ impl Work<'_> {
         let asked = [Redrive { letter, payload: Some(text) }];
         // The row has the message as it came: what is wrong with another text is not its fault.
         let mode = RedriveMode::WriteOnly;
-        let redriven = self.database.redrive(&asked, mode, &mut self.decoder, &mut self.defined, &self.pauses).await?;
+        let redriven = self.database.redrive(&asked, mode, &self.decoder, &mut self.defined, &self.pauses).await?;
         match redriven.fates.into_iter().next() {
             Some(Fate::Rejected(rejected)) => return Ok(Edited::Rejected(rejected)),
             Some(Fate::Elsewhere) | None => {
@@ -97,7 +97,7 @@ fn ask_again(rejected: &Rejected) -> Next {
     print_line(format_args!("not written: {}: {}", rejected.reason.as_str(), escaped(&rejected.detail)));
     loop {
         print("[e]dit again, [s]kip it, [q]uit? ");
-        match answer().as_deref() {
+        match read_answer().as_deref() {
             Some("e" | "edit") => return Next::Again,
             Some("s" | "skip") => return Next::Skip,
             Some("q" | "quit") | None => return Next::Quit,

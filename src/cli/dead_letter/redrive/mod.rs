@@ -101,7 +101,7 @@ impl Work<'_> {
             bar.inc((read - page.len()) as u64);
             let (mut waiting, mut bytes) = (Vec::new(), 0);
             for letter in page {
-                let Some((letter, payload)) = self.whole(letter).await else {
+                let Some((letter, payload)) = self.complete(letter).await else {
                     bar.inc(1);
                     continue;
                 };
@@ -132,7 +132,7 @@ impl Work<'_> {
 
     /// Returns the letter with its whole key and headers, and its whole payload, if these are available: what stands alongside
     /// the payload is checked, too.
-    async fn whole(&mut self, mut letter: Letter) -> Option<(Letter, Option<Vec<u8>>)> {
+    async fn complete(&mut self, mut letter: Letter) -> Option<(Letter, Option<Vec<u8>>)> {
         let cut = letter.message.cut();
         if cut.is_empty() {
             let payload = letter.message.payload.take();
