@@ -78,7 +78,7 @@ pub enum Error {
          itself; docs/poolers.md says more"
     )]
     SharedSession,
-    /// Somebody has changed a column of the points.
+    /// A column of the points was changed.
     #[error(transparent)]
     OtherType(#[from] OtherType),
     /// The program and the database disagree; an internal error.
@@ -199,7 +199,7 @@ impl Error {
     }
 
     /// Returns `true` if the server refuses this client itself, or this client the server: by its credentials or by TLS. No
-    /// other outage ends only when somebody fixes something.
+    /// other outage ends only when an operator fixes something.
     pub fn is_refusal(&self) -> bool {
         let (Self::Server { source, .. } | Self::Connect { source, .. } | Self::Pool(PoolError::Backend(source))) =
             self
@@ -216,7 +216,7 @@ impl Error {
             && self.answer().is_some_and(|answer| is_out_of_connections(answer.code().code(), answer.message()))
     }
 
-    /// Returns `true` if a lock of somebody's was waited for unsuccessfully.
+    /// Returns `true` if the lock of another session was waited for unsuccessfully.
     pub fn is_lock_timeout(&self) -> bool {
         self.answer().is_some_and(|answer| *answer.code() == SqlState::LOCK_NOT_AVAILABLE)
     }
@@ -226,7 +226,7 @@ impl Error {
         self.answer().is_some_and(|answer| answer.code().code() == TOO_MANY_ISLANDS)
     }
 
-    /// Returns `true` if the server has canceled the statement or its transaction: it took longer than its time-out, or an
+    /// Returns `true` if the server has canceled the statement or its transaction: it took longer than its timeout, or an
     /// administrator did it.
     pub fn is_canceled(&self) -> bool {
         let codes = [SqlState::QUERY_CANCELED.code(), TRANSACTION_TIMEOUT];
@@ -246,7 +246,7 @@ impl Error {
             && self.answer().is_some_and(|answer| *answer.code() == SqlState::OUT_OF_MEMORY)
     }
 
-    /// In how many parts a batch of so many messages is to be written, where more of them are refused than one transaction
+    /// The number of parts in which a batch of `messages` messages is to be written, if more of them are refused than one transaction
     /// takes; each then has about half as many as it takes.
     pub fn parts(&self, messages: usize) -> Option<usize> {
         match self {
@@ -302,7 +302,7 @@ impl Error {
     }
 }
 
-/// Returns `true` if a column is NULL that no message can fill: somebody's that is NOT NULL without a default, or one whose
+/// Returns `true` if a column is NULL that no message can fill: an added one that is NOT NULL without a default, or one whose
 /// default was dropped. Every row is refused then, whatever it says.
 fn is_of_another_column(step: Step, error: &tokio_postgres::Error) -> bool {
     let from_messages: &[&str] = match step {
@@ -319,7 +319,7 @@ fn is_of_another_column(step: Step, error: &tokio_postgres::Error) -> bool {
 }
 
 /// Returns `true` if a server that a trigger asks did not answer it: the connection to our own goes on, which it does not
-/// after a failure of its own.
+/// after its own failure.
 fn is_of_foreign_server(answer: &DbError) -> bool {
     answer.code().code().starts_with("08") && answer.parsed_severity() == Some(Severity::Error)
 }
@@ -328,7 +328,7 @@ fn class_of(error: &tokio_postgres::Error) -> Class {
     error.code().map_or(Class::Outage, |code| class_of_code(code.code()))
 }
 
-/// The server's code and message, or the connection's error with its cause. DETAIL and CONTEXT are left out: they quote rows.
+/// The server's code and message, or the connection's error with its cause. DETAIL and CONTEXT are omitted: they quote rows.
 pub(super) fn describe(error: &tokio_postgres::Error) -> String {
     if let Some(answer) = error.as_db_error() {
         return format!("{} (SQLSTATE {}){}", message(answer), answer.code().code(), tls::hint(answer));

@@ -119,7 +119,7 @@ pub struct Database {
     table: Arc<Mutex<Option<Table>>>,
 }
 
-/// What is known of the database's well-being.
+/// The database's health.
 #[derive(Debug, Clone)]
 pub struct State {
     /// Whether it does what it is asked. After a failed write only a write says so: a server whose disk is full answers
@@ -138,7 +138,7 @@ pub struct State {
     pub failure: Option<(String, Class)>,
     /// When that failure happened.
     pub failed_at: Option<Timestamp>,
-    /// Whether that is an outage that ends only when somebody fixes something: [`Error::is_refusal`].
+    /// Whether that is an outage that ends only when an operator fixes something: [`Error::is_refusal`].
     pub refused: bool,
 }
 
@@ -225,7 +225,7 @@ impl Database {
         self.recorded(work.await)
     }
 
-    /// What is applied of partitions of `source`; those without progress are left out.
+    /// What is applied of partitions of `source`; those without progress are omitted.
     ///
     /// # Errors
     /// If the database does not answer.
@@ -291,7 +291,7 @@ impl Database {
     }
 
     /// Sets the next offset of partitions of a source, and forgets the islands above it; the answer is their number. A
-    /// partition that is set back is written again: its points are then there twice.
+    /// partition that is set back is written again: its points are then duplicates.
     ///
     /// # Errors
     /// If the database does not answer.
@@ -403,7 +403,7 @@ impl Database {
         Ok(self.identity())
     }
 
-    /// The table of points as it was when it was last looked at.
+    /// The table of points as it was when it was last read.
     pub fn table(&self) -> Option<Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -418,7 +418,7 @@ impl Database {
         Ok(table)
     }
 
-    /// How points are stored in this transaction: the table is looked at each time, because somebody may change it while
+    /// How points are stored in this transaction: the table is read each time, because it may be changed while
     /// workers run, and the server does not tell the client for certain that it compresses nothing.
     async fn prepare_store<'a>(
         &self,
@@ -443,7 +443,7 @@ impl Database {
         self.connections.close();
     }
 
-    /// What is known of the database's well-being.
+    /// The database's health.
     pub fn state(&self) -> State {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -514,7 +514,7 @@ impl Database {
         self.record_outage(failure, asked, Instant::now());
     }
 
-    /// Records that nothing is written because of a lock of somebody's, which was waited for since then.
+    /// Records that nothing is written because of another session's lock, which was waited for since then.
     pub fn record_blocked(&self, failure: &Error, since: Instant) {
         self.record_outage(failure, Operation::Write, since);
     }

@@ -1,4 +1,4 @@
-//! A database made for one demo or benchmark, and looked at from outside the write path.
+//! A database made for one demo or benchmark, and read from outside the write path.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
@@ -116,7 +116,7 @@ impl ScratchDatabase {
         self.client.batch_execute(sql).await.map_err(|source| Error::Server { step: Step::Other(step), source })
     }
 
-    /// Takes away all points, series and progress.
+    /// Deletes all points, series and progress.
     ///
     /// # Errors
     /// If the server does not answer.
@@ -157,7 +157,7 @@ impl ScratchDatabase {
         Ok(file)
     }
 
-    /// Copies such files' rows into the table of points, one after the other, on a connection of its own that has run
+    /// Copies such files' rows into the table of points, one after the other, on another connection that has run
     /// `settings` before.
     ///
     /// # Errors
@@ -214,7 +214,7 @@ impl ScratchDatabase {
         for chunk in chunks {
             let sql: String = chunk.get(0);
             let all = self.count(&sql.replace("only ", "")).await?;
-            // TimescaleDB counts a compressed chunk's rows as its own, unless it is told not to.
+            // TimescaleDB counts a compressed chunk's rows as its own, unless it is set not to.
             self.execute(step, "set timescaledb.enable_transparent_decompression = off").await?;
             let uncompressed = self.count(&sql).await;
             self.execute(step, "reset timescaledb.enable_transparent_decompression").await?;
@@ -321,7 +321,7 @@ fn addresses(url: &str) -> Result<Vec<Address>, Error> {
     Ok((0..hosts.len().max(numeric.len())).filter_map(address).collect())
 }
 
-/// Where the part behind `scheme://` begins.
+/// Where the part after `scheme://` begins.
 fn authority_start(url: &str) -> Result<usize, Error> {
     url.find("://").map(|at| at + 3).ok_or_else(|| Error::Unexpected("database.url is no URL".to_owned()))
 }

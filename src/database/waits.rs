@@ -1,5 +1,5 @@
-//! What work in the database waits for: the sessions that hold its locks, said while it lasts. For migrations and commands, at
-//! which somebody looks; a worker says it by `write::locks`.
+//! What work in the database waits for: the sessions that hold its locks, said while it lasts. For migrations and commands
+//! that an operator watches; a worker reports it by `write::locks`.
 
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use crate::telemetry::escaped;
 
 /// How often a wait is reported, while it lasts.
 pub const WAIT_REPORT_INTERVAL: Duration = Duration::from_secs(30);
-/// How long work may wait for somebody's lock before it says so.
+/// How long work may wait for another session's lock before that is reported.
 const FIRST: Duration = Duration::from_secs(5);
 const STEP: Step = Step::Other("ask who holds locks");
 
@@ -56,7 +56,7 @@ impl Observer<'_> {
     }
 }
 
-/// Does work on the sessions of these processes of the server. While it waits for a lock of somebody else's, `say` gets a
+/// Does work on the sessions of these processes of the server. While it waits for another session's lock, `say` gets a
 /// sentence that names who holds it, after 5 s and every 30 s.
 pub(super) async fn watch<T>(
     mut observer: Observer<'_>,

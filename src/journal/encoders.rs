@@ -38,12 +38,12 @@ pub(super) struct Pace {
 }
 
 pub(super) const WINDOW: Duration = Duration::from_millis(250);
-/// So many bytes of raw messages in a window are much: 64 MiB/s, of which zstd's level 1 takes an eighth of a core.
+/// From this many bytes of raw messages in a window on there is much to append: 64 MiB/s, of which zstd's level 1 takes an eighth of a core.
 pub(super) const FAST_WINDOW_BYTES: usize = 16 << 20;
-/// And so many are more than two cores compress alongside all else: 192 MiB/s.
+/// From this many on it is more than two cores compress alongside all else: 192 MiB/s.
 pub(super) const FLOOD_WINDOW_BYTES: usize = 48 << 20;
 
-/// How to compress where so many bytes come in a window.
+/// How to compress if this many bytes come in a window.
 fn effort(window_bytes: f64) -> Compression {
     match window_bytes {
         bytes if bytes > FLOOD_WINDOW_BYTES as f64 => Compression::Off,
@@ -57,7 +57,7 @@ impl Pace {
         Self { since: now, bytes: 0, before: Compression::Compact }
     }
 
-    /// Counts what is appended now, and tells how to compress it.
+    /// Counts what is appended now, and returns how to compress it.
     pub(super) fn add(&mut self, bytes: usize, now: Instant) -> Compression {
         let elapsed = now.saturating_duration_since(self.since);
         if elapsed >= WINDOW {

@@ -1,4 +1,4 @@
-//! The journal on a thread of its own, for many asynchronous callers. They encode what they append, on tokio's threads for
+//! The journal on its own thread, for many asynchronous callers. They encode what they append, on tokio's threads for
 //! blocking work: while one group is written, the next ones are compressed.
 
 use std::io;
@@ -109,7 +109,7 @@ impl JournalHandle {
             .unwrap_or_else(|| Err(unavailable("the journal is closed".to_owned())))
     }
 
-    /// How to compress so many bytes that come now.
+    /// How to compress `bytes` bytes that come now.
     fn effort(&self, bytes: usize) -> Compression {
         let of_pace = self.encoders.pace(bytes);
         let usage = self.usage();
@@ -224,7 +224,7 @@ impl<F: Files> Owner<F> {
         *self.usage.lock().unwrap_or_else(PoisonError::into_inner) = self.journal.usage();
     }
 
-    /// Writes the append together with those that wait behind; gives the command after them, if one waits.
+    /// Writes the append together with those that wait after it; returns the command after them, if one waits.
     fn append_group(&mut self, first: Waiting) -> Option<Command> {
         let mut group = vec![first];
         let mut after = None;

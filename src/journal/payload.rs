@@ -71,7 +71,7 @@ pub(super) fn decode_source(bytes: &[u8]) -> Option<Source> {
 const RECORD_BYTES: usize = 1 << 20;
 
 /// The sets that become one record each: neighbours in their partition, in their order. Fewer records are fewer to keep in
-/// memory, and messages compress better together. Sets that cover no position are left out.
+/// memory, and messages compress better together. Sets that cover no position are skipped.
 pub(super) fn runs(sets: impl IntoIterator<Item = MessageSet>) -> Vec<Vec<MessageSet>> {
     let mut runs: Vec<Vec<MessageSet>> = Vec::new();
     // Each partition's last run: its number, where it ends, and its bytes.
@@ -198,7 +198,7 @@ impl Encoder {
         })
     }
 
-    /// Puts `plain` behind the header's room, compressed where that makes it smaller. Gives the flags.
+    /// Puts `plain` after the header's room, compressed if that makes it smaller. Returns the flags.
     fn compress(&mut self, record: &mut Vec<u8>) -> u16 {
         record.reserve(self.plain.len());
         let mut behind = Cursor::new(&mut *record);

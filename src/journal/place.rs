@@ -1,8 +1,8 @@
 //! Whether the journal is still where its path leads: what is written to files that nobody can find again is not durable.
 //!
-//! A directory's time of change tells whether a name in it was made, deleted or replaced. So mostly one question about the
+//! A directory's time of change shows whether a name in it was made, deleted or replaced. So mostly one question about the
 //! directory is enough: it is the same one, and nothing has changed in it. File systems count that time in steps, of up to
-//! 2 s; until the last known change is older than that, the names are looked at as well.
+//! 2 s; until the last known change is older than that, the names are checked as well.
 
 use std::io;
 use std::path::Path;
@@ -28,7 +28,7 @@ pub(super) struct Place<F: Files> {
     directory: Seen,
     /// When `directory` was seen.
     since: Instant,
-    /// Whether the names were looked at after the time of change could not be that of a later change.
+    /// Whether the names were checked after the time of change could not be that of a later change.
     is_settled: bool,
 }
 
@@ -37,7 +37,7 @@ pub(super) struct Place<F: Files> {
 pub(super) enum Lost {
     /// What the journal has written is not there any more: what, and what is wrong with it.
     Gone(String),
-    /// It cannot be looked at now.
+    /// It cannot be checked now.
     Unknown(io::Error),
 }
 

@@ -139,8 +139,8 @@ impl Reader {
         (!self.building.is_empty()).then_some(self.opened)
     }
 
-    /// Passes over positions that hold no message: a transaction's markers, or what compaction has removed. `position` is
-    /// the consumer's own. At the end of the log nothing else tells of them, and without this the last message of every
+    /// Skips positions that hold no message: a transaction's markers, or what compaction has removed. `position` is
+    /// the consumer's own. At the end of the log nothing else reports them, and without this the last message of every
     /// transaction would look unread.
     pub(super) fn pass_over(&mut self, position: i64) {
         if self.left_at == Some(position) {

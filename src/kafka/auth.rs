@@ -95,7 +95,7 @@ impl AuthContext {
         refusals.connection.as_ref().or(refusals.group.as_ref()).cloned()
     }
 
-    /// Records how a connection has ended, which librdkafka tells its log alone.
+    /// Records how a connection has ended, which librdkafka reports to its log only.
     fn record_end(&self, facility: &str, message: &str) {
         if facility == "FAIL" {
             let mut refusals = self.lock();
@@ -289,12 +289,12 @@ impl ClientContext for AuthContext {
     fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {
         self.record_end(facility, message);
         // The consumer has the same to say, and says it louder.
-        debug!(facility, message, "librdkafka, beside the consumer");
+        debug!(facility, message, "librdkafka, outside the consumer");
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
         drop(self.note(&error, reason));
-        debug!(%error, reason, "librdkafka reports an error beside the consumer");
+        debug!(%error, reason, "librdkafka reports an error outside the consumer");
     }
 
     fn generate_oauth_token(&self, _config: Option<&str>) -> Result<OAuthToken, Box<dyn StdError>> {

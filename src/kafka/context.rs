@@ -71,7 +71,7 @@ impl ClientContext for Context {
     const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
 
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        // Of a member without partitions librdkafka tells nothing else.
+        // Of a member without partitions librdkafka reports nothing else.
         if facility == SESSION_ENDED {
             self.push(Notice::SessionEnded);
         }
@@ -147,7 +147,7 @@ fn fetched_of(consumer: &BaseConsumer<Context>, named: &Vec<TopicPartition>) -> 
     Ok(list)
 }
 
-/// Behind which offset the consumer has handed over, or skipped, all there is of each partition that it fetches from.
+/// For each partition that the consumer fetches from: the offset up to which it has handed over, or skipped, everything.
 /// Only the thread that polls may take it for exact: nobody else moves it.
 pub(super) fn positions(consumer: &BaseConsumer<Context>) -> HashMap<TopicPartition, i64> {
     let list = match consumer.position() {

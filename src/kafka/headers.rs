@@ -33,7 +33,7 @@ pub(super) fn encode_of(message: &BorrowedMessage<'_>) -> Option<Vec<u8>> {
                     CStr::from_ptr(name).to_bytes(),
                     (!value.is_null()).then(|| std::slice::from_raw_parts(value.cast::<u8>(), length)),
                 )),
-                // Behind the last one.
+                // After the last one.
                 _ => None,
             }
         };

@@ -51,7 +51,7 @@ impl Pipeline {
         self.advance(&outcome);
     }
 
-    /// Keeps what was not written because of somebody's lock, and tells the journal's side what was replayed.
+    /// Keeps what was not written because of another session's lock, and records in the journal's side what was replayed.
     fn keep_locked(&mut self, outcome: &mut Outcome) {
         let waits = !outcome.aside.is_empty();
         for set in &outcome.aside {

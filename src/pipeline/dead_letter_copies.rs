@@ -1,5 +1,5 @@
 //! Copies of dead letters for a topic, published from their rows: so a worker that ends before the broker has a copy loses
-//! none, and no writer waits for it. A copy may be there twice, never not at all, while its row is there.
+//! none, and no writer waits for it. A copy may be duplicated, and is never missing, while its row is there.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -26,7 +26,7 @@ const PAGE: i32 = 50;
 /// How long the letters of a page are read from Kafka, because their rows are locked meanwhile; the rest comes with the
 /// next page. A partition of which so long a read finds nothing is silent.
 const PAGE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often the rows are looked at where nothing wakes it: for what failed, and for what a worker left that has ended.
+/// How often the rows are checked if nothing wakes it: for what failed, and for what a worker left that has ended.
 const ROUND_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What becomes of an attempt, as the metric's label.
@@ -101,7 +101,7 @@ struct Waited {
 }
 
 impl SilentPartitions {
-    /// Why a letter is left out in this round.
+    /// Why a letter is skipped in this round.
     fn why(&self, partition: &(String, i32), letter: i64) -> Option<&str> {
         let waited = self.0.get(partition)?;
         (waited.in_this_round || letter <= waited.letter).then_some(waited.failure.as_str())
@@ -126,7 +126,7 @@ struct Page {
     left: usize,
     /// Why.
     problem: Option<String>,
-    /// Behind which letter to go on; `None` where this was the last page, or the topic took none of its copies.
+    /// The letter after which to go on; `None` if this was the last page, or the topic took none of its copies.
     next: Option<i64>,
 }
 
@@ -140,14 +140,14 @@ async fn publish(database: Database, copies: Arc<Copies>, wake: Arc<Notify>, rep
                 continue;
             }
             Ok(None) => {}
-            // It tells of its outages itself; here they are waited out.
+            // It reports its outages itself; here they are waited out.
             Err(failure) => debug!(%failure, "dead letters are not published now"),
         }
         drop(tokio::time::timeout(ROUND_INTERVAL, wake.notified()).await);
     }
 }
 
-/// Publishes all letters, from the oldest on, and leaves out those that cannot be read from Kafka now; why some are left.
+/// Publishes all letters, from the oldest on, and skips those that cannot be read from Kafka now; why some are left.
 async fn publish_all(
     database: &Database,
     copies: &Arc<Copies>,

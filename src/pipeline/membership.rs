@@ -114,7 +114,7 @@ impl Membership {
         self.set_shared(None);
         self.joined = true;
         info!(group, "joining the consumer group");
-        // From now on the sign of readiness of the same name tells whether the group lets it join, and why not.
+        // From now on the sign of readiness of the same name shows whether the group lets it join, and why not.
         self.health.set_condition(CONDITION, None);
         self.consumer.send(Command::Join);
     }

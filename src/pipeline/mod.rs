@@ -15,7 +15,7 @@
 //! - `tick`: what is done ten times a second, and what `/status` and the metrics are given.
 //! - `dead_letter_copies`: copies of dead letters for a topic.
 //! - `topic_settings`: whether a topic is compacted.
-//! - `watch`: lag, topic identities and health, looked at every few seconds.
+//! - `watch`: lag, topic identities and health, checked every few seconds.
 
 mod after_write;
 mod dead_letter_copies;
@@ -173,7 +173,7 @@ pub async fn run(
     pipeline.run(events, messages, background, shutdown).await
 }
 
-/// Tells health what the worker waits for.
+/// Sets the facts of health that the configuration has.
 pub fn set_expectations(config: &Config, health: &Health) {
     let timeout = Duration::from_millis(config.database.statement_timeout_ms) + DATABASE_MARGIN;
     health.update_facts(|facts| {

@@ -63,7 +63,7 @@ pub(super) fn first_beyond(next: i64, intervals: Option<&Vec<(i64, i64)>>) -> i6
         .fold(next, |next, (from, until)| if *from <= next { next.max(*until) } else { next })
 }
 
-/// How far a partition is behind.
+/// A partition's lag.
 #[derive(Debug, Clone)]
 pub(super) struct Lag {
     pub(super) partition: TopicPartition,
@@ -89,7 +89,7 @@ impl Partitions {
             behind_since: None,
             applied_at: now,
         });
-        // A partition that is started again has been behind all the time.
+        // A partition that is restarted has had a lag all the time.
         partition.epoch = assigned.epoch;
         partition.reading = None;
     }
@@ -158,7 +158,7 @@ impl Partitions {
         self.in_flight.retain(|_, sets| !sets.is_empty());
     }
 
-    /// Records a set that was on its way and has to wait for what somebody has locked; the journal has it, or does not yet.
+    /// Records a set that was on its way and has to wait for what another session has locked; the journal has it, or does not yet.
     pub(super) fn mark_waiting(&mut self, set: &MessageSet, is_journaled: bool) {
         let interval = set.interval();
         let oldest_ms = set.messages().next().and_then(|first| first.time_ms);
@@ -328,7 +328,7 @@ impl Partitions {
         Some(since.min()?.elapsed())
     }
 
-    /// How far each partition is behind. While the ends of the logs cannot be learned, the age is at least the time since they
+    /// Each partition's lag. While the ends of the logs cannot be learned, the age is at least the time since they
     /// were known: what has come since may be as old.
     pub(super) fn lags(&mut self, now_ms: i64, brokers_answer: bool) -> Vec<Lag> {
         let mut lags: Vec<Lag> = Vec::with_capacity(self.owned.len());

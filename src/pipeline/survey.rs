@@ -46,7 +46,7 @@ pub(super) struct Survey {
 pub(super) struct Surveyor {
     journal: JournalHandle,
     database: Database,
-    /// Whether the database answered when it was looked at last.
+    /// Whether the database answered when it was last checked.
     answered: bool,
     at: Instant,
     running: JoinSet<Option<Result<Survey, Error>>>,
@@ -168,7 +168,7 @@ async fn compare(
         let key = record.partition.clone();
         let coverage = coverage.get(&key);
         if coverage.is_none() && !read.contains(&key) {
-            // Whoever reads the partition makes its progress begin.
+            // The worker that reads the partition makes its progress begin.
             open_segments.insert(record.segment);
             survey.without_progress += 1;
         } else if coverage.is_some_and(|coverage| coverage.covers(record.from, record.until)) {

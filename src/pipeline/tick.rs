@@ -13,7 +13,7 @@ use crate::telemetry::{lag, metrics};
 const STUCK_AFTER: Duration = Duration::from_secs(30);
 
 impl Pipeline {
-    /// Looks at the clock, while so many message sets wait to be taken.
+    /// Does what is due, while `waiting` message sets wait to be taken.
     pub(super) fn tick(&mut self, waiting: usize) {
         self.restart_stuck(waiting);
         if self.starts.is_empty() {
@@ -86,7 +86,7 @@ impl Pipeline {
         self.surveyor.request();
     }
 
-    /// Tells what readiness needs to know of the partitions.
+    /// Updates the facts of readiness about the partitions.
     pub(super) fn update_partition_facts(&self) {
         let (assigned, reading) = self.partitions.counts();
         let oldest = self.partitions.oldest_log();

@@ -1,4 +1,4 @@
-//! The settings of the topics, asked for again and again: whoever has a topic of points compacted has Kafka remove points
+//! The settings of the topics, asked for again and again: if a topic of points is compacted, Kafka removes points
 //! before they are read.
 
 use std::sync::Arc;

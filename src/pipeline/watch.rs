@@ -1,4 +1,4 @@
-//! What is looked at every few seconds, alongside the loop: the ends of the logs, the topics' identities, the database's
+//! What is checked every few seconds, alongside the loop: the ends of the logs, the topics' identities, the database's
 //! health.
 
 use std::collections::HashMap;
@@ -26,7 +26,7 @@ const PROBE_INTERVAL: Duration = Duration::from_millis(500);
 /// outage that is seen.
 const SERVER_INTERVAL: Duration = Duration::from_secs(30);
 
-/// How often it is asked what this worker may do: while nothing comes, no write tells.
+/// How often it is asked what this worker may do: while nothing comes, no write shows it.
 const RIGHTS_INTERVAL: Duration = Duration::from_secs(5);
 /// The condition while the worker's role lacks a right, or a function of the schema is missing.
 const RIGHTS: &str = "rights";
@@ -259,7 +259,7 @@ fn ask(lookup: &Lookup, topics: &[String], owned: &[TopicPartition]) -> Option<O
         Ok(ranges) => observation.log_ranges = ranges,
         Err(failure) => debug!(%failure, "the ends of the logs are not known"),
     }
-    // Whoever may not use the group owns nothing, and has to be told.
+    // A client that may not use the group owns nothing, and the refusal has to be reported.
     let any = topics.last().map(|topic| TopicPartition::new(topic.clone(), 0));
     match lookup.committed(if owned.is_empty() { any.as_slice() } else { owned }) {
         Ok(offsets) => observation.committed = offsets,
@@ -295,7 +295,7 @@ pub fn show_server(health: &Health, server: &Server) {
     }
 }
 
-/// Asks the brokers for an answer every few seconds, and tells health of it; ends only when it is dropped. For the time in
+/// Asks the brokers for an answer every few seconds, and reports it to health; ends only when it is dropped. For the time in
 /// which the worker waits for its schema, and nothing else asks them.
 pub async fn ask_brokers(kafka: &config::Kafka, health: &Health) {
     // The pipeline reports a property that librdkafka refuses.

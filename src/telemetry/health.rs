@@ -80,11 +80,11 @@ pub struct DatabaseStatus {
     pub edition: Option<String>,
     /// What keeps points from naming a series without a row: `locked`, `trigger` or `absent`.
     pub reference: Option<&'static str>,
-    /// The profile of the table of points; `null` before it was looked at.
+    /// The profile of the table of points; `null` before it was read.
     pub profile: Option<String>,
-    /// Whether the server compresses what is copied directly: `on`, or `off` and why; `null` before it was looked at.
+    /// Whether the server compresses what is copied directly: `on`, or `off` and why; `null` before it was read.
     pub direct_compress: Option<String>,
-    /// Somebody's locks that keep points from being written, each as a sentence: what is locked, by whom, since when.
+    /// Other sessions' locks that keep points from being written, each as a sentence: what is locked, by whom, since when.
     pub locks: Vec<String>,
     /// The last failure; `null` after the database came back.
     pub last_error: Option<String>,
@@ -148,7 +148,7 @@ pub struct Condition {
     pub reason: String,
     /// Since when, in RFC 3339.
     pub since: String,
-    /// Whether data moves all the same, so that it does not make the worker unready.
+    /// Whether data moves nevertheless, so that it does not make the worker unready.
     pub warning: bool,
 }
 
@@ -272,7 +272,7 @@ impl Health {
     /// It is called again and again while a condition lasts: what is logged of it, [`LogLimit`] decides.
     fn set(&self, name: &'static str, reason: Option<String>, warning: bool) {
         self.put_condition(name, reason.as_deref(), warning);
-        let what = if warning { "something is wrong, and data moves all the same" } else { "data does not move" };
+        let what = if warning { "something is wrong, and data moves nevertheless" } else { "data does not move" };
         // Logging waits for stderr: it is done without the lock.
         match reason {
             Some(reason) => {
@@ -301,7 +301,7 @@ impl Health {
         condition.warning = warning;
     }
 
-    /// Records why copies of dead letters are not published to their topic, or that they are. The worker is ready all the same.
+    /// Records why copies of dead letters are not published to their topic, or that they are. The worker is ready nevertheless.
     pub fn set_copies_problem(&self, topic: &str, problem: Option<String>) {
         let status = &mut self.lock().status.dead_letter_topic;
         let known = status.take().and_then(|status| status.problem);

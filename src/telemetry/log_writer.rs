@@ -1,6 +1,6 @@
 //! The way of log lines to stderr: a bounded queue, and a thread that writes.
 //!
-//! Whoever logs never waits: a line that the queue has no room for is dropped and counted, as is one that cannot be
+//! Logging never waits: a line that the queue has no room for is dropped and counted, as is one that cannot be
 //! written. Stderr may be a pipe that nobody reads, a full disk, or a terminal that was stopped; the data goes on moving.
 
 use std::cell::RefCell;
@@ -24,7 +24,7 @@ thread_local! {
     static OWN: RefCell<Option<Vec<u8>>> = const { RefCell::new(None) };
 }
 
-/// Writes lines on a thread of its own. `&LogWriter` is a [`Write`] that never blocks and never fails; each call of
+/// Writes lines on its own thread. `&LogWriter` is a [`Write`] that never blocks and never fails; each call of
 /// `write` is a line.
 #[derive(Debug)]
 pub(super) struct LogWriter {
@@ -118,11 +118,11 @@ struct Thread<W, R> {
     output: W,
     report: R,
     counts: Arc<Counts>,
-    /// Whether the last write left a part of a line behind.
+    /// Whether the last write ended in the middle of a line.
     is_torn: bool,
     /// Whether the last line could not be written.
     fails: bool,
-    /// How many of the dropped lines were reported, and when that was last looked at.
+    /// How many of the dropped lines were reported, and when that was last checked.
     reported: u64,
     reported_at: Instant,
 }

@@ -12,7 +12,7 @@ pub const BROKERS_TIMEOUT: Duration = Duration::from_secs(12);
 /// The ends of the logs are asked for in the same round as other questions. If some broker does not answer, the round lasts
 /// until all of them have timed out.
 pub const LOGS_TIMEOUT: Duration = Duration::from_secs(40);
-/// While the journal takes the database's place, it is probed every 5 s, and an append that hangs has a problem of its own
+/// While the journal takes the database's place, it is probed every 5 s, and an append that hangs is a problem itself
 /// after 10 s: an older success is no sign any more.
 pub const JOURNAL_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time for which partitions may be without a start offset after a rebalance before that is a reason.
@@ -94,7 +94,7 @@ pub struct Database {
     /// Since when and why it does not do what it is asked.
     pub failure: Option<(Instant, String)>,
     /// Whether messages go to the journal instead, and when the journal last took some. A journal that takes nothing is a
-    /// condition of its own.
+    /// condition by itself.
     pub journal: Option<Option<Instant>>,
 }
 

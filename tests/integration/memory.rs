@@ -117,7 +117,7 @@ async fn memory_is_bounded_while_large_messages_go_to_the_journal_and_back() {
     .await;
 }
 
-/// What the brokers send is about sixty times as much when it is unpacked, and one answer has messages of many partitions.
+/// What the brokers send is about sixty times as much when it is decompressed, and one answer has messages of many partitions.
 #[tokio::test(flavor = "multi_thread")]
 async fn memory_is_bounded_while_packed_messages_go_to_the_journal_and_back() {
     through_the_journal("memory_packed", |away, published| {

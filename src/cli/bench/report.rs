@@ -72,7 +72,7 @@ impl Report {
     }
 }
 
-/// Three digits behind the point are more than a benchmark knows.
+/// Three decimals are more than a benchmark knows.
 pub(super) fn rounded(value: f64) -> f64 {
     (value * 1000.0).round() / 1000.0
 }

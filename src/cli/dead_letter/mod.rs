@@ -28,7 +28,7 @@ pub(super) enum Command {
         /// As JSON lines, without the payloads.
         #[arg(long)]
         json: bool,
-        /// At most so many; 0 for all.
+        /// The maximum; 0 for all.
         #[arg(long, default_value_t = 100)]
         limit: usize,
     },

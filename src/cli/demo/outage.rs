@@ -14,7 +14,7 @@ use crate::telemetry::health::Health;
 
 /// How long the worker may take without anything that is seen of it changing.
 const STALL_TIMEOUT: Duration = Duration::from_secs(60);
-/// How often it is looked at.
+/// How often that is checked.
 const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// What happens, and what it is seen by.

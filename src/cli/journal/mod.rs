@@ -240,5 +240,5 @@ fn known_damage(journal: &Inspection) -> usize {
 }
 
 fn left_out(damaged: usize) -> Failure {
-    Failure::Damaged(format!("the journal is damaged in {damaged} places, what was there is left out"))
+    Failure::Damaged(format!("the journal is damaged in {damaged} places, what was there is omitted"))
 }

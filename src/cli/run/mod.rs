@@ -102,7 +102,7 @@ async fn work(
                 if let Err(failure) =
                     await_schema(&config, &health, stopping, Wait { timeout: None, alone: false }).await
                 {
-                    // What is journaled stays there until somebody has fixed it.
+                    // What is journaled stays there until an operator has fixed it.
                     health.set_condition("schema", Some(failure.to_string()));
                 }
             });

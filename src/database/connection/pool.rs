@@ -294,16 +294,16 @@ impl Connections {
 fn warn_of_weak(connection: &ConnectionConfig, mode: SslMode) {
     let risk = match mode {
         SslMode::Disable if !tls::is_local(connection) => "passwords and points cross the network in plaintext",
-        SslMode::Prefer => "whoever is in between can make the connection one in plaintext",
+        SslMode::Prefer => "a host in between can make the connection one in plaintext",
         SslMode::Require => "nobody checks that the server is the one it should be",
         _ => return,
     };
     warn!(sslmode = mode.as_str(), risk, "the connection to PostgreSQL is weaker than verify-full");
 }
 
-/// What every session is told. What a trigger raises below an error would be a line of the log for each point. It holds
+/// The settings of every session. What a trigger raises below an error would be a line of the log for each point. It holds
 /// whatever the role or the database says: `statement_timeout` bounds what `transaction_timeout` would, and an idle
-/// connection of the pool is closed by the pool. The server ends what a vanished client left behind: it looks after its
+/// connection of the pool is closed by the pool. The server ends what a vanished client left: it looks after its
 /// client while it works, and the client's locks do not outlive it for long.
 fn session_settings(database: &config::Database) -> String {
     format!(
@@ -315,7 +315,7 @@ fn session_settings(database: &config::Database) -> String {
          then set_config('transaction_timeout', '0', false) end",
         pinned = settings::pinned(database),
         statement = database.statement_timeout_ms,
-        // Behind the statement's time-out it would say nothing.
+        // After the statement's timeout it would report nothing.
         lock = database.lock_timeout_ms.min(database.statement_timeout_ms * 3 / 4).max(1),
         idle = database.idle_in_transaction_timeout_ms,
         keepalive = (database.keepalive_idle_ms / 1000).max(1),

@@ -1,4 +1,4 @@
-//! One connection at work. Every question has a time-out of our own besides the server's: a frozen server keeps none.
+//! One connection at work. Every question has our own timeout besides the server's: a frozen server keeps none.
 //! A connection whose state is not known never goes back to the pool.
 
 use std::future::Future;
@@ -79,8 +79,8 @@ impl Session {
         let answer = within(self.limit, Step::Commit, self.client().batch_execute("commit")).await;
         self.clean = answer.is_ok();
         if answer.as_ref().is_err_and(|failure| failure.from_server().is_some()) {
-            // The server tells of a refusal before it gives the transaction up (PostgreSQL's `PostgresMain` reports, then
-            // aborts), and whoever comes next must not meet its locks. It has given it up when it answers again.
+            // The server reports a refusal before it gives the transaction up (PostgreSQL's `PostgresMain` reports, then
+            // aborts), and the next transaction must not meet its locks. It has given it up when it answers again.
             drop(within(self.limit, Step::Other("roll back"), self.client().batch_execute("rollback")).await);
         }
         #[cfg(feature = "planted-bugs")]

@@ -173,7 +173,7 @@ pub(in crate::database) async fn insert(
     }
     // What follows is for these messages only, so that no other is to wait long for it.
     let sql = "select ingest_dead_letter_capacity($1)
-               from (select set_config('lock_timeout', $2, true) as told offset 0) as wait where told is not null";
+               from (select set_config('lock_timeout', $2, true) as is_set offset 0) as wait where is_set is not null";
     let room = session
         .query(Step::Other("look for room for dead letters"), sql, &[&rules.max_rows, &session.row_wait()])
         .await?;

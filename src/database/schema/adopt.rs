@@ -95,7 +95,7 @@ pub(in crate::database) async fn adopt(
     let mut differences = Vec::new();
     for (table, (kind, is_ours)) in &tables {
         if kind != "r" {
-            problems.push(format!("{table} is not a table of its own, but {}", kind_in_words(kind)));
+            problems.push(format!("{table} is not an ordinary table, but {}", kind_in_words(kind)));
         } else if !is_ours {
             problems.push(format!("{table} belongs to another role: run migrate as its owner"));
         } else {

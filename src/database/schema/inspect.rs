@@ -1,4 +1,4 @@
-//! What has become of the tables since they were made: whoever may change them can keep a worker from writing, or have what it
+//! What has become of the tables since they were made: a role that may change them can keep a worker from writing, or have what it
 //! writes go elsewhere. The worker asks before it starts, and `check` asks the same.
 
 use tokio_postgres::{Client, Row};

@@ -1,5 +1,5 @@
-//! The lock that lets one change of the schema run at a time. It is a transaction's, on a connection of its own: whatever ends
-//! that connection ends the lock, also behind a pooler, which would hand a session's lock on to whoever comes next.
+//! The lock that lets one change of the schema run at a time. It is a transaction's, on its own connection: whatever ends
+//! that connection ends the lock, also with a pooler, which would hand a session's lock on to the next client.
 
 use std::time::{Duration, Instant};
 

@@ -189,7 +189,7 @@ const NO_UPGRADE: &str = "the tables are those of another program, or of a versi
     upgrade. Name an empty schema or database in database.schema or database.url, or drop these tables: messages that Kafka \
     still has are then written again";
 
-/// A connection outside the pool, without time-outs of statements and transactions, whatever those of the role or the database
+/// A connection outside the pool, without timeouts of statements and transactions, whatever those of the role or the database
 /// are: migrations take as long as they need.
 pub(super) async fn connect(database: &config::Database) -> Result<Client, Error> {
     // What is wrong with the configuration is no failed connection.
@@ -278,7 +278,7 @@ pub async fn verify(config: &config::Config) -> Result<Server, SchemaError> {
     Ok(verify_and_report(config, |wait| debug!(wait, "verify")).await?.server)
 }
 
-/// The same; `say` gets a sentence while somebody's lock is waited for.
+/// The same; `say` gets a sentence while another session's lock is waited for.
 ///
 /// # Errors
 /// As those of [`verify`].
@@ -336,7 +336,7 @@ pub async fn examine(config: &config::Config) -> Result<Examination, Error> {
     examine_and_report(config, |wait| debug!(wait, "look at the schema")).await
 }
 
-/// The same; `say` gets a sentence while somebody's lock is waited for.
+/// The same; `say` gets a sentence while another session's lock is waited for.
 ///
 /// # Errors
 /// As those of [`examine`].
@@ -398,7 +398,7 @@ async fn examine_tables(
     let rule = config.points.on_duplicate;
     faults.extend(rights::missing(client, rule).await?.into_iter().map(SchemaError::Role));
     match inspect::tables(client, faults, remarks).await {
-        // What may not be looked at is named already.
+        // What may not be read is named already.
         Err(failure) if failure.is_forbidden() && !faults.is_empty() => {}
         looked => looked?,
     }
@@ -408,11 +408,11 @@ async fn examine_tables(
     Ok(())
 }
 
-/// Does what a worker does for its first message, without a message and a commit: what no catalog tells is met now.
+/// Does what a worker does for its first message, without a message and a commit: what no catalog has is met now.
 async fn rehearse(database: &Database) -> Result<Option<SchemaError>, Error> {
     match database.rehearse().await {
         Ok(()) => Ok(None),
-        // The connections before may still be counted; that the limit is low is told by itself.
+        // The connections before may still be counted; that the limit is low is reported separately.
         Err(failure) if failure.is_out_of_connections() => Ok(None),
         Err(failure) if matches!(failure.class(), Class::Outage | Class::Retry) || failure.is_restoring() => {
             Err(failure)
@@ -667,7 +667,7 @@ async fn apply_extension(client: &Client, database: &config::Database, notes: &m
     lift_limit(client).await?;
     if server(client).await?.edition != Edition::Community {
         notes.push(
-            "TimescaleDB is the Apache edition: compression and its policy are left out; a later `migrate` adds them \
+            "TimescaleDB is the Apache edition: compression and its policy are omitted; a later `migrate` adds them \
              once the community edition is there"
                 .to_owned(),
         );
@@ -677,7 +677,7 @@ async fn apply_extension(client: &Client, database: &config::Database, notes: &m
 }
 
 /// Whether the extension is there, after trying to add it. A server that has its files but did not preload it would end the
-/// session at the attempt; that its settings are known tells that it is preloaded.
+/// session at the attempt; if its settings are known, it is preloaded.
 async fn create_extension(client: &Client, notes: &mut Vec<String>) -> Result<bool, Error> {
     let step = Step::Other("look for TimescaleDB");
     let row = client

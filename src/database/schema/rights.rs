@@ -18,7 +18,7 @@ const STEP: Step = Step::Other("look for the role's rights");
 
 /// One row for each thing that is missing: what kind of thing, its name, the right or the owner, and this session's role.
 ///
-/// Whoever may use the rights of a function's owner needs no function that runs with them.
+/// A role that may use the rights of a function's owner needs no function that runs with them.
 const SQL: &str = "
     with mine as (
         select name, \"right\", to_regclass(quote_ident(name))::oid as oid

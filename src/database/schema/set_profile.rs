@@ -268,7 +268,7 @@ impl<S: FnMut(&str)> Change<'_, S> {
         let again = "What was done before stays: run the command again";
         let text = match code {
             Some(SqlState::LOCK_NOT_AVAILABLE | SqlState::T_R_DEADLOCK_DETECTED) => format!(
-                "a lock was not to be had within {} s.{} {again} when the table is less busy. It was for: {sql}",
+                "a lock was not available within {} s.{} {again} when the table is less busy. It was for: {sql}",
                 LOCK_WAIT.as_secs(),
                 self.holder().await.unwrap_or_default()
             ),

@@ -2,9 +2,9 @@
 //! and a piece that is refused is divided until the message is found.
 //!
 //! A piece has whole messages, and is cut out of the batch's order, so that pieces are copied one after the other about as
-//! the whole would be: each touches index pages of its own.
+//! the whole would be: each touches its own index pages.
 //!
-//! A constraint is checked row by row, and the server tells the row at which a COPY ended, so that its message is mostly
+//! A constraint is checked row by row, and the server reports the row at which a COPY ended, so that its message is mostly
 //! found at once: the piece is then copied again without it. That is only a hint, because a trigger may speak of another
 //! row: a message becomes a dead letter when it was refused alone. Where the hint has been wrong, pieces are halved.
 
@@ -141,7 +141,7 @@ impl<'a> Messages<'a> {
         numbers
     }
 
-    /// Pieces of about as many points each, one behind the other in the batch's order.
+    /// Pieces of about as many points each, one after the other in the batch's order.
     fn pieces(&self) -> Vec<Order> {
         let size = self.order.indices().len().div_ceil(PIECES).max(PIECE_POINTS);
         let mut before = 0;
@@ -154,7 +154,7 @@ impl<'a> Messages<'a> {
                 piece
             })
             .collect();
-        // A message that is larger than a piece leaves empty ones behind it.
+        // A message that is larger than a piece leaves empty ones after it.
         let count = before.div_ceil(size);
         let mut pieces = self.order.divide(count, |point| piece_of[self.places[self.of_point(point)]]);
         pieces.retain(|piece| !piece.indices().is_empty());

@@ -49,7 +49,7 @@ static LOCKED_TABLES: LazyLock<String> = LazyLock::new(|| {
 });
 
 /// The intervals of locked chunks of the named hypertables, in microseconds since the Unix epoch. What is compressed of a
-/// chunk is a table of its own.
+/// chunk is its own table.
 static LOCKED_CHUNKS: LazyLock<String> = LazyLock::new(|| {
     format!(
         "select distinct slice.range_start, slice.range_end
@@ -76,7 +76,7 @@ const VERSIONS: &str = "ingest_point_version";
 const SERIES: &str = "ingest_series";
 const LETTERS: [&str; 2] = ["ingest_dead_letter", "ingest_dead_letter_count"];
 
-/// Somebody who holds a lock that this worker waits for.
+/// A session that holds a lock that this worker waits for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LockHolder {
     /// What is locked: a table, or a row of it.
@@ -228,7 +228,7 @@ impl Database {
     }
 
     /// What others hold of that which only some messages of the batch need. A server that does not answer, or whose tables are
-    /// locked as a whole, tells of nothing.
+    /// locked as a whole, reports nothing.
     pub async fn locked(&self, batch: &Batch) -> Locked {
         match self.ask_for_locked(batch).await {
             Ok(locked) => locked,
@@ -284,7 +284,7 @@ impl Database {
         let is_locked = |names: &[&str]| locked.iter().any(|name| names.contains(&name.as_str()));
         let mut tables =
             LockedTables { chunks: Vec::new(), series: is_locked(&[SERIES]), letters: is_locked(&LETTERS) };
-        // Whoever locks the whole table has locked its chunks as well, and all points wait.
+        // A lock on the whole table is one on its chunks as well, and all points wait.
         if has_chunks && !is_locked(of_points) {
             let chunks = session.query(ASK, &LOCKED_CHUNKS, &[&of_points]).await?;
             tables.chunks = chunks.iter().map(|row| (row.get(0), row.get(1))).collect();
@@ -316,7 +316,7 @@ impl Database {
             };
             let place = (holder.object.clone(), holder.pid);
             if !locks.holders.contains_key(&place) {
-                warn!(%holder, "somebody's lock keeps points from being written");
+                warn!(%holder, "another session's lock keeps points from being written");
             }
             locks.holders.insert(place, holder);
         }

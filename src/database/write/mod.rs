@@ -197,7 +197,7 @@ impl Database {
                 self.forget_lock_holders();
                 metrics::transaction_took(start.elapsed());
             }
-            // Whether the whole database is in the way of somebody's lock is for the caller to find out.
+            // Whether another session's lock is in the way of all writes is for the caller to find out.
             Err(failure) if failure.is_lock_timeout() => metrics::database_error(failure.class().as_str()),
             Err(failure) => {
                 self.record_failure(failure, Operation::Write);
@@ -317,7 +317,7 @@ impl Database {
         self.finish(session, ids, part, &copied, (skipped, applied), letters).await
     }
 
-    /// Copies the points of the batch; of [`CopyStrategy::Piecewise`], those of messages that the server refuses are left out.
+    /// Copies the points of the batch; of [`CopyStrategy::Piecewise`], those of messages that the server refuses are omitted.
     async fn copy(
         &self,
         session: &mut Session,
@@ -333,7 +333,7 @@ impl Database {
         }
         let begun = Instant::now();
         let reference = series::lock(session, &self.known_series, points).await?;
-        // Behind the lock, so that the table stays as it is found.
+        // After the lock, so that the table stays as it is read.
         let store = self.prepare_store(session, batch, ids).await?;
         metrics::step_took(metrics::Step::Prepare, begun.elapsed());
         self.record_reference(reference);
@@ -354,7 +354,7 @@ impl Database {
         Ok(copied)
     }
 
-    /// Stores the dead letters of a batch whose points are copied, with those of messages that the server has refused. Tells
+    /// Stores the dead letters of a batch whose points are copied, with those of messages that the server has refused. Returns
     /// what the transaction has done, if it commits.
     async fn finish(
         &self,

@@ -22,7 +22,7 @@ use crate::telemetry::metrics;
 /// What keeps points from naming a series that has no row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReferentialCheck {
-    /// Each transaction locks the rows of its series, and the foreign key's trigger is left out.
+    /// Each transaction locks the rows of its series, and the foreign key's trigger is skipped.
     Locked,
     /// The foreign key's trigger, for each point.
     Trigger,
@@ -46,7 +46,7 @@ impl ReferentialCheck {
     /// The same in a sentence.
     pub fn describe(self) -> &'static str {
         match self {
-            Self::Locked => "the rows of series are locked, and the foreign key's trigger is left out",
+            Self::Locked => "the rows of series are locked, and the foreign key's trigger is skipped",
             Self::Trigger => {
                 "the foreign key's trigger fires for each point: the role may not set session_replication_role, or skipping it \
                  would skip other triggers, rules, constraints or event triggers as well"
@@ -136,8 +136,8 @@ pub(in crate::database) async fn ensure_series(
     }
     let (ids, columns): (Vec<&str>, Vec<&str>) = pairs.iter().copied().unzip();
     let sql =
-        "select ingest_ensure_series($1, $2) from (select set_config('lock_timeout', $3, true) as told offset 0) as wait
-               where told is not null";
+        "select ingest_ensure_series($1, $2) from (select set_config('lock_timeout', $3, true) as is_set offset 0) as wait
+               where is_set is not null";
     session.query(Step::EnsureSeries, sql, &[&ids, &columns, &session.row_wait()]).await?;
     known.remember(&pairs);
     Ok(())
@@ -182,9 +182,9 @@ pub(in crate::database) async fn lock(
              case when reference = 'locked' then set_config('session_replication_role', 'replica', true) end,
              ingest_series_changes(), set_config('lock_timeout', before, true)
          from (select current_setting('lock_timeout') as before offset 0) as session,
-             lateral (select set_config('lock_timeout', case when before is not null then $2 end, true) as told offset 0)
+             lateral (select set_config('lock_timeout', case when before is not null then $2 end, true) as is_set offset 0)
                  as wait,
-             lateral ingest_lock_series(case when told is not null then $1::text[] end) as reference"
+             lateral ingest_lock_series(case when is_set is not null then $1::text[] end) as reference"
     );
     let rows = session.query(Step::Other("lock the rows of series"), &sql, &[&ids, &session.row_wait()]).await?;
     let reference = referential_check(&rows)?;
@@ -241,7 +241,7 @@ pub(in crate::database) async fn define(
         .query(
             Step::DefineSeries,
             "select ingest_define_series($1, $2, $3, $4, $5, $6, $7, $8, $9)
-             from (select set_config('lock_timeout', $10, true) as told offset 0) as wait where told is not null",
+             from (select set_config('lock_timeout', $10, true) as is_set offset 0) as wait where is_set is not null",
             &[
                 &ids,
                 &names,

@@ -376,7 +376,7 @@ impl FaultFiles {
         state.touch_directory();
     }
 
-    /// Somebody takes the directory away, with all files in it.
+    /// Removes the directory, with all files in it.
     pub(super) fn remove_directory(&self) {
         let mut state = self.state();
         state.directory = None;
@@ -385,12 +385,12 @@ impl FaultFiles {
         state.pending_names.clear();
     }
 
-    /// Somebody makes another, empty directory.
+    /// Makes another, empty directory.
     pub(super) fn make_other(&self) {
         self.make_directory(Path::new("/journal")).unwrap();
     }
 
-    /// Somebody cuts a file off.
+    /// Truncates a file.
     pub(super) fn cut(&self, name: &str, length: usize) {
         let mut state = self.state();
         let inode = state.names[name];

@@ -47,13 +47,13 @@ impl ConsumerThread {
                     error!(
                         %code,
                         unlogged,
-                        "a message in Kafka's log is damaged, or unpacks to more than receive.message.max.bytes; its partition cannot \
+                        "a message in Kafka's log is damaged, or decompresses to more than receive.message.max.bytes; its partition cannot \
                          be read past it"
                     )
                 }
             }
-            // Brokers come and go; librdkafka reconnects by itself, and lag tells whether it matters. The reason was logged by
-            // the context, which is told more of it.
+            // Brokers come and go; librdkafka reconnects by itself, and lag shows whether it matters. The reason was logged by
+            // the context, which learns more of it.
             other => debug!(error = %other, "reading from Kafka is disturbed"),
         }
         false

@@ -217,7 +217,7 @@ impl Journaling {
         self.start_append();
     }
 
-    /// Returns `true` if the set must wait as well, because so many messages of its partition wait for a lock that its progress
+    /// Returns `true` if the set must wait as well, because messages of its partition wait for a lock in such number that its progress
     /// cannot hold many more holes.
     pub(super) fn is_crowded(&self, set: &MessageSet) -> bool {
         self.set_aside.is_crowded(set.partition())
