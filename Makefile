@@ -39,13 +39,13 @@ test: tools up ## set everything up and run all tests, against real servers
 	@# required: a server that does not answer fails a test instead of skipping it.
 	@$(STACK_ENV); export SERIES_INGEST_TESTS=required; set -x; $(CARGO) test $(TEST_FLAGS) --no-fail-fast -- $(TEST_ARGS)
 
-# The tests of exactly-once; their tables have the profile that SERIES_INGEST_TEST_PROFILE names, and a trigger of somebody's
+# The tests of exactly-once; their tables have the profile that SERIES_INGEST_TEST_PROFILE names, and an operator's trigger
 # with SERIES_INGEST_TEST_TRIGGER=on.
 EXACTLY_ONCE = arrival:: claims:: crashes:: damage:: dead_letters:: disk_faults:: duplicates:: lost_commits:: outages:: \
 	refusals:: restores:: server_faults:: topics::
 
 .PHONY: test-profiles
-test-profiles: tools up ## run the exactly-once tests on the profile throughput, and beside the foreign key's trigger
+test-profiles: tools up ## run the exactly-once tests on the profile throughput, and with the foreign key's trigger
 	$(CARGO) test $(TEST_FLAGS) --test integration --no-run
 	@$(STACK_ENV); export SERIES_INGEST_TESTS=required; set -x; \
 	SERIES_INGEST_TEST_PROFILE=throughput $(CARGO) test $(TEST_FLAGS) --test integration --no-fail-fast -- $(EXACTLY_ONCE) $(TEST_ARGS); \

@@ -1,6 +1,6 @@
 //! What the journal adds to a disk. Where the disk is: `CARGO_TARGET_DIR`.
 //!
-//! Appends go through the journal's thread, as in the worker. Beside them, in alternate rounds, a plain writer writes the same
+//! Appends go through the journal's thread, as in the worker. Alongside them, in alternate rounds, a plain writer writes the same
 //! number of bytes by the same number of writes and fdatasyncs, into files that are allocated ahead like segments. Bytes are
 //! the raw messages' keys and payloads at both: the journal compresses them and writes fewer, the plain writer writes all.
 #![allow(missing_docs, reason = "criterion's macros make items without documentation")]
@@ -24,7 +24,7 @@ const PARTITIONS: usize = 8;
 const ROUNDS: usize = 5;
 const WARM_UP: Duration = Duration::from_millis(400);
 
-/// Sets of all partitions in turn, each partition's one behind the other.
+/// Sets of all partitions in turn, each partition's one after the other.
 fn sets(count: usize) -> Vec<MessageSet> {
     let mut next = [0; PARTITIONS];
     let one = |number| {
@@ -125,7 +125,7 @@ fn raw_bytes(sets: &[MessageSet]) -> usize {
     sets.iter().flat_map(MessageSet::messages).map(|message| part(message.key) + part(message.payload)).sum()
 }
 
-/// So many appends of so many sets each, some at a time.
+/// Appends `appends` times `each` sets, `at_once` at a time.
 async fn append_all(journal: &JournalHandle, sets: &Arc<Vec<MessageSet>>, appends: usize, at_once: usize, each: usize) {
     let next = Arc::new(AtomicUsize::new(0));
     let callers = (0..at_once).map(|_| {

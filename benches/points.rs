@@ -86,7 +86,7 @@ fn encode_all(points: &Points, chunk: &mut BytesMut) -> usize {
     let mut encoder = CopyEncoder::new(points, &order);
     let (mut bytes, mut more) = (0, true);
     while more {
-        more = encoder.fill(chunk, CHUNK_BYTES);
+        more = encoder.encode_into(chunk, CHUNK_BYTES);
         bytes += chunk.len();
         chunk.clear();
     }

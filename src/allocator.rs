@@ -1,10 +1,10 @@
-//! glibc's allocator, told to give large blocks back.
+//! glibc's allocator, set to return large blocks.
 #![allow(unsafe_code)]
 
-/// Blocks of at least so many bytes are mapped each by itself, and go back to the system when they are freed. It is glibc's
+/// Blocks of at least this many bytes are mapped each by itself, and go back to the system when they are freed. It is glibc's
 /// own default, which it raises up to 32 MiB by itself as soon as such a block is freed.
 ///
-/// librdkafka allocates what the brokers send and what it unpacks on one thread, and it is freed on others. In the arenas of
+/// librdkafka allocates what the brokers send and what it decompresses on one thread, and it is freed on others. In the arenas of
 /// threads such blocks leave holes of many sizes that are never given back, several times what is in use.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 const MAPPED_BYTES: libc::c_int = 128 * 1024;

@@ -62,7 +62,7 @@ fn allocations(decoder: &Decoder, payloads: &[String], budget: &Budget) -> usize
     let order = batch.points().order();
     let mut encoder = CopyEncoder::new(batch.points(), &order);
     let mut chunk = BytesMut::with_capacity(1 << 20);
-    while encoder.fill(&mut chunk, 1 << 19) {
+    while encoder.encode_into(&mut chunk, 1 << 19) {
         chunk.clear();
     }
     ALLOCATIONS.load(Ordering::Relaxed) - before

@@ -8,6 +8,8 @@ use series_ingest::telemetry::metrics::METRICS;
 
 #[path = "tidy/documents.rs"]
 mod documents;
+#[path = "tidy/log_filters.rs"]
+mod log_filters;
 #[path = "tidy/rooms.rs"]
 mod rooms;
 

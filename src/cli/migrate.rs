@@ -16,7 +16,7 @@ pub(super) struct Arguments {
 
 pub(super) async fn run(config: &Config, arguments: Arguments) -> Result<(), Failure> {
     config.require_database()?;
-    let report = schema::migrate_and_say(config, |wait| print_line(wait)).await?;
+    let report = schema::migrate_and_report(config, |wait| print_line(wait)).await?;
     if report.applied.is_empty() {
         print_line("the migrations were applied already");
     }

@@ -41,12 +41,12 @@ use output::{print, print_line};
         series-ingest migrate                         make or update the tables\n  \
         series-ingest --config ingest.toml run        the worker\n  \
         DATABASE_URL=postgresql://... series-ingest demo   see it work\n\n\
-        Exit codes: 0 fine, 64 bad usage or configuration, 65 a damaged journal, or dead letters that \
+        Exit codes: 0 fine, 64 wrong usage or configuration, 65 a damaged journal, or dead letters that \
         were rejected again, 69 a server not reachable, 70 an internal error, \
         74 standard output or a file could not be written."
 )]
 pub struct Cli {
-    /// A TOML file; what it leaves out has its default. The environment stands above it.
+    /// A TOML file; what it omits has its default. The environment takes precedence over it.
     #[arg(long, value_name = "FILE", global = true)]
     config: Option<PathBuf>,
     #[command(subcommand)]
@@ -97,7 +97,7 @@ pub enum Failure {
     /// A server does not answer, or refuses.
     #[error("{0}")]
     Unreachable(String),
-    /// What was looked at is damaged.
+    /// What was checked is damaged.
     #[error("{0}")]
     Damaged(String),
     /// Dead letters are still dead letters.
@@ -128,7 +128,7 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// The exit code of bad usage, as in sysexits.h.
+    /// The exit code of wrong usage, as in sysexits.h.
     pub const USAGE: u8 = 64;
 
     /// The exit code, as in sysexits.h.
@@ -155,7 +155,7 @@ impl From<database::Error> for Failure {
         }
         match error.class() {
             Class::Outage => Self::Unreachable(format!("the database: {error}")),
-            // Whoever holds the lock may give it back.
+            // The lock's holder may release it.
             Class::Retry if error.is_lock_timeout() => Self::Unreachable(format!("the database: {error}")),
             Class::Internal if error.is_missing_database() || error.is_unfit() || error.is_forbidden() => {
                 Self::Usage(format!("database.url: {error}"))
@@ -281,7 +281,7 @@ impl Cli {
                 Command::Bench(arguments) => bench::run(config, self.config, arguments).await,
                 command => {
                     let mut interrupts = Interrupts::listen()?;
-                    // On a task of its own, so that a signal is seen also while the command blocks its thread.
+                    // On its own task, so that a signal is seen also while the command blocks its thread.
                     let command = tokio::spawn(command.run_to_its_end(config));
                     let ended = async { command.await.map_err(|error| Failure::Internal(error.to_string()))? };
                     let result = interrupts.or_work(ended).await;

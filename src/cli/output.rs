@@ -48,7 +48,7 @@ pub(super) fn is_open() -> bool {
     FAILED.get().is_none()
 }
 
-/// Notes that standard output cannot be written.
+/// Records that standard output cannot be written.
 pub(super) fn fail(error: io::Error) {
     // A later failure follows from the first one.
     drop(FAILED.set(error));
@@ -123,7 +123,7 @@ pub(super) fn set_format(format: LogFormat) {
 
 /// Prints a complaint to standard error, as a line of text or a JSON object, as `log.format` says.
 pub(super) fn complain(level: Level, text: &str) {
-    // If even this cannot be printed, the exit code still tells.
+    // If even this cannot be printed, the exit code still says so.
     drop(writeln!(io::stderr(), "{}", complaint(level, text)));
 }
 

@@ -15,7 +15,7 @@ pub(crate) fn check(brokers: &str) -> Result<(), String> {
 
 fn entry(entry: &str) -> Result<(), String> {
     if entry.is_empty() {
-        return Err("has a comma with no broker beside it; remove the comma".to_owned());
+        return Err("has a comma with no broker next to it; remove the comma".to_owned());
     }
     if entry.contains('@') {
         let text = "has an @; set host:port alone, and user and password as sasl.username and sasl.password in kafka.properties";
@@ -54,9 +54,9 @@ mod tests {
         for (brokers, expected) in [
             ("", "is empty"),
             (" ", "is empty"),
-            ("a:1,", "has a comma with no broker beside it; remove the comma"),
-            (",a:1", "has a comma with no broker beside it"),
-            ("a:1,,b:2", "has a comma with no broker beside it"),
+            ("a:1,", "has a comma with no broker next to it; remove the comma"),
+            (",a:1", "has a comma with no broker next to it"),
+            ("a:1,,b:2", "has a comma with no broker next to it"),
             ("kafka://a:1", "has the scheme kafka:// in \"kafka://a:1\"; set \"a:1\""),
             ("SASL_SSL://a:1/", "set \"a:1\", and security.protocol in kafka.properties"),
             ("a:1 b:2", "put commas between brokers"),

@@ -110,7 +110,7 @@ pub(crate) fn read_secret(path: impl AsRef<Path>) -> io::Result<String> {
     Ok(text)
 }
 
-/// The text without line ends at its end, which whoever writes a secret into a file or a variable adds without noticing.
+/// The text without line ends at its end, which are easily added to a secret in a file or a variable without noticing.
 pub(super) fn without_line_ends(text: &str) -> &str {
     text.trim_end_matches(['\r', '\n'])
 }

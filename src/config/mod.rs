@@ -104,7 +104,7 @@ impl Config {
     /// `DATABASE_MAX_OVERFLOW`, `DATABASE_POOL_RECYCLE` and `KAFKA_BROKERS`, which count as not set where they are
     /// empty. In the name of a `SERIES_INGEST__KAFKA__PROPERTIES__…` variable `_` stands for `.`. Any other variable whose
     /// name begins with `SERIES_INGEST` is an error, except those of tests, of `scripts/stack`, and those that Kubernetes
-    /// sets for a service of this name. Line ends at the end of a variable are left out.
+    /// sets for a service of this name. Line ends at the end of a variable are removed.
     ///
     /// An empty `database.url` is fine here: see [`Config::require_database`].
     ///
@@ -165,7 +165,7 @@ impl Config {
         Decoder::new(self.message.limits(), self.inputs())
     }
 
-    /// What of the environment is ignored although somebody may rely on it, a sentence each.
+    /// What of the environment is ignored although an operator may rely on it, a sentence each.
     pub fn notes(&self) -> &[String] {
         &self.notes
     }
@@ -211,7 +211,7 @@ impl Config {
     }
 }
 
-/// The group of a pipeline without one of its own: workers of two pipelines in one group would divide the partitions, and each
+/// The group of a pipeline that has none: workers of two pipelines in one group would divide the partitions, and each
 /// pipeline would get some of them only.
 fn group_of(pipeline: &str, default: String) -> String {
     if pipeline == DEFAULT_PIPELINE { default } else { format!("{default}-{pipeline}") }

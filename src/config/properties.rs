@@ -114,7 +114,7 @@ pub(super) fn is_shown(name: &str) -> bool {
 /// The property that an environment variable's last part names: `SASL_USERNAME` is `sasl.username`.
 pub(super) fn from_variable(part: &str) -> String {
     match part.to_ascii_lowercase().as_str() {
-        // The one property with a `_` of its own.
+        // The one property whose name has a `_`.
         "log_level" => "log_level".to_owned(),
         name => name.replace('_', "."),
     }

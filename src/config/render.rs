@@ -11,7 +11,7 @@ use super::secret::{MASK, Secret};
 use super::sources::Sources;
 use super::url::mask_url;
 
-/// The configuration as TOML: each value with its source behind it.
+/// The configuration as TOML: each value followed by its source.
 pub(super) fn render(config: &Config, sources: &Sources) -> String {
     match Table::try_from(config) {
         Ok(table) => section("", &table, sources),

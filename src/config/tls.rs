@@ -57,7 +57,7 @@ impl Database {
                 let text = format!("is system, and sslmode is {}; set sslmode to verify-full", mode.as_str());
                 return Err(("database.sslrootcert", text));
             }
-            // As libpq does it: who names a CA wants it to be looked at.
+            // As libpq does it: a CA that is named is meant to be checked.
             (SslMode::Require, file) => (SslMode::VerifyCa, Authorities::File(file.to_owned())),
             (mode, file) => (mode, Authorities::File(file.to_owned())),
         };

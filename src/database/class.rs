@@ -75,7 +75,7 @@ pub(super) fn is_refusal(code: &str, message: &str) -> bool {
     code.starts_with("28") || (code == "08P01" && REFUSALS_BY_POOLER.iter().any(|words| message.contains(words)))
 }
 
-/// The class of a SQLSTATE at a step in which the server sees what messages say. There a trigger, or a function of somebody's
+/// The class of a SQLSTATE at a step in which the server sees what messages say. There a trigger, or an operator's function
 /// that a constraint calls, may raise any code: of those that have no class of their own elsewhere, all speak of a row but
 /// these.
 pub(super) fn class_of_row_code(code: &str) -> Class {
@@ -103,8 +103,8 @@ pub(super) fn class_of_code(code: &str) -> Class {
         NO_PROGRESS_ROW | UNKNOWN_SOURCE => Class::Progress,
         TOO_MANY_ISLANDS => Class::Retry,
         "40001" | "40P01" | "55P03" => Class::Retry,
-        // A canceled statement has met its time-out or an administrator; a read-only server is a standby, or is told to be.
-        // A transaction that met its time-out has lost its session, too.
+        // A canceled statement has met its timeout or an administrator; a read-only server is a standby, or is set to be.
+        // A transaction that met its timeout has lost its session, too.
         "57014" | "25006" | "25P03" | TRANSACTION_TIMEOUT => Class::Outage,
         _ => match &code[..2.min(code.len())] {
             "08" | "53" | "57" | "58" | "28" => Class::Outage,

@@ -10,9 +10,7 @@ use super::class::{
     RESTORING, TOO_MANY_ISLANDS, TRANSACTION_TIMEOUT, UNFIT, class_of_code, class_of_row_code, is_out_of_connections,
     is_refusal,
 };
-use super::connection::step::{
-    COMMIT_STEP, COPY_STEP, COUNT_STEP, DEFINE_STEP, ENSURE_SERIES_STEP, LETTERS_STEP, STEPS_WITH_ROWS,
-};
+use super::connection::step::Step;
 use super::schema::columns::OtherType;
 
 use super::connection::tls_error as tls;
@@ -28,7 +26,7 @@ pub enum Error {
     #[error("{step}: {}", describe(.source))]
     Server {
         /// What was being done.
-        step: &'static str,
+        step: Step,
         /// tokio-postgres's error.
         source: tokio_postgres::Error,
     },
@@ -50,7 +48,7 @@ pub enum Error {
     #[error("{step}: no answer within {seconds} s")]
     TimedOut {
         /// What was being done.
-        step: &'static str,
+        step: Step,
         /// The time waited.
         seconds: u64,
     },
@@ -80,7 +78,7 @@ pub enum Error {
          itself; docs/poolers.md says more"
     )]
     SharedSession,
-    /// Somebody has changed a column of the points.
+    /// A column of the points was changed.
     #[error(transparent)]
     OtherType(#[from] OtherType),
     /// The program and the database disagree; an internal error.
@@ -99,8 +97,8 @@ impl Error {
             Self::Unexpected(_) | Self::Tls(_) | Self::OtherType(_) | Self::SharedSession => Class::Internal,
             Self::TooManyRefused { .. } => Class::Data,
             Self::SeriesChanged | Self::LettersLocked { .. } => Class::Retry,
-            Self::Server { step, source } if is_of_another_column(step, source) => Class::Internal,
-            Self::Server { step, source } if STEPS_WITH_ROWS.contains(step) => {
+            Self::Server { step, source } if is_of_another_column(*step, source) => Class::Internal,
+            Self::Server { step, source } if step.has_rows() => {
                 source.code().map_or(Class::Outage, |code| class_of_row_code(code.code()))
             }
             Self::Server { source, .. } => class_of(source),
@@ -127,7 +125,7 @@ impl Error {
 
     /// Returns `true` if the server refuses a row of a COPY, for another reason than a missing row of its series.
     pub(super) fn is_refused_row(&self) -> bool {
-        let in_copy = matches!(self, Self::Server { step, .. } if *step == COPY_STEP);
+        let in_copy = matches!(self, Self::Server { step, .. } if *step == Step::Copy);
         in_copy && self.class() == Class::Data && !self.is_missing_series()
     }
 
@@ -136,7 +134,9 @@ impl Error {
     /// resort.
     pub(super) fn is_refused_letter(&self) -> bool {
         let Self::Server { step, source } = self else { return false };
-        let Some(answer) = source.as_db_error().filter(|_| [LETTERS_STEP, COUNT_STEP].contains(step)) else {
+        let Some(answer) =
+            source.as_db_error().filter(|_| [Step::StoreDeadLetters, Step::CountDeadLetters].contains(step))
+        else {
             return false;
         };
         self.refuses_letter() || self.is_canceled() || is_of_foreign_server(answer)
@@ -144,7 +144,7 @@ impl Error {
 
     /// Returns `true` if the COMMIT failed in a way that a deferred trigger on dead letters may be the cause of.
     pub(super) fn may_be_refused_letter(&self) -> bool {
-        matches!(self, Self::Server { step, .. } if *step == COMMIT_STEP) && self.refuses_letter()
+        matches!(self, Self::Server { step, .. } if *step == Step::Commit) && self.refuses_letter()
     }
 
     fn refuses_letter(&self) -> bool {
@@ -199,7 +199,7 @@ impl Error {
     }
 
     /// Returns `true` if the server refuses this client itself, or this client the server: by its credentials or by TLS. No
-    /// other outage ends only when somebody fixes something.
+    /// other outage ends only when an operator fixes something.
     pub fn is_refusal(&self) -> bool {
         let (Self::Server { source, .. } | Self::Connect { source, .. } | Self::Pool(PoolError::Backend(source))) =
             self
@@ -216,7 +216,7 @@ impl Error {
             && self.answer().is_some_and(|answer| is_out_of_connections(answer.code().code(), answer.message()))
     }
 
-    /// Returns `true` if a lock of somebody's was waited for unsuccessfully.
+    /// Returns `true` if the lock of another session was waited for unsuccessfully.
     pub fn is_lock_timeout(&self) -> bool {
         self.answer().is_some_and(|answer| *answer.code() == SqlState::LOCK_NOT_AVAILABLE)
     }
@@ -226,7 +226,7 @@ impl Error {
         self.answer().is_some_and(|answer| answer.code().code() == TOO_MANY_ISLANDS)
     }
 
-    /// Returns `true` if the server has canceled the statement or its transaction: it took longer than its time-out, or an
+    /// Returns `true` if the server has canceled the statement or its transaction: it took longer than its timeout, or an
     /// administrator did it.
     pub fn is_canceled(&self) -> bool {
         let codes = [SqlState::QUERY_CANCELED.code(), TRANSACTION_TIMEOUT];
@@ -242,11 +242,11 @@ impl Error {
     /// Returns `true` if the server has no room for what a write needs at once: mostly the locks of a transaction, of which
     /// each chunk takes some.
     pub fn is_out_of_room(&self) -> bool {
-        matches!(self, Self::Server { step, .. } if [COPY_STEP, COMMIT_STEP].contains(step))
+        matches!(self, Self::Server { step, .. } if [Step::Copy, Step::Commit].contains(step))
             && self.answer().is_some_and(|answer| *answer.code() == SqlState::OUT_OF_MEMORY)
     }
 
-    /// In how many parts a batch of so many messages is to be written, where more of them are refused than one transaction
+    /// The number of parts in which a batch of `messages` messages is to be written, if more of them are refused than one transaction
     /// takes; each then has about half as many as it takes.
     pub fn parts(&self, messages: usize) -> Option<usize> {
         match self {
@@ -302,14 +302,14 @@ impl Error {
     }
 }
 
-/// Returns `true` if a column is NULL that no message can fill: somebody's that is NOT NULL without a default, or one whose
+/// Returns `true` if a column is NULL that no message can fill: an added one that is NOT NULL without a default, or one whose
 /// default was dropped. Every row is refused then, whatever it says.
-fn is_of_another_column(step: &str, error: &tokio_postgres::Error) -> bool {
+fn is_of_another_column(step: Step, error: &tokio_postgres::Error) -> bool {
     let from_messages: &[&str] = match step {
         // A letter is stored with less then, and at last only counted or not even that.
-        LETTERS_STEP | COUNT_STEP => return false,
-        DEFINE_STEP => &["name", "description"],
-        ENSURE_SERIES_STEP => &[],
+        Step::StoreDeadLetters | Step::CountDeadLetters => return false,
+        Step::DefineSeries => &["name", "description"],
+        Step::EnsureSeries => &[],
         _ => &["value"],
     };
     error.as_db_error().is_some_and(|answer| {
@@ -319,7 +319,7 @@ fn is_of_another_column(step: &str, error: &tokio_postgres::Error) -> bool {
 }
 
 /// Returns `true` if a server that a trigger asks did not answer it: the connection to our own goes on, which it does not
-/// after a failure of its own.
+/// after its own failure.
 fn is_of_foreign_server(answer: &DbError) -> bool {
     answer.code().code().starts_with("08") && answer.parsed_severity() == Some(Severity::Error)
 }
@@ -328,7 +328,7 @@ fn class_of(error: &tokio_postgres::Error) -> Class {
     error.code().map_or(Class::Outage, |code| class_of_code(code.code()))
 }
 
-/// The server's code and message, or the connection's error with its cause. DETAIL and CONTEXT are left out: they quote rows.
+/// The server's code and message, or the connection's error with its cause. DETAIL and CONTEXT are omitted: they quote rows.
 pub(super) fn describe(error: &tokio_postgres::Error) -> String {
     if let Some(answer) = error.as_db_error() {
         return format!("{} (SQLSTATE {}){}", message(answer), answer.code().code(), tls::hint(answer));
@@ -478,6 +478,6 @@ mod tests {
 
     #[test]
     fn a_timeout_is_an_outage() {
-        assert_eq!(Error::TimedOut { step: "commit", seconds: 1 }.class(), Class::Outage);
+        assert_eq!(Error::TimedOut { step: Step::Other("commit"), seconds: 1 }.class(), Class::Outage);
     }
 }

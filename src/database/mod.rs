@@ -33,6 +33,7 @@ pub use write::{ClaimOrder, Oversized, Written};
 
 use crate::batch::Batch;
 use crate::config::{self, OnDuplicate, UnknownSeries};
+use crate::database::connection::step::Step;
 use crate::message::Points;
 use crate::raw::Source;
 use crate::telemetry::metrics;
@@ -56,7 +57,7 @@ const NO_TIME: i64 = 0;
 /// It inserts no row, and fails on a server that takes no writes.
 const PROBE: &str = "select ingest_probe()";
 /// How much longer than the server's own limit a step may take before we call the server frozen.
-const PATIENCE: Duration = Duration::from_secs(5);
+const ANSWER_MARGIN: Duration = Duration::from_secs(5);
 
 /// How many batches without a refused row it takes until the next is expected to have none either.
 const REFUSALS_EXPECTED: u32 = 4;
@@ -118,7 +119,7 @@ pub struct Database {
     table: Arc<Mutex<Option<Table>>>,
 }
 
-/// What is known of the database's well-being.
+/// The database's health.
 #[derive(Debug, Clone)]
 pub struct State {
     /// Whether it does what it is asked. After a failed write only a write says so: a server whose disk is full answers
@@ -137,7 +138,7 @@ pub struct State {
     pub failure: Option<(String, Class)>,
     /// When that failure happened.
     pub failed_at: Option<Timestamp>,
-    /// Whether that is an outage that ends only when somebody fixes something: [`Error::is_refusal`].
+    /// Whether that is an outage that ends only when an operator fixes something: [`Error::is_refusal`].
     pub refused: bool,
 }
 
@@ -178,7 +179,7 @@ impl Database {
             on_duplicate: config.points.on_duplicate,
             letters: dead_letters::StoragePolicy::new(config),
             letter_refusals: Arc::default(),
-            limit: Duration::from_millis(database.statement_timeout_ms) + PATIENCE,
+            limit: Duration::from_millis(database.statement_timeout_ms) + ANSWER_MARGIN,
             row_wait: write::locks::row_wait(
                 Duration::from_millis(database.outage_grace_ms),
                 Duration::from_millis(database.lock_timeout_ms),
@@ -221,10 +222,10 @@ impl Database {
             let (mut session, key) = self.session_for(source).await?;
             progress::start(&mut session, key, partitions).await
         };
-        self.noted(work.await)
+        self.recorded(work.await)
     }
 
-    /// What is applied of partitions of `source`; those without progress are left out.
+    /// What is applied of partitions of `source`; those without progress are omitted.
     ///
     /// # Errors
     /// If the database does not answer.
@@ -233,7 +234,7 @@ impl Database {
             let (mut session, key) = self.session_for(source).await?;
             progress::coverage(&mut session, key, partitions).await
         };
-        self.noted(work.await)
+        self.recorded(work.await)
     }
 
     /// Records `[from, until)` as lost to Kafka, where it is not applied; the answer has the intervals recorded.
@@ -251,7 +252,7 @@ impl Database {
             let (mut session, key) = self.session_for(source).await?;
             progress::record_gap(&mut session, key, partition, interval, reason).await
         };
-        self.noted(work.await)
+        self.recorded(work.await)
     }
 
     /// The progress of this pipeline, of one topic or of all.
@@ -262,7 +263,7 @@ impl Database {
         let mut session = self.session().await?;
         let rows = session
             .query(
-                "read the progress",
+                Step::Other("read the progress"),
                 "select source.id, source.cluster_id, source.topic, source.topic_id, progress.partition,
                         progress.next_offset, progress.ahead::text,
                         to_char(progress.updated_at at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'),
@@ -290,7 +291,7 @@ impl Database {
     }
 
     /// Sets the next offset of partitions of a source, and forgets the islands above it; the answer is their number. A
-    /// partition that is set back is written again: its points are then there twice.
+    /// partition that is set back is written again: its points are then duplicates.
     ///
     /// # Errors
     /// If the database does not answer.
@@ -298,7 +299,7 @@ impl Database {
         let mut session = self.session().await?;
         let rows = session
             .query(
-                "reset the progress",
+                Step::Other("reset the progress"),
                 // What is read again is no gap any more, or a journal would fill it once more.
                 "with moved as (
                      update ingest_progress set next_offset = $3, ahead = '{}', updated_at = now()
@@ -325,7 +326,7 @@ impl Database {
     /// If the database does not answer.
     pub async fn reference(&self) -> Result<ReferentialCheck, Error> {
         let work = async { write::series::reference(&mut self.session().await?).await };
-        self.noted(work.await)
+        self.recorded(work.await)
     }
 
     /// The table of points as it is now.
@@ -334,7 +335,7 @@ impl Database {
     /// If the database does not answer.
     pub async fn look_at_table(&self) -> Result<Table, Error> {
         let work = async { schema::profile::read_catalog(&mut self.session().await?).await };
-        self.noted(work.await)
+        self.recorded(work.await)
     }
 
     /// Asks the server for a sign of life.
@@ -344,10 +345,10 @@ impl Database {
     pub async fn probe(&self) -> Result<(), Error> {
         let work = async {
             let mut session = self.session().await?;
-            session.query("probe", PROBE, &[]).await?;
-            self.look(&mut session).await.map(drop)
+            session.query(Step::Other("probe"), PROBE, &[]).await?;
+            self.read_table(&mut session).await.map(drop)
         };
-        self.noted(work.await)
+        self.recorded(work.await)
     }
 
     /// Does all of a write but the points and the COMMIT.
@@ -357,7 +358,7 @@ impl Database {
     pub(in crate::database) async fn rehearse(&self) -> Result<(), Error> {
         let mut session = self.session().await?;
         session.begin().await?;
-        session.query("probe", PROBE, &[]).await?;
+        session.query(Step::Other("probe"), PROBE, &[]).await?;
         let none = Points::default();
         session.copy(&none, &none.order()).await?;
         Claim::new(&[], &ResolvedSources::default())?.all(&mut session).await?;
@@ -384,7 +385,7 @@ impl Database {
                 rows.first().ok_or_else(|| Error::Unexpected("the server does not give its version".to_owned()))?;
             Ok(schema::server_of(row))
         };
-        self.noted(work.await)
+        self.recorded(work.await)
     }
 
     /// The identity that `migrate` has given to the database which the last connection has met; `None` before there was one.
@@ -398,17 +399,17 @@ impl Database {
     /// If the database does not answer.
     pub async fn identify(&self) -> Result<Option<Uuid>, Error> {
         let work = async { self.session().await.map(drop) };
-        self.noted(work.await)?;
+        self.recorded(work.await)?;
         Ok(self.identity())
     }
 
-    /// The table of points as it was when it was last looked at.
+    /// The table of points as it was when it was last read.
     pub fn table(&self) -> Option<Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Looks at the table of points, and reports what has changed.
-    async fn look(&self, session: &mut Session) -> Result<Table, Error> {
+    async fn read_table(&self, session: &mut Session) -> Result<Table, Error> {
         let table = schema::profile::read_catalog(session).await?;
         let before = self.table.lock().unwrap_or_else(PoisonError::into_inner).replace(table.clone());
         if before.as_ref() != Some(&table) {
@@ -417,15 +418,15 @@ impl Database {
         Ok(table)
     }
 
-    /// How points are stored in this transaction: the table is looked at each time, because somebody may change it while
+    /// How points are stored in this transaction: the table is read each time, because it may be changed while
     /// workers run, and the server does not tell the client for certain that it compresses nothing.
-    async fn store<'a>(
+    async fn prepare_store<'a>(
         &self,
         session: &mut Session,
         batch: &'a Batch,
         ids: &ResolvedSources,
     ) -> Result<Store<'a>, Error> {
-        let table = self.look(session).await?;
+        let table = self.read_table(session).await?;
         if let Some(other) = &table.other_type {
             return Err(Error::OtherType(other.clone()));
         }
@@ -433,8 +434,8 @@ impl Database {
     }
 
     /// Closes connections that are not needed, and measures the pool.
-    pub fn tidy(&self) {
-        self.connections.tidy();
+    pub fn close_idle_connections(&self) {
+        self.connections.close_idle_connections();
     }
 
     /// Closes all connections when their work is done.
@@ -442,7 +443,7 @@ impl Database {
         self.connections.close();
     }
 
-    /// What is known of the database's well-being.
+    /// The database's health.
     pub fn state(&self) -> State {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -459,10 +460,10 @@ impl Database {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).write_failed = false;
     }
 
-    fn noted<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
+    fn recorded<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
         match &result {
-            Ok(_) => self.note_success(Operation::Read),
-            Err(failure) => self.note_failure(failure, Operation::Read),
+            Ok(_) => self.record_success(Operation::Read),
+            Err(failure) => self.record_failure(failure, Operation::Read),
         }
         result
     }
@@ -472,13 +473,13 @@ impl Database {
         self.expected_refusals.load(Ordering::Relaxed) > 0
     }
 
-    /// Notes how many messages were refused of a batch that was copied in pieces.
-    fn note_refused(&self, messages: usize) {
+    /// Records how many messages were refused of a batch that was copied in pieces.
+    fn record_refused_messages(&self, messages: usize) {
         let next = |expected: u32| Some(if messages > 0 { REFUSALS_EXPECTED } else { expected.saturating_sub(1) });
         let _always_a_next = self.expected_refusals.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
     }
 
-    fn note_reference(&self, reference: ReferentialCheck) {
+    fn record_reference(&self, reference: ReferentialCheck) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.reference != Some(reference) {
             info!(reference = reference.as_str(), "{}", reference.describe());
@@ -487,7 +488,7 @@ impl Database {
         }
     }
 
-    fn note_success(&self, asked: Operation) {
+    fn record_success(&self, asked: Operation) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.answers = true;
         if !state.up && (asked == Operation::Write || !state.write_failed) {
@@ -499,7 +500,7 @@ impl Database {
 
     /// A refused row or an overlap is an answer: the database is up. So it is where it cancels a statement, or has no room for
     /// one: that may be for a single message, and all others can be written.
-    fn note_failure(&self, failure: &Error, asked: Operation) {
+    fn record_failure(&self, failure: &Error, asked: Operation) {
         let class = failure.class();
         metrics::database_error(class.as_str());
         if class == Class::Progress {
@@ -510,15 +511,15 @@ impl Database {
         if is_answer || failure.is_canceled() || failure.is_out_of_room() {
             return;
         }
-        self.note_down(failure, asked, Instant::now());
+        self.record_outage(failure, asked, Instant::now());
     }
 
-    /// Notes that nothing is written because of a lock of somebody's, which was waited for since then.
-    pub fn note_blocked(&self, failure: &Error, since: Instant) {
-        self.note_down(failure, Operation::Write, since);
+    /// Records that nothing is written because of another session's lock, which was waited for since then.
+    pub fn record_blocked(&self, failure: &Error, since: Instant) {
+        self.record_outage(failure, Operation::Write, since);
     }
 
-    fn note_down(&self, failure: &Error, asked: Operation, since: Instant) {
+    fn record_outage(&self, failure: &Error, asked: Operation, since: Instant) {
         let class = failure.class();
         if class == Class::Internal || failure.is_read_only() {
             // The cause may be a setting that a session keeps from the time it was opened.

@@ -1,4 +1,4 @@
-//! A database made for one demo or benchmark, and looked at from outside the write path.
+//! A database made for one demo or benchmark, and read from outside the write path.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
@@ -10,6 +10,7 @@ use tokio_postgres::config::Host;
 use super::error::Error;
 use super::schema::{connect, quoted_text as quoted};
 use crate::config::{self, Secret};
+use crate::database::connection::step::Step;
 
 /// The database; [`ScratchDatabase::remove`] takes it away again.
 #[derive(Debug)]
@@ -65,7 +66,10 @@ impl ScratchDatabase {
         let admin = connect(database).await?;
         let drop = format!("drop database if exists {name} with (force)");
         for sql in [drop, format!("create database {name}{}", encoding(&admin).await?)] {
-            admin.batch_execute(&sql).await.map_err(|source| Error::Server { step: "make the database", source })?;
+            admin
+                .batch_execute(&sql)
+                .await
+                .map_err(|source| Error::Server { step: Step::Other("make the database"), source })?;
         }
         let url = with_database(database.connection().expose(), &name)?;
         let database = config::Database { url: Secret::new(url.clone()), ..database.clone() };
@@ -109,10 +113,10 @@ impl ScratchDatabase {
     /// # Errors
     /// If the server does not answer, or refuses.
     pub async fn execute(&self, step: &'static str, sql: &str) -> Result<(), Error> {
-        self.client.batch_execute(sql).await.map_err(|source| Error::Server { step, source })
+        self.client.batch_execute(sql).await.map_err(|source| Error::Server { step: Step::Other(step), source })
     }
 
-    /// Takes away all points, series and progress.
+    /// Deletes all points, series and progress.
     ///
     /// # Errors
     /// If the server does not answer.
@@ -143,7 +147,7 @@ impl ScratchDatabase {
     /// # Errors
     /// If the server does not answer, or refuses.
     pub async fn make_copy_file(&self, name: &str, rows_sql: &str) -> Result<String, Error> {
-        let step = "find the server's data folder";
+        let step = Step::Other("find the server's data folder");
         let sql = "select current_setting('data_directory')";
         let row = self.client.query_one(sql, &[]).await.map_err(|source| Error::Server { step, source })?;
         let file = format!("{}/{}_{name}.copy", row.get::<_, String>(0), self.name);
@@ -153,7 +157,7 @@ impl ScratchDatabase {
         Ok(file)
     }
 
-    /// Copies such files' rows into the table of points, one after the other, on a connection of its own that has run
+    /// Copies such files' rows into the table of points, one after the other, on another connection that has run
     /// `settings` before.
     ///
     /// # Errors
@@ -165,7 +169,10 @@ impl ScratchDatabase {
             let columns = "time_series_id, \"timestamp\", column_name, value";
             sql += &format!("copy time_series_data_points ({columns}) from {} (format binary);", quoted(file));
         }
-        client.batch_execute(&sql).await.map_err(|source| Error::Server { step: "copy from files", source })
+        client
+            .batch_execute(&sql)
+            .await
+            .map_err(|source| Error::Server { step: Step::Other("copy from files"), source })
     }
 
     /// Deletes such a file.
@@ -201,12 +208,13 @@ impl ScratchDatabase {
         }
         let sql = "select format('select count(*) from only %I.%I', chunk_schema, chunk_name) \
                    from timescaledb_information.chunks where hypertable_name = 'time_series_data_points' and is_compressed";
-        let chunks = self.client.query(sql, &[]).await.map_err(|source| Error::Server { step, source })?;
+        let chunks =
+            self.client.query(sql, &[]).await.map_err(|source| Error::Server { step: Step::Other(step), source })?;
         let mut compressed = 0;
         for chunk in chunks {
             let sql: String = chunk.get(0);
             let all = self.count(&sql.replace("only ", "")).await?;
-            // TimescaleDB counts a compressed chunk's rows as its own, unless it is told not to.
+            // TimescaleDB counts a compressed chunk's rows as its own, unless it is set not to.
             self.execute(step, "set timescaledb.enable_transparent_decompression = off").await?;
             let uncompressed = self.count(&sql).await;
             self.execute(step, "reset timescaledb.enable_transparent_decompression").await?;
@@ -220,7 +228,11 @@ impl ScratchDatabase {
     }
 
     async fn number(&self, sql: &str) -> Result<i64, Error> {
-        let row = self.client.query_one(sql, &[]).await.map_err(|source| Error::Server { step: "count", source })?;
+        let row = self
+            .client
+            .query_one(sql, &[])
+            .await
+            .map_err(|source| Error::Server { step: Step::Other("count"), source })?;
         Ok(row.get(0))
     }
 
@@ -233,7 +245,7 @@ impl ScratchDatabase {
             .client
             .query("select time_series_id, column_name, count(*) from time_series_data_points group by 1, 2", &[])
             .await
-            .map_err(|source| Error::Server { step: "count", source })?;
+            .map_err(|source| Error::Server { step: Step::Other("count"), source })?;
         let columns = rows
             .iter()
             .map(|row| ((row.get(0), row.get(1)), usize::try_from(row.get::<_, i64>(2)).unwrap_or(0)))
@@ -262,9 +274,12 @@ impl ScratchDatabase {
         drop(self.client);
         let (admin, name) = (self.admin, self.name);
         let sql = format!("drop database if exists {name} with (force)");
-        admin.batch_execute(&sql).await.map_err(|source| Error::Server { step: "drop the database", source })?;
+        admin
+            .batch_execute(&sql)
+            .await
+            .map_err(|source| Error::Server { step: Step::Other("drop the database"), source })?;
         for file in self.files.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            let step = "delete the file";
+            let step = Step::Other("delete the file");
             admin.batch_execute(&delete_sql(&file)).await.map_err(|source| Error::Server { step, source })?;
         }
         Ok(())
@@ -277,7 +292,7 @@ async fn encoding(client: &Client) -> Result<&'static str, Error> {
     let row = client
         .query_opt(sql, &[])
         .await
-        .map_err(|source| Error::Server { step: "look for the server's encoding", source })?;
+        .map_err(|source| Error::Server { step: Step::Other("look for the server's encoding"), source })?;
     let is_utf8 = row.is_some_and(|row| row.get(0));
     Ok(if is_utf8 { "" } else { " encoding 'UTF8' locale 'C' template template0" })
 }
@@ -306,7 +321,7 @@ fn addresses(url: &str) -> Result<Vec<Address>, Error> {
     Ok((0..hosts.len().max(numeric.len())).filter_map(address).collect())
 }
 
-/// Where the part behind `scheme://` begins.
+/// Where the part after `scheme://` begins.
 fn authority_start(url: &str) -> Result<usize, Error> {
     url.find("://").map(|at| at + 3).ok_or_else(|| Error::Unexpected("database.url is no URL".to_owned()))
 }

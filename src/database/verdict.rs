@@ -4,7 +4,7 @@ use super::error::{Class, Error};
 
 /// How often a series that another program has deleted meanwhile is created again before its absence counts as a refusal.
 const MISSING_SERIES: u32 = 3;
-/// How often the server cancels an attempt before that counts as its size: once may be somebody's `pg_cancel_backend`.
+/// How often the server cancels an attempt before that counts as its size: once may be an operator's `pg_cancel_backend`.
 const CANCELED: u32 = 2;
 
 /// What is done next with the messages of a failed attempt.
@@ -35,7 +35,7 @@ pub struct Failed {
     pub is_missing_series: bool,
     /// The server has no room for the transaction's locks or memory.
     pub is_out_of_room: bool,
-    /// The server has ended the statement or the transaction by a time-out or a request.
+    /// The server has ended the statement or the transaction by a timeout or a request.
     pub is_canceled: bool,
     /// Progress has too many islands.
     pub is_out_of_islands: bool,

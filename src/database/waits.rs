@@ -1,5 +1,5 @@
-//! What work in the database waits for: the sessions that hold its locks, said while it lasts. For migrations and commands, at
-//! which somebody looks; a worker says it by `write::locks`.
+//! What work in the database waits for: the sessions that hold its locks, said while it lasts. For migrations and commands
+//! that an operator watches; a worker reports it by `write::locks`.
 
 use std::time::{Duration, Instant};
 
@@ -9,13 +9,14 @@ use tracing::debug;
 use super::Database;
 use super::connection::connector::{Connector, Failed};
 use super::error::Error;
+use crate::database::connection::step::Step;
 use crate::telemetry::escaped;
 
 /// How often a wait is reported, while it lasts.
 pub const WAIT_REPORT_INTERVAL: Duration = Duration::from_secs(30);
-/// How long work may wait for somebody's lock before it says so.
+/// How long work may wait for another session's lock before that is reported.
 const FIRST: Duration = Duration::from_secs(5);
-const STEP: &str = "ask who holds locks";
+const STEP: Step = Step::Other("ask who holds locks");
 
 /// The connection by which it is asked who holds locks: the one that works waits.
 pub(super) enum Observer<'a> {
@@ -55,7 +56,7 @@ impl Observer<'_> {
     }
 }
 
-/// Does work on the sessions of these processes of the server. While it waits for a lock of somebody else's, `say` gets a
+/// Does work on the sessions of these processes of the server. While it waits for another session's lock, `say` gets a
 /// sentence that names who holds it, after 5 s and every 30 s.
 pub(super) async fn watch<T>(
     mut observer: Observer<'_>,
@@ -102,7 +103,7 @@ impl Database {
 /// The process of the server that works for a connection.
 pub(super) async fn pid_of(client: &Client) -> Result<i32, Error> {
     let row = client.query_one("select pg_backend_pid()", &[]).await;
-    Ok(row.map_err(|source| Error::Server { step: "ask for the session's process", source })?.get(0))
+    Ok(row.map_err(|source| Error::Server { step: Step::Other("ask for the session's process"), source })?.get(0))
 }
 
 /// The sessions whose processes a query names, each with what is known of it.

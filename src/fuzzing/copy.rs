@@ -46,7 +46,7 @@ pub fn copy(input: &[u8]) {
     let (mut stream, mut more) = (Vec::new(), true);
     while more {
         let mut chunk = BytesMut::new();
-        more = encoder.fill(&mut chunk, limit);
+        more = encoder.encode_into(&mut chunk, limit);
         stream.extend_from_slice(&chunk);
     }
     let read = rows(&stream).expect("the stream is whole");

@@ -130,9 +130,9 @@ impl Files for MemoryFiles {
         Ok(u64::MAX)
     }
 
-    fn look(&self, path: &Path) -> io::Result<Seen> {
+    fn metadata(&self, path: &Path) -> io::Result<Seen> {
         if let Ok(file) = self.get(path) {
-            return self.look_at(&file);
+            return self.metadata_of(&file);
         }
         let is_directory = lock(&self.0).keys().any(|file| file.parent() == Some(path));
         if is_directory {
@@ -142,7 +142,7 @@ impl Files for MemoryFiles {
         }
     }
 
-    fn look_at(&self, file: &File) -> io::Result<Seen> {
+    fn metadata_of(&self, file: &File) -> io::Result<Seen> {
         let bytes = content(file).len() as u64;
         Ok(Seen { device: 0, inode: Arc::as_ptr(file).addr() as u64, bytes, changed: (0, 0) })
     }

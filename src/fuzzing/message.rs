@@ -41,7 +41,7 @@ fn names(points: &Points) -> Vec<(String, Vec<String>)> {
 /// Decodes the input as a message of either topic, and where it is one, as a number and as a text of a message.
 ///
 /// # Panics
-/// Where a rejected message leaves something behind, a detail names no place, points are outside the limits, what is no JSON
+/// If a rejected message leaves something in the batch, a detail names no place, points are outside the limits, what is not JSON
 /// is taken, a field that is unknown is not counted, or a number or a time is read otherwise than by others.
 pub fn message(input: &[u8]) {
     for kind in [Kind::Points, Kind::Series] {
@@ -68,7 +68,7 @@ fn decode(kind: Kind, payload: &[u8]) {
     let before = (rows(&points), names(&points));
     match decoder.decode(kind, Some(payload), &mut points) {
         Err(rejected) => {
-            assert_eq!((rows(&points), names(&points)), before, "a rejected message leaves something behind");
+            assert_eq!((rows(&points), names(&points)), before, "a rejected message leaves something in the batch");
             check_rejected(&rejected, payload);
         }
         Ok(message) => {

@@ -36,7 +36,7 @@ impl<'a> Input<'a> {
         usize::from(u16::from_le_bytes(self.array())) % limit.max(1)
     }
 
-    /// At most so many bytes.
+    /// At most `bytes` bytes.
     fn take(&mut self, bytes: usize) -> &'a [u8] {
         let (taken, rest) = self.0.split_at(bytes.min(self.0.len()));
         self.0 = rest;
@@ -101,7 +101,7 @@ mod tests {
         prop::collection::vec(any::<u8>(), 0..up_to)
     }
 
-    /// Segments whose header is whole, and says that so many records came before them.
+    /// Segments whose header is whole, and says how many records came before them.
     #[test]
     fn journals_whose_sequence_numbers_have_run_out() {
         for first_sequence in [u64::MAX, u64::MAX / 2, u64::MAX / 2 - 1, u64::MAX / 2 - 2] {

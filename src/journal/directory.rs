@@ -56,7 +56,7 @@ pub(super) struct Listing {
 impl Listing {
     pub(super) fn read<F: Files>(files: &F, directory: &Path) -> Result<Self, OpenError> {
         let names = files.list(directory).map_err(|source| failed(files, "list", directory, source))?;
-        // None is made with the number 0, nor with the last one, behind which there is no next.
+        // None is made with the number 0, nor with the last one, after which there is no next.
         let is_ours = |number: &u64| (1..u64::MAX).contains(number);
         let with = |suffix| names.iter().filter_map(|name| number(name, suffix)).filter(is_ours).collect();
         let known = [LOCK, JOURNAL, NEW_JOURNAL, PROBE, LOST_AND_FOUND];

@@ -13,7 +13,7 @@ pub enum OpenError {
         /// The journal's directory.
         directory: PathBuf,
     },
-    /// The directory is not safe: it belongs to somebody else, or others may write to it.
+    /// The directory is not safe: it belongs to another user, or others may write to it.
     #[error("the journal's directory {directory} is refused: {why}")]
     Refused {
         /// The journal's directory.
@@ -66,7 +66,7 @@ pub enum AppendError {
         /// What is needed on top, in bytes.
         needed_bytes: u64,
     },
-    /// Writing failed on two segments, one after the other. Some of the sets may be in the journal all the same.
+    /// Writing failed on two segments, one after the other. Some of the sets may be in the journal nevertheless.
     #[error("the journal cannot be written: {0}")]
     Unavailable(#[source] io::Error),
     /// The directory is not the one that was opened, or lacks what was written to it, and cannot be opened again now.
@@ -159,11 +159,11 @@ pub enum ReadError {
 pub struct Damage {
     /// The segment's number; 0 for the file `JOURNAL`.
     pub segment: u64,
-    /// The first bad position, in bytes from the file's beginning.
+    /// The first damaged position, in bytes from the file's beginning.
     pub from: u64,
-    /// The position after the last bad one.
+    /// The position after the last damaged one.
     pub until: u64,
-    /// What is bad.
+    /// What is damaged.
     pub what: DamageKind,
 }
 
@@ -173,7 +173,7 @@ impl fmt::Display for Damage {
     }
 }
 
-/// What is bad about a place.
+/// What is wrong with a place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum DamageKind {
     /// The file `JOURNAL`; the id was found in a segment.

@@ -26,14 +26,14 @@ pub struct Examination {
 /// Looks at the place of a journal. A directory that is missing is not made.
 pub fn examine<F: Files>(files: &F, options: &Options) -> Examination {
     let mut found = Examination::default();
-    found.problem = look(files, options, &mut found).err();
+    found.problem = examine_place(files, options, &mut found).err();
     found
 }
 
-fn look<F: Files>(files: &F, options: &Options, found: &mut Examination) -> Result<(), String> {
+fn examine_place<F: Files>(files: &F, options: &Options, found: &mut Examination) -> Result<(), String> {
     let directory = options.directory.as_path();
     let failed = |action, error| directory::failed(files, action, directory, error).to_string();
-    if let Err(error) = files.look(directory) {
+    if let Err(error) = files.metadata(directory) {
         if !is_gone(&error) {
             return Err(failed("look at", error));
         }
@@ -55,7 +55,7 @@ fn look<F: Files>(files: &F, options: &Options, found: &mut Examination) -> Resu
         let names = listing.foreign.join(", ");
         found.warnings.push(format!("{} has files that are not the journal's: {names}", directory.display()));
     }
-    let length = |number| Some(files.look(&directory::segment_path(directory, number)).ok()?.bytes);
+    let length = |number| Some(files.metadata(&directory::segment_path(directory, number)).ok()?.bytes);
     let used_bytes = listing.segments.iter().filter_map(|number| length(*number)).sum();
     check_volume(files, directory, options, used_bytes).map_err(|stop| words(stop, options))?;
     // Who has it does the same itself, with the same name.
@@ -71,7 +71,7 @@ fn first_parent<'a, F: Files>(files: &F, directory: &'a Path) -> &'a Path {
         true => Path::new("."),
         false => path,
     });
-    parents.into_iter().find(|path| files.look(path).is_ok()).unwrap_or(Path::new("/"))
+    parents.into_iter().find(|path| files.metadata(path).is_ok()).unwrap_or(Path::new("/"))
 }
 
 fn words(stop: Stop, options: &Options) -> String {

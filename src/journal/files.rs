@@ -1,4 +1,4 @@
-//! The file system as the journal uses it: the one place with its calls, so that tests can put a faulty one behind it.
+//! The file system as the journal uses it: the one place with its calls, so that tests can replace it by a faulty one.
 
 use std::fmt::Debug;
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -50,7 +50,7 @@ pub trait Files: Debug + Send + 'static {
     fn check_directory(&self, directory: &Path) -> io::Result<()>;
     /// Opens and locks a file, made where it is missing; `WouldBlock` where another process has it locked.
     fn lock(&self, path: &Path) -> io::Result<Self::File>;
-    /// The names in a directory, in no order; names that are not UTF-8 are left out.
+    /// The names in a directory, in no order; names that are not UTF-8 are omitted.
     fn list(&self, directory: &Path) -> io::Result<Vec<String>>;
     /// Makes a file, for this user alone; `AlreadyExists` where the name is taken.
     fn create(&self, path: &Path) -> io::Result<Self::File>;
@@ -77,9 +77,9 @@ pub trait Files: Debug + Send + 'static {
     /// The bytes that this user may still use where the directory lies.
     fn free_bytes(&self, directory: &Path) -> io::Result<u64>;
     /// What the path leads to.
-    fn look(&self, path: &Path) -> io::Result<Seen>;
+    fn metadata(&self, path: &Path) -> io::Result<Seen>;
     /// The same of an open file.
-    fn look_at(&self, file: &Self::File) -> io::Result<Seen>;
+    fn metadata_of(&self, file: &Self::File) -> io::Result<Seen>;
     /// Fails if this user may make no file in the directory, without trying it.
     fn may_make_in(&self, directory: &Path) -> io::Result<()>;
     /// Whose the path is, or the first of its parents that is there, and what to do if this user may not write to it; for an
@@ -238,11 +238,11 @@ impl Files for RealFiles {
         Ok(found.f_bavail.saturating_mul(found.f_frsize))
     }
 
-    fn look(&self, path: &Path) -> io::Result<Seen> {
+    fn metadata(&self, path: &Path) -> io::Result<Seen> {
         Ok(seen(&fs::metadata(path)?))
     }
 
-    fn look_at(&self, file: &File) -> io::Result<Seen> {
+    fn metadata_of(&self, file: &File) -> io::Result<Seen> {
         Ok(seen(&file.metadata()?))
     }
 
@@ -279,7 +279,7 @@ impl Files for RealFiles {
     }
 }
 
-/// A link is not followed, and a pipe that somebody put there does not hang the worker.
+/// A link is not followed, and a pipe in its place does not hang the worker.
 fn options(access: Access) -> OpenOptions {
     let mut options = OpenOptions::new();
     let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits();

@@ -11,7 +11,7 @@ const RECORD_VERSION: u8 = 1;
 pub(super) const ALIGNMENT: u64 = 8;
 /// The largest payload, in bytes, before and after compression: what a reader may be made to allocate.
 pub(super) const MAX_PAYLOAD_BYTES: usize = 1 << 30;
-/// The largest sequence number that a header may have: nobody appends so many records, and from any that is read on there is
+/// The largest sequence number that a header may have: no worker appends that number of records, and from any that is read on there is
 /// room to count. What is appended has no larger one either, because it would not be read.
 pub(super) const MAX_SEQUENCE: u64 = u64::MAX / 2;
 /// `flags`: the payload is compressed with zstd.
@@ -20,7 +20,7 @@ pub(super) const COMPRESSED: u16 = 1;
 const JOURNAL_MAGIC: [u8; 8] = *b"SI-JRNL\n";
 const SEGMENT_MAGIC: [u8; 8] = *b"SI-SEGM\n";
 
-/// What tells one journal from another.
+/// What distinguishes one journal from another.
 pub(super) type JournalId = [u8; 16];
 
 /// Bytes of a header.
@@ -185,7 +185,7 @@ impl RecordHeader {
             .sealed(salt)
     }
 
-    /// The header, where the bytes are one that was written at this place. What cannot be one is told from its kind and
+    /// The header, where the bytes are one that was written at this place. What cannot be one is known from its kind and
     /// version alone, so that looking for headers is fast.
     pub(super) fn decode(bytes: &HeaderBytes, salt: impl FnOnce() -> u32) -> Option<Self> {
         let kind = match (bytes[4], bytes[5]) {

@@ -1,19 +1,18 @@
-//! The journal on a thread of its own, for many asynchronous callers. They encode what they append, on tokio's threads for
+//! The journal on its own thread, for many asynchronous callers. They encode what they append, on tokio's threads for
 //! blocking work: while one group is written, the next ones are compressed.
 
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
-use tokio::task::spawn_blocking;
 
+use super::encoders::Encoders;
 use super::error::{AppendError, Damage, ReadError};
 use super::files::Files;
 use super::index::{Record, SegmentInfo};
 use super::journal::{Journal, Usage};
-use super::payload::{Compression, Encoded, Encoder, runs};
+use super::payload::{Compression, Encoded};
 use crate::raw::{Interval, MessageSet};
 
 /// How many bytes of raw messages are encoded and not written yet: it bounds the memory for their encoded copies, and what is
@@ -50,117 +49,7 @@ pub struct JournalHandle {
     lost: Arc<Mutex<Vec<Interval>>>,
     encoders: Arc<Encoders>,
     room: Arc<Semaphore>,
-}
-
-/// As many encoders as the machine has cores.
-#[derive(Debug)]
-struct Encoders {
-    cores: usize,
-    turns: Arc<Semaphore>,
-    /// Those that nobody uses, with their buffers.
-    idle: Mutex<Vec<Encoder>>,
-    /// Buffers of records that are written.
-    spare: Mutex<Vec<Vec<u8>>>,
-    pace: Mutex<Pace>,
-}
-
-/// So many buffers are kept for the next records, none larger than [`SPARE_BYTES`].
-const SPARES: usize = 16;
-const SPARE_BYTES: usize = 2 << 20;
-
-/// How much is appended, in windows of [`WINDOW`]. Where little comes, room on the disk is worth more than time; where much
-/// comes, compression must not be slower than the disk.
-#[derive(Debug)]
-pub(super) struct Pace {
-    since: Instant,
-    bytes: usize,
-    /// What the window before allows.
-    before: Compression,
-}
-
-pub(super) const WINDOW: Duration = Duration::from_millis(250);
-/// So many bytes of raw messages in a window are much: 64 MiB/s, of which zstd's level 1 takes an eighth of a core.
-pub(super) const FAST_WINDOW_BYTES: usize = 16 << 20;
-/// And so many are more than two cores compress alongside all else: 192 MiB/s.
-pub(super) const FLOOD_WINDOW_BYTES: usize = 48 << 20;
-
-/// How to compress where so many bytes come in a window.
-fn effort(window_bytes: f64) -> Compression {
-    match window_bytes {
-        bytes if bytes > FLOOD_WINDOW_BYTES as f64 => Compression::Off,
-        bytes if bytes > FAST_WINDOW_BYTES as f64 => Compression::Fast,
-        _ => Compression::Compact,
-    }
-}
-
-impl Pace {
-    pub(super) fn new(now: Instant) -> Self {
-        Self { since: now, bytes: 0, before: Compression::Compact }
-    }
-
-    /// Counts what is appended now, and tells how to compress it.
-    pub(super) fn add(&mut self, bytes: usize, now: Instant) -> Compression {
-        let elapsed = now.saturating_duration_since(self.since);
-        if elapsed >= WINDOW {
-            let before = effort(self.bytes as f64 * WINDOW.as_secs_f64() / elapsed.as_secs_f64());
-            *self = Self { since: now, bytes: 0, before };
-        }
-        self.bytes = self.bytes.saturating_add(bytes);
-        self.before.max(effort(self.bytes as f64))
-    }
-}
-
-impl Encoders {
-    fn new() -> Self {
-        let cores = thread::available_parallelism().map_or(1, usize::from);
-        let pace = Mutex::new(Pace::new(Instant::now()));
-        let turns = Arc::new(Semaphore::new(cores));
-        Self { cores, turns, idle: Mutex::default(), spare: Mutex::default(), pace }
-    }
-
-    fn spare(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
-        self.spare.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Keeps the buffers of what is written for what comes next.
-    fn reuse(&self, written: Vec<Encoded>) {
-        let records = written.into_iter().map(|encoded| encoded.record);
-        let mut spare = self.spare();
-        let room = SPARES.saturating_sub(spare.len());
-        spare.extend(records.filter(|record| record.capacity() <= SPARE_BYTES).take(room));
-    }
-
-    /// Encodes the sets, each run of neighbours by itself.
-    async fn encode(self: &Arc<Self>, sets: Vec<MessageSet>, effort: Compression) -> io::Result<Vec<Encoded>> {
-        let mut runs = runs(sets);
-        // A task for each core, so that many small runs do not cost many changes of threads.
-        let each = runs.len().div_ceil(self.cores);
-        let mut tasks = Vec::new();
-        while !runs.is_empty() {
-            let part: Vec<_> = runs.drain(..each.min(runs.len())).collect();
-            let turn = Arc::clone(&self.turns).acquire_owned().await.map_err(io::Error::other)?;
-            let encoders = Arc::clone(self);
-            tasks.push(spawn_blocking(move || {
-                let _turn = turn;
-                let idle = || encoders.idle.lock().unwrap_or_else(PoisonError::into_inner);
-                let known = idle().pop();
-                let mut encoder = known.map_or_else(Encoder::new, Ok)?;
-                encoder.set_effort(effort)?;
-                let mut encode = |run: &Vec<_>| {
-                    let spare = encoders.spare().pop().unwrap_or_default();
-                    encoder.encode(run, spare)
-                };
-                let encoded: io::Result<Vec<Encoded>> = part.iter().map(&mut encode).collect();
-                idle().push(encoder);
-                encoded
-            }));
-        }
-        let mut encoded = Vec::new();
-        for task in tasks {
-            encoded.append(&mut task.await.map_err(io::Error::other)??);
-        }
-        Ok(encoded)
-    }
+    is_absent: bool,
 }
 
 impl JournalHandle {
@@ -177,7 +66,24 @@ impl JournalHandle {
         let owner =
             Owner { journal, queue, usage: shown, lost: told, encoders: Arc::clone(&encoders), removal_fails: false };
         thread::Builder::new().name("journal".to_owned()).spawn(move || owner.run())?;
-        Ok(Self { commands, usage, lost, encoders, room })
+        Ok(Self { commands, usage, lost, encoders, room, is_absent: false })
+    }
+
+    /// The handle of no journal: it has no records and accepts none.
+    pub fn absent() -> Self {
+        Self {
+            commands: mpsc::unbounded_channel().0,
+            usage: Arc::default(),
+            lost: Arc::default(),
+            encoders: Arc::new(Encoders::new()),
+            room: Arc::new(Semaphore::new(GROUP_BYTES)),
+            is_absent: true,
+        }
+    }
+
+    /// Returns `true` if there is no journal.
+    pub fn is_absent(&self) -> bool {
+        self.is_absent
     }
 
     async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Option<T> {
@@ -203,9 +109,9 @@ impl JournalHandle {
             .unwrap_or_else(|| Err(unavailable("the journal is closed".to_owned())))
     }
 
-    /// How to compress so many bytes that come now.
+    /// How to compress `bytes` bytes that come now.
     fn effort(&self, bytes: usize) -> Compression {
-        let of_pace = self.encoders.pace.lock().unwrap_or_else(PoisonError::into_inner).add(bytes, Instant::now());
+        let of_pace = self.encoders.pace(bytes);
         let usage = self.usage();
         // What is left shall last.
         if usage.bytes > usage.limit_bytes / 2 { Compression::Compact } else { of_pace }
@@ -213,12 +119,12 @@ impl JournalHandle {
 
     /// Returns `true` if the thread has ended: it was closed, or an internal error has ended it.
     pub fn has_ended(&self) -> bool {
-        self.commands.is_closed()
+        !self.is_absent && self.commands.is_closed()
     }
 
     /// The records, the oldest first; `None` where the thread has ended.
     pub async fn records(&self) -> Option<Vec<Record>> {
-        self.ask(Command::Records).await
+        if self.is_absent { Some(Vec::new()) } else { self.ask(Command::Records).await }
     }
 
     /// The messages of a record.
@@ -245,7 +151,7 @@ impl JournalHandle {
 
     /// The segments, the oldest first; `None` where the thread has ended.
     pub async fn segments(&self) -> Option<Vec<SegmentInfo>> {
-        self.ask(Command::Segments).await
+        if self.is_absent { Some(Vec::new()) } else { self.ask(Command::Segments).await }
     }
 
     /// What is known to be damaged; `None` where the thread has ended.
@@ -318,7 +224,7 @@ impl<F: Files> Owner<F> {
         *self.usage.lock().unwrap_or_else(PoisonError::into_inner) = self.journal.usage();
     }
 
-    /// Writes the append together with those that wait behind; gives the command after them, if one waits.
+    /// Writes the append together with those that wait after it; returns the command after them, if one waits.
     fn append_group(&mut self, first: Waiting) -> Option<Command> {
         let mut group = vec![first];
         let mut after = None;

@@ -9,7 +9,7 @@ use super::payload::NO_TIME;
 use crate::raw::{Interval, Partition, Source};
 
 /// The messages of one interval of positions of one partition, as the journal has them. Two records may overlap: what an
-/// append did not acknowledge may be there all the same, and is appended again.
+/// append did not acknowledge may be there nevertheless, and is appended again.
 #[derive(Debug, Clone)]
 pub struct Record {
     /// The partition.
@@ -46,6 +46,14 @@ impl Record {
             position,
             sequence: header.sequence,
         }
+    }
+
+    /// A record of an interval, without messages.
+    #[cfg(test)]
+    pub(crate) fn of(interval: Interval) -> Self {
+        let Interval { partition, from, until } = interval;
+        let (messages, payload_bytes, oldest_ms) = (0, 0, None);
+        Self { partition, from, until, messages, payload_bytes, oldest_ms, segment: 1, position: 0, sequence: 0 }
     }
 }
 
@@ -182,7 +190,7 @@ impl Index {
         damage
     }
 
-    /// Forgets a segment, and damage that no longer lies behind any segment.
+    /// Forgets a segment, and damage that no longer lies after any segment.
     pub(super) fn forget(&mut self, number: u64) {
         self.segments.remove(&number);
         let oldest = self.segments.keys().next().copied();

@@ -112,7 +112,7 @@ impl<F: Files> Inspection<F> {
     }
 
     /// Compares all payloads with their checksums, in constant memory, and gives all damage, in the order of segments and
-    /// positions. `progress` is told the bytes that were read since it was told last.
+    /// positions. `progress` gets the bytes that were read since its last call.
     pub fn verify(&self, mut progress: impl FnMut(u64)) -> Vec<Damage> {
         let mut damage = self.index.damage.clone();
         for (number, segment) in &self.index.segments {

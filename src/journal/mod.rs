@@ -4,10 +4,10 @@
 //! interval of positions of one partition. What of it is drained is not written here: the database's progress says so, and a
 //! segment that it covers is removed.
 //!
-//! - [`Journal`]: open, append, read, remove. [`JournalHandle`]: the same on a thread of its own, with group commit; payloads
+//! - [`Journal`]: open, append, read, remove. [`JournalHandle`]: the same on its own thread, with group commit; payloads
 //!   are compressed before they reach that thread.
 //! - [`Inspection`]: the same files, to read alone, without the lock.
-//! - [`Files`]: the file system behind it all.
+//! - [`Files`]: the file system that it uses.
 //! - `journal`: the state of an open journal; `opening`, `append`, `segments`, `room`, `probe`: what is done with it.
 //! - `recovery`, `scan`, `tail`: from the files to the index of the records.
 //!
@@ -22,9 +22,9 @@
 //!    length, and it takes that length from the disk before its first record. A full journal says so; it drops nothing but
 //!    segments in quarantine, the oldest first: they count, too, but are only there to be examined.
 //! 4. *Nothing is invented*: a record is what was written there, or damage. A checksum belongs to one place of one journal.
-//! 5. *Nothing goes silently*: a bad place is reported by segment and positions, and the records on both sides stay. Only
+//! 5. *Nothing goes silently*: a damaged place is reported by segment and positions, and the records on both sides stay. Only
 //!    the end of the last segment may be torn, which is what a crash leaves of a write that was not acknowledged.
-//!    If somebody deletes, moves or cuts off the directory or a file in it while the journal is open, the directory is
+//!    If the directory or a file in it is deleted, moved or truncated while the journal is open, the directory is
 //!    opened again, recreated if it is missing, and what is lost is returned by [`Journal::take_lost`]. Until that succeeds,
 //!    nothing is acknowledged.
 //! 6. *Numbers grow*, and segments go in the order of their numbers: a missing one between two segments is damage.
@@ -83,23 +83,24 @@
 //!
 //! # Opening
 //! The *sequence number* goes up by one from record to record, sources too, across segments. A segment's header has the
-//! first one of its own: all below were acknowledged, in the segment named as the previous one and those before it; none
+//! its own first one: all below were acknowledged, in the segment named as the previous one and those before it; none
 //! from it on was. Therefore, in all segments but the last:
-//! - records from the successor's first sequence number on, and all bytes behind, are remainders of a failed write;
+//! - records from the successor's first sequence number on, and all bytes after them, are remainders of a failed write;
 //! - records that are missing below it are damage;
 //! - a segment that its successor does not name as previous, and that is not older than that one, never had an acknowledged
 //!   record.
 //!
-//! In the last segment the payloads are read, too. Behind its last intact record there may be bad places; they are a *torn
-//! end* where each has a 512-byte sector that was never written (zero, or behind the file's end), and are cut off. Anything
-//! else is damage; then as many sequence numbers are left out as records may have stood there, so that they are missed again
+//! In the last segment the payloads are read, too. After its last intact record there may be damaged places; they are a *torn
+//! end* where each has a 512-byte sector that was never written (zero, or after the file's end), and are cut off. Anything
+//! else is damage; then as many sequence numbers are skipped as records may have stood there, so that they are missed again
 //! by the rule above.
 //!
-//! Behind a bad place the next record is looked for at every multiple of 8 bytes.
+//! After a damaged place the next record is looked for at every multiple of 8 bytes.
 
 mod append;
 mod current;
 mod directory;
+mod encoders;
 mod error;
 mod examine;
 mod files;

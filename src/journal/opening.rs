@@ -19,7 +19,7 @@ impl<F: Files> Journal<F> {
     /// # Errors
     /// If another process has it, the directory is not safe, or the file system fails. Damage is no error.
     pub fn open(files: F, options: Options) -> Result<Self, OpenError> {
-        let place = Place::take(&files, &options.directory)?;
+        let place = Place::acquire(&files, &options.directory)?;
         let mut journal = Self {
             files,
             options,
@@ -119,7 +119,7 @@ impl<F: Files> Journal<F> {
         let before = self.lost_records;
         let opened = match self.place.has_lock(&self.files, &directory) {
             Ok(true) => Ok(()),
-            _ => Place::take(&self.files, &directory).map(|place| self.place = place),
+            _ => Place::acquire(&self.files, &directory).map(|place| self.place = place),
         };
         match opened.and_then(|()| self.load()) {
             Ok(()) => {

@@ -71,7 +71,7 @@ pub(super) fn decode_source(bytes: &[u8]) -> Option<Source> {
 const RECORD_BYTES: usize = 1 << 20;
 
 /// The sets that become one record each: neighbours in their partition, in their order. Fewer records are fewer to keep in
-/// memory, and messages compress better together. Sets that cover no position are left out.
+/// memory, and messages compress better together. Sets that cover no position are skipped.
 pub(super) fn runs(sets: impl IntoIterator<Item = MessageSet>) -> Vec<Vec<MessageSet>> {
     let mut runs: Vec<Vec<MessageSet>> = Vec::new();
     // Each partition's last run: its number, where it ends, and its bytes.
@@ -198,7 +198,7 @@ impl Encoder {
         })
     }
 
-    /// Puts `plain` behind the header's room, compressed where that makes it smaller. Gives the flags.
+    /// Puts `plain` after the header's room, compressed if that makes it smaller. Returns the flags.
     fn compress(&mut self, record: &mut Vec<u8>) -> u16 {
         record.reserve(self.plain.len());
         let mut behind = Cursor::new(&mut *record);
@@ -268,7 +268,7 @@ pub(super) fn decode(header: &RecordHeader, payload: &[u8]) -> Option<MessageSet
     let plain = uncompressed(header, payload)?;
     let mut rest = Rest(&plain);
     let source_bytes = usize::try_from(u32::from_le_bytes(rest.array()?)).ok()?;
-    let source = Arc::new(decode_source(rest.take(source_bytes)?)?);
+    let source = Arc::new(decode_source(rest.read(source_bytes)?)?);
     if header.from > header.until {
         return None;
     }
@@ -306,14 +306,14 @@ fn uncompressed(header: &RecordHeader, payload: &[u8]) -> Option<Vec<u8>> {
 struct Rest<'a>(&'a [u8]);
 
 impl<'a> Rest<'a> {
-    fn take(&mut self, bytes: usize) -> Option<&'a [u8]> {
+    fn read(&mut self, bytes: usize) -> Option<&'a [u8]> {
         let (head, rest) = self.0.split_at_checked(bytes)?;
         self.0 = rest;
         Some(head)
     }
 
     fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
-        self.take(N)?.try_into().ok()
+        self.read(N)?.try_into().ok()
     }
 
     /// The bytes of a part with such a length; the outer `None` is a fault, the inner one says that there is no part.
@@ -321,7 +321,7 @@ impl<'a> Rest<'a> {
         if length == NONE {
             return Some(None);
         }
-        Some(Some(self.take(usize::try_from(length).ok()?)?))
+        Some(Some(self.read(usize::try_from(length).ok()?)?))
     }
 
     fn message(&mut self) -> Option<RawMessage<'a>> {

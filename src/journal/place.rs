@@ -1,8 +1,8 @@
 //! Whether the journal is still where its path leads: what is written to files that nobody can find again is not durable.
 //!
-//! A directory's time of change tells whether a name in it was made, deleted or replaced. So mostly one question about the
+//! A directory's time of change shows whether a name in it was made, deleted or replaced. So mostly one question about the
 //! directory is enough: it is the same one, and nothing has changed in it. File systems count that time in steps, of up to
-//! 2 s; until the last known change is older than that, the names are looked at as well.
+//! 2 s; until the last known change is older than that, the names are checked as well.
 
 use std::io;
 use std::path::Path;
@@ -28,7 +28,7 @@ pub(super) struct Place<F: Files> {
     directory: Seen,
     /// When `directory` was seen.
     since: Instant,
-    /// Whether the names were looked at after the time of change could not be that of a later change.
+    /// Whether the names were checked after the time of change could not be that of a later change.
     is_settled: bool,
 }
 
@@ -37,7 +37,7 @@ pub(super) struct Place<F: Files> {
 pub(super) enum Lost {
     /// What the journal has written is not there any more: what, and what is wrong with it.
     Gone(String),
-    /// It cannot be looked at now.
+    /// It cannot be checked now.
     Unknown(io::Error),
 }
 
@@ -47,8 +47,8 @@ pub(super) fn is_gone(error: &io::Error) -> bool {
 }
 
 /// Looks at a path at which there was something.
-fn look<F: Files>(files: &F, path: &Path) -> Result<Seen, Lost> {
-    files.look(path).map_err(|error| match is_gone(&error) {
+fn metadata<F: Files>(files: &F, path: &Path) -> Result<Seen, Lost> {
+    files.metadata(path).map_err(|error| match is_gone(&error) {
         true => Lost::Gone(format!("{} is not there any more", path.display())),
         false => Lost::Unknown(error),
     })
@@ -56,15 +56,15 @@ fn look<F: Files>(files: &F, path: &Path) -> Result<Seen, Lost> {
 
 impl<F: Files> Place<F> {
     /// Makes the directory if it is missing, and locks it.
-    pub(super) fn take(files: &F, directory: &Path) -> Result<Self, OpenError> {
+    pub(super) fn acquire(files: &F, directory: &Path) -> Result<Self, OpenError> {
         let mut attempts = 0;
         loop {
             attempts += 1;
             let lock = directory::lock(files, directory)?;
             let failed = |error| directory::failed(files, "look at", directory, error);
-            let locked = files.look_at(&lock).map_err(failed)?;
-            let seen = files.look(directory).map_err(failed)?;
-            match files.look(&lock_path(directory)) {
+            let locked = files.metadata_of(&lock).map_err(failed)?;
+            let seen = files.metadata(directory).map_err(failed)?;
+            match files.metadata(&lock_path(directory)) {
                 Ok(named) if named.is(&locked) => {
                     return Ok(Self { _lock: lock, locked, directory: seen, since: Instant::now(), is_settled: false });
                 }
@@ -86,7 +86,7 @@ impl<F: Files> Place<F> {
 
     /// Whether the lock's file is still the one that the path leads to.
     pub(super) fn has_lock(&self, files: &F, directory: &Path) -> Result<bool, Lost> {
-        match files.look(&lock_path(directory)) {
+        match files.metadata(&lock_path(directory)) {
             Ok(seen) => Ok(seen.is(&self.locked)),
             Err(error) if is_gone(&error) => Ok(false),
             Err(error) => Err(Lost::Unknown(error)),
@@ -95,15 +95,15 @@ impl<F: Files> Place<F> {
 
     /// Returns `true` if the path leads nowhere, or to something else than the directory that was locked.
     pub(super) fn is_elsewhere(&self, files: &F, directory: &Path) -> bool {
-        match files.look(directory) {
+        match files.metadata(directory) {
             Ok(seen) => !seen.is(&self.directory),
             Err(error) => is_gone(&error),
         }
     }
 
-    /// Notes that what is in the directory now is known.
+    /// Records that what is in the directory now is known.
     pub(super) fn renew(&mut self, files: &F, directory: &Path) -> Result<(), Lost> {
-        self.directory = look(files, directory)?;
+        self.directory = metadata(files, directory)?;
         (self.since, self.is_settled) = (Instant::now(), false);
         Ok(())
     }
@@ -116,7 +116,7 @@ impl<F: Files> Place<F> {
         index: &Index,
         current: Option<&Current<F>>,
     ) -> Result<(), Lost> {
-        let seen = look(files, directory)?;
+        let seen = metadata(files, directory)?;
         let is_same = seen.is(&self.directory) && seen.changed == self.directory.changed;
         if is_same && self.is_settled {
             return Ok(());
@@ -129,7 +129,7 @@ impl<F: Files> Place<F> {
             return Err(Lost::Gone(what.to_owned()));
         }
         if let Some(current) = current
-            && !look(files, &segment_path(directory, current.number))?.is(&current.seen)
+            && !metadata(files, &segment_path(directory, current.number))?.is(&current.seen)
         {
             return Err(Lost::Gone(format!("segment {} was replaced", current.number)));
         }
@@ -153,7 +153,7 @@ impl<F: Files> Place<F> {
 pub(super) fn check_lengths<F: Files>(files: &F, directory: &Path, index: &Index) -> Result<(), Lost> {
     for (number, segment) in &index.segments {
         let Some(end) = segment.records.last().map(|record| record.position + record.bytes()) else { continue };
-        if look(files, &segment_path(directory, *number))?.bytes < end {
+        if metadata(files, &segment_path(directory, *number))?.bytes < end {
             return Err(Lost::Gone(format!("the end of segment {number} was cut off")));
         }
     }

@@ -10,7 +10,7 @@ pub(super) enum Bug {
     NoDirectorySync,
     /// A failed fdatasync is called again.
     SyncRetried,
-    /// The last segment is cut off at its first bad place.
+    /// The last segment is cut off at its first damaged place.
     DamageIsTornTail,
     /// Checksums do not depend on the place.
     NoSalt,

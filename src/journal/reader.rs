@@ -1,4 +1,4 @@
-//! Reading one segment file: headers, payloads, and the search for the next record behind a bad place.
+//! Reading one segment file: headers, payloads, and the search for the next record after a damaged place.
 
 use super::files::Files;
 use super::format::{ALIGNMENT, HEADER_BYTES, HeaderBytes, JournalId, RecordHeader, SegmentHeader, salt};
@@ -18,7 +18,7 @@ pub(super) struct Found {
 }
 
 impl Found {
-    /// The position behind the record.
+    /// The position after the record.
     pub(super) fn end(&self) -> u64 {
         self.position + self.header.record_bytes()
     }
@@ -29,7 +29,7 @@ impl Found {
 pub(super) enum Body {
     /// What was written.
     Good,
-    /// Not all of it was written: a sector is still as it was allocated, or lies behind the file's end.
+    /// Not all of it was written: a sector is still as it was allocated, or lies after the file's end.
     Torn,
     /// Something else.
     Bad,
@@ -64,7 +64,7 @@ impl<'a, F: Files> Reader<'a, F> {
         Self { files, file, id, number, length, unreadable: false, window: (0, Vec::new()), window_bytes: WINDOW }
     }
 
-    /// Reads so many bytes at once instead.
+    /// Reads this many bytes at once instead.
     pub(super) fn with_window(mut self, bytes: usize) -> Self {
         self.window_bytes = bytes;
         self
@@ -75,7 +75,7 @@ impl<'a, F: Files> Reader<'a, F> {
     }
 
     /// Fills `buffer`. What the disk cannot read, or the file does not have, is zero: no record is.
-    fn fill(&mut self, buffer: &mut [u8], position: u64) {
+    fn read_into(&mut self, buffer: &mut [u8], position: u64) {
         if let Ok(read) = self.files.read_at(self.file, buffer, position) {
             buffer[read..].fill(0);
             return;
@@ -87,12 +87,12 @@ impl<'a, F: Files> Reader<'a, F> {
         }
     }
 
-    /// Moves the window to `position`; it then has up to `window_bytes` bytes, and none behind the file's end.
+    /// Moves the window to `position`; it then has up to `window_bytes` bytes, and none after the file's end.
     fn move_window(&mut self, position: u64) {
         let bytes = usize::try_from(self.length.saturating_sub(position)).unwrap_or(usize::MAX).min(self.window_bytes);
         let mut window = std::mem::take(&mut self.window.1);
         window.resize(bytes, 0);
-        self.fill(&mut window, position);
+        self.read_into(&mut window, position);
         self.window = (position, window);
     }
 
@@ -103,7 +103,7 @@ impl<'a, F: Files> Reader<'a, F> {
 
     fn header_bytes(&mut self, position: u64) -> HeaderBytes {
         let mut bytes = [0; HEADER_BYTES as usize];
-        self.fill(&mut bytes, position);
+        self.read_into(&mut bytes, position);
         bytes
     }
 
@@ -149,7 +149,7 @@ impl<'a, F: Files> Reader<'a, F> {
     }
 
     /// Returns `true` if what stands where a record's header should be was never written: a sector's share of it is zero,
-    /// or it lies behind the file's end.
+    /// or it lies after the file's end.
     pub(super) fn is_torn_header(&mut self, position: u64) -> bool {
         if !self.has_header(position) {
             return true;
@@ -160,7 +160,7 @@ impl<'a, F: Files> Reader<'a, F> {
         is_zero(&bytes[..in_first]) || is_zero(&bytes[in_first..])
     }
 
-    /// Looks for the next whole record at or behind `from`, with a sequence number above `after`.
+    /// Looks for the next whole record at or after `from`, with a sequence number above `after`.
     pub(super) fn search(&mut self, from: u64, after: u64) -> Search {
         let header = HEADER_BYTES as usize;
         let mut content_end = from;
@@ -168,7 +168,7 @@ impl<'a, F: Files> Reader<'a, F> {
         while position < self.length {
             self.move_window(position);
             let window = &self.window.1;
-            // Headers that the window cuts off are looked at in the next one.
+            // Headers that the window cuts off are checked in the next one.
             let is_last = position + window.len() as u64 >= self.length;
             let starts = if is_last { window.len() } else { window.len() - header };
             for at in (0..starts).step_by(ALIGNMENT as usize) {
@@ -243,7 +243,7 @@ impl<'a, F: Files> Reader<'a, F> {
             return None;
         }
         let mut payload = vec![0; usize::try_from(found.header.payload_bytes).ok()?];
-        self.fill(&mut payload, found.position + HEADER_BYTES);
+        self.read_into(&mut payload, found.position + HEADER_BYTES);
         let crc = crc32c::crc32c(&payload) ^ salt(self.id, self.number, found.position);
         (crc == found.header.payload_crc).then_some(payload)
     }

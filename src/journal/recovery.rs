@@ -2,7 +2,7 @@
 //!
 //! The sequence numbers decide. A segment's header says the first sequence number that was not acknowledged when the segment
 //! was made; what an older segment has from that number on is a remainder of a write that failed, and what it lacks below it
-//! is lost. Only the last segment has no successor that says so: there the sectors decide whether a bad end was torn.
+//! is lost. Only the last segment has no successor that says so: there the sectors decide whether a damaged end was torn.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io;

@@ -1,4 +1,4 @@
-//! One segment from its first record to its last: by their headers, without judging what is bad.
+//! One segment from its first record to its last: by their headers, without classifying what is damaged.
 
 use super::error::DamageKind;
 use super::files::Files;
@@ -14,7 +14,7 @@ pub(super) struct Scan {
     pub(super) unreadable: bool,
     /// Records, by position, sources too.
     pub(super) found: Vec<Found>,
-    /// Bad places before the last of them, as they stand between the others.
+    /// Damaged places before the last of them, as they stand between the others.
     pub(super) bad: Vec<(u64, u64)>,
     /// The end of the last record.
     pub(super) end: u64,
@@ -25,13 +25,13 @@ pub(super) struct Scan {
 }
 
 impl Scan {
-    /// What its bad places are.
+    /// What its damaged places are.
     pub(super) fn bad_kind(&self) -> DamageKind {
         if self.unreadable { DamageKind::Unreadable } else { DamageKind::NoRecord }
     }
 }
 
-/// Goes from record to record by their headers, and after a bad place to the next one. Stops at the sequence number
+/// Goes from record to record by their headers, and after a damaged place to the next one. Stops at the sequence number
 /// `limit`: what follows was not acknowledged here.
 pub(super) fn scan<F: Files>(reader: &mut Reader<'_, F>, limit: u64) -> Scan {
     let (header, is_blank) = reader.segment_header();

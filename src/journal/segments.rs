@@ -34,7 +34,7 @@ impl<F: Files> Journal<F> {
             if !planted::is_on(Bug::NoDirectorySync) {
                 self.files.sync_directory(&self.options.directory)?;
             }
-            let seen = self.files.look_at(&file)?;
+            let seen = self.files.metadata_of(&file)?;
             Ok((file, seen, is_allocated))
         };
         let (file, seen, is_allocated) = match make() {

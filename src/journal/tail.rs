@@ -18,7 +18,7 @@ pub(super) struct Tail {
     pub(super) damage: Vec<(u64, u64, DamageKind)>,
 }
 
-/// Judges the last segment's records by their payloads and leaves the intact ones. Bad places after the last intact record
+/// Judges the last segment's records by their payloads and leaves the intact ones. Damaged places after the last intact record
 /// are a torn end if all of them have sectors that were never written; all others are damage.
 pub(super) fn classify_tail<F: Files>(reader: &mut Reader<'_, F>, scan: &mut Scan) -> Tail {
     let bodies: Vec<Body> = scan.found.iter().map(|found| reader.check(found)).collect();
@@ -69,7 +69,7 @@ fn keep_intact(scan: &mut Scan, bodies: &[Body]) {
     scan.found.retain(|_| bodies.next() == Some(&Body::Good));
 }
 
-/// What the planted bug does: it takes all after the first bad place for a torn end.
+/// What the planted bug does: it takes all after the first damaged place for a torn end.
 fn cut_at_first_damage(scan: &mut Scan, bodies: &[Body]) -> Tail {
     let first_gap = scan.bad.first().map_or(u64::MAX, |(from, _)| *from);
     let mut bodies = bodies.iter();

@@ -123,7 +123,7 @@ impl Reader {
     }
 
     /// What was read since the last call.
-    pub(super) fn take(&mut self, budget: &Budget) -> Option<MessageSet> {
+    pub(super) fn take_set(&mut self, budget: &Budget) -> Option<MessageSet> {
         if self.building.is_empty() {
             return None;
         }
@@ -139,8 +139,8 @@ impl Reader {
         (!self.building.is_empty()).then_some(self.opened)
     }
 
-    /// Passes over positions that hold no message: a transaction's markers, or what compaction has removed. `position` is
-    /// the consumer's own. At the end of the log nothing else tells of them, and without this the last message of every
+    /// Skips positions that hold no message: a transaction's markers, or what compaction has removed. `position` is
+    /// the consumer's own. At the end of the log nothing else reports them, and without this the last message of every
     /// transaction would look unread.
     pub(super) fn pass_over(&mut self, position: i64) {
         if self.left_at == Some(position) {
@@ -172,10 +172,10 @@ mod tests {
         reader.push(&message(10)).unwrap();
         reader.pass_over(13);
         assert_eq!(reader.position(), 13);
-        let set = reader.take(&Budget::new(1000)).unwrap();
+        let set = reader.take_set(&Budget::new(1000)).unwrap();
         assert_eq!((set.interval().from, set.interval().until, set.len()), (10, 13, 1));
         reader.pass_over(13);
-        assert!(reader.take(&Budget::new(1000)).is_none());
+        assert!(reader.take_set(&Budget::new(1000)).is_none());
     }
 
     #[test]
@@ -197,8 +197,8 @@ mod tests {
         assert_eq!(reader.push(&message(9)), None);
         assert_eq!(reader.push(&message(12)), Some(false));
         assert_eq!(reader.push(&message(12)), None);
-        let set = reader.take(&Budget::new(1000)).unwrap();
+        let set = reader.take_set(&Budget::new(1000)).unwrap();
         assert_eq!((set.interval().from, set.interval().until, set.len()), (10, 13, 1));
-        assert!(reader.take(&Budget::new(1000)).is_none());
+        assert!(reader.take_set(&Budget::new(1000)).is_none());
     }
 }

@@ -74,7 +74,7 @@ impl AuthContext {
         self.token_file.is_some() && !self.has_token.load(Ordering::Acquire)
     }
 
-    /// Notes an error that librdkafka reports by itself; its words where it is a refusal.
+    /// Records an error that librdkafka reports by itself; its words where it is a refusal.
     pub(super) fn note(&self, error: &KafkaError, reason: &str) -> Option<String> {
         let code = error.rdkafka_error_code()?;
         let ended = failed_handshake(code, reason).map(|advice| (Refused::Connection, advice));
@@ -95,8 +95,8 @@ impl AuthContext {
         refusals.connection.as_ref().or(refusals.group.as_ref()).cloned()
     }
 
-    /// Notes how a connection has ended, which librdkafka tells its log alone.
-    fn note_end(&self, facility: &str, message: &str) {
+    /// Records how a connection has ended, which librdkafka reports to its log only.
+    fn record_end(&self, facility: &str, message: &str) {
         if facility == "FAIL" {
             let mut refusals = self.lock();
             refusals.end = message.contains(": Disconnected").then(|| message.to_owned());
@@ -287,14 +287,14 @@ impl ClientContext for AuthContext {
     const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
 
     fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {
-        self.note_end(facility, message);
+        self.record_end(facility, message);
         // The consumer has the same to say, and says it louder.
-        debug!(facility, message, "librdkafka, beside the consumer");
+        debug!(facility, message, "librdkafka, outside the consumer");
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
         drop(self.note(&error, reason));
-        debug!(%error, reason, "librdkafka reports an error beside the consumer");
+        debug!(%error, reason, "librdkafka reports an error outside the consumer");
     }
 
     fn generate_oauth_token(&self, _config: Option<&str>) -> Result<OAuthToken, Box<dyn StdError>> {
@@ -413,9 +413,9 @@ mod tests {
         assert!(login.refused().unwrap().contains("group"), "answers about topics say nothing of the group");
         login.granted(Refused::Group);
         assert_eq!(login.refused(), None);
-        login.note_end("FAIL", "a:1/1: Disconnected: connection closed by peer");
+        login.record_end("FAIL", "a:1/1: Disconnected: connection closed by peer");
         assert!(login.is_shut_out());
-        login.note_end("FAIL", "a:1/1: Connect to ipv4#127.0.0.1:1 failed: Connection refused");
+        login.record_end("FAIL", "a:1/1: Connect to ipv4#127.0.0.1:1 failed: Connection refused");
         assert!(!login.is_shut_out(), "the broker is away, and not for what the last connection was");
     }
 }

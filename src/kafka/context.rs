@@ -54,11 +54,11 @@ impl Context {
     }
 
     /// What has happened since the last call, in order.
-    pub(super) fn take(&self) -> Vec<Notice> {
+    pub(super) fn take_notices(&self) -> Vec<Notice> {
         std::mem::take(&mut *self.lock())
     }
 
-    fn note(&self, notice: Notice) {
+    fn push(&self, notice: Notice) {
         self.lock().push(notice);
     }
 
@@ -71,9 +71,9 @@ impl ClientContext for Context {
     const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
 
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        // Of a member without partitions librdkafka tells nothing else.
+        // Of a member without partitions librdkafka reports nothing else.
         if facility == SESSION_ENDED {
-            self.note(Notice::SessionEnded);
+            self.push(Notice::SessionEnded);
         }
         auth::log(&self.log, level, facility, message);
     }
@@ -113,18 +113,18 @@ impl ConsumerContext for Context {
     fn rebalance(&self, consumer: &BaseConsumer<Self>, what: RDKafkaRespErr, partitions: &mut TopicPartitionList) {
         let named = partitions.elements().iter().map(|p| TopicPartition::new(p.topic(), p.partition())).collect();
         if what == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
-            self.note(Notice::Assigned(named));
+            self.push(Notice::Assigned(named));
             log_failure("accept an assignment", consumer.incremental_assign(&TopicPartitionList::new()));
         } else {
             let (left_at, lost) = (positions(consumer), consumer.assignment_lost());
             let result = fetched_of(consumer, &named).and_then(|list| consumer.incremental_unassign(&list));
-            self.note(Notice::Revoked { partitions: named, left_at, lost });
+            self.push(Notice::Revoked { partitions: named, left_at, lost });
             log_failure("give partitions back", result);
         }
     }
 
     fn commit_callback(&self, result: KafkaResult<()>, _offsets: &TopicPartitionList) {
-        self.note(Notice::Committed);
+        self.push(Notice::Committed);
         match result.as_ref().map_err(KafkaError::rdkafka_error_code) {
             Ok(()) | Err(Some(RDKafkaErrorCode::NoOffset)) => {}
             // Offsets committed to Kafka are for lag tools: the start is read from the database.
@@ -147,7 +147,7 @@ fn fetched_of(consumer: &BaseConsumer<Context>, named: &Vec<TopicPartition>) -> 
     Ok(list)
 }
 
-/// Behind which offset the consumer has handed over, or skipped, all there is of each partition that it fetches from.
+/// For each partition that the consumer fetches from: the offset up to which it has handed over, or skipped, everything.
 /// Only the thread that polls may take it for exact: nobody else moves it.
 pub(super) fn positions(consumer: &BaseConsumer<Context>) -> HashMap<TopicPartition, i64> {
     let list = match consumer.position() {

@@ -1,5 +1,5 @@
 //! What is wrong with a connection to a broker. librdkafka has one sentence for all faults of a certificate, so after a failed
-//! handshake the same is tried once more by rustls, which tells them apart; and where a connection in plaintext was ended,
+//! handshake the same is tried once more by rustls, which distinguishes them; and where a connection in plaintext was ended,
 //! rustls asks for TLS. Nothing is sent but the handshake, and nothing rests on the answer.
 
 use std::net::{TcpStream, ToSocketAddrs};
@@ -53,7 +53,7 @@ pub(super) fn of_end(kafka: &Kafka, end: &str) -> Option<String> {
              SASL_SSL"
         ));
     }
-    // It has told its versions, and then got a question that it takes of users only.
+    // It has answered with its versions, and then got a question that it takes of users only.
     (!protocol.starts_with("SASL") && ended_soon(end)).then(|| {
         format!(
             "Broker {address} ends connections when it is asked something, as listeners for SASL do, and security.protocol \
@@ -105,7 +105,7 @@ fn property<'a>(kafka: &'a Kafka, wanted: &str) -> Option<&'a str> {
     kafka.properties().find(|(name, _)| *name == wanted).map(|(_, value)| value)
 }
 
-/// The CAs that librdkafka is told to take.
+/// The CAs that librdkafka is configured with.
 fn authorities(kafka: &Kafka) -> Option<RootCertStore> {
     if let Some(pem) = property(kafka, "ssl.ca.pem") {
         let mut roots = RootCertStore::empty();

@@ -37,7 +37,7 @@ pub enum Event {
         lost: bool,
     },
     /// Some partition's position is no longer, or not yet, in Kafka's log; it is not read from until it is moved. With the
-    /// position behind what was handed on of each partition that is read.
+    /// position after what was handed on of each partition that is read.
     OffsetsLost(Vec<(Assigned, Arc<Source>, i64)>),
     /// The group's leaving is done, or was given up.
     Stopped,
@@ -56,7 +56,7 @@ pub struct Start {
     pub next_offset: i64,
 }
 
-/// What the thread is told.
+/// What the thread is asked to do.
 #[derive(Debug)]
 pub enum Command {
     /// Join the consumer group: until then no partition is assigned.

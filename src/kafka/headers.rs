@@ -13,7 +13,7 @@ use crate::raw::headers;
 
 /// The headers of a message in the form of [`headers`]; `None` where it has none. librdkafka reads no more than 100,000 of
 /// them, or none at all, and says so by an error.
-pub(super) fn of(message: &BorrowedMessage<'_>) -> Option<Vec<u8>> {
+pub(super) fn encode_of(message: &BorrowedMessage<'_>) -> Option<Vec<u8>> {
     let mut list = ptr::null_mut();
     // SAFETY: the message is alive, and librdkafka only writes the list's pointer, which is the message's own.
     let found = unsafe { c::rd_kafka_message_headers(message.ptr(), &mut list) };
@@ -33,7 +33,7 @@ pub(super) fn of(message: &BorrowedMessage<'_>) -> Option<Vec<u8>> {
                     CStr::from_ptr(name).to_bytes(),
                     (!value.is_null()).then(|| std::slice::from_raw_parts(value.cast::<u8>(), length)),
                 )),
-                // Behind the last one.
+                // After the last one.
                 _ => None,
             }
         };

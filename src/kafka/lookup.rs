@@ -56,7 +56,7 @@ impl Lookup {
     pub fn new(kafka: &Kafka) -> Result<Self, KafkaError> {
         let mut properties = settings::client(kafka);
         properties.set("isolation.level", "read_committed");
-        // How connections end is told at this level.
+        // How connections end is logged at this level.
         properties.set_log_level(RDKafkaLogLevel::Info);
         // It asks for the group's offsets, and never joins the group.
         properties.set("group.id", &kafka.group_id);
@@ -99,7 +99,7 @@ impl Lookup {
     }
 
     /// Why the group would not let this worker join, each with the key of the configuration; the group is asked, not
-    /// joined. What this client may not ask for is left out. To be called on a thread of tokio for blocking work.
+    /// joined. What this client may not ask for is omitted. To be called on a thread of tokio for blocking work.
     pub fn group_problems(&self, own: &Member) -> Vec<(&'static str, String)> {
         let kafka = &self.kafka;
         let mut problems = Vec::new();
@@ -205,7 +205,7 @@ impl Lookup {
         let answer = question(&self.client);
         match answer.as_ref().map_err(code_of) {
             Ok(_) => login.granted(what),
-            // Whoever says so has let this client in.
+            // A broker that says so has accepted this client.
             Err(Some(
                 RDKafkaErrorCode::TopicAuthorizationFailed
                 | RDKafkaErrorCode::GroupAuthorizationFailed
@@ -216,7 +216,7 @@ impl Lookup {
         answer
     }
 
-    /// Lets librdkafka say what it has to say for as long as `wait`; what matters of it is noted by the context.
+    /// Lets librdkafka say what it has to say for as long as `wait`; the context records what matters of it.
     fn listen(&self, wait: Duration) {
         while self.client.poll(wait).is_some() {}
     }
@@ -254,7 +254,7 @@ impl Lookup {
         }
     }
 
-    /// The range of offsets of each partition; partitions whose leader does not answer are left out.
+    /// The range of offsets of each partition; partitions whose leader does not answer are omitted.
     ///
     /// # Errors
     /// If the brokers do not answer.
@@ -273,7 +273,7 @@ impl Lookup {
             .collect())
     }
 
-    /// The offsets that the group has committed; partitions without one are left out.
+    /// The offsets that the group has committed; partitions without one are omitted.
     ///
     /// # Errors
     /// If the brokers do not answer.

@@ -42,7 +42,7 @@ impl Member {
     }
 
     /// The worker that has this client id; `None` if it does not say.
-    fn of(client_id: &str) -> Option<Self> {
+    fn parse(client_id: &str) -> Option<Self> {
         let (pipeline, database) = client_id.strip_prefix(PROGRAM)?.strip_prefix('/')?.rsplit_once('/')?;
         let database = (database != UNKNOWN).then(|| database.to_owned());
         Some(Self { pipeline: pipeline.to_owned(), database })
@@ -50,7 +50,7 @@ impl Member {
 
     /// Another member of the group, if it is known to work for another pipeline or database.
     pub(super) fn stranger(&self, client_id: &str) -> Option<Self> {
-        let other = Self::of(client_id)?;
+        let other = Self::parse(client_id)?;
         let differs = |(ours, theirs)| ours != theirs;
         let elsewhere = self.database.as_ref().zip(other.database.as_ref()).is_some_and(differs);
         (other.pipeline != self.pipeline || elsewhere).then_some(other)

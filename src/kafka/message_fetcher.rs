@@ -88,7 +88,7 @@ impl MessageFetcher {
                 Some(Ok(message)) if message.offset() == offset => {
                     return Ok(Some(FullMessage {
                         key: message.key().map(<[u8]>::to_vec),
-                        headers: headers::of(&message),
+                        headers: headers::encode_of(&message),
                         payload: message.payload().map(<[u8]>::to_vec),
                     }));
                 }

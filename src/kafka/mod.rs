@@ -1,5 +1,5 @@
 //! Reading from Kafka: one thread of the operating system owns the consumer, polls it always, and hands on what it read as
-//! [`MessageSet`](crate::raw::MessageSet)s. It is told where to start each partition, and what the database has.
+//! [`MessageSet`](crate::raw::MessageSet)s. It is given each partition's start, and what the database has.
 //!
 //! - [`consumer`]: the thread, its events and its commands.
 //! - [`lookup`]: questions about topics and offsets, asked alongside the consumer.

@@ -15,7 +15,7 @@ pub const FETCHED_AHEAD_BYTES: usize = FETCHED_AHEAD_KIB * 1024;
 /// How the group divides its partitions: a rebalance takes only those from a worker that another one gets.
 pub(super) const ASSIGNOR: &str = "cooperative-sticky";
 
-/// What librdkafka asks a broker for at a time. All of an answer is unpacked at once, whatever waits already: of compressed
+/// What librdkafka asks a broker for at a time. All of an answer is decompressed at once, whatever waits already: of compressed
 /// messages it may be a hundred times as much in memory. Its default is 50 MiB.
 const ANSWER_BYTES: usize = 1024 * 1024;
 
@@ -23,7 +23,7 @@ const ANSWER_BYTES: usize = 1024 * 1024;
 /// the time in which so few bytes are written.
 const FETCHED_AHEAD_BACKOFF_MS: usize = 10;
 
-/// What librdkafka takes of one answer, and up to which it unpacks what is compressed by zstd. Of the other codecs it knows no
+/// What librdkafka takes of one answer, and up to which it decompresses what is compressed by zstd. Of the other codecs it knows no
 /// limit but the broker's, on what is compressed.
 const UNPACKED_BYTES: usize = 100_000_000;
 

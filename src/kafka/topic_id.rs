@@ -1,4 +1,4 @@
-//! A topic's id, which tells a topic from another one made later under the same name.
+//! A topic's id, which distinguishes a topic from a later one of the same name.
 //!
 //! rdkafka 0.39 has no call for librdkafka's `DescribeTopics`, so this module makes it through the C interface. The reasons
 //! for `unsafe` are the same everywhere in it: librdkafka's pointers are passed back to it as
@@ -83,7 +83,7 @@ pub fn describe<C: ClientContext>(
             return Err(KafkaError::AdminOp(set.into()));
         }
         c::rd_kafka_DescribeTopics(rk, collection.0, options.0, queue.0);
-        // The request ends by its own time-out; the poll waits a little longer, so that its answer is always taken.
+        // The request ends by its own timeout; the poll waits a little longer, so that its answer is always taken.
         Guard(c::rd_kafka_queue_poll(queue.0, timeout_ms.saturating_add(1000)), c::rd_kafka_event_destroy)
     };
     if event.0.is_null() {

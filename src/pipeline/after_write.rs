@@ -27,10 +27,8 @@ impl Pipeline {
     fn on_writer_lost(&mut self, failure: &JoinError) {
         error!(%failure, "a writer ended by an internal error; its messages are read again");
         self.writers.abort();
-        if let Some(journaling) = &mut self.journaling {
-            journaling.on_abandoned();
-        }
-        self.surveyor.soon();
+        self.journaling.on_abandoned();
+        self.surveyor.request();
         self.partitions.forget_in_flight();
         self.consumer.send(Command::Restart(self.partitions.assigned()));
     }
@@ -38,12 +36,12 @@ impl Pipeline {
     fn on_outcome(&mut self, mut outcome: Outcome) {
         // What a partition without progress has in the journal stays known: its progress must begin no later.
         let done = if outcome.lost && outcome.replayed { &outcome.damaged } else { &outcome.intervals };
-        self.partitions.note_done(done);
+        self.partitions.mark_done(done);
         self.writers.on_written(&outcome);
         self.keep_locked(&mut outcome);
         self.count_written(&outcome);
         if outcome.lost {
-            self.surveyor.soon();
+            self.surveyor.request();
             self.restart(&outcome.intervals, "the database has no progress of them");
         }
         if !outcome.of_deleted_topics.is_empty() {
@@ -53,33 +51,29 @@ impl Pipeline {
         self.advance(&outcome);
     }
 
-    /// Keeps what was not written because of somebody's lock, and tells the journal's side what was replayed.
+    /// Keeps what was not written because of another session's lock, and records in the journal's side what was replayed.
     fn keep_locked(&mut self, outcome: &mut Outcome) {
         let waits = !outcome.aside.is_empty();
         for set in &outcome.aside {
-            self.partitions.note_waiting(set, outcome.replayed);
+            self.partitions.mark_waiting(set, outcome.replayed);
         }
         let aside = std::mem::take(&mut outcome.aside);
-        match &mut self.journaling {
-            Some(journaling) if outcome.replayed => {
-                journaling.on_replayed(outcome.unread.take(), waits);
-                // The journal is written oldest first: a partition may have to wait until it is its turn.
-                if !outcome.applied.is_empty() {
-                    self.times.movable_since = Instant::now();
-                }
-                if !outcome.damaged.is_empty() {
-                    let damaged = outcome.damaged.iter();
-                    let reading = damaged.filter_map(|interval| self.partitions.reading(interval)).collect();
-                    self.consumer.send(Command::Restart(reading));
-                    self.surveyor.soon();
-                }
+        if !outcome.replayed {
+            if waits {
+                self.journaling.set_aside(aside, self.open_batch.budget());
             }
-            Some(journaling) if waits => journaling.set_aside(aside),
-            Some(_) => {}
-            None => {
-                let budget = self.open_batch.budget();
-                self.locked.add(aside.iter().map(|set| set.detached(budget)).collect::<Vec<_>>());
-            }
+            return;
+        }
+        self.journaling.on_replayed(outcome.unread.take(), waits);
+        // The journal is written oldest first: a partition may have to wait until it is its turn.
+        if !outcome.applied.is_empty() {
+            self.times.movable_since = Instant::now();
+        }
+        if !outcome.damaged.is_empty() {
+            let damaged = outcome.damaged.iter();
+            let reading = damaged.filter_map(|interval| self.partitions.reading(interval)).collect();
+            self.consumer.send(Command::Restart(reading));
+            self.surveyor.request();
         }
     }
 
@@ -117,7 +111,7 @@ impl Pipeline {
             if known.is_some_and(|known| applied.next_offset < *known) {
                 fallen_back.push(applied);
             }
-            if let Some(assigned) = self.partitions.note_applied(applied) {
+            if let Some(assigned) = self.partitions.mark_applied(applied) {
                 commits.push((assigned, applied.next_offset));
             }
         }

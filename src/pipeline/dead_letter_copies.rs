@@ -1,5 +1,5 @@
 //! Copies of dead letters for a topic, published from their rows: so a worker that ends before the broker has a copy loses
-//! none, and no writer waits for it. A copy may be there twice, never not at all, while its row is there.
+//! none, and no writer waits for it. A copy may be duplicated, and is never missing, while its row is there.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,9 +25,9 @@ use crate::telemetry::metrics;
 const PAGE: i32 = 50;
 /// How long the letters of a page are read from Kafka, because their rows are locked meanwhile; the rest comes with the
 /// next page. A partition of which so long a read finds nothing is silent.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// How often the rows are looked at where nothing wakes it: for what failed, and for what a worker left that has ended.
-const INTERVAL: Duration = Duration::from_secs(5);
+const PAGE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often the rows are checked if nothing wakes it: for what failed, and for what a worker left that has ended.
+const ROUND_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What becomes of an attempt, as the metric's label.
 const DELIVERED: &str = "delivered";
@@ -53,7 +53,7 @@ impl CopyPublisher {
         let wake = Arc::new(Notify::new());
         let copies = Copies {
             topic: DeadLetterTopic::new(&config.kafka, &config.pipeline)?,
-            rereader: MessageFetcher::new(&config.kafka)?,
+            fetcher: MessageFetcher::new(&config.kafka)?,
             silent: Mutex::default(),
             log: LogLimit::default(),
         };
@@ -61,9 +61,9 @@ impl CopyPublisher {
             metrics::dead_letters_published(outcome, 0);
         }
         let topic = config.kafka.dead_letter_topic.clone();
-        health.note_copies(&topic, None);
-        let note = move |problem| health.note_copies(&topic, problem);
-        let task = tokio::spawn(publish(database, Arc::new(copies), Arc::clone(&wake), note));
+        health.set_copies_problem(&topic, None);
+        let report = move |problem| health.set_copies_problem(&topic, problem);
+        let task = tokio::spawn(publish(database, Arc::new(copies), Arc::clone(&wake), report));
         Ok(Self { wake, task })
     }
 
@@ -81,8 +81,8 @@ impl Drop for CopyPublisher {
 
 struct Copies {
     topic: DeadLetterTopic,
-    rereader: MessageFetcher,
-    silent: Mutex<Silent>,
+    fetcher: MessageFetcher,
+    silent: Mutex<SilentPartitions>,
     log: LogLimit,
 }
 
@@ -92,7 +92,7 @@ const NOT_PUBLISHED: &str = "dead-letter-copies";
 /// Partitions that gave no answer in time, with the letters that have waited for them. In each round one letter waits for a
 /// partition, the next one each time: one that is at fault itself then hides no other.
 #[derive(Default)]
-struct Silent(HashMap<(String, i32), Waited>);
+struct SilentPartitions(HashMap<(String, i32), Waited>);
 
 struct Waited {
     letter: i64,
@@ -100,14 +100,14 @@ struct Waited {
     failure: String,
 }
 
-impl Silent {
-    /// Why a letter is left out in this round.
+impl SilentPartitions {
+    /// Why a letter is skipped in this round.
     fn why(&self, partition: &(String, i32), letter: i64) -> Option<&str> {
         let waited = self.0.get(partition)?;
         (waited.in_this_round || letter <= waited.letter).then_some(waited.failure.as_str())
     }
 
-    fn note(&mut self, partition: (String, i32), letter: i64, failure: String) {
+    fn insert(&mut self, partition: (String, i32), letter: i64, failure: String) {
         self.0.insert(partition, Waited { letter, in_this_round: true, failure });
     }
 
@@ -126,37 +126,37 @@ struct Page {
     left: usize,
     /// Why.
     problem: Option<String>,
-    /// Behind which letter to go on; `None` where this was the last page, or the topic took none of its copies.
+    /// The letter after which to go on; `None` if this was the last page, or the topic took none of its copies.
     next: Option<i64>,
 }
 
-async fn publish(database: Database, copies: Arc<Copies>, wake: Arc<Notify>, note: impl Fn(Option<String>)) {
+async fn publish(database: Database, copies: Arc<Copies>, wake: Arc<Notify>, report: impl Fn(Option<String>)) {
     loop {
-        let round = round(&database, &copies, &note).await;
+        let round = publish_all(&database, &copies, &report).await;
         copies.silent().end_round();
         match round {
             Ok(Some(_)) => {
-                tokio::time::sleep(INTERVAL).await;
+                tokio::time::sleep(ROUND_INTERVAL).await;
                 continue;
             }
             Ok(None) => {}
-            // It tells of its outages itself; here they are waited out.
+            // It reports its outages itself; here they are waited out.
             Err(failure) => debug!(%failure, "dead letters are not published now"),
         }
-        drop(tokio::time::timeout(INTERVAL, wake.notified()).await);
+        drop(tokio::time::timeout(ROUND_INTERVAL, wake.notified()).await);
     }
 }
 
-/// Publishes all letters, from the oldest on, and leaves out those that cannot be read from Kafka now; why some are left.
-async fn round(
+/// Publishes all letters, from the oldest on, and skips those that cannot be read from Kafka now; why some are left.
+async fn publish_all(
     database: &Database,
     copies: &Arc<Copies>,
-    note: &impl Fn(Option<String>),
+    report: &impl Fn(Option<String>),
 ) -> Result<Option<String>, Error> {
     let (mut after, mut left, mut problem) = (0, 0, None);
     loop {
         let mut page = Page::default();
-        let noted = database.publish_letters(after, PAGE, async |letters| {
+        let published = database.publish_letters(after, PAGE, async |letters| {
             let copies = Arc::clone(copies);
             page = tokio::task::spawn_blocking(move || copies.publish(letters)).await.unwrap_or_else(|failure| {
                 error!(%failure, "publishing dead letters ended by an internal error");
@@ -164,13 +164,13 @@ async fn round(
             });
             std::mem::take(&mut page.done)
         });
-        let noted = noted.await;
+        let published = published.await;
         left += page.left;
         problem = problem.or(page.problem);
         if problem.is_some() {
-            note(problem.clone());
+            report(problem.clone());
         }
-        noted?;
+        published?;
         let Some(next) = page.next else { break };
         after = next;
     }
@@ -188,7 +188,7 @@ async fn round(
             if let Some(ended) = copies.log.ends(NOT_PUBLISHED) {
                 info!(seconds = ended.seconds, "copies of dead letters are published again");
             }
-            note(None);
+            report(None);
         }
     }
     Ok(problem)
@@ -202,12 +202,12 @@ impl Copies {
         let (mut seen, mut last, mut unread) = (0, None, None);
         let began = Instant::now();
         for letter in letters {
-            if began.elapsed() >= PATIENCE {
+            if began.elapsed() >= PAGE_TIMEOUT {
                 break;
             }
             let id = letter.message.id;
             (seen, last) = (seen + 1, Some(id));
-            match self.whole(letter) {
+            match self.complete(letter) {
                 Ok(letter) => {
                     ids.push(id);
                     whole.push(letter);
@@ -244,7 +244,7 @@ impl Copies {
         }
     }
 
-    fn silent(&self) -> MutexGuard<'_, Silent> {
+    fn silent(&self) -> MutexGuard<'_, SilentPartitions> {
         self.silent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -252,7 +252,7 @@ impl Copies {
     ///
     /// # Errors
     /// If Kafka does not answer, in words.
-    fn whole(&self, letter: LetterToPublish) -> Result<Letter, String> {
+    fn complete(&self, letter: LetterToPublish) -> Result<Letter, String> {
         let LetterToPublish { message, source: (cluster_id, topic, topic_id) } = letter;
         let cut_from = message.cut().into_iter().map(|cut| (cut.part, cut.bytes)).collect();
         let id = message.id;
@@ -280,13 +280,13 @@ impl Copies {
                     // What its messages are is not asked here.
                     let source = Source { kind: Kind::Points, cluster_id, topic: copy.topic.clone(), topic_id };
                     let began = Instant::now();
-                    let read = self.rereader.read(&source, copy.partition, copy.offset);
+                    let read = self.fetcher.read(&source, copy.partition, copy.offset);
                     let read = read.map_err(|failure| failure.to_string());
                     // Also where it is gone with its topic, which Kafka says late.
-                    if !matches!(read, Ok(Some(_))) && began.elapsed() >= PATIENCE {
+                    if !matches!(read, Ok(Some(_))) && began.elapsed() >= PAGE_TIMEOUT {
                         let failure =
                             read.as_ref().err().map_or("another one of its partition was waited for", String::as_str);
-                        self.silent().note(partition, id, failure.to_owned());
+                        self.silent().insert(partition, id, failure.to_owned());
                     }
                     read
                 }
@@ -325,7 +325,7 @@ mod tests {
     #[test]
     fn of_a_silent_partition_each_round_waits_for_one_letter_and_each_letter_gets_its_turn() {
         let partitions = [0, 1].map(|partition| ("t".to_owned(), partition));
-        let mut silent = Silent::default();
+        let mut silent = SilentPartitions::default();
         let mut rounds = Vec::new();
         for _ in 0..5 {
             let mut tried = Vec::new();
@@ -335,7 +335,7 @@ mod tests {
                     tried.push(letter);
                     // The other one answers.
                     if partition.1 == 1 {
-                        silent.note(partition.clone(), letter, String::new());
+                        silent.insert(partition.clone(), letter, String::new());
                     }
                 }
             }

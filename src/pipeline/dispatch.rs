@@ -41,27 +41,24 @@ impl Pipeline {
     pub(super) fn dispatch(&mut self, is_stopping: bool) {
         let (busy, limit) = (self.writers.busy(), self.writers.limit());
         let memory_is_full = self.open_batch.budget().is_full();
-        // What the journal has stays there when the worker stops.
-        let journaling = self.journaling.as_mut().filter(|_| !is_stopping);
         let facts = Facts {
             has_messages: !self.open_batch.is_empty(),
             is_full: self.open_batch.is_full(),
             has_lingered: is_stopping || self.open_batch.has_lingered(),
             memory_is_full,
             has_free_writer: busy < limit,
-            is_live_turn: journaling.as_ref().is_none_or(|one| one.may_write_live(busy, limit, memory_is_full)),
+            is_live_turn: is_stopping || self.journaling.may_write_live(busy, limit, memory_is_full),
         };
         if facts.writes_live() {
             if facts.is_without_backlog() {
                 self.writers.interrupt();
             }
             self.write_open_batch();
-        } else if let Some(journaling) = journaling
-            && let Some(records) = journaling.next_records(busy, limit, memory_is_full)
-        {
+        } else if !is_stopping && let Some(records) = self.journaling.next_records(busy, limit, memory_is_full) {
+            // When the worker stops, what the journal has stays there.
             let intervals: Vec<Interval> = records.iter().map(Record::interval).collect();
             let known = self.partitions.next_offsets(&intervals);
-            let (journal, budget) = (journaling.journal().clone(), self.open_batch.budget().clone());
+            let (journal, budget) = (self.journaling.journal().clone(), self.open_batch.budget().clone());
             self.writers.replay(journal, records, known, budget);
         }
     }
@@ -70,9 +67,7 @@ impl Pipeline {
         let batch = self.open_batch.take();
         metrics::batch_sealed(batch.points().len(), batch.message_bytes());
         let known = self.partitions.next_offsets(&batch.intervals());
-        if let Some(journaling) = &mut self.journaling {
-            journaling.on_live_batch();
-        }
+        self.journaling.on_live_batch();
         self.writers.write(batch, known);
     }
 }

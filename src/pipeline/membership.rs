@@ -28,7 +28,7 @@ const CONDITION: &str = "group";
 /// The condition while the group has members of another pipeline or database.
 const SHARED: &str = "group_shared";
 /// How often the group is asked for its members before it is joined.
-const INTERVAL: Duration = Duration::from_millis(500);
+const JOIN_INTERVAL: Duration = Duration::from_millis(500);
 /// How often after that.
 const WATCH_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -78,7 +78,7 @@ impl Membership {
             tokio::time::sleep(WATCH_INTERVAL).await;
             self.rename();
             if let Some(members) = self.members().await {
-                self.note_shared(members.shared);
+                self.set_shared(members.shared);
             }
         }
     }
@@ -86,7 +86,7 @@ impl Membership {
     /// The time after which a member that was killed is none any more. The broker counts from the last heartbeat, which was
     /// before the member's end.
     fn longest_death(&self) -> Duration {
-        Duration::from_millis(self.config.kafka.session_timeout_ms) + INTERVAL
+        Duration::from_millis(self.config.kafka.session_timeout_ms) + JOIN_INTERVAL
     }
 
     async fn join(&mut self) {
@@ -98,28 +98,28 @@ impl Membership {
             let shared = members.as_ref().and_then(|members| members.shared.clone());
             let is_shared = shared.is_some();
             if members.is_some() {
-                self.note_shared(shared);
+                self.set_shared(shared);
             }
             let is_late = Instant::now() >= deadline;
             if members.as_ref().is_some_and(|members| members.count == 0) || is_late && !is_shared {
                 break;
             }
             match members {
-                Some(members) if !is_late => self.say_waiting(members.count),
+                Some(members) if !is_late => self.report_waiting(members.count),
                 _ if is_late => self.health.set_condition(CONDITION, None),
                 _ => {}
             }
-            tokio::time::sleep(INTERVAL).await;
+            tokio::time::sleep(JOIN_INTERVAL).await;
         }
-        self.note_shared(None);
+        self.set_shared(None);
         self.joined = true;
         info!(group, "joining the consumer group");
-        // From now on the sign of readiness of the same name tells whether the group lets it join, and why not.
+        // From now on the sign of readiness of the same name shows whether the group lets it join, and why not.
         self.health.set_condition(CONDITION, None);
         self.consumer.send(Command::Join);
     }
 
-    fn say_waiting(&self, members: usize) {
+    fn report_waiting(&self, members: usize) {
         let group = &self.config.kafka.group_id;
         let seconds = self.config.kafka.session_timeout_ms / 1000;
         let reason = format!(
@@ -137,9 +137,9 @@ impl Membership {
         self.health.set_condition(CONDITION, Some(reason));
     }
 
-    /// Notes what is wrong with the group. A stranger that was killed, or the consumer that had this worker's name before, is a
+    /// Records what is wrong with the group. A stranger that was killed, or the consumer that had this worker's name before, is a
     /// member for a while.
-    fn note_shared(&mut self, shared: Option<String>) {
+    fn set_shared(&mut self, shared: Option<String>) {
         let Some(reason) = shared else {
             self.shared_since = None;
             if let Some(ended) = self.log.ends(SHARED) {

@@ -12,17 +12,15 @@
 //! - `open_batch`, `dispatch`: the batch being filled, and when it goes to a writer.
 //! - `writers`, `writer`: the batches being written; one batch until it is committed, through outages, overlaps and refused rows.
 //! - `after_write`: what follows a batch that was written.
-//! - `locked`: without a journal, messages that wait for locks.
 //! - `tick`: what is done ten times a second, and what `/status` and the metrics are given.
 //! - `dead_letter_copies`: copies of dead letters for a topic.
 //! - `topic_settings`: whether a topic is compacted.
-//! - `watch`: lag, topic identities and health, looked at every few seconds.
+//! - `watch`: lag, topic identities and health, checked every few seconds.
 
 mod after_write;
 mod dead_letter_copies;
 mod dispatch;
 mod journaling;
-mod locked;
 mod membership;
 mod new_cluster;
 mod open_batch;
@@ -64,7 +62,6 @@ use crate::telemetry::{self, lag};
 
 use dead_letter_copies::CopyPublisher;
 use journaling::{Journaling, Mode};
-use locked::LockedMessages;
 use membership::Membership;
 pub(crate) use new_cluster::{islands_elsewhere, refused_move};
 use open_batch::OpenBatch;
@@ -80,7 +77,7 @@ use writers::Writers;
 
 /// How often the loop looks at its clock when nothing happens.
 const TICK: Duration = Duration::from_millis(100);
-/// How much longer than its longest statement a healthy database may be silent: the worker's own patience, and a question's
+/// How much longer than its longest statement a healthy database may be silent: the worker's own timeout, and a question's
 /// interval.
 const DATABASE_MARGIN: Duration = Duration::from_secs(15);
 /// How long the consumer may take to say leaving.
@@ -119,7 +116,7 @@ impl RunError {
 pub async fn run(
     config: Arc<Config>,
     database: Database,
-    journal: Option<JournalHandle>,
+    journal: JournalHandle,
     health: Arc<Health>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), RunError> {
@@ -127,8 +124,8 @@ pub async fn run(
     let (event_sender, events) = mpsc::unbounded_channel();
     let (message_sender, messages) = mpsc::unbounded_channel();
     let lookup = Arc::new(Lookup::new(&config.kafka)?);
-    expect(&config, &health);
-    health.note(|facts| facts.group.ask());
+    set_expectations(&config, &health);
+    health.update_facts(|facts| facts.group.ask());
     let member = Member::new(&config.pipeline, database.identity());
     let (kafka, beats) = (&config.kafka, Arc::clone(&health));
     let consumer = consumer::spawn(kafka, member.clone(), budget.clone(), beats, event_sender, message_sender)?;
@@ -151,10 +148,8 @@ pub async fn run(
     background.spawn(membership.keep());
     let writer = Writer::new(&config, database.clone(), lookup, points_in_series.clone());
     let mut partitions = Partitions::default();
-    if let Some(journal) = &journal {
-        for record in journal.records().await.into_iter().flatten() {
-            partitions.note_journaled(&record);
-        }
+    for record in journal.records().await.into_iter().flatten() {
+        partitions.mark_journaled(&record);
     }
     let copies = if config.kafka.dead_letter_topic.is_empty() {
         None
@@ -163,12 +158,11 @@ pub async fn run(
     };
     let pipeline = Pipeline {
         open_batch: OpenBatch::new(&config, budget, points_in_series),
-        locked: LockedMessages::new(),
         partitions,
         starts: Starts::new(starter),
-        writers: Writers::new(writer.clone(), &config.database, journal.is_some()),
+        writers: Writers::new(writer.clone(), &config.database, !journal.is_absent()),
         surveyor: Surveyor::new(journal.clone(), database.clone()),
-        journaling: journal.map(|journal| Journaling::new(journal, &config, database, writer)),
+        journaling: Journaling::new(journal, &config, database, writer),
         copies,
         watch,
         times: Times { movable_since: Instant::now(), calm_since: Instant::now() },
@@ -180,14 +174,14 @@ pub async fn run(
     pipeline.run(events, messages, background, shutdown).await
 }
 
-/// Tells health what the worker waits for.
-pub fn expect(config: &Config, health: &Health) {
-    let patience = Duration::from_millis(config.database.statement_timeout_ms) + DATABASE_MARGIN;
-    health.note(|facts| {
+/// Sets the facts of health that the configuration has.
+pub fn set_expectations(config: &Config, health: &Health) {
+    let timeout = Duration::from_millis(config.database.statement_timeout_ms) + DATABASE_MARGIN;
+    health.update_facts(|facts| {
         facts.brokers.addresses.clone_from(&config.kafka.brokers);
         facts.group.name.clone_from(&config.kafka.group_id);
         facts.group.session_timeout = Duration::from_millis(config.kafka.session_timeout_ms);
-        facts.database.patience = patience;
+        facts.database.timeout = timeout;
     });
 }
 
@@ -202,13 +196,10 @@ struct Pipeline {
     health: Arc<Health>,
     consumer: ConsumerHandle,
     open_batch: OpenBatch,
-    /// Without a journal: what waits for what others have locked.
-    locked: LockedMessages,
     partitions: Partitions,
     starts: Starts,
     writers: Writers,
-    /// The journal's side, if there is a journal.
-    journaling: Option<Journaling>,
+    journaling: Journaling,
     surveyor: Surveyor,
     /// The publishing of copies of dead letters, if they are published.
     copies: Option<CopyPublisher>,
@@ -239,11 +230,8 @@ impl Pipeline {
         let end = loop {
             self.health.beat(Component::Pipeline);
             self.dispatch(false);
-            self.take_waiting();
-            let may_take = match &self.journaling {
-                Some(journaling) if journaling.mode() == Mode::Journaling => journaling.may_take(),
-                _ => !self.open_batch.is_full(),
-            };
+            self.add_waiting_sets();
+            let may_take = if self.is_journaling() { self.journaling.may_take() } else { !self.open_batch.is_full() };
             tokio::select! {
                 biased;
                 () = &mut shutdown => break Ok(()),
@@ -251,14 +239,14 @@ impl Pipeline {
                 resolution = self.starts.next() => self.on_starts(resolution),
                 Some(observation) = self.watch.next() => self.on_observation(observation),
                 survey = self.surveyor.next() => self.on_survey(survey),
-                appended = next_append(&mut self.journaling) => {
-                    self.partitions.note_saved(&appended.saved);
-                    self.partitions.note_done(&appended.dropped);
+                appended = self.journaling.next_append() => {
+                    self.partitions.mark_saved(&appended.saved);
+                    self.partitions.mark_done(&appended.dropped);
                 }
                 Some(event) = events.recv() => self.on_event(event),
                 Some((set, epoch)) = messages.recv(), if may_take => self.on_messages(set, epoch),
                 _ = tick.tick() => {
-                    if self.journaling.as_ref().is_some_and(|journaling| journaling.journal().has_ended()) {
+                    if self.journaling.journal().has_ended() {
                         break Err(RunError::JournalEnded);
                     }
                     self.tick(messages.len());
@@ -273,7 +261,7 @@ impl Pipeline {
 
     fn on_messages(&mut self, set: MessageSet, epoch: u64) {
         self.starts.on_set_taken();
-        if !self.partitions.note_read(&set, epoch, unix_ms()) {
+        if !self.partitions.mark_read(&set, epoch, unix_ms()) {
             return;
         }
         #[cfg(feature = "planted-bugs")]
@@ -282,27 +270,27 @@ impl Pipeline {
             let partition = TopicPartition::from(&interval.partition);
             self.consumer.send(Command::Commit(vec![(Assigned { partition, epoch }, interval.until)]));
         }
-        if let Some(journaling) = self.journaling.as_mut().filter(|journaling| journaling.mode() == Mode::Journaling) {
+        if self.is_journaling() {
             metrics::messages_received(&set.source().topic, "journaled", set.len() as u64);
-            journaling.save([set]);
+            self.journaling.save([set]);
             return;
         }
-        if let Some(journaling) = self.journaling.as_mut().filter(|journaling| journaling.is_crowded(&set)) {
+        if self.journaling.is_crowded(&set) {
             metrics::messages_received(&set.source().topic, "journaled", set.len() as u64);
-            journaling.set_aside([set]);
+            self.journaling.set_aside(vec![set], self.open_batch.budget());
             return;
         }
         self.open_batch.add_read(set);
     }
 
     /// Takes what waits in memory for its time: to be journaled, until the database is back, or for what others have locked.
-    fn take_waiting(&mut self) {
+    fn add_waiting_sets(&mut self) {
         while !self.open_batch.is_full() {
-            let Some(set) = self.journaling.as_mut().and_then(Journaling::take_waiting_for_append) else { break };
+            let Some(set) = self.journaling.take_waiting_for_append() else { break };
             self.open_batch.add_waiting(set);
         }
         while !self.open_batch.is_full() {
-            let Some(set) = self.locked.take() else { break };
+            let Some(set) = self.journaling.take_locked() else { break };
             self.open_batch.add(set);
         }
     }
@@ -315,8 +303,8 @@ impl Pipeline {
                 }
                 self.starts.on_assigned(assigned, sets_before);
                 lag::forget_lost();
-                self.note_partitions();
-                self.health.note(|facts| facts.group.join());
+                self.update_partition_facts();
+                self.health.update_facts(|facts| facts.group.join());
             }
             Event::Revoked { partitions, lost } => {
                 self.starts.on_revoked(&partitions);
@@ -329,9 +317,9 @@ impl Pipeline {
                     }
                 }
                 if lost {
-                    self.health.note(|facts| facts.group.leave());
+                    self.health.update_facts(|facts| facts.group.leave());
                 }
-                self.note_partitions();
+                self.update_partition_facts();
             }
             Event::OffsetsLost(reading) => self.starts.on_offsets_lost(reading),
             Event::Stopped => error!("the consumer's thread has ended by itself"),
@@ -339,21 +327,19 @@ impl Pipeline {
     }
 
     fn is_journaling(&self) -> bool {
-        self.journaling.as_ref().is_some_and(|journaling| journaling.mode() == Mode::Journaling)
+        self.journaling.mode() == Mode::Journaling
     }
 
     fn on_survey(&mut self, survey: Survey) {
-        if let Some(journaling) = &mut self.journaling {
-            journaling.on_survey(&survey);
-        }
+        self.journaling.on_survey(&survey);
         // What was appended since it began is not in it.
-        if self.journaling.as_ref().is_some_and(|journaling| journaling.appends() == survey.appends) {
+        if self.journaling.appends() == survey.appends {
             self.partitions.keep_journaled(&survey.journaled);
         }
         for record in &survey.missing {
-            self.partitions.note_journaled(record);
+            self.partitions.mark_journaled(record);
         }
-        self.partitions.note_done(&survey.covered);
+        self.partitions.mark_done(&survey.covered);
         // While messages go to the journal a start could record no gap, and would read the same again and again.
         if !survey.holes.is_empty() && !self.is_journaling() {
             let holes = survey.holes;
@@ -369,7 +355,7 @@ impl Pipeline {
     }
 
     fn on_starts(&mut self, resolution: Resolution) {
-        self.partitions.note_log(&resolution.log_ranges);
+        self.partitions.set_log_ranges(&resolution.log_ranges);
         for start in &resolution.starts {
             self.partitions.start(start);
         }
@@ -382,7 +368,7 @@ impl Pipeline {
         if !resolution.restarts.is_empty() {
             self.consumer.send(Command::Restart(resolution.restarts));
         }
-        self.health.note(|facts| facts.partitions.problem = resolution.problem);
+        self.health.update_facts(|facts| facts.partitions.problem = resolution.problem);
     }
 
     fn restart(&self, intervals: &[Interval], why: &str) {
@@ -396,8 +382,8 @@ impl Pipeline {
     }
 
     fn on_observation(&mut self, observation: Observation) {
-        self.partitions.note_log(&observation.log_ranges);
-        self.partitions.note_committed(&observation.committed);
+        self.partitions.set_log_ranges(&observation.log_ranges);
+        self.partitions.set_committed_offsets(&observation.committed);
         let changed = self.partitions.of_changed_topics(&observation.topic_ids);
         if !changed.is_empty() {
             warn!(partitions = named(&changed), "a topic was deleted and recreated: it is read from its start");
@@ -428,14 +414,6 @@ impl Pipeline {
             warn!("the consumer did not end in time");
         }
         info!("stopped");
-    }
-}
-
-/// The end of the next append to the journal; never ready where there is none.
-async fn next_append(journaling: &mut Option<Journaling>) -> journaling::Appended {
-    match journaling {
-        Some(journaling) => journaling.next_append().await,
-        None => std::future::pending().await,
     }
 }
 

@@ -64,7 +64,7 @@ impl OpenBatch {
         let begun = Instant::now();
         let source = Arc::clone(set.source());
         let counts = self.batch.push(set);
-        self.points_in_series.note(&source, counts);
+        self.points_in_series.record(&source, counts);
         metrics::step_took(Step::Decode, begun.elapsed());
         self.since.get_or_insert_with(Instant::now);
         counts

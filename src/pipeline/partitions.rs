@@ -10,7 +10,7 @@ use crate::journal::Record;
 use crate::kafka::events::{Assigned, Start};
 use crate::kafka::partition::{LogRange, TopicPartition};
 use crate::raw::{Interval, MessageSet, Partition, Source};
-use crate::telemetry::readiness::LOGS_PATIENCE;
+use crate::telemetry::readiness::LOGS_TIMEOUT;
 
 /// All owned partitions, and what is on its way of any.
 #[derive(Debug, Default)]
@@ -63,7 +63,7 @@ pub(super) fn first_beyond(next: i64, intervals: Option<&Vec<(i64, i64)>>) -> i6
         .fold(next, |next, (from, until)| if *from <= next { next.max(*until) } else { next })
 }
 
-/// How far a partition is behind.
+/// A partition's lag.
 #[derive(Debug, Clone)]
 pub(super) struct Lag {
     pub(super) partition: TopicPartition,
@@ -89,7 +89,7 @@ impl Partitions {
             behind_since: None,
             applied_at: now,
         });
-        // A partition that is started again has been behind all the time.
+        // A partition that is restarted has had a lag all the time.
         partition.epoch = assigned.epoch;
         partition.reading = None;
     }
@@ -110,9 +110,9 @@ impl Partitions {
         }
     }
 
-    /// Notes messages that came; whether their partition is ours. Those of an earlier assignment of it are as good as any:
+    /// Records messages that came; whether their partition is ours. Those of an earlier assignment of it are as good as any:
     /// what is read twice is applied once.
-    pub(super) fn note_read(&mut self, set: &MessageSet, epoch: u64, now_ms: i64) -> bool {
+    pub(super) fn mark_read(&mut self, set: &MessageSet, epoch: u64, now_ms: i64) -> bool {
         let interval = set.interval();
         let partition = TopicPartition::from(&interval.partition);
         let Some(owned) = self.owned.get_mut(&partition) else { return false };
@@ -130,8 +130,8 @@ impl Partitions {
         true
     }
 
-    /// Notes an interval that the journal has.
-    pub(super) fn note_journaled(&mut self, record: &Record) {
+    /// Records an interval that the journal has.
+    pub(super) fn mark_journaled(&mut self, record: &Record) {
         self.in_flight
             .entry(record.partition.clone())
             .or_default()
@@ -158,8 +158,8 @@ impl Partitions {
         self.in_flight.retain(|_, sets| !sets.is_empty());
     }
 
-    /// Notes a set that was on its way and has to wait for what somebody has locked; the journal has it, or does not yet.
-    pub(super) fn note_waiting(&mut self, set: &MessageSet, is_journaled: bool) {
+    /// Records a set that was on its way and has to wait for what another session has locked; the journal has it, or does not yet.
+    pub(super) fn mark_waiting(&mut self, set: &MessageSet, is_journaled: bool) {
         let interval = set.interval();
         let oldest_ms = set.messages().next().and_then(|first| first.time_ms);
         self.in_flight
@@ -168,8 +168,8 @@ impl Partitions {
             .insert(interval.from, InFlight { until: interval.until, oldest_ms, is_journaled });
     }
 
-    /// Notes that the journal has what was read of these intervals.
-    pub(super) fn note_saved(&mut self, intervals: &[Interval]) {
+    /// Records that the journal has what was read of these intervals.
+    pub(super) fn mark_saved(&mut self, intervals: &[Interval]) {
         for interval in intervals {
             let sets = self.in_flight.get_mut(&interval.partition);
             if let Some(set) = sets.and_then(|sets| sets.get_mut(&interval.from)) {
@@ -178,8 +178,8 @@ impl Partitions {
         }
     }
 
-    /// Notes that these intervals are no longer on their way.
-    pub(super) fn note_done(&mut self, intervals: &[Interval]) {
+    /// Records that these intervals are no longer on their way.
+    pub(super) fn mark_done(&mut self, intervals: &[Interval]) {
         for interval in intervals {
             if let Some(sets) = self.in_flight.get_mut(&interval.partition) {
                 sets.retain(|from, set| *from < interval.from || set.until > interval.until);
@@ -190,8 +190,8 @@ impl Partitions {
         }
     }
 
-    /// Notes a partition's progress; its assignment, if it is ours and still of this source.
-    pub(super) fn note_applied(&mut self, applied: &Applied) -> Option<Assigned> {
+    /// Records a partition's progress; its assignment, if it is ours and still of this source.
+    pub(super) fn mark_applied(&mut self, applied: &Applied) -> Option<Assigned> {
         let key = TopicPartition::from(&applied.partition);
         let owned = self.owned.get_mut(&key)?;
         let reading = owned.reading.as_mut().filter(|reading| reading.source == applied.partition.source)?;
@@ -201,7 +201,7 @@ impl Partitions {
         Some(Assigned { partition: key, epoch: owned.epoch })
     }
 
-    pub(super) fn note_log(&mut self, ranges: &HashMap<TopicPartition, LogRange>) {
+    pub(super) fn set_log_ranges(&mut self, ranges: &HashMap<TopicPartition, LogRange>) {
         for (key, range) in ranges {
             if let Some(partition) = self.owned.get_mut(key) {
                 partition.log = Some(*range);
@@ -210,7 +210,7 @@ impl Partitions {
         }
     }
 
-    pub(super) fn note_committed(&mut self, offsets: &HashMap<TopicPartition, i64>) {
+    pub(super) fn set_committed_offsets(&mut self, offsets: &HashMap<TopicPartition, i64>) {
         for (key, offset) in offsets {
             if let Some(partition) = self.owned.get_mut(key) {
                 partition.committed = Some(*offset);
@@ -267,11 +267,11 @@ impl Partitions {
     }
 
     /// The partitions of which nothing was read for this long although their logs have more.
-    pub(super) fn stuck(&mut self, patience: Duration) -> Vec<Assigned> {
+    pub(super) fn stuck(&mut self, after: Duration) -> Vec<Assigned> {
         let mut stuck = Vec::new();
         for (key, owned) in &mut self.owned {
             let Some(reading) = &mut owned.reading else { continue };
-            if owned.log.is_some_and(|log| log.end > reading.position) && reading.moved_at.elapsed() >= patience {
+            if owned.log.is_some_and(|log| log.end > reading.position) && reading.moved_at.elapsed() >= after {
                 reading.moved_at = Instant::now();
                 stuck.push(Assigned { partition: key.clone(), epoch: owned.epoch });
             }
@@ -328,7 +328,7 @@ impl Partitions {
         Some(since.min()?.elapsed())
     }
 
-    /// How far each partition is behind. While the ends of the logs cannot be learned, the age is at least the time since they
+    /// Each partition's lag. While the ends of the logs cannot be learned, the age is at least the time since they
     /// were known: what has come since may be as old.
     pub(super) fn lags(&mut self, now_ms: i64, brokers_answer: bool) -> Vec<Lag> {
         let mut lags: Vec<Lag> = Vec::with_capacity(self.owned.len());
@@ -357,7 +357,7 @@ impl Partitions {
                 (true, None) => partition.behind_since.map_or(0.0, |since| since.elapsed().as_secs_f64()),
             };
             let unknown_for = partition.log_at.elapsed();
-            let is_unknown = partition.log.is_some() && (!brokers_answer || unknown_for > LOGS_PATIENCE);
+            let is_unknown = partition.log.is_some() && (!brokers_answer || unknown_for > LOGS_TIMEOUT);
             let seconds = if is_unknown { seconds.max(unknown_for.as_secs_f64()) } else { seconds };
             lags.push(Lag {
                 partition: key.clone(),
@@ -370,5 +370,192 @@ impl Partitions {
         }
         lags.sort_by(|a, b| a.partition.cmp(&b.partition));
         lags
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raw::{Kind, MessageSetBuilder, RawMessage};
+
+    const NOW_MS: i64 = 1_800_000_000_000;
+
+    fn source(topic_id: &str) -> Arc<Source> {
+        let source =
+            Source { kind: Kind::Points, cluster_id: "c".into(), topic: "t".into(), topic_id: topic_id.into() };
+        Arc::new(source)
+    }
+
+    fn assigned(epoch: u64) -> Assigned {
+        Assigned { partition: TopicPartition::new("t", 0), epoch }
+    }
+
+    /// Offsets of the only partition.
+    fn interval(from: i64, until: i64) -> Interval {
+        Interval { partition: Partition::new(source("id"), 0), from, until }
+    }
+
+    fn set(from: i64, until: i64) -> MessageSet {
+        let mut set = MessageSetBuilder::of(interval(from, until).partition, from);
+        set.push(&RawMessage { offset: from, time_ms: Some(NOW_MS - 1000), key: None, payload: None, headers: None });
+        set.extend_to(until);
+        set.build(None)
+    }
+
+    /// What happens to the partition; whether it was taken into account.
+    type Step = Box<dyn Fn(&mut Partitions) -> bool>;
+
+    fn always(step: impl Fn(&mut Partitions) + 'static) -> Step {
+        Box::new(move |partitions| {
+            step(partitions);
+            true
+        })
+    }
+
+    fn assign(epoch: u64) -> Step {
+        always(move |partitions| partitions.assign(&assigned(epoch)))
+    }
+
+    fn revoke() -> Step {
+        always(|partitions| partitions.revoke(&assigned(0).partition))
+    }
+
+    fn log(start: i64, end: i64) -> Step {
+        let ranges = HashMap::from([(assigned(0).partition, LogRange { start, end })]);
+        always(move |partitions| partitions.set_log_ranges(&ranges))
+    }
+
+    fn group(offset: i64) -> Step {
+        let offsets = HashMap::from([(assigned(0).partition, offset)]);
+        always(move |partitions| partitions.set_committed_offsets(&offsets))
+    }
+
+    fn start(epoch: u64, offset: i64, next_offset: i64) -> Step {
+        let start = Start { assigned: assigned(epoch), source: source("id"), offset, next_offset };
+        always(move |partitions| partitions.start(&start))
+    }
+
+    fn read(epoch: u64, from: i64, until: i64) -> Step {
+        Box::new(move |partitions| partitions.mark_read(&set(from, until), epoch, NOW_MS))
+    }
+
+    fn record(from: i64, until: i64) -> Step {
+        always(move |partitions| partitions.mark_journaled(&Record::of(interval(from, until))))
+    }
+
+    fn saved(from: i64, until: i64) -> Step {
+        always(move |partitions| partitions.mark_saved(&[interval(from, until)]))
+    }
+
+    fn done(from: i64, until: i64) -> Step {
+        always(move |partitions| partitions.mark_done(&[interval(from, until)]))
+    }
+
+    fn waits(from: i64, until: i64, is_journaled: bool) -> Step {
+        always(move |partitions| partitions.mark_waiting(&set(from, until), is_journaled))
+    }
+
+    fn applied(topic_id: &str, next_offset: i64) -> Step {
+        let applied = Applied { partition: Partition::new(source(topic_id), 0), next_offset };
+        Box::new(move |partitions| partitions.mark_applied(&applied).is_some())
+    }
+
+    fn journal(records: &[(i64, i64)]) -> Step {
+        let journaled = HashMap::from([(interval(0, 0).partition, records.to_vec())]);
+        always(move |partitions| partitions.keep_journaled(&journaled))
+    }
+
+    fn forget() -> Step {
+        always(Partitions::forget_in_flight)
+    }
+
+    /// What is in flight, `j` after what the journal has; position, next offset and lag.
+    type State = (String, [Option<i64>; 3]);
+
+    fn state(partitions: &mut Partitions) -> State {
+        let mark = |set: &InFlight| if set.is_journaled { "j" } else { "" };
+        let in_flight = partitions.in_flight.values().flatten();
+        let in_flight: Vec<String> =
+            in_flight.map(|(from, set)| format!("{from}-{}{}", set.until, mark(set))).collect();
+        let lag = partitions.lags(NOW_MS, true).pop();
+        (in_flight.join(" "), lag.map_or([None; 3], |lag| [lag.position, lag.next_offset, lag.messages]))
+    }
+
+    #[test]
+    fn what_is_in_flight_and_the_lag_follow_each_step() {
+        const NO: i64 = -1;
+        type Row = (&'static str, Step, bool, &'static str, i64, i64, i64);
+        #[rustfmt::skip]
+        let table: [Row; 24] = [
+            // what happens                     how                          taken  in flight              position  next  lag
+            ("read, and is not ours",           read(1, 0, 5),               false, "",                    NO,       NO,   NO),
+            ("in the journal from before",      record(40, 50),              true,  "40-50j",              NO,       NO,   NO),
+            ("assigned",                        assign(1),                   true,  "40-50j",              NO,       NO,   NO),
+            ("the log is known",                log(10, 100),                true,  "40-50j",              NO,       NO,   90),
+            ("the group's offset, too",         group(40),                   true,  "40-50j",              NO,       NO,   60),
+            ("start of an older assignment",    start(0, 10, 10),            true,  "40-50j",              NO,       NO,   60),
+            ("start after what is journaled",   start(1, 50, 40),            true,  "40-50j",              50,       40,   60),
+            ("read",                            read(1, 50, 60),             true,  "40-50j 50-60",        60,       40,   60),
+            ("read by an older assignment",     read(0, 45, 48),             true,  "40-50j 45-48 50-60",  60,       40,   60),
+            ("an append had less",              saved(50, 55),               true,  "40-50j 45-48 50-60",  60,       40,   60),
+            ("an append had it",                saved(50, 60),               true,  "40-50j 45-48 50-60j", 60,       40,   60),
+            ("a writer has ended",              done(40, 50),                true,  "50-60j",              60,       40,   60),
+            ("its progress",                    applied("id", 50),           true,  "50-60j",              60,       50,   50),
+            ("an older progress",               applied("id", 45),           true,  "50-60j",              60,       50,   50),
+            ("progress of a deleted topic",     applied("old", 70),          false, "50-60j",              60,       50,   50),
+            ("read beyond the log's known end", read(1, 60, 120),            true,  "50-60j 60-120",       120,      50,   70),
+            ("a writer has ended",              done(50, 120),               true,  "",                    120,      50,   70),
+            ("a message of it waits for a lock", waits(70, 80, false),       true,  "70-80",               120,      50,   70),
+            ("so does a journaled one",         waits(90, 95, true),         true,  "70-80 90-95j",        120,      50,   70),
+            ("the journal still has it",        journal(&[(85, 92), (80, 99)]), true, "70-80 90-95j",      120,      50,   70),
+            ("a writer was lost",               forget(),                    true,  "90-95j",              120,      50,   70),
+            ("the journal has lost a part",     journal(&[(85, 94)]),        true,  "",                    120,      50,   70),
+            ("assigned again",                  assign(2),                   true,  "",                    NO,       NO,   60),
+            ("revoked",                         revoke(),                    true,  "",                    NO,       NO,   NO),
+        ];
+        let mut partitions = Partitions::default();
+        for (what, step, is_taken, in_flight, position, next_offset, lag) in table {
+            assert_eq!(step(&mut partitions), is_taken, "{what}");
+            let numbers = [position, next_offset, lag].map(|number| Some(number).filter(|number| *number != NO));
+            assert_eq!(state(&mut partitions), (in_flight.to_owned(), numbers), "{what}");
+        }
+        assert!(partitions.in_flight().is_empty(), "the partition is idle");
+    }
+
+    #[test]
+    fn a_start_is_after_all_that_touches_it() {
+        type Row<'a> = (i64, &'a [(i64, i64)], i64);
+        #[rustfmt::skip]
+        let table: [Row<'_>; 7] = [
+            // next  in flight               first offset beyond
+            (10,     &[],                    10),
+            (10,     &[(10, 20)],            20),
+            (10,     &[(5, 20), (20, 30)],   30),
+            (10,     &[(0, 5), (5, 10)],     10),
+            (10,     &[(11, 20)],            10),
+            (10,     &[(10, 20), (21, 30)],  20),
+            (10,     &[(0, 40), (10, 20)],   40),
+        ];
+        for (next, intervals, expected) in table {
+            assert_eq!(first_beyond(next, Some(&intervals.to_vec())), expected, "{next} {intervals:?}");
+        }
+        assert_eq!(first_beyond(10, None), 10);
+    }
+
+    #[test]
+    fn a_partition_is_stuck_if_its_log_has_more_and_nothing_comes() {
+        let (now, later) = (Duration::ZERO, Duration::from_secs(3600));
+        let mut partitions = Partitions::default();
+        for (what, step, after, is_stuck) in [
+            ("assigned", assign(1), now, false),
+            ("its log has messages, but it was not started", log(0, 50), now, false),
+            ("started at the log's end", start(1, 50, 50), now, false),
+            ("a message came to the log, and the start is recent", log(0, 51), later, false),
+            ("nothing comes", log(0, 51), now, true),
+            ("it was restarted lately", log(0, 51), later, false),
+        ] {
+            step(&mut partitions);
+            assert_eq!(partitions.stuck(after) == [assigned(1)], is_stuck, "{what}");
+        }
     }
 }

@@ -33,7 +33,7 @@ pub(super) struct Starter {
     pub(super) inputs: Inputs,
     pub(super) lookup: Arc<Lookup>,
     pub(super) database: Database,
-    pub(super) journal: Option<JournalHandle>,
+    pub(super) journal: JournalHandle,
     /// Whether messages go to the journal, so that partitions start without the database.
     pub(super) journaling: bool,
     pub(super) log: LogLimit,
@@ -127,8 +127,7 @@ impl Starter {
     /// Adds all that the journal has, also what was known to be in the database: it may have been restored since, and a gap
     /// must name nothing that the next survey finds here.
     async fn add_journaled(&self, in_flight: &mut InFlightPartitions) {
-        let Some(journal) = &self.journal else { return };
-        for record in journal.records().await.into_iter().flatten() {
+        for record in self.journal.records().await.into_iter().flatten() {
             in_flight.entry(record.partition.clone()).or_default().push((record.from, record.until));
         }
         for spans in in_flight.values_mut() {
@@ -153,7 +152,7 @@ impl Starter {
         for (assigned, source, position) in reading {
             let made_anew = topics.ids.get(&source.topic).is_some_and(|id| *id != source.topic_id);
             match topics.ranges.get(&assigned.partition) {
-                // Another partition's event, or one that is well again; were it not, the loop would find it stuck.
+                // Another partition's event, or one that can be read again; if not, the loop would find it stuck.
                 Some(range) if !made_anew && (range.start..=range.end).contains(&position) => {}
                 // The position is the consumer's own: what it has handed on lies below, and is claimed by its own batch.
                 Some(range) if !made_anew && position < range.start => {
@@ -217,7 +216,7 @@ impl Starter {
         if topic_id.is_empty() && self.log.happened("no-topic-id", 1).is_some() {
             warn!(
                 topic,
-                "the broker gives topics no id: a topic deleted and recreated cannot be told from the old one"
+                "the broker gives topics no id: a topic deleted and recreated cannot be distinguished from the old one"
             );
         }
         Source {
@@ -348,11 +347,11 @@ impl Starter {
                     partition = number,
                     next_offset = offset,
                     log_end = range.end,
-                    "the database's progress lies behind the log's end: Kafka has lost messages that were read. The \
+                    "the database's progress lies beyond the log's end: Kafka has lost messages that were read. The \
                      partition waits; `series-ingest progress reset` moves its progress"
                 );
             }
-            return Err(wait(assigned, "its progress lies behind the end of its log"));
+            return Err(wait(assigned, "its progress lies beyond the end of its log"));
         }
         info!(topic = source.topic, partition = number, offset, log_end = range.end, "partition starts");
         Ok(Start { assigned: assigned.clone(), source: Arc::clone(source), offset, next_offset: next })

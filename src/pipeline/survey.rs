@@ -17,9 +17,9 @@ use crate::raw::{Interval, Partition, Source};
 use crate::telemetry::log_limit::LogLimit;
 
 /// How often the database is asked while the journal holds records.
-const INTERVAL: Duration = Duration::from_secs(5);
+const SURVEY_INTERVAL: Duration = Duration::from_secs(5);
 /// How often otherwise.
-const CALM_INTERVAL: Duration = Duration::from_secs(15);
+const CALM_SURVEY_INTERVAL: Duration = Duration::from_secs(15);
 
 /// What was found.
 #[derive(Debug, Default)]
@@ -44,9 +44,9 @@ pub(super) struct Survey {
 
 /// Asks for surveys, one at a time.
 pub(super) struct Surveyor {
-    journal: Option<JournalHandle>,
+    journal: JournalHandle,
     database: Database,
-    /// Whether the database answered when it was looked at last.
+    /// Whether the database answered when it was last checked.
     answered: bool,
     at: Instant,
     running: JoinSet<Option<Result<Survey, Error>>>,
@@ -64,7 +64,7 @@ struct Reading {
 }
 
 impl Surveyor {
-    pub(super) fn new(journal: Option<JournalHandle>, database: Database) -> Self {
+    pub(super) fn new(journal: JournalHandle, database: Database) -> Self {
         Self {
             journal,
             database,
@@ -85,14 +85,14 @@ impl Surveyor {
         if !answers || !self.running.is_empty() || Instant::now() < self.at {
             return;
         }
-        let has_records = self.journal.as_ref().is_some_and(|journal| journal.usage().records > 0);
-        self.at = Instant::now() + if has_records { INTERVAL } else { CALM_INTERVAL };
+        let has_records = self.journal.usage().records > 0;
+        self.at = Instant::now() + if has_records { SURVEY_INTERVAL } else { CALM_SURVEY_INTERVAL };
         let reading = Reading { positions: partitions.positions(), in_flight: partitions.in_flight(), appends };
         self.running.spawn(survey(self.journal.clone(), self.database.clone(), reading));
     }
 
     /// Has the next one begin at once.
-    pub(super) fn soon(&mut self) {
+    pub(super) fn request(&mut self) {
         self.at = Instant::now();
     }
 
@@ -116,7 +116,7 @@ impl Surveyor {
                             "what was read cannot be compared with the database; trying again"
                         );
                     }
-                    self.soon();
+                    self.request();
                 }
                 Some(Err(failure)) => error!(%failure, "the comparison with the database ended by an internal error"),
                 None => std::future::pending().await,
@@ -126,12 +126,9 @@ impl Surveyor {
 }
 
 /// `None` where the journal's thread has ended.
-async fn survey(journal: Option<JournalHandle>, database: Database, reading: Reading) -> Option<Result<Survey, Error>> {
-    let (segments, records) = match &journal {
-        // In this order: a segment that is made in between must not look as if it had no records.
-        Some(journal) => (journal.segments().await?, journal.records().await?),
-        None => Default::default(),
-    };
+async fn survey(journal: JournalHandle, database: Database, reading: Reading) -> Option<Result<Survey, Error>> {
+    // In this order: a segment that is made in between must not look as if it had no records.
+    let (segments, records) = (journal.segments().await?, journal.records().await?);
     Some(compare(records, segments, database, reading).await)
 }
 
@@ -171,7 +168,7 @@ async fn compare(
         let key = record.partition.clone();
         let coverage = coverage.get(&key);
         if coverage.is_none() && !read.contains(&key) {
-            // Whoever reads the partition makes its progress begin.
+            // The worker that reads the partition makes its progress begin.
             open_segments.insert(record.segment);
             survey.without_progress += 1;
         } else if coverage.is_some_and(|coverage| coverage.covers(record.from, record.until)) {

@@ -4,10 +4,8 @@ use std::time::{Duration, Instant};
 
 use tracing::warn;
 
-use super::journaling::{Journaling, Mode};
 use super::{Pipeline, named, unix_ms, watch};
 use crate::kafka::events::{Assigned, Command};
-use crate::telemetry::health::JournalStatus;
 use crate::telemetry::{lag, metrics};
 
 /// How long nothing may come of a partition that has more. What could hold it, a broker that is away among it, is not known
@@ -15,21 +13,20 @@ use crate::telemetry::{lag, metrics};
 const STUCK_AFTER: Duration = Duration::from_secs(30);
 
 impl Pipeline {
-    /// Looks at the clock, while so many message sets wait to be taken.
+    /// Does what is due, while `waiting` message sets wait to be taken.
     pub(super) fn tick(&mut self, waiting: usize) {
         self.restart_stuck(waiting);
         if self.starts.is_empty() {
-            self.health.note(|facts| facts.partitions.problem = None);
+            self.health.update_facts(|facts| facts.partitions.problem = None);
         }
         self.tick_journal();
-        if self.journaling.as_ref().is_some_and(Journaling::wants_survey) {
-            self.surveyor.soon();
+        if self.journaling.wants_survey() {
+            self.surveyor.request();
         }
         let is_journaling = self.is_journaling();
         self.starts.tick(is_journaling, || self.partitions.in_flight());
-        self.surveyor.tick(&self.partitions, self.journaling.as_ref().map_or(0, Journaling::appends));
-        let journaling = self.journaling.as_ref().filter(|journaling| journaling.mode() == Mode::Journaling);
-        self.watch.tick(&self.partitions, journaling.map(Journaling::took_at));
+        self.surveyor.tick(&self.partitions, self.journaling.appends());
+        self.watch.tick(&self.partitions, self.is_journaling().then(|| self.journaling.took_at()));
         self.measure();
     }
 
@@ -58,26 +55,25 @@ impl Pipeline {
 
     /// Lets the mode change, and follows what that means for the messages in memory.
     fn tick_journal(&mut self) {
-        let Some(journaling) = &mut self.journaling else { return };
-        if journaling.update() {
+        if self.journaling.update() {
             // It may have to outlive this process, and Kafka may not have it any more by then. Held by nobody else, the messages
             // leave room in memory for what comes.
             let in_flight = self.writers.abort();
             let open = self.open_batch.take();
-            journaling.save(in_flight.into_iter().chain(open.sets().iter().cloned()).collect::<Vec<_>>());
+            self.journaling.save(in_flight.into_iter().chain(open.sets().iter().cloned()).collect::<Vec<_>>());
             self.writers.interrupt();
-            journaling.on_abandoned();
+            self.journaling.on_abandoned();
         }
-        if journaling.is_needed() {
-            self.health.set_condition("journal", journaling.problem());
+        if self.journaling.is_needed() {
+            self.health.set_condition("journal", self.journaling.problem());
         } else {
-            self.health.set_warning("journal", journaling.problem());
+            self.health.set_warning("journal", self.journaling.problem());
         }
-        let lost = journaling.take_lost();
+        let lost = self.journaling.take_lost();
         if lost.is_empty() {
             return;
         }
-        self.partitions.note_done(&lost);
+        self.partitions.mark_done(&lost);
         let mut reading: Vec<Assigned> = lost.iter().filter_map(|interval| self.partitions.reading(interval)).collect();
         reading.sort_by(|a, b| a.partition.cmp(&b.partition));
         reading.dedup();
@@ -87,14 +83,14 @@ impl Pipeline {
             "records of the journal are lost; what the database lacks of them is read from Kafka again"
         );
         self.consumer.send(Command::Restart(reading));
-        self.surveyor.soon();
+        self.surveyor.request();
     }
 
-    /// Tells what readiness needs to know of the partitions.
-    pub(super) fn note_partitions(&self) {
+    /// Updates the facts of readiness about the partitions.
+    pub(super) fn update_partition_facts(&self) {
         let (assigned, reading) = self.partitions.counts();
         let oldest = self.partitions.oldest_log();
-        self.health.note(|facts| {
+        self.health.update_facts(|facts| {
             facts.partitions.assigned = assigned;
             facts.partitions.reading = reading;
             // Before the group has been joined, having no partitions is no sign.
@@ -107,7 +103,7 @@ impl Pipeline {
 
     fn measure(&mut self) {
         metrics::buffered_bytes(self.open_batch.budget().used() as u64);
-        self.note_partitions();
+        self.update_partition_facts();
         self.health.review();
         let now_ms = unix_ms();
         let stall = Duration::from_millis(self.config.http.stall_ms);
@@ -117,10 +113,7 @@ impl Pipeline {
             self.times.movable_since = Instant::now();
         }
         let stalled = self.partitions.stalled_for(self.times.movable_since).filter(|stalled| *stalled >= stall);
-        match &self.journaling {
-            Some(journaling) => journaling.measure(now_ms),
-            None => metrics::mode(Mode::Streaming.as_str(), true),
-        }
+        self.journaling.measure(now_ms);
         self.health.set_condition(
             "stalled",
             stalled.map(|for_| format!("there is data to write, and none was committed for {} s", for_.as_secs())),
@@ -138,21 +131,7 @@ impl Pipeline {
         self.health.update(|status| {
             watch::fill_status(status, &lags, (buffered, limit, in_flight));
             status.writers = writers as u64;
+            status.journal = self.journaling.status();
         });
-        if let Some(journaling) = &self.journaling {
-            let usage = journaling.journal().usage();
-            let mode = journaling.mode().as_str();
-            self.health.update(|status| {
-                status.journal = Some(JournalStatus {
-                    mode,
-                    mode_seconds: journaling.mode_since().elapsed().as_secs(),
-                    bytes: usage.bytes,
-                    limit_bytes: usage.limit_bytes,
-                    records: usage.records,
-                    quarantined_segments: usage.quarantined,
-                    lost_records: usage.lost,
-                });
-            });
-        }
     }
 }

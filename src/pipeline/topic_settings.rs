@@ -1,4 +1,4 @@
-//! The settings of the topics, asked for again and again: whoever has a topic of points compacted has Kafka remove points
+//! The settings of the topics, asked for again and again: if a topic of points is compacted, Kafka removes points
 //! before they are read.
 
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::telemetry::health::Health;
 use crate::telemetry::log_limit::LogLimit;
 
 /// How often the settings are asked for.
-const INTERVAL: Duration = Duration::from_secs(20);
+const CHECK_INTERVAL: Duration = Duration::from_secs(20);
 /// The condition while a topic loses messages.
 const CONDITION: &str = "topic";
 
@@ -25,20 +25,20 @@ const CONDITION: &str = "topic";
 pub(super) struct PointsInSeries(Arc<(AtomicBool, Notify)>);
 
 impl PointsInSeries {
-    /// Notes what the messages of a set were that was read from this source.
-    pub(super) fn note(&self, source: &Source, counts: Counts) {
+    /// Records what the messages of a set were that was read from this source.
+    pub(super) fn record(&self, source: &Source, counts: Counts) {
         if source.kind == Kind::Series && counts.point_batches > 0 && !self.0.0.swap(true, Ordering::Relaxed) {
             self.0.1.notify_one();
         }
     }
 
-    fn is_so(&self) -> bool {
+    fn is_known(&self) -> bool {
         self.0.0.load(Ordering::Relaxed)
     }
 
     /// Ready when there is news, or it is time to ask again.
     async fn changed(&self) {
-        drop(tokio::time::timeout(INTERVAL, self.0.1.notified()).await);
+        drop(tokio::time::timeout(CHECK_INTERVAL, self.0.1.notified()).await);
     }
 }
 
@@ -55,7 +55,7 @@ pub(super) async fn watch(
     loop {
         let mut losses = Vec::new();
         let mut silent = false;
-        for (topic, has_points) in [(&kafka.series_topic, points_in_series.is_so()), (&kafka.points_topic, true)] {
+        for (topic, has_points) in [(&kafka.series_topic, points_in_series.is_known()), (&kafka.points_topic, true)] {
             match settings.ask(topic).await {
                 Ok(Answer::Known(settings)) => {
                     for finding in settings.findings(topic, has_points, &config.message) {

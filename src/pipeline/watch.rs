@@ -1,4 +1,4 @@
-//! What is looked at every few seconds, alongside the loop: the ends of the logs, the topics' identities, the database's
+//! What is checked every few seconds, alongside the loop: the ends of the logs, the topics' identities, the database's
 //! health.
 
 use std::collections::HashMap;
@@ -17,7 +17,7 @@ use crate::kafka::partition::{LogRange, TopicPartition};
 use crate::telemetry::health::{Health, PartitionStatus, Status};
 
 /// How often Kafka and the database are asked.
-const INTERVAL: Duration = Duration::from_secs(2);
+const WATCH_INTERVAL: Duration = Duration::from_secs(2);
 
 /// How often a database that is away is asked.
 const PROBE_INTERVAL: Duration = Duration::from_millis(500);
@@ -26,7 +26,7 @@ const PROBE_INTERVAL: Duration = Duration::from_millis(500);
 /// outage that is seen.
 const SERVER_INTERVAL: Duration = Duration::from_secs(30);
 
-/// How often it is asked what this worker may do: while nothing comes, no write tells.
+/// How often it is asked what this worker may do: while nothing comes, no write shows it.
 const RIGHTS_INTERVAL: Duration = Duration::from_secs(5);
 /// The condition while the worker's role lacks a right, or a function of the schema is missing.
 const RIGHTS: &str = "rights";
@@ -88,7 +88,7 @@ impl Monitor {
                 Some(Ok(Some(mut observation))) => {
                     let (silence, missing_topics) =
                         (observation.silence.take(), observation.missing_topics.split_off(0));
-                    self.health.note(|facts| {
+                    self.health.update_facts(|facts| {
                         // While no broker answers, nobody knows of topics.
                         if silence.is_none() {
                             facts.partitions.missing_topics = missing_topics;
@@ -119,8 +119,8 @@ impl Monitor {
         self.ask_server();
         self.ask_rights();
         let answered = self.lookup.answered();
-        self.health.note(|facts| facts.brokers.answered = answered.max(facts.brokers.answered));
-        if self.asked.is_some_and(|asked| asked.elapsed() < INTERVAL) || !self.questions.is_empty() {
+        self.health.update_facts(|facts| facts.brokers.answered = answered.max(facts.brokers.answered));
+        if self.asked.is_some_and(|asked| asked.elapsed() < WATCH_INTERVAL) || !self.questions.is_empty() {
             return;
         }
         self.asked = Some(Instant::now());
@@ -135,14 +135,14 @@ impl Monitor {
         while self.probes.try_join_next().is_some() {}
         let state = self.database.state();
         if self.probes.is_empty()
-            && self.probed.is_none_or(|last| last.elapsed() >= if state.up { INTERVAL } else { PROBE_INTERVAL })
+            && self.probed.is_none_or(|last| last.elapsed() >= if state.up { WATCH_INTERVAL } else { PROBE_INTERVAL })
         {
             self.probed = Some(Instant::now());
-            self.database.tidy();
-            if !state.up || state.last_success.is_none_or(|last| last.elapsed() >= INTERVAL) {
+            self.database.close_idle_connections();
+            if !state.up || state.last_success.is_none_or(|last| last.elapsed() >= WATCH_INTERVAL) {
                 let database = self.database.clone();
                 self.probes.spawn(async move {
-                    // The answer is noted where it is given.
+                    // The answer is recorded where it is given.
                     if let Err(failure) = database.probe().await {
                         debug!(%failure, "the database gives no sign of life");
                     }
@@ -202,7 +202,7 @@ impl Monitor {
             let holders = if locks.is_empty() { String::new() } else { format!("; {}", locks.join("; ")) };
             (state.since, format!("({}): {words}{holders}", class.as_str()))
         });
-        self.health.note(|facts| {
+        self.health.update_facts(|facts| {
             facts.database.answered = state.last_success;
             facts.database.failure = failure;
             facts.database.journal = journal;
@@ -259,7 +259,7 @@ fn ask(lookup: &Lookup, topics: &[String], owned: &[TopicPartition]) -> Option<O
         Ok(ranges) => observation.log_ranges = ranges,
         Err(failure) => debug!(%failure, "the ends of the logs are not known"),
     }
-    // Whoever may not use the group owns nothing, and has to be told.
+    // A client that may not use the group owns nothing, and the refusal has to be reported.
     let any = topics.last().map(|topic| TopicPartition::new(topic.clone(), 0));
     match lookup.committed(if owned.is_empty() { any.as_slice() } else { owned }) {
         Ok(offsets) => observation.committed = offsets,
@@ -295,7 +295,7 @@ pub fn show_server(health: &Health, server: &Server) {
     }
 }
 
-/// Asks the brokers for an answer every few seconds, and tells health of it; ends only when it is dropped. For the time in
+/// Asks the brokers for an answer every few seconds, and reports it to health; ends only when it is dropped. For the time in
 /// which the worker waits for its schema, and nothing else asks them.
 pub async fn ask_brokers(kafka: &config::Kafka, health: &Health) {
     // The pipeline reports a property that librdkafka refuses.
@@ -306,12 +306,12 @@ pub async fn ask_brokers(kafka: &config::Kafka, health: &Health) {
         let question = move || asked.topics(&[&topic]).err().and_then(|failure| asked.silence(&failure));
         if let Ok(silence) = tokio::task::spawn_blocking(question).await {
             let answered = lookup.answered();
-            health.note(|facts| {
+            health.update_facts(|facts| {
                 facts.brokers.answered = answered;
                 facts.brokers.problem = silence;
             });
         }
-        tokio::time::sleep(INTERVAL).await;
+        tokio::time::sleep(WATCH_INTERVAL).await;
     }
 }
 

@@ -1,4 +1,4 @@
-//! The headers of a message as one piece of bytes, as they are kept with it: for each its name and its value, each behind its
+//! The headers of a message as one piece of bytes, as they are kept with it: for each its name and its value, each after its
 //! length as a little-endian int32; -1 says that there is no value, as in Kafka's format. A -2 alone says that there are
 //! headers which could not be read.
 

@@ -127,7 +127,7 @@ impl MessageSet {
         Some(Self { block: Arc::clone(&self.block), entries: start..end, from, until })
     }
 
-    /// The same in memory of its own, for a part that outlives the rest of its block.
+    /// The same in its own memory, for a part that outlives the rest of its block.
     pub fn detached(&self, budget: &crate::raw::Budget) -> Self {
         let mut copy = MessageSetBuilder::of(self.partition().clone(), self.from);
         for message in self.messages() {
@@ -170,7 +170,7 @@ impl MessageSetBuilder {
         Self { partition, from, until: from, bytes: Vec::new(), entries: Vec::new() }
     }
 
-    /// Adds a message, copied; the set then reaches up to the position behind it.
+    /// Adds a message, copied; the set then reaches up to the position after it.
     ///
     /// # Panics
     /// Where the message's offset lies below the set's end: Kafka delivers a partition in order.
@@ -197,7 +197,7 @@ impl MessageSetBuilder {
         self.until = self.until.max(until);
     }
 
-    /// The position behind what was added.
+    /// The position after what was added.
     pub fn until(&self) -> i64 {
         self.until
     }

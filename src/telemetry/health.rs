@@ -80,11 +80,11 @@ pub struct DatabaseStatus {
     pub edition: Option<String>,
     /// What keeps points from naming a series without a row: `locked`, `trigger` or `absent`.
     pub reference: Option<&'static str>,
-    /// The profile of the table of points; `null` before it was looked at.
+    /// The profile of the table of points; `null` before it was read.
     pub profile: Option<String>,
-    /// Whether the server compresses what is copied directly: `on`, or `off` and why; `null` before it was looked at.
+    /// Whether the server compresses what is copied directly: `on`, or `off` and why; `null` before it was read.
     pub direct_compress: Option<String>,
-    /// Somebody's locks that keep points from being written, each as a sentence: what is locked, by whom, since when.
+    /// Other sessions' locks that keep points from being written, each as a sentence: what is locked, by whom, since when.
     pub locks: Vec<String>,
     /// The last failure; `null` after the database came back.
     pub last_error: Option<String>,
@@ -148,7 +148,7 @@ pub struct Condition {
     pub reason: String,
     /// Since when, in RFC 3339.
     pub since: String,
-    /// Whether data moves all the same, so that it does not make the worker unready.
+    /// Whether data moves nevertheless, so that it does not make the worker unready.
     pub warning: bool,
 }
 
@@ -193,7 +193,7 @@ impl Health {
     }
 
     /// Changes the facts of which readiness is computed.
-    pub fn note(&self, change: impl FnOnce(&mut Facts)) {
+    pub fn update_facts(&self, change: impl FnOnce(&mut Facts)) {
         change(&mut self.lock().facts);
     }
 
@@ -271,8 +271,8 @@ impl Health {
 
     /// It is called again and again while a condition lasts: what is logged of it, [`LogLimit`] decides.
     fn set(&self, name: &'static str, reason: Option<String>, warning: bool) {
-        self.note_condition(name, reason.as_deref(), warning);
-        let what = if warning { "something is wrong, and data moves all the same" } else { "data does not move" };
+        self.put_condition(name, reason.as_deref(), warning);
+        let what = if warning { "something is wrong, and data moves nevertheless" } else { "data does not move" };
         // Logging waits for stderr: it is done without the lock.
         match reason {
             Some(reason) => {
@@ -289,7 +289,7 @@ impl Health {
         }
     }
 
-    fn note_condition(&self, name: &'static str, reason: Option<&str>, warning: bool) {
+    fn put_condition(&self, name: &'static str, reason: Option<&str>, warning: bool) {
         let conditions = &mut self.lock().status.conditions;
         let Some(reason) = reason else {
             conditions.remove(name);
@@ -301,8 +301,8 @@ impl Health {
         condition.warning = warning;
     }
 
-    /// Notes why copies of dead letters are not published to their topic, or that they are. The worker is ready all the same.
-    pub fn note_copies(&self, topic: &str, problem: Option<String>) {
+    /// Records why copies of dead letters are not published to their topic, or that they are. The worker is ready nevertheless.
+    pub fn set_copies_problem(&self, topic: &str, problem: Option<String>) {
         let status = &mut self.lock().status.dead_letter_topic;
         let known = status.take().and_then(|status| status.problem);
         let since = known.map_or_else(now, |known| known.since);
@@ -389,7 +389,7 @@ mod tests {
     /// The health of a worker that has seen all signs.
     fn ready(watchdog: Duration) -> Health {
         let health = Health::new("p", watchdog);
-        health.note(|facts| *facts = Facts::ready(Instant::now()));
+        health.update_facts(|facts| *facts = Facts::ready(Instant::now()));
         health
     }
 
@@ -414,7 +414,7 @@ mod tests {
             health.lock().beats = [health.started; 2];
             let later = health.started + 2 * WATCHDOG;
             health.lock().beats[beating as usize] = later;
-            health.note(|facts| *facts = Facts::ready(later));
+            health.update_facts(|facts| *facts = Facts::ready(later));
             let reasons = health.not_live_at(later);
             assert_eq!(reasons, [format!("{}: no sign of life for 60 s", silent.as_str())]);
             assert_eq!(health.not_ready_at(later), reasons);
@@ -464,7 +464,7 @@ mod tests {
     #[test]
     fn without_any_sign_a_worker_is_not_ready_and_says_what_it_waits_for() {
         let health = Health::new("p", WATCHDOG);
-        health.note(|facts| facts.brokers.addresses = "b:9092".to_owned());
+        health.update_facts(|facts| facts.brokers.addresses = "b:9092".to_owned());
         assert_eq!(
             health.not_ready(),
             ["brokers: waits for the brokers b:9092 for 0 s", "database: waits for its first answer for 0 s"]
@@ -472,7 +472,7 @@ mod tests {
         let status = health.status();
         assert_eq!(status.conditions.keys().copied().collect::<Vec<_>>(), ["brokers", "database"]);
         assert!(!status.signs["group"].ok);
-        health.note(|facts| *facts = Facts::ready(Instant::now()));
+        health.update_facts(|facts| *facts = Facts::ready(Instant::now()));
         assert!(health.not_ready().is_empty());
         let json = serde_json::to_value(health.status()).unwrap();
         assert_eq!(json["signs"]["group"], serde_json::json!({"ok": true, "age_seconds": 0, "reason": null}));
@@ -481,8 +481,8 @@ mod tests {
     #[test]
     fn a_condition_of_the_same_name_says_more_than_a_sign() {
         let health = Health::new("p", WATCHDOG);
-        health.note(|facts| *facts = Facts::ready(Instant::now()));
-        health.note(|facts| facts.group.joined = None);
+        health.update_facts(|facts| *facts = Facts::ready(Instant::now()));
+        health.update_facts(|facts| facts.group.joined = None);
         health.set_condition("group", Some("two members".to_owned()));
         assert_eq!(health.not_ready(), ["group: two members"]);
         assert_eq!(health.status().conditions["group"].reason, "two members");
@@ -505,13 +505,13 @@ mod tests {
     fn what_keeps_copies_from_their_topic_is_shown_and_makes_not_unready() {
         let health = ready(WATCHDOG);
         assert!(serde_json::to_value(health.status()).unwrap()["dead_letter_topic"].is_null());
-        health.note_copies("dead", Some("no such topic".to_owned()));
+        health.set_copies_problem("dead", Some("no such topic".to_owned()));
         let since = health.status().dead_letter_topic.unwrap().problem.unwrap().since;
-        health.note_copies("dead", Some("refused".to_owned()));
+        health.set_copies_problem("dead", Some("refused".to_owned()));
         let problem = health.status().dead_letter_topic.unwrap().problem.unwrap();
         assert_eq!((problem.reason.as_str(), problem.since), ("refused", since));
         assert!(health.not_ready().is_empty());
-        health.note_copies("dead", None);
+        health.set_copies_problem("dead", None);
         assert!(serde_json::to_value(health.status()).unwrap()["dead_letter_topic"]["problem"].is_null());
     }
 

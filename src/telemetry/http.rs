@@ -81,7 +81,7 @@ async fn serve_within(
         tokio::select! {
             biased;
             () = &mut stopped => return,
-            Some(ended) = connections.join_next() => note_end(ended),
+            Some(ended) = connections.join_next() => log_end(ended),
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
                     failing = false;
@@ -95,7 +95,7 @@ async fn serve_within(
                     while connections.len() >= limits.connections
                         && let Some(ended) = connections.join_next().await
                     {
-                        note_end(ended);
+                        log_end(ended);
                     }
                     let served = serve_connection(limits, stream, Arc::clone(&health), rendered.clone());
                     oldest_first.push_back(connections.spawn(served));
@@ -109,7 +109,7 @@ async fn serve_within(
     }
 }
 
-fn note_end(ended: Result<(), JoinError>) {
+fn log_end(ended: Result<(), JoinError>) {
     if let Err(failure) = ended
         && !failure.is_cancelled()
     {
@@ -194,7 +194,7 @@ mod tests {
     use crate::telemetry::health::Component;
     use crate::telemetry::readiness::Facts;
 
-    const PATIENCE: Duration = Duration::from_secs(20);
+    const TIMEOUT: Duration = Duration::from_secs(20);
 
     struct Server {
         runtime: Runtime,
@@ -210,7 +210,7 @@ mod tests {
             let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
             let address = listener.local_addr().unwrap();
             let health = Arc::new(Health::new("test", watchdog));
-            health.note(|facts| *facts = Facts::ready(Instant::now()));
+            health.update_facts(|facts| *facts = Facts::ready(Instant::now()));
             let (stop, stopped) = oneshot::channel::<()>();
             let stopped = async move { drop(stopped.await) };
             let served = serve_within(limits, listener, Arc::clone(&health), metrics::install(), stopped);
@@ -220,7 +220,7 @@ mod tests {
 
         fn connect(&self) -> TcpStream {
             let stream = TcpStream::connect(self.address).unwrap();
-            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            stream.set_read_timeout(Some(TIMEOUT)).unwrap();
             stream
         }
 
@@ -250,7 +250,7 @@ mod tests {
 
     #[test]
     fn each_path_answers() {
-        let server = Server::start(LIMITS, PATIENCE);
+        let server = Server::start(LIMITS, TIMEOUT);
         let index = server.get("/");
         assert!(index.starts_with("HTTP/1.1 200 OK\r\n"), "{index}");
         assert_eq!(body(&index), INDEX);
@@ -274,7 +274,7 @@ mod tests {
 
     #[test]
     fn what_is_not_served_is_refused() {
-        let server = Server::start(LIMITS, PATIENCE);
+        let server = Server::start(LIMITS, TIMEOUT);
         assert!(server.get("/secret").starts_with("HTTP/1.1 404 "));
         assert!(server.get("/metrics/").starts_with("HTTP/1.1 404 "));
         for method in ["POST", "DELETE", "OPTIONS"] {
@@ -296,14 +296,14 @@ mod tests {
 
     #[test]
     fn a_body_is_not_waited_for() {
-        let server = Server::start(LIMITS, PATIENCE);
+        let server = Server::start(LIMITS, TIMEOUT);
         let answer = server.ask("GET /livez HTTP/1.1\r\nHost: test\r\nContent-Length: 1000000\r\n\r\n");
         assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
     }
 
     #[test]
     fn unready_and_dead_are_503_with_the_reasons() {
-        let server = Server::start(LIMITS, PATIENCE);
+        let server = Server::start(LIMITS, TIMEOUT);
         server.health.set_condition("database", Some("down for 3 s".to_owned()));
         let answer = server.get("/readyz");
         assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
@@ -322,20 +322,20 @@ mod tests {
     #[test]
     fn a_slow_request_is_cut() {
         let limits = Limits { request: Duration::from_millis(200), ..LIMITS };
-        let server = Server::start(limits, PATIENCE);
+        let server = Server::start(limits, TIMEOUT);
         let start = Instant::now();
         let mut silent = server.connect();
         let mut slow = server.connect();
         slow.write_all(b"GET /livez HTTP/1.1\r\nHo").unwrap();
         assert!(!rest(&mut silent).starts_with("HTTP/1.1 200 "));
         assert!(!rest(&mut slow).starts_with("HTTP/1.1 200 "));
-        assert!(start.elapsed() < PATIENCE);
+        assert!(start.elapsed() < TIMEOUT);
     }
 
     #[test]
     fn a_connection_does_not_live_long() {
         let limits = Limits { connection: Duration::from_millis(200), ..LIMITS };
-        let server = Server::start(limits, PATIENCE);
+        let server = Server::start(limits, TIMEOUT);
         let start = Instant::now();
         assert_eq!(rest(&mut server.connect()), "");
         assert!(start.elapsed() < LIMITS.request, "{:?}", start.elapsed());
@@ -343,8 +343,8 @@ mod tests {
 
     #[test]
     fn idle_clients_keep_nobody_out_and_have_no_more_connections_than_allowed() {
-        let limits = Limits { request: PATIENCE, connections: 4, ..LIMITS };
-        let server = Server::start(limits, PATIENCE);
+        let limits = Limits { request: TIMEOUT, connections: 4, ..LIMITS };
+        let server = Server::start(limits, TIMEOUT);
         let start = Instant::now();
         let mut idle: Vec<_> = (0..20).map(|_| server.connect()).collect();
         let answer = server.get("/livez");
@@ -362,7 +362,7 @@ mod tests {
 
     #[test]
     fn it_stops_when_told() {
-        let server = Server::start(LIMITS, PATIENCE);
+        let server = Server::start(LIMITS, TIMEOUT);
         let mut open = server.connect();
         assert!(server.get("/livez").starts_with("HTTP/1.1 200 OK\r\n"));
         server.stop.send(()).unwrap();

@@ -1,4 +1,4 @@
-//! How far each partition of this worker is behind. The recorder of metrics cannot forget a gauge, and a partition that went to
+//! The lag of each partition of this worker. The recorder of metrics cannot forget a gauge, and a partition that went to
 //! another worker must not stay: so the lag is kept and rendered here.
 
 use std::collections::BTreeMap;
@@ -33,7 +33,7 @@ fn lags() -> MutexGuard<'static, Lags> {
     LAGS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// How far a partition is behind: messages that are not in the database, and the age of the oldest of them in seconds.
+/// A partition's lag: messages that are not in the database, and the age of the oldest of them in seconds.
 pub fn set(topic: &str, partition: i32, messages: i64, seconds: f64) {
     lags().insert((topic.to_owned(), partition), Lag { messages, seconds, at: Instant::now(), lost: false });
 }

@@ -1,6 +1,6 @@
 //! The way of log lines to stderr: a bounded queue, and a thread that writes.
 //!
-//! Whoever logs never waits: a line that the queue has no room for is dropped and counted, as is one that cannot be
+//! Logging never waits: a line that the queue has no room for is dropped and counted, as is one that cannot be
 //! written. Stderr may be a pipe that nobody reads, a full disk, or a terminal that was stopped; the data goes on moving.
 
 use std::cell::RefCell;
@@ -17,14 +17,14 @@ const MAX_BYTES: usize = 2 << 20;
 /// How often dropped lines are reported while there are always more to write.
 const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 /// How long to wait before a write is tried again, where stderr is in non-blocking mode and takes nothing.
-const RETRY: Duration = Duration::from_millis(20);
+const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
 thread_local! {
     /// What is logged on the writing thread itself, which must not wait for its own queue.
     static OWN: RefCell<Option<Vec<u8>>> = const { RefCell::new(None) };
 }
 
-/// Writes lines on a thread of its own. `&LogWriter` is a [`Write`] that never blocks and never fails; each call of
+/// Writes lines on its own thread. `&LogWriter` is a [`Write`] that never blocks and never fails; each call of
 /// `write` is a line.
 #[derive(Debug)]
 pub(super) struct LogWriter {
@@ -85,7 +85,7 @@ impl LogWriter {
                 return;
             }
             entry = returned;
-            thread::sleep(RETRY);
+            thread::sleep(RETRY_INTERVAL);
         }
         // What is not written by then is lost: the process must end.
         let _ = written.recv_timeout(deadline.saturating_duration_since(Instant::now()));
@@ -118,11 +118,11 @@ struct Thread<W, R> {
     output: W,
     report: R,
     counts: Arc<Counts>,
-    /// Whether the last write left a part of a line behind.
+    /// Whether the last write ended in the middle of a line.
     is_torn: bool,
     /// Whether the last line could not be written.
     fails: bool,
-    /// How many of the dropped lines were reported, and when that was last looked at.
+    /// How many of the dropped lines were reported, and when that was last checked.
     reported: u64,
     reported_at: Instant,
 }
@@ -184,7 +184,7 @@ impl<W: Write, R: Fn(u64)> Thread<W, R> {
                 Ok(0) => break,
                 Ok(count) => rest = &rest[count..],
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(RETRY),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(RETRY_INTERVAL),
                 Err(_) => break,
             }
         }
@@ -202,7 +202,7 @@ mod tests {
 
     use super::*;
 
-    const PATIENCE: Duration = Duration::from_secs(20);
+    const TIMEOUT: Duration = Duration::from_secs(20);
 
     /// What an output does with the next writes.
     #[derive(Debug, Clone, Copy, PartialEq)]
@@ -285,7 +285,7 @@ mod tests {
         for number in 0..100 {
             log(&writer, &format!("{number}\n"));
         }
-        writer.flush(PATIENCE);
+        writer.flush(TIMEOUT);
         let expected: String = (0..100).map(|number| format!("{number}\n")).collect();
         assert_eq!(output.text(), expected);
         assert_eq!(writer.dropped(), 0);
@@ -304,11 +304,11 @@ mod tests {
         let dropped = writer.dropped();
         assert!((999..=1000).contains(&dropped), "{dropped}");
         writer.flush(Duration::from_millis(100));
-        assert!(begun.elapsed() < PATIENCE, "{:?}", begun.elapsed());
+        assert!(begun.elapsed() < TIMEOUT, "{:?}", begun.elapsed());
         output.now(Behaviour::Takes);
-        writer.flush(PATIENCE);
+        writer.flush(TIMEOUT);
         log(&writer, "later\n");
-        writer.flush(PATIENCE);
+        writer.flush(TIMEOUT);
         let text = output.text();
         assert_eq!(text.matches("dropped").count(), 1, "{text}");
         assert!(text.ends_with(&format!("\n{dropped} dropped\nlater\n")), "{text}");
@@ -334,11 +334,11 @@ mod tests {
         let writer = writer(&output);
         log(&writer, "first\n");
         log(&writer, "second\n");
-        writer.flush(PATIENCE);
+        writer.flush(TIMEOUT);
         assert_eq!((output.text().as_str(), writer.dropped()), ("fir", 2));
         output.now(Behaviour::Takes);
         log(&writer, "third\n");
-        writer.flush(PATIENCE);
+        writer.flush(TIMEOUT);
         assert_eq!(output.text(), "fir\nthird\n2 dropped\n");
         assert_eq!(writer.dropped(), 2);
     }
@@ -351,7 +351,7 @@ mod tests {
         writer.flush(Duration::from_millis(60));
         assert_eq!(output.text(), "");
         output.now(Behaviour::Takes);
-        writer.flush(PATIENCE);
+        writer.flush(TIMEOUT);
         assert_eq!((output.text().as_str(), writer.dropped()), ("a line\n", 0));
     }
 }

@@ -102,7 +102,7 @@ pub fn dropped_lines() -> u64 {
 
 /// Prints a line to stderr, for people, without waiting for it.
 pub fn print_error(text: impl Display) {
-    // If even a thread is not available, the exit code still tells.
+    // If even a thread is not available, the exit code still says so.
     if let Ok(mut writer) = writer() {
         drop(writer.write_all(format!("{text}\n").as_bytes()));
     }

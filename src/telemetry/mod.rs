@@ -1,10 +1,10 @@
-//! What the worker tells of itself: metrics, health, both over HTTP, and log lines.
+//! What the worker reports of itself: metrics, health, both over HTTP, and log lines.
 //!
 //! - [`metrics`]: every metric by name, and the functions that feed them.
 //! - [`health`]: whether the parts are alive, and why data does not move.
 //! - [`readiness`]: the signs that readiness needs, as a pure function of facts.
 //! - [`http`]: `/metrics`, `/livez`, `/readyz` and `/status`.
-//! - `one_line`: what comes from outside begins no line of its own.
+//! - `one_line`: what comes from outside begins no new line.
 //! - [`logging`]: log lines on stderr, for people or as JSON; `log_writer` writes them without holding anybody up.
 //! - [`log_limit`]: how often a line is logged that a loop would repeat.
 

@@ -8,15 +8,15 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 /// The brokers are asked every 2 s, and a question waits 10 s for its answer: an older answer is no sign any more.
-pub const BROKERS_PATIENCE: Duration = Duration::from_secs(12);
+pub const BROKERS_TIMEOUT: Duration = Duration::from_secs(12);
 /// The ends of the logs are asked for in the same round as other questions. If some broker does not answer, the round lasts
 /// until all of them have timed out.
-pub const LOGS_PATIENCE: Duration = Duration::from_secs(40);
-/// While the journal takes the database's place, it is probed every 5 s, and an append that hangs has a problem of its own
+pub const LOGS_TIMEOUT: Duration = Duration::from_secs(40);
+/// While the journal takes the database's place, it is probed every 5 s, and an append that hangs is a problem itself
 /// after 10 s: an older success is no sign any more.
-pub const JOURNAL_PATIENCE: Duration = Duration::from_secs(30);
+pub const JOURNAL_TIMEOUT: Duration = Duration::from_secs(30);
 /// Time for which partitions may be without a start offset after a rebalance before that is a reason.
-pub const PARTITIONS_PATIENCE: Duration = Duration::from_secs(5);
+pub const PARTITIONS_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What the parts of the worker have seen.
 #[derive(Debug, Clone)]
@@ -90,11 +90,11 @@ pub struct Database {
     /// When it last answered.
     pub answered: Option<Instant>,
     /// The longest time for which a healthy server may be silent: that of its longest statement.
-    pub patience: Duration,
+    pub timeout: Duration,
     /// Since when and why it does not do what it is asked.
     pub failure: Option<(Instant, String)>,
     /// Whether messages go to the journal instead, and when the journal last took some. A journal that takes nothing is a
-    /// condition of its own.
+    /// condition by itself.
     pub journal: Option<Option<Instant>>,
 }
 
@@ -146,7 +146,7 @@ impl Facts {
         facts.brokers.answered = Some(now);
         facts.group.joined = Some(now);
         facts.database.answered = Some(now);
-        facts.database.patience = Duration::from_secs(65);
+        facts.database.timeout = Duration::from_secs(65);
         facts
     }
 }
@@ -211,7 +211,7 @@ fn with_problem(text: String, problem: Option<&String>) -> String {
 fn brokers(facts: &Facts, now: Instant) -> Sign {
     let Brokers { addresses, answered, problem } = &facts.brokers;
     let reason = match answered {
-        Some(answered) if now.saturating_duration_since(*answered) <= BROKERS_PATIENCE => None,
+        Some(answered) if now.saturating_duration_since(*answered) <= BROKERS_TIMEOUT => None,
         Some(answered) => Some(format!("the brokers {addresses} have not answered for {} s", seconds(now, *answered))),
         None => Some(format!("waits for the brokers {addresses} for {} s", seconds(now, facts.started))),
     };
@@ -240,7 +240,7 @@ fn group(facts: &Facts, now: Instant) -> Sign {
 fn partitions(facts: &Facts, now: Instant) -> Sign {
     let Partitions { assigned, reading, complete, problem, missing_topics } = &facts.partitions;
     let waiting = assigned.saturating_sub(*reading);
-    let is_recent = complete.is_some_and(|at| now.saturating_duration_since(at) <= PARTITIONS_PATIENCE);
+    let is_recent = complete.is_some_and(|at| now.saturating_duration_since(at) <= PARTITIONS_TIMEOUT);
     let reason = if !missing_topics.is_empty() {
         Some(format!("topics that do not exist: {}. Create them", missing_topics.join(", ")))
     } else if waiting > 0 && (problem.is_some() || !is_recent) {
@@ -259,8 +259,8 @@ fn logs(facts: &Facts, now: Instant) -> Sign {
     let Some((partition, since, known)) = &facts.logs.oldest else {
         return sign(LOGS, None, now, None);
     };
-    let patience = if *known { LOGS_PATIENCE } else { PARTITIONS_PATIENCE };
-    let is_missing = now.saturating_duration_since(*since) > patience;
+    let timeout = if *known { LOGS_TIMEOUT } else { PARTITIONS_TIMEOUT };
+    let is_missing = now.saturating_duration_since(*since) > timeout;
     let reason = is_missing.then(|| {
         format!("the end of {partition} has not been known for {} s: its leader does not answer", seconds(now, *since))
     });
@@ -268,11 +268,11 @@ fn logs(facts: &Facts, now: Instant) -> Sign {
 }
 
 fn database(facts: &Facts, now: Instant) -> Sign {
-    let Database { answered, patience, failure, journal } = &facts.database;
+    let Database { answered, timeout, failure, journal } = &facts.database;
     let seen = journal.flatten().max(*answered);
     if let Some(took) = journal {
         let since = took.unwrap_or(facts.started);
-        let is_missing = now.saturating_duration_since(since) > JOURNAL_PATIENCE;
+        let is_missing = now.saturating_duration_since(since) > JOURNAL_TIMEOUT;
         let reason =
             is_missing.then(|| format!("is away, and the journal has taken nothing for {} s", seconds(now, since)));
         return sign(DATABASE, seen, now, reason);
@@ -280,7 +280,7 @@ fn database(facts: &Facts, now: Instant) -> Sign {
     let reason = match (failure, answered) {
         (Some((since, problem)), _) => Some(format!("down for {} s {problem}", seconds(now, *since))),
         (None, None) => Some(format!("waits for its first answer for {} s", seconds(now, facts.started))),
-        (None, Some(answered)) if now.saturating_duration_since(*answered) > *patience => {
+        (None, Some(answered)) if now.saturating_duration_since(*answered) > *timeout => {
             Some(format!("has not answered for {} s", seconds(now, *answered)))
         }
         (None, Some(_)) => None,
@@ -309,7 +309,7 @@ mod tests {
         facts.partitions = Partitions { assigned: 3, reading: 3, complete: Some(now), ..Partitions::default() };
         facts.logs.oldest = ago(2).map(|at| ("t/0".into(), at, true));
         facts.database.answered = ago(1);
-        facts.database.patience = Duration::from_secs(65);
+        facts.database.timeout = Duration::from_secs(65);
         (facts, now)
     }
 
@@ -340,7 +340,7 @@ mod tests {
                     ..Facts::new(f.started)
                 };
                 f.database.answered = Some(now);
-                f.database.patience = Duration::from_secs(65);
+                f.database.timeout = Duration::from_secs(65);
             },
             &["brokers: waits for the brokers b:1 for 3600 s"],
         ),

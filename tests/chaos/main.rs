@@ -47,7 +47,7 @@ enum Step {
     Outage,
     /// A worker is killed.
     Kill,
-    /// A worker that is not there starts, with the journal that it left behind.
+    /// A worker that is not there starts, with the journal that it left.
     Start,
     /// A worker stops as it is asked to.
     Stop,
@@ -315,7 +315,7 @@ impl Round<'_> {
             && self.ground.journal(JOURNALS[chosen]).try_exists().unwrap()
     }
 
-    /// The answer is not looked at: where the database is away it is an error, and what counts is the table.
+    /// The answer is ignored: while the database is away it is an error, and what counts is the table.
     fn replay_a_copy(&mut self, chosen: usize) {
         let original = self.ground.journal(JOURNALS[chosen]);
         let copy = tempfile::tempdir().unwrap();
@@ -435,7 +435,7 @@ async fn main() {
     println!(
         "chaos: {} rounds, {} points, {} outages, {} workers killed, {} frozen, {} started, {} journals' copies replayed, \
          {} restores, {} outages of the brokers, {} coordinators moved, {} passwords rotated, {} restores by dump: 0 lost, 0 \
-         doubled",
+         duplicated",
         counts.rounds,
         counts.points,
         counts.outages,

@@ -92,7 +92,7 @@ pub(crate) fn all() -> Vec<Case> {
         }
     }
     let used = cases.iter().filter(|case| case.payload.is_some()).count();
-    assert_eq!(used, payloads, "each payload has its expected outcome beside it");
+    assert_eq!(used, payloads, "each payload has its expected outcome next to it");
     cases.sort_by(|a, b| a.name.cmp(&b.name));
     cases
 }

@@ -203,9 +203,9 @@ async fn tables_of_another_program_are_adopted_if_they_can_serve_and_refused_by_
         (format!("{METADATA}; {}", POINTS.replace("id bigserial", "id smallserial")), "id is of type smallint"),
         (
             format!("{METADATA}; {} partition by range (\"timestamp\")", POINTS),
-            "is not a table of its own, but a partitioned table",
+            "is not an ordinary table, but a partitioned table",
         ),
-        ("create view time_series_metadata as select 1 as id".to_owned(), "is not a table of its own, but a view"),
+        ("create view time_series_metadata as select 1 as id".to_owned(), "is not an ordinary table, but a view"),
         (
             METADATA.replace("description text", "description text generated always as ('d') stored"),
             "column time_series_metadata.description is generated",

@@ -1,4 +1,4 @@
-//! Messages that are small in Kafka and large when they are unpacked, which librdkafka does before this program sees them.
+//! Messages that are small in Kafka and large when they are decompressed, which librdkafka does before this program sees them.
 
 use crate::support::broker::Producer;
 use crate::support::data::{Difference, Published};
@@ -7,7 +7,7 @@ use crate::support::until;
 
 const MIB: usize = 1024 * 1024;
 
-/// A message of so many bytes that are hardly any when compressed; its points are not published.
+/// A message of this many bytes that are hardly any when compressed; its points are not published.
 fn bomb(bytes: usize) -> Vec<u8> {
     let message = br#"{"time_series_id":"s","timestamps":[0],"columns":{"c":[1]}}"#;
     let mut payload = vec![b' '; bytes];
@@ -50,7 +50,7 @@ async fn what_unpacks_to_more_than_is_allowed_is_a_dead_letter() {
     }
 }
 
-/// librdkafka unpacks zstd up to `receive.message.max.bytes`. What is larger stops its partition, loudly, until that is raised.
+/// librdkafka decompresses zstd up to `receive.message.max.bytes`. What is larger stops its partition, loudly, until that is raised.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_librdkafka_does_not_unpack_is_told_and_passes_with_a_higher_limit() {
     let Some(fixture) = Fixture::new("bomb_stuck", 1).await else { return };

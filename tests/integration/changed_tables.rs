@@ -1,4 +1,4 @@
-//! Tables that somebody has changed since `migrate` made them: what `run` cannot work with, `check` names before.
+//! Tables that were changed since `migrate` made them: what `run` cannot work with, `check` names before.
 
 use series_ingest::database::schema;
 use series_ingest::database::schema::profile::Profile;

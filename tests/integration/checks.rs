@@ -197,7 +197,7 @@ async fn what_check_has_no_problem_with_run_works_with() {
         ("SERIES_INGEST__JOURNAL__DIRECTORY", journal.to_str().unwrap()),
     ];
     const PLAIN: &str = "direct compress off: there is no TimescaleDB";
-    // Without the extension: a schema of its name is in the way, or somebody has dropped it.
+    // Without the extension: a schema of its name is in the way, or it was dropped.
     for (name, before, after, settings, says) in [
         ("never", "create schema _timescaledb_catalog", "", &[][..], PLAIN),
         ("dropped", "", "drop extension timescaledb cascade", &[], PLAIN),

@@ -15,7 +15,7 @@ async fn has_timescaledb(fixture: &Fixture) -> bool {
     fixture.count("select count(*) from pg_extension where extname = 'timescaledb'").await == 1
 }
 
-/// A transaction has copied points into a chunk that was not there, and has not committed yet. Whether somebody else can add a
+/// A transaction has copied points into a chunk that was not there, and has not committed yet. Whether another session can add a
 /// series meanwhile; `None` where there are no servers.
 async fn others_write_beside_a_new_chunk(test: &str, extra: &[(&str, &str)]) -> Option<bool> {
     let fixture = Fixture::new(test, 1).await?;
@@ -31,7 +31,7 @@ async fn others_write_beside_a_new_chunk(test: &str, extra: &[(&str, &str)]) -> 
     fixture.send_point("s", 1_000_000_000);
     fixture.producer.flush();
     until(30, "the claim waits behind the points", async || fixture.waiting_for_locks().await == 1).await;
-    // Whoever works on an old chunk, as compression does, keeps no writer waiting.
+    // Work on an old chunk, such as compression, keeps no writer waiting.
     let locked = "select count(*) from pg_locks join pg_class on pg_class.oid = pg_locks.relation
                   where relname like '\\_hyper\\_%\\_chunk' and mode = 'RowExclusiveLock'
                       and database = (select oid from pg_database where datname = current_database())";
@@ -93,7 +93,7 @@ async fn the_next_chunk_is_there_before_its_time() {
     fixture.remove().await;
 }
 
-/// Somebody's trigger sees points and nothing else; chunks of another length are what they are.
+/// An operator's trigger sees points and nothing else; chunks of another length are what they are.
 #[tokio::test(flavor = "multi_thread")]
 async fn where_no_chunk_can_be_made_ahead_the_copy_makes_it() {
     let Some(fixture) = Fixture::new("chunk_of_its_own", 1).await else { return };
@@ -138,7 +138,7 @@ async fn where_no_chunk_can_be_made_ahead_the_copy_makes_it() {
     fixture.remove().await;
 }
 
-/// While somebody keeps the chunk from being made, nothing of it is remembered.
+/// While another session keeps the chunk from being made, nothing of it is remembered.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_chunk_that_could_not_be_made_ahead_is_asked_for_again() {
     let Some(fixture) = Fixture::new("chunk_locked", 1).await else { return };

@@ -1,4 +1,4 @@
-//! The claim: what makes it exactly once, whoever writes.
+//! The claim: what makes it exactly once, whichever worker writes.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -177,7 +177,7 @@ async fn a_batch_that_holds_offsets_twice_writes_them_once() {
     let Some(fixture) = Fixture::new("overlapping", 1).await else { return };
     let mut writer = Writer::new(&fixture);
     writer.database.start(&writer.source, &[(0, 0)]).await.unwrap();
-    // As a partition leaves it behind that was lost and assigned again while the database was slow.
+    // As a partition leaves it that was lost and assigned again while the database was slow.
     let mut all = Batch::new(writer.decoder.clone());
     for (from, until) in [(0, 10), (5, 20), (7, 9), (0, 3)] {
         for set in writer.batch(0, from, until).sets() {

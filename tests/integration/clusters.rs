@@ -13,7 +13,7 @@ const NEW: i64 = 5;
 /// The definitions of series that both clusters have.
 const DEFINITIONS: i64 = 1;
 
-/// A pipeline of its own with these brokers.
+/// Another pipeline with these brokers.
 struct Mover<'a> {
     fixture: &'a Fixture,
     pipeline: &'a str,
@@ -244,7 +244,7 @@ async fn a_pipeline_that_moves_to_a_mirror_writes_nothing_again() {
     expected += MIRRORED + NEW;
     assert_eq!(fixture.count_points().await, expected);
 
-    // A pipeline that never read the topic anywhere begins where it is told to.
+    // A pipeline that never read the topic anywhere begins where its configuration says.
     let offset = (MIRRORED + 1).to_string();
     let reset = ["reset", "--topic", &fixture.points_topic, "--next-offset", &offset];
     let said = resets.progress(new, &reset);

@@ -128,7 +128,7 @@ async fn progress_is_shown_and_set() {
     let worker = fixture.worker(&[]);
     fixture.until_applied(60).await;
     assert_eq!(
-        fixture.difference(&published).await.doubled,
+        fixture.difference(&published).await.duplicated,
         2 * 20,
         "what is asked to be written again is written again"
     );
@@ -213,7 +213,7 @@ async fn a_worker_waits_for_servers_that_are_away_when_it_starts() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_demo_shows_that_all_of_it_arrives_through_an_outage() {
     let Some(fixture) = Fixture::unmigrated("demo", 1).await else { return };
-    // With a Kafka of its own, and with the real one.
+    // With its own Kafka, and with the real one.
     for brokers in [None, Some(fixture.brokers.as_str())] {
         let mut environment = pairs(&[("DATABASE_URL", fixture.url.as_str())]);
         environment.extend(brokers.map(|brokers| ("KAFKA_BROKERS".to_owned(), brokers.to_owned())));
@@ -221,7 +221,7 @@ async fn the_demo_shows_that_all_of_it_arrives_through_an_outage() {
         assert_eq!(output.status.code(), Some(0), "{}", text(&output));
         let printed = text(&output);
         for (name, value) in
-            [("published", "25844"), ("written", "25844"), ("dead letters", "0"), ("lost", "0"), ("doubled", "0")]
+            [("published", "25844"), ("written", "25844"), ("dead letters", "0"), ("lost", "0"), ("duplicated", "0")]
         {
             let end = format!("  {value}");
             assert!(

@@ -230,7 +230,7 @@ async fn what_is_encoded_the_server_reads_back_equal() {
         let mut more = true;
         while more {
             let mut chunk = BytesMut::new();
-            more = encoder.fill(&mut chunk, 10_000);
+            more = encoder.encode_into(&mut chunk, 10_000);
             sink.send(chunk.freeze()).await.unwrap();
         }
         assert_eq!(sink.finish().await.unwrap(), expected.len() as u64);

@@ -11,10 +11,10 @@ use crate::support::data::{Difference, Published};
 use crate::support::fixture_with_proxy::{FixtureWithProxy, until_journaled, until_mode};
 use crate::support::worker::Worker;
 
-/// So many workers run at the same time, each with a damaged copy of the journal. Most of their time they wait for servers.
+/// The number of workers that run at the same time, each with a damaged copy of the journal. Most of their time they wait for servers.
 const SIDE_BY_SIDE: usize = 24;
 /// How long one of them may take.
-const PATIENCE: Duration = Duration::from_secs(40);
+const DAMAGE_TIMEOUT: Duration = Duration::from_secs(40);
 
 /// Where the fields of the headers begin, as the documentation of `src/journal` lays them down.
 const JOURNAL_FIELDS: &[u64] = &[0, 8, 16, 60];
@@ -61,7 +61,7 @@ impl Template {
         self.segments.last_key_value().is_some_and(|(last, _)| last == name)
     }
 
-    /// Every field of every header, every `stride`-th byte, and one byte behind the end.
+    /// Every field of every header, every `stride`-th byte, and one byte after the end.
     fn damages(&self, stride: u64) -> Vec<Damage> {
         let mut places: BTreeSet<(&str, u64)> = JOURNAL_FIELDS.iter().map(|at| ("JOURNAL", *at)).collect();
         for (name, extents) in &self.segments {
@@ -108,7 +108,7 @@ impl Template {
                     *at >= self.end(name) || self.segments.get(name).is_some_and(|all| all.iter().any(is_in_padding));
                 (!may_pass).then_some(true)
             }
-            // What is missing at the end of the last segment is what a crash leaves of a write that nobody was told of.
+            // What is missing at the end of the last segment is what a crash leaves of a write that was not acknowledged.
             Damage::Cut(name, length) => Some(*length < self.end(name) && !self.is_last(name)),
         }
     }
@@ -192,7 +192,7 @@ async fn whatever_is_damaged_in_a_journal_the_table_ends_exact() {
         }
         for (damage, worker, since) in running.values_mut() {
             assert_eq!(worker.has_ended(), None, "{damage:?}\n{}", worker.log());
-            assert!(since.elapsed() < PATIENCE, "{damage:?}\n{}", worker.log());
+            assert!(since.elapsed() < DAMAGE_TIMEOUT, "{damage:?}\n{}", worker.log());
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

@@ -19,7 +19,7 @@ use crate::support::worker::{command, run, text};
 const LETTERS: &str = "select count(*) from ingest_dead_letter";
 const UNKNOWN: (&str, &str) = ("SERIES_INGEST__POINTS__UNKNOWN_SERIES", "dead-letter");
 
-/// Environment with other settings behind it.
+/// Environment followed by other settings.
 fn with(fixture: &Fixture, extra: &[(&str, &str)]) -> Vec<(String, String)> {
     let mut environment = fixture.environment();
     environment.retain(|(name, _)| !extra.iter().any(|(other, _)| other == name));
@@ -422,7 +422,7 @@ async fn copies_wait_in_their_rows_while_kafka_is_away() {
         .iter()
         .map(|record| String::from_utf8(record.key().unwrap().to_vec()).unwrap())
         .collect();
-    // At least once: what was given up may have come to the broker all the same.
+    // At least once: what was given up may have come to the broker nevertheless.
     keys.sort();
     keys.dedup();
     assert_eq!(keys, ["key-0", "key-1", "key-2", "key-3", "key-4"]);
@@ -690,7 +690,7 @@ async fn a_redrive_pauses_while_others_are_in_its_way() {
     fixture.remove().await;
 }
 
-/// Takes 6000 bad messages where there is room for 500, with a worker that is killed in a transaction on the way; how many
+/// Takes 6000 invalid messages where there is room for 500, with a worker that is killed in a transaction on the way; how many
 /// are kept, how many are only counted, and by how much the metric differs from that.
 async fn storm(fixture: &Fixture) -> (i64, i64, i64) {
     let publish = |messages: std::ops::Range<i32>| {

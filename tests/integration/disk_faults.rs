@@ -16,7 +16,7 @@ use crate::support::worker::Worker;
 use crate::support::{skip, until};
 
 const SEGMENT_BYTES: u64 = 1 << 20;
-/// Messages of this length, so many that they need several segments.
+/// The number of messages of this length that need several segments.
 const LARGE: (usize, usize) = (100, 60_000);
 
 /// An outage begins, and the worker journals.
@@ -64,7 +64,7 @@ async fn end(away: FixtureWithProxy, mut worker: Worker, mut published: Publishe
     away.remove().await;
 }
 
-/// A worker with a small disk of its own for its journal: a tmpfs in its own mount namespace, which goes with the process.
+/// A worker with its own small disk for its journal: a tmpfs in its own mount namespace, which goes with the process.
 struct SmallDisk {
     worker: Worker,
     /// Where everybody else finds it.
@@ -106,7 +106,7 @@ impl SmallDisk {
         assert!(command.args(words).status().unwrap().success(), "{words:?}");
     }
 
-    /// Takes all bytes but so many.
+    /// Takes all bytes except this many.
     fn fill(&self, left: u64) {
         let file = File::create(self.folder.join("ballast")).unwrap();
         let free = rustix::fs::statvfs(&self.folder).unwrap();
@@ -186,7 +186,7 @@ async fn a_disk_that_becomes_read_only_pauses_and_goes_on_by_itself() {
     let Some(mut disk) = SmallDisk::start("disk_read_only", &away) else { return away.remove().await };
     let mut published = Published::default();
     begin(&away, &disk.worker, &mut published).await;
-    // A file that is open for writing keeps a file system from becoming read-only; a bind mount can all the same.
+    // A file that is open for writing keeps a file system from becoming read-only; a bind mount can nevertheless.
     disk.run(&["mount", "--bind", &disk.path, &disk.path]);
     disk.run(&["mount", "-o", "remount,bind,ro", &disk.path]);
     away.publish(&mut published, 20);
@@ -262,7 +262,7 @@ async fn a_limit_on_the_length_of_files_pauses_until_it_is_lifted() {
     end(away, worker, published).await;
 }
 
-/// The shim of `tests/shims`, compiled; what it is told, and what it has done.
+/// The shim of `tests/shims`, compiled; its commands, and what it has done.
 struct FailingDisk {
     library: PathBuf,
     control: PathBuf,

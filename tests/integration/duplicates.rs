@@ -74,12 +74,12 @@ impl Model {
     }
 }
 
-/// The stored points; fails where one is there twice.
+/// The stored points; fails if one is a duplicate.
 async fn stored(fixture: &Fixture) -> HashMap<Key, u64> {
     let mut stored = HashMap::new();
     for (series, column, time, value) in fixture.stored().await {
         let key = (series, column, time);
-        assert!(stored.insert(key.clone(), value).is_none(), "{key:?} is there twice");
+        assert!(stored.insert(key.clone(), value).is_none(), "{key:?} is a duplicate");
     }
     stored
 }
@@ -305,7 +305,7 @@ async fn a_row_that_is_refused_takes_no_other_with_it_in_either_way() {
         let check = "alter table time_series_data_points add constraint positive check (value >= 0)";
         fixture.client.batch_execute(check).await.unwrap();
         for number in 0..200 {
-            // The last time of each message is the first of the next one, and the refused one has one of its own.
+            // The last time of each message is the first of the next one, and the refused one has its own.
             let (first, value) = if number == 77 { (775, -1) } else { (number * 10, 1) };
             let message = format!(
                 r#"{{"type":"point-batch","time_series_id":"s","timestamps":[{first},{}],"columns":{{"a":[{value},5]}}}}"#,

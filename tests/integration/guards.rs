@@ -9,7 +9,7 @@ use crate::support::worker::{Worker, run, text};
 
 const IN_ROOT: &str = "select count(*) from only time_series_data_points";
 
-/// Runs a statement on a connection of its own: these functions change their session as well.
+/// Runs a statement on its own connection: these functions change their session as well.
 async fn apart(fixture: &Fixture, sql: &str) {
     connect(&fixture.url).await.batch_execute(sql).await.unwrap();
 }

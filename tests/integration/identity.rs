@@ -291,7 +291,7 @@ async fn change_keys(fixture: &Fixture) {
     fixture.client.batch_execute("update ingest_source set key = gen_random_uuid()").await.unwrap();
 }
 
-/// A message set of points with one message that is no JSON, from `offset` on.
+/// A message set of points with one message that is not JSON, from `offset` on.
 fn batch(source: &Arc<BatchSource>, offset: i64, decoder: &Decoder) -> Batch {
     let mut set = MessageSetBuilder::new(Arc::clone(source), 0, offset);
     let good = format!(r#"{{"time_series_id":"s","timestamps":[{offset}],"columns":{{"c":[1]}}}}"#);

@@ -110,7 +110,7 @@ async fn a_journal_is_looked_at_exported_and_replayed_beside_its_worker() {
     away.remove().await;
 }
 
-/// What a worker that was killed in an outage has left: a journal with so many messages of 50 points.
+/// What a worker that was killed in an outage has left: a journal with this many messages of 50 points.
 async fn left_behind(away: &FixtureWithProxy, published: &mut Published, messages: usize) -> PathBuf {
     let mut worker = away.worker("journal", &[]);
     away.begin_outage(&worker, published, 20, 20).await;
@@ -132,7 +132,7 @@ async fn a_damaged_journal_gives_what_is_intact_and_says_what_is_not() {
     };
     let file = directory.join(format!("{segment:020}.segment"));
     let mut bytes = fs::read(&file).unwrap();
-    // Behind the record's header.
+    // After the record's header.
     bytes[usize::try_from(position).unwrap() + 64 + 10] ^= 1;
     fs::write(&file, bytes).unwrap();
 

@@ -186,13 +186,13 @@ async fn a_directory_that_is_lost_while_streaming_is_told_or_made_again() {
     fs::write(&directory, "not a directory").unwrap();
     let why = until_warned(&worker).await;
     assert!(why.contains("not a directory"), "{why}");
-    // Data moves all the same.
+    // Data moves nevertheless.
     away.publish(&mut published, 20);
     away.fixture.until_applied(60).await;
     fs::remove_file(&directory).unwrap();
     until_ready(&worker).await;
     assert!(directory.join("JOURNAL").try_exists().unwrap());
-    assert_eq!(worker.log().matches("data moves all the same").count(), 1, "{}", worker.log());
+    assert_eq!(worker.log().matches("data moves nevertheless").count(), 1, "{}", worker.log());
     away.fixture.assert_exact(&published).await;
     drop(worker);
     away.remove().await;
@@ -356,7 +356,7 @@ async fn check_and_run_refuse_the_same_places() {
         assert_eq!(worker.exit_code(30), Some(64), "{directory:?}");
         assert!(worker.log().contains(expected), "{directory:?}: {}", worker.log());
     }
-    // None of it is left behind.
+    // None of it is left.
     let (words, code) = check(&away, &user, &folder.join("new/journal"), &[]);
     assert_eq!(code, Some(0), "{words}");
     assert!(words.contains("will be made") && !folder.join("new").try_exists().unwrap(), "{words}");

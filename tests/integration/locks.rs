@@ -10,7 +10,7 @@ use crate::support::fixture_with_proxy::{FixtureWithProxy, until_mode};
 use crate::support::until;
 use crate::support::worker::{Worker, run, text};
 
-/// A session that somebody has forgotten, with what it holds.
+/// A forgotten session, with what it holds.
 async fn forgotten(fixture: &Fixture, sql: &str) -> Client {
     let client = connect(&format!("{}?application_name=forgotten", fixture.url)).await;
     client.batch_execute(&format!("begin; {sql}")).await.unwrap();
@@ -36,7 +36,7 @@ async fn until_named(worker: &Worker, object: &str) {
     })
     .await;
     let named = format!("{object} is locked by process ");
-    let lines = worker.log().lines().filter(|line| line.contains("somebody's lock") && line.contains(&named)).count();
+    let lines = worker.log().lines().filter(|line| line.contains("another session's lock") && line.contains(&named)).count();
     assert_eq!(lines, 1, "it is logged once: {}", worker.log());
 }
 
@@ -146,7 +146,7 @@ async fn commands_say_whose_lock_they_wait_for() {
             && output.contains("idle in transaction")
     };
 
-    // A time-out is no fault of ours, and may be over with the next attempt.
+    // A timeout is not our fault, and may be over with the next attempt.
     for (table, commands) in [
         ("ingest_progress", &[&["progress", "show"][..], &["check"]][..]),
         ("ingest_schema_history", &[&["check"]]),
@@ -183,7 +183,7 @@ async fn commands_say_whose_lock_they_wait_for() {
     fixture.remove().await;
 }
 
-/// A row that somebody holds.
+/// A row that another session holds.
 struct Held {
     /// What has to be there before.
     before: &'static str,
@@ -250,7 +250,7 @@ fn points_of(published: &Published, series: impl Fn(&str) -> bool) -> i64 {
     published.rows.iter().filter(|row: &&Row| series(&row.0)).count() as i64
 }
 
-/// Publishes so many messages of several series in two partitions, one in five of the series `held`.
+/// Publishes `messages` messages of several series in two partitions, one in five of the series `held`.
 fn publish(fixture: &Fixture, published: &mut Published, messages: usize, new_column: bool) {
     for number in 0..messages {
         let series = if number % 5 == 0 { "held".to_owned() } else { format!("free{}", number % 5) };
@@ -404,7 +404,7 @@ async fn more_messages_of_a_locked_row_than_progress_holds_islands_without_a_jou
     more_holes_than_islands("locked_islands_off", false).await;
 }
 
-/// A worker with the program's own time-outs, and a journal if there is a folder for it.
+/// A worker with the program's own timeouts, and a journal if there is a folder for it.
 fn worker(fixture: &Fixture, folder: Option<&Path>, extra: &[(&str, &str)]) -> Worker {
     let mut settings = vec![("SERIES_INGEST__BATCH__LINGER_MS", "50")];
     if let Some(folder) = folder {
@@ -418,7 +418,7 @@ fn worker(fixture: &Fixture, folder: Option<&Path>, extra: &[(&str, &str)]) -> W
     fixture.worker(&settings)
 }
 
-/// Midnights of two days, of which each lies in a chunk of its own, in microseconds.
+/// Midnights of two days, each of which lies in its own chunk, in microseconds.
 const OLD_US: i64 = 1_704_067_200_000_000;
 const LIVE_US: i64 = 1_735_689_600_000_000;
 
@@ -502,7 +502,7 @@ async fn a_record_that_waits_for_a_locked_chunk_does_not_keep_the_mode_journalin
     let holder = forgotten(&away.fixture, &format!("lock table {chunk} in access exclusive mode")).await;
     away.proxy.refuse(true);
     until_mode(&worker, "journaling").await;
-    // Each is a record of its own.
+    // Each is its own record.
     let journaled = async |number: f64| {
         until(30, "it is journaled", async || worker.metric("series_ingest_journal_records") >= Some(number)).await;
     };

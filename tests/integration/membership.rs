@@ -16,7 +16,7 @@ const RESTART_S: u64 = 15;
 /// The time within which a new partition or topic is read.
 const NEW_S: u64 = 30;
 
-/// A worker with the session time-out that the program has by default.
+/// A worker with the session timeout that the program has by default.
 fn worker(fixture: &Fixture) -> Worker {
     let default = Config::load(None, Vec::<(OsString, OsString)>::new()).unwrap().kafka.session_timeout_ms.to_string();
     fixture.worker(&[("SERIES_INGEST__KAFKA__SESSION_TIMEOUT_MS", &default)])
@@ -93,7 +93,7 @@ async fn partitions_that_are_added_are_read_within_30_s() {
     until_exact(&fixture, 60, "the first rows", &published).await;
     fixture.broker.add_partitions(&fixture.points_topic, 3).await;
     let added = Instant::now();
-    // A producer of its own: the other one learns of the partitions some time.
+    // Its own producer: the other one learns of the partitions some time.
     let producer = Producer::new(&fixture.brokers);
     for partition in 1..3 {
         let payload = published.batch("s", 5);
@@ -178,7 +178,7 @@ async fn a_group_of_another_pipeline_or_database_is_named_and_not_joined() {
         until_ready(&first).await;
         assert_eq!(second.terminate(10), Some(0));
     }
-    // A group of its own is that of its pipeline by default.
+    // Its own group is that of its pipeline by default.
     let output = run(&fixture.environment(), &["check"]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output));
     drop(first);

@@ -24,7 +24,7 @@ fn backlog_bytes() -> usize {
 }
 
 /// How long a backlog of this size may take, in seconds.
-fn patience() -> u64 {
+fn drain_timeout_s() -> u64 {
     60 + backlog_bytes() as u64 / (10 * MIB as u64)
 }
 
@@ -62,7 +62,7 @@ fn assert_bounded(worker: &Worker, what: &str) {
 }
 
 async fn assert_drained(away: FixtureWithProxy, worker: Worker, published: &Published, what: &str) {
-    away.fixture.until_applied(patience()).await;
+    away.fixture.until_applied(drain_timeout_s()).await;
     assert_bounded(&worker, what);
     away.fixture.assert_exact(published).await;
     drop(worker);
@@ -102,7 +102,7 @@ async fn through_the_journal(test: &str, publish: impl FnOnce(&FixtureWithProxy,
     away.proxy.freeze(true);
     publish(&away, &mut published);
     until_mode(&worker, "journaling").await;
-    until_journaled_within(patience(), &away, &worker).await;
+    until_journaled_within(drain_timeout_s(), &away, &worker).await;
     assert_bounded(&worker, "while messages go to the journal");
     away.proxy.freeze(false);
     assert_drained(away, worker, &published, "after it").await;
@@ -117,7 +117,7 @@ async fn memory_is_bounded_while_large_messages_go_to_the_journal_and_back() {
     .await;
 }
 
-/// What the brokers send is about sixty times as much when it is unpacked, and one answer has messages of many partitions.
+/// What the brokers send is about sixty times as much when it is decompressed, and one answer has messages of many partitions.
 #[tokio::test(flavor = "multi_thread")]
 async fn memory_is_bounded_while_packed_messages_go_to_the_journal_and_back() {
     through_the_journal("memory_packed", |away, published| {

@@ -71,7 +71,7 @@ async fn writers_are_added_while_each_of_them_helps() {
     let Some(fixture) = Fixture::new("writers_added", 4).await else { return };
     slow_down(&fixture).await;
     let mut published = Published::default();
-    // So large that each is a batch of its own.
+    // So large that each is its own batch.
     let pad = "x".repeat(130 * 1024);
     for number in 0..400 {
         let payload = published.batch("s", 100).replacen('{', &format!(r#"{{"pad":"{pad}","#), 1);

@@ -173,7 +173,7 @@ async fn a_lock_that_is_not_to_be_had_is_given_up_and_its_holder_named() {
         .await
         .unwrap();
     let said = set_profile(&fixture, &["throughput"], 69);
-    assert_says(&said, "a lock was not to be had within 5 s");
+    assert_says(&said, "a lock was not available within 5 s");
     assert_says(&said, "(a report) has used the table for");
     assert_eq!(names(&fixture).await, STANDARD);
     holder.batch_execute("rollback").await.unwrap();
@@ -219,7 +219,7 @@ async fn a_change_that_was_killed_is_finished_by_the_next() {
     fixture.remove().await;
 }
 
-/// Publishes messages of so many timestamps and two columns, each message of one of three days.
+/// Publishes messages of this many timestamps and two columns, each message of one of three days.
 fn publish(fixture: &Fixture, published: &mut Published, messages: usize, timestamps: usize) {
     publish_of(fixture, published, &[0, 1, 2], messages, timestamps);
 }
@@ -342,7 +342,7 @@ async fn on_the_community_edition_points_are_compressed_as_they_come() {
     }
     fixture.assert_exact(&published).await;
 
-    // What keeps the server from it is reported with the next batch, which is written all the same.
+    // What keeps the server from it is reported with the next batch, which is written nevertheless.
     fixture
         .client
         .batch_execute("create unique index by_hand on time_series_data_points (id, \"timestamp\")")
@@ -448,7 +448,7 @@ async fn assert_written_beside_a_compression(test: &str, profile: Profile) {
     until(30, "the chunk's points are tried again", async || refused() >= 2.0).await;
     // To the other partitions, too.
     publish_of(&fixture, &mut published, &[1, 2], 4, 50);
-    // Two columns each; behind the chunk's points, those of their partition wait with them.
+    // Two columns each; those of the partition of the chunk's points wait with them.
     until(20, "points of other days are written", async || of_others().await >= before + 300).await;
     assert!(worker.is_mode("streaming"), "a lock is no outage");
     holder.batch_execute("commit").await.unwrap();

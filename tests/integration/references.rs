@@ -19,7 +19,7 @@ fn reference(worker: &Worker) -> Option<String> {
     status["database"]["reference"].as_str().map(str::to_owned)
 }
 
-/// With a trigger of somebody else's on the points, the foreign key's trigger fires as well.
+/// With an operator's trigger on the points, the foreign key's trigger fires as well.
 async fn add_trigger(fixture: &Fixture) {
     fixture
         .client
@@ -187,7 +187,7 @@ async fn a_role_without_the_right_to_the_setting_leaves_the_trigger_on() {
         let sql = format!("{right} on parameter session_replication_role {whom} {role}");
         fixture.client.batch_execute(&sql).await.unwrap();
         let check = run(&environment, &["check"]);
-        let words = if expected == "locked" { "trigger is left out" } else { "trigger fires for each point" };
+        let words = if expected == "locked" { "trigger is skipped" } else { "trigger fires for each point" };
         assert!(check.status.success() && text(&check).contains(words), "{}", text(&check));
         let worker = fixture.worker(&[("DATABASE_URL", &url)]);
         fixture.send_point("s", 0);

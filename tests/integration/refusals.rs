@@ -209,7 +209,7 @@ async fn a_batch_of_refused_messages_alone_ends_in_many_transactions() {
     }
     publish(&fixture, &mut published, 10, &[]);
     let worker = fixture.worker(&[("SERIES_INGEST__BATCH__LINGER_MS", "10000")]);
-    // Beside another trigger each message takes 10 ms.
+    // With another trigger each message takes 10 ms.
     fixture.until_applied(300).await;
     assert_refused(&fixture, &published, &(0..MESSAGES).collect::<Vec<_>>()).await;
     let letters = "select max(count) from (select count(*) from ingest_dead_letter group by xmin::text) as transaction";

@@ -1,4 +1,4 @@
-//! Which tables are meant: those of `database.schema`, whatever a role, a database or somebody's schema says; and which
+//! Which tables are meant: those of `database.schema`, whatever a role, a database or another schema says; and which
 //! settings of theirs count.
 
 use refinery::Target;
@@ -149,7 +149,7 @@ async fn everything_is_in_the_schema_that_is_configured_with_the_extension_in_an
     }
     assert_eq!(worker.terminate(10), Some(0));
     environment.pop();
-    // The letter is no JSON, so it is rejected again.
+    // The letter is not JSON, so it is rejected again.
     for (arguments, code) in
         [(&["dead-letter", "list"][..], 0), (&["progress", "show"], 0), (&["dead-letter", "redrive"], 65)]
     {

@@ -187,7 +187,7 @@ async fn the_database_is_reached_by_tls_as_sslmode_says_or_not_at_all() {
     let mut without_one = start(&by_name("no_insert:right-password", &trusted));
     assert_eq!(without_one.exit_code(60), Some(64));
     assert!(without_one.log().contains("lacks INSERT on time_series_data_points"), "{}", without_one.log());
-    // A journal keeps messages moving, and makes no secret of a refusal that somebody has to fix.
+    // A journal keeps messages moving, and makes no secret of a refusal that an operator has to fix.
     let journal = tempfile::tempdir().unwrap();
     let journaling = fixture.worker(&[
         ("DATABASE_URL", &wrong_password),
@@ -357,7 +357,7 @@ async fn the_workers_role_does_all_of_its_work_and_can_do_nothing_else() {
         let error = client.batch_execute(statement).await.expect_err(statement);
         assert_eq!(error.code(), Some(&SqlState::INSUFFICIENT_PRIVILEGE), "{statement}: {error}");
     }
-    // Functions with their owner's rights are looked at one by one: each is the worker's, or is meant not to be.
+    // Functions with their owner's rights are checked one by one: each is the worker's, or is meant not to be.
     let owners = [
         "ingest_cover",
         "ingest_maintain_dead_letter_count",
@@ -567,7 +567,7 @@ struct Secured {
     ca: String,
 }
 
-/// A client that the broker refuses: what is wrong with it, its environment, the key of the problem, and what it is told.
+/// A client that the broker refuses: what is wrong with it, its environment, the key of the problem, and the message that it gets.
 struct Refused {
     what: &'static str,
     environment: Vec<(String, String)>,
@@ -767,7 +767,7 @@ async fn kafka_is_reached_by_tls_and_sasl_or_each_refusal_says_what_is_wrong() {
     check_all(secured.refused(), |case| if case.key == "kafka.properties" { 69 } else { 64 }).await;
     secured.assert_only_tls(&secured.broker.sent());
 
-    // A client that is told to speak in plaintext is heard by the taps, gives no credentials away, and is told what to change.
+    // A client that is configured to speak in plaintext is recorded by the proxies, sends no credentials, and learns what to change.
     check_all(secured.wrong_protocol(), |_| 69).await;
     let sent = secured.broker.sent();
     assert!(sent.iter().any(|sent| !is_tls(sent) && contains(sent, IN_CLEAR)), "what is in plaintext is seen");
@@ -796,7 +796,7 @@ async fn a_worker_that_kafka_refuses_says_why_and_is_not_ready_and_sends_nothing
         for part in &case.says {
             until_not_ready(worker, part).await;
         }
-        // A refusal of the group is told by the group's own sign first.
+        // A refusal of the group is reported by the group's own sign first.
         until_not_ready(worker, "kafka: ").await;
         until(30, case.what, async || case.says.iter().all(|part| worker.log().contains(part))).await;
         assert!(!worker.log().contains("wrong-password") && !worker.log().contains(PASSWORD));
@@ -964,7 +964,7 @@ async fn no_secret_is_seen_anywhere() {
     let url = fixture.url.replacen("postgres@", &format!("postgres:{MARKER}@"), 1);
     assert!(url.contains(MARKER), "{url}");
     let marked = with(&fixture.environment(), &[("DATABASE_URL", &url), ("SERIES_INGEST__LOG__FILTER", "trace")]);
-    // In clear to the broker, which then looks at none of them.
+    // In plaintext to the broker, which then checks none of them.
     let mut with_properties = marked.clone();
     with_properties.extend(properties(&[
         ("sasl.username", "someone"),

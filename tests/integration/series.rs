@@ -52,7 +52,7 @@ async fn a_replay_never_puts_an_older_definition_over_a_newer_one() {
         .await;
     assert_eq!(worker.terminate(10), Some(0));
     fixture.client.batch_execute("update ingest_progress set next_offset = 0, ahead = '{}'").await.unwrap();
-    // The replay stops before the newest: what is stored must be it all the same.
+    // The replay stops before the newest: what is stored must be it nevertheless.
     fixture.broker.delete(&[&fixture.points_topic]).await;
     let mut worker = fixture.worker(&one_by_one);
     let done = "select count(*) from ingest_progress where next_offset = 3";
@@ -201,7 +201,7 @@ async fn rows_of_other_programs_keep_what_they_say_and_get_the_columns_of_points
     assert_eq!(series(&fixture, "bad").await, Some((Some("Bad".to_owned()), None, r#"["c"]"#.to_owned())));
     assert_eq!(series(&fixture, "object").await, Some((None, None, r#"["c"]"#.to_owned())));
 
-    // What it takes away is not put back, until points of it come again.
+    // What it deletes is not put back, until points of it come again.
     let update = "update time_series_metadata set name = 'Other', value_columns = '[\"q\"]' where id = 's'";
     fixture.client.batch_execute(update).await.unwrap();
     send("s", "b").await;

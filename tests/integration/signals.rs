@@ -105,7 +105,7 @@ async fn a_second_signal_ends_the_drain_at_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_still_migrates_ends_with_a_signal() {
     let Some(fixture) = Fixture::unmigrated("migrating", 1).await else { return };
-    // The first migration makes a table of this name, and waits for whoever makes it, too.
+    // The first migration makes a table of this name, and waits for the session that makes it, too.
     fixture.client.batch_execute("begin; create table time_series_metadata (id text)").await.unwrap();
     let mut worker = fixture.worker(&[("SERIES_INGEST__DATABASE__MIGRATE_ON_START", "true")]);
     let observer = connect(&fixture.url).await;

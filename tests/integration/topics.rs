@@ -125,7 +125,7 @@ async fn what_is_in_memory_when_kafka_removes_it_is_no_gap() {
     fixture.until_applied(60).await;
     let lock = connect(&fixture.url).await;
     lock.batch_execute("begin; lock table time_series_data_points in exclusive mode").await.unwrap();
-    // One by one, so that each is a set of its own: the writers take the first, and the others wait in their channel.
+    // One by one, so that each is its own set: the writers take the first, and the others wait in their channel.
     for _ in 0..40 {
         publish(&fixture, &mut published, 0, 1);
         tokio::time::sleep(Duration::from_millis(30)).await;

@@ -6,7 +6,7 @@ use std::path::{Component, Path, PathBuf};
 use super::{code, read, root, sources};
 
 /// Files of the repository with these endings, by their path, in order.
-fn files(folders: &[&str], endings: &[&str]) -> Vec<String> {
+pub(super) fn files(folders: &[&str], endings: &[&str]) -> Vec<String> {
     fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
         for entry in std::fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();

@@ -38,7 +38,7 @@ fn code_of_files() -> BTreeMap<String, String> {
 }
 
 /// `database/write/mod.rs` is the module `database::write`.
-fn module_of(file: &str) -> Vec<String> {
+pub(super) fn module_of(file: &str) -> Vec<String> {
     let path = file.trim_end_matches(".rs");
     let path = path.strip_suffix("/mod").unwrap_or(path);
     if path == "lib" { Vec::new() } else { path.split('/').map(str::to_owned).collect() }

@@ -60,7 +60,7 @@ impl Part {
 }
 
 impl Arguments {
-    /// As many points and columns, with one point a message: each column is of a series of its own.
+    /// As many points and columns, with one point a message: each column has its own series.
     pub(super) fn with_one_point(&self) -> Self {
         Self { series: self.series * self.columns, columns: 1, timestamps: 1, ..self.clone() }
     }

@@ -12,7 +12,7 @@ use crate::database::scratch::ScratchDatabase;
 use crate::telemetry::metrics::{self, Step};
 
 /// How long the worker may take without a single new message.
-const PATIENCE: Duration = Duration::from_secs(60);
+const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What the worker took for the drain.
 pub(super) struct Drain {
@@ -79,26 +79,26 @@ pub(super) async fn drain(
     Ok(Drain { points, points_a_second, cpu, database_cpu, peak_rss_bytes, steps, compressed })
 }
 
-/// Asks for the number of messages that are applied, again after `every`, until it is `expected`; each answer goes to `note`.
+/// Asks for the number of messages that are applied, again after `every`, until it is `expected`; each count goes to `report`.
 /// Reading the progress costs nothing, unlike counting rows.
 pub(super) async fn until_applied(
     scratch: &ScratchDatabase,
     worker: &mut Worker,
     expected: usize,
     every: Duration,
-    mut note: impl FnMut(usize),
+    mut report: impl FnMut(usize),
 ) -> Result<(), Failure> {
     let mut last = (0, Instant::now());
     loop {
         let applied = scratch.applied_messages().await?;
-        note(applied);
+        report(applied);
         if applied >= expected {
             return Ok(());
         }
         if applied != last.0 {
             last = (applied, Instant::now());
         }
-        if last.1.elapsed() >= PATIENCE || worker.has_ended()? {
+        if last.1.elapsed() >= STALL_TIMEOUT || worker.has_ended()? {
             return Err(Failure::Internal(format!("the worker stopped at {applied} of {expected} messages")));
         }
         tokio::time::sleep(every).await;

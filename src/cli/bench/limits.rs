@@ -1,4 +1,4 @@
-//! What the server does at most: COPY of the same rows from files of its own, into the same table.
+//! What the server does at most: COPY of the same rows from the server's own files, into the same table.
 
 use std::time::{Duration, Instant};
 

@@ -22,14 +22,14 @@ const POLL: Duration = Duration::from_millis(5);
 pub(super) struct Delays(Vec<Duration>);
 
 impl Delays {
-    /// The delay that so many of a hundred messages do not exceed.
+    /// The delay that this percentage of messages does not exceed.
     pub(super) fn percentile(&self, percent: usize) -> Duration {
         let index = (self.0.len() * percent).div_ceil(100).max(1) - 1;
         self.0.get(index).copied().unwrap_or_default()
     }
 }
 
-/// Sends messages at so many points a second to a worker that has nothing else to do.
+/// Sends messages at this many points a second to a worker that has nothing else to do.
 pub(super) async fn measure(
     bench: &Config,
     file: Option<&Path>,

@@ -44,7 +44,7 @@ impl Report {
         self.add(name, &format!("{key}_points_per_s"), text, points_a_second.round());
     }
 
-    /// Notes that a part is measured: what is known then is in the file.
+    /// Writes what is known when a part is measured to the file.
     pub(super) fn done(&mut self, part: &str) -> Result<(), Failure> {
         self.parts.push(part.to_owned());
         self.write(false)
@@ -58,7 +58,7 @@ impl Report {
         }
     }
 
-    /// Notes that all parts are measured.
+    /// Writes to the file that all parts are measured.
     pub(super) fn complete(&self) -> Result<(), Failure> {
         self.write(true)
     }
@@ -72,7 +72,7 @@ impl Report {
     }
 }
 
-/// Three digits behind the point are more than a benchmark knows.
+/// Three decimals are more than a benchmark knows.
 pub(super) fn rounded(value: f64) -> f64 {
     (value * 1000.0).round() / 1000.0
 }

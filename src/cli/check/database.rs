@@ -9,11 +9,11 @@ use crate::database::{self, Database, schema};
 const KEY: &str = "database.url";
 
 pub(super) async fn check(config: &Config, report: &mut Report) {
-    let examination = match schema::examine_and_say(config, say_wait).await {
+    let examination = match schema::examine_and_report(config, say_wait).await {
         Ok(examination) => examination,
         Err(error) => return report.failure(KEY, &Failure::from(error)),
     };
-    say_server(&examination.server, report);
+    report_server(&examination.server, report);
     for remark in &examination.remarks {
         if remark.is_problem {
             report.problem(KEY, &remark.text);
@@ -34,7 +34,7 @@ pub(super) async fn check(config: &Config, report: &mut Report) {
     }
 }
 
-fn say_server(server: &Server, report: &mut Report) {
+fn report_server(server: &Server, report: &mut Report) {
     let timescaledb = match (&server.timescaledb, &server.available) {
         (Some(version), _) => format!("TimescaleDB {version}"),
         (None, Some(version)) => format!("TimescaleDB {version} is installed, and `migrate` adds it to the database"),

@@ -24,7 +24,7 @@ pub(super) fn check(journal: &config::Journal, report: &mut Report) {
         return report.say("journal", format_args!("{directory} will be made"));
     }
     if found.is_used {
-        let advice = "if that is not this worker, this one needs a directory of its own";
+        let advice = "if that is not this worker, this one needs its own directory";
         report.say("journal", format_args!("{directory} is used by a process; {advice}"));
     }
     match Inspection::open(RealFiles, Path::new(&journal.directory)) {

@@ -57,7 +57,7 @@ fn ask(config: &Config, report: &mut Report) {
 
 /// Whether the pipeline has read these topics in another cluster only, so that a worker would not start in this one.
 fn check_cluster(config: &Config, lookup: &Lookup, cluster_id: &str, report: &mut Report) {
-    // A database that does not answer, or has no tables yet, is a problem of its own.
+    // A database that does not answer, or has no tables yet, is another problem.
     let Ok(database) = Database::new(config) else { return };
     let topics = [(Kind::Series, &config.kafka.series_topic), (Kind::Points, &config.kafka.points_topic)];
     for (kind, name) in topics {
@@ -97,7 +97,7 @@ fn check_topics(config: &Config, lookup: &Lookup, report: &mut Report) -> bool {
         match lookup.topics(&[topic]) {
             Ok(topics) => {
                 for topic in topics {
-                    let id = topic.id.as_deref().unwrap_or("none: a topic recreated cannot be told from the old one");
+                    let id = topic.id.as_deref().unwrap_or("none: a topic recreated cannot be distinguished from the old one");
                     report.say(
                         &format!("topic {}", topic.name),
                         format_args!("{} partitions, id {id}", topic.partitions),
@@ -170,7 +170,7 @@ fn check_group(config: &Config, lookup: &Lookup, report: &mut Report) {
     {
         return report.problem("kafka.group_id", format_args!("group {group}: {text}"));
     }
-    // A database that does not answer is a problem of its own.
+    // A database that does not answer is another problem.
     let identity = Database::new(config).ok().and_then(|database| {
         let identity = Handle::current().block_on(database.identify()).ok().flatten();
         database.close();

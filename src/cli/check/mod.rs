@@ -1,4 +1,4 @@
-//! `check`: the configuration, both servers, the journal, and what the system allows. Each part is a file of its own, and
+//! `check`: the configuration, both servers, the journal, and what the system allows. Each part is its own file, and
 //! calls what `run` calls.
 
 mod database;
@@ -84,7 +84,7 @@ impl Report {
     /// Adds what a command would fail with, so that the exit code is the same.
     fn failure(&mut self, key: &'static str, failure: &Failure) {
         let text = failure.to_string();
-        // A failure that names its key is not told twice what it is about.
+        // A failure that names its key needs no other name of what it is about.
         let text = text.strip_prefix(key).and_then(|rest| rest.strip_prefix(": ")).unwrap_or(&text);
         match failure {
             Failure::Unreachable(_) => self.unreachable(key, text),

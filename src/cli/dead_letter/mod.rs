@@ -28,7 +28,7 @@ pub(super) enum Command {
         /// As JSON lines, without the payloads.
         #[arg(long)]
         json: bool,
-        /// At most so many; 0 for all.
+        /// The maximum; 0 for all.
         #[arg(long, default_value_t = 100)]
         limit: usize,
     },
@@ -96,7 +96,7 @@ fn max_attempts(config: &Config) -> i32 {
 }
 
 /// A line from standard input, without its end and in lower case; `None` at its end.
-fn answer() -> Option<String> {
+fn read_answer() -> Option<String> {
     let mut line = String::new();
     let read = std::io::stdin().read_line(&mut line).ok()?;
     (read > 0).then(|| line.trim().to_ascii_lowercase())

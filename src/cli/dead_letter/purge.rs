@@ -2,8 +2,8 @@
 
 use std::io::IsTerminal as _;
 
-use super::answer;
 use super::filter::{Filter, Letters, PAGE};
+use super::read_answer;
 use crate::cli::output::{print, print_line};
 use crate::cli::{Failure, progress_bar};
 use crate::config::Config;
@@ -31,7 +31,7 @@ pub(super) async fn run(config: &Config, database: &Database, filter: &Filter, p
             return Err(Failure::Usage(format!("{} dead letters: add --yes to delete them", ids.len())));
         }
         print(&format!("Delete {} dead letters? Their messages are then nowhere but in Kafka. [y/N] ", ids.len()));
-        if !matches!(answer().as_deref(), Some("y" | "yes")) {
+        if !matches!(read_answer().as_deref(), Some("y" | "yes")) {
             print_line("nothing was deleted");
             return Ok(());
         }

@@ -75,7 +75,7 @@ impl Drop for JournalDirectory {
 
 pub(super) async fn run(config: Arc<Config>, arguments: Arguments) -> Result<(), Failure> {
     config.require_database()?;
-    // The worker's own story is not the demo's, and a warning of the outage tells nothing new: only what goes wrong.
+    // The worker's own story is not the demo's, and a warning of the outage is not new: only what goes wrong.
     logging::init(config.log.format, "error").map_err(|error| Failure::Usage(error.to_string()))?;
     let mut interrupts = Interrupts::listen()?;
     let given = brokers_of(arguments.brokers.as_deref(), &config)?;
@@ -177,9 +177,14 @@ async fn ingest(
     let database = Database::new(demo)?;
     let journal = open_journal(demo).await?;
     let (stop, stopped) = oneshot::channel::<()>();
-    let worker = pipeline::run(Arc::clone(demo), database, Some(journal.clone()), Arc::clone(&health), async move {
-        drop(stopped.await)
-    });
+    let worker =
+        pipeline::run(
+            Arc::clone(demo),
+            database,
+            journal.clone(),
+            Arc::clone(&health),
+            async move { drop(stopped.await) },
+        );
     let worker = tokio::spawn(worker);
     let bar = progress_bar(load.points(), "points");
     let mut story =
@@ -201,8 +206,8 @@ async fn ingest(
 /// Prints what is in the table alongside what was published; whether they agree.
 fn report(summary: &TableSummary, scratch: &ScratchDatabase, story: &Story<'_>) -> bool {
     let published = story.published;
-    // Every published point has a (series, column, time) of its own, so what is there twice was doubled.
-    let doubled = summary.points - summary.distinct_points;
+    // Every published point has its own (series, column, time), so a duplicate was written twice.
+    let duplicated = summary.points - summary.distinct_points;
     let lost = published.points.saturating_sub(summary.distinct_points);
     let rate = story.rate.map_or_else(|| "-".to_owned(), |rate| format!("{rate:.0}"));
     let rows: [(&str, String); 6] = [
@@ -210,7 +215,7 @@ fn report(summary: &TableSummary, scratch: &ScratchDatabase, story: &Story<'_>) 
         ("written", summary.points.to_string()),
         ("dead letters", summary.dead_letters.to_string()),
         ("lost", lost.to_string()),
-        ("doubled", doubled.to_string()),
+        ("duplicated", duplicated.to_string()),
         ("points per second", rate),
     ];
     let mut table = String::from("\n");
@@ -226,5 +231,5 @@ fn report(summary: &TableSummary, scratch: &ScratchDatabase, story: &Story<'_>) 
     print(&table);
     let complete = load::is_all_of_seattle(&summary.columns_of("seattle-weather"));
     let exact = summary.points == published.points && summary.tenths == published.tenths;
-    doubled == 0 && lost == 0 && summary.dead_letters == 0 && exact && complete
+    duplicated == 0 && lost == 0 && summary.dead_letters == 0 && exact && complete
 }

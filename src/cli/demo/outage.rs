@@ -13,9 +13,9 @@ use crate::journal::JournalHandle;
 use crate::telemetry::health::Health;
 
 /// How long the worker may take without anything that is seen of it changing.
-const PATIENCE: Duration = Duration::from_secs(60);
-/// How often it is looked at.
-const INTERVAL: Duration = Duration::from_millis(100);
+const STALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// How often that is checked.
+const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// What happens, and what it is seen by.
 #[derive(Debug)]
@@ -61,14 +61,14 @@ impl Story<'_> {
         self.until("the table has the first half", |seen| seen.points >= straight.points).await?;
         let took = start.elapsed().as_secs_f64();
         self.rate = Some(straight.points as f64 / took);
-        self.tell(format_args!(
+        self.print(format_args!(
             "streaming: {} messages with {} points are in the table, after {took:.1} s",
             straight.messages, straight.points
         ));
 
         self.published += self.load.publish(4..5).await?;
         self.proxy.cut();
-        self.tell(format_args!(
+        self.print(format_args!(
             "the database is cut off, with {} messages on their way",
             self.published.messages - straight.messages
         ));
@@ -83,25 +83,25 @@ impl Story<'_> {
                     seen.mode == "journaling" && seen.messages >= away && seen.messages + seen.applied >= all
                 })
                 .await?;
-            self.tell(seen);
+            self.print(seen);
         }
 
         self.proxy.fix();
         let back = Instant::now();
-        self.tell("the database is back");
+        self.print("the database is back");
         let seen = self.until("the worker sees the database again", |seen| seen.mode != "journaling").await?;
-        self.tell(seen);
+        self.print(seen);
         let last = self.load.publish(7..8).await?;
         self.published += last;
-        self.tell(format_args!("{} messages more are published", last.messages));
+        self.print(format_args!("{} messages more are published", last.messages));
         let points = self.published.points;
         self.until("the table has all points", |seen| seen.points >= points).await?;
-        self.tell(format_args!(
+        self.print(format_args!(
             "all points are in the table, {:.1} s after the database came back",
             back.elapsed().as_secs_f64()
         ));
         let seen = self.until("the journal is drained", |seen| seen.mode == "streaming" && seen.records == 0).await?;
-        self.tell(seen);
+        self.print(seen);
         Ok(())
     }
 
@@ -109,7 +109,7 @@ impl Story<'_> {
     async fn until(&self, what: &str, reached: impl Fn(&Seen) -> bool) -> Result<Seen, Failure> {
         let mut last = (Seen::default(), Instant::now());
         loop {
-            let seen = self.look().await?;
+            let seen = self.observe().await?;
             self.bar.set_position(seen.points as u64);
             self.bar.set_message(seen.to_string());
             if reached(&seen) {
@@ -117,17 +117,17 @@ impl Story<'_> {
             }
             if seen != last.0 {
                 last = (seen, Instant::now());
-            } else if last.1.elapsed() >= PATIENCE {
-                let mut lines = vec![format!("nothing has moved for {} s before {what}", PATIENCE.as_secs())];
+            } else if last.1.elapsed() >= STALL_TIMEOUT {
+                let mut lines = vec![format!("nothing has moved for {} s before {what}", STALL_TIMEOUT.as_secs())];
                 lines.push(seen.to_string());
                 lines.extend(self.health.not_ready());
                 return Err(Failure::Internal(lines.join("\n  ")));
             }
-            tokio::time::sleep(INTERVAL).await;
+            tokio::time::sleep(CHECK_INTERVAL).await;
         }
     }
 
-    async fn look(&self) -> Result<Seen, Failure> {
+    async fn observe(&self) -> Result<Seen, Failure> {
         let mode = self.health.status().journal.map_or("starting", |journal| journal.mode);
         let ended = || Failure::Internal("the journal's thread has ended".to_owned());
         let records = self.journal.records().await.ok_or_else(ended)?;
@@ -142,7 +142,7 @@ impl Story<'_> {
     }
 
     /// Prints a line, above the bar where there is one.
-    fn tell(&self, line: impl std::fmt::Display) {
+    fn print(&self, line: impl std::fmt::Display) {
         self.bar.suspend(|| print_line(line));
     }
 }

@@ -26,7 +26,7 @@ pub(super) fn export(journal: &mut Inspection, filter: &Filter, times: &Times) -
             }
         };
         let Some(set) = filter.clip(&set) else { continue };
-        for message in set.messages().filter(|message| times.take(message)) {
+        for message in set.messages().filter(|message| times.include(message)) {
             let mut line = Map::new();
             line.insert("topic".to_owned(), set.source().topic.as_str().into());
             line.insert("partition".to_owned(), set.partition().number.into());

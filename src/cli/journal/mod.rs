@@ -109,7 +109,7 @@ impl Filter {
 }
 
 impl Times {
-    fn take(&self, message: &RawMessage<'_>) -> bool {
+    fn include(&self, message: &RawMessage<'_>) -> bool {
         let time = message.time_ms;
         self.from_time.is_none_or(|from| time.is_some_and(|time| time >= from.as_millisecond()))
             && self.until_time.is_none_or(|until| time.is_some_and(|time| time < until.as_millisecond()))
@@ -118,7 +118,7 @@ impl Times {
 
 pub(super) async fn run(config: Arc<Config>, command: Command) -> Result<(), Failure> {
     match command {
-        Command::Status { at, json } => status(&open(&config, &at)?, at.of(&config), json),
+        Command::Status { at, json } => status(&open(&config, &at)?, at.directory(&config), json),
         Command::Verify { at, json } => verify(&open(&config, &at)?, json),
         Command::Export { at, filter, times } => export::export(&mut open(&config, &at)?, &filter, &times),
         Command::Replay { at, filter, dry_run } => {
@@ -129,13 +129,13 @@ pub(super) async fn run(config: Arc<Config>, command: Command) -> Result<(), Fai
 }
 
 impl Where {
-    fn of<'a>(&'a self, config: &'a Config) -> &'a Path {
+    fn directory<'a>(&'a self, config: &'a Config) -> &'a Path {
         self.directory.as_deref().unwrap_or_else(|| Path::new(&config.journal.directory))
     }
 }
 
 fn open(config: &Config, at: &Where) -> Result<Inspection, Failure> {
-    let directory = at.of(config);
+    let directory = at.directory(config);
     Inspection::open(RealFiles, directory)
         .map_err(|failure| Failure::Usage(format!("the journal {}: {failure}", directory.display())))
 }
@@ -240,5 +240,5 @@ fn known_damage(journal: &Inspection) -> usize {
 }
 
 fn left_out(damaged: usize) -> Failure {
-    Failure::Damaged(format!("the journal is damaged in {damaged} places, what was there is left out"))
+    Failure::Damaged(format!("the journal is damaged in {damaged} places, what was there is omitted"))
 }

@@ -17,7 +17,7 @@ use crate::journal::{Inspection, ReadError, Record};
 use crate::raw::{Interval, MessageSet, Partition};
 
 /// The pause after the database refused.
-const RETRY: Duration = Duration::from_secs(1);
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The result of a replay, or of a dry run.
 #[derive(Debug, Default)]
@@ -180,7 +180,7 @@ async fn finish(database: Database, batch: Batch, dry_run: bool) -> Result<Done,
             },
             Verdict::Retry | Verdict::TooManyIslands if failure.class() == Class::Retry => {
                 pieces.push((piece, order, attempts.missing_series));
-                tokio::time::sleep(RETRY).await;
+                tokio::time::sleep(RETRY_INTERVAL).await;
             }
             // What is written stays written: the next run goes on from there.
             Verdict::Retry | Verdict::TooManyIslands | Verdict::NoProgress => return Err(failure.into()),

@@ -37,7 +37,7 @@ pub(super) async fn run(config: Arc<Config>, file: Option<PathBuf>) -> Result<()
     let rendered = metrics::install();
     metrics::preset(Class::ALL.map(Class::as_str), Reason::ALL.map(Reason::as_str));
     let health = Arc::new(Health::new(&config.pipeline, Duration::from_millis(config.http.watchdog_ms)));
-    pipeline::expect(&config, &health);
+    pipeline::set_expectations(&config, &health);
     limits::raise_descriptors();
     let limits = Limits::read();
     for found in limits.too_low(&config) {
@@ -84,25 +84,25 @@ async fn work(
     let journal = if config.journal.enabled {
         // A long journal takes a while to open; what is not opened need not be closed.
         tokio::select! {
-            opened = open_journal(config) => Some(opened?),
+            opened = open_journal(config) => opened?,
             _ = signals::stopped(stopping.clone()) => return Ok(()),
         }
     } else {
-        None
+        JournalHandle::absent()
     };
     // With a journal the worker does not wait for a database that is away: its messages are kept meanwhile.
-    let patience = journal.as_ref().map(|_| Duration::from_millis(config.database.outage_grace_ms));
+    let timeout = (!journal.is_absent()).then(|| Duration::from_millis(config.database.outage_grace_ms));
     let database = Database::new(config)?;
-    match await_schema(config, health, stopping.clone(), Wait { patience, alone: true }).await? {
+    match await_schema(config, health, stopping.clone(), Wait { timeout, alone: true }).await? {
         // So that the group can tell this worker from those of other databases.
         Schema::Verified => drop(database.identify().await),
         Schema::Later => {
             let (config, health, stopping) = (Arc::clone(config), Arc::clone(health), stopping.clone());
             tokio::spawn(async move {
                 if let Err(failure) =
-                    await_schema(&config, &health, stopping, Wait { patience: None, alone: false }).await
+                    await_schema(&config, &health, stopping, Wait { timeout: None, alone: false }).await
                 {
-                    // What is journaled stays there until somebody has fixed it.
+                    // What is journaled stays there until an operator has fixed it.
                     health.set_condition("schema", Some(failure.to_string()));
                 }
             });
@@ -111,9 +111,7 @@ async fn work(
     }
     pipeline::run(Arc::clone(config), database.clone(), journal.clone(), Arc::clone(health), until(stopping)).await?;
     database.close();
-    if let Some(journal) = journal
-        && tokio::time::timeout(JOURNAL_CLOSE, journal.close()).await.is_err()
-    {
+    if tokio::time::timeout(JOURNAL_CLOSE, journal.close()).await.is_err() {
         warn!("the journal's disk does not answer; what was not acknowledged is read from Kafka again");
     }
     Ok(())

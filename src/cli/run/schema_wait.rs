@@ -26,7 +26,7 @@ const AWAY: &str = "database";
 /// How to wait for the schema.
 pub(super) struct Wait {
     /// The time after which the caller goes on without a database that is away; `None` for no limit.
-    pub(super) patience: Option<Duration>,
+    pub(super) timeout: Option<Duration>,
     /// Whether nothing else runs that would show that the worker is alive.
     pub(super) alone: bool,
 }
@@ -39,7 +39,7 @@ pub(super) enum Schema {
     Stopping,
 }
 
-/// Waits until the schema is verified. A database that is away is waited for, for as long as `patience` says.
+/// Waits until the schema is verified. A database that is away is waited for, for as long as `timeout` says.
 ///
 /// # Errors
 /// If the schema is not what this program needs.
@@ -79,7 +79,7 @@ pub(super) async fn await_schema(
             error!(%failure, "the schema is not what this program needs");
             return Err(failure.into());
         }
-        if wait.patience.is_some_and(|patience| start.elapsed() >= patience) {
+        if wait.timeout.is_some_and(|timeout| start.elapsed() >= timeout) {
             warn!(%failure, "the database is away; messages go to the journal meanwhile");
             health.set_condition("schema", None);
             return Ok(Schema::Later);
@@ -110,16 +110,16 @@ struct Attempt<'a> {
 
 impl Attempt<'_> {
     async fn run(&self) -> Result<Verified, SchemaError> {
-        let note_wait = |wait: &str| {
+        let report_wait = |wait: &str| {
             warn!(wait, "{}", self.step());
             *self.waited.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), wait.to_owned()));
         };
         if self.config.database.migrate_on_start {
-            for note in schema::migrate_and_say(self.config, &note_wait).await?.notes {
+            for note in schema::migrate_and_report(self.config, &report_wait).await?.notes {
                 info!(note, "schema");
             }
         }
-        schema::verify_and_say(self.config, &note_wait).await
+        schema::verify_and_report(self.config, &report_wait).await
     }
 
     /// Shows that the worker is alive, since a migration takes as long as it needs; never returns.

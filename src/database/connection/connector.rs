@@ -1,5 +1,5 @@
 //! How a connection is made: what the URL, the files of secrets and the names of hosts say is asked again for each, and each
-//! address of each host has a time of its own, so that a silent one keeps no other from being tried.
+//! address of each host has its own timeout, so that a silent one keeps no other from being tried.
 
 use std::collections::HashMap;
 use std::io;

@@ -5,7 +5,7 @@
 //! - `tls`, `tls_error`: protects it; what its failures mean for an operator.
 //! - `settings`: what every session starts with.
 //! - `pooler`: finds a pooler that shares sessions.
-//! - `pool`, `session`: those that are kept, their limits and time-outs.
+//! - `pool`, `session`: those that are kept, their limits and timeouts.
 //! - `step`: what a failure's meaning rests on.
 
 pub(super) mod connector;

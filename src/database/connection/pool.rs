@@ -21,7 +21,7 @@ use super::tls;
 use crate::config::{self, SslMode};
 use crate::database::error::Error;
 use crate::telemetry::log_limit::LogLimit;
-use crate::telemetry::metrics::{self, Step};
+use crate::telemetry::metrics;
 
 /// The pool with the limits it keeps.
 #[derive(Debug, Clone)]
@@ -71,7 +71,7 @@ struct Server {
 }
 
 impl Servers {
-    fn note_process(&self, pid: i32) {
+    fn add_process(&self, pid: i32) {
         let mut pids = self.pids.lock().unwrap_or_else(PoisonError::into_inner);
         pids.push_back(pid);
         if pids.len() > MAX_PIDS {
@@ -80,7 +80,7 @@ impl Servers {
     }
 
     /// Asks which server this is, and counts it if it is another one than the last connection has met.
-    async fn meet(&self, client: &tokio_postgres::Client) -> Result<(), tokio_postgres::Error> {
+    async fn identify(&self, client: &tokio_postgres::Client) -> Result<(), tokio_postgres::Error> {
         let row = client
             .query_one(
                 "select (extract(epoch from pg_postmaster_start_time()) * 1000000)::bigint,
@@ -89,7 +89,7 @@ impl Servers {
                 &[],
             )
             .await?;
-        self.note_process(row.get(2));
+        self.add_process(row.get(2));
         let database = match row.get(1) {
             true => client.query_opt("select id from ingest_database", &[]).await?.map(|row| row.get(0)),
             false => None,
@@ -139,7 +139,7 @@ impl Connections {
                 Box::pin(async move {
                     let prepare = async {
                         client.batch_execute(&session).await?;
-                        met.meet(client).await
+                        met.identify(client).await
                     };
                     // The pool's own limit ends with the connection's making.
                     let told = tokio::time::timeout(connect, prepare).await;
@@ -183,7 +183,7 @@ impl Connections {
         let start = tokio::time::Instant::now();
         let got = self.get_or_wait(Instant::now() + self.wait).await;
         metrics::pool_waited(start.elapsed());
-        metrics::step_took(Step::Pool, start.elapsed());
+        metrics::step_took(metrics::Step::Pool, start.elapsed());
         got
     }
 
@@ -201,7 +201,7 @@ impl Connections {
             if !failure.is_out_of_connections() || !self.has_others() {
                 return Err(failure);
             }
-            self.note_refused(&failure);
+            self.record_refused_connection(&failure);
         }
     }
 
@@ -216,7 +216,7 @@ impl Connections {
         refused.is_some_and(|at| at.elapsed() < REFUSED_FOR) && self.has_others()
     }
 
-    fn note_refused(&self, failure: &Error) {
+    fn record_refused_connection(&self, failure: &Error) {
         *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         if let Some(repeated) = self.log.lasts(FEWER, &failure.to_string()) {
             let (size, most, seconds) = (self.pool.status().size, self.pool.status().max_size, repeated.seconds);
@@ -265,7 +265,7 @@ impl Connections {
     }
 
     /// Closes idle connections that are too old, and those beyond the kept number that have been idle for a while.
-    pub(in crate::database) fn tidy(&self) {
+    pub(in crate::database) fn close_idle_connections(&self) {
         let mut beyond = self.pool.status().size.saturating_sub(self.kept);
         let removed = self.pool.retain(|_, metrics| {
             let overflow = beyond > 0 && metrics.last_used() >= self.overflow_idle;
@@ -294,16 +294,16 @@ impl Connections {
 fn warn_of_weak(connection: &ConnectionConfig, mode: SslMode) {
     let risk = match mode {
         SslMode::Disable if !tls::is_local(connection) => "passwords and points cross the network in plaintext",
-        SslMode::Prefer => "whoever is in between can make the connection one in plaintext",
+        SslMode::Prefer => "a host in between can make the connection one in plaintext",
         SslMode::Require => "nobody checks that the server is the one it should be",
         _ => return,
     };
     warn!(sslmode = mode.as_str(), risk, "the connection to PostgreSQL is weaker than verify-full");
 }
 
-/// What every session is told. What a trigger raises below an error would be a line of the log for each point. It holds
+/// The settings of every session. What a trigger raises below an error would be a line of the log for each point. It holds
 /// whatever the role or the database says: `statement_timeout` bounds what `transaction_timeout` would, and an idle
-/// connection of the pool is closed by the pool. The server ends what a vanished client left behind: it looks after its
+/// connection of the pool is closed by the pool. The server ends what a vanished client left: it looks after its
 /// client while it works, and the client's locks do not outlive it for long.
 fn session_settings(database: &config::Database) -> String {
     format!(
@@ -315,7 +315,7 @@ fn session_settings(database: &config::Database) -> String {
          then set_config('transaction_timeout', '0', false) end",
         pinned = settings::pinned(database),
         statement = database.statement_timeout_ms,
-        // Behind the statement's time-out it would say nothing.
+        // After the statement's timeout it would report nothing.
         lock = database.lock_timeout_ms.min(database.statement_timeout_ms * 3 / 4).max(1),
         idle = database.idle_in_transaction_timeout_ms,
         keepalive = (database.keepalive_idle_ms / 1000).max(1),

@@ -7,9 +7,10 @@ use tracing::debug;
 
 use super::connector::Connector;
 use crate::config;
+use crate::database::connection::step::Step;
 use crate::database::error::Error;
 
-const STEP: &str = "look for a pooler";
+const STEP: Step = Step::Other("look for a pooler");
 
 /// How often it is tried to meet the session of the other.
 const ROUNDS: usize = 4;

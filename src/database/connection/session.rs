@@ -1,4 +1,4 @@
-//! One connection at work. Every question has a time-out of our own besides the server's: a frozen server keeps none.
+//! One connection at work. Every question has our own timeout besides the server's: a frozen server keeps none.
 //! A connection whose state is not known never goes back to the pool.
 
 use std::future::Future;
@@ -10,11 +10,11 @@ use futures_util::SinkExt;
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
-use super::step::{COMMIT_STEP, COPY_STEP};
+use super::step::Step;
 use crate::database::error::Error;
 use crate::database::write::copy::CopyEncoder;
 use crate::message::{Order, Points};
-use crate::telemetry::metrics::{self, Step};
+use crate::telemetry::metrics;
 
 /// How much of a COPY is encoded before it is sent, in bytes.
 const COPY_CHUNK_BYTES: usize = 256 * 1024;
@@ -48,7 +48,7 @@ impl Session {
     /// Runs a prepared statement.
     pub(in crate::database) async fn query(
         &mut self,
-        step: &'static str,
+        step: Step,
         sql: &str,
         parameters: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<Row>, Error> {
@@ -63,7 +63,7 @@ impl Session {
     }
 
     /// Runs statements without parameters and answers.
-    pub(in crate::database) async fn execute(&mut self, step: &'static str, sql: &str) -> Result<(), Error> {
+    pub(in crate::database) async fn execute(&mut self, step: Step, sql: &str) -> Result<(), Error> {
         let answer = within(self.limit, step, self.client().batch_execute(sql)).await;
         self.clean &= answer.is_ok();
         answer
@@ -71,17 +71,17 @@ impl Session {
 
     pub(in crate::database) async fn begin(&mut self) -> Result<(), Error> {
         self.clean = false;
-        within(self.limit, "begin", self.client().batch_execute("begin")).await
+        within(self.limit, Step::Other("begin"), self.client().batch_execute("begin")).await
     }
 
     /// Commits. After an error it is not known whether the server has committed, and the connection is not used again.
     pub(in crate::database) async fn commit(mut self) -> Result<(), Error> {
-        let answer = within(self.limit, COMMIT_STEP, self.client().batch_execute("commit")).await;
+        let answer = within(self.limit, Step::Commit, self.client().batch_execute("commit")).await;
         self.clean = answer.is_ok();
         if answer.as_ref().is_err_and(|failure| failure.from_server().is_some()) {
-            // The server tells of a refusal before it gives the transaction up (PostgreSQL's `PostgresMain` reports, then
-            // aborts), and whoever comes next must not meet its locks. It has given it up when it answers again.
-            drop(within(self.limit, "roll back", self.client().batch_execute("rollback")).await);
+            // The server reports a refusal before it gives the transaction up (PostgreSQL's `PostgresMain` reports, then
+            // aborts), and the next transaction must not meet its locks. It has given it up when it answers again.
+            drop(within(self.limit, Step::Other("roll back"), self.client().batch_execute("rollback")).await);
         }
         #[cfg(feature = "planted-bugs")]
         if crate::planted_bugs::is_on("reuse-after-unknown-commit") {
@@ -92,13 +92,13 @@ impl Session {
 
     /// Gives the transaction up. The connection serves again if the server says that it did.
     pub(in crate::database) async fn roll_back(mut self) {
-        let answer = within(self.limit, "roll back", self.client().batch_execute("rollback")).await;
+        let answer = within(self.limit, Step::Other("roll back"), self.client().batch_execute("rollback")).await;
         self.clean = answer.is_ok();
     }
 
     /// Copies these points, in this order.
     pub(in crate::database) async fn copy(&mut self, points: &Points, order: &Order) -> Result<(), Error> {
-        let step = COPY_STEP;
+        let step = Step::Copy;
         let begun = Instant::now();
         let client = self.client();
         let sink = within(self.limit, step, async {
@@ -112,7 +112,7 @@ impl Session {
         let mut encoding = Duration::ZERO;
         while more {
             let start = Instant::now();
-            more = encoder.fill(&mut chunk, COPY_CHUNK_BYTES);
+            more = encoder.encode_into(&mut chunk, COPY_CHUNK_BYTES);
             encoding += start.elapsed();
             within(self.limit, step, sink.send(chunk.split().freeze())).await?;
         }
@@ -120,8 +120,8 @@ impl Session {
         if copied != order.indices().len() as u64 {
             return Err(Error::Unexpected(format!("{copied} rows copied of {}", order.indices().len())));
         }
-        metrics::step_took(Step::Encode, encoding);
-        metrics::step_took(Step::Copy, begun.elapsed().saturating_sub(encoding));
+        metrics::step_took(metrics::Step::Encode, encoding);
+        metrics::step_took(metrics::Step::Copy, begun.elapsed().saturating_sub(encoding));
         Ok(())
     }
 }
@@ -138,7 +138,7 @@ impl Drop for Session {
 
 async fn within<T>(
     limit: Duration,
-    step: &'static str,
+    step: Step,
     work: impl Future<Output = Result<T, tokio_postgres::Error>>,
 ) -> Result<T, Error> {
     match tokio::time::timeout(limit, work).await {

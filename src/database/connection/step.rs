@@ -1,17 +1,56 @@
-//! The steps in which the server sees what messages say: what a failure means rests on them.
+//! What is being done when the database fails: what the failure means rests on it.
 
-/// The step at which the server refuses rows.
-pub(in crate::database) const COPY_STEP: &str = "copy";
-/// Creating or updating series by their definitions.
-pub(in crate::database) const DEFINE_STEP: &str = "define series";
-/// Making sure that the series of points have their rows.
-pub(in crate::database) const ENSURE_SERIES_STEP: &str = "list the columns of series";
-/// Storing dead letters.
-pub(in crate::database) const LETTERS_STEP: &str = "store dead letters";
-/// Counting those that are not stored.
-pub(in crate::database) const COUNT_STEP: &str = "count dead letters that are not stored";
-/// What is deferred to the transaction's end is checked in this one.
-pub(in crate::database) const COMMIT_STEP: &str = "commit";
-/// The steps in which the server sees what messages say, and may refuse it.
-pub(in crate::database) const STEPS_WITH_ROWS: [&str; 6] =
-    [COPY_STEP, DEFINE_STEP, ENSURE_SERIES_STEP, LETTERS_STEP, COUNT_STEP, COMMIT_STEP];
+use std::fmt;
+
+/// A step of the work with the database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// The COPY of points, or the INSERT in its place.
+    Copy,
+    /// Creating or updating series by their definitions.
+    DefineSeries,
+    /// Making sure that the series of points have their rows.
+    EnsureSeries,
+    /// Storing dead letters.
+    StoreDeadLetters,
+    /// Counting those that are not stored.
+    CountDeadLetters,
+    /// The COMMIT, or checking before it what is deferred to the transaction's end.
+    Commit,
+    /// Any other, in words for errors and log lines; nothing is decided by them.
+    Other(&'static str),
+}
+
+impl Step {
+    /// The step in errors and log lines.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Copy => "copy",
+            Self::DefineSeries => "define series",
+            Self::EnsureSeries => "list the columns of series",
+            Self::StoreDeadLetters => "store dead letters",
+            Self::CountDeadLetters => "count dead letters that are not stored",
+            Self::Commit => "commit",
+            Self::Other(words) => words,
+        }
+    }
+
+    /// Returns `true` if the server sees in this step what messages say, and may refuse it.
+    pub(in crate::database) fn has_rows(self) -> bool {
+        match self {
+            Self::Copy
+            | Self::DefineSeries
+            | Self::EnsureSeries
+            | Self::StoreDeadLetters
+            | Self::CountDeadLetters
+            | Self::Commit => true,
+            Self::Other(_) => false,
+        }
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

@@ -52,7 +52,7 @@ impl Tls {
             provider: Arc::new(rustls::crypto::ring::default_provider()),
             system: system.map(Arc::new),
         };
-        // So that a file that cannot be used is told now.
+        // So that a file that cannot be used is reported now.
         tls.client_config().map_err(Error::Tls)?;
         Ok(tls)
     }

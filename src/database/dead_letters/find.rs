@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio_postgres::Row;
 
 use super::{Letter, LetterCount, LetterFilter, StoredMessage};
+use crate::database::connection::step::Step;
 use crate::database::error::Error;
 use crate::database::progress::SourceId;
 use crate::database::{Database, NO_TIME};
@@ -30,7 +31,7 @@ const FILTERED: &str = "
 impl Database {
     async fn filtered(
         &self,
-        step: &'static str,
+        step: Step,
         what: &str,
         filter: &LetterFilter,
         above: i64,
@@ -80,7 +81,13 @@ impl Database {
                     (extract(epoch from letter.attempted_at) * 1000)::bigint, letter.is_sample,
                     letter.xmin::text::bigint, letter.key_bytes, letter.headers_bytes, source.key";
         let rows = self
-            .filtered("read dead letters", what, filter, above, &format!("order by letter.id limit {limit}"))
+            .filtered(
+                Step::Other("read dead letters"),
+                what,
+                filter,
+                above,
+                &format!("order by letter.id limit {limit}"),
+            )
             .await?;
         let mut sources: HashMap<i32, Arc<Source>> = HashMap::new();
         Ok(rows
@@ -124,7 +131,7 @@ impl Database {
     /// # Errors
     /// If the database does not answer.
     pub async fn count_letters(&self, filter: &LetterFilter) -> Result<u64, Error> {
-        let rows = self.filtered("count dead letters", "count(*)", filter, i64::MIN, "").await?;
+        let rows = self.filtered(Step::Other("count dead letters"), "count(*)", filter, i64::MIN, "").await?;
         Ok(rows.first().map_or(0, |row| row.get::<_, i64>(0).unsigned_abs()))
     }
 
@@ -137,7 +144,7 @@ impl Database {
             .session()
             .await?
             .query(
-                "read the counts of dead letters",
+                Step::Other("read the counts of dead letters"),
                 "select source.topic, known.partition, known.reason, known.kept, known.only_counted,
                         known.first_offset, known.last_offset, known.redriven
                  from ingest_dead_letter_count as known join ingest_source as source on source.id = known.source_id

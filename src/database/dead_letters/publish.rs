@@ -1,6 +1,7 @@
 //! Reads the dead letters whose copies are to be published, and marks those that were.
 
 use super::{LetterToPublish, StoredMessage};
+use crate::database::connection::step::Step;
 use crate::database::error::Error;
 use crate::database::{Database, NO_TIME};
 
@@ -20,7 +21,7 @@ impl Database {
         session.begin().await?;
         let rows = session
             .query(
-                "read dead letters to publish",
+                Step::Other("read dead letters to publish"),
                 "select * from ingest_dead_letters_to_publish($1, $2, $3)",
                 &[&self.pipeline.as_ref(), &after, &limit],
             )
@@ -47,7 +48,9 @@ impl Database {
             .collect();
         let done = if letters.is_empty() { Vec::new() } else { publish(letters).await };
         if !done.is_empty() {
-            session.query("note published letters", "select ingest_mark_dead_letters_published($1)", &[&done]).await?;
+            session
+                .query(Step::Other("mark published letters"), "select ingest_mark_dead_letters_published($1)", &[&done])
+                .await?;
         }
         session.commit().await
     }

@@ -4,6 +4,7 @@ use uuid::Uuid;
 
 use super::{LetterFilter, LetterId};
 use crate::database::Database;
+use crate::database::connection::step::Step;
 use crate::database::error::Error;
 
 impl Database {
@@ -24,8 +25,11 @@ impl Database {
                    where letter.id = known.id and letter.source_id = source.id
                        and (letter.partition, letter.\"offset\") = (known.partition, known.\"offset\")
                    returning letter.id";
-        let rows =
-            self.session().await?.query("remove dead letters", sql, &[&ids, &keys, &partitions, &offsets]).await?;
+        let rows = self
+            .session()
+            .await?
+            .query(Step::Other("remove dead letters"), sql, &[&ids, &keys, &partitions, &offsets])
+            .await?;
         Ok(rows.len() as u64)
     }
 
@@ -38,7 +42,7 @@ impl Database {
             .session()
             .await?
             .query(
-                "forget counts of dead letters",
+                Step::Other("forget counts of dead letters"),
                 "with chosen as (
                      select known.source_id, known.partition, known.reason, known.only_counted
                      from ingest_dead_letter_count as known join ingest_source as source on source.id = known.source_id

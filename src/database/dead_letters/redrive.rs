@@ -13,7 +13,7 @@ use crate::batch::{Batch, DeadLetter};
 use crate::config::UnknownSeries;
 use crate::database::Database;
 use crate::database::connection::session::Session;
-use crate::database::connection::step::LETTERS_STEP;
+use crate::database::connection::step::Step;
 use crate::database::error::{Class, Error};
 use crate::database::progress::ResolvedSources;
 use crate::database::verdict::{Attempts, Failed, Verdict, verdict};
@@ -94,7 +94,7 @@ impl Database {
             Ok(done) => Ok(done.fates),
             // The letter's row refuses the new reason, and must not keep the other letters from being written.
             Err(failure) if failure.class() == Class::Data => {
-                warn!(%failure, id = letters.first().map(|one| one.letter.message.id), "an attempt could not be noted");
+                warn!(%failure, id = letters.first().map(|one| one.letter.message.id), "an attempt could not be recorded");
                 Ok(letters.iter().map(|_| Fate::Rejected(rejected.clone())).collect())
             }
             Err(failure) => Err(failure),
@@ -159,7 +159,7 @@ impl Database {
         }
         // What is rolled back must not be known as being there.
         series::ensure_series(session, &KnownSeries::default(), batch.points()).await?;
-        let store = self.store(session, &batch, &ids).await?;
+        let store = self.prepare_store(session, &batch, &ids).await?;
         let (points, refused) = copy(session, &store).await?;
         let mut rejected: HashMap<(Uuid, i32, i64), Rejected> = HashMap::new();
         for letter in batch.dead_letters().iter().chain(&refused) {
@@ -176,7 +176,7 @@ impl Database {
                 fault.map_or(Fate::Written, |fault| Fate::Rejected(fault.clone()))
             })
             .collect();
-        note_fates(session, letters, &fates, mode).await?;
+        record_fates(session, letters, &fates, mode).await?;
         Ok(Redriven { fates, points })
     }
 }
@@ -195,7 +195,7 @@ async fn lock(session: &mut Session, letters: &[Redrive<'_>]) -> Result<HashSet<
     }
     let rows = session
         .query(
-            "lock dead letters",
+            Step::Other("lock dead letters"),
             // Another database may have another letter under the same id.
             "select letter.id
              from ingest_dead_letter as letter
@@ -234,11 +234,11 @@ async fn copy(session: &mut Session, store: &Store<'_>) -> Result<(usize, Vec<De
         return Ok((0, Vec::new()));
     }
     let reference = series::reference(session).await?;
-    session.execute("set a savepoint", "savepoint letters").await?;
-    let copied = match store.store(session, &store.order()).await {
+    session.execute(Step::Other("set a savepoint"), "savepoint letters").await?;
+    let copied = match store.insert_rows(session, &store.order()).await {
         Ok(rows) => (rows, Vec::new()),
         Err(failure) if failure.is_refused_row() => {
-            session.execute("go back to a savepoint", "rollback to savepoint letters").await?;
+            session.execute(Step::Other("go back to a savepoint"), "rollback to savepoint letters").await?;
             let copied = bisect::copy(session, store).await?;
             (copied.rows, copied.refused)
         }
@@ -262,12 +262,12 @@ async fn reject_all(
                 if locked.contains(&one.letter.message.id) { Fate::Rejected(rejected.clone()) } else { Fate::Elsewhere }
             })
             .collect();
-    note_fates(session, letters, &fates, mode).await?;
+    record_fates(session, letters, &fates, mode).await?;
     Ok(Redriven { fates, points: 0 })
 }
 
 /// Deletes the rows of what is written, and records the attempt of what is rejected.
-async fn note_fates(
+async fn record_fates(
     session: &mut Session,
     letters: &[Redrive<'_>],
     fates: &[Fate],
@@ -289,10 +289,10 @@ async fn note_fates(
     if !written.is_empty() {
         let rows = session
             .query(
-                "remove dead letters",
+                Step::Other("remove dead letters"),
                 "with gone as (
                      delete from ingest_dead_letter where id = any ($1) returning source_id, partition, reason
-                 ), noted as (
+                 ), counted as (
                      insert into ingest_dead_letter_count as known (source_id, partition, reason, redriven)
                      select source_id, partition, reason, count(*) from gone group by 1, 2, 3 order by 1, 2, 3
                      on conflict (source_id, partition, reason) do update
@@ -314,7 +314,7 @@ async fn note_fates(
     if !rejected.is_empty() && mode == RedriveMode::Write {
         session
             .query(
-                LETTERS_STEP,
+                Step::StoreDeadLetters,
                 "update ingest_dead_letter as letter
                  set attempts = letter.attempts + 1, attempted_at = now(), reason = new.reason, detail = new.detail,
                      is_sample = false

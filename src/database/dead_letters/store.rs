@@ -11,7 +11,7 @@ use uuid::Uuid;
 use crate::batch::DeadLetter;
 use crate::config::Config;
 use crate::database::connection::session::Session;
-use crate::database::connection::step::{COMMIT_STEP, COUNT_STEP, LETTERS_STEP};
+use crate::database::connection::step::Step;
 use crate::database::error::Error;
 use crate::database::progress::ResolvedSources;
 use crate::database::{Database, NO_TIME};
@@ -50,7 +50,7 @@ pub(in crate::database) struct Refusals {
 
 impl Refusals {
     /// Records and logs what happens to one or several refused letters.
-    fn note(&self, failure: &Error, what_becomes: &'static str, at: &MessageAt) {
+    fn record(&self, failure: &Error, what_becomes: &'static str, at: &MessageAt) {
         let text = format!("{what_becomes}: {failure}");
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some((text, Instant::now()));
         if let Some(unlogged) = self.log.happened(what_becomes, 1) {
@@ -173,8 +173,10 @@ pub(in crate::database) async fn insert(
     }
     // What follows is for these messages only, so that no other is to wait long for it.
     let sql = "select ingest_dead_letter_capacity($1)
-               from (select set_config('lock_timeout', $2, true) as told offset 0) as wait where told is not null";
-    let room = session.query("look for room for dead letters", sql, &[&rules.max_rows, &session.row_wait()]).await?;
+               from (select set_config('lock_timeout', $2, true) as is_set offset 0) as wait where is_set is not null";
+    let room = session
+        .query(Step::Other("look for room for dead letters"), sql, &[&rules.max_rows, &session.row_wait()])
+        .await?;
     let room: i64 = room.first().map_or(0, |row| row.get(0));
     let room = usize::try_from(room).unwrap_or(0).min(letters.len());
     let mut stored: Vec<Stored<'_>> = Vec::new();
@@ -192,14 +194,14 @@ pub(in crate::database) async fn insert(
     stored.extend(samples.into_iter().map(|((source, ..), letter)| (letter, source, true)));
     let (replaced, not_counted) = match on_refusal {
         OnRefusal::Fail => {
-            let replaced = store(session, &stored, rules.publish, Extent::Whole).await?;
+            let replaced = insert_letters(session, &stored, rules.publish, Extent::Whole).await?;
             count(session, &counted.iter().collect::<Vec<_>>()).await?;
             refusals.clear();
             (replaced, 0)
         }
         OnRefusal::StoreLess => {
             // Deferred triggers and constraints fire now for what was written before, and then with each statement.
-            session.execute(COMMIT_STEP, "set constraints all immediate").await?;
+            session.execute(Step::Commit, "set constraints all immediate").await?;
             let replaced = store_less(session, &stored, rules.publish, &mut counted, refusals).await?;
             (replaced, count_less(session, &counted, refusals).await?)
         }
@@ -220,12 +222,14 @@ async fn store_less<'a>(
 ) -> Result<u64, Error> {
     let mut replaced = 0;
     let mut parts = vec![(letters, Extent::Whole)];
-    session.execute("set a savepoint", "savepoint letters").await?;
+    session.execute(Step::Other("set a savepoint"), "savepoint letters").await?;
     while let Some((part, extent)) = parts.pop() {
-        let failure = match store(session, part, publish, extent).await {
+        let failure = match insert_letters(session, part, publish, extent).await {
             Ok(samples) => {
                 replaced += samples;
-                session.execute("set the next savepoint", "release savepoint letters; savepoint letters").await?;
+                session
+                    .execute(Step::Other("set the next savepoint"), "release savepoint letters; savepoint letters")
+                    .await?;
                 continue;
             }
             // A smaller batch may have the time.
@@ -233,7 +237,7 @@ async fn store_less<'a>(
             Err(failure) if failure.is_refused_letter() => failure,
             Err(failure) => return Err(failure),
         };
-        session.execute("go back to a savepoint", "rollback to savepoint letters").await?;
+        session.execute(Step::Other("go back to a savepoint"), "rollback to savepoint letters").await?;
         let [(letter, source, _)] = part else {
             let (first, last) = part.split_at(part.len() / 2);
             parts.extend([(last, extent), (first, extent)]);
@@ -241,21 +245,26 @@ async fn store_less<'a>(
         };
         match extent.less(&failure) {
             Some(less) => {
-                refusals.note(&failure, "a dead letter is refused; trying to store less of it", &letter.at);
+                refusals.record(&failure, "a dead letter is refused; trying to store less of it", &letter.at);
                 parts.push((part, less));
             }
             None => {
-                refusals.note(&failure, "a dead letter is refused; it is only counted", &letter.at);
+                refusals.record(&failure, "a dead letter is refused; it is only counted", &letter.at);
                 add_to_counts(counted, letter, *source);
             }
         }
     }
-    session.execute("release a savepoint", "release savepoint letters").await?;
+    session.execute(Step::Other("release a savepoint"), "release savepoint letters").await?;
     Ok(replaced)
 }
 
 /// Stores letters; returns the number of samples that they replaced.
-async fn store(session: &mut Session, letters: &[Stored<'_>], publish: bool, extent: Extent) -> Result<u64, Error> {
+async fn insert_letters(
+    session: &mut Session,
+    letters: &[Stored<'_>],
+    publish: bool,
+    extent: Extent,
+) -> Result<u64, Error> {
     if letters.is_empty() {
         return Ok(0);
     }
@@ -275,7 +284,7 @@ async fn store(session: &mut Session, letters: &[Stored<'_>], publish: bool, ext
     let samples: Vec<bool> = letters.iter().map(|(.., is_sample)| *is_sample).collect();
     let rows = session
         .query(
-            LETTERS_STEP,
+            Step::StoreDeadLetters,
             "select ingest_add_dead_letters($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
             &[
                 &sources,
@@ -304,26 +313,28 @@ async fn count_less(session: &mut Session, counted: &Counts<'_>, refusals: &Refu
     let all: Vec<Count<'_>> = counted.iter().collect();
     let mut parts = vec![&all[..]];
     let mut refused = 0;
-    session.execute("set a savepoint", "savepoint counts").await?;
+    session.execute(Step::Other("set a savepoint"), "savepoint counts").await?;
     while let Some(part) = parts.pop() {
         let failure = match count(session, part).await {
             Ok(()) => {
-                session.execute("set the next savepoint", "release savepoint counts; savepoint counts").await?;
+                session
+                    .execute(Step::Other("set the next savepoint"), "release savepoint counts; savepoint counts")
+                    .await?;
                 continue;
             }
             Err(failure) if failure.is_refused_letter() => failure,
             Err(failure) => return Err(failure),
         };
-        session.execute("go back to a savepoint", "rollback to savepoint counts").await?;
+        session.execute(Step::Other("go back to a savepoint"), "rollback to savepoint counts").await?;
         let [(_, sum)] = part else {
             let (first, last) = part.split_at(part.len() / 2);
             parts.extend([last, first]);
             continue;
         };
         refused += sum.count.unsigned_abs();
-        refusals.note(&failure, "dead letters are refused, and so is their count; they are in the log only", sum.at);
+        refusals.record(&failure, "dead letters are refused, and so is their count; they are in the log only", sum.at);
     }
-    session.execute("release a savepoint", "release savepoint counts").await?;
+    session.execute(Step::Other("release a savepoint"), "release savepoint counts").await?;
     Ok(refused)
 }
 
@@ -339,7 +350,7 @@ async fn count(session: &mut Session, counted: &[Count<'_>]) -> Result<(), Error
     let lasts: Vec<i64> = counted.iter().map(|(_, sum)| sum.last).collect();
     session
         .query(
-            COUNT_STEP,
+            Step::CountDeadLetters,
             "select ingest_count_dead_letters($1, $2, $3, $4, $5, $6)",
             &[&sources, &partitions, &reasons, &counts, &firsts, &lasts],
         )

@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::error::Error;
 use crate::database::connection::session::Session;
+use crate::database::connection::step::Step;
 use crate::raw::{Interval, Partition, Source, holes};
 
 /// A source as the database knows it.
@@ -81,7 +82,7 @@ impl SourceIds {
             }
             let rows = session
                 .query(
-                    "identify the source",
+                    Step::Other("identify the source"),
                     "select source_key, source_number from ingest_source_key($1, $2, $3, $4)",
                     &[&pipeline, &source.cluster_id, &source.topic, &source.topic_id],
                 )
@@ -126,7 +127,7 @@ impl<'a> Claim<'a> {
 
     /// Covers the intervals, raising where any offset is covered already.
     pub(super) async fn all(&self, session: &mut Session) -> Result<Vec<Applied>, Error> {
-        let rows = self.call(session, "claim", "select * from ingest_claim($1, $2, $3, $4)").await?;
+        let rows = self.call(session, Step::Other("claim"), "select * from ingest_claim($1, $2, $3, $4)").await?;
         rows.iter()
             .map(|row| {
                 let source = self.source(row.get(0))?;
@@ -146,7 +147,7 @@ impl<'a> Claim<'a> {
     }
 
     async fn parts(&self, session: &mut Session, sql: &str) -> Result<Vec<Interval>, Error> {
-        let rows = self.call(session, "claim what is missing", sql).await?;
+        let rows = self.call(session, Step::Other("claim what is missing"), sql).await?;
         rows.iter()
             .map(|row| {
                 let source = self.source(row.get(0))?;
@@ -159,7 +160,7 @@ impl<'a> Claim<'a> {
     pub(super) async fn next_offsets(&self, session: &mut Session) -> Result<Vec<Applied>, Error> {
         let rows = session
             .query(
-                "read the progress",
+                Step::Other("read the progress"),
                 "select source_key, partition, next_offset from ingest_next_offsets($1, $2)",
                 &[&self.sources, &self.partitions],
             )
@@ -172,7 +173,7 @@ impl<'a> Claim<'a> {
             .collect()
     }
 
-    async fn call(&self, session: &mut Session, step: &'static str, sql: &str) -> Result<Vec<Row>, Error> {
+    async fn call(&self, session: &mut Session, step: Step, sql: &str) -> Result<Vec<Row>, Error> {
         session.query(step, sql, &[&self.sources, &self.partitions, &self.froms, &self.untils]).await
     }
 
@@ -191,7 +192,11 @@ pub(super) async fn start(
 ) -> Result<HashMap<i32, i64>, Error> {
     let (numbers, firsts): (Vec<i32>, Vec<i64>) = partitions.iter().copied().unzip();
     let rows = session
-        .query("read the progress", "select * from ingest_start($1, $2, $3)", &[&source, &numbers, &firsts])
+        .query(
+            Step::Other("read the progress"),
+            "select * from ingest_start($1, $2, $3)",
+            &[&source, &numbers, &firsts],
+        )
         .await?;
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
@@ -231,7 +236,7 @@ pub(super) async fn coverage(
 ) -> Result<HashMap<i32, Coverage>, Error> {
     let rows = session
         .query(
-            "read the progress",
+            Step::Other("read the progress"),
             "select progress.partition, progress.next_offset, lower(island), upper(island)
              from ingest_progress as progress left join lateral unnest(progress.ahead) as island on true
              where progress.source_id = ingest_source_number($1) and progress.partition = any ($2::integer[])
@@ -249,7 +254,7 @@ pub(super) async fn coverage(
     }
     let gaps = session
         .query(
-            "read the gaps",
+            Step::Other("read the gaps"),
             "select partition, from_offset, until_offset from ingest_gap
              where source_id = ingest_source_number($1) and partition = any ($2::integer[]) and filled_at is null",
             &[&source, &partitions],
@@ -273,7 +278,7 @@ pub(super) async fn record_gap(
 ) -> Result<Vec<(i64, i64)>, Error> {
     let rows = session
         .query(
-            "record a gap",
+            Step::Other("record a gap"),
             "select * from ingest_record_gap($1, $2, $3, $4, $5)",
             &[&source, &partition, &from, &until, &reason],
         )

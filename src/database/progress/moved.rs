@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::database::connection::step::Step;
 use crate::database::{Database, Error};
 use crate::raw::Source;
 
@@ -31,7 +32,7 @@ impl Database {
             let mut session = self.session().await?;
             session
                 .query(
-                    "look for progress in other clusters",
+                    Step::Other("look for progress in other clusters"),
                     "select distinct on (there.partition)
                          there.partition, source.cluster_id, source.id, there.next_offset, there.ahead::text
                      from ingest_progress as there join ingest_source as source on source.id = there.source_id
@@ -47,7 +48,7 @@ impl Database {
                 )
                 .await
         };
-        let rows = self.noted(work.await)?;
+        let rows = self.recorded(work.await)?;
         let elsewhere = |row: &tokio_postgres::Row| Elsewhere {
             partition: row.get(0),
             cluster_id: row.get(1),

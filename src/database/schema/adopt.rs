@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use refinery::Target;
 use tokio_postgres::Client;
 
+use crate::database::connection::step::Step;
 use crate::database::error::Error;
 use crate::database::schema::{SchemaError, runner};
 
@@ -94,7 +95,7 @@ pub(in crate::database) async fn adopt(
     let mut differences = Vec::new();
     for (table, (kind, is_ours)) in &tables {
         if kind != "r" {
-            problems.push(format!("{table} is not a table of its own, but {}", kind_in_words(kind)));
+            problems.push(format!("{table} is not an ordinary table, but {}", kind_in_words(kind)));
         } else if !is_ours {
             problems.push(format!("{table} belongs to another role: run migrate as its owner"));
         } else {
@@ -118,7 +119,7 @@ pub(in crate::database) async fn adopt(
 
 /// The tables of these names that the first migration has not made, each with its kind and whether this role owns it.
 async fn tables(client: &Client, history: &str) -> Result<BTreeMap<String, (String, bool)>, Error> {
-    let step = "look for tables of another program";
+    let step = Step::Other("look for tables of another program");
     let row = client
         .query_one("select to_regclass($1) is not null", &[&history])
         .await
@@ -154,7 +155,7 @@ async fn columns(client: &Client) -> Result<BTreeMap<(String, String), Column>, 
          where relnamespace = quote_ident(current_schema())::regnamespace and relname in ('{METADATA}', '{POINTS}')
              and attnum > 0 and not attisdropped"
     );
-    let step = "look at the columns of another program's tables";
+    let step = Step::Other("look at the columns of another program's tables");
     let rows = client.query(&sql, &[]).await.map_err(|source| Error::Server { step, source })?;
     let column = |row: &tokio_postgres::Row| Column {
         base_type: row.get(2),
@@ -229,7 +230,7 @@ async fn check_keys(
     problems: &mut Vec<String>,
     differences: &mut Vec<String>,
 ) -> Result<(), Error> {
-    let step = "look at the keys of another program's tables";
+    let step = Step::Other("look at the keys of another program's tables");
     let sql = "select indrelid::regclass::text, indexrelid::regclass::text, indisprimary,
                    array(select attname::text from unnest(indkey::int2[]) with ordinality as key (number, place)
                          join pg_attribute on attrelid = indrelid and attnum = number order by place)
@@ -307,7 +308,7 @@ async fn complete(
         client
             .batch_execute(&sql)
             .await
-            .map_err(|source| Error::Server { step: "complete the tables of another program", source })?;
+            .map_err(|source| Error::Server { step: Step::Other("complete the tables of another program"), source })?;
         if !what.is_empty() {
             notes.push(format!("added: {what}"));
         }
@@ -318,8 +319,10 @@ async fn complete(
 async fn exists(client: &Client, name: &str) -> Result<bool, Error> {
     let sql = "select exists (select from pg_class
                               where relname = $1 and relnamespace = quote_ident(current_schema())::regnamespace)";
-    let row =
-        client.query_one(sql, &[&name]).await.map_err(|source| Error::Server { step: "look for an index", source })?;
+    let row = client
+        .query_one(sql, &[&name])
+        .await
+        .map_err(|source| Error::Server { step: Step::Other("look for an index"), source })?;
     Ok(row.get(0))
 }
 
@@ -328,7 +331,7 @@ async fn has_default(client: &Client, table: &str, column: &str) -> Result<bool,
     let row = client
         .query_one(sql, &[&table, &column])
         .await
-        .map_err(|source| Error::Server { step: "look for a default", source })?;
+        .map_err(|source| Error::Server { step: Step::Other("look for a default"), source })?;
     Ok(row.get(0))
 }
 
@@ -342,7 +345,7 @@ async fn other_name_of_the_foreign_key(
     let row = client
         .query_opt(sql, &[&POINTS, &METADATA, &OURS])
         .await
-        .map_err(|source| Error::Server { step: "look for the foreign key", source })?;
+        .map_err(|source| Error::Server { step: Step::Other("look for the foreign key"), source })?;
     Ok(match row.map(|row| (row.get::<_, String>(0), row.get(1))) {
         Some((_, true)) => None,
         Some((name, false)) => {

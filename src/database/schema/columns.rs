@@ -13,7 +13,7 @@ pub(super) const WRITTEN: [(&str, &[&str]); 4] = [
 /// The types whose binary form is that of a text.
 const TEXT: &[&str] = &["text", "character varying"];
 
-/// A query of the table's columns, each with its type behind a tab.
+/// A query of the table's columns, each followed by a tab and its type.
 pub(in crate::database) const COLUMNS: &str = "
     with recursive base as (
         select attname::text as name, atttypid as type from pg_attribute

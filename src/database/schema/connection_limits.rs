@@ -3,6 +3,7 @@
 use tokio_postgres::Client;
 
 use crate::config;
+use crate::database::connection::step::Step;
 use crate::database::error::Error;
 
 /// Connections outside the pool: the first look at the schema takes two, as does a command alongside the worker.
@@ -17,7 +18,7 @@ const SQL: &str = "
 
 /// A limit below what the worker may take, as a sentence; of several the lowest.
 pub(super) async fn too_low(client: &Client, database: &config::Database) -> Result<Option<String>, Error> {
-    let step = "look for limits of connections";
+    let step = Step::Other("look for limits of connections");
     let row = client.query_one(SQL, &[]).await.map_err(|source| Error::Server { step, source })?;
     let (role, name): (&str, &str) = (row.get(0), row.get(1));
     let (is_superuser, of_role, of_database): (bool, i32, i32) = (row.get(2), row.get(3), row.get(4));

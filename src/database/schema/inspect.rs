@@ -1,8 +1,9 @@
-//! What has become of the tables since they were made: whoever may change them can keep a worker from writing, or have what it
+//! What has become of the tables since they were made: a role that may change them can keep a worker from writing, or have what it
 //! writes go elsewhere. The worker asks before it starts, and `check` asks the same.
 
 use tokio_postgres::{Client, Row};
 
+use crate::database::connection::step::Step;
 use crate::database::error::Error;
 use crate::database::schema::{Remark, SchemaError};
 
@@ -83,7 +84,7 @@ pub(in crate::database) async fn tables(
     Ok(())
 }
 
-async fn ask(client: &Client, step: &'static str, sql: &str) -> Result<Vec<Row>, Error> {
+async fn ask(client: &Client, step: Step, sql: &str) -> Result<Vec<Row>, Error> {
     let names: Vec<&str> = TABLES.iter().map(|(name, ..)| *name).collect();
     client.query(sql, &[&names]).await.map_err(|source| Error::Server { step, source })
 }
@@ -92,7 +93,7 @@ async fn ask(client: &Client, step: &'static str, sql: &str) -> Result<Vec<Row>,
 async fn kinds(client: &Client, faults: &mut Vec<String>) -> Result<(), Error> {
     let sql = "select name, (select relkind::text from pg_class where oid = to_regclass(quote_ident(name)))
                from unnest($1::text[]) as name";
-    for row in ask(client, "look at the tables", sql).await? {
+    for row in ask(client, Step::Other("look at the tables"), sql).await? {
         let name: &str = row.get(0);
         match row.get::<_, Option<&str>>(1) {
             Some("r") => {}
@@ -122,7 +123,7 @@ async fn columns(client: &Client, faults: &mut Vec<String>) -> Result<(), Error>
                where attrelid in (select to_regclass(quote_ident(name)) from unnest($1::text[]) as name)
                    and attnum > 0 and not attisdropped
                order by 1, attnum";
-    let rows = ask(client, "look at the columns", sql).await?;
+    let rows = ask(client, Step::Other("look at the columns"), sql).await?;
     for (table, filled, _) in TABLES.iter().filter(|(_, filled, _)| !filled.is_empty()) {
         let of_table = || rows.iter().filter(|row| row.get::<_, &str>(0) == *table);
         for name in filled.split(',') {
@@ -152,7 +153,7 @@ async fn columns(client: &Client, faults: &mut Vec<String>) -> Result<(), Error>
 
 /// A column of another type may take small values only, and fail later.
 async fn types(client: &Client, faults: &mut Vec<String>) -> Result<(), Error> {
-    let step = "look at the types of columns";
+    let step = Step::Other("look at the types of columns");
     let sql = "select relname::text, attname::text, format_type(atttypid, null) from pg_attribute
                join pg_class on pg_class.oid = attrelid
                where attrelid in (select to_regclass(quote_ident(name)) from unnest($1::text[]) as name)
@@ -182,7 +183,7 @@ async fn keys(client: &Client, faults: &mut Vec<String>) -> Result<(), Error> {
                from pg_index join pg_class on pg_class.oid = indrelid
                where indrelid in (select to_regclass(quote_ident(name)) from unnest($1::text[]) as name)
                    and indisunique and indisvalid and indimmediate and indpred is null and indexprs is null";
-    let rows = ask(client, "look at the keys", sql).await?;
+    let rows = ask(client, Step::Other("look at the keys"), sql).await?;
     for (table, _, key) in TABLES.iter().filter(|(.., key)| !key.is_empty()) {
         if !rows.iter().any(|row| row.get::<_, &str>(0) == *table && row.get::<_, Option<&str>>(1) == Some(*key)) {
             let columns = key.replace("offset", "\"offset\"").replace("timestamp", "\"timestamp\"").replace(',', ", ");
@@ -199,7 +200,7 @@ async fn policies(client: &Client, faults: &mut Vec<String>) -> Result<(), Error
                where oid in (select to_regclass(quote_ident(name)) from unnest($1::text[]) as name)
                    and relrowsecurity and (row_security_active(oid) or relforcerowsecurity)
                order by 1";
-    for row in ask(client, "look for row security", sql).await? {
+    for row in ask(client, Step::Other("look for row security"), sql).await? {
         let (table, role): (&str, &str) = (row.get(0), row.get(1));
         faults.push(format!(
             "row level security is on for {table}, and holds for the role {role:?} or the owner of the functions, so that rows \
@@ -218,7 +219,7 @@ async fn triggers(client: &Client, faults: &mut Vec<String>, remarks: &mut Vec<R
                where tgrelid in (select to_regclass(quote_ident(name)) from unnest($1::text[]) as name)
                    and tgname <> 'ts_insert_blocker'
                order by 1, 2";
-    let rows = ask(client, "look for triggers", sql).await?;
+    let rows = ask(client, Step::Other("look for triggers"), sql).await?;
     let is_ours = |row: &Row| row.get::<_, &str>(0) == "time_series_metadata" && TRIGGERS.contains(&row.get(1));
     for name in TRIGGERS {
         match rows.iter().find(|row| is_ours(row) && row.get::<_, &str>(1) == name).map(|row| row.get::<_, &str>(2)) {
@@ -253,7 +254,7 @@ async fn triggers(client: &Client, faults: &mut Vec<String>, remarks: &mut Vec<R
     let sql = "select relname::text, rulename::text from pg_rewrite join pg_class on pg_class.oid = ev_class
                where ev_class in (select to_regclass(quote_ident(name)) from unnest($1::text[]) as name) and ev_enabled <> 'D'
                order by 1, 2";
-    for row in ask(client, "look for rules", sql).await? {
+    for row in ask(client, Step::Other("look for rules"), sql).await? {
         let (table, name): (&str, &str) = (row.get(0), row.get(1));
         faults.push(format!("the rule {name} of {table} replaces what is written there: drop it, or use a trigger"));
     }
@@ -268,7 +269,7 @@ async fn restored(client: &Client, faults: &mut Vec<String>) -> Result<(), Error
                               where tgrelid = to_regclass(quote_ident(name)) and tgname = 'ts_insert_blocker'),
                    to_regclass('_timescaledb_catalog.hypertable') is not null
                from unnest($1::text[]) as name where name in ('time_series_data_points', 'ingest_point_version')";
-    for row in ask(client, "look for chunks", sql).await? {
+    for row in ask(client, Step::Other("look for chunks"), sql).await? {
         let (name, looks_like_one, has_catalog): (&str, bool, bool) = (row.get(0), row.get(1), row.get(2));
         let consistent = if has_catalog { is_consistent(client, name).await? } else { !looks_like_one };
         if !consistent {
@@ -303,7 +304,7 @@ async fn is_consistent(client: &Client, table: &str) -> Result<bool, Error> {
                     where table_name = $1 and schema_name = current_schema()),
             exists (select from pg_trigger
                     where tgrelid = to_regclass(quote_ident($1::text)) and tgname = 'ts_insert_blocker')";
-    let step = "compare the chunks with TimescaleDB's catalog";
+    let step = Step::Other("compare the chunks with TimescaleDB's catalog");
     let row = client.query_one(sql, &[&table]).await.map_err(|source| Error::Server { step, source })?;
     if !row.get::<_, bool>(0) {
         return Ok(false);
@@ -321,7 +322,7 @@ async fn is_consistent(client: &Client, table: &str) -> Result<bool, Error> {
 
 /// Points were stored, and there is none: a dump without the chunks, of the schema alone, has everything but the points.
 async fn emptied(client: &Client, remarks: &mut Vec<Remark>) -> Result<(), Error> {
-    let step = "look whether there are points";
+    let step = Step::Other("look whether there are points");
     let sql = "select exists (select from time_series_metadata where value_columns <> '[]')
                    and exists (select from ingest_progress where next_offset > 0)
                    and pg_relation_size('time_series_data_points') = 0

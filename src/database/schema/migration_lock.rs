@@ -1,5 +1,5 @@
-//! The lock that lets one change of the schema run at a time. It is a transaction's, on a connection of its own: whatever ends
-//! that connection ends the lock, also behind a pooler, which would hand a session's lock on to whoever comes next.
+//! The lock that lets one change of the schema run at a time. It is a transaction's, on its own connection: whatever ends
+//! that connection ends the lock, also with a pooler, which would hand a session's lock on to the next client.
 
 use std::time::{Duration, Instant};
 
@@ -7,6 +7,7 @@ use tokio_postgres::{Client, SimpleQueryMessage};
 
 use crate::config;
 use crate::database::connection::connector::{Connector, Failed};
+use crate::database::connection::step::Step;
 use crate::database::error::Error;
 use crate::database::waits::{Observer, WAIT_REPORT_INTERVAL, sessions, watch};
 
@@ -14,7 +15,7 @@ use crate::database::waits::{Observer, WAIT_REPORT_INTERVAL, sessions, watch};
 const KEY: i64 = 0x7365_7269_6573_2d69;
 /// How often it is asked for.
 const ASK: Duration = Duration::from_millis(500);
-const STEP: &str = "wait for other migrations";
+const STEP: Step = Step::Other("wait for other migrations");
 
 /// The lock, for as long as this is kept.
 #[derive(Debug)]
@@ -23,14 +24,14 @@ pub(in crate::database) struct MigrationLock {
 }
 
 impl MigrationLock {
-    /// Takes the lock. While another has it, `say` gets a sentence that names it, at once and every 30 s; `patience` is how
+    /// Takes the lock. While another has it, `say` gets a sentence that names it, at once and every 30 s; `timeout` is how
     /// long to wait, `None` as long as it takes.
     ///
     /// # Errors
     /// If the server does not answer. `Ok(None)`: another has it still.
-    pub(in crate::database) async fn take(
+    pub(in crate::database) async fn acquire(
         database: &config::Database,
-        patience: Option<Duration>,
+        timeout: Option<Duration>,
         mut say: impl FnMut(&str),
     ) -> Result<Option<Self>, Error> {
         let (client, _) = Connector::new(database)
@@ -53,7 +54,7 @@ impl MigrationLock {
             if answer.iter().any(is_taken) {
                 return Ok(Some(Self { client }));
             }
-            if patience.is_some_and(|patience| begun.elapsed() >= patience) {
+            if timeout.is_some_and(|timeout| begun.elapsed() >= timeout) {
                 return Ok(None);
             }
             if said.is_none_or(|said| said.elapsed() >= WAIT_REPORT_INTERVAL) {
@@ -85,7 +86,7 @@ impl MigrationLock {
         self.client
             .batch_execute("rollback")
             .await
-            .map_err(|source| Error::Server { step: "end the migration", source })
+            .map_err(|source| Error::Server { step: Step::Other("end the migration"), source })
     }
 }
 

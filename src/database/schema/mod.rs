@@ -31,6 +31,7 @@ use crate::database::connection::options::connection_config;
 use crate::database::connection::pooler;
 use crate::database::connection::settings;
 use crate::database::connection::settings::quoted_name;
+use crate::database::connection::step::Step;
 use columns::{COLUMNS, OtherType, other_type};
 use migration_lock::MigrationLock;
 
@@ -188,7 +189,7 @@ const NO_UPGRADE: &str = "the tables are those of another program, or of a versi
     upgrade. Name an empty schema or database in database.schema or database.url, or drop these tables: messages that Kafka \
     still has are then written again";
 
-/// A connection outside the pool, without time-outs of statements and transactions, whatever those of the role or the database
+/// A connection outside the pool, without timeouts of statements and transactions, whatever those of the role or the database
 /// are: migrations take as long as they need.
 pub(super) async fn connect(database: &config::Database) -> Result<Client, Error> {
     // What is wrong with the configuration is no failed connection.
@@ -199,13 +200,13 @@ pub(super) async fn connect(database: &config::Database) -> Result<Client, Error
         .map_err(|Failed { source, tried }| Error::Connect { source, tried })?;
     let limit = Duration::from_millis(database.connect_timeout_ms);
     // Before anything is set that another client of the pooler's would find.
-    let step = "look for a pooler";
+    let step = Step::Other("look for a pooler");
     let shared = tokio::time::timeout(limit * 4, pooler::is_shared(&client, database)).await;
     if shared.map_err(|_| Error::TimedOut { step, seconds: limit.as_secs() * 4 })?? {
         return Err(Error::SharedSession);
     }
     let sql = format!("{} {WITHOUT_TIMEOUTS}", settings::pinned(database));
-    let step = "prepare the session";
+    let step = Step::Other("prepare the session");
     let prepared = tokio::time::timeout(limit, client.batch_execute(&sql)).await;
     prepared
         .map_err(|_| Error::TimedOut { step, seconds: limit.as_secs() })?
@@ -224,16 +225,16 @@ const WITHOUT_TIMEOUTS: &str = "set statement_timeout = 0; set lock_timeout = 0;
 /// # Errors
 /// If the server does not answer, or a step fails; steps before it stay.
 pub async fn migrate(config: &config::Config) -> Result<Report, SchemaError> {
-    migrate_and_say(config, |wait| warn!(wait, "migrate")).await
+    migrate_and_report(config, |wait| warn!(wait, "migrate")).await
 }
 
 /// The same; `say` gets a sentence when something is waited for, and every 30 s while it is.
 ///
 /// # Errors
 /// As those of [`migrate`].
-pub async fn migrate_and_say(config: &config::Config, mut say: impl FnMut(&str)) -> Result<Report, SchemaError> {
+pub async fn migrate_and_report(config: &config::Config, mut say: impl FnMut(&str)) -> Result<Report, SchemaError> {
     let client = connect(&config.database).await?;
-    let lock = MigrationLock::take(&config.database, None, &mut say).await?;
+    let lock = MigrationLock::acquire(&config.database, None, &mut say).await?;
     let lock = lock.ok_or_else(|| SchemaError::Migration("another migration was not waited for".to_owned()))?;
     let pid = waits::pid_of(&client).await?;
     let report = lock.watch(pid, say, apply(client, config)).await?;
@@ -274,15 +275,15 @@ async fn apply(mut client: Client, config: &config::Config) -> Result<Report, Sc
 /// # Errors
 /// If the server does not answer, or the schema differs: the first of what [`examine`] finds.
 pub async fn verify(config: &config::Config) -> Result<Server, SchemaError> {
-    Ok(verify_and_say(config, |wait| debug!(wait, "verify")).await?.server)
+    Ok(verify_and_report(config, |wait| debug!(wait, "verify")).await?.server)
 }
 
-/// The same; `say` gets a sentence while somebody's lock is waited for.
+/// The same; `say` gets a sentence while another session's lock is waited for.
 ///
 /// # Errors
 /// As those of [`verify`].
-pub async fn verify_and_say(config: &config::Config, say: impl FnMut(&str)) -> Result<Verified, SchemaError> {
-    let examination = examine_and_say(config, say).await?;
+pub async fn verify_and_report(config: &config::Config, say: impl FnMut(&str)) -> Result<Verified, SchemaError> {
+    let examination = examine_and_report(config, say).await?;
     for Remark { text, is_problem } in &examination.remarks {
         if *is_problem {
             warn!(remark = text, "the tables");
@@ -332,15 +333,15 @@ pub struct Remark {
 /// # Errors
 /// If the server does not answer.
 pub async fn examine(config: &config::Config) -> Result<Examination, Error> {
-    examine_and_say(config, |wait| debug!(wait, "look at the schema")).await
+    examine_and_report(config, |wait| debug!(wait, "look at the schema")).await
 }
 
-/// The same; `say` gets a sentence while somebody's lock is waited for.
+/// The same; `say` gets a sentence while another session's lock is waited for.
 ///
 /// # Errors
 /// As those of [`examine`].
-pub async fn examine_and_say(config: &config::Config, say: impl FnMut(&str)) -> Result<Examination, Error> {
-    in_time(&config.database, "look at the schema", examine_without_limit(config, say)).await?
+pub async fn examine_and_report(config: &config::Config, say: impl FnMut(&str)) -> Result<Examination, Error> {
+    in_time(&config.database, Step::Other("look at the schema"), examine_without_limit(config, say)).await?
 }
 
 async fn examine_without_limit(config: &config::Config, mut say: impl FnMut(&str)) -> Result<Examination, Error> {
@@ -382,7 +383,10 @@ async fn examine_by(client: &Client, config: &config::Config) -> Result<Examinat
 /// Has the session give up a lock that does not come, as those of the pool do.
 async fn wait_for_locks(client: &Client, database: &config::Database) -> Result<(), Error> {
     let sql = format!("set lock_timeout = {}", database.lock_timeout_ms);
-    client.batch_execute(&sql).await.map_err(|source| Error::Server { step: "prepare the session", source })
+    client
+        .batch_execute(&sql)
+        .await
+        .map_err(|source| Error::Server { step: Step::Other("prepare the session"), source })
 }
 
 async fn examine_tables(
@@ -394,7 +398,7 @@ async fn examine_tables(
     let rule = config.points.on_duplicate;
     faults.extend(rights::missing(client, rule).await?.into_iter().map(SchemaError::Role));
     match inspect::tables(client, faults, remarks).await {
-        // What may not be looked at is named already.
+        // What may not be read is named already.
         Err(failure) if failure.is_forbidden() && !faults.is_empty() => {}
         looked => looked?,
     }
@@ -404,11 +408,11 @@ async fn examine_tables(
     Ok(())
 }
 
-/// Does what a worker does for its first message, without a message and a commit: what no catalog tells is met now.
+/// Does what a worker does for its first message, without a message and a commit: what no catalog has is met now.
 async fn rehearse(database: &Database) -> Result<Option<SchemaError>, Error> {
     match database.rehearse().await {
         Ok(()) => Ok(None),
-        // The connections before may still be counted; that the limit is low is told by itself.
+        // The connections before may still be counted; that the limit is low is reported separately.
         Err(failure) if failure.is_out_of_connections() => Ok(None),
         Err(failure) if matches!(failure.class(), Class::Outage | Class::Retry) || failure.is_restoring() => {
             Err(failure)
@@ -461,7 +465,7 @@ async fn ensure_schema(
              create on schema {schema} to {role}"
         )));
     }
-    let step = "create the schema";
+    let step = Step::Other("create the schema");
     match client.batch_execute(&format!("create schema {schema}")).await {
         Ok(()) => {
             notes.push(format!("created the schema {schema}"));
@@ -509,7 +513,7 @@ async fn find_schema(client: &Client, database: &config::Database) -> Result<Fou
     let row = client
         .query_one(sql, &[&database.schema, &HISTORY])
         .await
-        .map_err(|source| Error::Server { step: "look for the schema", source })?;
+        .map_err(|source| Error::Server { step: Step::Other("look for the schema"), source })?;
     Ok(FoundSchema {
         exists: row.get(0),
         may_use: row.get(1),
@@ -531,7 +535,7 @@ async fn history(client: &Client) -> Result<Vec<AppliedMigration>, Error> {
     let rows = match client.query(&sql, &[]).await {
         Ok(rows) => rows,
         Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => Vec::new(),
-        Err(source) => return Err(Error::Server { step: "read the schema's version", source }),
+        Err(source) => return Err(Error::Server { step: Step::Other("read the schema's version"), source }),
     };
     Ok(rows.iter().map(|row| AppliedMigration { version: row.get(0), checksum: row.get(1) }).collect())
 }
@@ -550,7 +554,7 @@ async fn check_history(client: &Client) -> Result<Vec<AppliedMigration>, SchemaE
         }
     }
     if applied.is_empty() {
-        let step = "look for tables without a history";
+        let step = Step::Other("look for tables without a history");
         let sql = "select to_regclass('ingest_progress') is not null";
         let row = client.query_one(sql, &[]).await.map_err(|source| Error::Server { step, source })?;
         if row.get(0) {
@@ -569,7 +573,7 @@ const STRAYED: &str = "from pg_proc
         and format('search_path=%I, pg_temp', current_schema()) <> all (coalesce(proconfig, '{}'))";
 
 async fn check_paths(client: &Client) -> Result<(), SchemaError> {
-    let step = "look for the functions' schema";
+    let step = Step::Other("look for the functions' schema");
     let found = client
         .query_opt(&format!("select proname::text {STRAYED} limit 1"), &[])
         .await
@@ -579,7 +583,7 @@ async fn check_paths(client: &Client) -> Result<(), SchemaError> {
 
 /// Has the functions look for tables in the schema that they are in.
 async fn set_paths(client: &Client, notes: &mut Vec<String>) -> Result<(), Error> {
-    let step = "set the functions' schema";
+    let step = Step::Other("set the functions' schema");
     let sql = format!(
         "select format('alter function %s set search_path = %I, pg_temp', oid::regprocedure, current_schema()) {STRAYED}"
     );
@@ -596,7 +600,7 @@ async fn set_paths(client: &Client, notes: &mut Vec<String>) -> Result<(), Error
 /// Whether the columns of the points are of the types that COPY sends: the server takes the bytes for what its own are, or
 /// refuses all of them.
 async fn check_types(client: &Client) -> Result<(), SchemaError> {
-    let step = "look at the types of columns";
+    let step = Step::Other("look at the types of columns");
     let rows = client.query(COLUMNS, &[]).await.map_err(|source| Error::Server { step, source })?;
     let columns: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
     other_type(&columns).map_or(Ok(()), |other| Err(SchemaError::OtherType(other)))
@@ -607,13 +611,14 @@ async fn check_types(client: &Client) -> Result<(), SchemaError> {
 /// # Errors
 /// If it does not answer.
 pub async fn describe_server(database: &config::Database) -> Result<Server, Error> {
-    in_time(database, "ask for the server's version", async { server(&connect(database).await?).await }).await?
+    in_time(database, Step::Other("ask for the server's version"), async { server(&connect(database).await?).await })
+        .await?
 }
 
 /// A question to a server that may be frozen.
 pub(super) async fn in_time<T>(
     database: &config::Database,
-    step: &'static str,
+    step: Step,
     question: impl Future<Output = T>,
 ) -> Result<T, Error> {
     let limit = Duration::from_millis(database.statement_timeout_ms);
@@ -627,7 +632,7 @@ pub(super) fn runner() -> Runner {
 }
 
 /// The step that asks what the server is.
-pub(super) const SERVER_STEP: &str = "ask for the server's version";
+pub(super) const SERVER_STEP: Step = Step::Other("ask for the server's version");
 /// The question what the server is; [`server_of`] reads the answer.
 pub(super) const SERVER_SQL: &str = "select current_setting('server_version'),
     (select extversion from pg_extension where extname = 'timescaledb'), current_setting('timescaledb.license', true),
@@ -662,7 +667,7 @@ async fn apply_extension(client: &Client, database: &config::Database, notes: &m
     lift_limit(client).await?;
     if server(client).await?.edition != Edition::Community {
         notes.push(
-            "TimescaleDB is the Apache edition: compression and its policy are left out; a later `migrate` adds them \
+            "TimescaleDB is the Apache edition: compression and its policy are omitted; a later `migrate` adds them \
              once the community edition is there"
                 .to_owned(),
         );
@@ -672,9 +677,9 @@ async fn apply_extension(client: &Client, database: &config::Database, notes: &m
 }
 
 /// Whether the extension is there, after trying to add it. A server that has its files but did not preload it would end the
-/// session at the attempt; that its settings are known tells that it is preloaded.
+/// session at the attempt; if its settings are known, it is preloaded.
 async fn create_extension(client: &Client, notes: &mut Vec<String>) -> Result<bool, Error> {
-    let step = "look for TimescaleDB";
+    let step = Step::Other("look for TimescaleDB");
     let row = client
         .query_one(
             "select exists (select from pg_extension where extname = 'timescaledb'),
@@ -704,7 +709,7 @@ async fn create_extension(client: &Client, notes: &mut Vec<String>) -> Result<bo
             notes.push(format!("the extension timescaledb could not be created: {}", describe(&error)));
             Ok(false)
         }
-        Err(source) => Err(Error::Server { step: "create the extension", source }),
+        Err(source) => Err(Error::Server { step: Step::Other("create the extension"), source }),
     }
 }
 
@@ -715,13 +720,13 @@ async fn extension_schema(client: &Client) -> Result<String, Error> {
     let row = client
         .query_one(sql, &[])
         .await
-        .map_err(|source| Error::Server { step: "look for TimescaleDB's schema", source })?;
+        .map_err(|source| Error::Server { step: Step::Other("look for TimescaleDB's schema"), source })?;
     Ok(quoted_name(row.get(0)))
 }
 
 /// Whether the points are a hypertable, after trying to make them one.
 async fn make_hypertable(client: &Client, database: &config::Database, notes: &mut Vec<String>) -> Result<bool, Error> {
-    let step = "make the hypertable";
+    let step = Step::Other("make the hypertable");
     let interval = format!("interval '{} seconds'", database.chunk_interval_s);
     let row = client
         .query_one(
@@ -737,7 +742,7 @@ async fn make_hypertable(client: &Client, database: &config::Database, notes: &m
     if is_hypertable {
         let changed = run(
             client,
-            "set the chunk interval",
+            Step::Other("set the chunk interval"),
             &format!(
                 "select {timescaledb}.set_chunk_time_interval('time_series_data_points', {interval})
                  from timescaledb_information.dimensions
@@ -783,7 +788,7 @@ async fn unique_without_time(client: &Client) -> Result<Option<String>, Error> {
                    and not (select attnum from pg_attribute where attrelid = indrelid and attname = 'timestamp')
                        = any ((indkey::int2[])[0:indnkeyatts - 1])
                limit 1";
-    let step = "look for unique indexes";
+    let step = Step::Other("look for unique indexes");
     let found = client.query_opt(sql, &[]).await.map_err(|source| Error::Server { step, source })?;
     Ok(found.map(|row| row.get(0)))
 }
@@ -806,7 +811,7 @@ async fn lift_limit(client: &Client) -> Result<(), Error> {
                 execute format('alter function %s set %s = 0', points_function, name);
             end loop;
         end $$";
-    run(client, "lift the limit on decompression", sql).await?;
+    run(client, Step::Other("lift the limit on decompression"), sql).await?;
     Ok(())
 }
 
@@ -824,7 +829,7 @@ async fn unique_index(client: &Client) -> Result<Option<String>, Error> {
             &[],
         )
         .await
-        .map_err(|source| Error::Server { step: "look for a unique index", source })?;
+        .map_err(|source| Error::Server { step: Step::Other("look for a unique index"), source })?;
     Ok(found.map(|row| row.get(0)))
 }
 
@@ -835,7 +840,7 @@ async fn make_unique(client: &Client, config: &config::Config, notes: &mut Vec<S
     if unique_index(client).await?.is_none() {
         let sql = "create unique index idx_time_series_data_points_unique \
                    on time_series_data_points (time_series_id, column_name, \"timestamp\")";
-        match run(client, "make the unique index", sql).await {
+        match run(client, Step::Other("make the unique index"), sql).await {
             Ok(_) => {
                 notes.push(format!("the points have a unique index, for points.on_duplicate = {:?}", rule.as_str()))
             }
@@ -857,7 +862,7 @@ async fn make_versions_hypertable(
     database: &config::Database,
     notes: &mut Vec<String>,
 ) -> Result<(), Error> {
-    let step = "make the versions a hypertable";
+    let step = Step::Other("make the versions a hypertable");
     let row = client
         .query_one(
             "select exists (select from pg_extension where extname = 'timescaledb')
@@ -898,19 +903,22 @@ async fn compress(client: &Client, database: &config::Database, notes: &mut Vec<
             &[],
         )
         .await
-        .map_err(|source| Error::Server { step: "look for compression", source })?;
+        .map_err(|source| Error::Server { step: Step::Other("look for compression"), source })?;
     if !enabled.get::<_, bool>(0) {
         let sql = "alter table time_series_data_points set (timescaledb.compress, \
                    timescaledb.compress_segmentby = 'time_series_id, column_name', \
                    timescaledb.compress_orderby = '\"timestamp\"')";
-        client.batch_execute(sql).await.map_err(|source| Error::Server { step: "set compression", source })?;
+        client
+            .batch_execute(sql)
+            .await
+            .map_err(|source| Error::Server { step: Step::Other("set compression"), source })?;
         notes.push("compression is set".to_owned());
     }
     let timescaledb = extension_schema(client).await?;
     let after = format!("interval '{} seconds'", database.compress_after_s);
     let removed = run(
         client,
-        "remove the old compression policy",
+        Step::Other("remove the old compression policy"),
         &format!(
             "select {timescaledb}.remove_compression_policy('time_series_data_points') from timescaledb_information.jobs
              where hypertable_schema = current_schema() and hypertable_name = 'time_series_data_points'
@@ -920,7 +928,7 @@ async fn compress(client: &Client, database: &config::Database, notes: &mut Vec<
     .await?;
     let added = run(
         client,
-        "add the compression policy",
+        Step::Other("add the compression policy"),
         &format!(
             "select {timescaledb}.add_compression_policy('time_series_data_points', compress_after => {after})
              where not exists (
@@ -937,8 +945,8 @@ async fn compress(client: &Client, database: &config::Database, notes: &mut Vec<
 }
 
 /// Runs one statement; the answer is its number of rows.
-async fn run(client: &Client, step: &'static str, sql: &str) -> Result<usize, Error> {
-    info!(step, "schema");
+async fn run(client: &Client, step: Step, sql: &str) -> Result<usize, Error> {
+    info!(step = step.as_str(), "schema");
     let rows = client.query(sql, &[]).await.map_err(|source| Error::Server { step, source })?;
     Ok(rows.len())
 }

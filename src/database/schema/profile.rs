@@ -12,11 +12,12 @@ use tracing::{info, warn};
 
 use super::columns::{COLUMNS, OtherType, other_type};
 use crate::database::connection::session::Session;
+use crate::database::connection::step::Step;
 use crate::database::error::Error;
 use crate::telemetry::metrics;
 
 /// What is being done, in errors.
-const STEP: &str = "look at the table of points";
+const STEP: Step = Step::Other("look at the table of points");
 
 pub(super) const TABLE: &str = "time_series_data_points";
 pub(super) const PRIMARY_KEY: &str = "time_series_data_points_pkey";
@@ -241,7 +242,7 @@ pub(in crate::database) async fn read_catalog(session: &mut Session) -> Result<T
     let rows = session.query(STEP, catalog_sql(), &[]).await?;
     let catalog = rows.first().map(Catalog::new).ok_or_else(|| Error::Unexpected(format!("{STEP}: no row")))?;
     let hypertable = if catalog.hindrance().is_none() {
-        session.query("look at the hypertable", HYPERTABLE, &[]).await?
+        session.query(Step::Other("look at the hypertable"), HYPERTABLE, &[]).await?
     } else {
         Vec::new()
     };
@@ -250,6 +251,6 @@ pub(in crate::database) async fn read_catalog(session: &mut Session) -> Result<T
 
 /// Returns whether compression is set, in the first column; `None` if the points are not a hypertable.
 pub(super) async fn read_hypertable(client: &Client) -> Result<Option<Row>, Error> {
-    let step = "look at the hypertable";
+    let step = Step::Other("look at the hypertable");
     client.query_opt(HYPERTABLE, &[]).await.map_err(|source| Error::Server { step, source })
 }

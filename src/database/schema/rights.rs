@@ -11,13 +11,14 @@ use super::roles::{TABLES, rights_of};
 use super::runner;
 use crate::config::OnDuplicate;
 use crate::database::connection::session::Session;
+use crate::database::connection::step::Step;
 use crate::database::error::Error;
 
-const STEP: &str = "look for the role's rights";
+const STEP: Step = Step::Other("look for the role's rights");
 
 /// One row for each thing that is missing: what kind of thing, its name, the right or the owner, and this session's role.
 ///
-/// Whoever may use the rights of a function's owner needs no function that runs with them.
+/// A role that may use the rights of a function's owner needs no function that runs with them.
 const SQL: &str = "
     with mine as (
         select name, \"right\", to_regclass(quote_ident(name))::oid as oid

@@ -4,6 +4,7 @@
 use tokio_postgres::Client;
 
 use crate::config::{self, OnDuplicate};
+use crate::database::connection::step::Step;
 use crate::database::error::Error;
 use crate::database::schema::{SchemaError, connect};
 
@@ -60,7 +61,7 @@ pub const FUNCTIONS: [&str; 25] = [
 /// If the server does not answer, there is no such role, or it has all rights anyway.
 pub async fn grant_worker(config: &config::Config, role: &str) -> Result<(), SchemaError> {
     let client = connect(&config.database).await?;
-    let step = "look for the role";
+    let step = Step::Other("look for the role");
     let found = client
         .query_opt(
             "select rolsuper or pg_has_role(oid, (select relowner from pg_class
@@ -82,7 +83,7 @@ pub async fn grant_worker(config: &config::Config, role: &str) -> Result<(), Sch
     }
     let (role, schema): (String, String) = (found.get(1), found.get(2));
     let mut sql = format!("begin; grant usage on schema {schema} to {role};");
-    let step = "list the tables";
+    let step = Step::Other("list the tables");
     let names = TABLES.map(|(table, _)| table);
     let rows = client
         .query(
@@ -105,7 +106,10 @@ pub async fn grant_worker(config: &config::Config, role: &str) -> Result<(), Sch
         sql += &format!("{change} function {function} {whom} {role};");
     }
     sql += "commit";
-    client.batch_execute(&sql).await.map_err(|source| Error::Server { step: "grant the rights", source })?;
+    client
+        .batch_execute(&sql)
+        .await
+        .map_err(|source| Error::Server { step: Step::Other("grant the rights"), source })?;
     Ok(())
 }
 
@@ -128,6 +132,6 @@ async fn functions(client: &Client, theirs: &[&str]) -> Result<Vec<(String, bool
             &[&theirs],
         )
         .await
-        .map_err(|source| Error::Server { step: "list the functions", source })?;
+        .map_err(|source| Error::Server { step: Step::Other("list the functions"), source })?;
     Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }

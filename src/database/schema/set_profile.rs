@@ -11,6 +11,7 @@ use super::profile::{
 };
 use crate::config;
 use crate::database::connection::settings::quoted_name;
+use crate::database::connection::step::Step;
 use crate::database::error::{Error, describe};
 use crate::database::schema::{SchemaError, connect};
 
@@ -30,7 +31,7 @@ pub async fn set(
     say: impl FnMut(&str),
 ) -> Result<(), SchemaError> {
     let client = connect(database).await?;
-    let step = "prepare the session";
+    let step = Step::Other("prepare the session");
     let settings = format!(
         "set lock_timeout = {}; set client_connection_check_interval = 2000; set client_min_messages = error",
         LOCK_WAIT.as_millis()
@@ -83,7 +84,7 @@ pub(in crate::database) async fn cascade(client: &Client, say: impl FnMut(&str))
         return Ok(false);
     }
     let place = place(client, &catalog).await?;
-    let step = "prepare the session";
+    let step = Step::Other("prepare the session");
     let limit = |ms: u128| format!("set lock_timeout = {ms}");
     client.batch_execute(&limit(LOCK_WAIT.as_millis())).await.map_err(|source| Error::Server { step, source })?;
     let changed = Change { client, catalog, place, dry_run: false, say, statements: 0 }.make_foreign_key().await;
@@ -227,7 +228,7 @@ impl<S: FnMut(&str)> Change<'_, S> {
              where series.id = point.time_series_id)"
         );
         let sql = format!("select count(distinct time_series_id), min(time_series_id) {without_row}");
-        let step = "look for points without a series";
+        let step = Step::Other("look for points without a series");
         let row = self.client.query_one(&sql, &[]).await.map_err(|source| Error::Server { step, source })?;
         let (orphans, example): (i64, Option<String>) = (row.get(0), row.get(1));
         let Some(example) = example else { return Ok(()) };
@@ -250,7 +251,7 @@ impl<S: FnMut(&str)> Change<'_, S> {
 
     /// Waits for another command that changes the tables, and keeps all later ones waiting.
     async fn lock_out_others(&mut self, database: &config::Database) -> Result<MigrationLock, SchemaError> {
-        let lock = MigrationLock::take(database, Some(LOCK_WAIT), |wait| (self.say)(wait)).await?;
+        let lock = MigrationLock::acquire(database, Some(LOCK_WAIT), |wait| (self.say)(wait)).await?;
         lock.ok_or_else(|| {
             SchemaError::Profile(format!(
                 "another migrate or set-profile is at work in this database, and was not done within {} s. Run the command \
@@ -267,7 +268,7 @@ impl<S: FnMut(&str)> Change<'_, S> {
         let again = "What was done before stays: run the command again";
         let text = match code {
             Some(SqlState::LOCK_NOT_AVAILABLE | SqlState::T_R_DEADLOCK_DETECTED) => format!(
-                "a lock was not to be had within {} s.{} {again} when the table is less busy. It was for: {sql}",
+                "a lock was not available within {} s.{} {again} when the table is less busy. It was for: {sql}",
                 LOCK_WAIT.as_secs(),
                 self.holder().await.unwrap_or_default()
             ),
@@ -282,7 +283,7 @@ impl<S: FnMut(&str)> Change<'_, S> {
             Some(SqlState::UNIQUE_VIOLATION) => {
                 format!("rows have the same id and timestamp, and no primary key can be made: {words}")
             }
-            _ => return Err(Error::Server { step: "set the profile", source }.into()),
+            _ => return Err(Error::Server { step: Step::Other("set the profile"), source }.into()),
         };
         Err(SchemaError::Profile(text))
     }

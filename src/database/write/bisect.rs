@@ -2,9 +2,9 @@
 //! and a piece that is refused is divided until the message is found.
 //!
 //! A piece has whole messages, and is cut out of the batch's order, so that pieces are copied one after the other about as
-//! the whole would be: each touches index pages of its own.
+//! the whole would be: each touches its own index pages.
 //!
-//! A constraint is checked row by row, and the server tells the row at which a COPY ended, so that its message is mostly
+//! A constraint is checked row by row, and the server reports the row at which a COPY ended, so that its message is mostly
 //! found at once: the piece is then copied again without it. That is only a hint, because a trigger may speak of another
 //! row: a message becomes a dead letter when it was refused alone. Where the hint has been wrong, pieces are halved.
 
@@ -13,6 +13,7 @@ use tracing::debug;
 use super::insert::Store;
 use crate::batch::{Batch, DeadLetter};
 use crate::database::connection::session::Session;
+use crate::database::connection::step::Step;
 use crate::database::error::Error;
 use crate::message::Order;
 use crate::raw::Charge;
@@ -57,12 +58,14 @@ pub(in crate::database) async fn copy(session: &mut Session, store: &Store<'_>) 
     let mut trusts_hints = true;
     // A message that the server has named, and that is tried alone now.
     let mut is_named = false;
-    session.execute("set a savepoint", "savepoint piece").await?;
+    session.execute(Step::Other("set a savepoint"), "savepoint piece").await?;
     while let Some(piece) = pieces.pop() {
         let was_named = std::mem::take(&mut is_named);
-        let failure = match store.store(session, &piece).await {
+        let failure = match store.insert_rows(session, &piece).await {
             Ok(rows) => {
-                session.execute("set the next savepoint", "release savepoint piece; savepoint piece").await?;
+                session
+                    .execute(Step::Other("set the next savepoint"), "release savepoint piece; savepoint piece")
+                    .await?;
                 copied.points += piece.indices().len();
                 copied.rows += rows;
                 trusts_hints &= !was_named;
@@ -71,7 +74,7 @@ pub(in crate::database) async fn copy(session: &mut Session, store: &Store<'_>) 
             Err(failure) if failure.is_refused_row() => failure,
             Err(failure) => return Err(failure),
         };
-        session.execute("go back to a savepoint", "rollback to savepoint piece").await?;
+        session.execute(Step::Other("go back to a savepoint"), "rollback to savepoint piece").await?;
         let numbers = messages.of_piece(&piece);
         if let [number] = numbers[..] {
             debug!(%failure, "a message was refused alone");
@@ -89,13 +92,13 @@ pub(in crate::database) async fn copy(session: &mut Session, store: &Store<'_>) 
         }
         let named = failure.row().filter(|_| trusts_hints).and_then(|row| piece.indices().get(row.checked_sub(1)?));
         is_named = named.is_some();
-        let on_top = match named.map(|point| messages.of(*point)) {
+        let on_top = match named.map(|point| messages.of_point(*point)) {
             Some(named) => vec![named],
             None => numbers[..numbers.len() / 2].to_vec(),
         };
-        pieces.extend(piece.divide(2, |point| usize::from(on_top.contains(&messages.of(point)))));
+        pieces.extend(piece.divide(2, |point| usize::from(on_top.contains(&messages.of_point(point)))));
     }
-    session.execute("release a savepoint", "release savepoint piece").await?;
+    session.execute(Step::Other("release a savepoint"), "release savepoint piece").await?;
     refused.sort_by_key(|(number, _)| *number);
     copied.refused = refused.into_iter().map(|(_, letter)| letter).collect();
     Ok(copied)
@@ -126,19 +129,19 @@ impl<'a> Messages<'a> {
     }
 
     /// The number of the message that the point came from.
-    fn of(&self, point: u32) -> usize {
+    fn of_point(&self, point: u32) -> usize {
         self.batch.message_of_point(point as usize).expect("a batch's points are of its messages")
     }
 
     /// The numbers of the messages of the piece, in their order.
     fn of_piece(&self, piece: &Order) -> Vec<usize> {
-        let mut numbers: Vec<usize> = piece.indices().iter().map(|point| self.of(*point)).collect();
+        let mut numbers: Vec<usize> = piece.indices().iter().map(|point| self.of_point(*point)).collect();
         numbers.sort_unstable_by_key(|number| self.places[*number]);
         numbers.dedup();
         numbers
     }
 
-    /// Pieces of about as many points each, one behind the other in the batch's order.
+    /// Pieces of about as many points each, one after the other in the batch's order.
     fn pieces(&self) -> Vec<Order> {
         let size = self.order.indices().len().div_ceil(PIECES).max(PIECE_POINTS);
         let mut before = 0;
@@ -151,9 +154,9 @@ impl<'a> Messages<'a> {
                 piece
             })
             .collect();
-        // A message that is larger than a piece leaves empty ones behind it.
+        // A message that is larger than a piece leaves empty ones after it.
         let count = before.div_ceil(size);
-        let mut pieces = self.order.divide(count, |point| piece_of[self.places[self.of(point)]]);
+        let mut pieces = self.order.divide(count, |point| piece_of[self.places[self.of_point(point)]]);
         pieces.retain(|piece| !piece.indices().is_empty());
         pieces
     }

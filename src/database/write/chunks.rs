@@ -7,6 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use tracing::info;
 
 use crate::database::connection::session::Session;
+use crate::database::connection::step::Step;
 use crate::database::error::Error;
 use crate::message::Points;
 use crate::telemetry;
@@ -113,7 +114,7 @@ fn next((from, until): Interval, now_us: i64) -> Option<i64> {
 /// The interval of the chunk around this time, and whether it was made now.
 async fn make_one(session: &mut Session, series: &str, time_us: i64) -> Result<(Interval, bool), Error> {
     let sql = "select from_us, until_us, created from ingest_ensure_chunk($1, $2)";
-    let rows = session.query("make a chunk", sql, &[&series, &time_us]).await?;
+    let rows = session.query(Step::Other("make a chunk"), sql, &[&series, &time_us]).await?;
     let row = rows.first().ok_or_else(|| Error::Unexpected("ingest_ensure_chunk answers nothing".to_owned()))?;
     let interval = (row.get(0), row.get(1));
     let made = row.get(2);

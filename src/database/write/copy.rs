@@ -36,7 +36,7 @@ impl<'a> CopyEncoder<'a> {
     }
 
     /// Appends rows to `chunk` until it holds `limit` bytes or more; whether there is more to come after it.
-    pub fn fill(&mut self, chunk: &mut BytesMut, limit: usize) -> bool {
+    pub fn encode_into(&mut self, chunk: &mut BytesMut, limit: usize) -> bool {
         if !self.begun {
             self.begun = true;
             chunk.put_slice(HEADER);
@@ -102,7 +102,7 @@ mod tests {
         points.push(key, POSTGRES_EPOCH_US + 1, 1.5);
         points.push(key, POSTGRES_EPOCH_US + 2, f64::NAN);
         let mut chunk = BytesMut::new();
-        assert!(!CopyEncoder::new(&points, &points.order()).fill(&mut chunk, 1 << 20));
+        assert!(!CopyEncoder::new(&points, &points.order()).encode_into(&mut chunk, 1 << 20));
         let mut expected = b"PGCOPY\n\xff\r\n\0".to_vec();
         expected.extend([0; 8]);
         for (time, value) in [(1_u8, Some(1.5_f64)), (2, None)] {
@@ -132,12 +132,12 @@ mod tests {
         }
         let order = points.order();
         let mut whole = BytesMut::new();
-        assert!(!CopyEncoder::new(&points, &order).fill(&mut whole, usize::MAX));
+        assert!(!CopyEncoder::new(&points, &order).encode_into(&mut whole, usize::MAX));
         let mut encoder = CopyEncoder::new(&points, &order);
         let (mut parts, mut chunks, mut more) = (Vec::new(), 0, true);
         while more {
             let mut chunk = BytesMut::new();
-            more = encoder.fill(&mut chunk, 100);
+            more = encoder.encode_into(&mut chunk, 100);
             assert!(chunk.len() < 200);
             parts.extend_from_slice(&chunk);
             chunks += 1;

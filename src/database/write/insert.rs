@@ -18,11 +18,11 @@ use super::copy::POSTGRES_EPOCH_US;
 use crate::batch::Batch;
 use crate::config::OnDuplicate;
 use crate::database::connection::session::Session;
-use crate::database::connection::step::COPY_STEP;
+use crate::database::connection::step::Step;
 use crate::database::error::Error;
 use crate::database::progress::ResolvedSources;
 use crate::message::{Order, Points};
-use crate::telemetry::metrics::{self, Step};
+use crate::telemetry::metrics;
 
 /// How many points one statement takes: their parameters are 100 bytes a point and more.
 const STATEMENT_POINTS: usize = 20_000;
@@ -74,7 +74,7 @@ impl<'a> Store<'a> {
             Some(span_us) if is_dense(points) => points.order().cut(points, span_us),
             _ => points.order(),
         };
-        metrics::step_took(Step::Sort, begun.elapsed());
+        metrics::step_took(metrics::Step::Sort, begun.elapsed());
         order
     }
 
@@ -82,14 +82,14 @@ impl<'a> Store<'a> {
     ///
     /// # Errors
     /// As a COPY's.
-    pub(in crate::database) async fn store(&self, session: &mut Session, order: &Order) -> Result<usize, Error> {
+    pub(in crate::database) async fn insert_rows(&self, session: &mut Session, order: &Order) -> Result<usize, Error> {
         let points = self.batch.points();
         if self.on_duplicate == OnDuplicate::Append {
             if self.compressed_span_us.is_some() {
                 // What is sorted within this COPY may overlap with others, so `…_client_sorted` is never true here.
                 let on = if is_dense(points) { "on" } else { "off" };
                 let sql = format!("set local timescaledb.enable_direct_compress_copy = {on}");
-                session.execute("set direct compress", &sql).await?;
+                session.execute(Step::Other("set direct compress"), &sql).await?;
             }
             session.copy(points, order).await?;
             return Ok(order.indices().len());
@@ -103,7 +103,7 @@ impl<'a> Store<'a> {
             part.iter().for_each(|(point, version)| columns.push(points, *point, *version));
             rows += columns.send(session, self.on_duplicate, &self.sources).await?;
         }
-        metrics::step_took(Step::Copy, begun.elapsed());
+        metrics::step_took(metrics::Step::Copy, begun.elapsed());
         Ok(rows)
     }
 }
@@ -191,9 +191,9 @@ impl<'a> Columns<'a> {
             let versions: [&(dyn ToSql + Sync); 6] =
                 [&self.message_ms, &self.offsets, &self.partitions, &self.sources, numbers, keys];
             let sql = "select ingest_replace_points($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
-            session.query(COPY_STEP, sql, &[&points[..], &versions[..]].concat()).await?
+            session.query(Step::Copy, sql, &[&points[..], &versions[..]].concat()).await?
         } else {
-            session.query(COPY_STEP, "select ingest_add_points($1, $2, $3, $4)", &points).await?
+            session.query(Step::Copy, "select ingest_add_points($1, $2, $3, $4)", &points).await?
         };
         let rows: i64 = rows.first().map_or(0, |row| row.get(0));
         usize::try_from(rows).map_err(|_| Error::Unexpected(format!("{rows} rows were stored")))

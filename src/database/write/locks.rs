@@ -17,6 +17,7 @@ use crate::batch::Batch;
 use crate::config::OnDuplicate;
 use crate::database::Database;
 use crate::database::connection::session::Session;
+use crate::database::connection::step::Step;
 use crate::database::error::Error;
 use crate::raw::{MessageAt, MessageSet, Partition};
 use crate::telemetry::escaped;
@@ -48,7 +49,7 @@ static LOCKED_TABLES: LazyLock<String> = LazyLock::new(|| {
 });
 
 /// The intervals of locked chunks of the named hypertables, in microseconds since the Unix epoch. What is compressed of a
-/// chunk is a table of its own.
+/// chunk is its own table.
 static LOCKED_CHUNKS: LazyLock<String> = LazyLock::new(|| {
     format!(
         "select distinct slice.range_start, slice.range_end
@@ -68,14 +69,14 @@ static LOCKED_CHUNKS: LazyLock<String> = LazyLock::new(|| {
 });
 
 /// The step of all these questions.
-const ASK: &str = "ask what is locked";
+const ASK: Step = Step::Other("ask what is locked");
 
 const POINTS: &str = "time_series_data_points";
 const VERSIONS: &str = "ingest_point_version";
 const SERIES: &str = "ingest_series";
 const LETTERS: [&str; 2] = ["ingest_dead_letter", "ingest_dead_letter_count"];
 
-/// Somebody who holds a lock that this worker waits for.
+/// A session that holds a lock that this worker waits for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LockHolder {
     /// What is locked: a table, or a row of it.
@@ -203,7 +204,7 @@ impl Locked {
     }
 }
 
-/// Notes the messages at these places.
+/// Records the messages at these places.
 fn mark<'a>(batch: &Batch, places: impl IntoIterator<Item = &'a MessageAt>, needs: &mut [bool]) {
     let mut offsets: HashMap<&Partition, HashSet<i64>> = HashMap::new();
     for at in places {
@@ -227,7 +228,7 @@ impl Database {
     }
 
     /// What others hold of that which only some messages of the batch need. A server that does not answer, or whose tables are
-    /// locked as a whole, tells of nothing.
+    /// locked as a whole, reports nothing.
     pub async fn locked(&self, batch: &Batch) -> Locked {
         match self.ask_for_locked(batch).await {
             Ok(locked) => locked,
@@ -283,7 +284,7 @@ impl Database {
         let is_locked = |names: &[&str]| locked.iter().any(|name| names.contains(&name.as_str()));
         let mut tables =
             LockedTables { chunks: Vec::new(), series: is_locked(&[SERIES]), letters: is_locked(&LETTERS) };
-        // Whoever locks the whole table has locked its chunks as well, and all points wait.
+        // A lock on the whole table is one on its chunks as well, and all points wait.
         if has_chunks && !is_locked(of_points) {
             let chunks = session.query(ASK, &LOCKED_CHUNKS, &[&of_points]).await?;
             tables.chunks = chunks.iter().map(|row| (row.get(0), row.get(1))).collect();
@@ -295,7 +296,7 @@ impl Database {
     pub(in crate::database) async fn look_for_lock_holders(&self) {
         let sql = "select object, pid, application_name, username, client, state, \
                    (extract(epoch from coalesce(held_since, waiting_since)) * 1000)::bigint from ingest_lock_waits()";
-        let work = async { self.session().await?.query("ask who holds locks", sql, &[]).await };
+        let work = async { self.session().await?.query(Step::Other("ask who holds locks"), sql, &[]).await };
         let rows = match work.await {
             Ok(rows) => rows,
             Err(failure) => return debug!(%failure, "who holds locks is not known"),
@@ -315,7 +316,7 @@ impl Database {
             };
             let place = (holder.object.clone(), holder.pid);
             if !locks.holders.contains_key(&place) {
-                warn!(%holder, "somebody's lock keeps points from being written");
+                warn!(%holder, "another session's lock keeps points from being written");
             }
             locks.holders.insert(place, holder);
         }
@@ -326,9 +327,9 @@ impl Database {
         self.locks.lock().unwrap_or_else(PoisonError::into_inner).holders.values().cloned().collect()
     }
 
-    /// Notes a transaction that waited for nothing long: unless something is known to be locked that only some messages need,
+    /// Records a transaction that waited for nothing long: unless something is known to be locked that only some messages need,
     /// nobody is in the way any more.
-    pub(in crate::database) fn note_free(&self) {
+    pub(in crate::database) fn forget_lock_holders(&self) {
         let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
         if !locks.holds_some() && !locks.holders.is_empty() {
             let holders: Vec<String> = locks.holders.values().map(ToString::to_string).collect();

@@ -22,9 +22,10 @@ use super::{Database, Operation, dead_letters};
 use crate::batch::{Batch, DeadLetter};
 use crate::config::UnknownSeries;
 use crate::database::connection::session::Session;
+use crate::database::connection::step::Step;
 use crate::message::Rejected;
 use crate::raw::{MessageAt, Source};
-use crate::telemetry::metrics::{self, Step};
+use crate::telemetry::metrics;
 use bisect::Copied;
 
 /// Whether the server is known to refuse rows of a batch.
@@ -112,7 +113,8 @@ impl Database {
     /// have had the room, so that the failure alone says nothing. The last one comes first. Where the server does not answer
     /// there is none.
     pub async fn oversized(&self, failure: &Error, batch: &Batch) -> Vec<Oversized> {
-        let work = async { self.session().await?.query("ask for the room for locks", ROOM_FOR_LOCKS, &[]).await };
+        let work =
+            async { self.session().await?.query(Step::Other("ask for the room for locks"), ROOM_FOR_LOCKS, &[]).await };
         let rows = match work.await {
             Ok(rows) => rows,
             Err(failure) => {
@@ -191,14 +193,14 @@ impl Database {
         let result = self.watched(attempt).await;
         match &result {
             Ok(_) => {
-                self.note_success(Operation::Write);
-                self.note_free();
+                self.record_success(Operation::Write);
+                self.forget_lock_holders();
                 metrics::transaction_took(start.elapsed());
             }
-            // Whether the whole database is in the way of somebody's lock is for the caller to find out.
+            // Whether another session's lock is in the way of all writes is for the caller to find out.
             Err(failure) if failure.is_lock_timeout() => metrics::database_error(failure.class().as_str()),
             Err(failure) => {
-                self.note_failure(failure, Operation::Write);
+                self.record_failure(failure, Operation::Write);
                 if failure.is_missing_series() {
                     self.known_series.forget();
                 }
@@ -248,14 +250,14 @@ impl Database {
         let batch = without_unknown.as_ref().unwrap_or(batch);
         series::ensure_series(&mut session, &self.known_series, batch.points()).await?;
         let left_to_copy = chunks::make(&mut session, &self.known_chunks, batch.points()).await?;
-        metrics::step_took(Step::Prepare, begun.elapsed());
+        metrics::step_took(metrics::Step::Prepare, begun.elapsed());
 
         session.begin().await?;
-        match self.fill(&mut session, batch, &ids, (order, how)).await {
+        match self.write_rows(&mut session, batch, &ids, (order, how)).await {
             Ok(written) => {
                 let begun = Instant::now();
                 session.commit().await?;
-                metrics::step_took(Step::Commit, begun.elapsed());
+                metrics::step_took(metrics::Step::Commit, begun.elapsed());
                 self.known_chunks.remember(left_to_copy);
                 Ok(written)
             }
@@ -278,7 +280,7 @@ impl Database {
         Ok((!unknown.is_empty()).then(|| batch.without_series(unknown)))
     }
 
-    async fn fill(
+    async fn write_rows(
         &self,
         session: &mut Session,
         batch: &Batch,
@@ -291,7 +293,7 @@ impl Database {
             let copied = self.copy(session, batch, ids, rows).await?;
             let begun = Instant::now();
             let applied = claim.all(session).await?;
-            metrics::step_took(Step::Claim, begun.elapsed());
+            metrics::step_took(metrics::Step::Claim, begun.elapsed());
             return self.finish(session, ids, batch, &copied, (0, applied), letters).await;
         }
         let begun = Instant::now();
@@ -300,7 +302,7 @@ impl Database {
             ClaimOrder::CopyFirst | ClaimOrder::ClaimFirst => claim.missing(session).await?,
         };
         let applied = claim.next_offsets(session).await?;
-        metrics::step_took(Step::Claim, begun.elapsed());
+        metrics::step_took(metrics::Step::Claim, begun.elapsed());
         let part = (missing != intervals).then(|| batch.keep(&missing));
         if let Some(part) = &part {
             debug!(
@@ -315,7 +317,7 @@ impl Database {
         self.finish(session, ids, part, &copied, (skipped, applied), letters).await
     }
 
-    /// Copies the points of the batch; of [`CopyStrategy::Piecewise`], those of messages that the server refuses are left out.
+    /// Copies the points of the batch; of [`CopyStrategy::Piecewise`], those of messages that the server refuses are omitted.
     async fn copy(
         &self,
         session: &mut Session,
@@ -331,20 +333,20 @@ impl Database {
         }
         let begun = Instant::now();
         let reference = series::lock(session, &self.known_series, points).await?;
-        // Behind the lock, so that the table stays as it is found.
-        let store = self.store(session, batch, ids).await?;
-        metrics::step_took(Step::Prepare, begun.elapsed());
-        self.note_reference(reference);
+        // After the lock, so that the table stays as it is read.
+        let store = self.prepare_store(session, batch, ids).await?;
+        metrics::step_took(metrics::Step::Prepare, begun.elapsed());
+        self.record_reference(reference);
         let copied = match rows {
             CopyStrategy::Whole => {
                 let start = Instant::now();
-                let rows = store.store(session, &store.order()).await?;
+                let rows = store.insert_rows(session, &store.order()).await?;
                 metrics::copy_took(start.elapsed());
                 Copied { points: points.len(), rows, ..Copied::default() }
             }
             CopyStrategy::Piecewise => {
                 let copied = bisect::copy(session, &store).await?;
-                self.note_refused(copied.refused.len());
+                self.record_refused_messages(copied.refused.len());
                 copied
             }
         };
@@ -352,7 +354,7 @@ impl Database {
         Ok(copied)
     }
 
-    /// Stores the dead letters of a batch whose points are copied, with those of messages that the server has refused. Tells
+    /// Stores the dead letters of a batch whose points are copied, with those of messages that the server has refused. Returns
     /// what the transaction has done, if it commits.
     async fn finish(
         &self,

@@ -13,7 +13,7 @@ use tokio_postgres::Row;
 use crate::batch::Definition;
 use crate::database::NO_TIME;
 use crate::database::connection::session::Session;
-use crate::database::connection::step::{DEFINE_STEP, ENSURE_SERIES_STEP};
+use crate::database::connection::step::Step;
 use crate::database::error::Error;
 use crate::database::progress::ResolvedSources;
 use crate::message::Points;
@@ -22,7 +22,7 @@ use crate::telemetry::metrics;
 /// What keeps points from naming a series that has no row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReferentialCheck {
-    /// Each transaction locks the rows of its series, and the foreign key's trigger is left out.
+    /// Each transaction locks the rows of its series, and the foreign key's trigger is skipped.
     Locked,
     /// The foreign key's trigger, for each point.
     Trigger,
@@ -46,7 +46,7 @@ impl ReferentialCheck {
     /// The same in a sentence.
     pub fn describe(self) -> &'static str {
         match self {
-            Self::Locked => "the rows of series are locked, and the foreign key's trigger is left out",
+            Self::Locked => "the rows of series are locked, and the foreign key's trigger is skipped",
             Self::Trigger => {
                 "the foreign key's trigger fires for each point: the role may not set session_replication_role, or skipping it \
                  would skip other triggers, rules, constraints or event triggers as well"
@@ -55,7 +55,7 @@ impl ReferentialCheck {
         }
     }
 
-    fn of(word: &str) -> Result<Self, Error> {
+    fn parse(word: &str) -> Result<Self, Error> {
         let known = Self::ALL.into_iter().find(|reference| reference.as_str() == word);
         known.ok_or_else(|| Error::Unexpected(format!("ingest_lock_series answers {word:?}")))
     }
@@ -136,9 +136,9 @@ pub(in crate::database) async fn ensure_series(
     }
     let (ids, columns): (Vec<&str>, Vec<&str>) = pairs.iter().copied().unzip();
     let sql =
-        "select ingest_ensure_series($1, $2) from (select set_config('lock_timeout', $3, true) as told offset 0) as wait
-               where told is not null";
-    session.query(ENSURE_SERIES_STEP, sql, &[&ids, &columns, &session.row_wait()]).await?;
+        "select ingest_ensure_series($1, $2) from (select set_config('lock_timeout', $3, true) as is_set offset 0) as wait
+               where is_set is not null";
+    session.query(Step::EnsureSeries, sql, &[&ids, &columns, &session.row_wait()]).await?;
     known.remember(&pairs);
     Ok(())
 }
@@ -148,7 +148,7 @@ pub(in crate::database) async fn ensure_series(
 const SAME_SCHEMA: &str = "exists (select from pg_proc where oid = 'ingest_lock_series(text[])'::regprocedure
     and format('search_path=%I, pg_temp', current_schema()) = any (proconfig))";
 
-fn answer(rows: &[Row]) -> Result<ReferentialCheck, Error> {
+fn referential_check(rows: &[Row]) -> Result<ReferentialCheck, Error> {
     let row = rows.first().ok_or_else(|| Error::Unexpected("ingest_lock_series returns nothing".to_owned()))?;
     if !row.get::<_, bool>(1) {
         return Err(Error::Unexpected(
@@ -156,7 +156,7 @@ fn answer(rows: &[Row]) -> Result<ReferentialCheck, Error> {
                 .to_owned(),
         ));
     }
-    ReferentialCheck::of(row.get(0))
+    ReferentialCheck::parse(row.get(0))
 }
 
 /// Locks the rows of the points' series until the transaction ends, and leaves the foreign key's trigger out from now on where
@@ -172,7 +172,7 @@ pub(in crate::database) async fn lock(
 ) -> Result<ReferentialCheck, Error> {
     #[cfg(feature = "planted-bugs")]
     if crate::planted_bugs::is_on("series-not-locked") {
-        session.execute("leave triggers out", "set local session_replication_role = replica").await?;
+        session.execute(Step::Other("leave triggers out"), "set local session_replication_role = replica").await?;
         return Ok(ReferentialCheck::Locked);
     }
     let ids = points.series_with_columns();
@@ -182,12 +182,12 @@ pub(in crate::database) async fn lock(
              case when reference = 'locked' then set_config('session_replication_role', 'replica', true) end,
              ingest_series_changes(), set_config('lock_timeout', before, true)
          from (select current_setting('lock_timeout') as before offset 0) as session,
-             lateral (select set_config('lock_timeout', case when before is not null then $2 end, true) as told offset 0)
+             lateral (select set_config('lock_timeout', case when before is not null then $2 end, true) as is_set offset 0)
                  as wait,
-             lateral ingest_lock_series(case when told is not null then $1::text[] end) as reference"
+             lateral ingest_lock_series(case when is_set is not null then $1::text[] end) as reference"
     );
-    let rows = session.query("lock the rows of series", &sql, &[&ids, &session.row_wait()]).await?;
-    let reference = answer(&rows)?;
+    let rows = session.query(Step::Other("lock the rows of series"), &sql, &[&ids, &session.row_wait()]).await?;
+    let reference = referential_check(&rows)?;
     if rows.first().is_some_and(|row| known.is_changed(row.get(3))) {
         return Err(Error::SeriesChanged);
     }
@@ -208,13 +208,13 @@ pub(in crate::database) async fn check_landing(
         }
         ReferentialCheck::Trigger | ReferentialCheck::Absent => "select ingest_check_root_tables()",
     };
-    session.query("check where points are", sql, &[]).await.map(drop)
+    session.query(Step::Other("check where points are"), sql, &[]).await.map(drop)
 }
 
 /// What looks after the points' series for this role and this table, without writing any.
 pub(in crate::database) async fn reference(session: &mut Session) -> Result<ReferentialCheck, Error> {
     let sql = format!("select reference, {SAME_SCHEMA} from ingest_lock_series('{{}}') as reference");
-    answer(&session.query("ask for triggers", &sql, &[]).await?)
+    referential_check(&session.query(Step::Other("ask for triggers"), &sql, &[]).await?)
 }
 
 /// Creates or updates series by their definitions.
@@ -239,9 +239,9 @@ pub(in crate::database) async fn define(
     let offsets: Vec<i64> = definitions.iter().map(|d| d.at.offset).collect();
     let rows = session
         .query(
-            DEFINE_STEP,
+            Step::DefineSeries,
             "select ingest_define_series($1, $2, $3, $4, $5, $6, $7, $8, $9)
-             from (select set_config('lock_timeout', $10, true) as told offset 0) as wait where told is not null",
+             from (select set_config('lock_timeout', $10, true) as is_set offset 0) as wait where is_set is not null",
             &[
                 &ids,
                 &names,
@@ -268,7 +268,7 @@ pub(in crate::database) async fn without_row(session: &mut Session, points: &Poi
     }
     let rows = session
         .query(
-            "look up series",
+            Step::Other("look up series"),
             "select named.id from unnest($1::text[]) as named (id)
              where not exists (select from time_series_metadata as series where series.id = named.id)",
             &[&ids],

@@ -147,7 +147,7 @@ pub(super) fn flip_every_byte(step: usize) -> Result<String, String> {
                 }
                 reported += 1;
             } else if torn > 0 {
-                // Behind the last record, where a crash may have left anything.
+                // After the last record, where a crash may have left anything.
                 if number != small.last || at < end {
                     return Err(format!("{name}, byte {position}: taken for a torn end"));
                 }
@@ -159,7 +159,7 @@ pub(super) fn flip_every_byte(step: usize) -> Result<String, String> {
             }
         }
     }
-    Ok(format!("{flips} flips: {reported} reported, {unused} in padding, {torn_ends} in unused space behind the end"))
+    Ok(format!("{flips} flips: {reported} reported, {unused} in padding, {torn_ends} in unused space after the end"))
 }
 
 /// Returns `true` if the byte is one of the up to 7 zeros that end a record.

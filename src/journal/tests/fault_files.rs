@@ -376,8 +376,8 @@ impl FaultFiles {
         state.touch_directory();
     }
 
-    /// Somebody takes the directory away, with all files in it.
-    pub(super) fn take_away(&self) {
+    /// Removes the directory, with all files in it.
+    pub(super) fn remove_directory(&self) {
         let mut state = self.state();
         state.directory = None;
         state.names.clear();
@@ -385,12 +385,12 @@ impl FaultFiles {
         state.pending_names.clear();
     }
 
-    /// Somebody makes another, empty directory.
+    /// Makes another, empty directory.
     pub(super) fn make_other(&self) {
         self.make_directory(Path::new("/journal")).unwrap();
     }
 
-    /// Somebody cuts a file off.
+    /// Truncates a file.
     pub(super) fn cut(&self, name: &str, length: usize) {
         let mut state = self.state();
         let inode = state.names[name];
@@ -604,7 +604,7 @@ impl Files for FaultFiles {
         }
     }
 
-    fn look(&self, path: &Path) -> io::Result<Seen> {
+    fn metadata(&self, path: &Path) -> io::Result<Seen> {
         let mut state = self.state();
         match state.call(Call::Look) {
             Go::Do => {}
@@ -619,7 +619,7 @@ impl Files for FaultFiles {
         Ok(Seen { device: 1, inode: inode as u64, bytes: state.inodes[inode].now.len() as u64, changed: (0, 0) })
     }
 
-    fn look_at(&self, file: &FaultFile) -> io::Result<Seen> {
+    fn metadata_of(&self, file: &FaultFile) -> io::Result<Seen> {
         let bytes = self.state().inodes[file.inode].now.len() as u64;
         Ok(Seen { device: 1, inode: file.inode as u64, bytes, changed: (0, 0) })
     }

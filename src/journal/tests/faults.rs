@@ -9,7 +9,7 @@ const EIO: i32 = 5;
 const ENOSPC: i32 = 28;
 const EROFS: i32 = 30;
 
-/// The checker: one or more errors at a call of a workload; afterwards all is well again.
+/// The checker: one or more errors at a call of a workload; afterwards all works again.
 pub(super) fn inject(seed: u64, fault: Fault) -> Result<bool, String> {
     let files = FaultFiles::new(seed);
     let (mut journal, mut sets, mut log) = (open(&files), Sets::new(seed), Log::default());
@@ -136,7 +136,7 @@ fn no_space_shows_before_the_first_record_of_a_segment() {
     log.check(&mut journal).unwrap();
 }
 
-/// The checker: a journal is filled; full is told before anything is written, and nothing is dropped.
+/// The checker: a journal is filled; fullness is reported before anything is written, and nothing is dropped.
 pub(super) fn fill() -> Result<(), String> {
     let files = FaultFiles::new(1);
     let limited = crate::journal::Options { max_bytes: 3 * SEGMENT_BYTES, ..options() };

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::fault_files::{Call, Fault, FaultFiles};
 use super::{Plain, SEGMENT_BYTES, Sets, open, options};
-use crate::journal::handle::{FAST_WINDOW_BYTES, FLOOD_WINDOW_BYTES, Pace, WINDOW};
+use crate::journal::encoders::{FAST_WINDOW_BYTES, FLOOD_WINDOW_BYTES, Pace, WINDOW};
 use crate::journal::payload::{Compression, Encoder, runs};
 use crate::journal::{AppendError, Journal, JournalHandle, ReadError};
 

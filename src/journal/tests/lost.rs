@@ -1,4 +1,4 @@
-//! Files that somebody takes away, moves or cuts off while the journal is in use.
+//! Files that are removed, moved or truncated while the journal is in use.
 
 use std::collections::BTreeSet;
 
@@ -29,9 +29,9 @@ impl Loss {
         let segments = journal.segments();
         let segment = |number: u64| files.remove(&format!("{number:020}.segment"));
         match self {
-            Self::Directory => files.take_away(),
+            Self::Directory => files.remove_directory(),
             Self::OtherDirectory => {
-                files.take_away();
+                files.remove_directory();
                 files.make_other();
             }
             Self::FirstSegment => segment(segments[0].number),
@@ -42,8 +42,8 @@ impl Loss {
     }
 }
 
-/// The checker: what is acknowledged after a loss is found by whoever opens the directory next, and what is not found of what
-/// was acknowledged before was told.
+/// The checker: what is acknowledged after a loss is found when the directory is opened again, and what is not found of what
+/// was acknowledged before was reported.
 pub(super) fn lose(seed: u64, loss: Loss, is_clock_stopped: bool) -> Result<(), String> {
     let files = FaultFiles::new(seed);
     let (mut journal, mut sets) = (open(&files), Sets::new(seed));
@@ -134,7 +134,7 @@ fn a_loss_without_an_append_is_found_by_a_look() {
         // And a second look finds nothing.
         journal.probe().unwrap();
         assert_eq!(journal.take_lost(), []);
-        // A look leaves nothing behind.
+        // An examination leaves nothing.
         assert!(!files.contents().contains_key("PROBE"));
     }
 }

@@ -56,7 +56,7 @@ fn source(number: usize) -> Arc<Source> {
     })
 }
 
-/// Makes message sets, each of an interval of its own.
+/// Makes message sets, each with its own interval.
 struct Sets {
     rng: StdRng,
     next: i64,
@@ -123,7 +123,7 @@ impl Plain {
         }
     }
 
-    /// Returns `true` if it is the record's. Each set in these tests has an interval of its own.
+    /// Returns `true` if it is the record's. Each set in these tests has its own interval.
     fn is(&self, record: &Record) -> bool {
         (self.partition, self.from, self.until) == (record.partition.number, record.from, record.until)
     }
@@ -144,7 +144,7 @@ impl Plain {
     }
 }
 
-/// What the journal delivers, in its order; damaged records are left out.
+/// What the journal delivers, in its order; damaged records are omitted.
 fn delivered<F: Files>(journal: &mut Journal<F>) -> Vec<Plain> {
     let records: Vec<_> = journal.records().cloned().collect();
     records

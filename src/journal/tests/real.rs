@@ -134,7 +134,7 @@ fn a_directory_that_is_taken_away_is_made_again_if_it_can_be() {
     assert!(matches!(error, AppendError::Lost { .. }), "{error}");
     assert_eq!(journal.take_lost().len(), 1);
     assert_eq!((journal.records().count(), journal.usage().records), (0, 0), "who reads it is not told of them");
-    // Somebody puts it back.
+    // It is put back.
     fs::remove_file(&directory).unwrap();
     fs::rename(folder.path().join("elsewhere"), &directory).unwrap();
     journal.probe().unwrap();

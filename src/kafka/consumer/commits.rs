@@ -12,20 +12,23 @@ use crate::kafka::events::Assigned;
 use crate::kafka::partition::TopicPartition;
 
 impl ConsumerThread {
-    /// Notes what the next commit commits.
-    pub(super) fn note_commits(&mut self, offsets: Vec<(Assigned, i64)>) {
+    /// Queues offsets for the next commit.
+    pub(super) fn queue_commits(&mut self, offsets: Vec<(Assigned, i64)>) {
         for (Assigned { partition, epoch }, offset) in offsets {
             self.commits.insert(partition, (epoch, offset));
         }
     }
 
-    /// Commits the noted offsets of partitions that are still ours.
+    /// Commits the queued offsets of partitions that are still ours.
     pub(super) fn commit(&mut self, mode: CommitMode) {
         self.last_commit = Instant::now();
         let mut list = TopicPartitionList::new();
         for (TopicPartition { topic, number }, (epoch, offset)) in self.commits.drain() {
             if self.assignment.get(&topic, number).is_some_and(|owned| owned.epoch == epoch) {
-                log_failure("note a commit", list.add_partition_offset(&topic, number, Offset::Offset(offset)));
+                log_failure(
+                    "add an offset to commit",
+                    list.add_partition_offset(&topic, number, Offset::Offset(offset)),
+                );
             }
         }
         if list.count() > 0

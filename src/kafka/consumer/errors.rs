@@ -28,11 +28,11 @@ impl ConsumerThread {
                 if let Some(unlogged) = self.log.happened("failed", 1) {
                     error!(%code, unlogged, "the consumer has failed for good; it is recreated");
                 }
-                self.note_refusal(*code);
+                self.record_refusal(*code);
                 return true;
             }
             // The reason is logged once, when it begins: librdkafka repeats it at each attempt to join.
-            KafkaError::MessageConsumption(code) if self.note_refusal(*code) => {}
+            KafkaError::MessageConsumption(code) if self.record_refusal(*code) => {}
             KafkaError::MessageConsumption(RDKafkaErrorCode::PollExceeded) => {
                 warn!("this worker did not poll Kafka for max.poll.interval.ms and has left its group; it joins again");
                 self.send_event(Event::Revoked { partitions: Vec::new(), lost: true });
@@ -47,25 +47,25 @@ impl ConsumerThread {
                     error!(
                         %code,
                         unlogged,
-                        "a message in Kafka's log is damaged, or unpacks to more than receive.message.max.bytes; its partition cannot \
+                        "a message in Kafka's log is damaged, or decompresses to more than receive.message.max.bytes; its partition cannot \
                          be read past it"
                     )
                 }
             }
-            // Brokers come and go; librdkafka reconnects by itself, and lag tells whether it matters. The reason was logged by
-            // the context, which is told more of it.
+            // Brokers come and go; librdkafka reconnects by itself, and lag shows whether it matters. The reason was logged by
+            // the context, which learns more of it.
             other => debug!(error = %other, "reading from Kafka is disturbed"),
         }
         false
     }
 
-    /// Notes why the group does not let this worker join; returns `true` if the error says that.
-    fn note_refusal(&self, code: RDKafkaErrorCode) -> bool {
+    /// Records why the group does not let this worker join; returns `true` if the error says that.
+    fn record_refusal(&self, code: RDKafkaErrorCode) -> bool {
         let Some(reason) = auth::group_refusal(code, &self.kafka) else { return false };
         // This one is not only about joining: librdkafka reports it of the question for the coordinator as well, and the member
         // keeps its partitions. If it loses them, a revocation says so.
         if code != RDKafkaErrorCode::GroupAuthorizationFailed || self.assignment.owned().is_empty() {
-            self.health.note(|facts| facts.group.refuse(reason));
+            self.health.update_facts(|facts| facts.group.refuse(reason));
         }
         true
     }

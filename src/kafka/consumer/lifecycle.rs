@@ -82,7 +82,7 @@ impl ConsumerThread {
         }
         // Destroying a consumer waits for its brokers without a limit: not on the thread that must poll.
         if let Err(error) = thread::Builder::new().name("kafka-end".into()).spawn(move || drop(before)) {
-            error!(%error, "the consumer before cannot be ended on a thread of its own");
+            error!(%error, "the consumer before cannot be ended on its own thread");
         }
     }
 
@@ -94,7 +94,7 @@ impl ConsumerThread {
         let deadline = Instant::now() + CLOSE_TIMEOUT;
         while committing && Instant::now() < deadline {
             drop(self.consumer.poll(POLL));
-            if self.consumer.context().take().iter().any(|notice| matches!(notice, Notice::Committed)) {
+            if self.consumer.context().take_notices().iter().any(|notice| matches!(notice, Notice::Committed)) {
                 break;
             }
         }

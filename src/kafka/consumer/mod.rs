@@ -42,7 +42,7 @@ const POLL: Duration = Duration::from_millis(10);
 /// How long a set waits to become full while messages keep coming.
 const SET_LINGER: Duration = Duration::from_millis(20);
 /// How often the consumer is asked for its position, for what holds no message.
-const PASS_OVER_INTERVAL: Duration = Duration::from_millis(500);
+const SKIP_INTERVAL: Duration = Duration::from_millis(500);
 /// How often offsets are committed to Kafka.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
 /// How often the thread's processor time is measured.
@@ -145,7 +145,7 @@ impl ConsumerThread {
                     Ok(Command::Rename(member)) => self.rename(member),
                     Ok(Command::Start(starts)) => self.start(starts),
                     Ok(Command::Restart(assigned)) => self.restart(&assigned),
-                    Ok(Command::Commit(offsets)) => self.note_commits(offsets),
+                    Ok(Command::Commit(offsets)) => self.queue_commits(offsets),
                     Ok(Command::Stop) | Err(mpsc::TryRecvError::Disconnected) => return self.close(),
                     Err(mpsc::TryRecvError::Empty) => break,
                 }
@@ -164,7 +164,7 @@ impl ConsumerThread {
         }
     }
 
-    /// Notes the processor time of this thread since it was last measured; most of the thread's time is waiting.
+    /// Records the processor time of this thread since it was last measured; most of the thread's time is waiting.
     fn measure(&mut self, now: Instant) {
         if now.saturating_duration_since(self.measured) < MEASURE_INTERVAL {
             return;
@@ -189,7 +189,7 @@ impl ConsumerThread {
             }
             Some(Err(error)) => failed = self.on_error(&error),
         }
-        for notice in self.consumer.context().take() {
+        for notice in self.consumer.context().take_notices() {
             match notice {
                 Notice::Assigned(partitions) => self.on_assigned(&partitions),
                 Notice::Revoked { partitions, left_at, lost } => {
@@ -208,7 +208,7 @@ impl ConsumerThread {
 
     /// Lets each partition reach up to the consumer's own position, now and then.
     fn pass_over(&mut self, now: Instant) {
-        if now.saturating_duration_since(self.passed_over) < PASS_OVER_INTERVAL {
+        if now.saturating_duration_since(self.passed_over) < SKIP_INTERVAL {
             return;
         }
         self.passed_over = now;

@@ -33,7 +33,7 @@ impl SetSender {
 
     /// Sends what a reader holds, if it holds anything.
     pub(super) fn hand_on(&mut self, reader: &mut Reader, epoch: u64) {
-        let Some(set) = reader.take(&self.budget) else { return };
+        let Some(set) = reader.take_set(&self.budget) else { return };
         self.sent += 1;
         // The pipeline ends only with the process, when nobody needs what is sent.
         if self.messages.send((set, epoch)).is_err() {
@@ -50,7 +50,7 @@ pub(super) fn add_message<'a>(
     let owned = assignment.get(message.topic(), message.partition())?;
     let epoch = owned.epoch;
     let reader = owned.reader.as_mut()?;
-    let headers = headers::of(message);
+    let headers = headers::encode_of(message);
     let raw = RawMessage {
         offset: message.offset(),
         time_ms: message.timestamp().to_millis(),

@@ -9,6 +9,8 @@
 //! A database that answers questions may still accept no rows, for instance if its disk is full. So a first record is written
 //! on trial while the rest still goes to the journal, and the mode ends when that succeeds.
 //!
+//! Without a journal the mode is always *Streaming*, and nothing is ever appended.
+//!
 //! The surveys of `survey` read from the database's progress what is drained, again and again. There is no other record of it.
 //!
 //! - `mode`: the modes, and what follows which.
@@ -16,10 +18,11 @@
 //! - `probe`: the check that the journal still works, while nothing is appended.
 //! - `replay`: which records are written next, and by which of the writers.
 //! - `unread`: records that cannot be read now.
-//! - `set_aside`: messages that wait for a lock.
+//! - `set_aside`: messages that wait for a lock; `locked`: the same without a journal, in memory.
 //! - `removal`: covered segments, until they are deleted.
 
 mod append;
+mod locked;
 mod mode;
 mod probe;
 mod removal;
@@ -37,12 +40,13 @@ use crate::journal::{JournalHandle, Record};
 use crate::pipeline::is_plausible;
 use crate::pipeline::survey::Survey;
 use crate::pipeline::writer::Writer;
-use crate::raw::{Interval, MessageSet};
+use crate::raw::{Budget, Interval, MessageSet};
+use crate::telemetry::health::JournalStatus;
 use crate::telemetry::log_limit::LogLimit;
 use crate::telemetry::metrics;
 
-pub(super) use append::Appended;
-use append::Appends;
+use append::{Appended, Appends};
+use locked::LockedMessages;
 pub(super) use mode::Mode;
 use mode::{Facts, Trial};
 use probe::Probe;
@@ -63,6 +67,7 @@ pub(super) struct Journaling {
     appends: Appends,
     probe: Probe,
     set_aside: SetAside,
+    locked: LockedMessages,
     replay: Replay,
     covered_segments: CoveredSegments,
     log: LogLimit,
@@ -79,6 +84,7 @@ impl Journaling {
             mode_since: Instant::now(),
             probe: Probe::new(),
             set_aside: SetAside::new(),
+            locked: LockedMessages::new(),
             replay: Replay::new(),
             covered_segments: CoveredSegments::new(Duration::from_secs(config.journal.grace_s)),
             log: LogLimit::default(),
@@ -87,10 +93,6 @@ impl Journaling {
 
     pub(super) fn mode(&self) -> Mode {
         self.mode
-    }
-
-    pub(super) fn mode_since(&self) -> Instant {
-        self.mode_since
     }
 
     pub(super) fn journal(&self) -> &JournalHandle {
@@ -148,13 +150,16 @@ impl Journaling {
         if begins || is_back || (self.mode == Mode::Journaling && !state.answers) {
             self.replay.forget_survey();
         }
-        self.probe.tick(&self.journal);
+        if !self.journal.is_absent() {
+            self.probe.tick(&self.journal);
+        }
         self.start_append();
         begins
     }
 
     fn facts(&self, state: &State) -> Facts {
         Facts {
+            has_journal: !self.journal.is_absent(),
             is_outage: !state.up && state.failure.is_some() && state.since.elapsed() >= self.outage_grace,
             is_up: state.up,
             answers: state.answers,
@@ -195,8 +200,13 @@ impl Journaling {
         self.start_append();
     }
 
-    /// Takes sets that wait for a lock. They are tried again as the journal's records are.
-    pub(super) fn set_aside(&mut self, sets: impl IntoIterator<Item = MessageSet>) {
+    /// Takes sets that wait for a lock. They are tried again as the journal's records are; without a journal they wait in memory,
+    /// charged to `budget`.
+    pub(super) fn set_aside(&mut self, sets: Vec<MessageSet>, budget: &Budget) {
+        if self.journal.is_absent() {
+            self.locked.add(sets.iter().map(|set| set.detached(budget)));
+            return;
+        }
         for set in sets {
             self.set_aside.push(set);
         }
@@ -207,7 +217,7 @@ impl Journaling {
         self.start_append();
     }
 
-    /// Returns `true` if the set must wait as well, because so many messages of its partition wait for a lock that its progress
+    /// Returns `true` if the set must wait as well, because messages of its partition wait for a lock in such number that its progress
     /// cannot hold many more holes.
     pub(super) fn is_crowded(&self, set: &MessageSet) -> bool {
         self.set_aside.is_crowded(set.partition())
@@ -219,6 +229,11 @@ impl Journaling {
             return None;
         }
         self.appends.pop().or_else(|| self.take_refused())
+    }
+
+    /// Without a journal: returns what waits for a lock, if it is to be tried again.
+    pub(super) fn take_locked(&mut self) -> Option<MessageSet> {
+        self.locked.take()
     }
 
     /// Returns what waits for a lock if the journal refuses it: the database is tried again, at intervals.
@@ -314,7 +329,25 @@ impl Journaling {
         self.replay.on_abandoned();
     }
 
+    /// What `/status` shows of the journal.
+    pub(super) fn status(&self) -> Option<JournalStatus> {
+        let usage = self.journal.usage();
+        (!self.journal.is_absent()).then(|| JournalStatus {
+            mode: self.mode.as_str(),
+            mode_seconds: self.mode_since.elapsed().as_secs(),
+            bytes: usage.bytes,
+            limit_bytes: usage.limit_bytes,
+            records: usage.records,
+            quarantined_segments: usage.quarantined,
+            lost_records: usage.lost,
+        })
+    }
+
     pub(super) fn measure(&self, now_ms: i64) {
+        if self.journal.is_absent() {
+            metrics::mode(self.mode.as_str(), true);
+            return;
+        }
         for mode in Mode::ALL {
             metrics::mode(mode.as_str(), mode == self.mode);
         }

@@ -14,6 +14,8 @@ pub(in crate::pipeline) enum Mode {
 /// What decides the mode, as it is at a tick of the loop.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Facts {
+    /// There is a journal.
+    pub(super) has_journal: bool,
     /// The database has failed for the whole `database.outage_grace_ms`.
     pub(super) is_outage: bool,
     /// The database does what it is asked, writes included.
@@ -55,6 +57,7 @@ impl Mode {
     /// Returns the mode that follows this one.
     pub(super) fn next(self, facts: Facts) -> Self {
         match self {
+            _ if !facts.has_journal => Self::Streaming,
             Self::Streaming | Self::Replaying if facts.is_outage => Self::Journaling,
             Self::Journaling if facts.is_up => Self::Replaying,
             Self::Replaying if facts.is_drained => Self::Streaming,
@@ -88,13 +91,14 @@ mod tests {
 
     /// All facts there are.
     fn all_facts() -> impl Iterator<Item = Facts> {
-        (0..64).map(|bits| Facts {
+        (0..128).map(|bits| Facts {
             is_outage: bits & 1 != 0,
             is_up: bits & 2 != 0,
             answers: bits & 4 != 0,
             is_drained: bits & 8 != 0,
             is_trial_over: bits & 16 != 0,
             has_problem: bits & 32 != 0,
+            has_journal: bits & 64 != 0,
         })
     }
 
@@ -109,24 +113,28 @@ mod tests {
     fn the_mode_follows_the_database_and_the_journal() {
         #[rustfmt::skip]
         let table = [
-            // mode       outage  up   drained  next
-            (Streaming,   YES,    ANY,  ANY,    Journaling),
-            (Streaming,   NO,     ANY,  YES,    Streaming),
-            (Streaming,   NO,     ANY,  NO,     Replaying),
-            (Journaling,  ANY,    YES,  ANY,    Replaying),
-            (Journaling,  ANY,    NO,   ANY,    Journaling),
-            (Replaying,   YES,    ANY,  ANY,    Journaling),
-            (Replaying,   NO,     ANY,  YES,    Streaming),
-            (Replaying,   NO,     ANY,  NO,     Replaying),
+            // mode       journal  outage  up   drained  next
+            (Streaming,   NO,      ANY,    ANY,  ANY,    Streaming),
+            (Journaling,  NO,      ANY,    ANY,  ANY,    Streaming),
+            (Replaying,   NO,      ANY,    ANY,  ANY,    Streaming),
+            (Streaming,   YES,     YES,    ANY,  ANY,    Journaling),
+            (Streaming,   YES,     NO,     ANY,  YES,    Streaming),
+            (Streaming,   YES,     NO,     ANY,  NO,     Replaying),
+            (Journaling,  YES,     ANY,    YES,  ANY,    Replaying),
+            (Journaling,  YES,     ANY,    NO,   ANY,    Journaling),
+            (Replaying,   YES,     YES,    ANY,  ANY,    Journaling),
+            (Replaying,   YES,     NO,     ANY,  YES,    Streaming),
+            (Replaying,   YES,     NO,     ANY,  NO,     Replaying),
         ];
         for (mode, facts) in Mode::ALL.into_iter().flat_map(|mode| all_facts().map(move |facts| (mode, facts))) {
-            let fits = table.iter().filter(|(from, outage, up, drained, _)| {
+            let fits = table.iter().filter(|(from, journal, outage, up, drained, _)| {
                 *from == mode
+                    && journal.contains(&facts.has_journal)
                     && outage.contains(&facts.is_outage)
                     && up.contains(&facts.is_up)
                     && drained.contains(&facts.is_drained)
             });
-            assert_eq!(mode.next(facts), only(fits.map(|row| row.4), (mode, facts)), "{mode:?} {facts:?}");
+            assert_eq!(mode.next(facts), only(fits.map(|row| row.5), (mode, facts)), "{mode:?} {facts:?}");
         }
     }
 

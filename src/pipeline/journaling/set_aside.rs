@@ -53,7 +53,7 @@ impl SetAside {
         self.retry_at = Instant::now() + LOCK_RETRY_INTERVAL;
     }
 
-    /// Returns `true` if the partition has so many holes that its progress cannot hold many more.
+    /// Returns `true` if the partition has nearly as many holes as its progress can hold.
     pub(super) fn is_crowded(&self, partition: &Partition) -> bool {
         self.holes.get(partition).is_some_and(|holes| *holes >= MAX_HOLES)
     }

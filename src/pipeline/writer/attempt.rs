@@ -127,7 +127,7 @@ impl Writer {
             }
             // One that has just ended is no reason to give the database up.
             if begun.elapsed() >= self.blocked_after {
-                self.database.note_blocked(failure, begun);
+                self.database.record_blocked(failure, begun);
             }
         }
         None

@@ -133,7 +133,7 @@ impl Writer {
                     let begun = Instant::now();
                     let source = Arc::clone(set.source());
                     let counts = batch.push(set);
-                    self.points_in_series.note(&source, counts);
+                    self.points_in_series.record(&source, counts);
                     metrics::step_took(Step::Decode, begun.elapsed());
                     metrics::unknown_fields(counts.unknown_fields as u64);
                     messages.resize(batch.message_bytes());

@@ -71,7 +71,7 @@ impl WriterCount {
         self.window = Window::new(now);
     }
 
-    /// A batch with so many points was written.
+    /// A batch with `points` points was written.
     pub(in crate::pipeline) fn written(&mut self, points: usize, now: Instant) {
         self.window.points += points;
         self.window.batches += 1;
@@ -134,7 +134,7 @@ mod tests {
         WriterCount::new(&config.database, now)
     }
 
-    /// The numbers of writers that a backlog of so many minutes brings, where so many give these points a second.
+    /// The numbers of writers that a backlog of `minutes` minutes brings, if that number gives these points a second.
     fn numbers(count: &mut WriterCount, now: &mut Instant, minutes: u64, rates: &[f64]) -> Vec<usize> {
         let mut numbers = vec![count.get()];
         let end = *now + Duration::from_secs(60 * minutes);

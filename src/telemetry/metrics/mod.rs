@@ -258,7 +258,7 @@ pub fn pool(size: usize, available: usize, waiting: usize, max: usize) {
     gauge!(POOL_MAX).set(max as f64);
 }
 
-/// Somebody had waited this long when the pool gave a connection, or none.
+/// A caller had waited this long when the pool gave a connection, or none.
 pub fn pool_waited(time: Duration) {
     record(POOL_WAIT_SECONDS, time.as_secs_f64());
 }
@@ -282,7 +282,7 @@ pub fn journal(bytes: u64, limit_bytes: u64, records: u64, oldest_seconds: f64, 
     counter!(JOURNAL_QUARANTINED).absolute(quarantined);
 }
 
-/// So many records were journaled and are not there any more, since the start.
+/// The number of journaled records that are not there any more, since the start.
 pub fn journal_lost(records: u64) {
     counter!(JOURNAL_LOST).absolute(records);
 }
@@ -302,7 +302,7 @@ pub fn copy_took(time: Duration) {
     record(COPY_SECONDS, time.as_secs_f64());
 }
 
-/// So many batches may be written at the same time.
+/// The number of batches that may be written at the same time.
 pub fn writers(count: usize) {
     gauge!(WRITERS).set(count as f64);
 }
@@ -328,7 +328,7 @@ fn record(name: &'static str, value: f64) {
     observe(histogram!(name), value);
 }
 
-/// Notes an observation. The recorder keeps each until it is rendered, so where nobody asks for `/metrics` they have to be
+/// Records an observation. The recorder keeps each until it is rendered, so where nobody asks for `/metrics` they have to be
 /// merged into their buckets here.
 fn observe(histogram: ::metrics::Histogram, value: f64) {
     static OBSERVATIONS: AtomicU64 = AtomicU64::new(0);
@@ -397,7 +397,7 @@ mod tests {
         let mut fed = BTreeSet::new();
         for line in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
             let (name, kind) = line.split_once(' ').unwrap();
-            assert!(fed.insert((name.to_owned(), kind.to_owned())), "{name} is there twice");
+            assert!(fed.insert((name.to_owned(), kind.to_owned())), "{name} is a duplicate");
         }
         let described: BTreeSet<_> =
             METRICS.iter().map(|metric| (metric.name.to_owned(), metric.kind.as_str().to_owned())).collect();
@@ -529,7 +529,7 @@ mod tests {
         for _ in 0..3 * MAX_WAITING {
             copy_took(Duration::from_millis(1));
         }
-        // Another test adds a few of its own.
+        // Another test adds its own.
         let counted = count() - before;
         assert!((3 * MAX_WAITING..3 * MAX_WAITING + 10).contains(&counted), "{counted}");
     }

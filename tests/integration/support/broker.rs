@@ -230,7 +230,7 @@ impl Broker {
         self.consumer("series-ingest-tests").fetch_watermarks(topic, partition, TIMEOUT).unwrap().1
     }
 
-    /// The same of each partition of a topic that has so many.
+    /// The same of each partition of a topic that has this many.
     pub fn ends(&self, topic: &str, partitions: i32) -> Vec<i64> {
         let consumer = self.consumer("series-ingest-tests");
         let deadline = Instant::now() + TIMEOUT;

@@ -13,7 +13,7 @@ use super::{servers, skip, until};
 
 const STACK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/stack");
 
-/// What `scripts/stack` says if a test can have no broker of its own.
+/// What `scripts/stack` says if a test cannot have its own broker.
 const NOT_POSSIBLE: i32 = 77;
 
 /// The topic in which the brokers keep the groups: the leader of its one partition is the coordinator of all of them.
@@ -51,7 +51,7 @@ impl Cluster {
         drop(listeners);
         let controller_port = ports[count];
         let replicas = count.min(2);
-        // With several brokers the controller is a node of its own: it stays while brokers go.
+        // With several brokers the controller is a separate node: it stays while brokers go.
         let controller = if count == 1 { 1 } else { count + 1 };
         let nodes = if count == 1 { 1 } else { count + 1 };
         let mut cluster = Self {

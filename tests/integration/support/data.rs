@@ -47,7 +47,7 @@ impl Published {
         .to_string()
     }
 
-    /// The same as a message of just so many bytes, of which so many are random; the rest is blank, and packs to nothing.
+    /// The same as a message of just `bytes` bytes, `random` of them random; the rest is blank, and compresses to nothing.
     pub fn padded_batch(&mut self, series: &str, timestamps: usize, bytes: usize, random: usize) -> String {
         let mut batch = self.large_batch(series, timestamps, random);
         let blank = bytes.checked_sub(batch.len()).expect("there is room for the points and the random bytes");
@@ -55,7 +55,7 @@ impl Published {
         batch
     }
 
-    /// The same with a field that is skipped, of so many random characters.
+    /// The same with a field that is skipped, of this many random characters.
     pub fn large_batch(&mut self, series: &str, timestamps: usize, bytes: usize) -> String {
         use rand::RngExt as _;
         let noise: String = rand::rng().sample_iter(rand::distr::Alphanumeric).take(bytes).map(char::from).collect();

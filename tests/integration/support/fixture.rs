@@ -57,7 +57,7 @@ fn profile() -> Profile {
     }
 }
 
-/// Returns `true` if tests that do not choose a profile have a table with a trigger of somebody's, for which the foreign
+/// Returns `true` if tests that do not choose a profile have a table with an operator's trigger, for which the foreign
 /// key's trigger has to fire, too.
 fn has_trigger() -> bool {
     match std::env::var("SERIES_INGEST_TEST_TRIGGER").as_deref() {
@@ -234,7 +234,7 @@ impl Fixture {
         self.admin = connect(&server.url()).await;
     }
 
-    /// What the program is told of this fixture; retries are quick, and a lost member is noticed soon.
+    /// The program's configuration for this fixture; retries are quick, and a lost member is noticed soon.
     pub fn environment(&self) -> Vec<(String, String)> {
         [
             ("DATABASE_URL", self.url.as_str()),

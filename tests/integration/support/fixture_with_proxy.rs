@@ -11,7 +11,7 @@ use super::proxy::Proxy;
 use super::until;
 use super::worker::Worker;
 
-/// A database behind a proxy, and a folder for journals.
+/// A database that is reached through a proxy, and a folder for journals.
 pub struct FixtureWithProxy {
     pub fixture: Fixture,
     pub proxy: Proxy,
@@ -62,12 +62,12 @@ impl FixtureWithProxy {
         Worker::start_by(launcher, &self.fixture.name, &self.fixture.environment(), &settings)
     }
 
-    /// Publishes so many messages, over all partitions.
+    /// Publishes this many messages, over all partitions.
     pub fn publish(&self, published: &mut Published, messages: usize) {
         self.publish_batches(published, messages, 25);
     }
 
-    /// The same with so many timestamps in each message.
+    /// The same with this many timestamps in each message.
     pub fn publish_batches(&self, published: &mut Published, messages: usize, timestamps: usize) {
         for number in 0..messages {
             self.send(number, &published.batch("s", timestamps));
@@ -75,7 +75,7 @@ impl FixtureWithProxy {
         self.fixture.producer.flush();
     }
 
-    /// The same with messages of so many bytes that hardly compress: they fill a journal, and few points a table.
+    /// The same with messages of this many bytes that hardly compress: they fill a journal, and few points a table.
     pub fn publish_large(&self, published: &mut Published, messages: usize, bytes: usize) {
         for number in 0..messages {
             self.send(number, &published.large_batch("s", 5, bytes));
@@ -88,7 +88,7 @@ impl FixtureWithProxy {
         self.fixture.producer.send(&self.fixture.points_topic, partition, "s", Some(payload.as_bytes()));
     }
 
-    /// Publishes so many messages, which are written, and takes the database away from the worker, which then journals so many
+    /// Publishes messages that are written, and disconnects the database from the worker, which then journals as many
     /// further ones.
     pub async fn begin_outage(&self, worker: &Worker, published: &mut Published, written: usize, journaled: usize) {
         self.publish(published, written);
@@ -138,7 +138,7 @@ pub async fn until_journaled_within(seconds: u64, away: &FixtureWithProxy, worke
     .await;
 }
 
-/// Waits until whoever opens the directory finds all that Kafka has and the database lacks.
+/// Waits until the journal, opened by anyone, has all that Kafka has and the database lacks.
 pub async fn until_found(away: &FixtureWithProxy, directory: &Path) {
     let fixture = &away.fixture;
     let ends = fixture.broker.ends(&fixture.points_topic, fixture.partitions);

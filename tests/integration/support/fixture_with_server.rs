@@ -24,7 +24,7 @@ pub struct FixtureWithServer {
 }
 
 impl FixtureWithServer {
-    /// `None`, loudly, where a test can have no server of its own.
+    /// `None`, loudly, if a test cannot have its own server.
     pub async fn new(test: &str, partitions: i32) -> Option<Self> {
         let server = Server::start(test).await?;
         let fixture = Fixture::on(&server, test, partitions).await;
@@ -124,7 +124,7 @@ impl FixtureWithServer {
         Self { server, fixture, folder: tempfile::tempdir().unwrap(), password: None }
     }
 
-    /// The database as workers are told of it.
+    /// The database's URL as workers get it.
     pub fn url(&self) -> String {
         let password = self.password.as_ref().map_or_else(String::new, |password| format!(":{password}"));
         let url = format!("postgresql://{ROLE}{password}@{}/", self.server.address());

@@ -1,4 +1,4 @@
-//! A steady load, from a thread of its own.
+//! A steady load, from its own thread.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,5 +1,5 @@
-//! What the tests against real servers share. Each test has a database, topics and a group of its own, so that they run side
-//! by side; what a failed test leaves behind stays, to be looked at.
+//! What the tests against real servers share. Each test has its own database, topics and group, so that they run side
+//! by side; what a failed test leaves stays, to be examined.
 
 pub mod broker;
 pub mod certificates;

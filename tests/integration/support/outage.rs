@@ -106,7 +106,7 @@ async fn take_all_connections(ground: &FixtureWithServer) -> Vec<Client> {
             }
             Err(error) => {
                 assert_eq!(error.code(), Some(&SqlState::TOO_MANY_CONNECTIONS), "{error}");
-                // A worker that is refused has a connection, too, until it has been told.
+                // A worker that is refused has a connection, too, until it gets the refusal.
                 if end_sessions(&admin).await == 0 && are_all_taken(&admin).await {
                     break;
                 }

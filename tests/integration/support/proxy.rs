@@ -142,7 +142,7 @@ async fn answers(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, shared: &Share
     }
 }
 
-/// The messages of the protocol: a length (int32, itself included) behind a type byte, which the first message lacks.
+/// The messages of the protocol: a length (int32, itself included) after a type byte, which the first message lacks.
 async fn requests(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, shared: &Shared, drop_answer: &AtomicBool) {
     let mut has_type = false;
     let mut held = false;

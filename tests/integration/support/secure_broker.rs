@@ -24,7 +24,7 @@ const NOT_POSSIBLE: i32 = 77;
 pub const USER: &str = "worker";
 pub const PASSWORD: &str = "right-password";
 
-/// The listeners behind TLS.
+/// The listeners under TLS.
 const LISTENERS: [&str; 5] = ["SASL", "ENCRYPTED", "EXPIRED", "FOREIGN", "MUTUAL"];
 
 pub struct SecureBroker {
@@ -43,7 +43,7 @@ pub struct SecureBroker {
     pub foreign: String,
     /// TLS for localhost, and a user's name by his certificate.
     pub mutual: String,
-    /// What clients come by to the listeners behind TLS.
+    /// The proxies in front of the listeners under TLS.
     taps: Vec<RecordingProxy>,
 }
 
@@ -176,7 +176,7 @@ impl SecureBroker {
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     }
 
-    /// What clients have sent to the listeners behind TLS so far, by connection.
+    /// What clients have sent to the listeners under TLS so far, by connection.
     pub fn sent(&self) -> Vec<Vec<u8>> {
         self.taps.iter().flat_map(RecordingProxy::sent).collect()
     }

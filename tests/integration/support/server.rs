@@ -41,7 +41,7 @@ fn words(output: &Output) -> String {
 fn children_of(parent: u32) -> Vec<u32> {
     let parent_of = |pid: u32| -> Option<u32> {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // Behind the name, which may hold anything: the state and the parent.
+        // After the name, which may contain anything: the state and the parent.
         stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
     };
     std::fs::read_dir("/proc")
@@ -196,7 +196,7 @@ impl Server {
         signal("CONT", &self.processes());
     }
 
-    /// A folder on a small disk of its own, as the server sees it; the disk ends with the server's process.
+    /// A folder on its own small disk, as the server sees it; the disk ends with the server's process.
     pub async fn small_disk(&self) -> String {
         assert!(self.small_mib.is_some(), "the server was started with a small disk");
         let client = super::fixture::connect(&self.url()).await;

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use super::Work;
 use crate::cli::Failure;
-use crate::cli::dead_letter::answer;
+use crate::cli::dead_letter::read_answer;
 use crate::cli::output::{print, print_line};
 use crate::database::dead_letters::{Fate, Letter, Redrive, RedriveMode};
 use crate::message::{Points, Rejected};
@@ -107,7 +107,7 @@ fn ask_again(rejected: &Rejected) -> Next {
     print_line(format_args!("not written: {}: {}", rejected.reason.as_str(), escaped(&rejected.detail)));
     loop {
         print("[e]dit again, [s]kip it, [q]uit? ");
-        match answer().as_deref() {
+        match read_answer().as_deref() {
             Some("e" | "edit") => return Next::Again,
             Some("s" | "skip") => return Next::Skip,
             Some("q" | "quit") | None => return Next::Quit,

@@ -102,7 +102,7 @@ impl Work<'_> {
             bar.inc((read - page.len()) as u64);
             let (mut waiting, mut bytes) = (Vec::new(), 0);
             for letter in page {
-                let Some((letter, payload)) = self.whole(letter).await else {
+                let Some((letter, payload)) = self.complete(letter).await else {
                     bar.inc(1);
                     continue;
                 };
@@ -133,7 +133,7 @@ impl Work<'_> {
 
     /// Returns the letter with its whole key and headers, and its whole payload, if these are available: what stands alongside
     /// the payload is checked, too.
-    async fn whole(&mut self, mut letter: Letter) -> Option<(Letter, Option<Vec<u8>>)> {
+    async fn complete(&mut self, mut letter: Letter) -> Option<(Letter, Option<Vec<u8>>)> {
         let cut = letter.message.cut();
         if cut.is_empty() {
             let payload = letter.message.payload.take();
@@ -168,14 +168,14 @@ impl Work<'_> {
         for ((letter, _), fate) in letters.iter().zip(&redriven.fates) {
             match fate {
                 Fate::Written => self.done.written += 1,
-                Fate::Rejected(rejected) => self.note_rejected(letter, rejected),
+                Fate::Rejected(rejected) => self.record_rejected(letter, rejected),
                 Fate::Elsewhere => self.done.elsewhere += 1,
             }
         }
         Ok(())
     }
 
-    fn note_rejected(&mut self, letter: &Letter, rejected: &Rejected) {
+    fn record_rejected(&mut self, letter: &Letter, rejected: &Rejected) {
         let attempts = letter.attempts + i32::from(self.mode == RedriveMode::Write);
         self.done.rejected += 1;
         *self.done.reasons.entry(rejected.reason.as_str()).or_default() += 1;

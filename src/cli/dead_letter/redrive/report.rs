@@ -81,7 +81,7 @@ impl Done {
             print_line(format_args!("{} skipped", self.skipped));
         }
         if parked > 0 {
-            print_line(format_args!("{parked} are parked after so many attempts; --parked takes them too"));
+            print_line(format_args!("{parked} are parked because of their attempts; --parked takes them too"));
         }
     }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::raw::MessageSet;
 
 /// How often they are tried again.
-const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+const LOCKED_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The messages, in turns: those that come back in one wait for the next.
 #[derive(Debug)]
@@ -31,7 +31,7 @@ impl LockedMessages {
     pub(super) fn take(&mut self) -> Option<MessageSet> {
         if self.left == 0 && !self.sets.is_empty() && Instant::now() >= self.next_turn {
             self.left = self.sets.len();
-            self.next_turn = Instant::now() + RETRY_INTERVAL;
+            self.next_turn = Instant::now() + LOCKED_RETRY_INTERVAL;
         }
         self.left = self.left.checked_sub(1)?;
         self.sets.pop_front()
