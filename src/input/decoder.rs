@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::around::{Around, Made};
 use super::json::JsonScratch;
 use super::native::NativeDecoder;
 use super::rules::Rules;
@@ -28,25 +29,6 @@ struct Selected {
     input: Option<usize>,
     /// What the groups of the input's regular expression are in the topic's name; the first is all of it.
     groups: Vec<String>,
-}
-
-/// What a plan reads of a message besides the payload.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Around<'a> {
-    pub(super) key: Option<&'a [u8]>,
-    pub(super) headers: Option<&'a [u8]>,
-    pub(super) time_ms: Option<i64>,
-    pub(super) topic: &'a str,
-    pub(super) groups: &'a [String],
-}
-
-/// What a plan made of a message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Made {
-    /// Points, which are added.
-    Points,
-    /// Nothing, as the input is configured.
-    Nothing,
 }
 
 impl Clone for Decoder {

@@ -1,7 +1,8 @@
 //! Line protocol of InfluxDB.
 
-use super::decoder::{Around, Made};
-use super::options::{InputOptions, Problems};
+use super::around::{Around, Made};
+use super::options::InputOptions;
+use super::problems::Problems;
 use super::rules::Rules;
 use crate::message::Points;
 use crate::message::json::Fault;

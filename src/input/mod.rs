@@ -5,17 +5,20 @@
 //!
 //! - [`Inputs`]: all of them, and which one a topic is of.
 //! - [`Decoder`]: one message into the points of a batch, by the plan of its topic.
-//! - `options`: what an operator writes; `topics`, `template`, `time`, `pointer`: the parts of it that have a syntax.
+//! - `options`: what an operator writes, and `compile`, which makes a plan of it; `topics`, `template`, `time`, `pointer`: the parts of it that have a syntax.
 //! - `native`, `json`, `influx`: a folder or a file for each kind of plan; the formats of docs/inputs.md are these, or `json`
 //!   with defaults.
 //! - `rules`: what holds for the messages of all formats.
 
+mod around;
+mod compile;
 mod decoder;
 mod influx;
 mod json;
 pub mod native;
 mod options;
 mod pointer;
+mod problems;
 mod rules;
 mod series_id;
 mod template;
@@ -32,7 +35,7 @@ pub use topics::{TopicPattern, is_topic_name};
 use crate::raw::Kind;
 use influx::InfluxPlan;
 use json::JsonPlan;
-pub use options::Problem;
+pub use problems::Problem;
 
 /// The name of the input that `kafka.series_topic` is.
 pub const SERIES_INPUT: &str = "series";
@@ -89,13 +92,13 @@ impl Inputs {
         let mut inputs: Vec<Input> = native.collect();
         let mut problems = Vec::new();
         for (number, one) in options.iter().enumerate() {
-            match options::compile(number, one) {
+            match compile::compile(number, one) {
                 Ok(input) => inputs.push(input),
                 Err(found) => problems.extend(found),
             }
         }
         problems.extend(topics::overlaps(&inputs));
-        problems.extend(options::same_names(options));
+        problems.extend(compile::same_names(options));
         if problems.is_empty() { Ok(Self(inputs.into())) } else { Err(problems) }
     }
 

@@ -1,6 +1,6 @@
 //! Templates of names, such as `{/site}/{/sensor}`: text, and in braces what a message, its key, its headers or its topic say.
 
-use super::decoder::Around;
+use super::around::Around;
 use super::pointer::Pointer;
 use crate::raw::headers;
 

@@ -3,7 +3,7 @@
 use regex::Regex;
 
 use super::Input;
-use super::options::Problem;
+use super::problems::Problem;
 
 /// One of an input's topics, or many of one name's form.
 #[derive(Debug, Clone)]

@@ -2,8 +2,9 @@
 
 use super::plan::{Envelope, JsonPlan, Layout, RecordTime, SeriesName, Tree};
 use crate::input::Strings;
-use crate::input::options::{Format, InputOptions, Problems, Time};
+use crate::input::options::{Format, InputOptions, Time};
 use crate::input::pointer::Pointer;
+use crate::input::problems::Problems;
 use crate::input::template::Template;
 use crate::input::time::TimeForm;
 
@@ -102,7 +103,6 @@ fn prometheus(options: &InputOptions) -> JsonPlan {
 /// Compiles `json`, `debezium-json` and `cloudevents`, whose records are mapped by the keys of the input.
 fn mapped(options: &InputOptions, problems: &mut Problems) -> Option<JsonPlan> {
     let mut slots = Slots::default();
-    let is_event = options.format == Format::Cloudevents;
     let each = options.each.as_ref().and_then(|text| problems.take("each", Pointer::parse(text)));
     let series = match (&options.series, options.format) {
         (Some(text), _) => problems.take("series", Template::parse(text)),
@@ -122,22 +122,7 @@ fn mapped(options: &InputOptions, problems: &mut Problems) -> Option<JsonPlan> {
         labels.push((pointer.dotted(), slots.of(pointer)));
     }
     let long = long_form(options, &mut slots, problems);
-    let time = match &options.time {
-        Some(Time::Kafka) => Some(RecordTime::Kafka),
-        Some(Time::At { at, unit, format }) => {
-            let at = problems.take("time.at", Pointer::parse(at));
-            let form = TimeForm::parse(unit.as_deref(), format.as_deref());
-            let form = form.map_err(|(key, text)| problems.push(&format!("time.{key}"), text)).ok();
-            at.zip(form).map(|(at, form)| RecordTime::Slot { slot: slots.of(at), form, or_kafka: false })
-        }
-        // Resolved below, to the event's attribute.
-        None if is_event => None,
-        None => {
-            let text = "is missing; set where it stands, such as { at = \"/ts\", unit = \"ms\" }, or \"kafka\"";
-            problems.push("time", text);
-            None
-        }
-    };
+    let time = configured_time(options, &mut slots, problems);
     let mut record = Tree::new();
     for (slot, pointer) in slots.0.iter().enumerate() {
         let node = record.at(pointer);
@@ -162,6 +147,26 @@ fn mapped(options: &InputOptions, problems: &mut Problems) -> Option<JsonPlan> {
         booleans: options.booleans.unwrap_or_default(),
         nested: options.nested.unwrap_or_default(),
     })
+}
+
+/// The time, as far as the configuration says where it stands.
+fn configured_time(options: &InputOptions, slots: &mut Slots, problems: &mut Problems) -> Option<RecordTime> {
+    match &options.time {
+        Some(Time::Kafka) => Some(RecordTime::Kafka),
+        Some(Time::At { at, unit, format }) => {
+            let at = problems.take("time.at", Pointer::parse(at));
+            let form = TimeForm::parse(unit.as_deref(), format.as_deref());
+            let form = form.map_err(|(key, text)| problems.push(&format!("time.{key}"), text)).ok();
+            at.zip(form).map(|(at, form)| RecordTime::Slot { slot: slots.of(at), form, or_kafka: false })
+        }
+        // The event's own.
+        None if options.format == Format::Cloudevents => None,
+        None => {
+            let text = "is missing; set where it stands, such as { at = \"/ts\", unit = \"ms\" }, or \"kafka\"";
+            problems.push("time", text);
+            None
+        }
+    }
 }
 
 /// The long form, if the input has it: the column's name and the slot of the value.

@@ -18,7 +18,7 @@ use jiter::Peek;
 
 pub(super) use plan::JsonPlan;
 
-use super::decoder::{Around, Made};
+use super::around::{Around, Made};
 use super::rules::Rules;
 use super::series_id::Tag;
 use super::template::header;

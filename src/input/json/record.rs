@@ -3,7 +3,7 @@
 use super::JsonScratch;
 use super::plan::{JsonPlan, RecordTime, SeriesName};
 use super::walk::{Scalar, ScalarKind, number_of_boolean, number_of_text};
-use crate::input::decoder::Around;
+use crate::input::around::Around;
 use crate::input::rules::Rules;
 use crate::input::series_id;
 use crate::input::template::{Lacks, Template};

@@ -1,0 +1,20 @@
+//! What a plan reads alongside a payload, and what it makes of a message.
+
+/// What a plan reads of a message besides the payload.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Around<'a> {
+    pub(super) key: Option<&'a [u8]>,
+    pub(super) headers: Option<&'a [u8]>,
+    pub(super) time_ms: Option<i64>,
+    pub(super) topic: &'a str,
+    pub(super) groups: &'a [String],
+}
+
+/// What a plan made of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Made {
+    /// Points, which are added.
+    Points,
+    /// Nothing, as the input is configured.
+    Nothing,
+}
