@@ -30,6 +30,7 @@ pub mod member;
 pub mod message_fetcher;
 pub mod partition;
 pub mod publisher;
+pub mod sampler;
 pub mod settings;
 pub mod topic_id;
 pub mod topic_settings;
