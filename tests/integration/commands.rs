@@ -128,7 +128,7 @@ async fn progress_is_shown_and_set() {
     let worker = fixture.worker(&[]);
     fixture.until_applied(60).await;
     assert_eq!(
-        fixture.difference(&published).await.duplicated,
+        fixture.difference(&published).await.doubled,
         2 * 20,
         "what is asked to be written again is written again"
     );

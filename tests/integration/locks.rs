@@ -36,7 +36,8 @@ async fn until_named(worker: &Worker, object: &str) {
     })
     .await;
     let named = format!("{object} is locked by process ");
-    let lines = worker.log().lines().filter(|line| line.contains("another session's lock") && line.contains(&named)).count();
+    let lines =
+        worker.log().lines().filter(|line| line.contains("another session's lock") && line.contains(&named)).count();
     assert_eq!(lines, 1, "it is logged once: {}", worker.log());
 }
 

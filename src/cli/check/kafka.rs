@@ -97,7 +97,10 @@ fn check_topics(config: &Config, lookup: &Lookup, report: &mut Report) -> bool {
         match lookup.topics(&[topic]) {
             Ok(topics) => {
                 for topic in topics {
-                    let id = topic.id.as_deref().unwrap_or("none: a topic recreated cannot be distinguished from the old one");
+                    let id = topic
+                        .id
+                        .as_deref()
+                        .unwrap_or("none: a topic recreated cannot be distinguished from the old one");
                     report.say(
                         &format!("topic {}", topic.name),
                         format_args!("{} partitions, id {id}", topic.partitions),
