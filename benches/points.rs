@@ -7,15 +7,16 @@ use std::time::Duration;
 use bytes::BytesMut;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use series_ingest::database::write::copy::CopyEncoder;
+use series_ingest::input::native::NativeDecoder;
+use series_ingest::message::Limits;
 use series_ingest::message::Points;
-use series_ingest::message::{Decoder, Limits};
 use series_ingest::raw::Kind;
 
 const SERIES: usize = 1000;
 const CHUNK_BYTES: usize = 256 * 1024;
 
-fn decoder() -> Decoder {
-    Decoder::new(Limits {
+fn decoder() -> NativeDecoder {
+    NativeDecoder::new(Limits {
         max_bytes: 1 << 20,
         max_points: 100_000,
         max_name_bytes: 1024,

@@ -7,7 +7,7 @@
 //!                                journal
 //! ```
 //!
-//! The modules in the order in which a message meets them: [`config`], [`kafka`], [`raw`], [`message`], [`batch`],
+//! The modules in the order in which a message meets them: [`config`], [`kafka`], [`raw`], [`input`], [`message`], [`batch`],
 //! [`pipeline`], [`database`], [`journal`]; alongside them [`telemetry`], [`allocator`] and the commands in [`cli`].
 //! ARCHITECTURE.md has the guarantee and its invariants.
 
@@ -18,6 +18,7 @@ pub mod config;
 pub mod database;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
+pub mod input;
 pub mod journal;
 pub mod kafka;
 pub mod message;

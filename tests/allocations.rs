@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytes::BytesMut;
 use series_ingest::batch::Batch;
 use series_ingest::database::write::copy::CopyEncoder;
-use series_ingest::message::{Decoder, Limits};
+use series_ingest::input::{Decoder, Inputs};
+use series_ingest::message::Limits;
 use series_ingest::raw::Kind;
 use series_ingest::raw::{Budget, MessageSetBuilder, RawMessage, Source};
 
@@ -84,14 +85,15 @@ fn a_message_of_a_known_series_costs_no_allocation() {
     for (points, shape) in shapes {
         let payloads: Vec<String> =
             (0..MESSAGES).map(|number| shape.replace("SERIES", &format!("series-{:04}", number % SERIES))).collect();
-        let decoder = Decoder::new(Limits {
+        let limits = Limits {
             max_bytes: 1 << 20,
             max_points: 100_000,
             max_name_bytes: 1024,
             min_us: 0,
             max_us: i64::MAX / 2,
             deny_unknown_fields: false,
-        });
+        };
+        let decoder = Decoder::new(limits, Inputs::default());
         allocations(&decoder, &payloads, &budget);
         let count = allocations(&decoder, &payloads, &budget);
         println!("{count} allocations for {MESSAGES} messages with {points} points");

@@ -9,7 +9,8 @@ mod dead_letter;
 
 use std::collections::HashMap;
 
-use crate::message::{Decoder, Message, Points, Rejected, SeriesCreate};
+use crate::input::Decoder;
+use crate::message::{Message, Points, Rejected, SeriesCreate};
 use crate::raw::{Budget, Charge, Interval, Kind, MessageAt, MessageSet, Partition, RawMessage};
 pub use dead_letter::{DEAD_LETTER_PAYLOAD_BYTES, DeadLetter};
 
@@ -34,6 +35,8 @@ pub struct Counts {
     pub series_creates: usize,
     /// Null payloads.
     pub tombstones: usize,
+    /// Messages of which nothing is stored, as their input is configured.
+    pub skipped: usize,
     /// Messages that cannot be read.
     pub rejected: usize,
     /// Fields of all of them that mean nothing.
@@ -42,11 +45,12 @@ pub struct Counts {
 
 impl Counts {
     /// Each count with the word for its kind, as in the metrics.
-    pub fn by_type(&self) -> [(&'static str, usize); 4] {
+    pub fn by_type(&self) -> [(&'static str, usize); 5] {
         [
             (Kind::Points.as_str(), self.point_batches),
             (Kind::Series.as_str(), self.series_creates),
             ("tombstone", self.tombstones),
+            ("skipped", self.skipped),
             ("rejected", self.rejected),
         ]
     }
@@ -108,9 +112,7 @@ impl Batch {
         if let Some(time) = message.time_ms {
             self.oldest_ms = Some(self.oldest_ms.map_or(time, |oldest| oldest.min(time)));
         }
-        let envelope =
-            if message.payload.is_some() { self.decoder.check_envelope(message.key, message.headers) } else { Ok(()) };
-        let decoded = envelope.and_then(|()| self.decoder.decode(set.source().kind, message.payload, &mut self.points));
+        let decoded = self.decoder.decode(set.source(), message, &mut self.points);
         counts.unknown_fields += self.decoder.take_unknown_fields();
         match decoded {
             Ok(Message::PointBatch { .. }) => counts.point_batches += 1,
@@ -120,6 +122,7 @@ impl Batch {
                 self.definitions.push(Definition { series, at: at() });
             }
             Ok(Message::Tombstone) => counts.tombstones += 1,
+            Ok(Message::Skipped) => counts.skipped += 1,
             Err(rejected) => {
                 counts.rejected += 1;
                 let letter = DeadLetter::new(message, at(), rejected);

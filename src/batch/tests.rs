@@ -8,14 +8,15 @@ use crate::message::{Limits, Reason};
 use crate::raw::{MessageSetBuilder, Source, headers};
 
 fn decoder() -> Decoder {
-    Decoder::new(Limits {
+    let limits = Limits {
         max_bytes: 1 << 20,
         max_points: 1000,
         max_name_bytes: 100,
         min_us: i64::MIN,
         max_us: i64::MAX,
         deny_unknown_fields: false,
-    })
+    };
+    Decoder::new(limits, crate::input::Inputs::default())
 }
 
 fn source(topic: &str) -> Arc<Source> {
@@ -109,7 +110,10 @@ fn what_cannot_be_read_is_a_dead_letter_and_the_rest_goes_on() {
     }
     let mut batch = Batch::new(decoder());
     let counts = batch.push(builder.build(None));
-    assert_eq!(counts, Counts { point_batches: 1, series_creates: 0, tombstones: 1, rejected: 2, unknown_fields: 0 });
+    assert_eq!(
+        counts,
+        Counts { point_batches: 1, series_creates: 0, tombstones: 1, skipped: 0, rejected: 2, unknown_fields: 0 }
+    );
     assert_eq!((batch.points().len(), batch.message_count()), (1, 4));
     let letters: Vec<(i64, usize, usize)> = batch
         .dead_letters()
@@ -121,7 +125,7 @@ fn what_cannot_be_read_is_a_dead_letter_and_the_rest_goes_on() {
 
 #[test]
 fn what_stands_beside_the_payload_is_looked_at_but_for_a_tombstone() {
-    let newer = headers::encode([(crate::message::VERSION_HEADER.as_bytes(), Some(&b"2"[..]))]);
+    let newer = headers::encode([(crate::input::VERSION_HEADER.as_bytes(), Some(&b"2"[..]))]);
     let long = vec![b'k'; DEAD_LETTER_PAYLOAD_BYTES + 1];
     let payload: &[u8] = br#"{"time_series_id":"s","timestamps":[0],"columns":{"c":[1]},"a":0,"b":0}"#;
     let mut builder = MessageSetBuilder::new(source("t"), 0, 0);
@@ -133,7 +137,10 @@ fn what_stands_beside_the_payload_is_looked_at_but_for_a_tombstone() {
     }
     let mut batch = Batch::new(decoder());
     let counts = batch.push(builder.build(None));
-    assert_eq!(counts, Counts { point_batches: 1, series_creates: 0, tombstones: 1, rejected: 1, unknown_fields: 2 });
+    assert_eq!(
+        counts,
+        Counts { point_batches: 1, series_creates: 0, tombstones: 1, skipped: 0, rejected: 1, unknown_fields: 2 }
+    );
     let [letter] = batch.dead_letters() else { panic!("one dead letter") };
     assert_eq!(
         (letter.at.offset, letter.rejected.reason, letter.headers.as_ref()),

@@ -11,7 +11,7 @@ use crate::database::{Database, ProgressRow};
 use crate::kafka::lookup::Lookup;
 use crate::kafka::partition::TopicPartition;
 use crate::pipeline;
-use crate::raw::Kind;
+
 use crate::raw::Source;
 
 #[derive(Debug, Subcommand)]
@@ -325,7 +325,7 @@ struct InKafka {
 }
 
 async fn in_kafka(config: &Config, topic: &str) -> Result<InKafka, Failure> {
-    let (kafka, name) = (config.kafka.clone(), topic.to_owned());
+    let (kafka, inputs, name) = (config.kafka.clone(), config.inputs(), topic.to_owned());
     let asked = tokio::task::spawn_blocking(move || -> Result<InKafka, Failure> {
         let lookup = Lookup::new(&kafka)?;
         let described = lookup.topics(&[&name])?.into_iter().find(|topic| topic.name == name);
@@ -337,7 +337,7 @@ async fn in_kafka(config: &Config, topic: &str) -> Result<InKafka, Failure> {
             (0..).take(described.partitions).map(|number| TopicPartition::new(name.clone(), number)).collect();
         let ranges = lookup.log_ranges(&partitions)?;
         let committed = lookup.committed(&partitions)?;
-        let kind = if name == kafka.series_topic { Kind::Series } else { Kind::Points };
+        let kind = inputs.kind_of(&name);
         Ok(InKafka {
             source: Arc::new(Source { kind, cluster_id, topic: name, topic_id: described.id.unwrap_or_default() }),
             ranges: ranges.into_iter().map(|(partition, range)| (partition.number, (range.start, range.end))).collect(),

@@ -11,8 +11,11 @@ use super::Config;
 use super::problems::Problems;
 use super::similar::{did_you_mean, similar_key};
 use super::sources::{Source, Sources};
+use crate::input::InputOptions;
 
 const DEFAULTS: &str = include_str!("../../config/default.toml");
+/// The key of all `[[input]]`.
+const INPUTS: &str = "input";
 /// The tables that take any name; their values become strings.
 const PROPERTIES: [&str; 2] = ["kafka", "properties"];
 const PROPERTIES_FILES: [&str; 2] = ["kafka", "properties_files"];
@@ -160,6 +163,9 @@ impl Layers {
 
     /// The value, if it is one of this key.
     fn check(&self, path: &[&str], value: Value) -> Result<Value, String> {
+        if path == [INPUTS] {
+            return inputs(value);
+        }
         let Some(default) = get(&self.defaults, path) else {
             return Err(self.unknown_key(path));
         };
@@ -247,6 +253,24 @@ impl Layers {
             }
         }
     }
+}
+
+/// The value, if it is an array of inputs.
+fn inputs(value: Value) -> Result<Value, String> {
+    let Value::Array(all) = value else {
+        return Err(format!("is {}; write each input as a section [[{INPUTS}]]", kind(&value)));
+    };
+    for (number, one) in all.iter().enumerate() {
+        let name = one.get("name").and_then(Value::as_str);
+        let which = name.map_or_else(|| format!("input[{number}]"), |name| format!("input {name:?}"));
+        if let Err(error) = one.clone().try_into::<InputOptions>() {
+            let message = error.message().trim().to_owned();
+            let mut words = message.split('`').skip(1).step_by(2);
+            let meant = did_you_mean(words.next().unwrap_or_default(), words);
+            return Err(format!("{which}: {message}; docs/inputs.md has the keys of an input{meant}"));
+        }
+    }
+    Ok(Value::Array(all))
 }
 
 fn boolean_meant_by(text: &str) -> String {

@@ -40,9 +40,11 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::input::{Decoder, InputOptions, Inputs};
 pub(crate) use brokers::check as check_brokers;
 pub(crate) use files::read_secret;
 use layers::Layers;
+
 pub use problems::Problems;
 pub(crate) use properties::similar_property;
 pub use secret::Secret;
@@ -64,6 +66,8 @@ const DEFAULT_PIPELINE: &str = "default";
 pub struct Config {
     /// The name under which progress is stored. Default `default`; not empty.
     pub pipeline: String,
+    /// Each `[[input]]`, besides the two native topics of `[kafka]`. Default none.
+    pub input: Vec<InputOptions>,
     /// Section `[kafka]`.
     pub kafka: Kafka,
     /// Section `[database]`.
@@ -147,6 +151,18 @@ impl Config {
         config.sources = sources;
         problems.set_log_format(config.log.format);
         if problems.is_empty() { Ok(config) } else { Err(problems) }
+    }
+
+    /// The inputs: the native topics, and each `[[input]]`. They are compiled again with each call, and cannot be wrong in a
+    /// configuration that was loaded.
+    pub fn inputs(&self) -> Inputs {
+        let Kafka { series_topic, points_topic, .. } = &self.kafka;
+        Inputs::compile(series_topic, points_topic, &self.input).unwrap_or_default()
+    }
+
+    /// A decoder of these inputs.
+    pub fn decoder(&self) -> Decoder {
+        Decoder::new(self.message.limits(), self.inputs())
     }
 
     /// What of the environment is ignored although an operator may rely on it, a sentence each.

@@ -6,6 +6,8 @@ use std::ops::RangeInclusive;
 use super::address::is_address;
 use super::problems::Problems;
 use super::{Batch, Config, Database, Http, Journal, Kafka, MessageRules, Writers, brokers, properties, url};
+use crate::input::{Inputs, is_topic_name};
+use crate::raw::Kind;
 
 const MIB: usize = 1024 * 1024;
 /// A day, in milliseconds.
@@ -20,6 +22,7 @@ const YEAR_ONE_S: i64 = -62_135_596_800;
 pub(super) fn validate(config: &Config, problems: &mut Problems) {
     not_empty("pipeline", &config.pipeline, problems);
     kafka(&config.kafka, problems);
+    inputs(config, problems);
     database(&config.database, problems);
     batch(&config.batch, config.memory.limit_bytes, problems);
     at_least("memory.limit_bytes", config.memory.limit_bytes, 96 * MIB, problems);
@@ -43,17 +46,16 @@ fn kafka(kafka: &Kafka, problems: &mut Problems) {
     not_empty("kafka.group_id", &kafka.group_id, problems);
     let topics = [("kafka.series_topic", &kafka.series_topic), ("kafka.points_topic", &kafka.points_topic)];
     let copies = ("kafka.dead_letter_topic", &kafka.dead_letter_topic);
-    for (key, topic) in topics.into_iter().chain((!copies.1.is_empty()).then_some(copies)) {
-        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-        if !(1..=249).contains(&topic.len()) || !topic.bytes().all(allowed) || topic == "." || topic == ".." {
+    for (key, topic) in topics.into_iter().chain([copies]).filter(|(_, topic)| !topic.is_empty()) {
+        if !is_topic_name(topic) {
             let text = format!("is {topic:?}, no name of a topic; use 1 to 249 of a-z, A-Z, 0-9, '.', '_' and '-'");
             problems.push(key, text);
         }
     }
-    if kafka.series_topic == kafka.points_topic {
+    if kafka.series_topic == kafka.points_topic && !kafka.points_topic.is_empty() {
         problems.push("kafka.points_topic", "is the same as kafka.series_topic; set another one");
     }
-    if let Some((key, _)) = topics.iter().find(|(_, topic)| **topic == kafka.dead_letter_topic) {
+    if let Some((key, _)) = topics.iter().find(|(_, topic)| !topic.is_empty() && **topic == kafka.dead_letter_topic) {
         let text = format!("is the same as {key}: each dead letter would come back for ever; set another one");
         problems.push("kafka.dead_letter_topic", text);
     }
@@ -78,6 +80,27 @@ fn kafka(kafka: &Kafka, problems: &mut Problems) {
             problems.push("kafka.oauth_token_file", text);
         }
         _ => {}
+    }
+}
+
+fn inputs(config: &Config, problems: &mut Problems) {
+    let Kafka { series_topic, points_topic, dead_letter_topic, .. } = &config.kafka;
+    match Inputs::compile(series_topic, points_topic, &config.input) {
+        Err(found) => found.into_iter().for_each(|problem| problems.push(problem.key, problem.text)),
+        Ok(inputs) if inputs.iter().len() == 0 => {
+            let text = "is empty, and so are kafka.series_topic and kafka.points_topic: there is nothing to read; add an [[input]]";
+            problems.push("input", text);
+        }
+        Ok(inputs) => {
+            let copies = inputs.of_topic(dead_letter_topic).filter(|input| input.kind() == Kind::Other);
+            if let Some(input) = copies {
+                let text = format!(
+                    "is a topic of the input {:?}: each dead letter would come back for ever; set another one",
+                    input.name
+                );
+                problems.push("kafka.dead_letter_topic", text);
+            }
+        }
     }
 }
 

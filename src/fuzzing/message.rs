@@ -2,8 +2,9 @@
 
 use serde::de::IgnoredAny;
 
+use crate::input::native::NativeDecoder;
 use crate::message::Points;
-use crate::message::{Decoder, Limits, Message, Reason, Rejected};
+use crate::message::{Limits, Message, Reason, Rejected};
 use crate::raw::Kind;
 
 /// 1900-01-01 to 2200-01-01.
@@ -47,7 +48,7 @@ pub fn message(input: &[u8]) {
         decode(kind, input);
     }
     // Any bytes as headers: they are refused or not.
-    drop(Decoder::new(limits()).check_envelope(Some(input), Some(input)));
+    drop(NativeDecoder::new(limits()).check_envelope(Some(input), Some(input)));
     if let Ok(text) = std::str::from_utf8(input) {
         if text.starts_with(|c: char| c == '-' || c.is_ascii_digit()) && is_json(input) && text.trim_end() == text {
             number(text);
@@ -62,7 +63,7 @@ fn is_json(bytes: &[u8]) -> bool {
 
 fn decode(kind: Kind, payload: &[u8]) {
     const FIRST: &[u8] = br#"{"time_series_id":"s","timestamps":[1,2],"columns":{"c":[1,2]}}"#;
-    let (mut decoder, mut points) = (Decoder::new(limits()), Points::default());
+    let (mut decoder, mut points) = (NativeDecoder::new(limits()), Points::default());
     decoder.decode(Kind::Points, Some(FIRST), &mut points).expect("a good message");
     let before = (rows(&points), names(&points));
     match decoder.decode(kind, Some(payload), &mut points) {
@@ -72,7 +73,7 @@ fn decode(kind: Kind, payload: &[u8]) {
         }
         Ok(message) => {
             check_points(&message, &points, before.0.len());
-            let mut strict = Decoder::new(Limits { deny_unknown_fields: true, ..limits() });
+            let mut strict = NativeDecoder::new(Limits { deny_unknown_fields: true, ..limits() });
             let is_strict = strict.decode(kind, Some(payload), &mut Points::default()).is_ok();
             assert_eq!(is_strict, decoder.take_unknown_fields() == 0, "what is counted is what can be denied");
             // What only Python writes, serde does not read.
@@ -84,7 +85,7 @@ fn decode(kind: Kind, payload: &[u8]) {
                 assert!(is_fine, "{others:?}");
             }
             let mut alone = Points::default();
-            assert_eq!(Decoder::new(limits()).decode(kind, Some(payload), &mut alone).as_ref(), Ok(&message));
+            assert_eq!(NativeDecoder::new(limits()).decode(kind, Some(payload), &mut alone).as_ref(), Ok(&message));
             assert_eq!(rows(&alone), rows(&points)[before.0.len()..]);
         }
     }
@@ -118,7 +119,8 @@ fn check_points(message: &Message, points: &Points, before: usize) {
             let texts = [series.name.as_ref(), series.description.as_ref()];
             assert!(texts.into_iter().flatten().all(|text| !text.contains('\0')));
         }
-        Message::Tombstone => panic!("a payload is no tombstone"),
+        Message::Tombstone => panic!("a payload is not a tombstone"),
+        Message::Skipped => panic!("no native message is skipped"),
     }
     for (series, column, time, _) in rows(points) {
         assert!(WINDOW_US.contains(&time) && is_name(&series) && is_name(&column), "{series:?} {column:?} {time}");
@@ -130,7 +132,7 @@ fn read(times: &str, values: &str) -> Result<(i64, f64), Rejected> {
         r#"{{"time_series_id":"s","timestamp_unit":"us","timestamps":[{times}],"columns":{{"c":[{values}]}}}}"#
     );
     let mut points = Points::default();
-    Decoder::new(limits()).decode(Kind::Points, Some(payload.as_bytes()), &mut points)?;
+    NativeDecoder::new(limits()).decode(Kind::Points, Some(payload.as_bytes()), &mut points)?;
     Ok((points.time_of(0), points.value_of(0)))
 }
 

@@ -63,7 +63,7 @@ pub(super) fn encode_source(source: &Source) -> io::Result<Vec<u8>> {
 /// The topic, if the bytes are one.
 pub(super) fn decode_source(bytes: &[u8]) -> Option<Source> {
     let stored: StoredSource = serde_json::from_slice(bytes).ok()?;
-    let kind = [Kind::Series, Kind::Points].into_iter().find(|kind| kind.as_str() == stored.kind)?;
+    let kind = [Kind::Series, Kind::Points, Kind::Other].into_iter().find(|kind| kind.as_str() == stored.kind)?;
     Some(Source { kind, cluster_id: stored.cluster_id, topic: stored.topic, topic_id: stored.topic_id })
 }
 

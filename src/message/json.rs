@@ -9,30 +9,37 @@ use super::{Reason, Rejected};
 
 /// What is wrong with a message, and where.
 #[derive(Debug)]
-pub(super) struct Fault {
-    pub(super) reason: Reason,
+pub(crate) struct Fault {
+    pub(crate) reason: Reason,
     /// What was found or expected, without its place.
-    pub(super) what: String,
+    pub(crate) what: String,
     /// The byte of the message.
-    pub(super) at: usize,
+    pub(crate) at: usize,
     /// The way to the value, such as `columns.temp_max[3]`; built from the inside to the outside.
     path: String,
 }
 
 impl Fault {
-    pub(super) fn new(reason: Reason, at: usize, what: impl Into<String>) -> Self {
+    pub(crate) fn new(reason: Reason, at: usize, what: impl Into<String>) -> Self {
         Self { reason, what: what.into(), at, path: String::new() }
     }
 
     /// The fault as seen from one level further out.
-    pub(super) fn under(mut self, step: impl std::fmt::Display) -> Self {
+    pub(crate) fn under(mut self, step: impl std::fmt::Display) -> Self {
         let dot = if self.path.is_empty() || self.path.starts_with('[') { "" } else { "." };
         self.path = format!("{step}{dot}{}", self.path);
         self
     }
 
-    pub(super) fn in_element(self, index: usize) -> Self {
+    pub(crate) fn in_element(self, index: usize) -> Self {
         self.under(format_args!("[{index}]"))
+    }
+
+    /// The fault as seen from one level further out, with the way to the value as a JSON Pointer; `token` is the key, or the
+    /// number of an element, or a pointer without its first slash.
+    pub(crate) fn at_token(mut self, token: impl std::fmt::Display) -> Self {
+        self.path = format!("/{token}{}", self.path);
+        self
     }
 }
 
@@ -45,7 +52,7 @@ impl From<Fault> for Rejected {
 
 /// Reads one value of a message.
 #[derive(Debug)]
-pub(super) struct Cursor<'a> {
+pub(crate) struct Cursor<'a> {
     json: Jiter<'a>,
     message: &'a [u8],
     /// Where the value begins in the message.
@@ -54,38 +61,50 @@ pub(super) struct Cursor<'a> {
 
 impl<'a> Cursor<'a> {
     /// A cursor at the byte `base` of the message.
-    pub(super) fn at(message: &'a [u8], base: usize) -> Self {
+    pub(crate) fn at(message: &'a [u8], base: usize) -> Self {
         Self { json: Jiter::new(&message[base..]).with_allow_inf_nan(), message, base }
     }
 
     /// The byte of the message that is read next.
-    pub(super) fn position(&self) -> usize {
+    pub(crate) fn position(&self) -> usize {
         self.base + self.json.current_index()
     }
 
     /// Where the next key begins; it is read after this.
-    pub(super) fn next_quote(&self) -> usize {
+    pub(crate) fn next_quote(&self) -> usize {
         let at = self.position();
         at + self.message[at..].iter().position(|byte| *byte == b'"').unwrap_or(0)
     }
 
-    pub(super) fn peek(&mut self) -> Result<Peek, Fault> {
+    pub(crate) fn peek(&mut self) -> Result<Peek, Fault> {
         self.json.peek().map_err(|error| fault(self.base, error))
     }
 
     /// Passes over one value; answers where it begins.
-    pub(super) fn skip(&mut self) -> Result<usize, Fault> {
+    pub(crate) fn skip(&mut self) -> Result<usize, Fault> {
         let peek = self.peek()?;
         let start = self.position();
         self.json.known_skip(peek).map_err(|error| fault(self.base, error))?;
         Ok(start)
     }
 
-    pub(super) fn finish(&mut self) -> Result<(), Fault> {
+    /// The text of the key that begins at a byte of the message.
+    pub(crate) fn key_at(&self, at: usize) -> String {
+        Jiter::new(self.message.get(at..).unwrap_or_default()).next_str().map_or_else(|_| String::new(), str::to_owned)
+    }
+
+    /// Returns the byte at which another value begins after this one; `None` if nothing but white space follows.
+    pub(crate) fn next_value(&self) -> Option<usize> {
+        let at = self.position();
+        let space = self.message[at..].iter().position(|byte| !b" \t\r\n".contains(byte))?;
+        Some(at + space)
+    }
+
+    pub(crate) fn finish(&mut self) -> Result<(), Fault> {
         self.json.finish().map_err(|error| fault(self.base, error))
     }
 
-    pub(super) fn first_key(&mut self) -> Result<Option<&str>, Fault> {
+    pub(crate) fn first_key(&mut self) -> Result<Option<&str>, Fault> {
         let base = self.base;
         let peek = self.peek()?;
         if peek != Peek::Object {
@@ -94,12 +113,12 @@ impl<'a> Cursor<'a> {
         self.json.known_object().map_err(|error| fault(base, error))
     }
 
-    pub(super) fn next_key(&mut self) -> Result<Option<&str>, Fault> {
+    pub(crate) fn next_key(&mut self) -> Result<Option<&str>, Fault> {
         let base = self.base;
         self.json.next_key().map_err(|error| fault(base, error))
     }
 
-    pub(super) fn first_element(&mut self) -> Result<Option<Peek>, Fault> {
+    pub(crate) fn first_element(&mut self) -> Result<Option<Peek>, Fault> {
         let peek = self.peek()?;
         if peek != Peek::Array {
             return Err(self.unexpected("an array", peek));
@@ -107,12 +126,12 @@ impl<'a> Cursor<'a> {
         self.json.known_array().map_err(|error| fault(self.base, error))
     }
 
-    pub(super) fn next_element(&mut self) -> Result<Option<Peek>, Fault> {
+    pub(crate) fn next_element(&mut self) -> Result<Option<Peek>, Fault> {
         self.json.array_step().map_err(|error| fault(self.base, error))
     }
 
     /// A string; `None` for null.
-    pub(super) fn optional_text(&mut self) -> Result<Option<&str>, Fault> {
+    pub(crate) fn optional_text(&mut self) -> Result<Option<&str>, Fault> {
         if self.peek()? == Peek::Null {
             self.json.known_null().map_err(|error| fault(self.base, error))?;
             return Ok(None);
@@ -120,7 +139,7 @@ impl<'a> Cursor<'a> {
         self.text().map(Some)
     }
 
-    pub(super) fn text(&mut self) -> Result<&str, Fault> {
+    pub(crate) fn text(&mut self) -> Result<&str, Fault> {
         let peek = self.peek()?;
         if peek != Peek::String {
             return Err(self.unexpected("a string", peek));
@@ -128,7 +147,7 @@ impl<'a> Cursor<'a> {
         self.known_text()
     }
 
-    fn known_text(&mut self) -> Result<&str, Fault> {
+    pub(crate) fn known_text(&mut self) -> Result<&str, Fault> {
         let base = self.base;
         let start = self.position();
         let text = self.json.known_str().map_err(|error| fault(base, error))?;
@@ -139,7 +158,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// A point's value: a number, or one of the words for what is not finite. Null and NaN are both NaN.
-    pub(super) fn value(&mut self, peek: Peek) -> Result<f64, Fault> {
+    pub(crate) fn value(&mut self, peek: Peek) -> Result<f64, Fault> {
         let start = self.position();
         if peek.is_num() {
             let value = self.json.known_float(peek).map_err(|error| fault(self.base, error))?;
@@ -167,13 +186,18 @@ impl<'a> Cursor<'a> {
         }
     }
 
+    /// A boolean.
+    pub(crate) fn boolean(&mut self, peek: Peek) -> Result<bool, Fault> {
+        self.json.known_bool(peek).map_err(|error| fault(self.base, error))
+    }
+
     /// A number as it is written; with `-Infinity` among the numbers.
-    pub(super) fn number(&mut self, peek: Peek) -> Result<&[u8], Fault> {
+    pub(crate) fn number(&mut self, peek: Peek) -> Result<&[u8], Fault> {
         let base = self.base;
         self.json.known_number_bytes(peek).map_err(|error| fault(base, error))
     }
 
-    pub(super) fn unexpected(&self, expected: &str, found: Peek) -> Fault {
+    pub(crate) fn unexpected(&self, expected: &str, found: Peek) -> Fault {
         self.unexpected_here(&format!("expected {expected}"), found)
     }
 

@@ -1,24 +1,17 @@
-//! The contract with producers: bytes in, points or a reason out. Pure, no I/O. README.md, "Messages", has it in words.
+//! What a message becomes, points in columns or a reason, and what all formats read it with. Pure, no I/O.
 //!
-//! - [`Decoder`]: one message into the columns of a batch.
-//! - `fields`: the fields of a message; `column_form`, `row_form`: its points, in either form.
-//! - `faults`: faults that several of these find.
+//! - `faults`: faults that several formats find.
 //! - `json`: the JSON of a message, read where it stands, with the place of each fault.
 //! - [`Points`]: what the decoder fills: points in columns.
 //! - `lenient`: what can be told of a message that cannot be read.
 //! - `timestamp`: all forms of a timestamp, as microseconds since the Unix epoch.
 
-mod column_form;
-mod decode;
-mod faults;
-mod fields;
-mod json;
+pub(crate) mod faults;
+pub(crate) mod json;
 mod lenient;
 mod points;
-mod row_form;
-mod timestamp;
+pub(crate) mod timestamp;
 
-pub use decode::Decoder;
 pub use lenient::series_of;
 pub use points::{KeyIndex, Mark, Order, Points, SeriesIndex};
 
@@ -34,6 +27,8 @@ pub enum Message {
     SeriesCreate(SeriesCreate),
     /// A null payload: Kafka's way to say that a key is gone. There is nothing to store.
     Tombstone,
+    /// Nothing of it is stored, as its input is configured: a row that was deleted, or fields that are skipped.
+    Skipped,
 }
 
 /// The definition of a series.
@@ -50,11 +45,6 @@ pub struct SeriesCreate {
     /// Its columns, in the message's order.
     pub value_columns: Vec<String>,
 }
-
-/// The header by which a producer may say of which version of the contract a message is.
-pub const VERSION_HEADER: &str = "series-ingest-version";
-/// The one version there is.
-const VERSION: &str = "1";
 
 /// What a message may be at most; beyond it, it is rejected.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -140,12 +130,7 @@ pub struct Rejected {
 }
 
 impl Rejected {
-    fn new(reason: Reason, detail: impl Into<String>) -> Self {
+    pub(crate) fn new(reason: Reason, detail: impl Into<String>) -> Self {
         Self { reason, detail: detail.into() }
     }
 }
-
-#[cfg(test)]
-mod corpus;
-#[cfg(test)]
-mod tests;

@@ -61,6 +61,8 @@ pub struct Points {
     /// Seeded at random: names come from outside, and must not be able to be chosen so that they collide.
     hasher: RandomState,
     series: Vec<Box<str>>,
+    /// The labels of each series, as an object of JSON.
+    labels: Vec<Option<Box<str>>>,
     keys: Vec<Key>,
     series_by_name: HashTable<u32>,
     keys_by_name: HashTable<u32>,
@@ -97,6 +99,7 @@ impl Points {
             + self.value_of.capacity() * size_of::<f64>()
             + self.name_bytes
             + self.series.capacity() * (size_of::<Box<str>>() + size_of::<u32>())
+            + self.labels.capacity() * size_of::<Option<Box<str>>>()
             + self.keys.capacity() * (size_of::<Key>() + size_of::<u32>())
     }
 
@@ -106,7 +109,32 @@ impl Points {
         Mark { series: self.series.len(), keys: self.keys.len(), points: self.len() }
     }
 
-    /// Takes away what was added since `mark`.
+    /// Begins a record of a message: from now on each column is named for the first time again.
+    pub fn begin_record(&mut self) {
+        self.message += 1;
+    }
+
+    /// The labels of a series, as an object of JSON.
+    pub fn labels(&self, series: SeriesIndex) -> Option<&str> {
+        self.labels[series.0 as usize].as_deref()
+    }
+
+    /// Sets the labels of a series: an object of JSON.
+    pub fn set_labels(&mut self, series: SeriesIndex, json: &str) {
+        let labels = &mut self.labels[series.0 as usize];
+        if labels.as_deref() == Some(json) {
+            return;
+        }
+        self.name_bytes += json.len();
+        self.name_bytes -= labels.replace(json.into()).map_or(0, |before| before.len());
+    }
+
+    /// Each series that has labels, with them.
+    pub fn series_labels(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.series.iter().zip(&self.labels).filter_map(|(name, labels)| Some((&**name, labels.as_deref()?)))
+    }
+
+    /// Removes what was added since `mark`, except labels of a series that was there before: the next message sets its own.
     pub fn cut_back(&mut self, mark: Mark) {
         self.key_of.truncate(mark.points);
         self.time_of.truncate(mark.points);
@@ -122,12 +150,13 @@ impl Points {
         self.keys.truncate(mark.keys);
         for index in (mark.series..self.series.len()).rev() {
             let hash = self.hasher.hash_one(&*self.series[index]);
-            self.name_bytes -= self.series[index].len();
+            self.name_bytes -= self.series[index].len() + self.labels[index].as_ref().map_or(0, |labels| labels.len());
             if let Ok(entry) = self.series_by_name.find_entry(hash, |at| *at as usize == index) {
                 entry.remove();
             }
         }
         self.series.truncate(mark.series);
+        self.labels.truncate(mark.series);
     }
 
     /// The index of a series, given now if it is a new one.
@@ -141,6 +170,7 @@ impl Points {
         let index = *entry.or_insert_with(|| index_of(series.len())).get();
         if index as usize == series.len() {
             series.push(name.into());
+            self.labels.push(None);
             self.name_bytes += name.len();
         }
         SeriesIndex(index)

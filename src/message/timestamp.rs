@@ -13,7 +13,7 @@ const EXPECTED: &str = "a timestamp: RFC 3339, a date, a date-time without zone 
 
 /// What a timestamp that is a number counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) enum Unit {
+pub(crate) enum Unit {
     /// Seconds, with or without a fraction.
     #[default]
     Seconds,
@@ -26,7 +26,7 @@ pub(super) enum Unit {
 }
 
 impl Unit {
-    pub(super) fn from_word(word: &str) -> Option<Self> {
+    pub(crate) fn from_word(word: &str) -> Option<Self> {
         Some(match word {
             "s" => Self::Seconds,
             "ms" => Self::Milliseconds,
@@ -57,32 +57,40 @@ impl Unit {
 }
 
 /// Reads a timestamp.
-pub(super) fn read(cursor: &mut Cursor<'_>, peek: Peek, unit: Unit, limits: &Limits) -> Result<i64, Fault> {
+pub(crate) fn read(cursor: &mut Cursor<'_>, peek: Peek, unit: Unit, limits: &Limits) -> Result<i64, Fault> {
     let at = cursor.position();
-    let time = match peek {
-        Peek::String => Some(
-            parse(cursor.text()?)
-                .map_err(|why| Fault::new(Reason::Schema, at, format!("expected {EXPECTED}: {why}")))?,
-        ),
-        Peek::NaN | Peek::Infinity => return Err(not_finite(at)),
-        peek if peek.is_num() => {
-            let number = cursor.number(peek)?;
-            if number.contains(&b'I') {
-                return Err(not_finite(at));
-            }
-            microseconds(number, unit)
-        }
-        peek => return Err(cursor.unexpected(EXPECTED, peek)),
-    };
-    match time {
-        Some(time) if (limits.min_us..limits.max_us).contains(&time) => Ok(time),
-        _ if peek == Peek::String => Err(Fault::new(Reason::TimeWindow, at, outside("the timestamp", limits))),
-        _ => {
-            let number = format!("the timestamp, as a number of the unit \"{}\",", unit.word());
-            let what = format!("{}: is timestamp_unit right?", outside(&number, limits));
-            Err(Fault::new(Reason::TimeWindow, at, what))
-        }
+    match peek {
+        Peek::String => of_text(cursor.text()?, at, limits),
+        Peek::NaN | Peek::Infinity => Err(not_finite(at)),
+        peek if peek.is_num() => of_number(cursor.number(peek)?, unit, at, limits),
+        peek => Err(cursor.unexpected(EXPECTED, peek)),
     }
+}
+
+/// A timestamp that is a text; `at` is its byte in the message.
+pub(crate) fn of_text(text: &str, at: usize, limits: &Limits) -> Result<i64, Fault> {
+    let time = parse(text).map_err(|why| Fault::new(Reason::Schema, at, format!("expected {EXPECTED}: {why}")))?;
+    checked(time, at, limits)
+}
+
+/// A timestamp that is a number of `unit`, as JSON writes it; `at` is its byte in the message.
+pub(crate) fn of_number(number: &[u8], unit: Unit, at: usize, limits: &Limits) -> Result<i64, Fault> {
+    if number.contains(&b'I') {
+        return Err(not_finite(at));
+    }
+    microseconds(number, unit).filter(|time| (limits.min_us..limits.max_us).contains(time)).ok_or_else(|| {
+        let number = format!("the timestamp, as a number of the unit \"{}\",", unit.word());
+        let what = format!("{}: is timestamp_unit right?", outside(&number, limits));
+        Fault::new(Reason::TimeWindow, at, what)
+    })
+}
+
+/// A time in microseconds since the Unix epoch, if it lies in the accepted window.
+pub(crate) fn checked(time_us: i64, at: usize, limits: &Limits) -> Result<i64, Fault> {
+    if (limits.min_us..limits.max_us).contains(&time_us) {
+        return Ok(time_us);
+    }
+    Err(Fault::new(Reason::TimeWindow, at, outside("the timestamp", limits)))
 }
 
 fn outside(what: &str, limits: &Limits) -> String {

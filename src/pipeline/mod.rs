@@ -131,6 +131,7 @@ pub async fn run(
     let consumer = consumer::spawn(kafka, member.clone(), budget.clone(), beats, event_sender, message_sender)?;
     let watch = Monitor::new(Arc::clone(&config), Arc::clone(&lookup), database.clone(), Arc::clone(&health));
     let starter = Starter {
+        inputs: config.inputs(),
         kafka: config.kafka.clone(),
         lookup: Arc::clone(&lookup),
         database: database.clone(),

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::topic_settings::PointsInSeries;
 use crate::batch::{Batch, Counts};
 use crate::config::Config;
-use crate::message::Decoder;
+use crate::input::Decoder;
 use crate::raw::{Budget, MessageSet};
 use crate::telemetry::metrics::{self, Step};
 
@@ -25,7 +25,7 @@ pub(super) struct OpenBatch {
 
 impl OpenBatch {
     pub(super) fn new(config: &Config, budget: Budget, points_in_series: PointsInSeries) -> Self {
-        let decoder = Decoder::new(config.message.limits());
+        let decoder = config.decoder();
         Self {
             batch: Batch::charged(decoder.clone(), &budget),
             since: None,

@@ -11,11 +11,12 @@ use super::new_cluster::{log_move, refused_move};
 use super::partitions::{InFlightPartitions, first_beyond};
 use crate::config::{Kafka, NewCluster, StartAt};
 use crate::database::{self, Class, Database, Elsewhere};
+use crate::input::Inputs;
 use crate::journal::JournalHandle;
 use crate::kafka::events::{Assigned, Start};
 use crate::kafka::lookup::Lookup;
 use crate::kafka::partition::{LogRange, TopicPartition};
-use crate::raw::Kind;
+
 use crate::raw::{Partition, Source, holes};
 use crate::telemetry::log_limit::LogLimit;
 use crate::telemetry::metrics;
@@ -29,6 +30,7 @@ const NOT_STARTED: &str = "start";
 #[derive(Debug, Clone)]
 pub(super) struct Starter {
     pub(super) kafka: Kafka,
+    pub(super) inputs: Inputs,
     pub(super) lookup: Arc<Lookup>,
     pub(super) database: Database,
     pub(super) journal: JournalHandle,
@@ -218,7 +220,7 @@ impl Starter {
             );
         }
         Source {
-            kind: if topic == self.kafka.series_topic { Kind::Series } else { Kind::Points },
+            kind: self.inputs.kind_of(topic),
             cluster_id: topics.cluster_id.clone(),
             topic: topic.to_owned(),
             topic_id,

@@ -21,6 +21,8 @@ pub enum Kind {
     Series,
     /// `point-batch`.
     Points,
+    /// Points of another format, as the topic's input says.
+    Other,
 }
 
 impl Kind {
@@ -29,6 +31,7 @@ impl Kind {
         match self {
             Self::Series => "series-create",
             Self::Points => "point-batch",
+            Self::Other => "other",
         }
     }
 

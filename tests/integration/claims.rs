@@ -8,7 +8,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use series_ingest::batch::Batch;
 use series_ingest::database::{ClaimOrder, Class, Database, Error, Written};
-use series_ingest::message::Decoder;
+use series_ingest::input::Decoder;
 use series_ingest::raw::Kind;
 use series_ingest::raw::{MessageSetBuilder, RawMessage, Source};
 use tokio_postgres::Client;
@@ -32,11 +32,7 @@ impl Writer {
             topic: fixture.points_topic.clone(),
             topic_id: "t".into(),
         };
-        Self {
-            database: Database::new(&config).unwrap(),
-            source: Arc::new(source),
-            decoder: Decoder::new(config.message.limits()),
-        }
+        Self { database: Database::new(&config).unwrap(), source: Arc::new(source), decoder: config.decoder() }
     }
 
     /// Messages of one point each at the offsets of `[from, until)`; a point's time is its offset in microseconds.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use series_ingest::batch::Batch;
 use series_ingest::database::dead_letters::{Fate, LetterFilter, Redrive, RedriveMode};
 use series_ingest::database::{ClaimOrder, Class, Database};
-use series_ingest::message::Decoder;
+use series_ingest::input::Decoder;
 use series_ingest::raw::Kind;
 use series_ingest::raw::{MessageSetBuilder, RawMessage, Source as BatchSource};
 use tokio_postgres::Client;
@@ -326,7 +326,7 @@ async fn nothing_that_takes_a_source_takes_a_stale_key() {
     fixture.migrate(&replace).await;
     let config = fixture.config(&replace);
     let database = Database::new(&config).unwrap();
-    let decoder = Decoder::new(config.message.limits());
+    let decoder = config.decoder();
     let source = Arc::new(BatchSource {
         kind: Kind::Points,
         cluster_id: "c".into(),

@@ -7,8 +7,8 @@ use crate::cli::Failure;
 use crate::config::Config;
 use crate::database::Database;
 use crate::database::dead_letters::{Letter, LetterFilter};
+use crate::input::Inputs;
 use crate::message::series_of;
-use crate::raw::Kind;
 
 /// The number of letters that are read at once, and so held in memory.
 pub(super) const PAGE: usize = 500;
@@ -81,7 +81,7 @@ pub(super) fn series_of_letter(letter: &Letter) -> Option<String> {
 
 /// The dead letters of a filter, page by page in the order of their ids.
 pub(super) struct Letters<'a> {
-    config: &'a Config,
+    inputs: Inputs,
     database: &'a Database,
     filter: &'a Filter,
     pub(super) asked: LetterFilter,
@@ -91,14 +91,13 @@ pub(super) struct Letters<'a> {
 
 impl<'a> Letters<'a> {
     pub(super) fn new(config: &'a Config, database: &'a Database, filter: &'a Filter) -> Self {
-        Self { config, database, filter, asked: filter.in_database(), above: i64::MIN, page: PAGE }
+        Self { inputs: config.inputs(), database, filter, asked: filter.in_database(), above: i64::MIN, page: PAGE }
     }
 
     /// Returns the next page without the letters of other series, and the number that the database had; `None` after the last
     /// page.
     pub(super) async fn next(&mut self) -> Result<Option<(Vec<Letter>, usize)>, Failure> {
-        let series_topic = &self.config.kafka.series_topic;
-        let kind_of = |topic: &str| if topic == series_topic { Kind::Series } else { Kind::Points };
+        let kind_of = |topic: &str| self.inputs.kind_of(topic);
         let mut page = self.database.letters(&self.asked, self.above, self.page, kind_of).await?;
         let Some(last) = page.last() else { return Ok(None) };
         self.above = last.message.id;

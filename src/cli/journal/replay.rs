@@ -14,7 +14,6 @@ use crate::config::Config;
 use crate::database::verdict::{Attempts, Failed, Verdict, verdict};
 use crate::database::{ClaimOrder, Class, Coverage, Database};
 use crate::journal::{Inspection, ReadError, Record};
-use crate::message::Decoder;
 use crate::raw::{Interval, MessageSet, Partition};
 
 /// The pause after the database refused.
@@ -61,7 +60,7 @@ async fn replay_into(
     let records: Vec<Record> = journal.records().filter(|record| filter.takes(record)).cloned().collect();
     let coverage = coverage_of(database, &records).await?;
     let bar = progress_bar(records.len(), "records");
-    let decoder = Decoder::new(config.message.limits());
+    let decoder = config.decoder();
     let mut done = Done { damaged: known_damage(journal), ..Done::default() };
     let (mut batch, mut writers) = (Batch::new(decoder.clone()), JoinSet::new());
     let most_writers = *config.database.writer_range().end();

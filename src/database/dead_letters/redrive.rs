@@ -20,7 +20,8 @@ use crate::database::verdict::{Attempts, Failed, Verdict, verdict};
 use crate::database::write::insert::Store;
 use crate::database::write::series::KnownSeries;
 use crate::database::write::{bisect, series};
-use crate::message::{Decoder, Rejected};
+use crate::input::Decoder;
+use crate::message::Rejected;
 use crate::raw::{MessageSet, MessageSetBuilder, RawMessage};
 
 impl Database {

@@ -167,7 +167,8 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::message::{Decoder, Limits};
+    use crate::input::{Decoder, Inputs};
+    use crate::message::Limits;
     use crate::raw::Kind;
     use crate::raw::{MessageSetBuilder, RawMessage, Source};
 
@@ -189,7 +190,7 @@ mod tests {
         }
         let (max_bytes, max_points, max_name_bytes, min_us, max_us) = (1 << 20, 1 << 20, 100, i64::MIN, i64::MAX);
         let limits = Limits { max_bytes, max_points, max_name_bytes, min_us, max_us, deny_unknown_fields: false };
-        let mut batch = Batch::new(Decoder::new(limits));
+        let mut batch = Batch::new(Decoder::new(limits, Inputs::default()));
         batch.push(builder.build(None));
 
         let messages = Messages::new(&batch, batch.points().order());

@@ -20,9 +20,10 @@ use super::topic_settings::PointsInSeries;
 use crate::batch::Batch;
 use crate::config::{self, Config};
 use crate::database::{Applied, ClaimOrder, Database, Oversized};
+use crate::input::Decoder;
 use crate::journal::{JournalHandle, ReadError, Record};
 use crate::kafka::lookup::Lookup;
-use crate::message::{Decoder, Rejected};
+use crate::message::Rejected;
 use crate::raw::{Budget, Interval, MessageAt, MessageSet};
 use crate::telemetry::log_limit::LogLimit;
 use crate::telemetry::metrics::{self, Step};
@@ -94,7 +95,7 @@ impl Writer {
             database,
             lookup,
             points_in_series,
-            decoder: Decoder::new(config.message.limits()),
+            decoder: config.decoder(),
             batch: config.batch.clone(),
             backoff,
             longest_pause: Duration::from_millis(config.database.retry_max_ms),

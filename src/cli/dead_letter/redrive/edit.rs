@@ -11,6 +11,7 @@ use crate::cli::dead_letter::read_answer;
 use crate::cli::output::{print, print_line};
 use crate::database::dead_letters::{Fate, Letter, Redrive, RedriveMode};
 use crate::message::{Points, Rejected};
+use crate::raw::RawMessage;
 use crate::telemetry::escaped;
 
 /// The result of writing an edited letter.
@@ -32,9 +33,11 @@ impl Work<'_> {
             letter.message.reason,
             escaped(&letter.message.detail)
         ));
-        if let Err(rejected) =
-            self.decoder.check_envelope(letter.message.key.as_deref(), letter.message.headers.as_deref())
-        {
+        if let Err(rejected) = self.decoder.check_envelope(
+            &letter.source,
+            letter.message.key.as_deref(),
+            letter.message.headers.as_deref(),
+        ) {
             print_line(format_args!("--edit changes the payload alone: {}", escaped(&rejected.detail)));
             self.done.skipped += 1;
             return Ok(true);
@@ -61,7 +64,14 @@ impl Work<'_> {
     async fn write_edited(&mut self, letter: &Letter, text: &[u8]) -> Result<Edited, Failure> {
         // Only the database knows whether a series exists, each time.
         self.decoder.reject_series([]);
-        if let Err(rejected) = self.decoder.decode(letter.source.kind, Some(text), &mut Points::default()) {
+        let message = RawMessage {
+            offset: letter.message.offset,
+            time_ms: letter.message.time_ms,
+            key: letter.message.key.as_deref(),
+            payload: Some(text),
+            headers: letter.message.headers.as_deref(),
+        };
+        if let Err(rejected) = self.decoder.decode(&letter.source, &message, &mut Points::default()) {
             return Ok(Edited::Rejected(rejected));
         }
         let asked = [Redrive { letter, payload: Some(text) }];

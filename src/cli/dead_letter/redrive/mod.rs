@@ -19,8 +19,9 @@ use crate::cli::{Failure, progress_bar};
 use crate::config::Config;
 use crate::database::Database;
 use crate::database::dead_letters::{Cut, Fate, Letter, Redrive as OneRedrive, RedriveMode};
+use crate::input::Decoder;
 use crate::kafka::message_fetcher::FullMessage;
-use crate::message::{Decoder, Rejected};
+use crate::message::Rejected;
 use message_fetcher::Wholes;
 use report::{Again, Done};
 
@@ -63,7 +64,7 @@ pub(super) async fn run(config: &Arc<Config>, database: &Database, arguments: &R
     let mut work = Work {
         database,
         wholes: Wholes::new(config),
-        decoder: Decoder::new(config.message.limits()),
+        decoder: config.decoder(),
         defined: HashSet::new(),
         done: Done::default(),
         max_attempts: max_attempts(config),

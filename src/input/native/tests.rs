@@ -34,7 +34,7 @@ fn rows(points: &Points) -> Vec<Row> {
 
 fn decode_bytes(payload: &[u8]) -> Result<(Message, Vec<Row>), Rejected> {
     let mut points = Points::default();
-    let message = Decoder::new(limits()).decode(Kind::Points, Some(payload), &mut points);
+    let message = NativeDecoder::new(limits()).decode(Kind::Points, Some(payload), &mut points);
     if message.is_err() {
         assert!(points.is_empty() && points.series_columns().is_empty(), "a rejected message leaves nothing behind");
     }
@@ -173,7 +173,7 @@ fn a_series_is_defined() {
 #[test]
 fn the_topic_says_what_the_message_does_not() {
     let mut points = Points::default();
-    let mut decoder = Decoder::new(limits());
+    let mut decoder = NativeDecoder::new(limits());
     let series = decoder.decode(Kind::Series, Some(br#"{"id":"s"}"#), &mut points);
     assert!(matches!(series, Ok(Message::SeriesCreate(_))));
     let batch = br#"{"type":"point-batch","time_series_id":"s","timestamps":[0],"columns":{"c":[1]}}"#;
@@ -354,10 +354,10 @@ fn fields_that_mean_nothing_are_counted_or_denied() {
         (r#"{"type":"series-create","id":"s","\u0000":0}"#, 1, r#"the field "\0" is unknown"#),
         (r#"{"type":"series-create","id":"s","name":"S"}"#, 0, ""),
     ] {
-        let mut decoder = Decoder::new(limits());
+        let mut decoder = NativeDecoder::new(limits());
         decoder.decode(Kind::Points, Some(payload.as_bytes()), &mut Points::default()).unwrap();
         assert_eq!((decoder.take_unknown_fields(), decoder.take_unknown_fields()), (count, 0), "{payload}");
-        let mut strict = Decoder::new(Limits { deny_unknown_fields: true, ..limits() });
+        let mut strict = NativeDecoder::new(Limits { deny_unknown_fields: true, ..limits() });
         let mut points = Points::default();
         match strict.decode(Kind::Points, Some(payload.as_bytes()), &mut points) {
             Ok(_) => assert_eq!(count, 0, "{payload}"),
@@ -369,14 +369,14 @@ fn fields_that_mean_nothing_are_counted_or_denied() {
         }
     }
     let long = format!(r#"{{"id":"s","{}":0}}"#, "x".repeat(50_000));
-    let mut strict = Decoder::new(Limits { deny_unknown_fields: true, ..limits() });
+    let mut strict = NativeDecoder::new(Limits { deny_unknown_fields: true, ..limits() });
     let rejected = strict.decode(Kind::Series, Some(long.as_bytes()), &mut Points::default()).unwrap_err();
     assert!(rejected.detail.len() < 200, "the field's name is cut");
 }
 
 #[test]
 fn what_stands_beside_the_payload_has_limits_and_a_version() {
-    let decoder = Decoder::new(limits());
+    let decoder = NativeDecoder::new(limits());
     let of = |headers: &[(&str, Option<&[u8]>)]| {
         headers::encode(headers.iter().map(|(name, value)| (name.as_bytes(), *value)))
     };
@@ -409,7 +409,7 @@ fn what_stands_beside_the_payload_has_limits_and_a_version() {
 
 #[test]
 fn points_of_a_series_that_is_to_be_rejected() {
-    let mut decoder = Decoder::new(limits());
+    let mut decoder = NativeDecoder::new(limits());
     decoder.reject_series(["s".to_owned()]);
     let mut points = Points::default();
     let payload = br#"{"time_series_id":"s","timestamps":[0],"columns":{"c":[1]}}"#;

@@ -1,9 +1,9 @@
 //! The fields of a message's outermost object: where each one's value begins.
 
-use super::Reason;
-use super::faults::{missing, quoted};
-use super::json::{Cursor, Fault};
-use super::timestamp::Unit;
+use crate::message::Reason;
+use crate::message::faults::{missing, quoted};
+use crate::message::json::{Cursor, Fault};
+use crate::message::timestamp::Unit;
 use crate::raw::Kind;
 
 /// The names of the fields that mean something; others are skipped.

@@ -1,9 +1,9 @@
 //! Points in the form of columns: an array of timestamps, and an object of columns with a value for each of them.
 
-use super::faults::{checked_name, too_many_columns, too_many_points};
-use super::json::{Cursor, Fault};
-use super::timestamp::{self, Unit};
-use super::{KeyIndex, Limits, Points, Reason, SeriesIndex};
+use crate::message::faults::{checked_name, too_many_columns, too_many_points};
+use crate::message::json::{Cursor, Fault};
+use crate::message::timestamp::{self, Unit};
+use crate::message::{KeyIndex, Limits, Points, Reason, SeriesIndex};
 
 /// Reads the timestamps into `times`, instead of those that are there.
 pub(super) fn read_timestamps(

@@ -1,10 +1,10 @@
 //! Points in the form of rows: an array of objects with a timestamp, a column and a value each.
 
-use super::faults::{checked_name, missing, too_many_points};
 use super::fields::count_unknown;
-use super::json::{Cursor, Fault};
-use super::timestamp::{self, Unit};
-use super::{KeyIndex, Limits, Points, Reason, SeriesIndex};
+use crate::message::faults::{checked_name, missing, too_many_points};
+use crate::message::json::{Cursor, Fault};
+use crate::message::timestamp::{self, Unit};
+use crate::message::{KeyIndex, Limits, Points, Reason, SeriesIndex};
 
 /// Adds the point of each row. Fields that mean nothing are added to `unknown`, or refused.
 pub(super) fn add_points(

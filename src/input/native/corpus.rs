@@ -1,6 +1,6 @@
 //! The cases of `tests/corpus/`, each decoded alone, and all into one batch.
 
-#[path = "../../tests/corpus/cases.rs"]
+#[path = "../../../tests/corpus/cases.rs"]
 mod cases;
 
 use super::Points;
@@ -32,7 +32,11 @@ fn expected(case: &Case) -> (Result<Message, (String, String)>, Vec<Row>) {
 }
 
 /// What becomes of a case.
-fn decoded(case: &Case, decoder: &mut Decoder, points: &mut Points) -> (Result<Message, (String, String)>, Vec<Row>) {
+fn decoded(
+    case: &Case,
+    decoder: &mut NativeDecoder,
+    points: &mut Points,
+) -> (Result<Message, (String, String)>, Vec<Row>) {
     let kind = match case.topic {
         Topic::Series => Kind::Series,
         Topic::Points => Kind::Points,
@@ -52,12 +56,12 @@ fn decoded(case: &Case, decoder: &mut Decoder, points: &mut Points) -> (Result<M
 fn every_case_of_the_corpus_has_its_outcome() {
     let cases = cases::all();
     let limits = Config::load(Some(&cases::config_file()), []).unwrap().message.limits();
-    let (mut decoder, mut together) = (Decoder::new(limits.clone()), Points::default());
+    let (mut decoder, mut together) = (NativeDecoder::new(limits.clone()), Points::default());
     let mut wrong = Vec::new();
     for case in &cases {
         let expected = expected(case);
         for decoded in [
-            decoded(case, &mut Decoder::new(limits.clone()), &mut Points::default()),
+            decoded(case, &mut NativeDecoder::new(limits.clone()), &mut Points::default()),
             decoded(case, &mut decoder, &mut together),
         ] {
             if decoded != expected {

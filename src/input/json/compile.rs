@@ -1,0 +1,276 @@
+//! Compiles a JSON input: its pointers into trees, with the defaults of its format.
+
+use super::plan::{Envelope, JsonPlan, Layout, RecordTime, SeriesName, Tree};
+use crate::input::Strings;
+use crate::input::options::{Format, InputOptions, Problems, Time};
+use crate::input::pointer::Pointer;
+use crate::input::template::Template;
+use crate::input::time::TimeForm;
+
+/// The attributes of a CloudEvent that templates and times may point to.
+const ATTRIBUTES: [&str; 6] = ["id", "source", "type", "subject", "time", "dataschema"];
+
+impl JsonPlan {
+    /// Compiles an input of a format that is JSON; `None` if something is wrong with it.
+    pub(in crate::input) fn compile(options: &InputOptions, problems: &mut Problems) -> Option<Self> {
+        match options.format {
+            Format::TelegrafJson => telegraf(options, problems),
+            Format::PrometheusJson => Some(prometheus(options)),
+            _ => mapped(options, problems),
+        }
+    }
+}
+
+/// Gives numbers to the pointers whose values are kept.
+#[derive(Default)]
+struct Slots(Vec<Pointer>);
+
+impl Slots {
+    fn of(&mut self, pointer: Pointer) -> usize {
+        self.0.iter().position(|known| *known == pointer).unwrap_or_else(|| {
+            self.0.push(pointer);
+            self.0.len() - 1
+        })
+    }
+
+    /// A slot of its own, also if another has the same pointer.
+    fn another(&mut self, pointer: Pointer) -> usize {
+        self.0.push(pointer);
+        self.0.len() - 1
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.0.iter().map(Pointer::to_string).collect()
+    }
+}
+
+fn pointer(text: &str) -> Pointer {
+    Pointer(text.split('/').skip(1).map(str::to_owned).collect())
+}
+
+fn telegraf(options: &InputOptions, problems: &mut Problems) -> Option<JsonPlan> {
+    let form = TimeForm::parse(Some(options.unit.as_deref().unwrap_or("s")), None).map_err(|(_, text)| text);
+    let form = problems.take("unit", form)?;
+    let (mut slots, mut record) = (Slots::default(), Tree::new());
+    let (name, time) = (slots.of(pointer("/name")), slots.of(pointer("/timestamp")));
+    record.at(&pointer("/name")).slot = Some(name);
+    record.at(&pointer("/timestamp")).slot = Some(time);
+    record.at(&pointer("/tags")).tags = true;
+    let fields = record.at(&pointer("/fields"));
+    (fields.columns, fields.name) = (Some(true), Some(String::new()));
+    let mut around = Tree::new();
+    around.at(&pointer("/metrics")).records = Some("/metrics".to_owned());
+    Some(JsonPlan {
+        layout: Layout { around: Some(around), is_array: true, envelope: Envelope::Metrics },
+        record,
+        slots: slots.0.len(),
+        slot_names: slots.names(),
+        series: SeriesName::Tags(name),
+        time: RecordTime::Slot { slot: time, form, or_kafka: false },
+        long: None,
+        labels: Vec::new(),
+        strings: options.strings.unwrap_or_default(),
+        booleans: options.booleans.unwrap_or_default(),
+        nested: options.nested.unwrap_or_default(),
+    })
+}
+
+fn prometheus(options: &InputOptions) -> JsonPlan {
+    let (mut slots, mut record) = (Slots::default(), Tree::new());
+    let [name, time, value] = ["/name", "/timestamp", "/value"].map(|place| {
+        let slot = slots.of(pointer(place));
+        record.at(&pointer(place)).slot = Some(slot);
+        slot
+    });
+    record.at(&pointer("/labels")).tags = true;
+    JsonPlan {
+        layout: Layout { around: None, is_array: false, envelope: Envelope::Plain },
+        record,
+        slots: slots.0.len(),
+        slot_names: slots.names(),
+        series: SeriesName::Tags(name),
+        time: RecordTime::Slot { slot: time, form: TimeForm::Text, or_kafka: false },
+        long: Some((Template::text("value"), value)),
+        labels: Vec::new(),
+        // The adapter writes values as strings, because JSON has no NaN.
+        strings: options.strings.unwrap_or(Strings::Number),
+        booleans: options.booleans.unwrap_or_default(),
+        nested: options.nested.unwrap_or_default(),
+    }
+}
+
+/// Compiles `json`, `debezium-json` and `cloudevents`, whose records are mapped by the keys of the input.
+fn mapped(options: &InputOptions, problems: &mut Problems) -> Option<JsonPlan> {
+    let mut slots = Slots::default();
+    let is_event = options.format == Format::Cloudevents;
+    let each = options.each.as_ref().and_then(|text| problems.take("each", Pointer::parse(text)));
+    let series = match (&options.series, options.format) {
+        (Some(text), _) => problems.take("series", Template::parse(text)),
+        (None, Format::DebeziumJson) => Template::parse("{topic}").ok(),
+        (None, Format::Cloudevents) => Template::parse("{/source}").ok(),
+        (None, _) => {
+            problems.push(
+                "series",
+                "is missing; set the template of the series' ids, such as \"{/site}/{/sensor}\" or \"{key}\"",
+            );
+            None
+        }
+    };
+    let series = series.map(|template| template.map(|pointer| slots.of(pointer)));
+    let mut labels = Vec::new();
+    for pointer in options.labels.iter().filter_map(|text| problems.take("labels", Pointer::parse(text))) {
+        labels.push((pointer.dotted(), slots.of(pointer)));
+    }
+    let long = long_form(options, &mut slots, problems);
+    let time = match &options.time {
+        Some(Time::Kafka) => Some(RecordTime::Kafka),
+        Some(Time::At { at, unit, format }) => {
+            let at = problems.take("time.at", Pointer::parse(at));
+            let form = TimeForm::parse(unit.as_deref(), format.as_deref());
+            let form = form.map_err(|(key, text)| problems.push(&format!("time.{key}"), text)).ok();
+            at.zip(form).map(|(at, form)| RecordTime::Slot { slot: slots.of(at), form, or_kafka: false })
+        }
+        // Resolved below, to the event's attribute.
+        None if is_event => None,
+        None => {
+            let text = "is missing; set where it stands, such as { at = \"/ts\", unit = \"ms\" }, or \"kafka\"";
+            problems.push("time", text);
+            None
+        }
+    };
+    let mut record = Tree::new();
+    for (slot, pointer) in slots.0.iter().enumerate() {
+        let node = record.at(pointer);
+        (node.slot, node.columns) = (Some(slot), Some(false));
+    }
+    columns(options, long.is_none(), &mut record, problems);
+    let (layout, event_time) = layout(options.format, each.as_ref(), &mut slots);
+    let time = match event_time {
+        Some(slot) if options.time.is_none() => Some(RecordTime::Slot { slot, form: TimeForm::Text, or_kafka: true }),
+        _ => time,
+    };
+    Some(JsonPlan {
+        layout,
+        record,
+        slots: slots.0.len(),
+        slot_names: slots.names(),
+        series: SeriesName::Template(series?),
+        time: time?,
+        long,
+        labels,
+        strings: options.strings.unwrap_or_default(),
+        booleans: options.booleans.unwrap_or_default(),
+        nested: options.nested.unwrap_or_default(),
+    })
+}
+
+/// The long form, if the input has it: the column's name and the slot of the value.
+fn long_form(options: &InputOptions, slots: &mut Slots, problems: &mut Problems) -> Option<(Template<usize>, usize)> {
+    let (column, value) = match (&options.column, &options.value) {
+        (None, None) => return None,
+        (Some(column), Some(value)) => (column, value),
+        (Some(_), None) => {
+            problems.push("value", "is missing, and column is set; set the pointer to the value, or remove column");
+            return None;
+        }
+        (None, Some(_)) => {
+            problems
+                .push("column", "is missing, and value is set; set the pointer to the column's name, or remove value");
+            return None;
+        }
+    };
+    if options.columns.is_some() {
+        problems.push("columns", "is set beside column and value; remove either: a record has one value or many");
+    }
+    // A pointer alone is the template of it.
+    let template = if column.starts_with('/') {
+        Pointer::parse(column).and_then(|pointer| Template::parse(&format!("{{{pointer}}}")))
+    } else {
+        Template::parse(column)
+    };
+    let template = problems.take("column", template);
+    let value = problems.take("value", Pointer::parse(value));
+    Some((template?.map(|pointer| slots.of(pointer)), slots.of(value?)))
+}
+
+/// Marks in the record which fields are columns.
+fn columns(options: &InputOptions, is_wide: bool, record: &mut Tree, problems: &mut Problems) {
+    let none = Default::default();
+    let columns = options.columns.as_ref().unwrap_or(&none);
+    if !columns.only.is_empty() && !columns.except.is_empty() {
+        problems.push("columns", "has both only and except; remove one");
+    }
+    record.at(&Pointer(Vec::new())).columns = Some(is_wide && columns.only.is_empty());
+    for place in columns.only.iter().filter_map(|text| problems.take("columns.only", Pointer::parse(text))) {
+        let name = place.dotted();
+        let node = record.at(&place);
+        (node.columns, node.name) = (Some(true), Some(name));
+    }
+    for place in columns.except.iter().filter_map(|text| problems.take("columns.except", Pointer::parse(text))) {
+        record.at(&place).columns = Some(false);
+    }
+    for (text, name) in &columns.rename {
+        if name.is_empty() {
+            problems.push("columns.rename", format!("has no name for {text:?}; set one"));
+        }
+        if let Some(place) = problems.take("columns.rename", Pointer::parse(text)) {
+            let node = record.at(&place);
+            (node.columns, node.name) = (Some(true), Some(name.clone()));
+        }
+    }
+}
+
+/// Where the records stand; for an event also the slot of its own time.
+fn layout(format: Format, each: Option<&Pointer>, slots: &mut Slots) -> (Layout, Option<usize>) {
+    let is_array = each.is_some();
+    let root = Pointer(Vec::new());
+    let inside = each.unwrap_or(&root);
+    let read = slots.0.clone();
+    let around = |places: &[Pointer], prefixes: &[&str]| {
+        let mut around = Tree::new();
+        for (slot, place) in read.iter().enumerate() {
+            for prefix in prefixes {
+                around.at(&pointer(prefix).join(place)).slot = Some(slot);
+            }
+        }
+        for place in places {
+            around.at(place).records = Some(place.to_string());
+        }
+        around
+    };
+    let plain = |slots_around: bool| Layout {
+        around: (slots_around && !inside.0.is_empty()).then(|| around(&[inside.clone()], &[""])),
+        is_array,
+        envelope: Envelope::Plain,
+    };
+    match format {
+        Format::DebeziumJson => {
+            let places = ["/payload/after", "/after"].map(|place| pointer(place).join(inside));
+            let mut around = around(&places, &["/payload", ""]);
+            let operation = slots.another(pointer("/op"));
+            around.at(&pointer("/payload/op")).slot = Some(operation);
+            around.at(&pointer("/op")).slot = Some(operation);
+            (Layout { around: Some(around), is_array, envelope: Envelope::Change { operation } }, None)
+        }
+        Format::Cloudevents => {
+            let mut around = around(&[pointer("/data").join(inside)], &[""]);
+            let time = slots.another(pointer("/time"));
+            let mut attributes: Vec<(String, usize)> = vec![("ce_time".to_owned(), time)];
+            let of_slot = |(slot, place): (usize, &Pointer)| match place.0.as_slice() {
+                [name] if ATTRIBUTES.contains(&name.as_str()) => Some((format!("ce_{name}"), slot)),
+                _ => None,
+            };
+            attributes.extend(read.iter().enumerate().filter_map(|(slot, place)| of_slot((slot, place))));
+            // A template may point to the time as well: then both are the same value.
+            let own = around.at(&pointer("/time"));
+            let shared = own.slot.replace(time);
+            let event_time = shared.unwrap_or(time);
+            if shared.is_some() {
+                around.at(&pointer("/time")).slot = shared;
+            }
+            let envelope = Envelope::Event { attributes, binary: Box::new(plain(true)) };
+            (Layout { around: Some(around), is_array, envelope }, Some(event_time))
+        }
+        _ => (plain(true), None),
+    }
+}

@@ -1,0 +1,226 @@
+//! The points of a record: its series, its time, its values.
+
+use super::JsonScratch;
+use super::plan::{JsonPlan, RecordTime, SeriesName};
+use super::walk::{Scalar, ScalarKind, number_of_boolean, number_of_text};
+use crate::input::decoder::Around;
+use crate::input::rules::Rules;
+use crate::input::series_id;
+use crate::input::template::{Lacks, Template};
+use crate::message::faults::{checked_name, too_many_points};
+use crate::message::json::{Cursor, Fault};
+use crate::message::{Points, Reason, SeriesIndex};
+
+impl JsonScratch {
+    /// Reads the record that the cursor is at, and adds its points.
+    pub(super) fn record(
+        &mut self,
+        plan: &JsonPlan,
+        cursor: &mut Cursor<'_>,
+        around: &Around<'_>,
+        rules: &Rules,
+        points: &mut Points,
+    ) -> Result<(), Fault> {
+        self.text.truncate(self.text_around);
+        self.slots.clone_from(&self.slots_around);
+        self.tags.clear();
+        self.fields.clear();
+        self.column.clear();
+        self.base = 0;
+        let (start, skipped) = (cursor.position(), self.skipped);
+        let peek = cursor.peek()?;
+        if peek != jiter::Peek::Object {
+            // By its first byte alone, "not json" would be null.
+            let fault = cursor.unexpected("an object", peek);
+            cursor.skip()?;
+            return Err(fault);
+        }
+        let columns = plan.record.nodes[0].columns == Some(true);
+        self.value(plan, &plan.record, Some(0), columns, cursor, rules)?;
+        let long = self.long_value(plan, start, rules)?;
+        if self.fields.is_empty() && long.is_none() && self.skipped > skipped {
+            // Nothing of it is stored, so it needs neither a series nor a time.
+            return Ok(());
+        }
+        let time = self.time(plan, start, around, rules)?;
+        let series = self.series(plan, start, around, rules, points)?;
+        points.begin_record();
+        if let Some((value, at)) = long {
+            let Some((column, _)) = &plan.long else { return Ok(()) };
+            self.column_name.clear();
+            self.write(plan, column, start, "column", around)?;
+            let name = named(&self.column_name, at, rules)?;
+            let key = points.key(series, name);
+            points.push(key, time, value);
+        }
+        for field in &self.fields {
+            let key = points.key(series, &self.text[field.name.clone()]);
+            if !points.is_first_in_message(key) {
+                let what = format!("the column {:?} is there twice in a record", points.column_name(key));
+                return Err(Fault::new(Reason::Schema, field.at, what));
+            }
+            points.push(key, time, field.value);
+        }
+        Ok(())
+    }
+
+    /// The value of a record in the long form, and its byte; `None` in the wide form, and if it is skipped.
+    fn long_value(&mut self, plan: &JsonPlan, start: usize, rules: &Rules) -> Result<Option<(f64, usize)>, Fault> {
+        let Some((_, slot)) = &plan.long else { return Ok(None) };
+        let Some(scalar) = &self.slots[*slot] else { return Err(missing(plan, *slot, start)) };
+        let (text, at) = (scalar.text(&self.text), scalar.at);
+        let value = match scalar.kind {
+            ScalarKind::Null => Some(f64::NAN),
+            ScalarKind::Boolean => number_of_boolean(text == "true", plan.booleans, at)?,
+            ScalarKind::Text => number_of_text(text, plan.strings, at)?,
+            ScalarKind::Number => Some(number(text, at)?),
+        };
+        match value {
+            Some(value) => {
+                self.values += 1;
+                if self.values > rules.limits.max_points {
+                    return Err(too_many_points(at, rules.limits.max_points));
+                }
+                Ok(Some((value, at)))
+            }
+            None => {
+                self.skipped += 1;
+                Ok(None)
+            }
+        }
+    }
+
+    fn time(&self, plan: &JsonPlan, start: usize, around: &Around<'_>, rules: &Rules) -> Result<i64, Fault> {
+        let of_kafka = || {
+            let what = "expected a time of the message in Kafka, which has none";
+            let time_ms = around.time_ms.ok_or_else(|| Fault::new(Reason::Schema, start, what))?;
+            crate::message::timestamp::checked(time_ms.saturating_mul(1000), start, &rules.limits)
+        };
+        let RecordTime::Slot { slot, form, or_kafka } = &plan.time else { return of_kafka() };
+        let Some(scalar) = &self.slots[*slot] else {
+            return if *or_kafka { of_kafka() } else { Err(missing(plan, *slot, start)) };
+        };
+        let text = scalar.text(&self.text);
+        let time = match scalar.kind {
+            ScalarKind::Number => form.of_number(text, scalar.at, &rules.limits),
+            ScalarKind::Text => form.of_text(text, scalar.at, &rules.limits),
+            ScalarKind::Boolean | ScalarKind::Null => {
+                Err(Fault::new(Reason::Schema, scalar.at, "expected a time, found a boolean"))
+            }
+        };
+        time.map_err(|fault| if scalar.is_around { fault } else { fault.at_token(&plan.slot_names[*slot][1..]) })
+    }
+
+    fn series(
+        &mut self,
+        plan: &JsonPlan,
+        start: usize,
+        around: &Around<'_>,
+        rules: &Rules,
+        points: &mut Points,
+    ) -> Result<SeriesIndex, Fault> {
+        self.series.clear();
+        match &plan.series {
+            SeriesName::Template(template) => {
+                std::mem::swap(&mut self.series, &mut self.column_name);
+                let written = self.write(plan, template, start, "series", around);
+                std::mem::swap(&mut self.series, &mut self.column_name);
+                written?;
+            }
+            SeriesName::Tags(slot) => {
+                let Some(name) = &self.slots[*slot] else { return Err(missing(plan, *slot, start)) };
+                let name = checked_name(name.at, name.text(&self.text), rules.limits.max_name_bytes)?;
+                series_id::write(&mut self.series, name, &mut self.tags, &self.text);
+            }
+        }
+        let name = named(&self.series, start, rules)?;
+        if rules.rejects(name) {
+            return Err(Fault::new(Reason::UnknownSeries, start, "no series-create has come for this series"));
+        }
+        let series = points.series(name);
+        self.labels.clear();
+        if let SeriesName::Tags(_) = plan.series {
+            if !self.tags.is_empty() && points.labels(series).is_none() {
+                series_id::write_labels(&mut self.labels, &self.tags, &self.text);
+                points.set_labels(series, &self.labels);
+            }
+        } else if !plan.labels.is_empty() {
+            write_labels(&mut self.labels, &plan.labels, &self.slots, &self.text);
+            if self.labels != "{}" {
+                points.set_labels(series, &self.labels);
+            }
+        }
+        Ok(series)
+    }
+
+    /// Writes a template's text to `column_name`.
+    fn write(
+        &mut self,
+        plan: &JsonPlan,
+        template: &Template<usize>,
+        start: usize,
+        what: &str,
+        around: &Around<'_>,
+    ) -> Result<(), Fault> {
+        let (slots, text) = (&self.slots, &self.text);
+        let slot = |number: usize| slots[number].as_ref().map(|scalar| scalar.text(text));
+        template.write(&mut self.column_name, around, slot).map_err(|lacks| match lacks {
+            Lacks::Slot(slot) => missing(plan, slot, start),
+            Lacks::Key => Fault::new(
+                Reason::Schema,
+                start,
+                format!("{what}: expected a key of the message, which is text; it has none"),
+            ),
+            Lacks::Header(name) => Fault::new(
+                Reason::Schema,
+                start,
+                format!("{what}: expected the header {name:?}, which is text; it is missing"),
+            ),
+        })
+    }
+}
+
+/// Writes the labels as an object of JSON; those that are missing are left out.
+fn write_labels(json: &mut String, labels: &[(String, usize)], slots: &[Option<Scalar>], text: &str) {
+    json.push('{');
+    for (name, scalar) in labels.iter().filter_map(|(name, slot)| Some((name, slots[*slot].as_ref()?))) {
+        if json.len() > 1 {
+            json.push(',');
+        }
+        series_id::quote(json, name);
+        json.push(':');
+        let value = scalar.text(text);
+        match scalar.kind {
+            ScalarKind::Number if super::super::time::is_number(value) => json.push_str(value),
+            ScalarKind::Boolean => json.push_str(value),
+            _ => series_id::quote(json, value),
+        }
+    }
+    json.push('}');
+}
+
+fn missing(plan: &JsonPlan, slot: usize, at: usize) -> Fault {
+    Fault::new(Reason::Schema, at, format!("expected {}, which is missing", plan.slot_names[slot]))
+}
+
+/// The text, if it can be a name.
+fn named<'a>(text: &'a str, at: usize, rules: &Rules) -> Result<&'a str, Fault> {
+    if text.as_bytes().contains(&0) {
+        return Err(Fault::new(Reason::Encoding, at, "PostgreSQL's text cannot hold the character U+0000"));
+    }
+    checked_name(at, text, rules.limits.max_name_bytes)
+}
+
+/// A number as JSON writes it, or one of Python's words.
+fn number(text: &str, at: usize) -> Result<f64, Fault> {
+    let value = match text {
+        "NaN" => f64::NAN,
+        "Infinity" => f64::INFINITY,
+        "-Infinity" => f64::NEG_INFINITY,
+        _ => match text.parse::<f64>() {
+            Ok(value) if value.is_finite() => value,
+            _ => return Err(Fault::new(Reason::Limits, at, "the number is beyond the range of a double")),
+        },
+    };
+    Ok(value)
+}

@@ -1,0 +1,345 @@
+//! A value read along a tree of keys: what has a slot is kept as text, what is a column as a number.
+
+use std::fmt::Write as _;
+use std::ops::Range;
+
+use jiter::Peek;
+
+use super::JsonScratch;
+use super::plan::{JsonPlan, Node, Tree};
+use crate::input::pointer::escape;
+use crate::input::rules::Rules;
+use crate::input::series_id::Tag;
+use crate::input::{Booleans, Nested, Strings};
+use crate::message::Reason;
+use crate::message::faults::{checked_name, too_many_points};
+use crate::message::json::{Cursor, Fault};
+
+/// How deep objects and arrays are flattened into columns.
+const MAX_DEPTH: usize = 16;
+/// The label that Prometheus keeps a metric's name in; the name is not one of its tags.
+const NAME_LABEL: &str = "__name__";
+
+/// A value that is kept by its slot.
+#[derive(Debug, Clone)]
+pub(super) struct Scalar {
+    pub(super) kind: ScalarKind,
+    text: Range<usize>,
+    /// Its byte in the message.
+    pub(super) at: usize,
+    /// Whether it stands around the record, and gives way to a value inside it.
+    pub(super) is_around: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ScalarKind {
+    Text,
+    Number,
+    Boolean,
+    Null,
+}
+
+impl Scalar {
+    pub(super) fn of_text(text: &str, at: usize, buffer: &mut String) -> Self {
+        Self::new(ScalarKind::Text, text, at, buffer)
+    }
+
+    fn new(kind: ScalarKind, text: &str, at: usize, buffer: &mut String) -> Self {
+        let start = buffer.len();
+        buffer.push_str(text);
+        Self { kind, text: start..buffer.len(), at, is_around: false }
+    }
+
+    pub(super) fn text<'a>(&self, buffer: &'a str) -> &'a str {
+        &buffer[self.text.clone()]
+    }
+}
+
+/// A value that is a column's.
+#[derive(Debug)]
+pub(super) struct Field {
+    pub(super) name: Range<usize>,
+    pub(super) value: f64,
+    /// Its byte in the message.
+    pub(super) at: usize,
+}
+
+/// What was before a key was entered.
+struct Outer {
+    len: usize,
+    base: usize,
+}
+
+impl JsonScratch {
+    /// Reads a value. `columns` says whether what stands in it is columns, where the tree does not say.
+    pub(super) fn value(
+        &mut self,
+        plan: &JsonPlan,
+        tree: &Tree,
+        node: Option<usize>,
+        columns: bool,
+        cursor: &mut Cursor<'_>,
+        rules: &Rules,
+    ) -> Result<(), Fault> {
+        self.nested(plan, tree, node, (columns, 0), cursor, rules)
+    }
+
+    fn nested(
+        &mut self,
+        plan: &JsonPlan,
+        tree: &Tree,
+        node: Option<usize>,
+        (columns, depth): (bool, usize),
+        cursor: &mut Cursor<'_>,
+        rules: &Rules,
+    ) -> Result<(), Fault> {
+        let peek = cursor.peek()?;
+        let known = node.map(|node| &tree.nodes[node]);
+        if let Some(place) = known.and_then(|node| node.records.as_ref()) {
+            // Null is as if it were missing.
+            if peek != Peek::Null {
+                self.records = Some((cursor.position(), place.clone()));
+            }
+            return cursor.skip().map(drop);
+        }
+        if peek != Peek::Object && peek != Peek::Array {
+            return self.scalar(plan, known, columns, peek, cursor, rules);
+        }
+        if known.is_some_and(|node| node.tags) {
+            return self.tags(cursor, peek);
+        }
+        // What a record consists of is not nested in it.
+        let is_outermost = depth == 0 || known.is_some_and(|node| node.columns == Some(true));
+        let is_flattened = columns && (plan.nested == Nested::Flatten || is_outermost);
+        if !is_flattened && !tree.has_children(node) {
+            self.skipped += usize::from(columns);
+            return cursor.skip().map(drop);
+        }
+        if is_flattened && depth > MAX_DEPTH {
+            let what = format!("the nesting is too deep for columns: expected at most {MAX_DEPTH} levels");
+            return Err(Fault::new(Reason::Limits, cursor.position(), what));
+        }
+        let within = (is_flattened, depth + 1);
+        if peek == Peek::Object {
+            self.object(plan, tree, node, within, cursor, rules)
+        } else {
+            self.array(plan, tree, node, within, cursor, rules)
+        }
+    }
+
+    fn object(
+        &mut self,
+        plan: &JsonPlan,
+        tree: &Tree,
+        node: Option<usize>,
+        (columns, depth): (bool, usize),
+        cursor: &mut Cursor<'_>,
+        rules: &Rules,
+    ) -> Result<(), Fault> {
+        let mut at = cursor.next_quote();
+        let mut next = cursor.first_key()?.map(|key| self.enter(tree, node, columns, key, at)).transpose()?;
+        while let Some((child, inner, outer)) = next {
+            self.nested(plan, tree, child, (inner, depth), cursor, rules)
+                .map_err(|fault| fault.at_token(escape(&cursor.key_at(at))))?;
+            self.leave(&outer);
+            at = cursor.next_quote();
+            next = cursor.next_key()?.map(|key| self.enter(tree, node, columns, key, at)).transpose()?;
+        }
+        Ok(())
+    }
+
+    fn array(
+        &mut self,
+        plan: &JsonPlan,
+        tree: &Tree,
+        node: Option<usize>,
+        (columns, depth): (bool, usize),
+        cursor: &mut Cursor<'_>,
+        rules: &Rules,
+    ) -> Result<(), Fault> {
+        let (mut index, mut key) = (0_usize, String::new());
+        let mut next = cursor.first_element()?;
+        while next.is_some() {
+            key.clear();
+            // Writing to a String cannot fail.
+            let _ = write!(key, "{index}");
+            let (child, inner, outer) = self.enter(tree, node, columns, &key, cursor.position())?;
+            let read = self.nested(plan, tree, child, (inner, depth), cursor, rules);
+            read.map_err(|fault| fault.at_token(index))?;
+            self.leave(&outer);
+            index += 1;
+            next = cursor.next_element()?;
+        }
+        Ok(())
+    }
+
+    /// Goes to the value of a key: its node, and whether it is columns.
+    fn enter(
+        &mut self,
+        tree: &Tree,
+        node: Option<usize>,
+        columns: bool,
+        key: &str,
+        at: usize,
+    ) -> Result<(Option<usize>, bool, Outer), Fault> {
+        let outer = Outer { len: self.column.len(), base: self.base };
+        let child = tree.child(node, key);
+        let known = child.map(|child| &tree.nodes[child]);
+        let columns = known.and_then(|node| node.columns).unwrap_or(columns);
+        if columns {
+            match known.and_then(|node| node.name.as_deref()) {
+                Some(name) => {
+                    self.base = self.column.len();
+                    self.column.push_str(name);
+                }
+                None => {
+                    if key.as_bytes().contains(&0) {
+                        let what = "PostgreSQL's text cannot hold the character U+0000";
+                        return Err(Fault::new(Reason::Encoding, at, what));
+                    }
+                    if self.column.len() > self.base {
+                        self.column.push('.');
+                    }
+                    self.column.push_str(key);
+                }
+            }
+        }
+        Ok((child, columns, outer))
+    }
+
+    fn leave(&mut self, outer: &Outer) {
+        self.column.truncate(outer.len);
+        self.base = outer.base;
+    }
+
+    fn scalar(
+        &mut self,
+        plan: &JsonPlan,
+        node: Option<&Node>,
+        columns: bool,
+        peek: Peek,
+        cursor: &mut Cursor<'_>,
+        rules: &Rules,
+    ) -> Result<(), Fault> {
+        let at = cursor.position();
+        if let Some(slot) = node.and_then(|node| node.slot) {
+            let scalar = read_scalar(cursor, peek, &mut self.text)?;
+            if self.slots[slot].as_ref().is_some_and(|known| !known.is_around) {
+                return Err(Fault::new(Reason::Schema, at, "the field is there twice"));
+            }
+            // Null is as if it were missing, so what stands around the record is not hidden by it, except that a value may be null.
+            let is_value = plan.long.as_ref().is_some_and(|(_, value)| *value == slot);
+            if scalar.kind != ScalarKind::Null || is_value {
+                self.slots[slot] = Some(scalar);
+            }
+            return Ok(());
+        }
+        if !columns {
+            return cursor.skip().map(drop);
+        }
+        let value = match peek {
+            Peek::String => number_of_text(cursor.known_text()?, plan.strings, at)?,
+            Peek::True | Peek::False => number_of_boolean(cursor.boolean(peek)?, plan.booleans, at)?,
+            // Where the configuration names the column, its value may be unknown; else null may stand for anything.
+            Peek::Null => {
+                cursor.skip()?;
+                node.is_some_and(|node| node.columns == Some(true)).then_some(f64::NAN)
+            }
+            peek => Some(cursor.value(peek)?),
+        };
+        match value {
+            Some(value) => self.add_field(value, at, rules),
+            None => {
+                self.skipped += 1;
+                Ok(())
+            }
+        }
+    }
+
+    fn add_field(&mut self, value: f64, at: usize, rules: &Rules) -> Result<(), Fault> {
+        self.values += 1;
+        if self.values > rules.limits.max_points {
+            return Err(too_many_points(at, rules.limits.max_points));
+        }
+        let name = checked_name(at, &self.column[self.base..], rules.limits.max_name_bytes)?;
+        let start = self.text.len();
+        self.text.push_str(name);
+        self.fields.push(Field { name: start..self.text.len(), value, at });
+        Ok(())
+    }
+
+    /// Reads an object whose members are tags: strings as they are, and other scalars as they are written.
+    fn tags(&mut self, cursor: &mut Cursor<'_>, peek: Peek) -> Result<(), Fault> {
+        if peek != Peek::Object {
+            return Err(cursor.unexpected("an object of tags", peek));
+        }
+        let mut at = cursor.next_quote();
+        let mut next = cursor.first_key()?.map(|key| push(&mut self.text, key));
+        while let Some(name) = next {
+            let peek = cursor.peek()?;
+            let read = read_scalar(cursor, peek, &mut self.text);
+            let scalar = read.map_err(|fault| fault.at_token(escape(&cursor.key_at(at))))?;
+            if scalar.kind != ScalarKind::Null && self.text[name.clone()] != *NAME_LABEL {
+                self.tags.push(Tag { name, value: scalar.text });
+            }
+            at = cursor.next_quote();
+            next = cursor.next_key()?.map(|key| push(&mut self.text, key));
+        }
+        Ok(())
+    }
+}
+
+fn push(buffer: &mut String, text: &str) -> Range<usize> {
+    let start = buffer.len();
+    buffer.push_str(text);
+    start..buffer.len()
+}
+
+fn read_scalar(cursor: &mut Cursor<'_>, peek: Peek, buffer: &mut String) -> Result<Scalar, Fault> {
+    let at = cursor.position();
+    Ok(match peek {
+        Peek::String => Scalar::new(ScalarKind::Text, cursor.known_text()?, at, buffer),
+        Peek::True | Peek::False => {
+            let text = if cursor.boolean(peek)? { "true" } else { "false" };
+            Scalar::new(ScalarKind::Boolean, text, at, buffer)
+        }
+        Peek::Null => {
+            cursor.skip()?;
+            Scalar::new(ScalarKind::Null, "", at, buffer)
+        }
+        peek if peek.is_num() => {
+            // What JSON writes a number with is ASCII.
+            let text = std::str::from_utf8(cursor.number(peek)?).unwrap_or_default();
+            Scalar::new(ScalarKind::Number, text, at, buffer)
+        }
+        peek => return Err(cursor.unexpected("a string, a number or a boolean", peek)),
+    })
+}
+
+/// The number that a string is, as the input says; `None`: it is skipped.
+pub(super) fn number_of_text(text: &str, strings: Strings, at: usize) -> Result<Option<f64>, Fault> {
+    match strings {
+        Strings::Skip => Ok(None),
+        Strings::Reject => {
+            Err(Fault::new(Reason::Schema, at, "expected a number, found a string, and strings = \"reject\""))
+        }
+        Strings::Number => match text.parse::<f64>() {
+            Ok(number) if number.is_infinite() && text.contains(|c: char| c.is_ascii_digit()) => {
+                Err(Fault::new(Reason::Limits, at, "the number is beyond the range of a double"))
+            }
+            Ok(number) => Ok(Some(number)),
+            Err(_) => Err(Fault::new(Reason::Schema, at, "expected a number in the string, and strings = \"number\"")),
+        },
+    }
+}
+
+/// The number that a boolean is, as the input says; `None`: it is skipped.
+pub(super) fn number_of_boolean(value: bool, booleans: Booleans, at: usize) -> Result<Option<f64>, Fault> {
+    match booleans {
+        Booleans::Skip => Ok(None),
+        Booleans::ZeroOne => Ok(Some(f64::from(u8::from(value)))),
+        Booleans::Reject => {
+            Err(Fault::new(Reason::Schema, at, "expected a number, found a boolean, and booleans = \"reject\""))
+        }
+    }
+}

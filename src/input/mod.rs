@@ -1,0 +1,133 @@
+//! Inputs: which topics are read, and how the messages of each become points. Pure, no I/O.
+//!
+//! An [`Input`] is a name, topics, and a plan that is compiled from its configuration once, at start. A plan reads the bytes
+//! of a message as they stand, and adds points to [`Points`](crate::message::Points): what comes after it knows no format.
+//!
+//! - [`Inputs`]: all of them, and which one a topic is of.
+//! - [`Decoder`]: one message into the points of a batch, by the plan of its topic.
+//! - `options`: what an operator writes; `topics`, `template`, `time`, `pointer`: the parts of it that have a syntax.
+//! - `native`, `json`, `influx`: a folder or a file for each kind of plan; the formats of docs/inputs.md are these, or `json`
+//!   with defaults.
+//! - `rules`: what holds for the messages of all formats.
+
+mod decoder;
+mod influx;
+mod json;
+pub mod native;
+mod options;
+mod pointer;
+mod rules;
+mod series_id;
+mod template;
+mod time;
+mod topics;
+
+use std::sync::Arc;
+
+pub use decoder::Decoder;
+pub use native::VERSION_HEADER;
+pub use options::{Booleans, Columns, Format, InputOptions, Nested, Strings, Time};
+pub use topics::{TopicPattern, is_topic_name};
+
+use crate::raw::Kind;
+use influx::InfluxPlan;
+use json::JsonPlan;
+pub use options::Problem;
+
+/// The name of the input that `kafka.series_topic` is.
+pub const SERIES_INPUT: &str = "series";
+/// The name of the input that `kafka.points_topic` is.
+pub const POINTS_INPUT: &str = "points";
+
+/// Topics whose messages have one format.
+#[derive(Debug)]
+pub struct Input {
+    /// Its name: a label of metrics, and what dead letters are said to be of.
+    pub name: String,
+    /// Its topics.
+    pub topics: Vec<TopicPattern>,
+    /// The format's name.
+    pub format: Format,
+    plan: Plan,
+}
+
+impl Input {
+    /// What its messages are where they do not say: [`Kind::Other`] unless its format is native.
+    pub fn kind(&self) -> Kind {
+        match self.plan {
+            Plan::Native(kind) => kind,
+            Plan::Json(_) | Plan::Influx(_) => Kind::Other,
+        }
+    }
+}
+
+/// How the messages of an input become points.
+#[derive(Debug)]
+enum Plan {
+    Native(Kind),
+    Json(Box<JsonPlan>),
+    Influx(InfluxPlan),
+}
+
+/// All inputs. A clone is the same ones.
+#[derive(Debug, Clone, Default)]
+pub struct Inputs(Arc<[Input]>);
+
+impl Inputs {
+    /// Compiles inputs from the configuration: the two native topics, each unless it is empty, and what else there is.
+    ///
+    /// # Errors
+    /// All that is wrong with any of them, each with its key below `input`, such as `input "iot".series`.
+    pub fn compile(series_topic: &str, points_topic: &str, options: &[InputOptions]) -> Result<Self, Vec<Problem>> {
+        let native = [(SERIES_INPUT, series_topic, Kind::Series), (POINTS_INPUT, points_topic, Kind::Points)];
+        let native = native.into_iter().filter(|(_, topic, _)| !topic.is_empty()).map(|(name, topic, kind)| Input {
+            name: name.to_owned(),
+            topics: vec![TopicPattern::Name(topic.to_owned())],
+            format: Format::Native,
+            plan: Plan::Native(kind),
+        });
+        let mut inputs: Vec<Input> = native.collect();
+        let mut problems = Vec::new();
+        for (number, one) in options.iter().enumerate() {
+            match options::compile(number, one) {
+                Ok(input) => inputs.push(input),
+                Err(found) => problems.extend(found),
+            }
+        }
+        problems.extend(topics::overlaps(&inputs));
+        problems.extend(options::same_names(options));
+        if problems.is_empty() { Ok(Self(inputs.into())) } else { Err(problems) }
+    }
+
+    /// The inputs, in the order of the configuration.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &Input> {
+        self.0.iter()
+    }
+
+    /// The input that a topic is of; `None` if it is of none.
+    pub fn of_topic(&self, topic: &str) -> Option<&Input> {
+        // A name counts before a regular expression that matches it, too.
+        let named = |input: &&Input| input.topics.iter().any(|pattern| pattern.is_name(topic));
+        self.iter().find(named).or_else(|| self.iter().find(|input| input.topics.iter().any(|one| one.matches(topic))))
+    }
+
+    /// The input of this name.
+    pub fn by_name(&self, name: &str) -> Option<&Input> {
+        self.iter().find(|input| input.name == name)
+    }
+
+    /// The topics that are given by their names.
+    pub fn topic_names(&self) -> impl Iterator<Item = &str> {
+        self.iter().flat_map(|input| &input.topics).filter_map(TopicPattern::name)
+    }
+
+    /// Returns `true` if some topics are given by a regular expression.
+    pub fn has_patterns(&self) -> bool {
+        self.iter().flat_map(|input| &input.topics).any(|pattern| pattern.name().is_none())
+    }
+
+    /// What a topic's messages are where they do not say.
+    pub fn kind_of(&self, topic: &str) -> Kind {
+        self.of_topic(topic).map_or(Kind::Other, Input::kind)
+    }
+}
