@@ -55,7 +55,7 @@ pub use sections::{
 use sources::Sources;
 pub use ssl_mode::SslMode;
 pub use tls::{Authorities, Tls};
-pub use url::mask_url;
+pub use url::{mask_url, with_database, with_server};
 
 /// The pipeline that has the default group as it is.
 const DEFAULT_PIPELINE: &str = "default";
