@@ -340,7 +340,7 @@ fn say_wait(wait: &str) {
     output::complain(Level::WARN, wait);
 }
 
-/// A bar over `length` things, shown where standard error is a terminal.
+/// A bar over `length` things, shown if standard error is a terminal.
 fn progress_bar(length: usize, things: &str) -> ProgressBar {
     let template = format!("{{elapsed_precise}} {{wide_bar}} {{human_pos}}/{{human_len}} {things} {{per_sec}} {{msg}}");
     let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
