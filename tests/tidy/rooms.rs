@@ -5,8 +5,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::sources;
 
 /// The rooms, from the lowest to the highest: a room imports only from those before it.
-const ROOMS: [&str; 12] =
-    ["raw", "message", "input", "batch", "config", "tls", "telemetry", "journal", "kafka", "database", "pipeline", "cli"];
+const ROOMS: [&str; 12] = [
+    "raw",
+    "message",
+    "input",
+    "batch",
+    "config",
+    "tls",
+    "telemetry",
+    "journal",
+    "kafka",
+    "database",
+    "pipeline",
+    "cli",
+];
 /// Rooms of the same height, which do not know each other.
 const APART: [&str; 3] = ["journal", "kafka", "database"];
 /// What any room may use: switches for tests.
