@@ -1,5 +1,5 @@
 //! Faults that tests switch on to prove that a checker catches them. Only in builds with the feature `planted-bugs`, and
-//! only where the environment names the fault.
+//! only if the environment names the fault.
 
 /// The environment variable that names the faults to switch on, with commas between them.
 pub const VARIABLE: &str = "SERIES_INGEST_PLANTED_BUGS";

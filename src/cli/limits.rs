@@ -48,7 +48,7 @@ pub(super) fn raise_descriptors() {
     let mut limit = getrlimit(Resource::Nofile);
     if limit.current != limit.maximum {
         limit.current = limit.maximum;
-        // If it is refused the lower limit holds, and is named where it is too low.
+        // If it is refused the lower limit holds, and is named if it is too low.
         let _ = setrlimit(Resource::Nofile, limit);
     }
 }

@@ -7,12 +7,14 @@ mod demo;
 mod interrupt;
 mod journal;
 mod limits;
+mod message;
 mod migrate;
 mod output;
 mod progress;
 mod run;
 mod schema;
 mod signals;
+mod topic;
 
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
@@ -41,8 +43,8 @@ use output::{print, print_line};
         series-ingest migrate                         make or update the tables\n  \
         series-ingest --config ingest.toml run        the worker\n  \
         DATABASE_URL=postgresql://... series-ingest demo   see it work\n\n\
-        Exit codes: 0 fine, 64 wrong usage or configuration, 65 a damaged journal, or dead letters that \
-        were rejected again, 69 a server not reachable, 70 an internal error, \
+        Exit codes: 0 fine, 64 wrong usage or configuration, 65 a damaged journal, or messages that \
+        are rejected, 69 a server not reachable, 70 an internal error, \
         74 standard output or a file could not be written."
 )]
 pub struct Cli {
@@ -83,6 +85,12 @@ enum Command {
     /// Show or reset how far each partition is applied.
     #[command(subcommand)]
     Progress(progress::Command),
+    /// Look at a topic, and propose the input that would read it.
+    #[command(subcommand)]
+    Topic(topic::Command),
+    /// Decode messages as an input does, without a server.
+    #[command(subcommand)]
+    Message(message::Command),
 }
 
 /// Why a command failed; its exit code says who is to act.
@@ -308,6 +316,8 @@ impl Command {
             Self::DeadLetter(command) => dead_letter::run(config, command).await,
             Self::Journal(command) => journal::run(config, command).await,
             Self::Progress(command) => progress::run(&config, command).await,
+            Self::Topic(command) => topic::run(&config, command).await,
+            Self::Message(command) => message::run(&config, command),
             Self::Config { .. } | Self::Run | Self::Demo(_) | Self::Bench(_) => Ok(()),
         }
     }
@@ -330,7 +340,7 @@ fn say_wait(wait: &str) {
     output::complain(Level::WARN, wait);
 }
 
-/// A bar over `length` things, shown where standard error is a terminal.
+/// A bar over `length` things, shown if standard error is a terminal.
 fn progress_bar(length: usize, things: &str) -> ProgressBar {
     let template = format!("{{elapsed_precise}} {{wide_bar}} {{human_pos}}/{{human_len}} {things} {{per_sec}} {{msg}}");
     let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());

@@ -26,7 +26,7 @@ pub(super) enum Command {
         json: bool,
     },
     /// Set the next offset of a source's partitions. Stop the pipeline's workers first. What lies below is never read
-    /// again, what lies above is written again where it was written before.
+    /// again, what lies above is written again if it was written before.
     Reset(Reset),
     /// Let the pipeline go on in another cluster: give a topic of the configured brokers the progress of a source of the old
     /// ones. Stop the pipeline's workers first. What lies below the offsets is never read here, what lies above is written.
@@ -71,7 +71,7 @@ pub(super) struct Adopt {
     /// The next offset of each partition in the configured cluster, for instance 0=1200,1=900.
     #[arg(long, value_delimiter = ',', value_parser = partition_offset)]
     offsets: Vec<(i32, i64)>,
-    /// Also where messages above the next offset are applied, which are then written again.
+    /// Also if messages above the next offset are applied, which are then written again.
     #[arg(long)]
     accept_duplicates: bool,
     /// Do it; without this the command only says what it would do.

@@ -55,7 +55,7 @@ pub use sections::{
 use sources::Sources;
 pub use ssl_mode::SslMode;
 pub use tls::{Authorities, Tls};
-pub use url::mask_url;
+pub use url::{mask_url, with_database, with_server};
 
 /// The pipeline that has the default group as it is.
 const DEFAULT_PIPELINE: &str = "default";
@@ -101,7 +101,7 @@ impl Config {
     ///
     /// The environment is `SERIES_INGEST__SECTION__KEY`; weaker than that, but stronger than the file, are
     /// `DATABASE_URL` or else `POSTGRES_USER`, `_PASSWORD`, `_DB`, `_HOST` and `_PORT`, `DATABASE_POOL_SIZE`,
-    /// `DATABASE_MAX_OVERFLOW`, `DATABASE_POOL_RECYCLE` and `KAFKA_BROKERS`, which count as not set where they are
+    /// `DATABASE_MAX_OVERFLOW`, `DATABASE_POOL_RECYCLE` and `KAFKA_BROKERS`, which count as not set if they are
     /// empty. In the name of a `SERIES_INGEST__KAFKA__PROPERTIES__…` variable `_` stands for `.`. Any other variable whose
     /// name begins with `SERIES_INGEST` is an error, except those of tests, of `scripts/stack`, and those that Kubernetes
     /// sets for a service of this name. Line ends at the end of a variable are removed.

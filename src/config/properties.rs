@@ -98,7 +98,7 @@ pub(crate) fn similar_property(name: &str) -> Option<&'static str> {
     similar(name, SHOWN.into_iter().chain(COMMON).chain(REFUSED.iter().map(|(refused, _)| *refused)))
 }
 
-/// Why a property cannot be set, or `None` where it can.
+/// Why a property cannot be set, or `None` if it can.
 pub(super) fn refusal(name: &str) -> Option<&'static str> {
     if name.ends_with("_cb") {
         return Some("a callback is no text");

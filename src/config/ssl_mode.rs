@@ -7,11 +7,11 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "kebab-case")]
 pub enum SslMode {
     /// As the URL says; without that `disable` for this machine's loopback and sockets, and `verify-full` for any other
-    /// host, or where a file is named.
+    /// host, or if a file is named.
     Auto,
     /// In plaintext.
     Disable,
-    /// Encrypted where the server can, without looking at its certificate; else in plaintext.
+    /// Encrypted if the server can, without looking at its certificate; else in plaintext.
     Prefer,
     /// Encrypted, without looking at the server's certificate.
     Require,

@@ -816,3 +816,26 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn only_the_database_of_the_url_changes() {
+    for (url, expected) in [
+        ("postgresql://u:p@h:1/a?sslmode=disable", "postgresql://u:p@h:1/x?sslmode=disable"),
+        ("postgresql://h", "postgresql://h/x"),
+        ("postgresql://h/", "postgresql://h/x"),
+    ] {
+        assert_eq!(url::with_database(url, "x").unwrap(), expected);
+    }
+}
+
+#[test]
+fn only_the_server_of_the_url_changes() {
+    for (url, expected) in [
+        ("postgresql://u:p@h:1/a?sslmode=disable", "postgresql://u:p@s:2/a?sslmode=disable"),
+        ("postgresql://h1:1,h2:2/a", "postgresql://s:2/a"),
+        ("postgresql://u@/a?host=/run&port=1&user=v", "postgresql://u@s:2/a?user=v"),
+        ("postgresql:///a?host=/run", "postgresql://s:2/a"),
+    ] {
+        assert_eq!(url::with_server(url, "s:2").unwrap(), expected);
+    }
+}

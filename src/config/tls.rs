@@ -17,9 +17,9 @@ pub enum Authorities {
 /// What the settings make together.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tls {
-    /// The mode; [`SslMode::Auto`] where the host decides.
+    /// The mode; [`SslMode::Auto`] if the host decides.
     pub mode: SslMode,
-    /// Whose certificates are taken, where the mode looks at them.
+    /// Whose certificates are taken, if the mode looks at them.
     pub authorities: Authorities,
     /// The files of the client's certificate and of its key.
     pub client: Option<(String, String)>,
@@ -80,7 +80,7 @@ impl Database {
         super::Secret::new(url::without_parameters(self.url.expose(), &PARAMETERS))
     }
 
-    /// The mode and the three files; empty where they are not set.
+    /// The mode and the three files; empty if they are not set.
     fn tls_settings(&self) -> Result<[String; 4], (&'static str, String)> {
         let mode = if self.sslmode == SslMode::Auto { "" } else { self.sslmode.as_str() };
         let keys = [

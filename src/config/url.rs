@@ -191,6 +191,28 @@ pub(super) fn without_parameters(url: &str, names: &[&str]) -> String {
     if left.is_empty() { base.to_owned() } else { format!("{base}?{}", left.join("&")) }
 }
 
+/// The parameters that name a server.
+const SERVER_PARAMETERS: [&str; 3] = ["host", "hostaddr", "port"];
+
+/// The URL with another server in it, `host:port`; `None` if it is no URL.
+pub fn with_server(url: &str, server: &str) -> Option<String> {
+    let url = without_parameters(url, &SERVER_PARAMETERS);
+    let (before, _) = url.split_once("://")?;
+    let start = before.len() + 3;
+    let end = url[start..].find(['/', '?']).map_or(url.len(), |at| start + at);
+    let host = url[start..end].rfind('@').map_or(start, |at| start + at + 1);
+    Some(format!("{}{server}{}", &url[..host], &url[end..]))
+}
+
+/// The URL with another database in it; `None` if it is no URL.
+pub fn with_database(url: &str, name: &str) -> Option<String> {
+    let (base, query) = split_query(url).map_or((url, None), |(base, query)| (base, Some(query)));
+    let (scheme, rest) = base.split_once("://")?;
+    let server = rest.split('/').next().unwrap_or(rest);
+    let query = query.map_or(String::new(), |query| format!("?{query}"));
+    Some(format!("{scheme}://{server}/{name}{query}"))
+}
+
 /// The text with each `%XX` as the byte that it stands for; an incomplete one stays as it is.
 fn percent_decoded(text: &str) -> String {
     percent_decode_str(text).decode_utf8_lossy().into_owned()

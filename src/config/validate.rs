@@ -155,7 +155,7 @@ fn database(database: &Database, problems: &mut Problems) {
 }
 
 /// Why this cannot be the schema of the tables. PostgreSQL cuts longer names, and reads `$user` in a search_path as the role's
-/// name, also where it is quoted.
+/// name, also if it is quoted.
 fn refused_schema(name: &str) -> Option<&'static str> {
     let of_timescaledb = |name: &str| name.starts_with("_timescaledb_") || name.starts_with("timescaledb_");
     match name {

@@ -114,7 +114,7 @@ impl Error {
         }
     }
 
-    /// The server's own words, where it has answered.
+    /// The server's own error, if it has answered.
     pub fn from_server(&self) -> Option<&DbError> {
         match self {
             Self::Server { source, .. } => source.as_db_error(),
@@ -280,7 +280,7 @@ impl Error {
         self.answer().is_some_and(|answer| *answer.code() == SqlState::READ_ONLY_SQL_TRANSACTION)
     }
 
-    /// The server's own words, also where it refuses a new connection.
+    /// The server's own error, also if it refuses a new connection.
     fn answer(&self) -> Option<&DbError> {
         match self {
             Self::Pool(
@@ -441,7 +441,7 @@ mod tests {
 
     #[test]
     fn a_pooler_refuses_with_the_code_of_a_violated_protocol() {
-        // The words of PgBouncer's source.
+        // The messages in PgBouncer's source.
         let table = [
             ("28P01", "password authentication failed for user \"u\"", true),
             ("28000", "anything", true),

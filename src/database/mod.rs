@@ -205,7 +205,7 @@ impl Database {
         Ok(Session::new(client, self.limit, self.row_wait))
     }
 
-    /// A connection, and the key that the database has given to `source`. Where it turns out to be the key of another database
+    /// A connection, and the key that the database has given to `source`. If it turns out to be the key of another database
     /// the work fails with [`Class::Progress`], and the next attempt asks for it again.
     async fn session_for(&self, source: &Arc<Source>) -> Result<(Session, Uuid), Error> {
         let mut session = self.session().await?;
@@ -237,7 +237,7 @@ impl Database {
         self.recorded(work.await)
     }
 
-    /// Records `[from, until)` as lost to Kafka, where it is not applied; the answer has the intervals recorded.
+    /// Records `[from, until)` as lost to Kafka, if it is not applied; returns the intervals recorded.
     ///
     /// # Errors
     /// If the database does not answer.
@@ -290,7 +290,7 @@ impl Database {
             .collect())
     }
 
-    /// Sets the next offset of partitions of a source, and forgets the islands above it; the answer is their number. A
+    /// Sets the next offset of partitions of a source, and forgets the islands above it; returns their number. A
     /// partition that is set back is written again: its points are then duplicates.
     ///
     /// # Errors
@@ -341,7 +341,7 @@ impl Database {
     /// Asks the server for a sign of life.
     ///
     /// # Errors
-    /// If it gives none.
+    /// If it has none.
     pub async fn probe(&self) -> Result<(), Error> {
         let work = async {
             let mut session = self.session().await?;
@@ -455,7 +455,7 @@ impl Database {
         self.known_chunks.forget();
     }
 
-    /// Takes answers to questions as a sign that writes succeed, too, where there is nothing to write that would tell.
+    /// Takes answers to questions as a sign that writes succeed, too, if there is nothing to write that would tell.
     pub fn trust_answers(&self) {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).write_failed = false;
     }
@@ -498,7 +498,7 @@ impl Database {
         state.last_success = Some(Instant::now());
     }
 
-    /// A refused row or an overlap is an answer: the database is up. So it is where it cancels a statement, or has no room for
+    /// A refused row or an overlap is an answer: the database is up. So it is when it cancels a statement, or has no room for
     /// one: that may be for a single message, and all others can be written.
     fn record_failure(&self, failure: &Error, asked: Operation) {
         let class = failure.class();

@@ -71,7 +71,7 @@ impl ScratchDatabase {
                 .await
                 .map_err(|source| Error::Server { step: Step::Other("make the database"), source })?;
         }
-        let url = with_database(database.connection().expose(), &name)?;
+        let url = config::with_database(database.connection().expose(), &name).ok_or_else(no_url)?;
         let database = config::Database { url: Secret::new(url.clone()), ..database.clone() };
         let client = connect(&database).await?;
         Ok(Self { name, url, database, admin, client, files: Mutex::default() })
@@ -100,7 +100,7 @@ impl ScratchDatabase {
     /// # Errors
     /// If the URL cannot be read.
     pub fn url_by(&self, port: u16) -> Result<String, Error> {
-        with_server(&self.url, &format!("127.0.0.1:{port}"))
+        config::with_server(&self.url, &format!("127.0.0.1:{port}")).ok_or_else(no_url)
     }
 
     /// Its URL, without the password.
@@ -301,6 +301,10 @@ fn delete_sql(file: &str) -> String {
     format!("copy (select 1) to program {}", quoted(&format!("rm -f \"{file}\"")))
 }
 
+fn no_url() -> Error {
+    Error::Unexpected("database.url is no URL".to_owned())
+}
+
 /// The default port of PostgreSQL.
 const PORT: u16 = 5432;
 
@@ -321,58 +325,9 @@ fn addresses(url: &str) -> Result<Vec<Address>, Error> {
     Ok((0..hosts.len().max(numeric.len())).filter_map(address).collect())
 }
 
-/// Where the part after `scheme://` begins.
-fn authority_start(url: &str) -> Result<usize, Error> {
-    url.find("://").map(|at| at + 3).ok_or_else(|| Error::Unexpected("database.url is no URL".to_owned()))
-}
-
-/// The URL with another server in it.
-fn with_server(url: &str, server: &str) -> Result<String, Error> {
-    let start = authority_start(url)?;
-    let end = url[start..].find(['/', '?']).map_or(url.len(), |at| start + at);
-    let host = url[start..end].rfind('@').map_or(start, |at| start + at + 1);
-    let (path, query) = url[end..].split_once('?').unwrap_or((&url[end..], ""));
-    let of_server = |pair: &&str| ["host=", "hostaddr=", "port="].iter().any(|name| pair.starts_with(name));
-    let kept: Vec<&str> = query.split('&').filter(|pair| !pair.is_empty() && !of_server(pair)).collect();
-    let mark = if kept.is_empty() { "" } else { "?" };
-    Ok(format!("{}{server}{path}{mark}{}", &url[..host], kept.join("&")))
-}
-
-/// The URL with another database in it.
-fn with_database(url: &str, name: &str) -> Result<String, Error> {
-    let (base, query) = url.split_once('?').map_or((url, None), |(base, query)| (base, Some(query)));
-    let start = authority_start(base)?;
-    let host_end = base[start..].find('/').map_or(base.len(), |at| start + at);
-    let query = query.map_or(String::new(), |query| format!("?{query}"));
-    Ok(format!("{}/{name}{query}", &base[..host_end]))
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{Address, addresses, with_database, with_server};
-
-    #[test]
-    fn only_the_database_of_the_url_changes() {
-        for (url, expected) in [
-            ("postgresql://u:p@h:1/a?sslmode=disable", "postgresql://u:p@h:1/x?sslmode=disable"),
-            ("postgresql://h", "postgresql://h/x"),
-            ("postgresql://h/", "postgresql://h/x"),
-        ] {
-            assert_eq!(with_database(url, "x").unwrap(), expected);
-        }
-    }
-
-    #[test]
-    fn only_the_server_of_the_url_changes() {
-        for (url, expected) in [
-            ("postgresql://u:p@h:1/a?sslmode=disable", "postgresql://u:p@s:2/a?sslmode=disable"),
-            ("postgresql://h1:1,h2:2/a", "postgresql://s:2/a"),
-            ("postgresql://u@/a?host=/run&port=1&user=v", "postgresql://u@s:2/a?user=v"),
-            ("postgresql:///a?host=/run", "postgresql://s:2/a"),
-        ] {
-            assert_eq!(with_server(url, "s:2").unwrap(), expected);
-        }
-    }
+    use super::{Address, addresses};
 
     #[test]
     fn a_server_is_found_where_the_connection_would_find_it() {

@@ -10,7 +10,7 @@ const SECRET: &str = "x7Qk2v9Zsecret";
 /// The input is a file's text and, each after a NUL, variables as `NAME=value`.
 ///
 /// # Panics
-/// Where a secret is shown, or the effective configuration, as it is printed, is none.
+/// If a secret is shown, or the effective configuration, as it is printed, is none.
 pub fn configuration(input: &[u8]) {
     let text = String::from_utf8_lossy(input);
     // The files that secrets are read from: a fuzzer would read the whole machine.

@@ -15,7 +15,7 @@ const EPOCH_US: i64 = 946_684_800_000_000;
 /// Encodes points made of the input, in chunks, and reads them as the server does.
 ///
 /// # Panics
-/// Where a row is another than was encoded, one is missing or too many, or they are in another order.
+/// If a row is another than was encoded, one is missing or too many, or they are in another order.
 pub fn copy(input: &[u8]) {
     let mut input = Input(input);
     // An encoder that may fill nothing never ends.
@@ -63,7 +63,7 @@ fn name(input: &mut Input<'_>) -> String {
     if text.is_empty() { "\n".to_owned() } else { text }
 }
 
-/// A reader of COPY's binary format, as PostgreSQL's documentation has it; `None` where the bytes are none.
+/// A reader of COPY's binary format, as PostgreSQL's documentation has it; `None` if the bytes are none.
 fn rows(stream: &[u8]) -> Option<Vec<Row>> {
     let mut rest = stream.strip_prefix(b"PGCOPY\n\xff\r\n\0")?;
     let (_flags, extension) = (rest.try_get_u32().ok()?, rest.try_get_u32().ok()?);

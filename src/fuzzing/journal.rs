@@ -16,7 +16,7 @@ const ID: [u8; 16] = *b"a journal's id..";
 /// Opens and reads a journal made of the input: segments of its bytes, or a real one with changes.
 ///
 /// # Panics
-/// Where a set is not its record's, an intact record is not delivered, what cannot be read is no damage, opening a second
+/// If a set is not its record's, an intact record is not delivered, what cannot be read is no damage, opening a second
 /// time gives something else, or what is appended is not there.
 pub fn journal(input: &[u8]) {
     let mut input = Input(input);
@@ -71,7 +71,7 @@ fn open(files: &MemoryFiles) -> Option<Journal<MemoryFiles>> {
     Journal::open(files.clone(), options).ok()
 }
 
-/// Appends sets to an empty journal; gives their records.
+/// Appends sets to an empty journal, and returns their records.
 fn real(files: &MemoryFiles, input: &mut Input<'_>) -> Vec<Record> {
     let mut journal = open(files).expect("an empty journal opens");
     let mut from = 0;
@@ -122,7 +122,7 @@ fn change(files: &MemoryFiles, input: &mut Input<'_>) {
 /// A record's place and interval, with its messages.
 type Read = (u64, u64, i64, i64, Vec<(i64, Option<Vec<u8>>)>);
 
-/// A record's messages; `None` where they are damaged.
+/// A record's messages; `None` if they are damaged.
 fn read(record: &Record, set: Result<MessageSet, ReadError>) -> Option<Read> {
     let set = set.ok()?;
     let interval = set.interval();

@@ -38,7 +38,7 @@ fn names(points: &Points) -> Vec<(String, Vec<String>)> {
     points.series_columns().into_iter().map(|(series, columns)| (series.to_owned(), owned(columns))).collect()
 }
 
-/// Decodes the input as a message of either topic, and where it is one, as a number and as a text of a message.
+/// Decodes the input as a message of either topic, and if it is one, as a number and as a text of a message.
 ///
 /// # Panics
 /// If a rejected message leaves something in the batch, a detail names no place, points are outside the limits, what is not JSON

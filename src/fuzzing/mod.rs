@@ -1,5 +1,5 @@
 //! What the fuzz targets of `fuzz/` do with their input. The tests here give the same functions random input, so that they
-//! also run on a stable compiler. A function panics where the code breaks a promise.
+//! also run on a stable compiler. A function panics if the code breaks a promise.
 
 mod configuration;
 mod copy;
@@ -12,7 +12,7 @@ pub use copy::copy;
 pub use journal::journal;
 pub use message::message;
 
-/// Takes decisions from a fuzzer's bytes; zeros where they have run out.
+/// Takes decisions from a fuzzer's bytes; zeros if they have run out.
 struct Input<'a>(&'a [u8]);
 
 impl<'a> Input<'a> {

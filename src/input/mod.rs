@@ -8,12 +8,14 @@
 //! - `options`: what an operator writes, and `compile`, which makes a plan of it; `topics`, `template`, `time`, `pointer`: the parts of it that have a syntax.
 //! - `native`, `json`, `influx`: a folder or a file for each kind of plan; the formats of docs/inputs.md are these, or `json`
 //!   with defaults.
+//! - [`inspect`]: what is in a topic, and the input that would read it.
 //! - `rules`: what holds for the messages of all formats.
 
 mod around;
 mod compile;
 mod decoder;
 mod influx;
+pub mod inspect;
 mod json;
 pub mod native;
 mod options;

@@ -95,6 +95,28 @@ pub struct InputOptions {
     pub unit: Option<String>,
 }
 
+impl InputOptions {
+    /// An input of one topic, with the defaults of its format.
+    pub fn of(name: &str, topic: &str, format: Format) -> Self {
+        Self {
+            name: name.to_owned(),
+            topics: vec![topic.to_owned()],
+            format,
+            each: None,
+            series: None,
+            time: None,
+            columns: None,
+            column: None,
+            value: None,
+            labels: Vec::new(),
+            strings: None,
+            booleans: None,
+            nested: None,
+            unit: None,
+        }
+    }
+}
+
 /// Where a record's time stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Time {

@@ -78,13 +78,13 @@ pub(super) fn failed<F: Files>(files: &F, action: &'static str, path: &Path, sou
     }
 }
 
-/// Makes the directory if it is missing, and locks it until the answer is dropped.
+/// Makes the directory if it is missing, and locks it until the returned value is dropped.
 pub(super) fn lock<F: Files>(files: &F, directory: &Path) -> Result<F::File, OpenError> {
     files.make_directory(directory).map_err(|error| failed(files, "make", directory, error))?;
     lock_existing(files, directory)
 }
 
-/// Locks the directory until the answer is dropped.
+/// Locks the directory until the returned value is dropped.
 pub(super) fn lock_existing<F: Files>(files: &F, directory: &Path) -> Result<F::File, OpenError> {
     files.check_directory(directory).map_err(|why| OpenError::Refused { directory: directory.to_owned(), why })?;
     let path = lock_path(directory);
@@ -138,7 +138,7 @@ pub(super) fn identity<F: Files>(files: &F, directory: &Path, listing: &Listing)
     Ok(ids.last().map_or(Identity::None, Identity::Recovered))
 }
 
-/// The first 64 bytes of a file, zeros where it is shorter: part of a header is none, whatever the missing bytes were.
+/// The first 64 bytes of a file, zeros if it is shorter: part of a header is none, whatever the missing bytes were.
 fn header<F: Files>(files: &F, path: &Path) -> io::Result<[u8; HEADER_BYTES as usize]> {
     let file = files.open(path, Access::Read)?;
     let mut bytes = [0; HEADER_BYTES as usize];

@@ -16,7 +16,7 @@ use crate::raw::MessageSet;
 pub(super) struct Encoders {
     cores: usize,
     turns: Arc<Semaphore>,
-    /// Those that nobody uses, with their buffers.
+    /// The idle ones, with their buffers.
     idle: Mutex<Vec<Encoder>>,
     /// Buffers of records that are written.
     spare: Mutex<Vec<Vec<u8>>>,
@@ -27,7 +27,7 @@ pub(super) struct Encoders {
 const SPARES: usize = 16;
 const SPARE_BYTES: usize = 2 << 20;
 
-/// How much is appended, in windows of [`WINDOW`]. Where little comes, room on the disk is worth more than time; where much
+/// How much is appended, in windows of [`WINDOW`]. If little comes, room on the disk is worth more than time; if much
 /// comes, compression must not be slower than the disk.
 #[derive(Debug)]
 pub(super) struct Pace {

@@ -182,7 +182,7 @@ pub enum DamageKind {
     SegmentMissing,
     /// The segment's header.
     SegmentHeader,
-    /// No record's header where there must be one, up to the next record.
+    /// No record's header in a place that must have one, up to the next record.
     NoRecord,
     /// Records are missing at the segment's end.
     EndMissing,

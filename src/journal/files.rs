@@ -43,24 +43,24 @@ pub trait Files: Debug + Send + 'static {
     /// An open file; closed on drop, which also releases its lock.
     type File: Debug + Send + 'static;
 
-    /// Makes the directory and its parents where they are missing, durably, for this user alone.
+    /// Makes the directory and its parents if they are missing, durably, for this user alone.
     fn make_directory(&self, directory: &Path) -> io::Result<()>;
     /// Fails with `PermissionDenied` if the directory belongs to another user than this one and root, or if others than this
     /// user and one of this process's groups may write to it.
     fn check_directory(&self, directory: &Path) -> io::Result<()>;
-    /// Opens and locks a file, made where it is missing; `WouldBlock` where another process has it locked.
+    /// Opens and locks a file, made if it is missing; `WouldBlock` if another process has it locked.
     fn lock(&self, path: &Path) -> io::Result<Self::File>;
     /// The names in a directory, in no order; names that are not UTF-8 are omitted.
     fn list(&self, directory: &Path) -> io::Result<Vec<String>>;
-    /// Makes a file, for this user alone; `AlreadyExists` where the name is taken.
+    /// Makes a file, for this user alone; `AlreadyExists` if the name is taken.
     fn create(&self, path: &Path) -> io::Result<Self::File>;
     /// Opens a file. A symbolic link, or what is no regular file, is an error.
     fn open(&self, path: &Path, access: Access) -> io::Result<Self::File>;
     /// The file's length, in bytes.
     fn length(&self, file: &Self::File) -> io::Result<u64>;
-    /// Makes the file `bytes` long, with the space for it; `Unsupported` where the file system cannot.
+    /// Makes the file `bytes` long, with the space for it; `Unsupported` if the file system cannot.
     fn allocate(&self, file: &Self::File, bytes: u64) -> io::Result<()>;
-    /// Reads from `position` on until `buffer` is full or the file ends; gives the bytes read.
+    /// Reads from `position` on until `buffer` is full or the file ends; returns the number of bytes read.
     fn read_at(&self, file: &Self::File, buffer: &mut [u8], position: u64) -> io::Result<usize>;
     /// Writes all of `bytes` at `position`.
     fn write_at(&self, file: &Self::File, bytes: &[u8], position: u64) -> io::Result<()>;
@@ -85,7 +85,7 @@ pub trait Files: Debug + Send + 'static {
     /// Whose the path is, or the first of its parents that is there, and what to do if this user may not write to it; for an
     /// error's words.
     fn rights(&self, path: &Path) -> Option<String>;
-    /// Why a file system does not keep what is written there, or does not keep it safe, where that is known of its kind.
+    /// Why a file system does not keep what is written there, or does not keep it safe, if that is known of its kind.
     fn doubt(&self, directory: &Path) -> io::Result<Option<&'static str>>;
 }
 

@@ -112,7 +112,7 @@ impl SegmentHeader {
             .sealed(0)
     }
 
-    /// The header, where the bytes are one.
+    /// The header, if the bytes are one.
     pub(super) fn decode(bytes: &HeaderBytes) -> Option<Self> {
         let known = field(bytes, 0) == SEGMENT_MAGIC && u32::from_le_bytes(field(bytes, 8)) == VERSION;
         let header = (known && is_sealed(bytes, 0)).then(|| Self {
@@ -185,7 +185,7 @@ impl RecordHeader {
             .sealed(salt)
     }
 
-    /// The header, where the bytes are one that was written at this place. What cannot be one is known from its kind and
+    /// The header, if the bytes are one that was written at this place. What cannot be one is known from its kind and
     /// version alone, so that looking for headers is fast.
     pub(super) fn decode(bytes: &HeaderBytes, salt: impl FnOnce() -> u32) -> Option<Self> {
         let kind = match (bytes[4], bytes[5]) {

@@ -122,7 +122,7 @@ impl JournalHandle {
         !self.is_absent && self.commands.is_closed()
     }
 
-    /// The records, the oldest first; `None` where the thread has ended.
+    /// The records, the oldest first; `None` if the thread has ended.
     pub async fn records(&self) -> Option<Vec<Record>> {
         if self.is_absent { Some(Vec::new()) } else { self.ask(Command::Records).await }
     }
@@ -136,25 +136,25 @@ impl JournalHandle {
         self.ask(|reply| Command::Read(record, reply)).await.unwrap_or(Err(gone))
     }
 
-    /// Takes segments away, as [`Journal::remove_segment`], before all that is asked for later; the answer is ready when it
+    /// Removes segments, as [`Journal::remove_segment`], before all that is asked for later; the future is ready when it
     /// is done. A failure is logged; ask again later.
     pub fn remove_segments(&self, numbers: Vec<u64>) -> impl Future<Output = ()> + Send + 'static {
         let (reply, answer) = oneshot::channel();
         let is_asked = self.commands.send(Command::RemoveSegments(numbers, reply)).is_ok();
         async move {
             if is_asked {
-                // Where the thread has ended, nothing is to be waited for.
+                // If the thread has ended, nothing is to be waited for.
                 drop(answer.await);
             }
         }
     }
 
-    /// The segments, the oldest first; `None` where the thread has ended.
+    /// The segments, the oldest first; `None` if the thread has ended.
     pub async fn segments(&self) -> Option<Vec<SegmentInfo>> {
         if self.is_absent { Some(Vec::new()) } else { self.ask(Command::Segments).await }
     }
 
-    /// What is known to be damaged; `None` where the thread has ended.
+    /// What is known to be damaged; `None` if the thread has ended.
     pub async fn damage(&self) -> Option<Vec<Damage>> {
         self.ask(Command::Damage).await
     }
@@ -244,7 +244,7 @@ impl<F: Files> Owner<F> {
             parts.push((start..all.len(), reply, _room));
         }
         let result = self.journal.append_encoded(&mut all);
-        // Where there is no room for all of them, there may be room for some.
+        // If there is no room for all of them, there may be room for some.
         let is_each_alone = parts.len() > 1 && matches!(result, Err(AppendError::Full { .. }));
         let results: Vec<_> = parts
             .iter()

@@ -15,7 +15,7 @@ use crate::raw::MessageSet;
 
 /// How much is read at once to verify, in bytes.
 const LARGE_READ: usize = 1 << 20;
-/// How often it is loaded where there is damage.
+/// How often it is loaded if there is damage.
 const ATTEMPTS: u32 = 3;
 
 /// A journal as it was when it was opened, to read alone: without its lock, and nothing is written. Segments that a worker
@@ -111,7 +111,7 @@ impl<F: Files> Inspection<F> {
         })
     }
 
-    /// Compares all payloads with their checksums, in constant memory, and gives all damage, in the order of segments and
+    /// Compares all payloads with their checksums, in constant memory, and returns all damage, in the order of segments and
     /// positions. `progress` gets the bytes that were read since its last call.
     pub fn verify(&self, mut progress: impl FnMut(u64)) -> Vec<Damage> {
         let mut damage = self.index.damage.clone();

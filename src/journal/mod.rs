@@ -18,7 +18,7 @@
 //! 2. *A failure is final*: after a failed write or fdatasync nothing more is written to that file and it is not synced
 //!    again. What was not acknowledged is written once more, to a new segment; after two failures in a row the append fails,
 //!    and the next one tries again.
-//! 3. *Bounded*: a new segment is made only where [`Options::max_bytes`] and [`Options::min_free_bytes`] hold with its whole
+//! 3. *Bounded*: a new segment is made only if [`Options::max_bytes`] and [`Options::min_free_bytes`] hold with its whole
 //!    length, and it takes that length from the disk before its first record. A full journal says so; it drops nothing but
 //!    segments in quarantine, the oldest first: they count, too, but are only there to be examined.
 //! 4. *Nothing is invented*: a record is what was written there, or damage. A checksum belongs to one place of one journal.
@@ -74,10 +74,10 @@
 //! *Source* (never compressed): JSON, `{"kind","cluster_id","topic","topic_id"}`. Its header's `source` is the number that
 //! stands for it in this segment; it comes before the first record that uses the number, so that every segment stands alone.
 //!
-//! *Messages*: the length of the source's JSON, u32, and that JSON once more, so that a record stands alone where its source
+//! *Messages*: the length of the source's JSON, u32, and that JSON once more, so that a record stands alone if its source
 //! record is damaged; then for each message offset i64, time in ms i64 (-1 none), the lengths of key, payload and headers as
 //! i32 each (-1 none; a payload of none is a tombstone), and these three, the headers as [`crate::raw::headers`] has them.
-//! As zstd where that is smaller: of level 1, and of level -5 while more than 64 MiB/s is appended. While it is more than
+//! As zstd if that is smaller: of level 1, and of level -5 while more than 64 MiB/s is appended. While it is more than
 //! 192 MiB/s, as they are, until the journal is half full. Message sets of one append that follow each other in their
 //! partition share a record, up to 1 MiB of messages.
 //!
@@ -91,7 +91,7 @@
 //!   record.
 //!
 //! In the last segment the payloads are read, too. After its last intact record there may be damaged places; they are a *torn
-//! end* where each has a 512-byte sector that was never written (zero, or after the file's end), and are cut off. Anything
+//! end* if each has a 512-byte sector that was never written (zero, or after the file's end), and are cut off. Anything
 //! else is damage; then as many sequence numbers are skipped as records may have stood there, so that they are missed again
 //! by the rule above.
 //!

@@ -30,7 +30,7 @@ pub(super) enum Compression {
 }
 
 impl Compression {
-    /// zstd's level, where it compresses.
+    /// zstd's level, if it compresses.
     const fn level(self) -> Option<i32> {
         match self {
             Self::Compact => Some(1),
@@ -60,7 +60,7 @@ pub(super) fn encode_source(source: &Source) -> io::Result<Vec<u8>> {
     Ok(serde_json::to_vec(&stored)?)
 }
 
-/// The topic, where the bytes are one.
+/// The topic, if the bytes are one.
 pub(super) fn decode_source(bytes: &[u8]) -> Option<Source> {
     let stored: StoredSource = serde_json::from_slice(bytes).ok()?;
     let kind = [Kind::Series, Kind::Points, Kind::Other].into_iter().find(|kind| kind.as_str() == stored.kind)?;
@@ -147,10 +147,10 @@ impl Encoder {
         Ok(())
     }
 
-    /// Encodes the sets of one run as one record. `record` is a buffer that nobody needs any more.
+    /// Encodes the sets of one run as one record. `record` is a buffer that is not needed any more.
     ///
     /// # Errors
-    /// `InvalidInput` where the run is empty, or larger than a record can be.
+    /// `InvalidInput` if the run is empty, or larger than a record can be.
     pub(super) fn encode(&mut self, run: &[MessageSet], mut record: Vec<u8>) -> io::Result<Encoded> {
         let (Some(first), Some(last)) = (run.first(), run.last()) else {
             return Err(io::ErrorKind::InvalidInput.into());
@@ -262,7 +262,7 @@ fn put(plain: &mut Vec<u8>, message: &RawMessage<'_>) -> io::Result<()> {
     Ok(())
 }
 
-/// The message set of a record; `None` where header and payload do not agree. No length is believed before it is checked:
+/// The message set of a record; `None` if header and payload do not agree. No length is believed before it is checked:
 /// any bytes may be given.
 pub(super) fn decode(header: &RecordHeader, payload: &[u8]) -> Option<MessageSet> {
     let plain = uncompressed(header, payload)?;

@@ -108,7 +108,7 @@ impl<F: Files> Place<F> {
         Ok(())
     }
 
-    /// Whether the directory is still the one that is locked, with all segments: one call where nothing has changed.
+    /// Whether the directory is still the one that is locked, with all segments: one call if nothing has changed.
     pub(super) fn check(
         &mut self,
         files: &F,

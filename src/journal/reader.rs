@@ -237,7 +237,7 @@ impl<'a, F: Files> Reader<'a, F> {
         }
     }
 
-    /// The payload, where it is what was written.
+    /// The payload, if it is what was written.
     pub(super) fn payload(&mut self, found: &Found) -> Option<Vec<u8>> {
         if !self.is_whole(found) {
             return None;

@@ -56,7 +56,7 @@ impl<F: Files> Journal<F> {
         Ok(Current { number, file, seen, position: HEADER_BYTES, bytes, is_allocated, sources: HashMap::new() })
     }
 
-    /// Ends the segment that is written, and gives back the space that it does not use.
+    /// Ends the segment that is written, and releases the space that it does not use.
     pub(super) fn seal(&mut self) {
         let Some(current) = self.current.take() else { return };
         if self.drop_unused(current.number) {
@@ -89,7 +89,7 @@ impl<F: Files> Journal<F> {
     }
 
     /// Removes a segment in which nothing was acknowledged: a disk that fails for hours must not fill with them. No other
-    /// segment will name it as the one before, so nobody will miss it.
+    /// segment will name it as the one before, so it will not be missed.
     fn drop_unused(&mut self, number: u64) -> bool {
         let is_unused = self.previous != number;
         let has_gone = is_unused && self.files.unlink(&segment_path(&self.options.directory, number)).is_ok();

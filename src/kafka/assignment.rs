@@ -109,7 +109,7 @@ impl Reader {
         self.building.until()
     }
 
-    /// Adds a message; whether the set is now full. `None` where the message lies before the position: it was read before.
+    /// Adds a message; whether the set is now full. `None` if the message lies before the position: it was read before.
     pub(super) fn push(&mut self, message: &RawMessage<'_>) -> Option<bool> {
         if message.offset < self.position() {
             return None;

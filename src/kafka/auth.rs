@@ -74,7 +74,7 @@ impl AuthContext {
         self.token_file.is_some() && !self.has_token.load(Ordering::Acquire)
     }
 
-    /// Records an error that librdkafka reports by itself; its words where it is a refusal.
+    /// Records an error that librdkafka reports by itself; its words if it is a refusal.
     pub(super) fn note(&self, error: &KafkaError, reason: &str) -> Option<String> {
         let code = error.rdkafka_error_code()?;
         let ended = failed_handshake(code, reason).map(|advice| (Refused::Connection, advice));
@@ -109,7 +109,7 @@ impl AuthContext {
         self.lock().failure.clone()
     }
 
-    /// How a broker has ended the last connection, where nothing was granted since.
+    /// How a broker has ended the last connection, if nothing was granted since.
     pub(super) fn end(&self) -> Option<String> {
         self.lock().end.clone()
     }
@@ -149,7 +149,7 @@ fn of_broker(message: &str) -> &str {
     message.strip_prefix("[thrd:").and_then(|rest| rest.split_once("]: ")).map_or(message, |(_, rest)| rest)
 }
 
-/// What an error of librdkafka refuses, and what to do; `None` where it is none of that kind.
+/// What an error of librdkafka refuses, and what to do; `None` if it is none of that kind.
 pub(super) fn refusal(code: RDKafkaErrorCode) -> Option<(Refused, &'static str)> {
     Some(match code {
         RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SaslAuthenticationFailed => (
@@ -203,7 +203,7 @@ pub(super) fn group_refusal(code: RDKafkaErrorCode, kafka: &Kafka) -> Option<Str
     Some(format!("{text} ({code})"))
 }
 
-/// What a failed handshake means by librdkafka's words, and what to do; `None` where they may mean anything.
+/// What a failed handshake means by librdkafka's words, and what to do; `None` if they may mean anything.
 fn failed_handshake(code: RDKafkaErrorCode, reason: &str) -> Option<&'static str> {
     let says = |any: &[&str]| any.iter().any(|words| reason.contains(words));
     if code == RDKafkaErrorCode::Authentication && says(&["not valid in current SASL state"]) {

@@ -4,7 +4,9 @@
 #![allow(unsafe_code)]
 
 use std::ffi::CString;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rdkafka::bindings as c;
 use rdkafka::client::{Client, ClientContext};
@@ -17,38 +19,85 @@ use crate::telemetry::log_limit::LogLimit;
 const USER: &str = "sasl.username";
 const PASSWORD: &str = "sasl.password";
 
+/// How often the files are read.
+const READ_INTERVAL: Duration = Duration::from_secs(1);
+/// After this time a read that has not ended is reported.
+const HANGING_AFTER: Duration = Duration::from_secs(10);
+
 /// The user and the password of one client, if a file has either.
 #[derive(Debug, Default)]
 pub(super) struct Credentials {
-    kafka: Option<Kafka>,
+    files: Option<Arc<SecretFiles>>,
     given: Mutex<Option<[CString; 2]>>,
     log: LogLimit,
+}
+
+/// The files, and what a thread has read of them. They may be on a network file system that hangs, and the thread that polls
+/// must not wait for that.
+#[derive(Debug)]
+struct SecretFiles {
+    kafka: Kafka,
+    reading: Mutex<Reading>,
+}
+
+#[derive(Debug, Default)]
+struct Reading {
+    has_thread: bool,
+    /// When the read that is under way began.
+    since: Option<Instant>,
+    /// What the last one found, until it is taken.
+    found: Option<Result<Kafka, String>>,
+}
+
+impl SecretFiles {
+    fn lock(&self) -> MutexGuard<'_, Reading> {
+        self.reading.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns what was read since the last call, without waiting for it. The first call starts the thread.
+    fn take(self: &Arc<Self>) -> Option<Result<Kafka, String>> {
+        let mut reading = self.lock();
+        if !reading.has_thread {
+            let files = Arc::downgrade(self);
+            let thread = thread::Builder::new().name("kafka-secrets".to_owned()).spawn(move || read_again(&files));
+            reading.has_thread = thread.is_ok();
+            return thread.err().map(|error| Err(format!("no thread can read their files: {error}")));
+        }
+        let hangs = || reading.since.is_some_and(|since| since.elapsed() >= HANGING_AFTER);
+        if reading.found.is_none() && hangs() {
+            return Some(Err("the file system of their files does not answer".to_owned()));
+        }
+        reading.found.take()
+    }
+}
+
+/// Reads the files again and again, until nothing else has them.
+fn read_again(files: &Weak<SecretFiles>) {
+    while let Some(before) = files.upgrade() {
+        before.lock().since = Some(Instant::now());
+        let kafka = before.kafka.clone();
+        // A client that ends meanwhile does not wait for this.
+        drop(before);
+        let found = kafka.with_secrets_read_again();
+        let Some(after) = files.upgrade() else { return };
+        *after.lock() = Reading { has_thread: true, since: None, found: Some(found) };
+        drop(after);
+        thread::sleep(READ_INTERVAL);
+    }
 }
 
 impl Credentials {
     /// Those that the configuration has.
     pub(super) fn new(kafka: &Kafka) -> Self {
         let is_rotated = [USER, PASSWORD].iter().any(|property| kafka.reads_from_file(property));
-        Self { kafka: is_rotated.then(|| kafka.clone()), given: Mutex::new(pair(kafka)), log: LogLimit::default() }
+        let files = SecretFiles { kafka: kafka.clone(), reading: Mutex::default() };
+        Self { files: is_rotated.then(|| Arc::new(files)), given: Mutex::new(pair(kafka)), log: LogLimit::default() }
     }
 
-    /// Gives them to the client if their files have changed. A file that cannot be read leaves what it said before.
+    /// Gives them to the client if their files have changed; does not wait for the files. A file that cannot be read leaves
+    /// what it said before.
     pub(super) fn renew<C: ClientContext>(&self, client: &Client<C>) {
-        let Some(kafka) = &self.kafka else { return };
-        let kafka = match kafka.with_secrets_read_again() {
-            Ok(kafka) => kafka,
-            Err(problem) => {
-                if let Some(repeated) = self.log.lasts("credentials", &problem) {
-                    let (seconds, unlogged) = (repeated.seconds, repeated.unlogged);
-                    warn!(
-                        problem,
-                        seconds, unlogged, "the credentials of Kafka cannot be read again; the earlier ones are used"
-                    );
-                }
-                return;
-            }
-        };
-        let Some(now) = pair(&kafka) else { return };
+        let Some(now) = self.read() else { return };
         let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
         if given.as_ref() == Some(&now) {
             return;
@@ -66,6 +115,26 @@ impl Credentials {
             );
         }
     }
+
+    /// Returns the user and the password, if the files were read since the last call.
+    fn read(&self) -> Option<[CString; 2]> {
+        match self.files.as_ref()?.take()? {
+            Ok(kafka) => {
+                self.log.ends("credentials");
+                pair(&kafka)
+            }
+            Err(problem) => {
+                if let Some(repeated) = self.log.lasts("credentials", &problem) {
+                    let (seconds, unlogged) = (repeated.seconds, repeated.unlogged);
+                    warn!(
+                        problem,
+                        seconds, unlogged, "the credentials of Kafka cannot be read again; the earlier ones are used"
+                    );
+                }
+                None
+            }
+        }
+    }
 }
 
 /// The user and the password, if both are there.
@@ -73,4 +142,66 @@ fn pair(kafka: &Kafka) -> Option<[CString; 2]> {
     let value =
         |wanted| kafka.properties().find(|(name, _)| *name == wanted).and_then(|(_, value)| CString::new(value).ok());
     Some([value(USER)?, value(PASSWORD)?])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+
+    use super::*;
+    use crate::config::Config;
+
+    fn credentials(password: &Path) -> Credentials {
+        let path = password.to_str().unwrap();
+        let set = [
+            ("SERIES_INGEST__KAFKA__PROPERTIES__SASL_USERNAME", "user"),
+            ("SERIES_INGEST__KAFKA__PROPERTIES_FILES__SASL_PASSWORD", path),
+        ];
+        Credentials::new(&Config::load(None, set.map(|(name, value)| (name.into(), value.into()))).unwrap().kafka)
+    }
+
+    fn until_read(credentials: &Credentials) -> String {
+        let begun = Instant::now();
+        loop {
+            assert!(begun.elapsed() < Duration::from_secs(20), "the file is read");
+            if let Some([user, password]) = credentials.read() {
+                return format!("{}:{}", user.to_str().unwrap(), password.to_str().unwrap());
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    #[test]
+    fn a_password_that_changes_in_its_file_is_read_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("password");
+        fs::write(&file, "first").unwrap();
+        let credentials = credentials(&file);
+        assert_eq!(until_read(&credentials), "user:first");
+        fs::write(&file, "second\n").unwrap();
+        while until_read(&credentials) != "user:second" {}
+    }
+
+    /// A pipe that nothing writes to is as slow as a network file system that hangs.
+    #[test]
+    fn a_file_that_cannot_be_read_in_time_is_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("password");
+        fs::write(&file, "first").unwrap();
+        let credentials = credentials(&file);
+        fs::remove_file(&file).unwrap();
+        mknodat(CWD, &file, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(1) {
+            let asked = Instant::now();
+            assert_eq!(credentials.read(), None);
+            assert!(asked.elapsed() < Duration::from_millis(500), "{:?}", asked.elapsed());
+            thread::sleep(Duration::from_millis(50));
+        }
+        fs::write(&file, "second").unwrap();
+        assert_eq!(until_read(&credentials), "user:second");
+    }
 }

@@ -1,5 +1,5 @@
 //! What is wrong with a connection to a broker. librdkafka has one sentence for all faults of a certificate, so after a failed
-//! handshake the same is tried once more by rustls, which distinguishes them; and where a connection in plaintext was ended,
+//! handshake the same is tried once more by rustls, which distinguishes them; and if a connection in plaintext was ended,
 //! rustls asks for TLS. Nothing is sent but the handshake, and nothing rests on the answer.
 
 use std::net::{TcpStream, ToSocketAddrs};
@@ -20,7 +20,7 @@ const MAX_ADVERTISED: usize = 5;
 /// How long each step of the handshake may take.
 const TIMEOUT: Duration = Duration::from_secs(3);
 
-/// The fault of the certificate of the broker that `reason` names; `None` where its certificate is not what is wrong.
+/// The fault of the certificate of the broker that `reason` names; `None` if its certificate is not what is wrong.
 pub(super) fn of_certificate(kafka: &Kafka, reason: &str) -> Option<String> {
     if !reason.contains("certificate verify failed") {
         return None;
@@ -40,7 +40,7 @@ pub(super) fn of_certificate(kafka: &Kafka, reason: &str) -> Option<String> {
     Some(format!("The certificate of broker {address} {words}: {advice}"))
 }
 
-/// Why a broker ends connections, where it is for the protocol that they speak; `end` is librdkafka's line on the last one.
+/// Why a broker ends connections, if it is for the protocol that they speak; `end` is librdkafka's line on the last one.
 pub(super) fn of_end(kafka: &Kafka, end: &str) -> Option<String> {
     let protocol = property(kafka, "security.protocol").unwrap_or("PLAINTEXT").to_ascii_uppercase();
     let (name, _) = end.split_once(": Disconnected")?;
@@ -118,7 +118,7 @@ fn authorities(kafka: &Kafka) -> Option<RootCertStore> {
     }
 }
 
-/// rustls' reason for ending the handshake; `None` where it does not, or the broker is not there.
+/// rustls' reason for ending the handshake; `None` if it does not, or the broker is not there.
 fn handshake(address: &str, roots: RootCertStore) -> Option<rustls::Error> {
     let host = address.rsplit_once(':')?.0.trim_matches(['[', ']']);
     let provider = Arc::new(rustls::crypto::ring::default_provider());

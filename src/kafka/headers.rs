@@ -11,7 +11,7 @@ use rdkafka::types::RDKafkaRespErr;
 
 use crate::raw::headers;
 
-/// The headers of a message in the form of [`headers`]; `None` where it has none. librdkafka reads no more than 100,000 of
+/// The headers of a message in the form of [`headers`]; `None` if it has none. librdkafka reads no more than 100,000 of
 /// them, or none at all, and says so by an error.
 pub(super) fn encode_of(message: &BorrowedMessage<'_>) -> Option<Vec<u8>> {
     let mut list = ptr::null_mut();

@@ -144,8 +144,8 @@ impl Lookup {
         (!strangers.is_empty()).then(|| {
             format!(
                 "the consumer group {} has members of another pipeline or database: {}. They and this worker would each read \
-                 some of the partitions, and none of them all: give each pipeline, and each database, a kafka.group_id of its \
-                 own",
+                 some of the partitions, and none of them all: give each pipeline, and each database, its own \
+                 kafka.group_id",
                 self.kafka.group_id,
                 strangers.join(", ")
             )
@@ -164,7 +164,7 @@ impl Lookup {
         Some(entries.into_iter().map(|entry| (entry.name.clone(), entry)).collect())
     }
 
-    /// Why the brokers do not let this client do its work, after a question that got this error; `None` where it failed for
+    /// Why the brokers do not let this client do its work, after a question that got this error; `None` if it failed for
     /// another reason.
     pub fn refusal(&self, error: &KafkaError) -> Option<String> {
         if let Some((_, advice)) = code_of(error).and_then(refusal) {
@@ -221,7 +221,7 @@ impl Lookup {
         while self.client.poll(wait).is_some() {}
     }
 
-    /// The cluster's id; `None` where the brokers do not answer.
+    /// The cluster's id; `None` if the brokers do not answer.
     pub fn cluster_id(&self) -> Option<String> {
         let id = |client: &BaseConsumer<AuthContext>| {
             let id = client.client().fetch_cluster_id(TIMEOUT);
@@ -242,7 +242,7 @@ impl Lookup {
         described
     }
 
-    /// A topic's id in base 64; `None` where there is no such topic, or the broker gives no ids.
+    /// A topic's id in base 64; `None` if there is no such topic, or the broker gives no ids.
     ///
     /// # Errors
     /// If the brokers do not answer.

@@ -55,7 +55,7 @@ impl MessageFetcher {
         Ok(Self { consumer: ManuallyDrop::new(consumer), lookup: Lookup::new(kafka)? })
     }
 
-    /// The message at an offset; `None` where Kafka no longer has it, or the topic is another one now.
+    /// The message at an offset; `None` if Kafka no longer has it, or the topic is another one now.
     ///
     /// # Errors
     /// If the brokers do not answer.

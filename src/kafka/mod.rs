@@ -30,6 +30,7 @@ pub mod member;
 pub mod message_fetcher;
 pub mod partition;
 pub mod publisher;
+pub mod sampler;
 pub mod settings;
 pub mod topic_id;
 pub mod topic_settings;
@@ -43,7 +44,7 @@ mod headers;
 
 pub use rdkafka::error::KafkaError as Error;
 
-/// The name of the property that librdkafka refuses; `None` where the error is another one.
+/// The name of the property that librdkafka refuses; `None` if the error is another one.
 pub fn refused_property(error: &Error) -> Option<&str> {
     match error {
         Error::ClientConfig(_, _, name, _) => Some(name),

@@ -76,7 +76,7 @@ impl Publisher {
         Ok(())
     }
 
-    /// Publishes one message; waits where the queue is full. Blocks.
+    /// Publishes one message; waits if the queue is full. Blocks.
     ///
     /// # Errors
     /// If librdkafka refuses the message.

@@ -20,13 +20,13 @@ use rdkafka::types::RDKafkaRespErr;
 pub struct Topic {
     /// Its name.
     pub name: String,
-    /// Its id in base 64; `None` where the broker gives none (before Kafka 2.8).
+    /// Its id in base 64; `None` if the broker gives none (before Kafka 2.8).
     pub id: Option<String>,
     /// The number of its partitions.
     pub partitions: usize,
     /// The partitions that have no leader now: nothing of them can be read.
     pub leaderless: Vec<i32>,
-    /// Whether this client may read it; `None` where the broker does not say.
+    /// Whether this client may read it; `None` if the broker does not say.
     pub may_read: Option<bool>,
 }
 
@@ -108,7 +108,7 @@ pub fn describe<C: ClientContext>(
 }
 
 /// A broker that answers. librdkafka would ask the controller, although every broker knows the topics, and would wait for it
-/// where it is away, or where there is none, as in an embedded broker.
+/// if it is away, or if there is none, as in an embedded broker.
 fn any_broker<C: ClientContext>(client: &Client<C>, topics: &[&str], timeout: Duration) -> Result<i32, KafkaError> {
     let metadata = client.fetch_metadata(topics.first().copied(), timeout)?;
     let first = metadata.brokers().first().map(|broker| broker.id());

@@ -282,7 +282,7 @@ impl Copies {
                     let began = Instant::now();
                     let read = self.fetcher.read(&source, copy.partition, copy.offset);
                     let read = read.map_err(|failure| failure.to_string());
-                    // Also where it is gone with its topic, which Kafka says late.
+                    // Also if it is gone with its topic, which Kafka says late.
                     if !matches!(read, Ok(Some(_))) && began.elapsed() >= PAGE_TIMEOUT {
                         let failure =
                             read.as_ref().err().map_or("another one of its partition was waited for", String::as_str);

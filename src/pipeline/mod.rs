@@ -4,7 +4,7 @@
 //! full, or when its first message has waited long enough. While all writers are busy and the batch is full it takes no
 //! more messages: they stay charged to the memory budget, and the consumer pauses when that is used up.
 //!
-//! - [`partitions`](self): what is known of each partition: how far read, how far applied, what is on its way.
+//! - [`partitions`](self): each partition's state: how far read, how far applied, what is on its way.
 //! - `membership`: when this worker joins the consumer group, and who else is in it.
 //! - `journaling`: the modes, and what goes to the journal and comes back from it.
 //! - `survey`: what of it the database has, and what is nowhere.
@@ -98,7 +98,7 @@ pub enum RunError {
 }
 
 impl RunError {
-    /// The name of the property that librdkafka refuses, where that is the reason.
+    /// The name of the property that librdkafka refuses, if that is the reason.
     pub fn refused_property(&self) -> Option<&str> {
         match self {
             Self::Consumer(consumer::StartError::Kafka(error)) | Self::Lookup(error) => {

@@ -1,4 +1,4 @@
-//! What is known of each partition: how far it is read, how far it is applied, and what is on its way.
+//! Each partition's state: how far it is read, how far it is applied, and what is on its way.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -338,7 +338,7 @@ impl Partitions {
                 let sets = self.in_flight.get(&Partition::new(Arc::clone(&reading.source), key.number))?;
                 sets.values().find_map(|set| set.oldest_ms.filter(|time_ms| is_plausible(*time_ms, now_ms)))
             });
-            // Where the log's end is older than what was read since, the position is the better end. Before the database was
+            // If the log's end is older than what was read since, the position is the better end. Before the database was
             // asked, Kafka's own offset of the group has to do: it is never above what the database has.
             let messages = partition.log.map(|log| match reading {
                 Some(reading) => log.end.max(reading.position) - reading.next_offset,

@@ -125,7 +125,7 @@ impl Surveyor {
     }
 }
 
-/// `None` where the journal's thread has ended.
+/// `None` if the journal's thread has ended.
 async fn survey(journal: JournalHandle, database: Database, reading: Reading) -> Option<Result<Survey, Error>> {
     // In this order: a segment that is made in between must not look as if it had no records.
     let (segments, records) = (journal.segments().await?, journal.records().await?);

@@ -17,7 +17,7 @@ impl Budget {
         Self { used: Arc::default(), limit }
     }
 
-    /// Charges `bytes` until the answer is dropped.
+    /// Charges `bytes` until the returned value is dropped.
     pub fn charge(&self, bytes: usize) -> Charge {
         self.used.fetch_add(bytes, Ordering::Relaxed);
         Charge { used: Arc::clone(&self.used), bytes }

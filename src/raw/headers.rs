@@ -2,7 +2,7 @@
 //! length as a little-endian int32; -1 says that there is no value, as in Kafka's format. A -2 alone says that there are
 //! headers which could not be read.
 
-/// The headers as bytes; `None` where there are none.
+/// The headers as bytes; `None` if there are none.
 pub fn encode<'a>(headers: impl IntoIterator<Item = (&'a [u8], Option<&'a [u8]>)>) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
     let length = |part: &[u8]| i32::try_from(part.len()).expect("Kafka's lengths are int32").to_le_bytes();
@@ -15,7 +15,7 @@ pub fn encode<'a>(headers: impl IntoIterator<Item = (&'a [u8], Option<&'a [u8]>)
     (!bytes.is_empty()).then_some(bytes)
 }
 
-/// What stands for headers that a message has and nobody could read.
+/// What stands for headers that a message has and that cannot be read.
 pub const UNREADABLE: [u8; 4] = (-2_i32).to_le_bytes();
 
 /// The headers of `bytes`, up to where they are cut or are none; what is not UTF-8 of a name is replaced.

@@ -16,7 +16,7 @@ pub struct RawMessage<'a> {
     pub key: Option<&'a [u8]>,
     /// The payload; `None` is a tombstone.
     pub payload: Option<&'a [u8]>,
-    /// The headers, as [`headers`](crate::raw::headers) encodes them; `None` where there are none.
+    /// The headers, as [`headers`](crate::raw::headers) encodes them; `None` if there are none.
     pub headers: Option<&'a [u8]>,
 }
 
@@ -115,7 +115,7 @@ impl MessageSet {
         })
     }
 
-    /// The part inside `[from, until)`; `None` where the two do not meet.
+    /// The part inside `[from, until)`; `None` if the two do not meet.
     pub fn clip(&self, from: i64, until: i64) -> Option<Self> {
         let (from, until) = (from.max(self.from), until.min(self.until));
         if from >= until {
@@ -140,7 +140,7 @@ impl MessageSet {
     /// The first `count` messages and the rest; the positions between the two belong to the first.
     ///
     /// # Panics
-    /// Where `count` is 0 or not below [`MessageSet::len`].
+    /// If `count` is 0 or not below [`MessageSet::len`].
     pub fn split_at(&self, count: usize) -> (Self, Self) {
         assert!(count > 0 && count < self.len(), "both parts of a split have a message");
         let middle = self.block.entries[self.entries.start + count].offset;
@@ -173,7 +173,7 @@ impl MessageSetBuilder {
     /// Adds a message, copied; the set then reaches up to the position after it.
     ///
     /// # Panics
-    /// Where the message's offset lies below the set's end: Kafka delivers a partition in order.
+    /// If the message's offset lies below the set's end: Kafka delivers a partition in order.
     pub fn push(&mut self, message: &RawMessage<'_>) {
         assert!(message.offset >= self.until, "offset {} delivered after {}", message.offset, self.until);
         let length =
@@ -192,7 +192,7 @@ impl MessageSetBuilder {
         self.until = message.offset + 1;
     }
 
-    /// Lets the set reach up to `until`, where a continuous read has shown that no message lies before it.
+    /// Lets the set reach up to `until`, if a continuous read has shown that no message lies before it.
     pub fn extend_to(&mut self, until: i64) {
         self.until = self.until.max(until);
     }

@@ -14,7 +14,7 @@ pub use message_set::{MessageSet, MessageSetBuilder, RawMessage};
 use std::cmp::Ordering;
 use std::sync::Arc;
 
-/// What a topic's messages are where they do not say.
+/// The type of a topic's messages that do not name it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
     /// `series-create`.
@@ -44,13 +44,13 @@ impl Kind {
 /// A topic as it was made once in one cluster, for one pipeline: what progress is kept for.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Source {
-    /// What the topic's messages are where they do not say.
+    /// The type of the topic's messages that do not name it.
     pub kind: Kind,
-    /// The cluster's id, as its brokers give it; empty where they give none.
+    /// The cluster's id, as its brokers give it; empty if they give none.
     pub cluster_id: String,
     /// The topic's name.
     pub topic: String,
-    /// The topic's id in base 64, as its brokers give it; empty where they give none.
+    /// The topic's id in base 64, as its brokers give it; empty if they give none.
     pub topic_id: String,
 }
 

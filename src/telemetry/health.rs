@@ -55,9 +55,9 @@ pub struct Status {
     pub in_flight_batches: u64,
     /// Batches that may be written at the same time.
     pub writers: u64,
-    /// The journal; `null` where it is off.
+    /// The journal; `null` if it is off.
     pub journal: Option<JournalStatus>,
-    /// The topic for copies of dead letters; `null` where there is none.
+    /// The topic for copies of dead letters; `null` if there is none.
     pub dead_letter_topic: Option<DeadLetterTopicStatus>,
     /// The partitions this worker owns.
     pub partitions: Vec<PartitionStatus>,
@@ -67,14 +67,14 @@ pub struct Status {
     pub conditions: BTreeMap<&'static str, Condition>,
 }
 
-/// What is known of the database.
+/// The database's state.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct DatabaseStatus {
     /// Whether it took the last write, or gave the last sign of life.
     pub up: bool,
     /// PostgreSQL's version.
     pub server_version: Option<String>,
-    /// TimescaleDB's version, where it is installed.
+    /// TimescaleDB's version, if it is installed.
     pub timescaledb: Option<String>,
     /// TimescaleDB's edition.
     pub edition: Option<String>,

@@ -16,7 +16,7 @@ const MAX_LINES: usize = 2048;
 const MAX_BYTES: usize = 2 << 20;
 /// How often dropped lines are reported while there are always more to write.
 const REPORT_INTERVAL: Duration = Duration::from_secs(10);
-/// How long to wait before a write is tried again, where stderr is in non-blocking mode and takes nothing.
+/// How long to wait before a write is tried again, if stderr is in non-blocking mode and takes nothing.
 const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
 thread_local! {
@@ -50,7 +50,7 @@ impl LogWriter {
     /// again; what it logs is written directly.
     ///
     /// # Errors
-    /// If the system gives no thread.
+    /// If the system has no thread.
     pub(super) fn start(
         output: impl Write + Send + 'static,
         report: impl Fn(u64) + Send + 'static,

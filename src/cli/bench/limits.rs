@@ -42,7 +42,7 @@ pub(super) const WITHOUT_TRIGGER: Limit = limit(
 pub(super) const THROUGHPUT: [Limit; 2] =
     [limit("sorted, 1 connection", "sorted_1", true, 1, ""), limit("sorted, 2 connections", "sorted_2", true, 2, "")];
 
-/// The ways where the server compresses what is copied.
+/// The ways for a server that compresses what is copied.
 pub(super) const DIRECT_COMPRESS: [Limit; 2] = [
     limit("compressed, sorted, 1 connection", "compressed_1", true, 1, COMPRESSED),
     limit("compressed, sorted, 2 connections", "compressed_2", true, 2, COMPRESSED),

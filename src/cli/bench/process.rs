@@ -40,7 +40,7 @@ pub(super) fn program(bench: &Config, file: Option<&Path>, scratch: &ScratchData
     Ok(command)
 }
 
-/// A process that is ended where it is not waited for.
+/// A process that is ended if it is not waited for.
 pub(super) struct Running(Child);
 
 impl Running {
@@ -136,7 +136,7 @@ fn cpu(stat: &str, counts: usize) -> Duration {
     Duration::from_millis(ticks * 10)
 }
 
-/// Processor time of all processes named `postgres` on this machine, and of their children; `None` where there are none.
+/// Processor time of all processes named `postgres` on this machine, and of their children; `None` if there are none.
 pub(super) fn postgres_cpu() -> Option<Duration> {
     let stats = std::fs::read_dir("/proc")
         .ok()?

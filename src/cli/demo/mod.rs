@@ -191,7 +191,7 @@ async fn ingest(
         Story { load: &load, scratch, proxy, journal: &journal, health: &health, bar, published, rate: None };
     let told = interrupts.or_work(story.run()).await;
     story.bar.finish_and_clear();
-    // Where the worker has ended already, its result says why.
+    // If the worker has ended already, its result says why.
     let _ = stop.send(());
     worker.await.map_err(|error| Failure::Internal(error.to_string()))??;
     journal.close().await;

@@ -141,7 +141,7 @@ impl Story<'_> {
         })
     }
 
-    /// Prints a line, above the bar where there is one.
+    /// Prints a line, above the bar if there is one.
     fn print(&self, line: impl std::fmt::Display) {
         self.bar.suspend(|| print_line(line));
     }

@@ -40,7 +40,7 @@ pub(in crate::database) struct Connections {
     log: LogLimit,
 }
 
-/// How often it is looked for a connection that is free again, where the server takes no more.
+/// How often it is looked for a connection that is free again, if the server takes no more.
 const FREE_INTERVAL: Duration = Duration::from_millis(20);
 /// For how long no more connections are asked for after the server has refused one.
 const REFUSED_FOR: Duration = Duration::from_secs(5);

@@ -92,7 +92,7 @@ pub(in crate::database) fn pinned(database: &config::Database) -> String {
     format!("set search_path = {path}, pg_temp; {PINNED} do $prepare${PREPARE}$prepare$; {};", still_fit())
 }
 
-/// The statement that a session of the pool is tried with before each use: it fails where the connection is lost, and where
+/// The statement that a session of the pool is tried with before each use: it fails if the connection is lost, or if
 /// nothing at all is to be written now.
 pub(in crate::database) fn still_fit() -> String {
     format!("do $restore${REFUSE_RESTORE}$restore$")

@@ -23,7 +23,7 @@ use crate::tls as certificates;
 pub(in crate::database) struct Tls {
     settings: config::Tls,
     provider: Arc<CryptoProvider>,
-    /// This system's CAs, where they are the ones that count.
+    /// This system's CAs, if they are the ones that count.
     system: Option<Arc<RootCertStore>>,
 }
 
@@ -132,7 +132,7 @@ where
     }
 }
 
-/// Takes a certificate for any name: of these CAs, or any at all where there are none. That the server has the
+/// Takes a certificate for any name: of these CAs, or any at all if there are none. That the server has the
 /// certificate's key is checked always.
 #[derive(Debug)]
 struct AnyName {

@@ -7,7 +7,7 @@ use rustls::CertificateError;
 
 use crate::tls::{self as certificates, Fault};
 
-/// What is wrong, and the key to change, where TLS is the reason.
+/// What is wrong, and the key to change, if TLS is the reason.
 pub(in crate::database) fn explain(error: &tokio_postgres::Error) -> Option<String> {
     if let Some(failure) = cause(error) {
         return Some(match failure {
@@ -62,12 +62,12 @@ fn cause(error: &tokio_postgres::Error) -> Option<&rustls::Error> {
 /// Objects on which commands need more than a worker's role has.
 const OWNERS: [&str; 3] = ["table ingest_dead_letter", "table ingest_progress", "table ingest_gap"];
 
-/// What a refusal by the server means for the keys; empty where nothing more is to be said.
+/// What a refusal by the server means for the keys; empty if nothing more is to be said.
 pub(in crate::database) fn hint(answer: &tokio_postgres::error::DbError) -> &'static str {
     let message = answer.message();
     match answer.code().code() {
         "28P01" => ": check the user and the password of database.url, or database.password_file",
-        // PgBouncer's words where its own login at the server is refused, and then where it refuses the client.
+        // PgBouncer's message when its own login at the server is refused, and then when it refuses the client.
         "08P01" if message.contains("server login failed") && message.contains("authentication failed") => {
             ": the pooler's own password for this user is wrong; check its auth_file or auth_query"
         }

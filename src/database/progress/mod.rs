@@ -125,7 +125,7 @@ impl<'a> Claim<'a> {
         })
     }
 
-    /// Covers the intervals, raising where any offset is covered already.
+    /// Covers the intervals, raising if any offset is covered already.
     pub(super) async fn all(&self, session: &mut Session) -> Result<Vec<Applied>, Error> {
         let rows = self.call(session, Step::Other("claim"), "select * from ingest_claim($1, $2, $3, $4)").await?;
         rows.iter()
@@ -136,12 +136,12 @@ impl<'a> Claim<'a> {
             .collect()
     }
 
-    /// Covers the intervals; the answer has those that were not covered before.
+    /// Covers the intervals, and returns those that were not covered before.
     pub(super) async fn missing(&self, session: &mut Session) -> Result<Vec<Interval>, Error> {
         self.parts(session, "select * from ingest_claim_missing($1, $2, $3, $4)").await
     }
 
-    /// Covers the intervals, and fills the gaps that lie in them; the answer has what was not covered before or was a gap.
+    /// Covers the intervals, and fills the gaps that lie in them; returns what was not covered before or was a gap.
     pub(super) async fn journaled(&self, session: &mut Session) -> Result<Vec<Interval>, Error> {
         self.parts(session, "select * from ingest_claim_journaled($1, $2, $3, $4)").await
     }
@@ -208,7 +208,7 @@ pub struct Coverage {
     pub next_offset: i64,
     /// The islands `[from, until)` applied above it, in their order.
     pub ahead: Vec<(i64, i64)>,
-    /// The gaps `[from, until)` that nobody has filled: progress has passed them, and their messages are not there.
+    /// The gaps `[from, until)` that were not filled: progress has passed them, and their messages are missing.
     pub gaps: Vec<(i64, i64)>,
 }
 
@@ -268,7 +268,7 @@ pub(super) async fn coverage(
     Ok(all)
 }
 
-/// Records `[from, until)` as lost to Kafka, where it is not applied; the answer has the intervals recorded.
+/// Records `[from, until)` as lost to Kafka, if it is not applied; returns the intervals recorded.
 pub(super) async fn record_gap(
     session: &mut Session,
     source: Uuid,

@@ -1,4 +1,4 @@
-//! The tables of series and points where another program has made them, as an ORM does on plain PostgreSQL: what differs from
+//! The tables of series and points if another program has made them, as an ORM does on plain PostgreSQL: what differs from
 //! ours is stated, what is missing is added, and what cannot serve is refused by name. No type is changed;
 //! [`COMPLETE_METADATA`] has the one change of columns and rows.
 
@@ -11,7 +11,7 @@ use crate::database::connection::step::Step;
 use crate::database::error::Error;
 use crate::database::schema::{SchemaError, runner};
 
-/// The migration that makes the two tables where they are not there.
+/// The migration that makes the two tables if they are not there.
 const FIRST: &str = include_str!("../../../migrations/V1__series_and_points.sql");
 
 const METADATA: &str = "time_series_metadata";
@@ -73,7 +73,7 @@ struct Column {
     /// Whether a row that leaves it out gets a value: by a default or as an identity.
     is_filled: bool,
     is_generated: bool,
-    /// `None` for that of the database, and where it has none.
+    /// `None` for that of the database, and if it has none.
     collation: Option<String>,
 }
 

@@ -220,7 +220,7 @@ const WITHOUT_TIMEOUTS: &str = "set statement_timeout = 0; set lock_timeout = 0;
     do $$ begin if current_setting('transaction_timeout', true) is not null \
     then perform set_config('transaction_timeout', '0', false); end if; end $$";
 
-/// Brings the schema up to date; nothing happens where it is already.
+/// Brings the schema up to date; nothing happens if it is up to date already.
 ///
 /// # Errors
 /// If the server does not answer, or a step fails; steps before it stay.
@@ -297,7 +297,7 @@ pub async fn verify_and_report(config: &config::Config, say: impl FnMut(&str)) -
     }
 }
 
-/// What is known of a schema that a worker can work with.
+/// The facts about a schema that a worker can work with.
 #[derive(Debug)]
 pub struct Verified {
     /// What the server is.
@@ -795,7 +795,7 @@ async fn unique_without_time(client: &Client) -> Result<Option<String>, Error> {
 
 /// Lifts TimescaleDB's limit on what a transaction decompresses for the functions of `points.on_duplicate`: late points may
 /// conflict with any compressed row of their time, and a transaction that the limit ends would be ended again and again. Only
-/// a superuser may set it where the extension is not there, so no migration does it.
+/// only a superuser may set it while the extension is absent, so no migration does it.
 async fn lift_limit(client: &Client) -> Result<(), Error> {
     let sql = "do $$
         declare
@@ -856,7 +856,7 @@ async fn make_unique(client: &Client, config: &config::Config, notes: &mut Vec<S
     Ok(())
 }
 
-/// Makes the points' versions a hypertable as well, where the points are one: old chunks of both can be dropped.
+/// Makes the points' versions a hypertable as well, if the points are one: old chunks of both can be dropped.
 async fn make_versions_hypertable(
     client: &Client,
     database: &config::Database,
@@ -944,7 +944,7 @@ async fn compress(client: &Client, database: &config::Database, notes: &mut Vec<
     Ok(())
 }
 
-/// Runs one statement; the answer is its number of rows.
+/// Runs one statement and returns its number of rows.
 async fn run(client: &Client, step: Step, sql: &str) -> Result<usize, Error> {
     info!(step = step.as_str(), "schema");
     let rows = client.query(sql, &[]).await.map_err(|source| Error::Server { step, source })?;

@@ -237,7 +237,7 @@ impl Catalog {
     }
 }
 
-/// Returns the table of points as it is now. It takes no locks: the table may have changed when the answer is there.
+/// Returns the table of points as it is now. It takes no locks: the table may have changed when this returns.
 pub(in crate::database) async fn read_catalog(session: &mut Session) -> Result<Table, Error> {
     let rows = session.query(STEP, catalog_sql(), &[]).await?;
     let catalog = rows.first().map(Catalog::new).ok_or_else(|| Error::Unexpected(format!("{STEP}: no row")))?;

@@ -6,7 +6,7 @@
 //!
 //! A constraint is checked row by row, and the server reports the row at which a COPY ended, so that its message is mostly
 //! found at once: the piece is then copied again without it. That is only a hint, because a trigger may speak of another
-//! row: a message becomes a dead letter when it was refused alone. Where the hint has been wrong, pieces are halved.
+//! row: a message becomes a dead letter when it was refused alone. If the hint has been wrong, pieces are halved.
 
 use tracing::debug;
 

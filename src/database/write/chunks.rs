@@ -58,7 +58,7 @@ impl KnownChunks {
     }
 }
 
-/// Makes the chunks of these points, and the next one where it is nearly time for it. A chunk that the server does not make so
+/// Makes the chunks of these points, and the next one if it is nearly time for it. A chunk that the server does not make so
 /// is left to the COPY. Answers the intervals that are known to have their chunk when the points are committed.
 ///
 /// # Errors
@@ -72,7 +72,7 @@ pub(in crate::database) async fn make(
     if crate::planted_bugs::is_on("chunks-not-made-ahead") {
         return Ok(Vec::new());
     }
-    // Where none was made there was one, or it could not be made now.
+    // If none was made, there was one before, or it could not be made now.
     let asked = KnownChunks::default();
     let around = |time_us| known.around(time_us).or_else(|| asked.around(time_us));
     let mut questions = 0;
@@ -105,7 +105,7 @@ pub(in crate::database) async fn make(
     Ok(asked.into_intervals())
 }
 
-/// The time at which the next chunk begins, where this one is nearly over.
+/// The time at which the next chunk begins, if this one is nearly over.
 fn next((from, until): Interval, now_us: i64) -> Option<i64> {
     let length = until.checked_sub(from)?;
     (until - now_us < AHEAD_US.min(length / 10)).then_some(until)

@@ -41,11 +41,11 @@ type Version = (i64, i64, i32, i32);
 pub(in crate::database) struct Store<'a> {
     batch: &'a Batch,
     on_duplicate: OnDuplicate,
-    /// Of each of the batch's messages; none where points are appended.
+    /// Of each of the batch's messages; none if points are appended.
     versions: Vec<Version>,
     /// The numbers of sources that versions name, and the sources' keys.
     sources: (Vec<i32>, Vec<Uuid>),
-    /// The span of a chunk in microseconds, where the server can compress a COPY directly.
+    /// The span of a chunk in microseconds, if the server can compress a COPY directly.
     compressed_span_us: Option<i64>,
 }
 
@@ -78,7 +78,7 @@ impl<'a> Store<'a> {
         order
     }
 
-    /// Stores these points, in this order, inside an open transaction; gives the number of rows that were added or changed.
+    /// Stores these points, in this order, inside an open transaction; returns the number of rows that were added or changed.
     ///
     /// # Errors
     /// As a COPY's.
@@ -124,8 +124,8 @@ fn is_dense(points: &Points) -> bool {
     points.len() >= MIN_COMPRESSED_POINTS * points.key_count()
 }
 
-/// One of all points with the same series, column and time: the first of the earliest message where what is there stays, and
-/// the last of the latest message where it is replaced.
+/// One of all points with the same series, column and time: the first of the earliest message if what is there stays, and
+/// the last of the latest message if it is replaced.
 fn one_each(
     points: &Points,
     order: &Order,

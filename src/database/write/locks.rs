@@ -119,7 +119,7 @@ impl fmt::Display for LockHolder {
     }
 }
 
-/// What is known of locks of others.
+/// The locks of other sessions.
 #[derive(Debug, Default)]
 pub(in crate::database) struct Locks {
     /// Series whose rows were locked when they were last asked for.
@@ -328,7 +328,7 @@ impl Database {
     }
 
     /// Records a transaction that waited for nothing long: unless something is known to be locked that only some messages need,
-    /// nobody is in the way any more.
+    /// no session is in the way any more.
     pub(in crate::database) fn forget_lock_holders(&self) {
         let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
         if !locks.holds_some() && !locks.holders.is_empty() {
@@ -339,7 +339,7 @@ impl Database {
     }
 }
 
-/// The series of these whose rows others hold. Where what is known of series is locked as a whole nobody can ask for rows,
+/// The series of these whose rows other sessions hold. If `ingest_series` is locked as a whole nobody can ask for rows,
 /// and it is all of those whose rows are to be changed.
 async fn locked_series(
     session: &mut Session,

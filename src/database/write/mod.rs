@@ -40,7 +40,7 @@ enum CopyStrategy {
 /// Which way a batch is claimed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClaimOrder {
-    /// COPY first, claim last: the locks of partitions are held for the COMMIT only. Fails where anything of it is applied
+    /// COPY first, claim last: the locks of partitions are held for the COMMIT only. Fails if anything of it is applied
     /// already.
     CopyFirst,
     /// Claim first, and copy only what was missing: after any doubt.
@@ -52,7 +52,7 @@ pub enum ClaimOrder {
 }
 
 impl ClaimOrder {
-    /// Returns `true` if it fails where anything is applied already.
+    /// Returns `true` if an offset that is applied already makes it fail.
     pub fn copies_first(self) -> bool {
         matches!(self, Self::CopyFirst | Self::CopyFirstFillingGaps)
     }
@@ -86,7 +86,7 @@ pub struct Written {
 }
 
 /// How many locks a transaction takes for each chunk, and how many the server has room for: `NLOCKENTS` of PostgreSQL's
-/// `lock.c`. None are taken for chunks where there are none.
+/// `lock.c`. None are taken for chunks if there are none.
 const ROOM_FOR_LOCKS: &str = "
     select (select count(*) + 1 from pg_index where indrelid = 'time_series_data_points'::regclass),
         current_setting('max_locks_per_transaction')::bigint * (
@@ -110,7 +110,7 @@ pub struct Oversized {
 
 impl Database {
     /// The messages of a batch that the server never has room for, after a failure of [`Error::is_out_of_room`]: others may
-    /// have had the room, so that the failure alone says nothing. The last one comes first. Where the server does not answer
+    /// have had the room, so that the failure alone says nothing. The last one comes first. If the server does not answer
     /// there is none.
     pub async fn oversized(&self, failure: &Error, batch: &Batch) -> Vec<Oversized> {
         let work =
@@ -271,7 +271,7 @@ impl Database {
         }
     }
 
-    /// Where points of an unknown series are to be dead letters: the batch decoded again, if it has any.
+    /// Returns the batch decoded again without points of unknown series, if these are to be dead letters and there are any.
     async fn without_unknown_series(&self, session: &mut Session, batch: &Batch) -> Result<Option<Batch>, Error> {
         if self.unknown_series == UnknownSeries::Create {
             return Ok(None);

@@ -159,7 +159,7 @@ fn referential_check(rows: &[Row]) -> Result<ReferentialCheck, Error> {
     ReferentialCheck::parse(row.get(0))
 }
 
-/// Locks the rows of the points' series until the transaction ends, and leaves the foreign key's trigger out from now on where
+/// Locks the rows of the points' series until the transaction ends, and leaves the foreign key's trigger out from now on if
 /// that may be.
 ///
 /// # Errors

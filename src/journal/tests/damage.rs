@@ -116,7 +116,7 @@ fn check(
     Ok((found, torn))
 }
 
-/// The checker for flipped bytes; `step` leaves bytes out where time is short.
+/// The checker for flipped bytes; `step` leaves bytes out if time is short.
 pub(super) fn flip_every_byte(step: usize) -> Result<String, String> {
     let small = small();
     let (mut flips, mut reported, mut torn_ends, mut unused) = (0, 0, 0, 0);

@@ -120,7 +120,7 @@ pub(super) struct Fault {
 struct State {
     rng: StdRng,
     inodes: Vec<Inode>,
-    /// Which directory the path leads to; none where it leads nowhere.
+    /// Which directory the path leads to; none if it leads nowhere.
     directory: Option<u64>,
     directories: u64,
     /// The directory's time of change.

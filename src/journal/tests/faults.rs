@@ -47,7 +47,7 @@ pub(super) fn inject(seed: u64, fault: Fault) -> Result<bool, String> {
         let files = files.after_crash(seed ^ power_failure);
         let mut journal = open(&files);
         log.check(&mut journal).map_err(|error| format!("after a power failure: {error}"))?;
-        // Where the directory's sync failed, a removed file may come back, and those removed after it are then missed: a
+        // If the directory's sync failed, a removed file may come back, and those removed after it are then missed: a
         // false alarm, which costs nothing but a look into Kafka.
         let is_alarm = fault.call == Call::SyncDirectory;
         if journal.damage().iter().any(|d| !is_alarm || d.what != DamageKind::SegmentMissing) {

@@ -177,7 +177,7 @@ impl Log {
         is_acknowledged
     }
 
-    /// The records of a segment may go; gives which.
+    /// The records of a segment may be removed; returns them.
     fn release<F: Files>(&mut self, journal: &Journal<F>, segment: u64) -> Vec<Record> {
         let records: Vec<Record> = journal.records().filter(|record| record.segment == segment).cloned().collect();
         self.acknowledged.retain(|set| !records.iter().any(|record| set.is(record)));

@@ -7,7 +7,7 @@ use super::unread::Unread;
 use crate::journal::Record;
 use crate::pipeline::survey::Survey;
 
-/// Maximum of one batch of the journal, in bytes on disk, where messages are compressed.
+/// Maximum of one batch of the journal, in bytes on disk, if messages are compressed.
 const MAX_REPLAY_BYTES: u64 = 512 * 1024;
 
 /// What decides who gets the next free writer.

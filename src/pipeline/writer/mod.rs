@@ -60,7 +60,7 @@ pub(super) struct Outcome {
     pub(super) unread: Option<String>,
     /// Whether the batch came from the journal.
     pub(super) replayed: bool,
-    /// The batch's number, where the pipeline holds its messages.
+    /// The batch's number, if the pipeline holds its messages.
     pub(super) number: u64,
     /// What was not written because another session has locked what it needs.
     pub(super) aside: Vec<MessageSet>,

@@ -1,7 +1,7 @@
 //! How many batches are written at the same time: with a backlog, as many as raise the throughput.
 //!
-//! Once in a while a number alongside the present one is tried for a while. One more stays where it is clearly faster, one fewer
-//! where it is not slower: a connection that does not help costs the server memory and locks. Without a backlog there is
+//! Once in a while a number alongside the present one is tried for a while. One more stays if it is clearly faster, one fewer
+//! if it is not slower: a connection that does not help costs the server memory and locks. Without a backlog there is
 //! nothing to measure, and the number stays.
 
 use std::time::{Duration, Instant};
@@ -27,7 +27,7 @@ const LOSS: f64 = 0.98;
 #[derive(Debug)]
 pub(in crate::pipeline) struct WriterCount {
     count: usize,
-    /// Fixed where both are the same.
+    /// Fixed if both are the same.
     least: usize,
     most: usize,
     window: Window,

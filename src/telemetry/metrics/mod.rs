@@ -89,7 +89,7 @@ impl Rendered {
     }
 }
 
-/// Starts measuring, once in a process; a later call gives the same metrics. Metrics without labels are there from now on,
+/// Starts measuring, once in a process; a later call returns the same metrics. Metrics without labels are there from now on,
 /// at zero.
 pub fn install() -> Rendered {
     INSTALLED.get_or_init(start).clone()
@@ -312,7 +312,7 @@ pub fn step_took(step: Step, time: Duration) {
     observe(histogram!(STEP_SECONDS, "step" => step.as_str()), time.as_secs_f64());
 }
 
-/// The time that each step has taken so far in seconds, of metrics as [`Rendered::render`] gives them.
+/// The time that each step has taken so far in seconds, of metrics as [`Rendered::render`] returns them.
 pub fn step_seconds(rendered: &str) -> Vec<(Step, f64)> {
     let seconds_of = |step: Step| {
         let line = format!("{STEP_SECONDS}_sum{{step=\"{}\"}} ", step.as_str());
@@ -328,7 +328,7 @@ fn record(name: &'static str, value: f64) {
     observe(histogram!(name), value);
 }
 
-/// Records an observation. The recorder keeps each until it is rendered, so where nobody asks for `/metrics` they have to be
+/// Records an observation. The recorder keeps each until it is rendered, so if nobody asks for `/metrics` they have to be
 /// merged into their buckets here.
 fn observe(histogram: ::metrics::Histogram, value: f64) {
     static OBSERVATIONS: AtomicU64 = AtomicU64::new(0);

@@ -201,7 +201,7 @@ pub const METRICS: &[Metric] = &[
         help: "Failed steps of the work with the database, by what they mean",
     },
     Metric { name: POOL_SIZE, kind: Kind::Gauge, labels: &[], help: "Open connections to the database" },
-    Metric { name: POOL_AVAILABLE, kind: Kind::Gauge, labels: &[], help: "Open connections that nobody uses" },
+    Metric { name: POOL_AVAILABLE, kind: Kind::Gauge, labels: &[], help: "Idle connections" },
     Metric { name: POOL_WAITING, kind: Kind::Gauge, labels: &[], help: "Tasks that wait for a connection" },
     Metric { name: POOL_MAX, kind: Kind::Gauge, labels: &[], help: "Connections that may be open at once" },
     Metric {

@@ -1,0 +1,133 @@
+//! The values of many records, by their places.
+
+use std::collections::{BTreeMap, HashSet};
+
+use serde_json::Value;
+
+use crate::input::pointer::escape;
+
+/// How many different values are counted of one place.
+const MAX_DISTINCT: usize = 2000;
+/// How deep values are looked at, and how many elements of an array.
+const MAX_DEPTH: usize = 8;
+const MAX_ELEMENTS: usize = 16;
+
+/// What stands at one place of many records.
+#[derive(Debug, Default)]
+pub(super) struct Leaf {
+    /// In how many records it stands.
+    pub(super) seen: usize,
+    pub(super) numbers: usize,
+    pub(super) integers: usize,
+    pub(super) strings: usize,
+    /// Strings that are numbers.
+    pub(super) numeric_strings: usize,
+    pub(super) booleans: usize,
+    pub(super) nulls: usize,
+    /// The different strings and integers.
+    pub(super) distinct: HashSet<String>,
+    /// The order in which the places came.
+    pub(super) place: usize,
+}
+
+/// All places of the records, by their pointers.
+#[derive(Debug, Default)]
+pub(super) struct Leaves {
+    pub(super) records: usize,
+    pub(super) all: BTreeMap<String, Leaf>,
+}
+
+impl Leaves {
+    pub(super) fn of<'a>(records: impl Iterator<Item = &'a Value>) -> Self {
+        let mut leaves = Self::default();
+        for record in records {
+            leaves.records += 1;
+            leaves.add("", record, 0);
+        }
+        leaves
+    }
+
+    fn add(&mut self, place: &str, value: &Value, depth: usize) {
+        if depth > MAX_DEPTH {
+            return;
+        }
+        match value {
+            Value::Object(members) => {
+                members.iter().for_each(|(key, value)| self.add(&format!("{place}/{}", escape(key)), value, depth + 1));
+            }
+            Value::Array(elements) => {
+                let first = elements.iter().take(MAX_ELEMENTS).enumerate();
+                first.for_each(|(index, value)| self.add(&format!("{place}/{index}"), value, depth + 1));
+            }
+            scalar => {
+                let next = self.all.len();
+                let new = || Leaf { place: next, ..Leaf::default() };
+                self.all.entry(place.to_owned()).or_insert_with(new).add(scalar);
+            }
+        }
+    }
+
+    /// Returns `true` if the place has a value in nearly all records.
+    pub(super) fn is_always_there(&self, leaf: &Leaf) -> bool {
+        (leaf.seen - leaf.nulls) * 100 >= self.records * 99
+    }
+}
+
+impl Leaf {
+    fn add(&mut self, value: &Value) {
+        self.seen += 1;
+        let distinct = match value {
+            Value::Number(number) => {
+                self.numbers += 1;
+                self.integers += usize::from(number.is_i64() || number.is_u64());
+                number.to_string()
+            }
+            Value::String(text) => {
+                self.strings += 1;
+                self.numeric_strings += usize::from(text.parse::<f64>().is_ok());
+                text.clone()
+            }
+            Value::Bool(_) => {
+                self.booleans += 1;
+                return;
+            }
+            _ => {
+                self.nulls += 1;
+                return;
+            }
+        };
+        if self.distinct.len() < MAX_DISTINCT {
+            self.distinct.insert(distinct);
+        }
+    }
+
+    /// Returns `true` if all its values are numbers, except null.
+    pub(super) fn is_number(&self) -> bool {
+        self.numbers > 0 && self.numbers + self.nulls == self.seen
+    }
+
+    /// Returns `true` if all its values are strings, except null.
+    pub(super) fn is_string(&self) -> bool {
+        self.strings > 0 && self.strings + self.nulls == self.seen
+    }
+
+    /// Returns `true` if all its values are strings that are numbers, except null.
+    pub(super) fn is_numeric_string(&self) -> bool {
+        self.is_string() && self.numeric_strings == self.strings
+    }
+
+    /// Returns `true` if it may name something: strings or integers.
+    pub(super) fn may_be_name(&self) -> bool {
+        self.is_string() || self.numbers > 0 && self.integers == self.seen
+    }
+}
+
+/// The value at a pointer, as text.
+pub(super) fn text_at(value: &Value, pointer: &str) -> Option<String> {
+    match value.pointer(pointer)? {
+        Value::String(text) => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        Value::Bool(value) => Some(value.to_string()),
+        _ => None,
+    }
+}

@@ -1,0 +1,187 @@
+//! What the name of a key says of its value.
+
+/// Names of what sends measurements, the surest first.
+const SENDERS: [&str; 26] = [
+    "device",
+    "sensor",
+    "station",
+    "host",
+    "hostname",
+    "meter",
+    "thing",
+    "node",
+    "machine",
+    "asset",
+    "equipment",
+    "serial",
+    "mac",
+    "eui",
+    "imei",
+    "probe",
+    "vehicle",
+    "vin",
+    "plc",
+    "inverter",
+    "turbine",
+    "instance",
+    "client",
+    "addr",
+    "tag",
+    "id",
+];
+/// Names of where that is.
+const PLACES: [&str; 15] = [
+    "site", "location", "building", "room", "plant", "area", "zone", "region", "floor", "line", "city", "country",
+    "farm", "field", "tenant",
+];
+/// Names of what is measured, where a record has one value.
+const QUANTITIES: [&str; 17] = [
+    "metric",
+    "measurement",
+    "parameter",
+    "channel",
+    "quantity",
+    "variable",
+    "signal",
+    "type",
+    "kind",
+    "name",
+    "n",
+    "key",
+    "property",
+    "attribute",
+    "field",
+    "datapoint",
+    "item",
+];
+/// Names of that value.
+const VALUES: [&str; 8] = ["value", "v", "val", "reading", "measure", "result", "vn", "data"];
+/// Names of arrays of records.
+const ARRAYS: [&str; 17] = [
+    "readings",
+    "measurements",
+    "values",
+    "samples",
+    "records",
+    "items",
+    "points",
+    "observations",
+    "results",
+    "metrics",
+    "data",
+    "sensors",
+    "e",
+    "entries",
+    "series",
+    "telemetry",
+    "datapoints",
+];
+
+/// The words of the last key of a pointer, in small letters: `deviceId` is `device` and `id`.
+pub(super) fn words(pointer: &str) -> Vec<String> {
+    let last = pointer.rsplit('/').next().unwrap_or_default();
+    let mut words = vec![String::new()];
+    let mut was_small = false;
+    for c in last.chars() {
+        if !c.is_alphanumeric() || c.is_uppercase() && was_small {
+            words.push(String::new());
+        }
+        was_small = c.is_lowercase() || c.is_ascii_digit();
+        if c.is_alphanumeric() {
+            words.last_mut().expect("there is one").extend(c.to_lowercase());
+        }
+    }
+    words.retain(|word| !word.is_empty());
+    words
+}
+
+fn rank(pointer: &str, names: &[&str]) -> Option<usize> {
+    let words = words(pointer);
+    // "deveui" and "devicename" are one word to a person only.
+    let is_of = |name: &str| {
+        words.iter().any(|word| word == name || name.len() > 3 && (word.starts_with(name) || word.ends_with(name)))
+    };
+    names.iter().position(|name| is_of(name))
+}
+
+/// How surely a key names what sends measurements: 0 is the surest.
+pub(super) fn sender_rank(pointer: &str) -> Option<usize> {
+    rank(pointer, &SENDERS)
+}
+
+pub(super) fn is_place(pointer: &str) -> bool {
+    rank(pointer, &PLACES).is_some()
+}
+
+/// Returns `true` if the key may name each message rather than its sender.
+pub(super) fn may_be_of_message(pointer: &str) -> bool {
+    let words = words(pointer);
+    let of_message =
+        ["message", "msg", "event", "request", "trace", "correlation", "transaction", "uuid", "guid", "seq"];
+    words.iter().any(|word| of_message.contains(&word.as_str())) || words == ["id"]
+}
+
+pub(super) fn quantity_rank(pointer: &str) -> Option<usize> {
+    rank(pointer, &QUANTITIES)
+}
+
+pub(super) fn is_value(pointer: &str) -> bool {
+    let words = words(pointer);
+    words.last().is_some_and(|last| VALUES.contains(&last.as_str()))
+}
+
+pub(super) fn is_array_of_records(pointer: &str) -> bool {
+    let words = words(pointer);
+    words.last().is_some_and(|last| ARRAYS.contains(&last.as_str()))
+}
+
+/// How surely a key names the time of a measurement: 0 is the surest.
+pub(super) fn time_rank(pointer: &str) -> Option<usize> {
+    let words = words(pointer);
+    let last = words.last()?.as_str();
+    let all = words.join("");
+    let surest = ["timestamp", "ts", "time", "datetime", "t", "date", "epoch", "when"];
+    if let Some(rank) = surest.iter().position(|name| *name == all) {
+        return Some(rank);
+    }
+    let of_measurement =
+        ["event", "measure", "measured", "observ", "observed", "sample", "sampled", "record", "recorded"];
+    let is_time = surest.contains(&last)
+        || ["at", "ms", "us", "ns"].contains(&last)
+        || all.ends_with("time")
+        || all.ends_with("timestamp")
+        || all.ends_with("date");
+    is_time.then(|| {
+        let is_of_measurement = of_measurement.iter().any(|word| all.contains(word));
+        // When a row was made or a message arrived is seldom when something was measured.
+        let is_of_transport = ["create", "update", "receive", "ingest", "insert", "process", "commit"]
+            .iter()
+            .any(|word| all.contains(word));
+        if is_of_measurement {
+            10
+        } else if is_of_transport {
+            30
+        } else {
+            20
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_say_what_values_are() {
+        assert_eq!(words("/a/deviceId"), ["device", "id"]);
+        assert_eq!(words("/ENERGY/Total_kWh"), ["total", "k", "wh"]);
+        assert!(sender_rank("/device_id") < sender_rank("/id"));
+        assert!(sender_rank("/temperature").is_none() && sender_rank("/devEui").is_some());
+        assert!(is_place("/siteName") && !is_place("/humidity"));
+        assert!(time_rank("/ts") < time_rank("/measuredAt") && time_rank("/measuredAt") < time_rank("/created_at"));
+        assert!(time_rank("/temperature").is_none());
+        assert!(may_be_of_message("/id") && may_be_of_message("/msgId") && !may_be_of_message("/device_id"));
+        assert!(is_value("/value") && is_value("/sensorValue") && !is_value("/values"));
+        assert!(is_array_of_records("/a/readings"));
+    }
+}

@@ -1,0 +1,114 @@
+//! The proposals for messages of public shapes, and for topics that are none.
+
+#[path = "../../../tests/shapes/mod.rs"]
+mod shapes;
+
+use super::{Inspection, Sample, inspect};
+use crate::input::{InputOptions, Inputs};
+use crate::message::Limits;
+use crate::raw::headers;
+use shapes::{START_S, Shaped};
+
+fn limits() -> Limits {
+    Limits {
+        max_bytes: 1 << 20,
+        max_points: 100_000,
+        max_name_bytes: 1024,
+        min_us: -2_208_988_800_000_000,
+        max_us: 7_258_118_400_000_000,
+        deny_unknown_fields: false,
+    }
+}
+
+fn sample((offset, message): (i64, &Shaped)) -> Sample {
+    let headers = message.headers.iter().map(|(name, value)| (name.as_bytes(), Some(value.as_bytes())));
+    Sample {
+        partition: 0,
+        offset,
+        time_ms: Some(START_S * 1000),
+        key: message.key.clone().map(String::into_bytes),
+        payload: Some(message.payload.clone().into_bytes()),
+        headers: headers::encode(headers),
+    }
+}
+
+fn inspected(payloads: &[&str]) -> Inspection {
+    let of = |payload: &&str| Shaped { payload: (*payload).to_owned(), ..Shaped::default() };
+    let messages: Vec<Shaped> = payloads.iter().map(of).collect();
+    inspect("t", &limits(), &(0..).zip(&messages).map(sample).collect::<Vec<_>>())
+}
+
+#[test]
+fn the_block_for_each_public_shape_stores_nearly_all_of_it() {
+    for shape in shapes::all(1000) {
+        let samples: Vec<Sample> = (0..).zip(&shape.messages).map(sample).collect();
+        let inspection = inspect(shape.name, &limits(), &samples);
+        let proposal = inspection.proposal.unwrap_or_else(|| panic!("{}: {:?}", shape.name, inspection.shapes));
+        println!("{}:\n{}{:#?}\n", shape.name, proposal.text, proposal.left_out);
+        assert_eq!(proposal.options.format.as_str(), shape.format, "{}", shape.name);
+        assert!(proposal.stored + proposal.skipped >= 990, "{}: {:?}", shape.name, proposal.rejected);
+        assert!(proposal.stored >= 980 && proposal.points >= proposal.stored * shape.points, "{}", shape.name);
+        // What is printed is what was tried.
+        let table: toml::Table = proposal.text.parse().unwrap();
+        let pasted: InputOptions = table["input"].as_array().unwrap()[0].clone().try_into().unwrap();
+        assert_eq!(pasted, proposal.options, "{}", shape.name);
+        assert!(Inputs::compile("", "", &[pasted]).is_ok(), "{}", proposal.text);
+    }
+}
+
+#[test]
+fn each_shape_has_the_series_and_the_time_that_a_person_would_choose() {
+    let expected = [
+        ("debezium", "{/sensor_name}", "at = \"/measured_at\", unit = \"us\""),
+        ("cloudevents", "{/source}", ""),
+        ("cloudevents-binary", "{/source}", ""),
+        ("zigbee2mqtt", "{key}", "at = \"/last_seen\""),
+        ("aws-iot", "{/deviceId}", "at = \"/timestamp\", unit = \"ms\""),
+        ("one-value", "{/sensor}", "at = \"/ts\", unit = \"s\""),
+        ("tasmota", "{key}", "at = \"/Time\""),
+        ("the-things-stack", "{/end_device_ids/device_id}", "at = \"/received_at\""),
+    ];
+    for (name, series, time) in expected {
+        let shape = shapes::all(200).into_iter().find(|shape| shape.name == name).unwrap();
+        let samples: Vec<Sample> = (0..).zip(&shape.messages).map(sample).collect();
+        let text = inspect(name, &limits(), &samples).proposal.unwrap().text;
+        assert!(text.contains(&format!("series = \"{series}\"")) && text.contains(time), "{name}:\n{text}");
+    }
+}
+
+#[test]
+fn arrays_and_numbers_in_strings_are_seen() {
+    let text = |payloads: &[&str]| inspected(payloads).proposal.unwrap().text;
+    let readings = r#"{"device":"a","readings":[{"ts":1714521600,"t":1.5},{"ts":1714521601,"t":2}]}"#;
+    let block = text(&[readings]);
+    assert!(
+        block.contains("each = \"/readings\"") && block.contains("{/device}") && block.contains("unit = \"s\""),
+        "{block}"
+    );
+    let block = text(&[r#"[{"host":"a","time":"2024-05-01T00:00:00Z","x":1}]"#]);
+    assert!(block.contains("each = \"\"") && block.contains("{/host}"), "{block}");
+    let strings = inspected(&[r#"{"device":"a","ts":"1714521600","t":"1.5","state":"ok"}"#]).proposal.unwrap();
+    assert!(strings.text.contains("strings = \"number\"") && strings.stored == 1, "{}", strings.text);
+    let nothing = text(&[r#"{"a":1.5}"#]);
+    assert!(nothing.contains("series = \"{topic}\"") && nothing.contains("time = \"kafka\""), "{nothing}");
+}
+
+#[test]
+fn what_no_input_reads_is_named() {
+    for (payload, what) in [
+        ("\0\0\0\0\u{7}abc", "schema 7"),
+        ("{\"a\":", "begins like JSON"),
+        ("hello there", "neither JSON nor line protocol"),
+        ("", "empty"),
+    ] {
+        let inspection = inspected(&[payload]);
+        assert!(inspection.shapes[0].0.contains(what) && inspection.proposal.is_none(), "{:?}", inspection.shapes);
+    }
+    assert!(inspected(&[]).proposal.is_none());
+    let native = r#"{"time_series_id":"s","points":[{"timestamp":1,"column_name":"c","value":1}]}"#;
+    let mixed = inspected(&[native, native, r#"{"a":1}"#]);
+    assert_eq!(mixed.shapes[0], ("native: point-batch".to_owned(), 2));
+    let proposal = mixed.proposal.unwrap();
+    assert_eq!((proposal.stored, proposal.rejected.len()), (2, 1));
+    assert!(proposal.text.contains("points_topic = \"t\""));
+}

@@ -1,0 +1,152 @@
+//! A proposed input, tried on the sample.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::{Example, Proposal, Sample};
+use crate::input::options::{Booleans, Format, InputOptions, Nested, Strings, Time};
+use crate::input::{Decoder, Inputs};
+use crate::message::{Limits, Message, Points};
+use crate::raw::{Kind, RawMessage, Source};
+
+/// How many messages are shown with their points, and how many points of each.
+const EXAMPLES: usize = 5;
+const EXAMPLE_POINTS: usize = 10;
+/// How much of a message is shown, in characters.
+const SHOWN: usize = 200;
+
+/// Decodes the sample by the input.
+pub(super) fn run(
+    options: InputOptions,
+    left_out: Vec<String>,
+    topic: &str,
+    limits: &Limits,
+    samples: &[Sample],
+) -> Proposal {
+    let native = if options.format == Format::Native { topic } else { "" };
+    let foreign: &[InputOptions] = if options.format == Format::Native { &[] } else { std::slice::from_ref(&options) };
+    let inputs = Inputs::compile("", native, foreign).unwrap_or_default();
+    let mut decoder = Decoder::new(limits.clone(), inputs);
+    let source = Arc::new(Source {
+        kind: Kind::Other,
+        cluster_id: String::new(),
+        topic: topic.to_owned(),
+        topic_id: String::new(),
+    });
+    let text = text(&options);
+    let mut proposal = Proposal {
+        options,
+        text,
+        stored: 0,
+        points: 0,
+        skipped: 0,
+        rejected: Vec::new(),
+        left_out,
+        examples: Vec::new(),
+    };
+    let mut rejected: BTreeMap<String, (usize, String)> = BTreeMap::new();
+    for sample in samples {
+        let mut points = Points::default();
+        let message = RawMessage {
+            offset: sample.offset,
+            time_ms: sample.time_ms,
+            key: sample.key.as_deref(),
+            payload: sample.payload.as_deref(),
+            headers: sample.headers.as_deref(),
+        };
+        match decoder.decode(&source, &message, &mut points) {
+            Ok(Message::PointBatch { .. } | Message::SeriesCreate(_)) => {
+                proposal.stored += 1;
+                proposal.points += points.len();
+                if proposal.examples.len() < EXAMPLES {
+                    proposal.examples.push(example(sample, &points));
+                }
+            }
+            Ok(Message::Tombstone | Message::Skipped) => proposal.skipped += 1,
+            Err(why) => {
+                let entry = rejected.entry(general(&why.detail)).or_insert_with(|| (0, head(sample)));
+                entry.0 += 1;
+            }
+        }
+    }
+    proposal.rejected = rejected.into_iter().map(|(why, (count, head))| (why, count, head)).collect();
+    proposal.rejected.sort_by_key(|(_, count, _)| std::cmp::Reverse(*count));
+    proposal
+}
+
+/// A detail without the place in one message.
+fn general(detail: &str) -> String {
+    detail.split(" (byte ").next().unwrap_or(detail).to_owned()
+}
+
+fn head(sample: &Sample) -> String {
+    let text = String::from_utf8_lossy(sample.payload.as_deref().unwrap_or_default()).into_owned();
+    let head: String = text.chars().take(SHOWN).collect();
+    if head.len() < text.len() { format!("{head}…") } else { head }
+}
+
+fn example(sample: &Sample, points: &Points) -> Example {
+    let owned = |index| {
+        let (series, column, time, value) = points.get(index);
+        (series.to_owned(), column.to_owned(), time, value)
+    };
+    Example { message: head(sample), points: (0..points.len().min(EXAMPLE_POINTS)).map(owned).collect() }
+}
+
+/// The input as a section of the configuration.
+fn text(options: &InputOptions) -> String {
+    if options.format == Format::Native {
+        let topic = quoted(options.topics.first().map_or("", String::as_str));
+        return format!("[kafka]\npoints_topic = {topic}\n");
+    }
+    let list = |all: &[String]| format!("[{}]", all.iter().map(|one| quoted(one)).collect::<Vec<_>>().join(", "));
+    let mut lines = vec![
+        "[[input]]".to_owned(),
+        format!("name = {}", quoted(&options.name)),
+        format!("topics = {}", list(&options.topics)),
+        format!("format = {}", quoted(options.format.as_str())),
+    ];
+    let texts = [
+        ("each", &options.each),
+        ("series", &options.series),
+        ("column", &options.column),
+        ("value", &options.value),
+        ("unit", &options.unit),
+    ];
+    for (key, text) in texts.into_iter().filter_map(|(key, text)| Some((key, text.as_ref()?))) {
+        lines.push(format!("{key} = {}", quoted(text)));
+    }
+    match &options.time {
+        None => {}
+        Some(Time::Kafka) => lines.push("time = \"kafka\"".to_owned()),
+        Some(Time::At { at, unit, format }) => {
+            let more =
+                [("unit", unit), ("format", format)].into_iter().filter_map(|(key, text)| Some((key, text.as_ref()?)));
+            let more: String = more.map(|(key, text)| format!(", {key} = {}", quoted(text))).collect();
+            lines.push(format!("time = {{ at = {}{more} }}", quoted(at)));
+        }
+    }
+    if let Some(columns) = options.columns.as_ref().filter(|columns| !columns.except.is_empty()) {
+        lines.push(format!("columns = {{ except = {} }}", list(&columns.except)));
+    }
+    if !options.labels.is_empty() {
+        lines.push(format!("labels = {}", list(&options.labels)));
+    }
+    match options.strings {
+        Some(Strings::Number) => lines.push("strings = \"number\"".to_owned()),
+        Some(Strings::Reject) => lines.push("strings = \"reject\"".to_owned()),
+        Some(Strings::Skip) | None => {}
+    }
+    if options.booleans == Some(Booleans::ZeroOne) {
+        lines.push("booleans = \"0-1\"".to_owned());
+    }
+    if options.nested == Some(Nested::Skip) {
+        lines.push("nested = \"skip\"".to_owned());
+    }
+    lines.join("\n") + "\n"
+}
+
+/// A text as TOML writes it.
+fn quoted(text: &str) -> String {
+    toml::Value::String(text.to_owned()).to_string()
+}

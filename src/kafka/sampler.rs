@@ -1,0 +1,109 @@
+//! The newest messages of a topic, read without a group: nothing is committed, and no other consumer notices. All calls block:
+//! make them where blocking is allowed.
+
+use std::collections::BTreeMap;
+use std::mem::ManuallyDrop;
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::message::Message as _;
+use rdkafka::{Offset, TopicPartitionList};
+
+use super::auth::AuthContext;
+use super::headers;
+use super::lookup::{Lookup, TIMEOUT};
+use super::partition::TopicPartition;
+use super::settings;
+use crate::config::Kafka;
+
+/// A message as Kafka has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SampledMessage {
+    /// Its partition.
+    pub partition: i32,
+    /// Its offset.
+    pub offset: i64,
+    /// Kafka's time, in milliseconds since the Unix epoch.
+    pub time_ms: Option<i64>,
+    /// The key.
+    pub key: Option<Vec<u8>>,
+    /// The payload; `None` is a tombstone.
+    pub payload: Option<Vec<u8>>,
+    /// The headers, in the form of [`headers`](crate::raw::headers).
+    pub headers: Option<Vec<u8>>,
+}
+
+/// Reads at most `limit` of the newest messages of a topic, about as many of each partition; `None` if there is no such topic.
+/// What compaction or transactions have left out makes the sample smaller.
+///
+/// # Errors
+/// If the brokers do not answer, or librdkafka refuses a property.
+pub fn sample(kafka: &Kafka, topic: &str, limit: usize) -> Result<Option<Vec<SampledMessage>>, KafkaError> {
+    let lookup = Lookup::new(kafka)?;
+    let Some(described) = lookup.topics(&[topic])?.into_iter().find(|known| known.name == topic) else {
+        return Ok(None);
+    };
+    if described.partitions == 0 {
+        return Ok(None);
+    }
+    let partitions: Vec<TopicPartition> =
+        (0..).take(described.partitions).map(|number| TopicPartition::new(topic, number)).collect();
+    let share = i64::try_from(limit.div_ceil(partitions.len())).unwrap_or(i64::MAX);
+    let mut wanted = TopicPartitionList::new();
+    // Where each partition ends now.
+    let mut ends: BTreeMap<i32, i64> = BTreeMap::new();
+    for (partition, range) in lookup.log_ranges(&partitions)? {
+        let from = range.end.saturating_sub(share).max(range.start);
+        if from < range.end {
+            wanted.add_partition_offset(topic, partition.number, Offset::Offset(from))?;
+            ends.insert(partition.number, range.end);
+        }
+    }
+    if ends.is_empty() {
+        return Ok(Some(Vec::new()));
+    }
+    let mut properties = settings::consumer(kafka);
+    properties.set("enable.partition.eof", "true");
+    let consumer: BaseConsumer<AuthContext> =
+        properties.create_with_context(AuthContext::new(kafka)).map_err(settings::without_value)?;
+    // Destroying a consumer waits for its brokers without a limit, and the command ends anyway.
+    let consumer = ManuallyDrop::new(consumer);
+    consumer.assign(&wanted)?;
+    read(&consumer, ends, limit).map(Some)
+}
+
+fn read(
+    consumer: &BaseConsumer<AuthContext>,
+    mut ends: BTreeMap<i32, i64>,
+    limit: usize,
+) -> Result<Vec<SampledMessage>, KafkaError> {
+    let mut messages = Vec::new();
+    let mut deadline = Instant::now() + TIMEOUT;
+    while !ends.is_empty() && messages.len() < limit {
+        if Instant::now() > deadline {
+            return Err(KafkaError::MessageConsumption(Code::OperationTimedOut));
+        }
+        match consumer.poll(Duration::from_millis(100)) {
+            None => {}
+            Some(Ok(message)) => {
+                deadline = Instant::now() + TIMEOUT;
+                if ends.get(&message.partition()).is_some_and(|end| message.offset() + 1 >= *end) {
+                    ends.remove(&message.partition());
+                }
+                messages.push(SampledMessage {
+                    partition: message.partition(),
+                    offset: message.offset(),
+                    time_ms: message.timestamp().to_millis().filter(|time| *time >= 0),
+                    key: message.key().map(<[u8]>::to_vec),
+                    payload: message.payload().map(<[u8]>::to_vec),
+                    headers: headers::encode_of(&message),
+                });
+            }
+            // A transaction's marker, or what compaction has removed, may stand at the end.
+            Some(Err(KafkaError::PartitionEOF(partition))) => drop(ends.remove(&partition)),
+            Some(Err(error)) => return Err(error),
+        }
+    }
+    Ok(messages)
+}
