@@ -52,7 +52,7 @@ const TYPES: [(&str, &str); 9] = [
     ),
     (
         "ingest_series",
-        "series_id text,defined_columns text[],seen_columns text[],message_time timestamp with time zone,source_id integer,\
+        "series_id text,defined_columns text[],defined_labels jsonb,seen_columns text[],message_time timestamp with time zone,source_id integer,\
          partition integer,offset bigint",
     ),
     ("ingest_source", "id integer,pipeline text,cluster_id text,topic text,topic_id text,key uuid"),
