@@ -44,10 +44,11 @@ use crate::database::connection::settings;
 use crate::database::connection::step::Step;
 
 pub use error::SchemaError;
+pub use inspect::Remark;
 pub use migrate::{Report, migrate, migrate_and_report};
 pub use server::{Edition, Server, describe_server};
 pub(super) use server::{SERVER_SQL, SERVER_STEP, server_of};
-pub use verify::{Examination, Remark, Verified, examine, examine_and_report, verify, verify_and_report};
+pub use verify::{Examination, Verified, examine, examine_and_report, verify, verify_and_report};
 
 /// A connection outside the pool, without timeouts of statements and transactions, whatever those of the role or the database
 /// are: migrations take as long as they need.

@@ -6,6 +6,7 @@ use tracing::{debug, info, warn};
 use super::columns::{COLUMNS, other_type};
 use super::error::SchemaError;
 use super::history::{check_history, runner};
+use super::inspect::Remark;
 use super::namespace::{check_paths, check_schema};
 use super::server::{Server, server};
 use super::unique_index::unique_index;
@@ -64,15 +65,6 @@ pub struct Examination {
     pub remarks: Vec<Remark>,
     /// Why the server may refuse connections of the pool.
     pub too_few_connections: Option<String>,
-}
-
-/// Something that a person should know of the tables.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Remark {
-    /// A sentence.
-    pub text: String,
-    /// Whether it is hardly meant to be so.
-    pub is_problem: bool,
 }
 
 /// Looks at all that a worker depends on in the database.
