@@ -4,10 +4,10 @@ use super::JsonScratch;
 use super::plan::{JsonPlan, RecordTime, SeriesName};
 use super::walk::{Scalar, ScalarKind};
 use crate::input::around::Around;
+use crate::input::labels::{is_number_of_jsonb, quote};
 use crate::input::rules::Rules;
-use crate::input::series_id::quote;
 use crate::input::template::{Lacks, Template};
-use crate::input::time::{is_number, of_kafka};
+use crate::input::time::of_kafka;
 use crate::input::values::{number_of_boolean, number_of_text};
 use crate::message::faults::{checked_name, too_many_points};
 use crate::message::json::{Cursor, Fault};
@@ -23,6 +23,7 @@ impl JsonScratch {
         rules: &Rules,
         points: &mut Points,
     ) -> Result<(), Fault> {
+        self.records_read += 1;
         self.text.truncate(self.text_around);
         self.slots.clone_from(&self.slots_around);
         self.tags.clear();
@@ -181,7 +182,7 @@ fn write_labels(json: &mut String, labels: &[(String, usize)], slots: &[Option<S
         json.push(':');
         let value = scalar.text(text);
         match scalar.kind {
-            ScalarKind::Number if is_number(value) => json.push_str(value),
+            ScalarKind::Number if is_number_of_jsonb(value) => json.push_str(value),
             ScalarKind::Boolean => json.push_str(value),
             _ => quote(json, value),
         }
