@@ -40,23 +40,11 @@ fn expect(environment: &[(String, String)], command: &[&str], code: i32, says: &
     }
 }
 
-fn publish(fixture: &Fixture, published: &mut Published, messages: i32) {
-    for number in 0..messages {
-        let payload = published.batch("s", 25);
-        fixture.producer.send(&fixture.points_topic, number % fixture.partitions, "s", Some(payload.as_bytes()));
-    }
-    fixture.producer.flush();
-}
-
 async fn until_not_ready(worker: &Worker, why: &str) {
     until(60, &format!("not ready: {why}"), async || {
         worker.get("/readyz").is_some_and(|(code, reasons)| code == 503 && reasons.contains(why))
     })
     .await;
-}
-
-async fn until_ready(worker: &Worker) {
-    until(60, "ready", async || worker.get("/readyz").is_some_and(|(code, _)| code == 200)).await;
 }
 
 /// Who may come to the server, and how.
@@ -151,7 +139,7 @@ async fn the_database_is_reached_by_tls_as_sslmode_says_or_not_at_all() {
 
     // A worker waits, and says why.
     let mut published = Published::default();
-    publish(&fixture, &mut published, 20);
+    fixture.publish(&mut published, 20, 25);
     let start = |url: &str| fixture.worker(&[("DATABASE_URL", url)]);
     let wrong_password = by_name("tls_worker:wrong-password", &trusted);
     let refused = [
@@ -203,7 +191,7 @@ async fn the_database_is_reached_by_tls_as_sslmode_says_or_not_at_all() {
     // It works when it may.
     let allowed = fixture.worker(&[("DATABASE_URL", &by_name(worker, &trusted))]);
     fixture.until_applied(60).await;
-    until_ready(&allowed).await;
+    allowed.until_ready().await;
     let in_clear = "select count(*) from pg_stat_ssl join pg_stat_activity using (pid)
                     where usename = 'tls_worker' and not ssl";
     assert_eq!(fixture.count(in_clear).await, 0);
@@ -291,12 +279,12 @@ async fn the_workers_role_does_all_of_its_work_and_can_do_nothing_else() {
     let mut published = Published::default();
     let series = r#"{"type":"series-create","id":"s","name":"a series"}"#;
     fixture.producer.send(&fixture.series_topic, 0, "s", Some(series.as_bytes()));
-    publish(&fixture, &mut published, 20);
+    fixture.publish(&mut published, 20, 25);
     fixture.producer.send(&fixture.points_topic, 0, "s", Some(b"{"));
     fixture.producer.flush();
     let mut worker = fixture.worker(&settings);
     fixture.until_applied(60).await;
-    until_ready(&worker).await;
+    worker.until_ready().await;
     until(30, "the series has its name", async || {
         fixture.count("select count(*) from time_series_metadata where name = 'a series'").await == 1
     })
@@ -305,9 +293,9 @@ async fn the_workers_role_does_all_of_its_work_and_can_do_nothing_else() {
 
     // An outage, the journal, and back.
     proxy.refuse(true);
-    publish(&fixture, &mut published, 20);
+    fixture.publish(&mut published, 20, 25);
     until(30, "journaling", async || worker.metric("series_ingest_mode{mode=\"journaling\"}") == Some(1.0)).await;
-    publish(&fixture, &mut published, 20);
+    fixture.publish(&mut published, 20, 25);
     proxy.refuse(false);
     fixture.until_applied(60).await;
     assert_eq!(fixture.difference(&published).await, Default::default());
@@ -315,9 +303,9 @@ async fn the_workers_role_does_all_of_its_work_and_can_do_nothing_else() {
 
     // A gap; and the same dead letter again, in the place of the old one.
     let mut lost = Published::default();
-    publish(&fixture, &mut lost, 5);
+    fixture.publish(&mut lost, 5, 25);
     fixture.broker.delete_records(&fixture.points_topic, 0, fixture.broker.end(&fixture.points_topic, 0)).await;
-    publish(&fixture, &mut published, 5);
+    fixture.publish(&mut published, 5, 25);
     let mut worker = fixture.worker(&settings);
     fixture.until_applied(60).await;
     until(30, "a gap", async || fixture.count("select count(*) from ingest_gap").await == 1).await;
@@ -436,12 +424,12 @@ async fn rights_that_a_worker_lacks_are_named_by_check_and_run_and_by_a_worker_t
 
     // Nothing comes, and so nothing is refused.
     let worker = fixture.worker(&[("DATABASE_URL", &url)]);
-    until_ready(&worker).await;
+    worker.until_ready().await;
     for (change, back, problem) in [RIGHTS[0], RIGHTS[2], RIGHTS[4]] {
         fixture.client.batch_execute(&change.replace("ROLE", &role)).await.unwrap();
         until_not_ready(&worker, problem).await;
         fixture.client.batch_execute(&back.replace("ROLE", &role)).await.unwrap();
-        until_ready(&worker).await;
+        worker.until_ready().await;
     }
     drop(worker);
     fixture.remove_with_role(&role).await;
@@ -461,7 +449,7 @@ async fn a_database_that_takes_no_writes_is_the_same_for_every_role_and_for_chec
     let worker = fixture.worker(&[("DATABASE_URL", &url)]);
     until_not_ready(&worker, "read-only transaction").await;
     fixture.client.batch_execute(&format!("{setting} reset default_transaction_read_only")).await.unwrap();
-    until_ready(&worker).await;
+    worker.until_ready().await;
     drop(worker);
     fixture.remove_with_role(&role).await;
 }
@@ -518,7 +506,7 @@ async fn an_owner_that_is_no_superuser_migrates_and_redrives_and_its_worker_repl
     }
     point("unknown", 3);
     fixture.until_applied(60).await;
-    until_ready(&worker).await;
+    worker.until_ready().await;
     assert_eq!(fixture.count("select sum(value)::bigint from time_series_data_points").await, 2, "the later one, once");
     assert_eq!(worker.terminate(10), Some(0));
     assert!(!worker.log().contains("permission denied"), "{}", worker.log());
@@ -790,7 +778,7 @@ async fn a_worker_that_kafka_refuses_says_why_and_is_not_ready_and_sends_nothing
         .collect();
     // One that is not refused works meanwhile.
     let mut published = Published::default();
-    publish(fixture, &mut published, 20);
+    fixture.publish(&mut published, 20, 25);
     let meanwhile = start(&secured.bearer(&bearer_token(USER, 3600), "meanwhile"));
     for (case, worker) in &cases {
         for part in &case.says {
@@ -803,24 +791,24 @@ async fn a_worker_that_kafka_refuses_says_why_and_is_not_ready_and_sends_nothing
     }
     drop(cases);
     fixture.until_applied(60).await;
-    until_ready(&meanwhile).await;
+    meanwhile.until_ready().await;
     drop(meanwhile);
     let token = broker.file("short-token", &bearer_token(USER, 15));
     let worker = start(&with(&secured.bearer("", "x"), &[("SERIES_INGEST__KAFKA__OAUTH_TOKEN_FILE", &token)]));
-    until_ready(&worker).await;
+    worker.until_ready().await;
     // Its token soon expires: the file has a new one, which new connections need.
     broker.file("short-token", &bearer_token(USER, 3600));
     tokio::time::sleep(Duration::from_secs(16)).await;
-    publish(fixture, &mut published, 20);
+    fixture.publish(&mut published, 20, 25);
     fixture.until_applied(60).await;
     fixture.assert_exact(&published).await;
-    until_ready(&worker).await;
+    worker.until_ready().await;
     drop(worker);
     let by_certificate = start(&secured.certified(&secured.authority, "user"));
-    publish(fixture, &mut published, 20);
+    fixture.publish(&mut published, 20, 25);
     fixture.until_applied(60).await;
     fixture.assert_exact(&published).await;
-    until_ready(&by_certificate).await;
+    by_certificate.until_ready().await;
     drop(by_certificate);
     secured.assert_only_tls(&broker.sent());
 
@@ -851,10 +839,10 @@ async fn a_user_that_may_not_see_a_topics_settings_is_told_what_to_allow_and_wor
     }
 
     let mut published = Published::default();
-    publish(fixture, &mut published, 20);
+    fixture.publish(&mut published, 20, 25);
     let worker = Worker::start(&fixture.name, &environment, &[]);
     fixture.until_applied(60).await;
-    until_ready(&worker).await;
+    worker.until_ready().await;
     // The first time was for `check`.
     let asked = |topic: &str| broker.denied("DESCRIBE_CONFIGS", topic) - 1;
     until(120, "it has asked three times", async || topics.iter().all(|(_, topic)| asked(topic) >= 3)).await;
@@ -875,10 +863,10 @@ async fn a_worker_reads_with_a_password_by_each_mechanism() {
     let Secured { fixture, .. } = &secured;
     let mut published = Published::default();
     for mechanism in ["SCRAM-SHA-512", "SCRAM-SHA-256", "PLAIN"] {
-        publish(fixture, &mut published, 20);
+        fixture.publish(&mut published, 20, 25);
         let mut worker = Worker::start(&fixture.name, &secured.sasl(mechanism, USER, PASSWORD), &[]);
         fixture.until_applied(60).await;
-        until_ready(&worker).await;
+        worker.until_ready().await;
         assert_eq!(worker.terminate(10), Some(0));
     }
     fixture.assert_exact(&published).await;
@@ -892,7 +880,7 @@ async fn copies_of_dead_letters_take_a_right_and_a_token_and_wait_for_both() {
     fixture.broker.create("dead.letters", 1, &[]).await;
     fixture.producer.send(&fixture.points_topic, 0, "s", Some(b"{"));
     let mut published = Published::default();
-    publish(fixture, &mut published, 20);
+    fixture.publish(&mut published, 20, 25);
     let environment = secured.bearer(&bearer_token(USER, 3600), "token");
     let topic = [("SERIES_INGEST__KAFKA__DEAD_LETTER_TOPIC", "dead.letters")];
     let worker = Worker::start(&fixture.name, &environment, &topic);
@@ -908,11 +896,11 @@ async fn copies_of_dead_letters_take_a_right_and_a_token_and_wait_for_both() {
     assert!(failed.is_some_and(|count| count >= 1.0), "{failed:?}");
     assert_eq!(fixture.difference(&published).await, Default::default());
     // Nothing waits for copies.
-    until_ready(&worker).await;
+    worker.until_ready().await;
     broker.allow_to_write("dead.letters");
     until(60, "the copy is there", async || fixture.broker.offsets("dead.letters", 0).len() == 1).await;
     until(60, "the problem is over", async || problem().is_none()).await;
-    until_ready(&worker).await;
+    worker.until_ready().await;
     drop(worker);
     secured.assert_only_tls(&broker.sent());
     secured.fixture.remove().await;
@@ -925,7 +913,7 @@ async fn a_password_of_kafka_that_is_rotated_in_its_file_needs_no_restart() {
     fixture.broker.create("rotated.letters", 1, &[]).await;
     broker.allow_to_write("rotated.letters");
     let mut published = Published::default();
-    publish(fixture, &mut published, 20);
+    fixture.publish(&mut published, 20, 25);
     fixture.producer.send(&fixture.points_topic, 0, "s", Some(b"{"));
     fixture.producer.flush();
     let password = broker.file("password", "of-yesterday\n");
@@ -939,7 +927,7 @@ async fn a_password_of_kafka_that_is_rotated_in_its_file_needs_no_restart() {
     std::fs::remove_file(&password).unwrap();
     until(30, "it is said", async || worker.log().contains("cannot be read again; the earlier ones are used")).await;
     broker.file("password", PASSWORD);
-    until_ready(&worker).await;
+    worker.until_ready().await;
     fixture.until_applied(60).await;
     assert_eq!(fixture.difference(&published).await, Default::default());
     // The producer of copies is another client, which was refused as well.
@@ -1011,7 +999,7 @@ async fn no_secret_is_seen_anywhere() {
         }
     }
     let mut published = Published::default();
-    publish(&fixture, &mut published, 5);
+    fixture.publish(&mut published, 5, 25);
     let worker = Worker::start(&fixture.name, &with_properties, &[]);
     fixture.until_applied(60).await;
     for (name, environment) in

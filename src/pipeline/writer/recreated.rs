@@ -69,7 +69,7 @@ impl Writer {
                     if let Some(ended) = self.log.ends(&state) {
                         info!(source.topic, seconds = ended.seconds, "the topic's id can be asked for again");
                     }
-                    return id.is_some_and(|id| id != source.topic_id);
+                    return source.was_recreated(id.as_deref());
                 }
                 Ok(Err(failure)) => {
                     if let Some(repeated) = self.log.lasts(&state, &failure.to_string()) {
