@@ -8,7 +8,7 @@ use clap::Subcommand;
 use serde_json::{Value, json};
 
 use super::Failure;
-use super::output::print_line;
+use super::output::{print, print_line};
 use super::topic::{point, time};
 use crate::config::Config;
 use crate::input::{Input, TopicPattern};
@@ -144,32 +144,28 @@ impl Checker {
         if self.json {
             print_line(document(line, &decoded, &points));
         } else {
-            describe(line, &decoded, &points);
+            print(&described(line, &decoded, &points));
         }
     }
 }
 
-fn describe(line: usize, decoded: &Result<Message, Rejected>, points: &Points) {
-    match decoded {
-        Ok(Message::PointBatch { points: count }) => print_line(format_args!("message {line}: {count} points")),
-        Ok(Message::SeriesCreate(series)) => {
-            print_line(format_args!("message {line}: the definition of series {}", escaped(&series.id)));
-        }
-        Ok(Message::Tombstone | Message::Skipped) => {
-            print_line(format_args!("message {line}: nothing to store, as the input is configured"));
-        }
-        Err(why) => {
-            let (reason, detail) = (why.reason.as_str(), escaped(&why.detail));
-            print_line(format_args!("message {line}: rejected, {reason}: {detail}"));
-        }
-    }
+/// What became of a message, and its points, a line each.
+fn described(line: usize, decoded: &Result<Message, Rejected>, points: &Points) -> String {
+    let what = match decoded {
+        Ok(Message::PointBatch { points: count }) => format!("{count} points"),
+        Ok(Message::SeriesCreate(series)) => format!("the definition of series {}", escaped(&series.id)),
+        Ok(Message::Tombstone | Message::Skipped) => "nothing to store, as the input is configured".to_owned(),
+        Err(why) => format!("rejected, {}: {}", why.reason.as_str(), escaped(&why.detail)),
+    };
+    let mut lines = format!("message {line}: {what}\n");
     for index in 0..points.len() {
         let (series, column, time_us, value) = points.get(index);
-        print_line(format_args!("  {}  {}  {}  {value}", escaped(series), time(time_us), escaped(column)));
+        lines.push_str(&format!("  {}  {}  {}  {value}\n", escaped(series), time(time_us), escaped(column)));
     }
     for (series, labels) in points.series_labels() {
-        print_line(format_args!("  labels of {}: {}", escaped(series), escaped(labels)));
+        lines.push_str(&format!("  labels of {}: {}\n", escaped(series), escaped(labels)));
     }
+    lines
 }
 
 fn document(line: usize, decoded: &Result<Message, Rejected>, points: &Points) -> Value {
@@ -195,6 +191,55 @@ fn document(line: usize, decoded: &Result<Message, Rejected>, points: &Points) -
         }
         Err(why) => {
             json!({"message": line, "type": "rejected", "reason": why.reason.as_str(), "detail": why.detail})
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The fenced blocks of a document, each with its language.
+    fn blocks(text: &str) -> Vec<(&str, String)> {
+        let mut blocks: Vec<(&str, String)> = Vec::new();
+        let mut is_inside = false;
+        for line in text.lines() {
+            match line.strip_prefix("```") {
+                Some(language) if !is_inside => {
+                    blocks.push((language, String::new()));
+                    is_inside = true;
+                }
+                Some(_) => is_inside = false,
+                None if is_inside => blocks.last_mut().unwrap().1.push_str(&format!("{line}\n")),
+                None => {}
+            }
+        }
+        blocks
+    }
+
+    #[test]
+    fn the_examples_of_the_document_are_what_the_program_does() {
+        let document = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/inputs.md")).unwrap();
+        let blocks = blocks(&document);
+        let examples: Vec<_> = blocks
+            .windows(3)
+            .filter(|three| three[0].0 == "toml" && ["json", "influx"].contains(&three[1].0) && three[2].0 == "text")
+            .collect();
+        assert_eq!(examples.len(), 8, "each format has an example, and json has three");
+        for three in examples {
+            let [(_, input), (_, message), (_, expected)] = three else { unreachable!("three blocks") };
+            let config = Config::from_text(input, []).unwrap();
+            let topic = topic_of(&config, Some(&config.input[0].name), None).unwrap();
+            let source = Source {
+                kind: config.inputs().kind_of(&topic),
+                cluster_id: String::new(),
+                topic,
+                topic_id: String::new(),
+            };
+            let mut points = Points::default();
+            let raw = RawMessage { payload: Some(message.as_bytes()), ..RawMessage::default() };
+            let decoded = config.decoder().decode(&Arc::new(source), &raw, &mut points);
+            assert_eq!(described(1, &decoded, &points), *expected, "{input}");
         }
     }
 }

@@ -78,8 +78,8 @@ fn describe(topic: &str, count: usize, inspection: &Inspection) {
     for (why, number, head) in &proposal.rejected {
         print_line(format_args!("  {number} rejected: {}\n      {}", escaped(why), escaped(head)));
     }
-    for sentence in &proposal.left_out {
-        print_line(format_args!("  left out: {}", escaped(sentence)));
+    for sentence in &proposal.omitted {
+        print_line(format_args!("  omitted: {}", escaped(sentence)));
     }
     if !proposal.examples.is_empty() {
         print_line("\nFor example:");
@@ -131,7 +131,7 @@ fn proposed(proposal: &Proposal) -> Value {
         "points": proposal.points,
         "skipped": proposal.skipped,
         "rejected": rejected,
-        "left_out": proposal.left_out,
+        "omitted": proposal.omitted,
         "examples": examples,
     })
 }

@@ -56,7 +56,7 @@ impl Kafka {
 pub enum StartAt {
     /// At the oldest message that Kafka still has.
     Earliest,
-    /// Behind the newest message.
+    /// After the newest message.
     Latest,
 }
 
@@ -223,7 +223,7 @@ pub struct MessageRules {
     pub min_timestamp: Timestamp,
     /// The first time that is no longer accepted. Default 2200-01-01T00:00:00Z; after `min_timestamp`.
     pub max_timestamp: Timestamp,
-    /// Whether a message with a field that means nothing is bad. Default `false`: such fields are skipped and counted.
+    /// Whether a message with a field that means nothing is invalid. Default `false`: such fields are skipped and counted.
     pub deny_unknown_fields: bool,
 }
 

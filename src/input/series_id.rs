@@ -9,7 +9,7 @@ pub(super) struct Tag {
     pub(super) value: std::ops::Range<usize>,
 }
 
-/// Writes the id to `id`: the tags sorted by their names, with the escapes of line protocol. Tags without a value are left out,
+/// Writes the id to `id`: the tags sorted by their names, with the escapes of line protocol. Tags without a value are omitted,
 /// as line protocol cannot say them.
 pub(super) fn write(id: &mut String, name: &str, tags: &mut [Tag], text: &str) {
     escape(id, name, &[',', ' ']);

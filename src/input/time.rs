@@ -26,7 +26,7 @@ impl TimeForm {
         };
         match (unit, format) {
             (Some(_), Some(_)) => {
-                Err(("unit", "is set beside format; a time is a number or a text, so remove one".to_owned()))
+                Err(("unit", "is set alongside format; a time is a number or a text, so remove one".to_owned()))
             }
             (Some(word), None) => Ok(Self::Any { unit: known_unit(word)?, takes_quoted_numbers: true }),
             (None, None) => Ok(Self::Any { unit: Unit::default(), takes_quoted_numbers: false }),

@@ -219,8 +219,8 @@ impl DeadLetterTopic {
     }
 }
 
-/// The message's own headers, and behind them those of Kafka Connect. It leaves those of an earlier copy before its own, for
-/// readers that take the last of a name; here they are left out, because not all readers do, and not all names come again.
+/// The message's own headers, and after them those of Kafka Connect. It leaves those of an earlier copy before its own, for
+/// readers that take the last of a name; here they are omitted, because not all readers do, and not all names come again.
 fn headers(letter: &Letter, pipeline: &str) -> OwnedHeaders {
     let stage = if letter.undecodable { BEFORE_WRITING } else { WRITING };
     let class =

@@ -35,7 +35,7 @@ pub struct SampledMessage {
 }
 
 /// Reads at most `limit` of the newest messages of a topic, about as many of each partition; `None` if there is no such topic.
-/// What compaction or transactions have left out makes the sample smaller.
+/// Offsets without a message, after compaction or in transactions, make the sample smaller.
 ///
 /// # Errors
 /// If the brokers do not answer, or librdkafka refuses a property.

@@ -80,7 +80,7 @@ impl<'a> Cursor<'a> {
         self.json.peek().map_err(|error| fault(self.base, error))
     }
 
-    /// Passes over one value; answers where it begins.
+    /// Skips one value; returns where it begins.
     pub(crate) fn skip(&mut self) -> Result<usize, Fault> {
         let peek = self.peek()?;
         let start = self.position();

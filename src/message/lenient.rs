@@ -1,9 +1,9 @@
-//! What can be told of a message that cannot be read.
+//! What can be reported of a message that cannot be read.
 
 use jiter::Jiter;
 
 /// The series that a payload names, as far as it can be read: the text of `time_series_id`, or else of `id`, in the outermost
-/// object. What stands behind a fault, or inside what is cut, may be found or not.
+/// object. What stands after a fault, or inside what is cut, may be found or not.
 pub fn series_of(payload: &[u8]) -> Option<String> {
     let mut id = None;
     let (mut depth, mut at) = (0_usize, 0);

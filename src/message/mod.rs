@@ -3,7 +3,7 @@
 //! - `faults`: faults that several formats find.
 //! - `json`: the JSON of a message, read where it stands, with the place of each fault.
 //! - [`Points`]: what the decoder fills: points in columns.
-//! - `lenient`: what can be told of a message that cannot be read.
+//! - `lenient`: what can be reported of a message that cannot be read.
 //! - `timestamp`: all forms of a timestamp, as microseconds since the Unix epoch.
 
 pub(crate) mod faults;
@@ -71,7 +71,7 @@ pub struct Limits {
 pub enum Reason {
     /// It has no byte; a null payload is a tombstone.
     Empty,
-    /// It is no JSON.
+    /// It is not JSON.
     Syntax,
     /// It is JSON, but not of the contract's shape.
     Schema,

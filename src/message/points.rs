@@ -1,6 +1,6 @@
 //! Decoded points in columns.
 //!
-//! A point is 20 bytes: the index of its key, its time and its value, each in a column of its own. A key is a (series,
+//! A point is 20 bytes: the index of its key, its time and its value, each in its own column. A key is a (series,
 //! column) pair, whose names are stored once for a batch. Nothing is allocated for a single point.
 
 use std::hash::BuildHasher;
@@ -45,7 +45,7 @@ impl Order {
         self
     }
 
-    /// The points in so many orders, each in the one that `part` says; all as they are sorted here.
+    /// The points in `parts` orders, each in the one that `part` says; all as they are sorted here.
     pub fn divide(&self, parts: usize, part: impl Fn(u32) -> usize) -> Vec<Self> {
         let mut divided: Vec<Self> = (0..parts).map(|_| Self(Vec::new())).collect();
         for point in &self.0 {

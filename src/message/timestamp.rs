@@ -185,7 +185,7 @@ fn parse(text: &str) -> Result<i64, String> {
 /// The longest text that may end in a zone of PostgreSQL's, in bytes: its own have at most 35.
 const LONGEST: usize = 48;
 
-/// A zone as PostgreSQL prints it and RFC 3339 does not: `EncodeTimezone` in its source leaves out minutes that are zero, and
+/// A zone as PostgreSQL prints it and RFC 3339 does not: `EncodeTimezone` in its source omits minutes that are zero, and
 /// adds the seconds of the local mean times before time zones.
 enum PostgresqlZone {
     /// `+05`

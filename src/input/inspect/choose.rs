@@ -1,15 +1,14 @@
 //! Which values of a topic's messages are the time, the series and the columns.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
-
 use serde_json::Value;
 
 use super::Sample;
 use super::leaves::{Leaf, Leaves, text_at};
-use super::names::{is_array_of_records, is_place, is_value, may_be_of_message, quantity_rank, sender_rank, time_rank};
+use super::names::{is_value, quantity_rank, sender_rank, time_rank};
+use super::records::{Record, each, messages, records};
+use super::series::{MAX_LABEL_VALUES, labels, series};
 use super::shape::values;
 use crate::input::options::{Booleans, Columns, Format, InputOptions, Strings, Time};
-use crate::input::template::header;
 use crate::input::time::TimeForm;
 use crate::message::Limits;
 
@@ -28,17 +27,8 @@ const PATTERNS: [&str; 10] = [
 ];
 /// Times before 1990 and from 2100 on are hardly of measurements: what looks so is not a time, or one of another unit.
 const PLAUSIBLE_S: std::ops::Range<f64> = 631_152_000.0..4_102_444_800.0;
-/// Labels have few different values.
-const MAX_LABEL_VALUES: usize = 100;
 
-/// A record, and the message around it, where that is another value.
-struct Record {
-    value: Value,
-    around: Value,
-    key: Option<String>,
-}
-
-/// The input that fits messages of one format, and sentences on what it leaves out.
+/// The input that fits messages of one format, and sentences on what it omits.
 pub(super) fn options(
     topic: &str,
     format: Format,
@@ -97,7 +87,7 @@ fn mapped(mut options: InputOptions, limits: &Limits, samples: &[&Sample]) -> (I
     let inside = Leaves::of(records.iter().map(|record| &record.value));
     let around = Leaves::of(records.iter().map(|record| &record.around));
     options.time = match time(&inside, &around, &records, limits) {
-        // An event has a time of its own, or its message has.
+        // An event has its own time, or its message has.
         None if options.format == Format::Cloudevents => None,
         None => Some(Time::Kafka),
         time => time,
@@ -109,100 +99,8 @@ fn mapped(mut options: InputOptions, limits: &Limits, samples: &[&Sample]) -> (I
     long_form(&mut options, &inside, &time_at);
     let named = series(&mut options, &inside, &around, &records, &time_at);
     labels(&mut options, &inside, &records, &named, &time_at);
-    let left_out = policies(&mut options, &inside, &named, &time_at);
-    (options, left_out)
-}
-
-/// The messages as values: of a change its payload, of an event in headers the data with the attributes around it.
-fn messages(format: Format, samples: &[&Sample]) -> Vec<(Value, Option<String>)> {
-    let mut messages = Vec::new();
-    for sample in samples {
-        let key = sample.key.as_ref().and_then(|key| String::from_utf8(key.clone()).ok());
-        for value in values(sample.payload.as_deref().unwrap_or_default()) {
-            let value = match format {
-                Format::DebeziumJson => value.get("payload").cloned().unwrap_or(value),
-                Format::Cloudevents if header(sample.headers.as_deref(), "ce_specversion").is_some() => {
-                    let mut event = serde_json::Map::from_iter([("data".to_owned(), value)]);
-                    for name in ["id", "source", "type", "subject", "time"] {
-                        let text = header(sample.headers.as_deref(), &format!("ce_{name}"));
-                        if let Some(text) = text.and_then(|text| std::str::from_utf8(text).ok()) {
-                            event.insert(name.to_owned(), text.into());
-                        }
-                    }
-                    Value::Object(event)
-                }
-                _ => value,
-            };
-            messages.push((value, key.clone()));
-        }
-    }
-    messages
-}
-
-/// Where the record stands in a message of the format.
-fn place_of_record(format: Format) -> &'static str {
-    match format {
-        Format::DebeziumJson => "/after",
-        Format::Cloudevents => "/data",
-        _ => "",
-    }
-}
-
-/// The array of records, if messages have one.
-fn each(format: Format, messages: &[(Value, Option<String>)]) -> Option<String> {
-    let records: Vec<&Value> =
-        messages.iter().filter_map(|(value, _)| value.pointer(place_of_record(format))).collect();
-    if records.iter().filter(|value| value.is_array()).count() * 2 > records.len() {
-        return Some(String::new());
-    }
-    let mut found: HashMap<String, usize> = HashMap::new();
-    for record in &records {
-        arrays_of_objects(record, "", &mut found);
-    }
-    let mut found: Vec<(String, usize)> = found.into_iter().filter(|(_, count)| count * 2 > records.len()).collect();
-    found.sort_by_key(|(place, _)| (!is_array_of_records(place), place.len(), place.clone()));
-    let (place, _) = found.into_iter().next()?;
-    let outside = Leaves::of(records.iter().copied());
-    let is_outside = |name: &str| !name.starts_with(&format!("{place}/"));
-    let measured_outside = outside.all.iter().any(|(name, leaf)| {
-        is_outside(name) && leaf.is_number() && time_rank(name).is_none() && sender_rank(name).is_none()
-    });
-    (is_array_of_records(&place) || !measured_outside).then_some(place)
-}
-
-fn arrays_of_objects(value: &Value, place: &str, found: &mut HashMap<String, usize>) {
-    for (key, value) in value.as_object().into_iter().flatten() {
-        let place = format!("{place}/{}", crate::input::pointer::escape(key));
-        match value {
-            Value::Array(elements) => {
-                let has_number = |one: &Value| one.as_object().is_some_and(|one| one.values().any(Value::is_number));
-                if elements.first().is_some_and(has_number) {
-                    *found.entry(place).or_default() += 1;
-                }
-            }
-            inner => arrays_of_objects(inner, &place, found),
-        }
-    }
-}
-
-fn records(format: Format, each: Option<&str>, messages: Vec<(Value, Option<String>)>) -> Vec<Record> {
-    let mut records = Vec::new();
-    for (mut around, key) in messages {
-        let place = format!("{}{}", place_of_record(format), each.unwrap_or_default());
-        let Some(inside) = around.pointer_mut(&place).map(Value::take) else { continue };
-        match inside {
-            Value::Array(elements) if each.is_some() => {
-                let all = elements.into_iter().filter(Value::is_object);
-                records.extend(all.map(|value| Record { value, around: around.clone(), key: key.clone() }));
-            }
-            value @ Value::Object(_) => {
-                let around = if place.is_empty() { Value::Null } else { around };
-                records.push(Record { value, around, key });
-            }
-            _ => {}
-        }
-    }
-    records
+    let omitted = policies(&mut options, &inside, &named, &time_at);
+    (options, omitted)
 }
 
 /// The time: the place with the surest name whose values are times.
@@ -278,111 +176,7 @@ fn long_form(options: &mut InputOptions, inside: &Leaves, time_at: &str) {
     }
 }
 
-/// Sets the template of the series' ids. Returns the places that it names.
-fn series(
-    options: &mut InputOptions,
-    inside: &Leaves,
-    around: &Leaves,
-    records: &[Record],
-    time_at: &str,
-) -> Vec<String> {
-    let is_used = |place: &str| {
-        place == time_at || options.column.as_deref() == Some(place) || options.value.as_deref() == Some(place)
-    };
-    let mut candidates = Vec::new();
-    for (leaves, far) in [(inside, 0), (around, 1)] {
-        for (place, leaf) in leaves
-            .all
-            .iter()
-            .filter(|(place, leaf)| !is_used(place) && leaf.may_be_name() && leaves.is_always_there(leaf))
-        {
-            let is_each_message = leaf.distinct.len() * 10 >= leaves.records * 9 && leaves.records > 20;
-            if is_each_message && may_be_of_message(place) {
-                continue;
-            }
-            let rank = match sender_rank(place) {
-                Some(rank) => rank,
-                None if is_place(place) && leaf.is_string() => 100,
-                None => continue,
-            };
-            candidates.push((far, rank, place.matches('/').count(), leaf.place, place.clone()));
-        }
-    }
-    if options.format == Format::Cloudevents && candidates.iter().all(|(far, ..)| *far == 1) {
-        // What an event is about names it better than words that happen to be attributes.
-        candidates = ["/source", "/subject"]
-            .iter()
-            .zip(0..)
-            .filter(|(place, _)| around.all.contains_key(**place))
-            .map(|(place, rank)| (1, rank, 1, rank, (*place).to_owned()))
-            .collect();
-    }
-    candidates.sort();
-    let places: Vec<String> = candidates.into_iter().map(|(.., place)| place).collect();
-    let mut named: Vec<String> = Vec::new();
-    let mut known = 0;
-    for place in places {
-        let with: Vec<&String> = named.iter().chain([&place]).collect();
-        let ids: HashSet<Vec<Option<String>>> = records
-            .iter()
-            .map(|one| with.iter().map(|at| text_at(&one.value, at).or_else(|| text_at(&one.around, at))).collect())
-            .collect();
-        // One that divides a series into as many as there are records is no name of it.
-        let refines = named.is_empty() || ids.len() > known && ids.len() * 2 <= records.len();
-        if refines {
-            known = ids.len();
-            named.push(place);
-        }
-        if named.len() == 3 {
-            break;
-        }
-    }
-    let keyed = records.iter().filter(|one| one.key.as_deref().is_some_and(|key| !key.is_empty())).count();
-    options.series = Some(if !named.is_empty() {
-        named.sort_by_key(|place| !is_place(place));
-        named.iter().map(|place| format!("{{{place}}}")).collect::<Vec<_>>().join("/")
-    } else if keyed * 100 >= records.len() * 99 && keyed > 0 && options.format != Format::DebeziumJson {
-        "{key}".to_owned()
-    } else {
-        "{topic}".to_owned()
-    });
-    named
-}
-
-/// Keeps as labels what the series is named by, and other texts that are the same for all of a series.
-fn labels(options: &mut InputOptions, inside: &Leaves, records: &[Record], named: &[String], time_at: &str) {
-    let of = |one: &Record, at: &str| text_at(&one.value, at).or_else(|| text_at(&one.around, at));
-    let mut values: HashMap<(&str, Vec<Option<String>>), BTreeSet<String>> = HashMap::new();
-    let texts: Vec<&String> = inside
-        .all
-        .iter()
-        .filter(|(place, leaf)| {
-            leaf.is_string()
-                && !leaf.is_numeric_string()
-                && *place != time_at
-                && leaf.distinct.len() <= MAX_LABEL_VALUES
-                && options.column.as_ref() != Some(*place)
-                && inside.is_always_there(leaf)
-        })
-        .map(|(place, _)| place)
-        .collect();
-    for record in records {
-        let id: Vec<Option<String>> = named.iter().map(|at| of(record, at)).chain([record.key.clone()]).collect();
-        for place in &texts {
-            values.entry((place, id.clone())).or_default().extend(of(record, place));
-        }
-    }
-    let varies: HashSet<&str> = values.iter().filter(|(_, all)| all.len() > 1).map(|((place, _), _)| *place).collect();
-    options.labels = named.to_vec();
-    options.labels.extend(
-        texts
-            .iter()
-            .filter(|place| !varies.contains(place.as_str()) && !named.contains(place))
-            .map(|place| (*place).clone()),
-    );
-}
-
-/// Sets what strings and booleans are, and which places are no columns. Returns what is left out.
+/// Sets what strings and booleans are, and which places are no columns. Returns what is omitted.
 fn policies(options: &mut InputOptions, inside: &Leaves, named: &[String], time_at: &str) -> Vec<String> {
     if options.column.is_some() {
         return Vec::new();
@@ -404,18 +198,18 @@ fn policies(options: &mut InputOptions, inside: &Leaves, named: &[String], time_
         options.columns =
             Some(Columns { except: texts.iter().map(|place| (*place).clone()).collect(), ..Columns::default() });
     }
-    let mut left_out = Vec::new();
+    let mut omitted = Vec::new();
     if !booleans.is_empty() {
         if has_numbers {
-            left_out.push(format!("booleans: {} (booleans = \"0-1\" stores them)", listed(&booleans)));
+            omitted.push(format!("booleans: {} (booleans = \"0-1\" stores them)", listed(&booleans)));
         } else {
             options.booleans = Some(Booleans::ZeroOne);
         }
     }
     if !texts.is_empty() {
-        left_out.push(format!("strings that are not numbers: {}", listed(&texts)));
+        omitted.push(format!("strings that are not numbers: {}", listed(&texts)));
     }
-    left_out
+    omitted
 }
 
 fn listed(places: &[&String]) -> String {

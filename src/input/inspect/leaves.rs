@@ -8,7 +8,7 @@ use crate::input::pointer::escape;
 
 /// How many different values are counted of one place.
 const MAX_DISTINCT: usize = 2000;
-/// How deep values are looked at, and how many elements of an array.
+/// How deep values are examined, and how many elements of an array.
 const MAX_DEPTH: usize = 8;
 const MAX_ELEMENTS: usize = 16;
 

@@ -3,12 +3,15 @@
 //! - `shape`: which format a message has.
 //! - `leaves`: the values of many records, by their places.
 //! - `names`: what the name of a key says of its value.
-//! - `choose`: which of them are the time, the series, the columns.
+//! - `records`: the records of messages.
+//! - `choose`: which values are the time and the columns, and `series`, what series are named by.
 //! - `trial`: the proposed input, tried on the sample.
 
 mod choose;
 mod leaves;
 mod names;
+mod records;
+mod series;
 mod shape;
 #[cfg(test)]
 mod tests;
@@ -61,8 +64,8 @@ pub struct Proposal {
     pub skipped: usize,
     /// Why messages would be rejected, each with their number and the head of one of them, the most frequent first.
     pub rejected: Vec<(String, usize, String)>,
-    /// What would be left out of the stored messages, a sentence each.
-    pub left_out: Vec<String>,
+    /// What would be omitted from the stored messages, a sentence each.
+    pub omitted: Vec<String>,
     /// Some messages, each with its points.
     pub examples: Vec<Example>,
 }
@@ -98,8 +101,8 @@ pub fn inspect(topic: &str, limits: &Limits, samples: &[Sample]) -> Inspection {
             .filter(|(_, shape)| shape.format() == Some(format))
             .map(|(one, _)| one)
             .collect();
-        let (options, left_out) = choose::options(topic, format, limits, &of_format);
-        trial::run(options, left_out, topic, limits, samples)
+        let (options, omitted) = choose::options(topic, format, limits, &of_format);
+        trial::run(options, omitted, topic, limits, samples)
     });
     Inspection { shapes: described, proposal }
 }

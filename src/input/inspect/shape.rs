@@ -82,7 +82,7 @@ fn to_serde(value: &jiter::JsonValue<'_>) -> Value {
         jiter::JsonValue::Bool(value) => (*value).into(),
         jiter::JsonValue::Int(value) => (*value).into(),
         jiter::JsonValue::BigInt(value) => value.to_string().parse::<f64>().map_or(Value::Null, Value::from),
-        // What is not finite is a number all the same; which one does not matter here.
+        // What is not finite is a number nevertheless; which one does not matter here.
         jiter::JsonValue::Float(value) => if value.is_finite() { *value } else { 0.5 }.into(),
         jiter::JsonValue::Str(text) => text.as_ref().into(),
         jiter::JsonValue::Array(all) => Value::Array(all.iter().map(to_serde).collect()),

@@ -44,7 +44,6 @@ fn the_block_for_each_public_shape_stores_nearly_all_of_it() {
         let samples: Vec<Sample> = (0..).zip(&shape.messages).map(sample).collect();
         let inspection = inspect(shape.name, &limits(), &samples);
         let proposal = inspection.proposal.unwrap_or_else(|| panic!("{}: {:?}", shape.name, inspection.shapes));
-        println!("{}:\n{}{:#?}\n", shape.name, proposal.text, proposal.left_out);
         assert_eq!(proposal.options.format.as_str(), shape.format, "{}", shape.name);
         assert!(proposal.stored + proposal.skipped >= 990, "{}: {:?}", shape.name, proposal.rejected);
         assert!(proposal.stored >= 980 && proposal.points >= proposal.stored * shape.points, "{}", shape.name);

@@ -18,7 +18,7 @@ const SHOWN: usize = 200;
 /// Decodes the sample by the input.
 pub(super) fn run(
     options: InputOptions,
-    left_out: Vec<String>,
+    omitted: Vec<String>,
     topic: &str,
     limits: &Limits,
     samples: &[Sample],
@@ -41,7 +41,7 @@ pub(super) fn run(
         points: 0,
         skipped: 0,
         rejected: Vec::new(),
-        left_out,
+        omitted,
         examples: Vec::new(),
     };
     let mut rejected: BTreeMap<String, (usize, String)> = BTreeMap::new();

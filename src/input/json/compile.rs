@@ -34,7 +34,7 @@ impl Slots {
         })
     }
 
-    /// A slot of its own, also if another has the same pointer.
+    /// Its own slot, also if another has the same pointer.
     fn another(&mut self, pointer: Pointer) -> usize {
         self.0.push(pointer);
         self.0.len() - 1
@@ -185,7 +185,7 @@ fn long_form(options: &InputOptions, slots: &mut Slots, problems: &mut Problems)
         }
     };
     if options.columns.is_some() {
-        problems.push("columns", "is set beside column and value; remove either: a record has one value or many");
+        problems.push("columns", "is set alongside column and value; remove either: a record has one value or many");
     }
     // A pointer alone is the template of it.
     let template = if column.starts_with('/') {
@@ -225,7 +225,7 @@ fn columns(options: &InputOptions, is_wide: bool, record: &mut Tree, problems: &
     }
 }
 
-/// Where the records stand; for an event also the slot of its own time.
+/// Where the records stand; for an event also the slot of its time.
 fn layout(format: Format, each: Option<&Pointer>, slots: &mut Slots) -> (Layout, Option<usize>) {
     let is_array = each.is_some();
     let root = Pointer(Vec::new());

@@ -40,7 +40,7 @@ pub(super) struct JsonScratch {
     text_around: usize,
     tags: Vec<Tag>,
     fields: Vec<Field>,
-    /// The names of the keys around a value, each behind the one of its outer value; a column's name begins at `base`.
+    /// The names of the keys around a value, each after the one of its outer value; a column's name begins at `base`.
     column: String,
     base: usize,
     /// Where the records begin, and the place of that; `None` until it is found.
@@ -157,7 +157,7 @@ impl JsonScratch {
             Envelope::Change { operation } => {
                 match self.slots_around[*operation].as_ref().map(|found| found.text(&self.text)) {
                     Some("c" | "u" | "r") if self.records.is_some() => Ok(None),
-                    // A deleted row, a truncated table, and a message of the application leave no row behind.
+                    // A deleted row, a truncated table, and a message of the application have no row afterwards.
                     Some("d" | "t" | "m") => Ok(Some(Made::Nothing)),
                     Some("c" | "u" | "r") => missing("after, the row"),
                     Some(_) => Err(Fault::new(

@@ -57,7 +57,7 @@ impl JsonScratch {
         for field in &self.fields {
             let key = points.key(series, &self.text[field.name.clone()]);
             if !points.is_first_in_message(key) {
-                let what = format!("the column {:?} is there twice in a record", points.column_name(key));
+                let what = format!("the column {:?} is a duplicate in its record", points.column_name(key));
                 return Err(Fault::new(Reason::Schema, field.at, what));
             }
             points.push(key, time, field.value);
@@ -181,7 +181,7 @@ impl JsonScratch {
     }
 }
 
-/// Writes the labels as an object of JSON; those that are missing are left out.
+/// Writes the labels as an object of JSON; those that are missing are omitted.
 fn write_labels(json: &mut String, labels: &[(String, usize)], slots: &[Option<Scalar>], text: &str) {
     json.push('{');
     for (name, scalar) in labels.iter().filter_map(|(name, slot)| Some((name, slots[*slot].as_ref()?))) {

@@ -150,7 +150,7 @@ fn nested_values_are_flattened_or_skipped() {
     let deep = format!(r#"{{"site":"a","id":"b","ts":1704164645,"x":{}1{}}}"#, "[".repeat(40), "]".repeat(40));
     assert!(why(FLAT, &deep).contains("the nesting is too deep for columns"), "{}", why(FLAT, &deep));
     let dots = r#"{"site":"a","id":"b","ts":1704164645,"w":{"u":1},"w.u":2}"#;
-    assert!(why(FLAT, dots).contains("the column \"w.u\" is there twice"));
+    assert!(why(FLAT, dots).contains("the column \"w.u\" is a duplicate"));
 }
 
 #[test]
@@ -307,8 +307,8 @@ fn what_is_no_record_is_rejected_with_its_place() {
         (r#"{"site":"a","id":"b","x":1}"#, "schema: expected /ts, which is missing (byte 0)"),
         (r#"{"site":"a","id":"b","ts":5e12,"x":1}"#, "time_window: /ts: the timestamp"),
         (r#"{"site":"a","id":["b"],"ts":1704164645,"x":1}"#, "schema: expected /id, which is missing"),
-        (r#"{"site":"a","id":"b","ts":1704164645,"ts":1,"x":1}"#, "schema: /ts: the field is there twice"),
-        (r#"{"site":"a","id":"b","ts":1704164645,"x":1,"x":2}"#, "schema: the column \"x\" is there twice"),
+        (r#"{"site":"a","id":"b","ts":1704164645,"ts":1,"x":1}"#, "schema: /ts: the field is a duplicate"),
+        (r#"{"site":"a","id":"b","ts":1704164645,"x":1,"x":2}"#, "schema: the column \"x\" is a duplicate"),
         (r#"{"site":"a","id":"b","ts":1704164645}"#, "schema: expected a value to store, found none"),
         (r#"{"site":"a","id":"b","ts":1704164645,"x":"s"}"#, "schema: expected a value to store: 1 are skipped"),
         ("{\"site\":\"\\u0000\",\"id\":\"b\",\"ts\":1704164645,\"x\":1}", "encoding: /site:"),

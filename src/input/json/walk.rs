@@ -225,7 +225,7 @@ impl JsonScratch {
         if let Some(slot) = node.and_then(|node| node.slot) {
             let scalar = read_scalar(cursor, peek, &mut self.text)?;
             if self.slots[slot].as_ref().is_some_and(|known| !known.is_around) {
-                return Err(Fault::new(Reason::Schema, at, "the field is there twice"));
+                return Err(Fault::new(Reason::Schema, at, "the field is a duplicate"));
             }
             // Null is as if it were missing, so what stands around the record is not hidden by it, except that a value may be null.
             let is_value = plan.long.as_ref().is_some_and(|(_, value)| *value == slot);

@@ -41,7 +41,7 @@ pub(super) fn add_points(
         columns += 1;
         let wrapped = |fault: Fault, points: &Points| fault.under(points.column_name(key));
         if !points.is_first_in_message(key) {
-            return Err(wrapped(Fault::new(Reason::Schema, at, "the column is there twice"), points));
+            return Err(wrapped(Fault::new(Reason::Schema, at, "the column is a duplicate"), points));
         }
         if columns * times.len() > limits.max_points {
             return Err(too_many_points(cursor.position(), limits.max_points));

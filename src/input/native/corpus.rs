@@ -71,7 +71,7 @@ fn every_case_of_the_corpus_has_its_outcome() {
             }
         }
     }
-    // Of what the database refuses, an unknown series is told by the decoder, when it knows of it.
+    // Of what the database refuses, an unknown series is reported by the decoder, when it knows of it.
     decoder.reject_series(["nobodys".to_owned()]);
     for case in &cases {
         if let Outcome::Refused { reason, detail, .. } = &case.outcome

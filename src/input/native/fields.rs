@@ -64,7 +64,7 @@ impl<'a> Fields<'a> {
             if let Some(field) = field
                 && starts[field].replace(start).is_some()
             {
-                let fault = Fault::new(Reason::Schema, start, "the field is there twice").under(FIELDS[field]);
+                let fault = Fault::new(Reason::Schema, start, "the field is a duplicate").under(FIELDS[field]);
                 not_of_the_contract.get_or_insert(fault);
             }
             at = cursor.next_quote();

@@ -109,7 +109,7 @@ impl Rows<'_> {
             }
         };
         match twice {
-            Some(field) => Err(Fault::new(Reason::Schema, at, "the field is there twice").under(field)),
+            Some(field) => Err(Fault::new(Reason::Schema, at, "the field is a duplicate").under(field)),
             None => Ok(()),
         }
     }

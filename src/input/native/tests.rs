@@ -258,7 +258,7 @@ fn rejected_messages_have_their_reason_and_place() {
         (
             r#"{"time_series_id":"s","time_series_id":"t","points":[]}"#.into(),
             Reason::Schema,
-            "time_series_id: the field is there twice",
+            "time_series_id: the field is a duplicate",
         ),
         (r#"{"time_series_id":"s"}"#.into(), Reason::Schema, "expected timestamps and columns, or points"),
         (r#"{"time_series_id":"s","timestamps":[]}"#.into(), Reason::Schema, "expected columns, which is missing"),
@@ -288,14 +288,14 @@ fn rejected_messages_have_their_reason_and_place() {
         (
             r#"{"time_series_id":"s","points":[{"timestamp":0,"column_name":"c","value":1,"value":2}]}"#.into(),
             Reason::Schema,
-            "points[0].value: the field is there twice",
+            "points[0].value: the field is a duplicate",
         ),
         (
             r#"{"time_series_id":"s","points":[{"timestamp":0,"column_name":null,"value":1}]}"#.into(),
             Reason::Schema,
             "points[0].column_name: expected a string, found null",
         ),
-        (batch("[0]", r#"{"c":[1],"c":[1]}"#), Reason::Schema, "columns.c: the column is there twice"),
+        (batch("[0]", r#"{"c":[1],"c":[1]}"#), Reason::Schema, "columns.c: the column is a duplicate"),
         (batch("[0]", r#"{"":[1]}"#), Reason::Schema, "columns: expected a name"),
         (batch("[0]", &format!(r#"{{"{long}":[1]}}"#)), Reason::Limits, "columns: the name has 101 bytes"),
         (batch("[0]", r#"{"a\u0000":[1]}"#), Reason::Encoding, "columns: PostgreSQL"),

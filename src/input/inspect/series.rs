@@ -1,0 +1,126 @@
+//! What series are named by, and what is kept of them as labels.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+
+use super::leaves::{Leaves, text_at};
+use super::names::{is_place, may_be_of_message, sender_rank};
+use super::records::Record;
+use crate::input::options::{Format, InputOptions};
+
+/// Labels have few different values.
+pub(super) const MAX_LABEL_VALUES: usize = 100;
+
+/// Sets the template of the series' ids. Returns the places that it names.
+pub(super) fn series(
+    options: &mut InputOptions,
+    inside: &Leaves,
+    around: &Leaves,
+    records: &[Record],
+    time_at: &str,
+) -> Vec<String> {
+    let is_used = |place: &str| {
+        place == time_at || options.column.as_deref() == Some(place) || options.value.as_deref() == Some(place)
+    };
+    let candidates = candidates(options.format, inside, around, is_used);
+    let mut named = refining(candidates, records);
+    let keyed = records.iter().filter(|one| one.key.as_deref().is_some_and(|key| !key.is_empty())).count();
+    options.series = Some(if !named.is_empty() {
+        named.sort_by_key(|place| !is_place(place));
+        named.iter().map(|place| format!("{{{place}}}")).collect::<Vec<_>>().join("/")
+    } else if keyed * 100 >= records.len() * 99 && keyed > 0 && options.format != Format::DebeziumJson {
+        "{key}".to_owned()
+    } else {
+        "{topic}".to_owned()
+    });
+    named
+}
+
+/// The places that may name a series, the surest first. `is_used`: what a place is already used for otherwise.
+fn candidates(format: Format, inside: &Leaves, around: &Leaves, is_used: impl Fn(&str) -> bool) -> Vec<String> {
+    let mut candidates = Vec::new();
+    for (leaves, far) in [(inside, 0), (around, 1)] {
+        for (place, leaf) in leaves
+            .all
+            .iter()
+            .filter(|(place, leaf)| !is_used(place) && leaf.may_be_name() && leaves.is_always_there(leaf))
+        {
+            let is_each_message = leaf.distinct.len() * 10 >= leaves.records * 9 && leaves.records > 20;
+            if is_each_message && may_be_of_message(place) {
+                continue;
+            }
+            let rank = match sender_rank(place) {
+                Some(rank) => rank,
+                None if is_place(place) && leaf.is_string() => 100,
+                None => continue,
+            };
+            candidates.push((far, rank, place.matches('/').count(), leaf.place, place.clone()));
+        }
+    }
+    if format == Format::Cloudevents && candidates.iter().all(|(far, ..)| *far == 1) {
+        // What an event is about names it better than words that happen to be attributes.
+        candidates = ["/source", "/subject"]
+            .iter()
+            .zip(0..)
+            .filter(|(place, _)| around.all.contains_key(**place))
+            .map(|(place, rank)| (1, rank, 1, rank, (*place).to_owned()))
+            .collect();
+    }
+    candidates.sort();
+    candidates.into_iter().map(|(.., place)| place).collect()
+}
+
+/// The first place, and those after it that tell more series apart.
+fn refining(places: Vec<String>, records: &[Record]) -> Vec<String> {
+    let mut named: Vec<String> = Vec::new();
+    let mut known = 0;
+    for place in places {
+        let with: Vec<&String> = named.iter().chain([&place]).collect();
+        let ids: HashSet<Vec<Option<String>>> = records
+            .iter()
+            .map(|one| with.iter().map(|at| text_at(&one.value, at).or_else(|| text_at(&one.around, at))).collect())
+            .collect();
+        // One that divides a series into as many as there are records is no name of it.
+        let refines = named.is_empty() || ids.len() > known && ids.len() * 2 <= records.len();
+        if refines {
+            known = ids.len();
+            named.push(place);
+        }
+        if named.len() == 3 {
+            break;
+        }
+    }
+    named
+}
+
+/// Keeps as labels what the series is named by, and other texts that are the same for all of a series.
+pub(super) fn labels(options: &mut InputOptions, inside: &Leaves, records: &[Record], named: &[String], time_at: &str) {
+    let of = |one: &Record, at: &str| text_at(&one.value, at).or_else(|| text_at(&one.around, at));
+    let mut values: HashMap<(&str, Vec<Option<String>>), BTreeSet<String>> = HashMap::new();
+    let texts: Vec<&String> = inside
+        .all
+        .iter()
+        .filter(|(place, leaf)| {
+            leaf.is_string()
+                && !leaf.is_numeric_string()
+                && *place != time_at
+                && leaf.distinct.len() <= MAX_LABEL_VALUES
+                && options.column.as_ref() != Some(*place)
+                && inside.is_always_there(leaf)
+        })
+        .map(|(place, _)| place)
+        .collect();
+    for record in records {
+        let id: Vec<Option<String>> = named.iter().map(|at| of(record, at)).chain([record.key.clone()]).collect();
+        for place in &texts {
+            values.entry((place, id.clone())).or_default().extend(of(record, place));
+        }
+    }
+    let varies: HashSet<&str> = values.iter().filter(|(_, all)| all.len() > 1).map(|((place, _), _)| *place).collect();
+    options.labels = named.to_vec();
+    options.labels.extend(
+        texts
+            .iter()
+            .filter(|place| !varies.contains(place.as_str()) && !named.contains(place))
+            .map(|place| (*place).clone()),
+    );
+}
