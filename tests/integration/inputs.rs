@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use crate::support::data::bits;
 use crate::support::fixture::Fixture;
+use crate::support::fixture_with_proxy::{FixtureWithProxy, until_journaled, until_mode};
 use crate::support::until;
 use crate::support::worker::{run, text};
 use shapes::{START_S, Shape, Shaped};
@@ -257,4 +258,75 @@ async fn messages_are_checked_without_a_server() {
         assert!(code == Some(64) && printed.contains(part), "{arguments:?}: {printed}");
     }
     fixture.remove().await;
+}
+
+/// A JSON input of the fixture's topic of points, with these ids of series.
+fn input_of(fixture: &Fixture, series: &str) -> String {
+    format!(
+        "[kafka]\npoints_topic = \"\"\n[[input]]\nname = \"iot\"\ntopics = [\"{}\"]\nformat = \"json\"\nseries = \"{series}\"\n\
+         time = {{ at = \"/ts\", unit = \"s\" }}\n",
+        fixture.points_topic
+    )
+}
+
+/// What the input says instead of the environment, which would have precedence.
+const OF_FILE: (&str, &str) = ("SERIES_INGEST__KAFKA__POINTS_TOPIC", "");
+
+fn publish_readings(fixture: &Fixture, numbers: std::ops::Range<i64>, sensor: &str) {
+    for number in numbers {
+        let payload = format!(r#"{{"{sensor}":"s","ts":{},"x":{number}}}"#, START_S + number);
+        fixture.producer.send(&fixture.points_topic, 0, "k", Some(payload.as_bytes()));
+    }
+    fixture.producer.flush();
+}
+
+/// The number of points of each series.
+async fn points_by_series(fixture: &Fixture) -> BTreeMap<String, i64> {
+    let sql = "select time_series_id, count(*) from time_series_data_points group by 1";
+    fixture.client.query(sql, &[]).await.unwrap().iter().map(|row| (row.get(0), row.get(1))).collect()
+}
+
+fn counts<const N: usize>(counts: [(&str, i64); N]) -> BTreeMap<String, i64> {
+    counts.into_iter().map(|(series, count)| (series.to_owned(), count)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_journal_and_dead_letters_are_decoded_by_the_input_of_now_and_it_is_said() {
+    let Some(mut away) = FixtureWithProxy::new("changed_input", 1).await else { return };
+    let first = input_of(&away.fixture, "a-{/id}");
+    away.fixture.set_config(&first);
+    let mut worker = away.worker("journal", &[OF_FILE]);
+    publish_readings(&away.fixture, 0..10, "id");
+    away.fixture.until_applied(60).await;
+    away.proxy.refuse(true);
+    publish_readings(&away.fixture, 10..20, "id");
+    until_mode(&worker, "journaling").await;
+    until_journaled(&away, &worker).await;
+    assert_eq!(worker.terminate(10), Some(0));
+
+    // Only the journal has them now, and the input is another one.
+    away.delete_records().await;
+    let second = input_of(&away.fixture, "b-{/id}");
+    away.fixture.set_config(&second);
+    away.proxy.refuse(false);
+    let worker = away.worker("journal", &[OF_FILE]);
+    away.fixture.until_applied(60).await;
+    assert_eq!(points_by_series(&away.fixture).await, counts([("a-s", 10), ("b-s", 10)]));
+    let log = worker.log();
+    assert!(log.contains("decoded by the inputs as they are configured now"), "{log}");
+
+    publish_readings(&away.fixture, 20..23, "sensor");
+    away.fixture.until_applied(60).await;
+    drop(worker);
+    let letters = "select count(*) from ingest_dead_letter where detail like 'expected /id, which is missing%'";
+    assert_eq!(away.fixture.count(letters).await, 3);
+    let third = input_of(&away.fixture, "c-{/sensor}");
+    away.fixture.set_config(&third);
+    let mut environment = away.fixture.environment();
+    environment.retain(|(name, _)| name != OF_FILE.0);
+    let output = run(&environment, &["dead-letter", "redrive"]);
+    assert!(output.status.success(), "{}", text(&output));
+    assert!(text(&output).contains("decoded by the inputs as they are configured now"), "{}", text(&output));
+    assert_eq!(points_by_series(&away.fixture).await, counts([("a-s", 10), ("b-s", 10), ("c-s", 3)]));
+    away.remove().await;
 }

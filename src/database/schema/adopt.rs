@@ -9,7 +9,8 @@ use tokio_postgres::Client;
 
 use crate::database::connection::step::Step;
 use crate::database::error::Error;
-use crate::database::schema::{SchemaError, runner};
+use crate::database::schema::error::SchemaError;
+use crate::database::schema::history::runner;
 
 /// The migration that makes the two tables if they are not there.
 const FIRST: &str = include_str!("../../../migrations/V1__series_and_points.sql");

@@ -5,7 +5,16 @@ use tokio_postgres::{Client, Row};
 
 use crate::database::connection::step::Step;
 use crate::database::error::Error;
-use crate::database::schema::{Remark, SchemaError};
+use crate::database::schema::SchemaError;
+
+/// Something that a person should know of the tables.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Remark {
+    /// A sentence.
+    pub text: String,
+    /// Whether it is hardly meant to be so.
+    pub is_problem: bool,
+}
 
 /// The tables, each with the columns that the program fills and the columns of the unique index that its statements need.
 const TABLES: [(&str, &str, &str); 9] = [

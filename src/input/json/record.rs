@@ -22,6 +22,7 @@ impl JsonScratch {
         rules: &Rules,
         points: &mut Points,
     ) -> Result<(), Fault> {
+        self.records_read += 1;
         self.text.truncate(self.text_around);
         self.slots.clone_from(&self.slots_around);
         self.tags.clear();

@@ -22,7 +22,7 @@ pub(super) fn read(cursor: &mut Cursor<'_>, limits: &Limits) -> Result<String, F
             check_key(at, &key, limits)?;
             let value = value(cursor, limits).map_err(|fault| fault.under(&key))?;
             if labels.insert(key, value).is_some() {
-                return Err(Fault::new(Reason::Schema, at, "duplicate label"));
+                return Err(Fault::new(Reason::Schema, at, "the label is a duplicate"));
             }
             if labels.len() > MAX_LABELS {
                 return Err(Fault::new(Reason::Limits, at, format!("there are more than the {MAX_LABELS} allowed")));
