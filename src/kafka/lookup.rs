@@ -18,7 +18,7 @@ use super::diagnosis;
 use super::member::Member;
 use super::partition::{LogRange, TopicPartition};
 use super::settings;
-use super::topic_id::{self, Topic};
+use super::topic_id::{self, Described, Topic};
 use crate::config::Kafka;
 use crate::telemetry::escaped;
 
@@ -65,7 +65,7 @@ impl Lookup {
         Ok(Self { client, kafka: kafka.clone(), answered: Mutex::default() })
     }
 
-    /// When a broker last described a topic, or said that it may not.
+    /// When a broker last described topics, or said that it may not.
     pub fn answered(&self) -> Option<Instant> {
         *self.answered.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -93,7 +93,7 @@ impl Lookup {
     fn advertised(&self) -> Option<Vec<(String, u16)>> {
         let client: BaseConsumer<AuthContext> =
             settings::client(&self.kafka).create_with_context(AuthContext::new(&self.kafka)).ok()?;
-        let metadata = client.client().fetch_metadata(Some(&self.kafka.points_topic), METADATA_TIMEOUT).ok()?;
+        let metadata = client.client().fetch_metadata(self.any_topic(), METADATA_TIMEOUT).ok()?;
         let address = |host: &str, port: i32| Some((host.to_owned(), u16::try_from(port).ok()?));
         Some(metadata.brokers().iter().filter_map(|broker| address(broker.host(), broker.port())).collect())
     }
@@ -154,7 +154,7 @@ impl Lookup {
 
     /// What the brokers allow groups and their members.
     fn group_limits(&self) -> Option<HashMap<String, ConfigEntry>> {
-        let metadata = self.client.client().fetch_metadata(Some(&self.kafka.points_topic), METADATA_TIMEOUT).ok()?;
+        let metadata = self.client.client().fetch_metadata(self.any_topic(), METADATA_TIMEOUT).ok()?;
         let broker = ResourceSpecifier::Broker(metadata.brokers().first()?.id());
         let admin: AdminClient<AuthContext> =
             settings::client(&self.kafka).create_with_context(AuthContext::new(&self.kafka)).ok()?;
@@ -230,28 +230,67 @@ impl Lookup {
         self.ask(Refused::Connection, id).ok()
     }
 
-    /// The topics as the brokers describe them.
-    ///
-    /// # Errors
-    /// If the brokers do not answer, or a topic does not exist or may not be seen.
-    pub fn topics(&self, names: &[&str]) -> Result<Vec<Topic>, KafkaError> {
-        let described = self.ask(Refused::Topic, |client| topic_id::describe(client.client(), names, TIMEOUT));
-        if described.as_ref().err().is_none_or(|error| !is_silence(error)) {
-            *self.answered.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
-        }
-        described
-    }
-
-    /// A topic's id in base 64; `None` if there is no such topic, or the broker gives no ids.
+    /// The topics as the brokers describe them, with one question for all of them.
     ///
     /// # Errors
     /// If the brokers do not answer.
-    pub fn topic_id(&self, name: &str) -> Result<Option<String>, KafkaError> {
-        match self.topics(&[name]) {
-            Ok(topics) => Ok(topics.into_iter().find(|topic| topic.name == name).and_then(|topic| topic.id)),
-            Err(KafkaError::AdminOp(RDKafkaErrorCode::UnknownTopicOrPartition)) => Ok(None),
-            Err(error) => Err(error),
+    pub fn topics(&self, names: &[&str]) -> Result<Described, KafkaError> {
+        if names.is_empty() {
+            return Ok(Vec::new());
         }
+        let described = self.ask(Refused::Topic, |client| topic_id::describe(client.client(), names, TIMEOUT));
+        self.note_answer(described)
+    }
+
+    /// A topic as the brokers describe it.
+    ///
+    /// # Errors
+    /// If the brokers do not answer, or the topic does not exist or may not be seen.
+    pub fn topic(&self, name: &str) -> Result<Topic, KafkaError> {
+        let described = self.topics(&[name])?.into_iter().next();
+        described.map_or(Err(KafkaError::AdminOp(RDKafkaErrorCode::BadMessage)), |(_, topic)| topic)
+    }
+
+    /// The ids of topics in base 64, by name; those that do not exist, and those of brokers that give no ids, are omitted.
+    ///
+    /// # Errors
+    /// If the brokers do not answer, or some topic may not be seen.
+    pub fn topic_ids(&self, names: &[&str]) -> Result<HashMap<String, String>, KafkaError> {
+        let mut ids = HashMap::new();
+        for (name, topic) in self.topics(names)? {
+            match topic {
+                Ok(topic) => ids.extend(topic.id.map(|id| (name, id))),
+                Err(error) if is_missing_topic(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(ids)
+    }
+
+    /// The names of all topics that there are, as far as this client's user may see them.
+    ///
+    /// # Errors
+    /// If the brokers do not answer.
+    pub fn topic_names(&self) -> Result<Vec<String>, KafkaError> {
+        let metadata = self.note_answer(self.ask(Refused::Topic, |client| client.fetch_metadata(None, TIMEOUT)))?;
+        let there = metadata.topics().iter().filter(|topic| topic.error().is_none());
+        Ok(there.map(|topic| topic.name().to_owned()).collect())
+    }
+
+    /// Records that a broker has answered, unless it has not.
+    fn note_answer<T>(&self, answer: Result<T, KafkaError>) -> Result<T, KafkaError> {
+        if answer.as_ref().err().is_none_or(|error| !is_silence(error)) {
+            *self.answered.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        }
+        answer
+    }
+
+    /// A topic to name in a question that is about none; `None`, which means all topics, where the configuration names none.
+    fn any_topic(&self) -> Option<&str> {
+        [&self.kafka.points_topic, &self.kafka.series_topic]
+            .into_iter()
+            .find(|topic| !topic.is_empty())
+            .map(String::as_str)
     }
 
     /// The range of offsets of each partition; partitions whose leader does not answer are omitted.

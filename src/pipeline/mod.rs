@@ -14,6 +14,7 @@
 //! - `after_write`: what follows a batch that was written.
 //! - `tick`: what is done ten times a second, and what `/status` and the metrics are given.
 //! - `dead_letter_copies`: copies of dead letters for a topic.
+//! - `subscription`: which topics are read.
 //! - `topic_settings`: whether a topic is compacted.
 //! - `watch`: lag, topic identities and health, checked every few seconds.
 
@@ -27,6 +28,7 @@ mod open_batch;
 mod partitions;
 mod start;
 mod starts;
+mod subscription;
 mod survey;
 mod tick;
 mod topic_settings;
@@ -46,6 +48,7 @@ use tracing::{error, info, warn};
 
 use crate::config::Config;
 use crate::database::Database;
+use crate::input::Inputs;
 use crate::journal::JournalHandle;
 use crate::kafka::consumer::{self, ConsumerHandle};
 use crate::kafka::events::{Assigned, Command, Event, Messages};
@@ -68,6 +71,7 @@ use open_batch::OpenBatch;
 use partitions::Partitions;
 use start::{Resolution, Starter};
 use starts::Starts;
+use subscription::Subscription;
 use survey::{Survey, Surveyor};
 use topic_settings::PointsInSeries;
 use watch::{Monitor, Observation};
@@ -92,6 +96,14 @@ pub enum RunError {
     /// The client for questions cannot start.
     #[error("librdkafka refuses the client: {0}")]
     Lookup(#[from] crate::kafka::Error),
+    /// A topic is of several inputs.
+    #[error("{key}: {text}")]
+    Contested {
+        /// The key of the configuration.
+        key: String,
+        /// What is wrong, and what to do.
+        text: String,
+    },
     /// Nobody has the journal any more; a new process opens it again.
     #[error("the journal's thread has ended by an internal error; start the worker again")]
     JournalEnded,
@@ -104,7 +116,7 @@ impl RunError {
             Self::Consumer(consumer::StartError::Kafka(error)) | Self::Lookup(error) => {
                 crate::kafka::refused_property(error)
             }
-            Self::Consumer(consumer::StartError::Thread(_)) | Self::JournalEnded => None,
+            Self::Consumer(consumer::StartError::Thread(_)) | Self::Contested { .. } | Self::JournalEnded => None,
         }
     }
 }
@@ -128,10 +140,13 @@ pub async fn run(
     health.update_facts(|facts| facts.group.ask());
     let member = Member::new(&config.pipeline, database.identity());
     let (kafka, beats) = (&config.kafka, Arc::clone(&health));
-    let consumer = consumer::spawn(kafka, member.clone(), budget.clone(), beats, event_sender, message_sender)?;
-    let watch = Monitor::new(Arc::clone(&config), Arc::clone(&lookup), database.clone(), Arc::clone(&health));
+    let inputs = config.inputs();
+    let subscription = Subscription::new(inputs.clone(), &kafka.dead_letter_topic, Arc::clone(&lookup));
+    let topics = subscription.topics().to_vec();
+    let consumer = consumer::spawn(kafka, member.clone(), topics, budget.clone(), beats, event_sender, message_sender)?;
+    let watch = Monitor::new(inputs.clone(), Arc::clone(&lookup), database.clone(), Arc::clone(&health));
     let starter = Starter {
-        inputs: config.inputs(),
+        inputs: inputs.clone(),
         kafka: config.kafka.clone(),
         lookup: Arc::clone(&lookup),
         database: database.clone(),
@@ -143,7 +158,8 @@ pub async fn run(
     let settings = TopicSettings::new(&config.kafka)?;
     let points_in_series = PointsInSeries::default();
     let (seen, told) = (points_in_series.clone(), Arc::clone(&health));
-    background.spawn(topic_settings::watch(Arc::clone(&config), settings, seen, told));
+    let topics = subscription.follow();
+    background.spawn(topic_settings::watch(Arc::clone(&config), (inputs.clone(), topics), settings, seen, told));
     let membership = Membership::new(&config, &lookup, &database, (&consumer, member), &health);
     background.spawn(membership.keep());
     let writer = Writer::new(&config, database.clone(), lookup, points_in_series.clone());
@@ -165,6 +181,8 @@ pub async fn run(
         journaling: Journaling::new(journal, &config, database, writer),
         copies,
         watch,
+        subscription,
+        inputs,
         times: Times { movable_since: Instant::now(), calm_since: Instant::now() },
         log: LogLimit::default(),
         config,
@@ -204,6 +222,8 @@ struct Pipeline {
     /// The publishing of copies of dead letters, if they are published.
     copies: Option<CopyPublisher>,
     watch: Monitor,
+    subscription: Subscription,
+    inputs: Inputs,
     times: Times,
     log: LogLimit,
 }
@@ -238,6 +258,11 @@ impl Pipeline {
                 Some(ended) = self.writers.next() => self.on_written(ended),
                 resolution = self.starts.next() => self.on_starts(resolution),
                 Some(observation) = self.watch.next() => self.on_observation(observation),
+                change = self.subscription.next() => {
+                    if let Err(refusal) = self.on_topics(&change) {
+                        break Err(refusal);
+                    }
+                }
                 survey = self.surveyor.next() => self.on_survey(survey),
                 appended = self.journaling.next_append() => {
                     self.partitions.mark_saved(&appended.saved);
