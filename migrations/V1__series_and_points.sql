@@ -15,8 +15,10 @@ create table time_series_metadata (
 
 create index idx_time_series_metadata_created_at on time_series_metadata (created_at);
 create index idx_time_series_metadata_time_column on time_series_metadata (time_column);
+create index idx_time_series_metadata_labels on time_series_metadata using gin (labels jsonb_path_ops);
 
 comment on column time_series_metadata.value_columns is 'a JSON array of column names';
+comment on column time_series_metadata.labels is 'a JSON object; null: there are none';
 
 -- The identity's cache is large because each writer's connection takes one for every point of a batch.
 create table time_series_data_points (

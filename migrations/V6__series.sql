@@ -2,10 +2,11 @@
 -- optional, what such a program reads is never NULL, and a series that is deleted takes its points with it.
 
 -- A series' state besides its row: the message of its definition, so that a replay never puts an older definition over a newer
--- one, and the columns that its points have had.
+-- one, the labels of the definition, which points do not change, and the columns that its points have had.
 create table ingest_series (
     series_id text collate "C" primary key,
     defined_columns text[],
+    defined_labels jsonb,
     seen_columns text[] not null default '{}',
     message_time timestamptz,
     source_id integer,
@@ -43,6 +44,15 @@ language sql immutable as $$
     ))::text
 $$;
 
+-- Returns an object without the keys of another one. What is not an object, as another program may have written it, counts as
+-- an empty one.
+create function ingest_without_keys(p_object jsonb, p_keys jsonb) returns jsonb
+language sql immutable as $$
+    select case when jsonb_typeof(p_object) = 'object'
+        then p_object - array(select jsonb_object_keys(coalesce(p_keys, '{}')))
+        else '{}' end
+$$;
+
 -- Locks the rows of these series, in one order, against being deleted or changed before the transaction ends; creates missing
 -- ones as placeholders.
 create function ingest_lock_or_create_series(p_ids text[]) returns void
@@ -54,27 +64,28 @@ language sql as $$
 $$;
 
 -- Creates or updates series by their definitions, if these are newer than the stored ones; p_columns holds JSON arrays,
--- p_message_ms Kafka's times. Of two definitions the one with the later Kafka time is newer, then the one with the higher
+-- p_message_ms Kafka's times, p_labels JSON objects, or NULL where a definition leaves the labels as they are. Of two definitions the one with the later Kafka time is newer, then the one with the higher
 -- offset. Returns how many of them differ from what another message says of the same series. The rows of time_series_metadata
 -- are locked before those of ingest_series, as by a program that deletes a series.
 create function ingest_define_series(
     p_ids text[], p_names text[], p_descriptions text[], p_time_columns text[], p_columns text[],
-    p_message_ms bigint[], p_sources uuid[], p_partitions integer[], p_offsets bigint[])
+    p_message_ms bigint[], p_sources uuid[], p_partitions integer[], p_offsets bigint[], p_labels text[] default '{}')
 returns bigint
 language plpgsql as $$
 #variable_conflict use_column
 declare
     conflicts bigint;
+    freed bigint;
 begin
     with given as (
         select
             id, name, description, coalesce(time_column, 'timestamp') as time_column,
             array(select json_array_elements_text(columns::json)) as columns,
             to_timestamp(message_ms / 1000.0) as message_time,
-            ingest_source_number(source_key) as source_id, partition, "offset"
+            ingest_source_number(source_key) as source_id, partition, "offset", labels::jsonb as labels
         from unnest(p_ids, p_names, p_descriptions, p_time_columns, p_columns,
-                    p_message_ms, p_sources, p_partitions, p_offsets)
-            as t (id, name, description, time_column, columns, message_ms, source_key, partition, "offset")
+                    p_message_ms, p_sources, p_partitions, p_offsets, p_labels)
+            as t (id, name, description, time_column, columns, message_ms, source_key, partition, "offset", labels)
     ), definition as (
         select distinct on (id collate "C") *
         from given
@@ -88,32 +99,49 @@ begin
     left join time_series_metadata as series on series.id = stored.series_id
     where (given.name, given.description, given.time_column, given.columns)
             is distinct from (definition.name, definition.description, definition.time_column, definition.columns)
+        or coalesce(given.labels <> definition.labels, false)
         or series.id is not null
-            and (given.name, given.description, given.time_column, given.columns)
-                is distinct from (series.name, series.description, series.time_column, stored.defined_columns);
+            and ((given.name, given.description, given.time_column, given.columns)
+                    is distinct from (series.name, series.description, series.time_column, stored.defined_columns)
+                or coalesce(given.labels <> stored.defined_labels, false));
 
     perform ingest_lock_or_create_series(p_ids);
 
-    with definition as (
-        select distinct on (id collate "C")
+    with given as (
+        select
             id, name, description, coalesce(time_column, 'timestamp') as time_column,
             array(select json_array_elements_text(columns::json)) as columns,
             to_timestamp(message_ms / 1000.0) as message_time,
-            ingest_source_number(source_key) as source_id, partition, "offset"
+            ingest_source_number(source_key) as source_id, partition, "offset", labels::jsonb as labels
         from unnest(p_ids, p_names, p_descriptions, p_time_columns, p_columns,
-                    p_message_ms, p_sources, p_partitions, p_offsets)
-            as t (id, name, description, time_column, columns, message_ms, source_key, partition, "offset")
-        order by id collate "C", message_ms desc, "offset" desc, partition desc, ingest_source_number(source_key) desc
+                    p_message_ms, p_sources, p_partitions, p_offsets, p_labels)
+            as t (id, name, description, time_column, columns, message_ms, source_key, partition, "offset", labels)
+    ), definition as (
+        select distinct on (id collate "C") *
+        from given
+        order by id collate "C", message_time desc, "offset" desc, partition desc, source_id desc
+    ), labelled as (
+        -- What the newest of them that has labels says of them, unless what is stored is newer.
+        select distinct on (given.id collate "C") given.id, given.labels, stored.defined_labels as before
+        from given left join ingest_series as stored on stored.series_id = given.id
+        where given.labels is not null
+            and (stored.message_time is null
+                or (given.message_time, given."offset", given.partition, given.source_id)
+                    >= (stored.message_time, stored."offset", stored.partition, stored.source_id))
+        order by given.id collate "C", given.message_time desc, given."offset" desc, given.partition desc,
+            given.source_id desc
     ), newer as (
         -- Columns that another program has written into the row stay in it, as if points had had them.
         insert into ingest_series as stored
-            (series_id, defined_columns, seen_columns, message_time, source_id, partition, "offset")
-        select definition.id, definition.columns, coalesce(ingest_parse_columns(series.value_columns), '{}'),
+            (series_id, defined_columns, defined_labels, seen_columns, message_time, source_id, partition, "offset")
+        select definition.id, definition.columns, labelled.labels, coalesce(ingest_parse_columns(series.value_columns), '{}'),
             definition.message_time, definition.source_id, definition.partition, definition."offset"
         from definition join time_series_metadata as series on series.id = definition.id
+        left join labelled on labelled.id = definition.id
         order by definition.id collate "C"
         on conflict (series_id) do update set
             defined_columns = excluded.defined_columns,
+            defined_labels = coalesce(excluded.defined_labels, stored.defined_labels),
             seen_columns = array(
                 select distinct name from unnest(stored.seen_columns || excluded.seen_columns) as name
                 where name = any (stored.seen_columns) or not name = any (coalesce(stored.defined_columns, '{}'))),
@@ -125,27 +153,45 @@ begin
             or (excluded.message_time, excluded."offset", excluded.partition, excluded.source_id)
                 >= (stored.message_time, stored."offset", stored.partition, stored.source_id)
         returning series_id, ingest_value_columns(defined_columns, seen_columns) as value_columns
+    ), after as (
+        -- The labels of points and of other programs stay; those that a definition has had and has no longer go.
+        select definition.*, newer.value_columns, case when labelled.id is null then series.labels else
+            nullif(ingest_without_keys(series.labels, labelled.before) || labelled.labels, '{}') end as all_labels
+        from definition join newer on newer.series_id = definition.id
+        join time_series_metadata as series on series.id = definition.id
+        left join labelled on labelled.id = definition.id
+    ), changed as (
+        update time_series_metadata as series set
+            name = after.name,
+            description = after.description,
+            time_column = after.time_column,
+            value_columns = after.value_columns,
+            labels = after.all_labels,
+            updated_at = now()
+        from after
+        where series.id = after.id
+            and (series.name, series.description, series.time_column, series.value_columns, series.labels)
+                is distinct from (after.name, after.description, after.time_column, after.value_columns, after.all_labels)
     )
-    update time_series_metadata as series set
-        name = definition.name,
-        description = definition.description,
-        time_column = definition.time_column,
-        value_columns = newer.value_columns,
-        updated_at = now()
-    from definition join newer on newer.series_id = definition.id
-    where series.id = definition.id
-        and (series.name, series.description, series.time_column, series.value_columns)
-            is distinct from (definition.name, definition.description, definition.time_column, newer.value_columns);
+    select count(*) into freed from labelled join newer on newer.series_id = labelled.id
+    where ingest_without_keys(labelled.before, labelled.labels) <> '{}';
+    if freed > 0 then
+        -- Points may set these labels again, which workers have not written while the definition had them.
+        perform nextval('ingest_series_change');
+    end if;
     return conflicts;
 end $$;
 
 -- Ensures that each series of the (series, column) pairs has a row, and that its columns are listed. Columns that another
 -- program has written into the row stay: the others are added after them. A text that is not a JSON array is replaced by one.
-create function ingest_ensure_series(p_ids text[], p_columns text[]) returns void
+-- Likewise each of the series p_labelled gets its labels of p_labels, JSON objects, except those that a definition has.
+create function ingest_ensure_series(
+    p_ids text[], p_columns text[], p_labelled text[] default '{}', p_labels text[] default '{}') returns void
 language plpgsql as $$
 #variable_conflict use_column
 begin
-    perform ingest_lock_or_create_series(p_ids);
+    -- All rows at once: in two steps their order would be another, and two transactions could wait for each other.
+    perform ingest_lock_or_create_series(p_ids || p_labelled);
 
     with pair as (
         select id, array_agg(distinct column_name) as columns
@@ -174,6 +220,19 @@ begin
     where series.id = changed.id
         -- Another spelling of the same list stays as well.
         and ingest_parse_columns(series.value_columns) is distinct from ingest_parse_columns(changed.value_columns);
+
+    with given as (
+        select id, labels::jsonb as labels from unnest(p_labelled, p_labels) as t (id, labels)
+    ), changed as (
+        select series.id, nullif(
+            ingest_without_keys(series.labels, null) || ingest_without_keys(given.labels, stored.defined_labels),
+            '{}') as labels
+        from given join time_series_metadata as series on series.id = given.id
+        left join ingest_series as stored on stored.series_id = given.id
+    )
+    update time_series_metadata as series set labels = changed.labels, updated_at = now()
+    from changed
+    where series.id = changed.id and series.labels is distinct from changed.labels;
 end $$;
 
 -- After another program has set a series' columns: those that it omits are no longer known, and are listed again when points of

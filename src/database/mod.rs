@@ -4,6 +4,7 @@
 //! - [`schema`]: the tables: migrations, what they must be, profiles and roles.
 //! - `progress`: which offsets are applied, and the claim.
 //! - [`mod@write`]: the one transaction {COPY, dead letters, claim, COMMIT}.
+//! - `health`: whether the database answers and takes writes.
 //! - `waits`: whose locks work waits for.
 //! - [`dead_letters`]: messages that cannot be stored, and what is done with them.
 //! - [`error`]: what a failure means; [`verdict`]: what follows it.
@@ -18,15 +19,19 @@ pub mod write;
 
 mod class;
 mod connection;
+mod health;
 mod progress;
 mod waits;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 pub use error::{Class, Error};
+use health::Operation;
+pub use health::State;
+pub use progress::admin::{NO_ISLANDS, ProgressRow};
 pub use progress::{Applied, Coverage, Elsewhere};
 pub use write::series::ReferentialCheck;
 pub use write::{ClaimOrder, Oversized, Written};
@@ -36,22 +41,17 @@ use crate::config::{self, OnDuplicate, UnknownSeries};
 use crate::database::connection::step::Step;
 use crate::message::Points;
 use crate::raw::Source;
-use crate::telemetry::metrics;
 
 use connection::pool::Connections;
 use connection::session::Session;
-use jiff::Timestamp;
 use progress::{Claim, ResolvedSources, SourceIds};
 use schema::profile::Table;
-use tracing::info;
 use uuid::Uuid;
 use write::chunks::KnownChunks;
 use write::insert::Store;
 use write::locks::Locks;
 use write::series::KnownSeries;
 
-/// How the server prints progress without islands.
-pub const NO_ISLANDS: &str = "{}";
 /// What the tables and their functions have as the time of a message without one.
 const NO_TIME: i64 = 0;
 /// It inserts no row, and fails on a server that takes no writes.
@@ -61,37 +61,6 @@ const ANSWER_MARGIN: Duration = Duration::from_secs(5);
 
 /// How many batches without a refused row it takes until the next is expected to have none either.
 const REFUSALS_EXPECTED: u32 = 4;
-
-/// A partition's progress as `progress show` prints it.
-#[derive(Debug, Clone, serde::Serialize)]
-pub struct ProgressRow {
-    /// The source's number, for a person: another database may give it to another source.
-    pub source_id: i32,
-    /// The source's key.
-    #[serde(skip)]
-    pub source_key: Uuid,
-    /// The cluster's id.
-    pub cluster_id: String,
-    /// The topic's name.
-    pub topic: String,
-    /// The topic's id.
-    pub topic_id: String,
-    /// The partition's number.
-    pub partition: i32,
-    /// Every offset below it is applied.
-    pub next_offset: i64,
-    /// The islands applied above it.
-    pub ahead: String,
-    /// When it was last moved.
-    pub updated_at: String,
-}
-
-impl ProgressRow {
-    /// Returns `true` if offsets above the next one are applied.
-    pub fn has_islands(&self) -> bool {
-        self.ahead != NO_ISLANDS
-    }
-}
 
 /// The database as the pipeline uses it. Clones share the connections.
 #[derive(Debug, Clone)]
@@ -117,52 +86,6 @@ pub struct Database {
     expected_refusals: Arc<AtomicU32>,
     state: Arc<Mutex<State>>,
     table: Arc<Mutex<Option<Table>>>,
-}
-
-/// The database's health.
-#[derive(Debug, Clone)]
-pub struct State {
-    /// Whether it does what it is asked. After a failed write only a write says so: a server whose disk is full answers
-    /// questions.
-    pub up: bool,
-    /// When it became so.
-    pub since: Instant,
-    /// Whether it answers questions, so that a write is worth trying.
-    pub answers: bool,
-    write_failed: bool,
-    /// When the last good answer came.
-    pub last_success: Option<Instant>,
-    /// What keeps points from naming a series without a row; `None` before the first are written.
-    pub reference: Option<ReferentialCheck>,
-    /// The last failure's words and class, while it lasts.
-    pub failure: Option<(String, Class)>,
-    /// When that failure happened.
-    pub failed_at: Option<Timestamp>,
-    /// Whether that is an outage that ends only when an operator fixes something: [`Error::is_refusal`].
-    pub refused: bool,
-}
-
-impl State {
-    fn new(up: bool) -> Self {
-        Self {
-            up,
-            since: Instant::now(),
-            answers: up,
-            write_failed: false,
-            last_success: None,
-            reference: None,
-            failure: None,
-            failed_at: None,
-            refused: false,
-        }
-    }
-}
-
-/// What the database was asked to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Operation {
-    Read,
-    Write,
 }
 
 impl Database {
@@ -253,71 +176,6 @@ impl Database {
             progress::record_gap(&mut session, key, partition, interval, reason).await
         };
         self.recorded(work.await)
-    }
-
-    /// The progress of this pipeline, of one topic or of all.
-    ///
-    /// # Errors
-    /// If the database does not answer.
-    pub async fn progress(&self, topic: Option<&str>) -> Result<Vec<ProgressRow>, Error> {
-        let mut session = self.session().await?;
-        let rows = session
-            .query(
-                Step::Other("read the progress"),
-                "select source.id, source.cluster_id, source.topic, source.topic_id, progress.partition,
-                        progress.next_offset, progress.ahead::text,
-                        to_char(progress.updated_at at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'),
-                        source.key
-                 from ingest_progress as progress join ingest_source as source on source.id = progress.source_id
-                 where source.pipeline = $1 and ($2::text is null or source.topic = $2)
-                 order by source.topic, source.id, progress.partition",
-                &[&self.pipeline.as_ref(), &topic],
-            )
-            .await?;
-        Ok(rows
-            .iter()
-            .map(|row| ProgressRow {
-                source_id: row.get(0),
-                cluster_id: row.get(1),
-                topic: row.get(2),
-                topic_id: row.get(3),
-                partition: row.get(4),
-                next_offset: row.get(5),
-                ahead: row.get(6),
-                updated_at: row.get(7),
-                source_key: row.get(8),
-            })
-            .collect())
-    }
-
-    /// Sets the next offset of partitions of a source, and forgets the islands above it; returns their number. A
-    /// partition that is set back is written again: its points are then duplicates.
-    ///
-    /// # Errors
-    /// If the database does not answer.
-    pub async fn reset_progress(&self, source: Uuid, partition: Option<i32>, next_offset: i64) -> Result<usize, Error> {
-        let mut session = self.session().await?;
-        let rows = session
-            .query(
-                Step::Other("reset the progress"),
-                // What is read again is no gap any more, or a journal would fill it once more.
-                "with moved as (
-                     update ingest_progress set next_offset = $3, ahead = '{}', updated_at = now()
-                     where source_id = ingest_source_number($1) and ($2::integer is null or partition = $2) returning source_id, partition
-                 ), cut as (
-                     update ingest_gap as gap set until_offset = $3 from moved
-                     where gap.source_id = moved.source_id and gap.partition = moved.partition
-                         and gap.from_offset < $3 and gap.until_offset > $3
-                 ), forgotten as (
-                     delete from ingest_gap as gap using moved
-                     where gap.source_id = moved.source_id and gap.partition = moved.partition
-                         and gap.from_offset >= $3
-                 )
-                 select partition from moved",
-                &[&source, &partition, &next_offset],
-            )
-            .await?;
-        Ok(rows.len())
     }
 
     /// What keeps points from naming a series without a row, for this role and this table as they are now.
@@ -443,29 +301,11 @@ impl Database {
         self.connections.close();
     }
 
-    /// The database's health.
-    pub fn state(&self) -> State {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
     /// Forgets what the database was known to have: it may be another one, or have lost its last transactions.
     pub fn forget(&self) {
         self.sources.forget();
         self.known_series.forget();
         self.known_chunks.forget();
-    }
-
-    /// Takes answers to questions as a sign that writes succeed, too, if there is nothing to write that would tell.
-    pub fn trust_answers(&self) {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).write_failed = false;
-    }
-
-    fn recorded<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
-        match &result {
-            Ok(_) => self.record_success(Operation::Read),
-            Err(failure) => self.record_failure(failure, Operation::Read),
-        }
-        result
     }
 
     /// Returns `true` if rows are refused so often that a batch is better copied in pieces from the start.
@@ -477,68 +317,5 @@ impl Database {
     fn record_refused_messages(&self, messages: usize) {
         let next = |expected: u32| Some(if messages > 0 { REFUSALS_EXPECTED } else { expected.saturating_sub(1) });
         let _always_a_next = self.expected_refusals.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
-    }
-
-    fn record_reference(&self, reference: ReferentialCheck) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.reference != Some(reference) {
-            info!(reference = reference.as_str(), "{}", reference.describe());
-            metrics::foreign_key_trigger(reference == ReferentialCheck::Trigger);
-            state.reference = Some(reference);
-        }
-    }
-
-    fn record_success(&self, asked: Operation) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.answers = true;
-        if !state.up && (asked == Operation::Write || !state.write_failed) {
-            *state = State { reference: state.reference, ..State::new(true) };
-            metrics::database_up(true);
-        }
-        state.last_success = Some(Instant::now());
-    }
-
-    /// A refused row or an overlap is an answer: the database is up. So it is when it cancels a statement, or has no room for
-    /// one: that may be for a single message, and all others can be written.
-    fn record_failure(&self, failure: &Error, asked: Operation) {
-        let class = failure.class();
-        metrics::database_error(class.as_str());
-        if class == Class::Progress {
-            // What is cached may be of another database.
-            self.forget();
-        }
-        let is_answer = !(matches!(class, Class::Outage | Class::Internal) || failure.is_lock_timeout());
-        if is_answer || failure.is_canceled() || failure.is_out_of_room() {
-            return;
-        }
-        self.record_outage(failure, asked, Instant::now());
-    }
-
-    /// Records that nothing is written because of another session's lock, which was waited for since then.
-    pub fn record_blocked(&self, failure: &Error, since: Instant) {
-        self.record_outage(failure, Operation::Write, since);
-    }
-
-    fn record_outage(&self, failure: &Error, asked: Operation, since: Instant) {
-        let class = failure.class();
-        if class == Class::Internal || failure.is_read_only() {
-            // The cause may be a setting that a session keeps from the time it was opened.
-            self.connections.renew();
-        }
-        if class == Class::Outage {
-            // Whatever comes back may not be what went away: a standby, or a restored backup.
-            self.forget();
-        }
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.up || state.failure.is_none() {
-            state.up = false;
-            state.since = since;
-        }
-        state.answers = false;
-        state.write_failed |= asked == Operation::Write;
-        state.failure = Some((failure.to_string(), class));
-        state.failed_at = Some(Timestamp::now());
-        state.refused = failure.is_refusal();
-        metrics::database_up(false);
     }
 }

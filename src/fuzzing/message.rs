@@ -1,5 +1,7 @@
 //! Any bytes as a message.
 
+use std::collections::BTreeMap;
+
 use serde::de::IgnoredAny;
 
 use crate::input::native::NativeDecoder;
@@ -116,6 +118,10 @@ fn check_points(message: &Message, points: &Points, before: usize) {
             assert_eq!(before, points.len());
             assert!(is_name(&series.id) && series.value_columns.iter().all(|column| is_name(column)));
             assert!(series.time_column.as_deref().is_none_or(is_name));
+            let labels = series.labels.as_deref().map(serde_json::from_str::<BTreeMap<String, serde_json::Value>>);
+            let labels = labels.transpose().expect("labels are an object of JSON").unwrap_or_default();
+            assert!(labels.len() <= 100 && labels.keys().all(|name| is_name(name)));
+            assert!(labels.values().all(|value| value.is_string() || value.is_number() || value.is_boolean()));
             let texts = [series.name.as_ref(), series.description.as_ref()];
             assert!(texts.into_iter().flatten().all(|text| !text.contains('\0')));
         }

@@ -51,7 +51,7 @@ mod tests {
     use super::*;
 
     /// Pieces of messages, put together at random, are nearer to the contract than random bytes.
-    const PIECES: [&str; 43] = [
+    const PIECES: [&str; 44] = [
         "{",
         "}",
         "[",
@@ -95,6 +95,7 @@ mod tests {
         "\"columns\":{\"c\":[",
         "]}}",
         "\"value_columns\":[\"a\"]",
+        "\"labels\":{\"a\":\"b\",\"c\":1}",
     ];
 
     fn bytes(up_to: usize) -> impl Strategy<Value = Vec<u8>> {

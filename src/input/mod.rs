@@ -17,6 +17,7 @@ mod decoder;
 mod influx;
 pub mod inspect;
 mod json;
+mod labels;
 pub mod native;
 mod options;
 mod pointer;

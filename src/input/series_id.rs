@@ -1,5 +1,7 @@
 //! The ids of the series of metrics: a name and its tags, `cpu,host=a,region=eu`. The same from every format.
 
+use super::labels::quote;
+
 /// One tag: where its name and its value stand in a buffer of text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Tag {
@@ -34,20 +36,6 @@ pub(super) fn write_labels(json: &mut String, tags: &[Tag], text: &str) {
     json.push('}');
 }
 
-/// Writes a text as a string of JSON.
-pub(super) fn quote(json: &mut String, text: &str) {
-    json.push('"');
-    for c in text.chars() {
-        match c {
-            '"' => json.push_str("\\\""),
-            '\\' => json.push_str("\\\\"),
-            c if c < ' ' => json.push_str(&format!("\\u{:04x}", u32::from(c))),
-            c => json.push(c),
-        }
-    }
-    json.push('"');
-}
-
 fn escape(id: &mut String, text: &str, special: &[char]) {
     for c in text.chars() {
         if special.contains(&c) {
@@ -71,8 +59,5 @@ mod tests {
         assert_eq!(id, r"cpu\ load\,1,host=a\ b\,c\=d,region=eu");
         write_labels(&mut labels, &tags, text);
         assert_eq!(labels, r#"{"host":"a b,c=d","region":"eu"}"#);
-        let mut quoted = String::new();
-        quote(&mut quoted, "a\"\\\n\u{1}é");
-        assert_eq!(serde_json::from_str::<String>(&quoted).unwrap(), "a\"\\\n\u{1}é");
     }
 }

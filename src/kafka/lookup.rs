@@ -18,7 +18,6 @@ use super::diagnosis;
 use super::member::Member;
 use super::partition::{LogRange, TopicPartition};
 use super::settings;
-use super::topic_id::{self, Described, Topic};
 use crate::config::Kafka;
 use crate::telemetry::escaped;
 
@@ -38,8 +37,8 @@ const TOKEN_TIMEOUT: Duration = Duration::from_secs(5);
 /// A client that asks.
 pub struct Lookup {
     client: BaseConsumer<AuthContext>,
-    kafka: Kafka,
-    answered: Mutex<Option<Instant>>,
+    pub(super) kafka: Kafka,
+    pub(super) answered: Mutex<Option<Instant>>,
 }
 
 impl std::fmt::Debug for Lookup {
@@ -190,7 +189,7 @@ impl Lookup {
     }
 
     /// Asks; nobody else polls this client, so what librdkafka has to say by itself is heard before and after.
-    fn ask<T>(
+    pub(super) fn ask<T>(
         &self,
         what: Refused,
         question: impl FnOnce(&BaseConsumer<AuthContext>) -> Result<T, KafkaError>,
@@ -228,69 +227,6 @@ impl Lookup {
             id.ok_or(KafkaError::MetadataFetch(RDKafkaErrorCode::OperationTimedOut))
         };
         self.ask(Refused::Connection, id).ok()
-    }
-
-    /// The topics as the brokers describe them, with one question for all of them.
-    ///
-    /// # Errors
-    /// If the brokers do not answer.
-    pub fn topics(&self, names: &[&str]) -> Result<Described, KafkaError> {
-        if names.is_empty() {
-            return Ok(Vec::new());
-        }
-        let described = self.ask(Refused::Topic, |client| topic_id::describe(client.client(), names, TIMEOUT));
-        self.note_answer(described)
-    }
-
-    /// A topic as the brokers describe it.
-    ///
-    /// # Errors
-    /// If the brokers do not answer, or the topic does not exist or may not be seen.
-    pub fn topic(&self, name: &str) -> Result<Topic, KafkaError> {
-        let described = self.topics(&[name])?.into_iter().next();
-        described.map_or(Err(KafkaError::AdminOp(RDKafkaErrorCode::BadMessage)), |(_, topic)| topic)
-    }
-
-    /// The ids of topics in base 64, by name; those that do not exist, and those of brokers that give no ids, are omitted.
-    ///
-    /// # Errors
-    /// If the brokers do not answer, or some topic may not be seen.
-    pub fn topic_ids(&self, names: &[&str]) -> Result<HashMap<String, String>, KafkaError> {
-        let mut ids = HashMap::new();
-        for (name, topic) in self.topics(names)? {
-            match topic {
-                Ok(topic) => ids.extend(topic.id.map(|id| (name, id))),
-                Err(error) if is_missing_topic(&error) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(ids)
-    }
-
-    /// The names of all topics that there are, as far as this client's user may see them.
-    ///
-    /// # Errors
-    /// If the brokers do not answer.
-    pub fn topic_names(&self) -> Result<Vec<String>, KafkaError> {
-        let metadata = self.note_answer(self.ask(Refused::Topic, |client| client.fetch_metadata(None, TIMEOUT)))?;
-        let there = metadata.topics().iter().filter(|topic| topic.error().is_none());
-        Ok(there.map(|topic| topic.name().to_owned()).collect())
-    }
-
-    /// Records that a broker has answered, unless it has not.
-    fn note_answer<T>(&self, answer: Result<T, KafkaError>) -> Result<T, KafkaError> {
-        if answer.as_ref().err().is_none_or(|error| !is_silence(error)) {
-            *self.answered.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
-        }
-        answer
-    }
-
-    /// A topic to name in a question that is about none; `None`, which means all topics, where the configuration names none.
-    fn any_topic(&self) -> Option<&str> {
-        [&self.kafka.points_topic, &self.kafka.series_topic]
-            .into_iter()
-            .find(|topic| !topic.is_empty())
-            .map(String::as_str)
     }
 
     /// The range of offsets of each partition; partitions whose leader does not answer are omitted.
@@ -379,7 +315,7 @@ pub fn is_missing_topic(error: &KafkaError) -> bool {
 }
 
 /// Returns `true` if an error says that no broker has answered.
-fn is_silence(error: &KafkaError) -> bool {
+pub(super) fn is_silence(error: &KafkaError) -> bool {
     use RDKafkaErrorCode as Code;
     matches!(
         code_of(error),

@@ -44,6 +44,9 @@ pub struct SeriesCreate {
     pub time_column: Option<String>,
     /// Its columns, in the message's order.
     pub value_columns: Vec<String>,
+    /// Its labels, an object of JSON with sorted keys and without white space; `None` leaves those that it has, and an empty
+    /// one removes those of its definition.
+    pub labels: Option<String>,
 }
 
 /// What a message may be at most; beyond it, it is rejected.

@@ -63,6 +63,8 @@ pub struct Points {
     series: Vec<Box<str>>,
     /// The labels of each series, as an object of JSON.
     labels: Vec<Option<Box<str>>>,
+    /// What labels were before the last message set others, for if it is rejected.
+    labels_before: Vec<(SeriesIndex, Option<Box<str>>)>,
     keys: Vec<Key>,
     series_by_name: HashTable<u32>,
     keys_by_name: HashTable<u32>,
@@ -106,6 +108,7 @@ impl Points {
     /// Begins a message; the mark cuts back to before it.
     pub fn begin_message(&mut self) -> Mark {
         self.message += 1;
+        self.labels_before.clear();
         Mark { series: self.series.len(), keys: self.keys.len(), points: self.len() }
     }
 
@@ -125,8 +128,10 @@ impl Points {
         if labels.as_deref() == Some(json) {
             return;
         }
+        let before = labels.replace(json.into());
         self.name_bytes += json.len();
-        self.name_bytes -= labels.replace(json.into()).map_or(0, |before| before.len());
+        self.name_bytes -= length(before.as_ref());
+        self.labels_before.push((series, before));
     }
 
     /// Each series that has labels, with them.
@@ -134,8 +139,13 @@ impl Points {
         self.series.iter().zip(&self.labels).filter_map(|(name, labels)| Some((&**name, labels.as_deref()?)))
     }
 
-    /// Removes what was added since `mark`, except labels of a series that was there before: the next message sets its own.
+    /// Removes what was added since `mark`, the beginning of the last message.
     pub fn cut_back(&mut self, mark: Mark) {
+        while let Some((series, before)) = self.labels_before.pop() {
+            self.name_bytes += length(before.as_ref());
+            let labels = &mut self.labels[series.0 as usize];
+            self.name_bytes -= length(std::mem::replace(labels, before).as_ref());
+        }
         self.key_of.truncate(mark.points);
         self.time_of.truncate(mark.points);
         self.value_of.truncate(mark.points);
@@ -150,7 +160,7 @@ impl Points {
         self.keys.truncate(mark.keys);
         for index in (mark.series..self.series.len()).rev() {
             let hash = self.hasher.hash_one(&*self.series[index]);
-            self.name_bytes -= self.series[index].len() + self.labels[index].as_ref().map_or(0, |labels| labels.len());
+            self.name_bytes -= self.series[index].len();
             if let Ok(entry) = self.series_by_name.find_entry(hash, |at| *at as usize == index) {
                 entry.remove();
             }
@@ -264,9 +274,15 @@ impl Points {
 
     /// Each series with its columns, in the order in which they came; a series without a column is among them.
     pub fn series_columns(&self) -> Vec<(&str, Vec<&str>)> {
-        let mut all: Vec<(&str, Vec<&str>)> = self.series.iter().map(|name| (&**name, Vec::new())).collect();
+        self.series_columns_and_labels().into_iter().map(|(series, _, columns)| (series, columns)).collect()
+    }
+
+    /// The same, with the labels of each series that has any.
+    pub fn series_columns_and_labels(&self) -> Vec<(&str, Option<&str>, Vec<&str>)> {
+        let named = self.series.iter().zip(&self.labels);
+        let mut all: Vec<_> = named.map(|(name, labels)| (&**name, labels.as_deref(), Vec::new())).collect();
         for key in &self.keys {
-            all[key.series as usize].1.push(&key.column);
+            all[key.series as usize].2.push(&*key.column);
         }
         all
     }
@@ -304,6 +320,10 @@ impl Points {
         }
         Order(order)
     }
+}
+
+fn length(labels: Option<&Box<str>>) -> usize {
+    labels.map_or(0, |labels| labels.len())
 }
 
 /// A batch is bounded by bytes and by points, far below what 32 bits count.
@@ -363,6 +383,29 @@ mod tests {
         assert_eq!(points.key(again, "x"), KeyIndex(1), "its name is given a new index");
         assert_eq!(points.series("a"), a);
         assert_eq!(points.key(a, "x"), KeyIndex(0));
+    }
+
+    #[test]
+    fn labels_are_those_of_the_last_message_that_was_not_rejected() {
+        let mut points = Points::default();
+        points.begin_message();
+        let a = points.series("a");
+        points.set_labels(a, r#"{"x":1}"#);
+        points.begin_message();
+        points.set_labels(a, r#"{"x":22}"#);
+        let before = points.bytes();
+        let mark = points.begin_message();
+        let b = points.series("b");
+        for labels in ["{}", r#"{"x":3}"#] {
+            points.set_labels(a, labels);
+            points.set_labels(b, labels);
+        }
+        points.cut_back(mark);
+        assert_eq!(points.series_labels().collect::<Vec<_>>(), [("a", r#"{"x":22}"#)]);
+        // Room that was made for what is gone stays.
+        assert!((before..before + 200).contains(&points.bytes()), "{} {before}", points.bytes());
+        let again = points.series("b");
+        assert_eq!(points.labels(again), None);
     }
 
     #[test]

@@ -5,10 +5,11 @@
 //! more messages: they stay charged to the memory budget, and the consumer pauses when that is used up.
 //!
 //! - [`partitions`](self): each partition's state: how far read, how far applied, what is on its way.
+//! - `setup`: how all of it is put together.
 //! - `membership`: when this worker joins the consumer group, and who else is in it.
 //! - `journaling`: the modes, and what goes to the journal and comes back from it.
 //! - `survey`: what of it the database has, and what is nowhere.
-//! - `starts`, `start`: when and where a partition starts, asked of the database and of Kafka.
+//! - `starts`, `start`, `start_topics`: when and where a partition starts, asked of the database and of Kafka.
 //! - `open_batch`, `dispatch`: the batch being filled, and when it goes to a writer.
 //! - `writers`, `writer`: the batches being written; one batch until it is committed, through outages, overlaps and refused rows.
 //! - `after_write`: what follows a batch that was written.
@@ -26,7 +27,9 @@ mod membership;
 mod new_cluster;
 mod open_batch;
 mod partitions;
+mod setup;
 mod start;
+mod start_topics;
 mod starts;
 mod subscription;
 mod survey;
@@ -42,22 +45,16 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use tokio::sync::mpsc::{self, UnboundedReceiver};
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
 use crate::config::Config;
-use crate::database::Database;
 use crate::input::Inputs;
-use crate::journal::JournalHandle;
-use crate::kafka::consumer::{self, ConsumerHandle};
+use crate::kafka::consumer::ConsumerHandle;
 use crate::kafka::events::{Assigned, Command, Event, Messages};
-use crate::kafka::lookup::Lookup;
-use crate::kafka::member::Member;
 use crate::kafka::partition::TopicPartition;
-use crate::kafka::settings;
-use crate::kafka::topic_settings::TopicSettings;
-use crate::raw::{Budget, Interval, MessageSet};
+use crate::raw::{Interval, MessageSet};
 use crate::telemetry::health::{Component, Health};
 use crate::telemetry::log_limit::LogLimit;
 use crate::telemetry::metrics;
@@ -65,149 +62,22 @@ use crate::telemetry::{self, lag};
 
 use dead_letter_copies::CopyPublisher;
 use journaling::{Journaling, Mode};
-use membership::Membership;
 pub(crate) use new_cluster::{islands_elsewhere, refused_move};
 use open_batch::OpenBatch;
 use partitions::Partitions;
-use start::{Resolution, Starter};
+pub use setup::{RunError, run, set_expectations};
+use start::Resolution;
 use starts::Starts;
 use subscription::Subscription;
 use survey::{Survey, Surveyor};
-use topic_settings::PointsInSeries;
 use watch::{Monitor, Observation};
 pub use watch::{ask_brokers, show_server};
-use writer::Writer;
 use writers::Writers;
 
 /// How often the loop looks at its clock when nothing happens.
 const TICK: Duration = Duration::from_millis(100);
-/// How much longer than its longest statement a healthy database may be silent: the worker's own timeout, and a question's
-/// interval.
-const DATABASE_MARGIN: Duration = Duration::from_secs(15);
 /// How long the consumer may take to say leaving.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Why the pipeline did not start, or ended by itself.
-#[derive(Debug, thiserror::Error)]
-pub enum RunError {
-    /// The consumer cannot start.
-    #[error(transparent)]
-    Consumer(#[from] consumer::StartError),
-    /// The client for questions cannot start.
-    #[error("librdkafka refuses the client: {0}")]
-    Lookup(#[from] crate::kafka::Error),
-    /// A topic is of several inputs.
-    #[error("{key}: {text}")]
-    Contested {
-        /// The key of the configuration.
-        key: String,
-        /// What is wrong, and what to do.
-        text: String,
-    },
-    /// Nobody has the journal any more; a new process opens it again.
-    #[error("the journal's thread has ended by an internal error; start the worker again")]
-    JournalEnded,
-}
-
-impl RunError {
-    /// The name of the property that librdkafka refuses, if that is the reason.
-    pub fn refused_property(&self) -> Option<&str> {
-        match self {
-            Self::Consumer(consumer::StartError::Kafka(error)) | Self::Lookup(error) => {
-                crate::kafka::refused_property(error)
-            }
-            Self::Consumer(consumer::StartError::Thread(_)) | Self::Contested { .. } | Self::JournalEnded => None,
-        }
-    }
-}
-
-/// Runs until `shutdown` is ready, and then until what was read is written or the drain's time is over.
-///
-/// # Errors
-/// If it cannot start, or has lost its journal. Faults of Kafka and of the database are waited out.
-pub async fn run(
-    config: Arc<Config>,
-    database: Database,
-    journal: JournalHandle,
-    health: Arc<Health>,
-    shutdown: impl Future<Output = ()>,
-) -> Result<(), RunError> {
-    let budget = Budget::new(buffer_bytes(&config));
-    let (event_sender, events) = mpsc::unbounded_channel();
-    let (message_sender, messages) = mpsc::unbounded_channel();
-    let lookup = Arc::new(Lookup::new(&config.kafka)?);
-    set_expectations(&config, &health);
-    health.update_facts(|facts| facts.group.ask());
-    let member = Member::new(&config.pipeline, database.identity());
-    let (kafka, beats) = (&config.kafka, Arc::clone(&health));
-    let inputs = config.inputs();
-    let subscription = Subscription::new(inputs.clone(), &kafka.dead_letter_topic, Arc::clone(&lookup));
-    let topics = subscription.topics().to_vec();
-    let consumer = consumer::spawn(kafka, member.clone(), topics, budget.clone(), beats, event_sender, message_sender)?;
-    let watch = Monitor::new(inputs.clone(), Arc::clone(&lookup), database.clone(), Arc::clone(&health));
-    let starter = Starter {
-        inputs: inputs.clone(),
-        kafka: config.kafka.clone(),
-        lookup: Arc::clone(&lookup),
-        database: database.clone(),
-        journal: journal.clone(),
-        journaling: false,
-        log: LogLimit::default(),
-    };
-    let mut background = JoinSet::new();
-    let settings = TopicSettings::new(&config.kafka)?;
-    let points_in_series = PointsInSeries::default();
-    let (seen, told) = (points_in_series.clone(), Arc::clone(&health));
-    let topics = subscription.follow();
-    background.spawn(topic_settings::watch(Arc::clone(&config), (inputs.clone(), topics), settings, seen, told));
-    let membership = Membership::new(&config, &lookup, &database, (&consumer, member), &health);
-    background.spawn(membership.keep());
-    let writer = Writer::new(&config, database.clone(), lookup, points_in_series.clone());
-    let mut partitions = Partitions::default();
-    for record in journal.records().await.into_iter().flatten() {
-        partitions.mark_journaled(&record);
-    }
-    let copies = if config.kafka.dead_letter_topic.is_empty() {
-        None
-    } else {
-        Some(CopyPublisher::start(&config, database.clone(), Arc::clone(&health))?)
-    };
-    let pipeline = Pipeline {
-        open_batch: OpenBatch::new(&config, budget, points_in_series),
-        partitions,
-        starts: Starts::new(starter),
-        writers: Writers::new(writer.clone(), &config.database, !journal.is_absent()),
-        surveyor: Surveyor::new(journal.clone(), database.clone()),
-        journaling: Journaling::new(journal, &config, database, writer),
-        copies,
-        watch,
-        subscription,
-        inputs,
-        times: Times { movable_since: Instant::now(), calm_since: Instant::now() },
-        log: LogLimit::default(),
-        config,
-        health,
-        consumer,
-    };
-    pipeline.run(events, messages, background, shutdown).await
-}
-
-/// Sets the facts of health that the configuration has.
-pub fn set_expectations(config: &Config, health: &Health) {
-    let timeout = Duration::from_millis(config.database.statement_timeout_ms) + DATABASE_MARGIN;
-    health.update_facts(|facts| {
-        facts.brokers.addresses.clone_from(&config.kafka.brokers);
-        facts.group.name.clone_from(&config.kafka.group_id);
-        facts.group.session_timeout = Duration::from_millis(config.kafka.session_timeout_ms);
-        facts.database.timeout = timeout;
-    });
-}
-
-/// The part of the memory limit for messages and points. The rest is for what librdkafka fetches ahead, for encoding, and
-/// for the program itself.
-fn buffer_bytes(config: &Config) -> usize {
-    (config.memory.limit_bytes.saturating_sub(2 * settings::FETCHED_AHEAD_BYTES) / 3).max(settings::FETCHED_AHEAD_BYTES)
-}
 
 struct Pipeline {
     config: Arc<Config>,

@@ -10,6 +10,7 @@ use tracing::{error, info, warn};
 
 use super::new_cluster::{log_move, refused_move};
 use super::partitions::{InFlightPartitions, first_beyond};
+use super::start_topics::{Topic, Topics, log_starts};
 use crate::config::{Kafka, NewCluster, StartAt};
 use crate::database::{self, Class, Database, Elsewhere};
 use crate::input::Inputs;
@@ -19,7 +20,6 @@ use crate::kafka::lookup::Lookup;
 use crate::kafka::partition::{LogRange, TopicPartition};
 
 use crate::raw::{Partition, Source, holes};
-use crate::telemetry;
 use crate::telemetry::log_limit::LogLimit;
 use crate::telemetry::metrics;
 
@@ -27,8 +27,6 @@ use crate::telemetry::metrics;
 const RETENTION: &str = "retention";
 /// The number of topics that the database is asked about at the same time.
 const MOST_AT_ONCE: usize = 4;
-/// The number of partitions that have a line each in the log when they start.
-const MOST_LOGGED: usize = 20;
 /// The state of partitions that cannot start, in the log.
 const NOT_STARTED: &str = "start";
 
@@ -79,36 +77,6 @@ enum StartError {
     Task(#[from] JoinError),
     #[error("{0}")]
     Wait(String),
-}
-
-/// What Kafka says about the topics.
-struct Topics {
-    cluster_id: String,
-    /// The topics that there are, each with its id; an empty one if the broker gives none.
-    ids: HashMap<String, String>,
-    /// Why nothing is known of the others.
-    failures: HashMap<String, crate::kafka::Error>,
-    ranges: HashMap<TopicPartition, LogRange>,
-    /// The group's offsets: never above what the database has.
-    committed: HashMap<TopicPartition, i64>,
-}
-
-/// A topic whose partitions are to start.
-struct Topic<'a> {
-    source: &'a Arc<Source>,
-    kafka: &'a Topics,
-    in_flight: &'a InFlightPartitions,
-}
-
-impl Topic<'_> {
-    /// Returns the offset that the group has of the partition.
-    fn group_offset(&self, assigned: &Assigned) -> Option<i64> {
-        self.kafka.committed.get(&assigned.partition).copied()
-    }
-
-    fn in_flight(&self, partition: i32) -> Option<&Vec<(i64, i64)>> {
-        self.in_flight.get(&Partition::new(Arc::clone(self.source), partition))
-    }
 }
 
 impl Starter {
@@ -223,25 +191,9 @@ impl Starter {
 
     async fn ask_kafka(&self, partitions: Vec<TopicPartition>) -> Result<Topics, StartError> {
         let lookup = Arc::clone(&self.lookup);
-        let topics = tokio::task::spawn_blocking(move || -> Result<Option<Topics>, crate::kafka::Error> {
-            let mut names: Vec<&str> = partitions.iter().map(|one| one.topic.as_str()).collect();
-            names.sort_unstable();
-            names.dedup();
-            let (mut ids, mut failures) = (HashMap::new(), HashMap::new());
-            for (name, described) in lookup.topics(&names)? {
-                match described {
-                    Ok(topic) => drop(ids.insert(name, topic.id.unwrap_or_default())),
-                    Err(failure) => drop(failures.insert(name, failure)),
-                }
-            }
-            let partitions: Vec<TopicPartition> =
-                partitions.into_iter().filter(|one| ids.contains_key(&one.topic)).collect();
-            let ranges = lookup.log_ranges(&partitions)?;
-            let committed = lookup.committed(&partitions)?;
-            Ok(lookup.cluster_id().map(|cluster_id| Topics { cluster_id, ids, failures, ranges, committed }))
-        });
+        let topics = tokio::task::spawn_blocking(move || Topics::ask(&lookup, partitions)).await??;
         // Another id is another source, of which all would be read again: none is better than an empty one.
-        topics.await??.ok_or_else(|| StartError::Wait("the brokers do not give the cluster's id".to_owned()))
+        topics.ok_or_else(|| StartError::Wait("the brokers do not give the cluster's id".to_owned()))
     }
 
     fn source(&self, topic: &str, topics: &Topics) -> Source {
@@ -435,22 +387,6 @@ impl Starter {
             }
         }
         Ok(())
-    }
-}
-
-/// Logs where partitions start: a line for each, or one for all if there are many.
-fn log_starts(starts: &[Start], ranges: &HashMap<TopicPartition, LogRange>) {
-    if starts.len() > MOST_LOGGED {
-        let partitions = telemetry::partitions(starts.iter().map(|start| {
-            let TopicPartition { topic, number } = &start.assigned.partition;
-            (topic.as_str(), *number)
-        }));
-        info!(count = starts.len(), partitions, "partitions start");
-        return;
-    }
-    for Start { assigned: Assigned { partition: TopicPartition { topic, number }, .. }, offset, .. } in starts {
-        let log_end = ranges.get(&TopicPartition::new(topic.clone(), *number)).map(|range| range.end);
-        info!(topic, partition = number, offset, log_end, "partition starts");
     }
 }
 

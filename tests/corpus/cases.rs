@@ -37,6 +37,8 @@ pub(crate) enum Outcome {
         description: Option<String>,
         time_column: Option<String>,
         value_columns: Vec<String>,
+        /// An object of JSON.
+        labels: Option<String>,
     },
     Tombstone,
     DeadLetter {

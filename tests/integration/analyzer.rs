@@ -187,6 +187,7 @@ async fn tables_of_another_program_are_adopted_if_they_can_serve_and_refused_by_
         ),
         (METADATA.replace("id varchar(64)", "id uuid"), "column time_series_metadata.id is of type uuid, not text or"),
         (METADATA.replace("value_columns text", "value_columns jsonb"), "value_columns is of type jsonb"),
+        (METADATA.replace("value_columns", "labels text, value_columns"), "labels is of type text, not jsonb"),
         (METADATA.replace("description text", "description text, owner text not null"), "owner is not ours, NOT NULL"),
         (
             format!("{METADATA}; {}", POINTS.replace("double precision", "real")),
@@ -268,6 +269,8 @@ async fn tables_of_another_program_are_adopted_if_they_can_serve_and_refused_by_
         }
         let examination = schema::examine(&config).await.unwrap();
         assert!(examination.faults.is_empty(), "{:?}", examination.faults);
+        let remarks = format!("{:?}", examination.remarks);
+        assert!(!remarks.contains("labels"), "{remarks}");
         let repaired = "select id || ' ' || coalesce(name, '-') || ' ' || time_column || ' ' || value_columns
                         from time_series_metadata order by 1";
         let found = client.query(repaired, &[]).await.unwrap();

@@ -122,6 +122,11 @@ const CHANGES: &[(&str, &str, &str)] = &[
         "alter table ingest_dead_letter add column headers bytea",
         "the table ingest_dead_letter has no column headers",
     ),
+    (
+        "alter table time_series_metadata drop column labels, add column labels json",
+        "alter table time_series_metadata drop column labels, add column labels jsonb",
+        "column labels of time_series_metadata is of type json, and the program needs jsonb",
+    ),
     // What no list has is met by doing it.
     (
         "create function refuse() returns trigger language plpgsql as 'begin raise exception ''no points today''; end';
@@ -168,6 +173,8 @@ async fn what_run_refuses_check_names_with_the_same_exit_code() {
     for words in [
         "schema: the trigger see of time_series_data_points is not this program's",
         "without idx_time_series_data_points_series_time",
+        // It went with the column.
+        "the index idx_time_series_metadata_labels is missing or incomplete",
         ": run `series-ingest schema set-profile` with the one that it should have",
     ] {
         assert!(text(&output).contains(words), "{}", text(&output));

@@ -43,8 +43,8 @@ async fn every_case_of_the_corpus_goes_through_the_program() {
                 let value = |value: f64| bits((!value.is_nan()).then_some(value));
                 published.rows.extend(points.into_iter().map(|(s, c, time, v)| (s, c, time, value(v))));
             }
-            Outcome::SeriesCreate { id, name, description, time_column, value_columns } => {
-                series.push((id, name, description, time_column, value_columns));
+            Outcome::SeriesCreate { id, name, description, time_column, value_columns, labels } => {
+                series.push((id, name, description, time_column, value_columns, labels));
             }
             Outcome::DeadLetter { reason, detail } => {
                 let payload = case.payload.clone().unwrap();
@@ -87,14 +87,16 @@ async fn every_case_of_the_corpus_goes_through_the_program() {
         assert_eq!(stored, expected);
     }
 
-    for (id, name, description, time_column, value_columns) in &series {
-        let sql = "select name, description, time_column, value_columns from time_series_metadata where id = $1";
-        let row = fixture.client.query_one(sql, &[id]).await.unwrap_or_else(|error| panic!("{id}: {error}"));
+    for (id, name, description, time_column, value_columns, labels) in &series {
+        let sql = "select name, description, time_column, value_columns, labels is not distinct from nullif($2::text, '{}')::jsonb
+                   from time_series_metadata where id = $1";
+        let row = fixture.client.query_one(sql, &[id, labels]).await.unwrap_or_else(|error| panic!("{id}: {error}"));
         assert_eq!(&row.get::<_, Option<String>>(0), name);
         assert_eq!(&row.get::<_, Option<String>>(1), description);
         assert_eq!(row.get::<_, &str>(2), time_column.as_deref().unwrap_or("timestamp"));
         let stored: Vec<String> = serde_json::from_str(row.get(3)).unwrap();
         assert_eq!(&stored, value_columns, "{id}");
+        assert!(row.get::<_, bool>(4), "{id}: its labels are {labels:?}");
     }
     assert_eq!(fixture.count("select count(*) from ingest_gap").await, 0, "no gaps");
     let mut ids: BTreeSet<String> = series.iter().map(|(id, ..)| id.clone()).collect();

@@ -25,6 +25,7 @@ mod dumps;
 mod duplicates;
 mod guards;
 mod identity;
+mod inputs;
 mod journal_commands;
 mod journal_place;
 mod last_resort;

@@ -58,6 +58,7 @@ async fn assert_tables(fixture: &Fixture) {
             "idx_time_series_data_points_series_time USING btree (time_series_id, \"timestamp\")",
             "idx_time_series_data_points_timestamp USING btree (\"timestamp\")",
             "idx_time_series_metadata_created_at USING btree (created_at)",
+            "idx_time_series_metadata_labels USING gin (labels jsonb_path_ops)",
             "idx_time_series_metadata_time_column USING btree (time_column)",
             "time_series_data_points_pkey USING btree (id, \"timestamp\")",
             "time_series_metadata_pkey USING btree (id)",

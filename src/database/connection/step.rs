@@ -27,7 +27,7 @@ impl Step {
         match self {
             Self::Copy => "copy",
             Self::DefineSeries => "define series",
-            Self::EnsureSeries => "list the columns of series",
+            Self::EnsureSeries => "list the columns and labels of series",
             Self::StoreDeadLetters => "store dead letters",
             Self::CountDeadLetters => "count dead letters that are not stored",
             Self::Commit => "commit",

@@ -1,5 +1,7 @@
 //! Progress: the offsets of each partition that are applied. The protocol itself is in the functions of `migrations/`.
 
+pub(super) mod admin;
+
 mod moved;
 
 pub use moved::Elsewhere;

@@ -9,7 +9,8 @@ use tokio_postgres::Client;
 
 use crate::database::connection::step::Step;
 use crate::database::error::Error;
-use crate::database::schema::{SchemaError, runner};
+use crate::database::schema::error::SchemaError;
+use crate::database::schema::history::runner;
 
 /// The migration that makes the two tables if they are not there.
 const FIRST: &str = include_str!("../../../migrations/V1__series_and_points.sql");
@@ -202,6 +203,9 @@ fn compare(
         }
     }
     for ((of, name), column) in columns.iter().filter(|((of, _), _)| of == table) {
+        if (of.as_str(), name.as_str()) == (METADATA, "labels") && column.base_type != "jsonb" {
+            problems.push(format!("column {table}.labels is of type {}, not jsonb", column.whole_type));
+        }
         if COLUMNS.iter().any(|(table, known, _)| table == of && known == name) || (of == METADATA && name == "labels")
         {
             continue;
@@ -262,6 +266,13 @@ async fn complete(
     notes: &mut Vec<String>,
 ) -> Result<(), SchemaError> {
     let mut statements = Vec::new();
+    if tables.contains_key(METADATA) {
+        // An index needs the column that this adds.
+        statements.push((String::new(), COMPLETE_METADATA.to_owned()));
+        notes.push(format!(
+            "{METADATA}: name may be NULL, and time_column and value_columns have defaults and are never NULL"
+        ));
+    }
     for statement in FIRST.split_inclusive(";\n").map(str::trim) {
         let words: Vec<&str> =
             statement.lines().filter(|line| !line.starts_with("--")).flat_map(str::split_whitespace).collect();
@@ -284,12 +295,6 @@ async fn complete(
             );
             statements.push((format!("default of {table}.{column}"), sql));
         }
-    }
-    if tables.contains_key(METADATA) {
-        statements.push((String::new(), COMPLETE_METADATA.to_owned()));
-        notes.push(format!(
-            "{METADATA}: name may be NULL, and time_column and value_columns have defaults and are never NULL"
-        ));
     }
     if tables.contains_key(POINTS) {
         statements.extend(other_name_of_the_foreign_key(client, notes).await?);

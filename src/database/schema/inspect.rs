@@ -5,7 +5,16 @@ use tokio_postgres::{Client, Row};
 
 use crate::database::connection::step::Step;
 use crate::database::error::Error;
-use crate::database::schema::{Remark, SchemaError};
+use crate::database::schema::SchemaError;
+
+/// Something that a person should know of the tables.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Remark {
+    /// A sentence.
+    pub text: String,
+    /// Whether it is hardly meant to be so.
+    pub is_problem: bool,
+}
 
 /// The tables, each with the columns that the program fills and the columns of the unique index that its statements need.
 const TABLES: [(&str, &str, &str); 9] = [
@@ -20,8 +29,9 @@ const TABLES: [(&str, &str, &str); 9] = [
     ("ingest_point_version", "", "column_name,time_series_id,timestamp"),
 ];
 
-/// The columns of our own tables with their types, which the functions and the statements count on.
-const TYPES: [(&str, &str); 8] = [
+/// The columns of our own tables with their types, which the functions and the statements count on; of the table of series, which
+/// another program may have made, the one that is ours.
+const TYPES: [(&str, &str); 9] = [
     ("ingest_database", "id uuid"),
     (
         "ingest_dead_letter",
@@ -51,11 +61,15 @@ const TYPES: [(&str, &str); 8] = [
     ),
     (
         "ingest_series",
-        "series_id text,defined_columns text[],seen_columns text[],message_time timestamp with time zone,source_id integer,\
+        "series_id text,defined_columns text[],defined_labels jsonb,seen_columns text[],message_time timestamp with time zone,source_id integer,\
          partition integer,offset bigint",
     ),
     ("ingest_source", "id integer,pipeline text,cluster_id text,topic text,topic_id text,key uuid"),
+    ("time_series_metadata", "labels jsonb"),
 ];
+
+/// Without it series are still found by their labels, by reading all of them.
+const LABELS_INDEX: &str = "idx_time_series_metadata_labels";
 
 /// The triggers that follow what other programs do with series.
 const TRIGGERS: [&str; 4] =
@@ -73,6 +87,7 @@ pub(in crate::database) async fn tables(
         columns(client, &mut found).await?;
         types(client, &mut found).await?;
         keys(client, &mut found).await?;
+        index_of_labels(client, remarks).await?;
         policies(client, &mut found).await?;
         triggers(client, &mut found, remarks).await?;
         restored(client, &mut found).await?;
@@ -168,7 +183,12 @@ async fn types(client: &Client, faults: &mut Vec<String>) -> Result<(), Error> {
                 Some(found) => faults.push(format!(
                     "column {column} of {table} is of type {found}, and the program needs {expected}: alter it back"
                 )),
-                None => faults.push(format!("the table {table} has no column {column}: add it again")),
+                None => {
+                    let text = format!("the table {table} has no column {column}: add it again");
+                    if !faults.contains(&text) {
+                        faults.push(text);
+                    }
+                }
             }
         }
     }
@@ -190,6 +210,20 @@ async fn keys(client: &Client, faults: &mut Vec<String>) -> Result<(), Error> {
             let columns = columns.replace("from_\"offset\"", "from_offset");
             faults.push(format!("the table {table} has no unique index on ({columns}): add its primary key again"));
         }
+    }
+    Ok(())
+}
+
+async fn index_of_labels(client: &Client, remarks: &mut Vec<Remark>) -> Result<(), Error> {
+    let sql = "select exists (select from pg_index where indexrelid = to_regclass($1::text) and indisvalid)";
+    let step = Step::Other("look for the index on labels");
+    let row = client.query_one(sql, &[&LABELS_INDEX]).await.map_err(|source| Error::Server { step, source })?;
+    if !row.get::<_, bool>(0) {
+        let text = format!(
+            "the index {LABELS_INDEX} is missing or incomplete, so that a search by labels reads all series: create index \
+             {LABELS_INDEX} on time_series_metadata using gin (labels jsonb_path_ops)"
+        );
+        remarks.push(Remark { text, is_problem: false });
     }
     Ok(())
 }

@@ -7,8 +7,8 @@ use std::sync::LazyLock;
 use tokio_postgres::{Client, Row};
 
 use super::columns;
+use super::history::runner;
 use super::roles::{TABLES, rights_of};
-use super::runner;
 use crate::config::OnDuplicate;
 use crate::database::connection::session::Session;
 use crate::database::connection::step::Step;

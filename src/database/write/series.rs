@@ -4,6 +4,7 @@
 //! run outside the points' transaction and again in every replay.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher as _, RandomState};
 use std::sync::{Mutex, PoisonError};
 
 use uuid::Uuid;
@@ -61,50 +62,88 @@ impl ReferentialCheck {
     }
 }
 
-/// How many (series, column) pairs are remembered before all are forgotten.
+/// How many (series, column) pairs and labels are remembered before all are forgotten.
 const MAX_KNOWN: usize = 1_000_000;
 
-/// The columns known to be listed in each series' row.
+/// The columns known to be listed in each series' row, and the labels known to be in it.
 #[derive(Debug, Default)]
 pub(in crate::database) struct KnownSeries {
     known: Mutex<Known>,
+    /// Labels may be long: of those that were written last only the hash is kept. Seeded at random, because labels come from
+    /// outside.
+    hasher: RandomState,
 }
 
 #[derive(Debug, Default)]
 struct Known {
-    columns: HashMap<String, Vec<String>>,
-    pairs: usize,
+    series: HashMap<String, KnownRow>,
+    /// The number of columns and labels of all of them.
+    entries: usize,
     /// The server's count of what other programs have taken away, when it was last asked.
     changes: Option<i64>,
 }
 
+#[derive(Debug, Default)]
+struct KnownRow {
+    columns: Vec<String>,
+    labels: Option<u64>,
+}
+
+/// What the rows of the points' series are not known to have.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Unknown<'a> {
+    /// Pairs of a series and a column.
+    columns: Vec<(&'a str, &'a str)>,
+    /// Pairs of a series and its labels.
+    labels: Vec<(&'a str, &'a str)>,
+}
+
+impl Unknown<'_> {
+    fn is_empty(&self) -> bool {
+        self.columns.is_empty() && self.labels.is_empty()
+    }
+}
+
 impl KnownSeries {
-    /// The pairs of the points that are not known to have their row.
-    fn unknown<'a>(&self, points: &'a Points) -> Vec<(&'a str, &'a str)> {
+    /// What the rows of the points' series are not known to have. A series without a column needs no row.
+    fn unknown<'a>(&self, points: &'a Points) -> Unknown<'a> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut unknown = Vec::new();
-        for (series, columns) in points.series_columns() {
-            let listed = known.columns.get(series).map_or(&[][..], Vec::as_slice);
+        let mut unknown = Unknown::default();
+        for (series, labels, columns) in points.series_columns_and_labels() {
+            let row = known.series.get(series);
+            let listed = row.map_or(&[][..], |row| &row.columns);
+            if let Some(labels) = labels.filter(|_| !columns.is_empty())
+                && row.and_then(|row| row.labels) != Some(self.hasher.hash_one(labels))
+            {
+                unknown.labels.push((series, labels));
+            }
             let missing = columns.into_iter().filter(|column| !listed.iter().any(|name| name == column));
-            unknown.extend(missing.map(|column| (series, column)));
+            unknown.columns.extend(missing.map(|column| (series, column)));
         }
         unknown
     }
 
     /// The series of the points whose rows are to be made or changed before.
     pub(in crate::database) fn series_to_ensure<'a>(&self, points: &'a Points) -> Vec<&'a str> {
-        self.unknown(points).into_iter().map(|(series, _)| series).collect()
+        let Unknown { columns, labels } = self.unknown(points);
+        columns.into_iter().chain(labels).map(|(series, _)| series).collect()
     }
 
-    fn remember(&self, pairs: &[(&str, &str)]) {
+    fn remember(&self, unknown: &Unknown<'_>) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.pairs + pairs.len() > MAX_KNOWN {
+        let count = unknown.columns.len() + unknown.labels.len();
+        if known.entries + count > MAX_KNOWN {
             *known = Known { changes: known.changes, ..Known::default() };
         }
-        for (series, column) in pairs {
-            known.columns.entry((*series).to_owned()).or_default().push((*column).to_owned());
+        for (series, column) in &unknown.columns {
+            known.series.entry((*series).to_owned()).or_default().columns.push((*column).to_owned());
         }
-        known.pairs += pairs.len();
+        let mut replaced = 0;
+        for (series, labels) in &unknown.labels {
+            let row = known.series.entry((*series).to_owned()).or_default();
+            replaced += usize::from(row.labels.replace(self.hasher.hash_one(*labels)).is_some());
+        }
+        known.entries += count - replaced;
     }
 
     /// Forgets all if another program has deleted series or columns since this was last asked.
@@ -124,22 +163,23 @@ impl KnownSeries {
     }
 }
 
-/// Makes sure that each series of the points has its row, with its columns.
+/// Makes sure that each series of the points has its row, with its columns and its labels.
 pub(in crate::database) async fn ensure_series(
     session: &mut Session,
     known: &KnownSeries,
     points: &Points,
 ) -> Result<(), Error> {
-    let pairs = known.unknown(points);
-    if pairs.is_empty() {
+    let unknown = known.unknown(points);
+    if unknown.is_empty() {
         return Ok(());
     }
-    let (ids, columns): (Vec<&str>, Vec<&str>) = pairs.iter().copied().unzip();
-    let sql =
-        "select ingest_ensure_series($1, $2) from (select set_config('lock_timeout', $3, true) as is_set offset 0) as wait
+    let (ids, columns): (Vec<&str>, Vec<&str>) = unknown.columns.iter().copied().unzip();
+    let (labelled, labels): (Vec<&str>, Vec<&str>) = unknown.labels.iter().copied().unzip();
+    let sql = "select ingest_ensure_series($1, $2, $3, $4)
+               from (select set_config('lock_timeout', $5, true) as is_set offset 0) as wait
                where is_set is not null";
-    session.query(Step::EnsureSeries, sql, &[&ids, &columns, &session.row_wait()]).await?;
-    known.remember(&pairs);
+    session.query(Step::EnsureSeries, sql, &[&ids, &columns, &labelled, &labels, &session.row_wait()]).await?;
+    known.remember(&unknown);
     Ok(())
 }
 
@@ -232,6 +272,7 @@ pub(in crate::database) async fn define(
     let time_columns: Vec<Option<&str>> = definitions.iter().map(|d| d.series.time_column.as_deref()).collect();
     let value_columns: Vec<String> =
         definitions.iter().map(|d| serde_json::Value::from(d.series.value_columns.clone()).to_string()).collect();
+    let labels: Vec<Option<&str>> = definitions.iter().map(|d| d.series.labels.as_deref()).collect();
     let times: Vec<i64> = definitions.iter().map(|d| d.at.time_ms.unwrap_or(NO_TIME)).collect();
     let source_keys =
         definitions.iter().map(|d| sources.key(&d.at.partition.source)).collect::<Result<Vec<Uuid>, Error>>()?;
@@ -240,8 +281,8 @@ pub(in crate::database) async fn define(
     let rows = session
         .query(
             Step::DefineSeries,
-            "select ingest_define_series($1, $2, $3, $4, $5, $6, $7, $8, $9)
-             from (select set_config('lock_timeout', $10, true) as is_set offset 0) as wait where is_set is not null",
+            "select ingest_define_series($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+             from (select set_config('lock_timeout', $11, true) as is_set offset 0) as wait where is_set is not null",
             &[
                 &ids,
                 &names,
@@ -252,6 +293,7 @@ pub(in crate::database) async fn define(
                 &source_keys,
                 &partitions,
                 &offsets,
+                &labels,
                 &session.row_wait(),
             ],
         )

@@ -52,6 +52,8 @@ pub(super) struct JsonScratch {
     skipped: usize,
     /// Values of the message that are points.
     values: usize,
+    /// Records of the message.
+    records_read: usize,
 }
 
 impl JsonScratch {
@@ -64,7 +66,7 @@ impl JsonScratch {
         rules: &Rules,
         points: &mut Points,
     ) -> Result<Made, Fault> {
-        (self.skipped, self.values) = (0, 0);
+        (self.skipped, self.values, self.records_read) = (0, 0, 0);
         let mut made = Made::Nothing;
         // One value, or several one after the other, as in files of JSON lines.
         let mut next = Some(0);
@@ -85,7 +87,8 @@ impl JsonScratch {
                 );
                 return Err(Fault::new(Reason::Schema, 0, what));
             }
-            if self.skipped == 0 && !plan.layout.is_array {
+            // An array without a record is nothing to store, and a record without a value is not what was expected.
+            if self.skipped == 0 && self.records_read > 0 {
                 return Err(Fault::new(Reason::Schema, 0, "expected a value to store, found none"));
             }
         }

@@ -4,6 +4,7 @@ use super::JsonScratch;
 use super::plan::{JsonPlan, RecordTime, SeriesName};
 use super::walk::{Scalar, ScalarKind, number_of_boolean, number_of_text};
 use crate::input::around::Around;
+use crate::input::labels::{is_number_of_jsonb, quote};
 use crate::input::rules::Rules;
 use crate::input::series_id;
 use crate::input::template::{Lacks, Template};
@@ -21,6 +22,7 @@ impl JsonScratch {
         rules: &Rules,
         points: &mut Points,
     ) -> Result<(), Fault> {
+        self.records_read += 1;
         self.text.truncate(self.text_around);
         self.slots.clone_from(&self.slots_around);
         self.tags.clear();
@@ -187,13 +189,13 @@ fn write_labels(json: &mut String, labels: &[(String, usize)], slots: &[Option<S
         if json.len() > 1 {
             json.push(',');
         }
-        series_id::quote(json, name);
+        quote(json, name);
         json.push(':');
         let value = scalar.text(text);
         match scalar.kind {
-            ScalarKind::Number if super::super::time::is_number(value) => json.push_str(value),
+            ScalarKind::Number if is_number_of_jsonb(value) => json.push_str(value),
             ScalarKind::Boolean => json.push_str(value),
-            _ => series_id::quote(json, value),
+            _ => quote(json, value),
         }
     }
     json.push('}');

@@ -193,6 +193,8 @@ fn each_element_of_an_array_is_a_record() {
         why(each, r#"{"device":"d","readings":{"ts":1}}"#).contains("/readings: expected an array, found an object")
     );
     assert_eq!(rows(each, r#"{"device":"d","readings":[]}"#), [""; 0]);
+    let without = why(each, r#"{"device":"d","readings":[{"ts":1704164645}]}"#);
+    assert!(without.contains("expected a value to store, found none"), "{without}");
     let elements = each.replace("/readings", "");
     assert_eq!(rows(&elements, r#"[{"device":"d","ts":1704164645,"x":1}]"#), ["d x 0 1"]);
     let whole = each.replace("each = \"/readings\"\n", "");

@@ -23,8 +23,9 @@ fn expected(case: &Case) -> (Result<Message, (String, String)>, Vec<Row>) {
             let message = Message::PointBatch { points: points.len() };
             (Ok(message), points.into_iter().map(|(s, c, time, value)| (s, c, time, bits(value))).collect())
         }
-        Outcome::SeriesCreate { id, name, description, time_column, value_columns } => {
-            (Ok(Message::SeriesCreate(SeriesCreate { id, name, description, time_column, value_columns })), Vec::new())
+        Outcome::SeriesCreate { id, name, description, time_column, value_columns, labels } => {
+            let series = SeriesCreate { id, name, description, time_column, value_columns, labels };
+            (Ok(Message::SeriesCreate(series)), Vec::new())
         }
         Outcome::Tombstone => (Ok(Message::Tombstone), Vec::new()),
         Outcome::DeadLetter { reason, detail } => (Err((reason, detail)), Vec::new()),

@@ -7,7 +7,7 @@ use crate::message::timestamp::Unit;
 use crate::raw::Kind;
 
 /// The names of the fields that mean something; others are skipped.
-const FIELDS: [&str; 11] = [
+const FIELDS: [&str; 12] = [
     "type",
     "time_series_id",
     "timestamp_unit",
@@ -19,6 +19,7 @@ const FIELDS: [&str; 11] = [
     "description",
     "time_column",
     "value_columns",
+    "labels",
 ];
 
 /// Where each field's value begins in the message.

@@ -2,12 +2,14 @@
 //!
 //! - `fields`: the fields of a message.
 //! - `column_form`, `row_form`: its points, in either form.
+//! - `labels`: the labels of a series.
 //!
 //! JSON objects have no order, but the unit must be known before the timestamps, and these before the columns. So a message
 //! is read twice: first its fields are found, and skipped, then they are decoded in the order in which they are needed.
 
 mod column_form;
 mod fields;
+mod labels;
 mod row_form;
 
 #[cfg(test)]
@@ -117,6 +119,13 @@ impl NativeDecoder {
             description: text("description")?,
             time_column,
             value_columns: self.value_columns(fields).map_err(|fault| fault.under("value_columns"))?,
+            labels: match fields.cursor("labels") {
+                Some(mut cursor) => {
+                    let labels = labels::read(&mut cursor, &self.rules.limits);
+                    Some(labels.map_err(|fault| fault.under("labels"))?)
+                }
+                None => None,
+            },
             id,
         })
     }

@@ -168,6 +168,11 @@ fn a_series_is_defined() {
     assert_eq!(series.value_columns, ["precipitation", "temp_max"]);
     let least = series_of(r#"{"type":"series-create","id":"Zürich \u00e9","description":null,"value_columns":null}"#);
     assert_eq!((least.id.as_str(), least.name, least.description), ("Zürich é", None, None));
+    assert_eq!((series.labels, least.labels), (None, None));
+    for (labels, expected) in [("null", "{}"), ("{}", "{}"), (r#"{"b" : true,"a":1.0}"#, r#"{"a":1.0,"b":true}"#)] {
+        let series = series_of(&format!(r#"{{"type":"series-create","id":"s","labels":{labels}}}"#));
+        assert_eq!(series.labels.as_deref(), Some(expected));
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! A test's own database, topics and group.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use series_ingest::config::Config;
@@ -12,7 +13,7 @@ use tokio_postgres::{Client, NoTls};
 use super::broker::{Broker, Producer};
 use super::data::{Difference, Published, Row};
 use super::server::Server;
-use super::worker::Worker;
+use super::worker::{CONFIG_FILE, Worker};
 use super::{Servers, servers, skip, until};
 
 static NUMBER: AtomicUsize = AtomicUsize::new(0);
@@ -29,6 +30,7 @@ pub struct Fixture {
     pub producer: Producer,
     pub client: Client,
     admin: Client,
+    config_file: Option<PathBuf>,
 }
 
 pub async fn connect(url: &str) -> Client {
@@ -166,6 +168,7 @@ impl Fixture {
             admin,
             url,
             name,
+            config_file: None,
         }
     }
 
@@ -250,7 +253,15 @@ impl Fixture {
         ]
         .into_iter()
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .chain(self.config_file.iter().map(|path| (CONFIG_FILE.to_owned(), path.display().to_string())))
         .collect()
+    }
+
+    /// Sets the text of the file that all of the fixture's commands get by `--config` from now on.
+    pub fn set_config(&mut self, text: &str) {
+        let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{}.toml", self.name));
+        std::fs::write(&path, text).unwrap();
+        self.config_file = Some(path);
     }
 
     /// The configuration of this fixture, with other settings over it: names of the environment.
@@ -259,7 +270,8 @@ impl Fixture {
         let mut environment: Vec<(String, String)> = self.environment();
         environment.retain(|(name, _)| !extra.clone().any(|(other, _)| other == *name));
         let environment = environment.into_iter().chain(extra).map(|(n, v)| (OsString::from(n), OsString::from(v)));
-        Config::load(None, environment).unwrap()
+        let environment = environment.filter(|(name, _)| name != CONFIG_FILE);
+        Config::load(self.config_file.as_deref(), environment).unwrap()
     }
 
     pub fn worker(&self, extra: &[(&str, &str)]) -> Worker {

@@ -23,10 +23,20 @@ pub struct Worker {
     pub http: String,
 }
 
+/// A name in the environment of a test's commands for the file that they get by `--config`.
+pub const CONFIG_FILE: &str = "CONFIG_FILE";
+
+/// The arguments that the environment stands for, and the rest of it.
+fn divide(environment: &[(String, String)]) -> (Vec<String>, Vec<(String, String)>) {
+    let (file, rest): (Vec<_>, Vec<_>) = environment.iter().cloned().partition(|(name, _)| name == CONFIG_FILE);
+    (file.into_iter().flat_map(|(_, path)| ["--config".to_owned(), path]).collect(), rest)
+}
+
 /// A command of the program with just this environment.
 pub fn command(environment: &[(String, String)]) -> Command {
+    let (arguments, environment) = divide(environment);
     let mut command = Command::new(PROGRAM);
-    command.env_clear().envs(environment.iter().map(|(name, value)| (name, value)));
+    command.env_clear().envs(environment).args(arguments);
     command
 }
 
@@ -68,10 +78,12 @@ impl Worker {
         // A port that was free a moment ago; two tests that get the same one would see the second worker refuse to start.
         let http = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
         let words = [launcher, &[PROGRAM, "run"]].concat();
+        let (arguments, environment) = divide(environment);
         let child = Command::new(words[0])
             .args(&words[1..])
+            .args(arguments)
             .env_clear()
-            .envs(environment.iter().map(|(name, value)| (name, value)))
+            .envs(environment)
             .env("SERIES_INGEST__HTTP__LISTEN", &http)
             // So that any test can be seen to fail with a planted bug.
             .envs(std::env::var(PLANTED_BUGS).ok().map(|names| (PLANTED_BUGS, names)))

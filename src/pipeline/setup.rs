@@ -1,0 +1,172 @@
+//! How the pipeline is put together, and run.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use super::dead_letter_copies::CopyPublisher;
+use super::journaling::Journaling;
+use super::membership::Membership;
+use super::open_batch::OpenBatch;
+use super::partitions::Partitions;
+use super::start::Starter;
+use super::starts::Starts;
+use super::subscription::Subscription;
+use super::survey::Surveyor;
+use super::topic_settings::{self, PointsInSeries};
+use super::watch::Monitor;
+use super::writer::Writer;
+use super::writers::Writers;
+use super::{Pipeline, Times};
+use crate::config::Config;
+use crate::database::Database;
+use crate::journal::JournalHandle;
+use crate::kafka::consumer;
+use crate::kafka::lookup::Lookup;
+use crate::kafka::member::Member;
+use crate::kafka::settings;
+use crate::kafka::topic_settings::TopicSettings;
+use crate::raw::Budget;
+use crate::telemetry::health::Health;
+use crate::telemetry::log_limit::LogLimit;
+
+/// How much longer than its longest statement a healthy database may be silent: the worker's own timeout, and a question's
+/// interval.
+const DATABASE_MARGIN: Duration = Duration::from_secs(15);
+
+/// Why the pipeline did not start, or ended by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The consumer cannot start.
+    #[error(transparent)]
+    Consumer(#[from] consumer::StartError),
+    /// The client for questions cannot start.
+    #[error("librdkafka refuses the client: {0}")]
+    Lookup(#[from] crate::kafka::Error),
+    /// A topic is of several inputs.
+    #[error("{key}: {text}")]
+    Contested {
+        /// The key of the configuration.
+        key: String,
+        /// What is wrong, and what to do.
+        text: String,
+    },
+    /// Nobody has the journal any more; a new process opens it again.
+    #[error("the journal's thread has ended by an internal error; start the worker again")]
+    JournalEnded,
+}
+
+impl RunError {
+    /// The name of the property that librdkafka refuses, if that is the reason.
+    pub fn refused_property(&self) -> Option<&str> {
+        match self {
+            Self::Consumer(consumer::StartError::Kafka(error)) | Self::Lookup(error) => {
+                crate::kafka::refused_property(error)
+            }
+            Self::Consumer(consumer::StartError::Thread(_)) | Self::Contested { .. } | Self::JournalEnded => None,
+        }
+    }
+}
+
+/// Runs until `shutdown` is ready, and then until what was read is written or the drain's time is over.
+///
+/// # Errors
+/// If it cannot start, or has lost its journal. Faults of Kafka and of the database are waited out.
+pub async fn run(
+    config: Arc<Config>,
+    database: Database,
+    journal: JournalHandle,
+    health: Arc<Health>,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), RunError> {
+    let budget = Budget::new(buffer_bytes(&config));
+    let (event_sender, events) = mpsc::unbounded_channel();
+    let (message_sender, messages) = mpsc::unbounded_channel();
+    let lookup = Arc::new(Lookup::new(&config.kafka)?);
+    set_expectations(&config, &health);
+    health.update_facts(|facts| facts.group.ask());
+    let member = Member::new(&config.pipeline, database.identity());
+    let (kafka, beats) = (&config.kafka, Arc::clone(&health));
+    let inputs = config.inputs();
+    let subscription = Subscription::new(inputs.clone(), &kafka.dead_letter_topic, Arc::clone(&lookup));
+    let topics = subscription.topics().to_vec();
+    let consumer = consumer::spawn(kafka, member.clone(), topics, budget.clone(), beats, event_sender, message_sender)?;
+    let watch = Monitor::new(inputs.clone(), Arc::clone(&lookup), database.clone(), Arc::clone(&health));
+    let starter = Starter {
+        inputs: inputs.clone(),
+        kafka: config.kafka.clone(),
+        lookup: Arc::clone(&lookup),
+        database: database.clone(),
+        journal: journal.clone(),
+        journaling: false,
+        log: LogLimit::default(),
+    };
+    let mut background = JoinSet::new();
+    let points_in_series = PointsInSeries::default();
+    let checked = (inputs.clone(), subscription.follow());
+    background.spawn(topic_settings::watch(
+        Arc::clone(&config),
+        checked,
+        TopicSettings::new(&config.kafka)?,
+        points_in_series.clone(),
+        Arc::clone(&health),
+    ));
+    let membership = Membership::new(&config, &lookup, &database, (&consumer, member), &health);
+    background.spawn(membership.keep());
+    let writer = Writer::new(&config, database.clone(), lookup, points_in_series.clone());
+    let mut partitions = Partitions::default();
+    for record in journal.records().await.into_iter().flatten() {
+        partitions.mark_journaled(&record);
+    }
+    let copies = start_copies(&config, &database, &health)?;
+    let pipeline = Pipeline {
+        open_batch: OpenBatch::new(&config, budget, points_in_series),
+        partitions,
+        starts: Starts::new(starter),
+        writers: Writers::new(writer.clone(), &config.database, !journal.is_absent()),
+        surveyor: Surveyor::new(journal.clone(), database.clone()),
+        journaling: Journaling::new(journal, &config, database, writer),
+        copies,
+        watch,
+        subscription,
+        inputs,
+        times: Times { movable_since: Instant::now(), calm_since: Instant::now() },
+        log: LogLimit::default(),
+        config,
+        health,
+        consumer,
+    };
+    pipeline.run(events, messages, background, shutdown).await
+}
+
+/// Starts the publishing of copies of dead letters, if they are published.
+fn start_copies(
+    config: &Arc<Config>,
+    database: &Database,
+    health: &Arc<Health>,
+) -> Result<Option<CopyPublisher>, RunError> {
+    if config.kafka.dead_letter_topic.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(CopyPublisher::start(config, database.clone(), Arc::clone(health))?))
+}
+
+/// Sets the facts of health that the configuration has.
+pub fn set_expectations(config: &Config, health: &Health) {
+    let timeout = Duration::from_millis(config.database.statement_timeout_ms) + DATABASE_MARGIN;
+    health.update_facts(|facts| {
+        facts.brokers.addresses.clone_from(&config.kafka.brokers);
+        facts.group.name.clone_from(&config.kafka.group_id);
+        facts.group.session_timeout = Duration::from_millis(config.kafka.session_timeout_ms);
+        facts.database.timeout = timeout;
+    });
+}
+
+/// The part of the memory limit for messages and points. The rest is for what librdkafka fetches ahead, for encoding, and
+/// for the program itself.
+fn buffer_bytes(config: &Config) -> usize {
+    (config.memory.limit_bytes.saturating_sub(2 * settings::FETCHED_AHEAD_BYTES) / 3).max(settings::FETCHED_AHEAD_BYTES)
+}
