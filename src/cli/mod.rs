@@ -204,9 +204,10 @@ fn refused_property(property: &str, error: &dyn std::error::Error) -> Failure {
 
 impl From<pipeline::RunError> for Failure {
     fn from(error: pipeline::RunError) -> Self {
-        match error.refused_property() {
-            Some(property) => refused_property(property, &error),
-            None => Self::Internal(error.to_string()),
+        match (error.refused_property(), &error) {
+            (Some(property), _) => refused_property(property, &error),
+            (None, pipeline::RunError::Contested { .. }) => Self::Usage(error.to_string()),
+            (None, _) => Self::Internal(error.to_string()),
         }
     }
 }

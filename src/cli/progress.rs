@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use super::{Failure, print_line, saying_waits};
 use crate::config::Config;
 use crate::database::{Database, ProgressRow};
-use crate::kafka::lookup::Lookup;
+use crate::kafka::lookup::{Lookup, is_missing_topic};
 use crate::kafka::partition::TopicPartition;
 use crate::pipeline;
 
@@ -328,8 +328,10 @@ async fn in_kafka(config: &Config, topic: &str) -> Result<InKafka, Failure> {
     let (kafka, inputs, name) = (config.kafka.clone(), config.inputs(), topic.to_owned());
     let asked = tokio::task::spawn_blocking(move || -> Result<InKafka, Failure> {
         let lookup = Lookup::new(&kafka)?;
-        let described = lookup.topics(&[&name])?.into_iter().find(|topic| topic.name == name);
-        let described = described.ok_or_else(|| Failure::Usage(format!("there is no topic {name}")))?;
+        let described = match lookup.topic(&name) {
+            Err(error) if is_missing_topic(&error) => return Err(Failure::Usage(format!("there is no topic {name}"))),
+            described => described?,
+        };
         let cluster_id = lookup
             .cluster_id()
             .ok_or_else(|| Failure::Unreachable("the brokers do not give the cluster's id".to_owned()))?;

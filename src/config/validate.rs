@@ -7,7 +7,6 @@ use super::address::is_address;
 use super::problems::Problems;
 use super::{Batch, Config, Database, Http, Journal, Kafka, MessageRules, Writers, brokers, properties, url};
 use crate::input::{Inputs, is_topic_name};
-use crate::raw::Kind;
 
 const MIB: usize = 1024 * 1024;
 /// A day, in milliseconds.
@@ -92,8 +91,8 @@ fn inputs(config: &Config, problems: &mut Problems) {
             problems.push("input", text);
         }
         Ok(inputs) => {
-            let copies = inputs.of_topic(dead_letter_topic).filter(|input| input.kind() == Kind::Other);
-            if let Some(input) = copies {
+            // A regular expression that matches it does not mean it, and the two native topics are compared above.
+            if let Some(input) = inputs.iter().find(|input| !input.is_built_in() && input.names(dead_letter_topic)) {
                 let text = format!(
                     "is a topic of the input {:?}: each dead letter would come back for ever; set another one",
                     input.name

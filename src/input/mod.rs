@@ -34,9 +34,9 @@ use std::sync::Arc;
 pub use decoder::Decoder;
 pub use native::VERSION_HEADER;
 pub use options::{Booleans, Columns, Format, InputOptions, Nested, Strings, Time};
-pub use topics::{TopicPattern, is_topic_name};
+pub use topics::{Contested, TopicPattern, TopicsRead, is_topic_name};
 
-use crate::raw::Kind;
+use crate::raw::{Kind, Source};
 use influx::InfluxPlan;
 use json::JsonPlan;
 pub use problems::Problem;
@@ -59,6 +59,25 @@ pub struct Input {
 }
 
 impl Input {
+    /// Returns `true` if it is one of the two native topics of `[kafka]`, which have to exist.
+    pub fn is_built_in(&self) -> bool {
+        [SERIES_INPUT, POINTS_INPUT].contains(&self.name.as_str())
+    }
+
+    /// Returns `true` if the topic is one of its topics by name.
+    pub fn names(&self, topic: &str) -> bool {
+        self.topics.iter().any(|pattern| pattern.is_name(topic))
+    }
+
+    /// The key of the configuration that has its topics.
+    pub fn key(&self) -> String {
+        match self.name.as_str() {
+            SERIES_INPUT => "kafka.series_topic".to_owned(),
+            POINTS_INPUT => "kafka.points_topic".to_owned(),
+            name => format!("input {name:?}.topics"),
+        }
+    }
+
     /// What its messages are where they do not say: [`Kind::Other`] unless its format is native.
     pub fn kind(&self) -> Kind {
         match self.plan {
@@ -111,11 +130,29 @@ impl Inputs {
         self.0.iter()
     }
 
-    /// The input that a topic is of; `None` if it is of none.
+    /// The input that a topic is of; `None` if it is of none, or if the regular expressions of several match it.
     pub fn of_topic(&self, topic: &str) -> Option<&Input> {
-        // A name counts before a regular expression that matches it, too.
-        let named = |input: &&Input| input.topics.iter().any(|pattern| pattern.is_name(topic));
-        self.iter().find(named).or_else(|| self.iter().find(|input| input.topics.iter().any(|one| one.matches(topic))))
+        let mut claiming = self.claiming(topic);
+        claiming.next().filter(|_| claiming.next().is_none())
+    }
+
+    /// The inputs that a topic may be of: the one that names it, or else those with a regular expression that matches it.
+    fn claiming(&self, topic: &str) -> impl Iterator<Item = &Input> {
+        let named = self.iter().find(|input| input.names(topic));
+        let is_named = named.is_some();
+        let matching = move |input: &&Input| !is_named && input.topics.iter().any(|one| one.matches(topic));
+        named.into_iter().chain(self.iter().filter(matching))
+    }
+
+    /// The name of the input that a source's messages are of, as metrics have it. The journal knows what a native topic was, also
+    /// if it is configured no longer.
+    pub fn label(&self, source: &Source) -> &str {
+        match (self.of_topic(&source.topic), source.kind) {
+            (Some(input), _) => &input.name,
+            (None, Kind::Series) => SERIES_INPUT,
+            (None, Kind::Points) => POINTS_INPUT,
+            (None, Kind::Other) => "",
+        }
     }
 
     /// The input of this name.

@@ -1,9 +1,12 @@
 //! Which topics an input has: names, and regular expressions.
 
+use std::collections::BTreeSet;
+use std::fmt;
+
 use regex::Regex;
 
-use super::Input;
 use super::problems::Problem;
+use super::{Input, Inputs};
 
 /// One of an input's topics, or many of one name's form.
 #[derive(Debug, Clone)]
@@ -22,7 +25,7 @@ impl TopicPattern {
     pub fn parse(text: &str) -> Result<Self, String> {
         if text.starts_with('^') {
             // The whole name has to match: "^site" would else be every topic that begins so.
-            let whole = format!("^(?:{text})$");
+            let whole = format!("{BEFORE}{text}{AFTER}");
             return Regex::new(&whole)
                 .map(Self::Regex)
                 .map_err(|error| format!("is {text:?}, no regular expression: {}", last_line(&error.to_string())));
@@ -34,6 +37,17 @@ impl TopicPattern {
                 "is {text:?}, no name of a topic; use 1 to 249 of a-z, A-Z, 0-9, '.', '_' and '-', or a regular expression \
                  that begins with ^"
             ))
+        }
+    }
+
+    /// What the operator has written.
+    pub fn text(&self) -> &str {
+        match self {
+            Self::Name(name) => name,
+            Self::Regex(regex) => {
+                let whole = regex.as_str();
+                whole.strip_prefix(BEFORE).and_then(|rest| rest.strip_suffix(AFTER)).unwrap_or(whole)
+            }
         }
     }
 
@@ -76,6 +90,70 @@ impl TopicPattern {
     }
 }
 
+/// What stands around a regular expression, so that it has to match the whole name.
+const BEFORE: &str = "^(?:";
+const AFTER: &str = ")$";
+
+/// What the names of Kafka's own topics begin with: no regular expression is meant to match them.
+const INTERNAL: &str = "__";
+
+/// The topics that are read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TopicsRead {
+    /// In the order of their names: those that an input names, and those there are that a regular expression matches.
+    pub topics: Vec<String>,
+    /// Those that nobody reads.
+    pub contested: Vec<Contested>,
+}
+
+/// A topic that regular expressions of several inputs match: which of them its messages are for, the configuration does not say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Contested {
+    /// The topic.
+    pub topic: String,
+    /// The inputs' names, in the order of the configuration.
+    pub inputs: Vec<String>,
+}
+
+impl Contested {
+    /// The key of the configuration to change: that of the last of the inputs.
+    pub fn key(&self) -> String {
+        format!("input {:?}.topics", self.inputs.last().map_or("", String::as_str))
+    }
+}
+
+impl fmt::Display for Contested {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let inputs: Vec<String> = self.inputs.iter().map(|name| format!("{name:?}")).collect();
+        write!(
+            f,
+            "the topic {:?} is matched by regular expressions of the inputs {}; name it in the one that is to read it",
+            self.topic,
+            inputs.join(" and ")
+        )
+    }
+}
+
+impl Inputs {
+    /// The topics to read if these exist. Of those that regular expressions match, Kafka's own and `except` are omitted: the
+    /// topic for copies of dead letters, each of which would come back for ever.
+    pub fn topics_to_read<'a>(&self, existing: impl IntoIterator<Item = &'a str>, except: &str) -> TopicsRead {
+        let mut topics: BTreeSet<&str> = self.topic_names().collect();
+        let mut contested = Vec::new();
+        let candidates = existing.into_iter().filter(|topic| !topic.starts_with(INTERNAL) && *topic != except);
+        let candidates: BTreeSet<&str> = candidates.filter(|topic| !topics.contains(topic)).collect();
+        for topic in candidates {
+            let inputs: Vec<String> = self.claiming(topic).map(|input| input.name.clone()).collect();
+            match inputs.len() {
+                0 => {}
+                1 => drop(topics.insert(topic)),
+                _ => contested.push(Contested { topic: topic.to_owned(), inputs }),
+            }
+        }
+        TopicsRead { topics: topics.into_iter().map(str::to_owned).collect(), contested }
+    }
+}
+
 /// Returns `true` if Kafka takes it as a topic's name.
 pub fn is_topic_name(name: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
@@ -88,10 +166,11 @@ pub(super) fn overlaps(inputs: &[Input]) -> Vec<Problem> {
     let mut problems = Vec::new();
     for (number, input) in inputs.iter().enumerate() {
         for name in input.topics.iter().filter_map(TopicPattern::name) {
-            if let Some(other) = inputs[..number].iter().find(|other| other.topics.iter().any(|one| one.is_name(name)))
-            {
+            let other = inputs[..number].iter().find(|other| other.names(name));
+            // That the two native topics are different is a rule of `[kafka]`.
+            if let Some(other) = other.filter(|other| !(other.is_built_in() && input.is_built_in())) {
                 let text = format!("has {name:?}, which is a topic of the input {:?}, too; remove one", other.name);
-                problems.push(Problem { key: format!("input {:?}.topics", input.name), text });
+                problems.push(Problem { key: input.key(), text });
             }
         }
     }
@@ -101,4 +180,73 @@ pub(super) fn overlaps(inputs: &[Input]) -> Vec<Problem> {
 /// The end of a regular expression's error: its head repeats the expression over several lines.
 fn last_line(text: &str) -> &str {
     text.lines().last().unwrap_or(text).trim().trim_start_matches("error: ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::input::{Format, InputOptions};
+
+    /// Inputs with these topics, besides the two native ones.
+    fn inputs(all: &[(&str, &[&str])]) -> Inputs {
+        let options = |(name, topics): &(&str, &[&str])| InputOptions {
+            name: (*name).to_owned(),
+            topics: topics.iter().map(|topic| (*topic).to_owned()).collect(),
+            format: Format::Native,
+            each: None,
+            series: None,
+            time: None,
+            columns: None,
+            column: None,
+            value: None,
+            labels: Vec::new(),
+            strings: None,
+            booleans: None,
+            nested: None,
+            unit: None,
+        };
+        Inputs::compile("series", "points", &all.iter().map(options).collect::<Vec<_>>()).unwrap()
+    }
+
+    #[test]
+    fn of_the_topics_there_are_those_are_read_that_one_input_matches() {
+        let inputs = inputs(&[
+            ("iot", &["^site\\..+", "lab.1"]),
+            ("lab", &["^lab\\..+", "site.named"]),
+            ("all", &["^(site|deep)\\.both$", "^__.+"]),
+        ]);
+        let existing = [
+            "site.b",
+            "site.a",
+            "site.dead",
+            "other",
+            "__offsets",
+            "lab.1",
+            "lab.2",
+            "site.both",
+            "a.site.b",
+            "deep.both",
+        ];
+        let read = inputs.topics_to_read(existing, "site.dead");
+        assert_eq!(
+            read.topics,
+            ["deep.both", "lab.1", "lab.2", "points", "series", "site.a", "site.b", "site.named"],
+            "names are read before they exist"
+        );
+        let contested = Contested { topic: "site.both".into(), inputs: vec!["iot".into(), "all".into()] };
+        assert_eq!(contested.key(), "input \"all\".topics");
+        assert_eq!(
+            contested.to_string(),
+            "the topic \"site.both\" is matched by regular expressions of the inputs \"iot\" and \"all\"; name it in the one \
+             that is to read it"
+        );
+        assert_eq!(read.contested, [contested]);
+        let input_of = |topic| inputs.of_topic(topic).map(|input| input.name.as_str());
+        // A name counts before a regular expression that matches it.
+        assert_eq!(input_of("lab.1"), Some("iot"));
+        assert_eq!(input_of("site.named"), Some("lab"));
+        assert_eq!(input_of("points"), Some("points"));
+        assert_eq!(input_of("site.both"), None, "nobody can tell");
+        assert_eq!(input_of("other"), None);
+    }
 }

@@ -13,6 +13,8 @@ const SET_BYTES: usize = 128 * 1024;
 #[derive(Debug, Default)]
 pub(super) struct Assignment {
     topics: Vec<(String, Vec<Option<Owned>>)>,
+    /// The topic that was last asked for: messages of one follow each other, and there may be hundreds of topics.
+    last: usize,
 }
 
 /// One owned partition.
@@ -58,8 +60,10 @@ impl Assignment {
     }
 
     fn slot(&mut self, topic: &str, partition: i32) -> Option<&mut Option<Owned>> {
-        let (_, partitions) = self.topics.iter_mut().find(|(name, _)| name == topic)?;
-        partitions.get_mut(usize::try_from(partition).ok()?)
+        if self.topics.get(self.last).is_none_or(|(name, _)| name != topic) {
+            self.last = self.topics.iter().position(|(name, _)| name == topic)?;
+        }
+        self.topics[self.last].1.get_mut(usize::try_from(partition).ok()?)
     }
 
     /// The partitions that are read, in no order.

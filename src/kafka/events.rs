@@ -61,6 +61,8 @@ pub struct Start {
 pub enum Command {
     /// Join the consumer group: until then no partition is assigned.
     Join,
+    /// Read these topics and no others; none is a list, too.
+    Subscribe(Vec<String>),
     /// Be this member of the group: the database turned out to be another one.
     Rename(Member),
     /// Read these partitions from these offsets; a partition that is read already is moved.

@@ -18,7 +18,6 @@ use super::diagnosis;
 use super::member::Member;
 use super::partition::{LogRange, TopicPartition};
 use super::settings;
-use super::topic_id::{self, Topic};
 use crate::config::Kafka;
 use crate::telemetry::escaped;
 
@@ -38,8 +37,8 @@ const TOKEN_TIMEOUT: Duration = Duration::from_secs(5);
 /// A client that asks.
 pub struct Lookup {
     client: BaseConsumer<AuthContext>,
-    kafka: Kafka,
-    answered: Mutex<Option<Instant>>,
+    pub(super) kafka: Kafka,
+    pub(super) answered: Mutex<Option<Instant>>,
 }
 
 impl std::fmt::Debug for Lookup {
@@ -65,7 +64,7 @@ impl Lookup {
         Ok(Self { client, kafka: kafka.clone(), answered: Mutex::default() })
     }
 
-    /// When a broker last described a topic, or said that it may not.
+    /// When a broker last described topics, or said that it may not.
     pub fn answered(&self) -> Option<Instant> {
         *self.answered.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -93,7 +92,7 @@ impl Lookup {
     fn advertised(&self) -> Option<Vec<(String, u16)>> {
         let client: BaseConsumer<AuthContext> =
             settings::client(&self.kafka).create_with_context(AuthContext::new(&self.kafka)).ok()?;
-        let metadata = client.client().fetch_metadata(Some(&self.kafka.points_topic), METADATA_TIMEOUT).ok()?;
+        let metadata = client.client().fetch_metadata(self.any_topic(), METADATA_TIMEOUT).ok()?;
         let address = |host: &str, port: i32| Some((host.to_owned(), u16::try_from(port).ok()?));
         Some(metadata.brokers().iter().filter_map(|broker| address(broker.host(), broker.port())).collect())
     }
@@ -154,7 +153,7 @@ impl Lookup {
 
     /// What the brokers allow groups and their members.
     fn group_limits(&self) -> Option<HashMap<String, ConfigEntry>> {
-        let metadata = self.client.client().fetch_metadata(Some(&self.kafka.points_topic), METADATA_TIMEOUT).ok()?;
+        let metadata = self.client.client().fetch_metadata(self.any_topic(), METADATA_TIMEOUT).ok()?;
         let broker = ResourceSpecifier::Broker(metadata.brokers().first()?.id());
         let admin: AdminClient<AuthContext> =
             settings::client(&self.kafka).create_with_context(AuthContext::new(&self.kafka)).ok()?;
@@ -190,7 +189,7 @@ impl Lookup {
     }
 
     /// Asks; nobody else polls this client, so what librdkafka has to say by itself is heard before and after.
-    fn ask<T>(
+    pub(super) fn ask<T>(
         &self,
         what: Refused,
         question: impl FnOnce(&BaseConsumer<AuthContext>) -> Result<T, KafkaError>,
@@ -228,30 +227,6 @@ impl Lookup {
             id.ok_or(KafkaError::MetadataFetch(RDKafkaErrorCode::OperationTimedOut))
         };
         self.ask(Refused::Connection, id).ok()
-    }
-
-    /// The topics as the brokers describe them.
-    ///
-    /// # Errors
-    /// If the brokers do not answer, or a topic does not exist or may not be seen.
-    pub fn topics(&self, names: &[&str]) -> Result<Vec<Topic>, KafkaError> {
-        let described = self.ask(Refused::Topic, |client| topic_id::describe(client.client(), names, TIMEOUT));
-        if described.as_ref().err().is_none_or(|error| !is_silence(error)) {
-            *self.answered.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
-        }
-        described
-    }
-
-    /// A topic's id in base 64; `None` if there is no such topic, or the broker gives no ids.
-    ///
-    /// # Errors
-    /// If the brokers do not answer.
-    pub fn topic_id(&self, name: &str) -> Result<Option<String>, KafkaError> {
-        match self.topics(&[name]) {
-            Ok(topics) => Ok(topics.into_iter().find(|topic| topic.name == name).and_then(|topic| topic.id)),
-            Err(KafkaError::AdminOp(RDKafkaErrorCode::UnknownTopicOrPartition)) => Ok(None),
-            Err(error) => Err(error),
-        }
     }
 
     /// The range of offsets of each partition; partitions whose leader does not answer are omitted.
@@ -340,7 +315,7 @@ pub fn is_missing_topic(error: &KafkaError) -> bool {
 }
 
 /// Returns `true` if an error says that no broker has answered.
-fn is_silence(error: &KafkaError) -> bool {
+pub(super) fn is_silence(error: &KafkaError) -> bool {
     use RDKafkaErrorCode as Code;
     matches!(
         code_of(error),

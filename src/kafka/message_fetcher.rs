@@ -74,7 +74,7 @@ impl MessageFetcher {
         let message = self.poll(offset);
         self.consumer.unassign()?;
         // Ids do not come back: a topic that has its id after the message was read had it when it was read.
-        if self.lookup.topic_id(&source.topic)?.as_ref() != Some(&source.topic_id) {
+        if self.lookup.topic_ids(&[&source.topic])?.get(&source.topic) != Some(&source.topic_id) {
             return Ok(None);
         }
         message

@@ -3,6 +3,7 @@
 //!
 //! - [`consumer`]: the thread, its events and its commands.
 //! - [`lookup`]: questions about topics and offsets, asked alongside the consumer.
+//! - `topics`: those of them that are about topics.
 //! - [`member`]: for which pipeline and database a member of a group works.
 //! - [`topic_settings`]: which settings of a topic remove messages before they are read.
 //! - [`message_fetcher`]: one message, read once more.
@@ -41,6 +42,7 @@ mod context;
 mod credentials;
 mod diagnosis;
 mod headers;
+mod topics;
 
 pub use rdkafka::error::KafkaError as Error;
 

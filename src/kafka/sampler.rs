@@ -12,7 +12,7 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use super::auth::AuthContext;
 use super::headers;
-use super::lookup::{Lookup, TIMEOUT};
+use super::lookup::{Lookup, TIMEOUT, is_missing_topic};
 use super::partition::TopicPartition;
 use super::settings;
 use crate::config::Kafka;
@@ -41,8 +41,9 @@ pub struct SampledMessage {
 /// If the brokers do not answer, or librdkafka refuses a property.
 pub fn sample(kafka: &Kafka, topic: &str, limit: usize) -> Result<Option<Vec<SampledMessage>>, KafkaError> {
     let lookup = Lookup::new(kafka)?;
-    let Some(described) = lookup.topics(&[topic])?.into_iter().find(|known| known.name == topic) else {
-        return Ok(None);
+    let described = match lookup.topic(topic) {
+        Err(error) if is_missing_topic(&error) => return Ok(None),
+        described => described?,
     };
     if described.partitions == 0 {
         return Ok(None);

@@ -42,15 +42,18 @@ impl<T> Drop for Guard<T> {
     }
 }
 
-/// Describes `topics`, waiting up to `timeout`.
+/// What the brokers say of each topic that was asked for: an error where it does not exist, or may not be seen.
+pub type Described = Vec<(String, Result<Topic, KafkaError>)>;
+
+/// Describes `topics` with one question, waiting up to `timeout`.
 ///
 /// # Errors
-/// If the brokers do not answer in time, or a topic does not exist or may not be seen.
+/// If the brokers do not answer in time.
 pub fn describe<C: ClientContext>(
     client: &Client<C>,
     topics: &[&str],
     timeout: Duration,
-) -> Result<Vec<Topic>, KafkaError> {
+) -> Result<Described, KafkaError> {
     let names: Vec<CString> = topics.iter().map(|name| CString::new(*name)).collect::<Result<_, _>>()?;
     let mut name_pointers: Vec<*const std::ffi::c_char> = names.iter().map(|name| name.as_ptr()).collect();
     let timeout_ms = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
@@ -103,7 +106,7 @@ pub fn describe<C: ClientContext>(
         }
         let mut count = 0;
         let described = c::rd_kafka_DescribeTopics_result_topics(result, &raw mut count);
-        (0..count).map(|i| topic(*described.add(i))).collect()
+        Ok((0..count).map(|i| topic(*described.add(i))).collect())
     }
 }
 
@@ -123,14 +126,14 @@ fn any_broker<C: ClientContext>(client: &Client<C>, topics: &[&str], timeout: Du
 ///
 /// # Safety
 /// `description` must belong to a result that is not destroyed yet.
-unsafe fn topic(description: *const c::rd_kafka_TopicDescription_t) -> Result<Topic, KafkaError> {
+unsafe fn topic(description: *const c::rd_kafka_TopicDescription_t) -> (String, Result<Topic, KafkaError>) {
     // SAFETY: as the caller promises; the name is a C string, the id is checked for null.
     unsafe {
+        let name = CStr::from_ptr(c::rd_kafka_TopicDescription_name(description)).to_string_lossy().into_owned();
         let error = c::rd_kafka_error_code(c::rd_kafka_TopicDescription_error(description));
         if error != RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
-            return Err(KafkaError::AdminOp(error.into()));
+            return (name, Err(KafkaError::AdminOp(error.into())));
         }
-        let name = CStr::from_ptr(c::rd_kafka_TopicDescription_name(description)).to_string_lossy().into_owned();
         let mut partitions = 0;
         let infos = c::rd_kafka_TopicDescription_partitions(description, &raw mut partitions);
         let leaderless = (0..partitions)
@@ -149,7 +152,8 @@ unsafe fn topic(description: *const c::rd_kafka_TopicDescription_t) -> Result<To
             let text = c::rd_kafka_Uuid_base64str(uuid);
             (!text.is_null()).then(|| CStr::from_ptr(text).to_string_lossy().into_owned())
         };
-        Ok(Topic { name, id: id.filter(|id| !id.is_empty() && id != NO_ID), partitions, leaderless, may_read })
+        let id = id.filter(|id| !id.is_empty() && id != NO_ID);
+        (name.clone(), Ok(Topic { name, id, partitions, leaderless, may_read }))
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
+use rdkafka::admin::{AdminClient, AdminOptions, OwnedResourceSpecifier, ResourceSpecifier};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use super::auth::AuthContext;
@@ -64,38 +64,57 @@ impl TopicSettings {
         Ok(Self { admin: Arc::new(admin) })
     }
 
-    /// Asks for a topic's settings.
+    /// Asks for the settings of topics, with one question for all of them; the answers have the topics' order.
     ///
     /// # Errors
     /// If the brokers do not answer.
-    pub async fn ask(&self, topic: &str) -> Result<Answer, KafkaError> {
+    pub async fn ask(&self, topics: &[String]) -> Result<Vec<(String, Answer)>, KafkaError> {
+        if topics.is_empty() {
+            return Ok(Vec::new());
+        }
         let options = AdminOptions::new().request_timeout(Some(TIMEOUT));
         let client = self.admin.inner();
         client.context().renew(client);
-        let described = self.admin.describe_configs([&ResourceSpecifier::Topic(topic)], &options).await?;
-        match described.into_iter().next() {
-            Some(Ok(resource)) if !resource.entries.is_empty() => Ok(Answer::Known(Settings(
-                resource.entries.into_iter().filter_map(|entry| Some((entry.name, entry.value?))).collect(),
-            ))),
-            Some(_) => self.why_none(topic).await,
-            None => Err(KafkaError::AdminOp(RDKafkaErrorCode::BadMessage)),
+        let resources: Vec<ResourceSpecifier<'_>> = topics.iter().map(|one| ResourceSpecifier::Topic(one)).collect();
+        let mut known: HashMap<String, Settings> = HashMap::new();
+        for resource in self.admin.describe_configs(&resources, &options).await?.into_iter().flatten() {
+            let OwnedResourceSpecifier::Topic(topic) = resource.specifier else { continue };
+            if !resource.entries.is_empty() {
+                let entries = resource.entries.into_iter().filter_map(|entry| Some((entry.name, entry.value?)));
+                known.insert(topic, Settings(entries.collect()));
+            }
         }
+        let unknown = topics.iter().filter(|topic| !known.contains_key(*topic)).cloned().collect();
+        let mut answers = self.why_none(unknown).await?;
+        answers.extend(known.into_iter().map(|(topic, settings)| (topic, Answer::Known(settings))));
+        Ok(topics.iter().filter_map(|topic| Some((topic.clone(), answers.remove(topic)?))).collect())
     }
 
-    /// Why the brokers give no settings of a topic: rdkafka drops what they say, and returns none.
-    async fn why_none(&self, topic: &str) -> Result<Answer, KafkaError> {
-        let (admin, name) = (Arc::clone(&self.admin), topic.to_owned());
-        let described = tokio::task::spawn_blocking(move || topic_id::describe(admin.inner(), &[&name], TIMEOUT));
-        match described.await.map_err(|_| KafkaError::Canceled)? {
-            Err(KafkaError::AdminOp(RDKafkaErrorCode::UnknownTopicOrPartition)) => Ok(Answer::Missing),
-            Ok(_) | Err(KafkaError::AdminOp(RDKafkaErrorCode::TopicAuthorizationFailed)) => {
-                Ok(Answer::Refused(format!(
-                    "this client's user may not ask for the settings of topic {topic}: allow it to DESCRIBE_CONFIGS the topic. \
-                     Until then nobody notices if the topic is compacted"
-                )))
-            }
-            Err(error) => Err(error),
+    /// Why the brokers give no settings of topics: rdkafka drops what they say, and returns none.
+    async fn why_none(&self, topics: Vec<String>) -> Result<HashMap<String, Answer>, KafkaError> {
+        if topics.is_empty() {
+            return Ok(HashMap::new());
         }
+        let admin = Arc::clone(&self.admin);
+        let described = tokio::task::spawn_blocking(move || {
+            let names: Vec<&str> = topics.iter().map(String::as_str).collect();
+            topic_id::describe(admin.inner(), &names, TIMEOUT)
+        });
+        let described = described.await.map_err(|_| KafkaError::Canceled)??;
+        let answers = described.into_iter().map(|(topic, described)| {
+            let answer = match described {
+                Err(KafkaError::AdminOp(RDKafkaErrorCode::UnknownTopicOrPartition)) => Answer::Missing,
+                Ok(_) | Err(KafkaError::AdminOp(RDKafkaErrorCode::TopicAuthorizationFailed)) => {
+                    Answer::Refused(format!(
+                        "this client's user may not ask for the settings of topic {topic}: allow it to DESCRIBE_CONFIGS the \
+                         topic. Until then nobody notices if the topic is compacted"
+                    ))
+                }
+                Err(error) => return Err(error),
+            };
+            Ok((topic, answer))
+        });
+        answers.collect()
     }
 }
 

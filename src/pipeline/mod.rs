@@ -9,12 +9,13 @@
 //! - `membership`: when this worker joins the consumer group, and who else is in it.
 //! - `journaling`: the modes, and what goes to the journal and comes back from it.
 //! - `survey`: what of it the database has, and what is nowhere.
-//! - `starts`, `start`: when and where a partition starts, asked of the database and of Kafka.
+//! - `starts`, `start`, `start_topics`: when and where a partition starts, asked of the database and of Kafka.
 //! - `open_batch`, `dispatch`: the batch being filled, and when it goes to a writer.
 //! - `writers`, `writer`: the batches being written; one batch until it is committed, through outages, overlaps and refused rows.
 //! - `after_write`: what follows a batch that was written.
 //! - `tick`: what is done ten times a second, and what `/status` and the metrics are given.
 //! - `dead_letter_copies`: copies of dead letters for a topic.
+//! - `subscription`: which topics are read.
 //! - `topic_settings`: whether a topic is compacted.
 //! - `watch`: lag, topic identities and health, checked every few seconds.
 
@@ -28,7 +29,9 @@ mod open_batch;
 mod partitions;
 mod setup;
 mod start;
+mod start_topics;
 mod starts;
+mod subscription;
 mod survey;
 mod tick;
 mod topic_settings;
@@ -47,6 +50,7 @@ use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
 use crate::config::Config;
+use crate::input::Inputs;
 use crate::kafka::consumer::ConsumerHandle;
 use crate::kafka::events::{Assigned, Command, Event, Messages};
 use crate::kafka::partition::TopicPartition;
@@ -64,6 +68,7 @@ use partitions::Partitions;
 pub use setup::{RunError, run, set_expectations};
 use start::Resolution;
 use starts::Starts;
+use subscription::Subscription;
 use survey::{Survey, Surveyor};
 use watch::{Monitor, Observation};
 pub use watch::{ask_brokers, show_server};
@@ -87,6 +92,8 @@ struct Pipeline {
     /// The publishing of copies of dead letters, if they are published.
     copies: Option<CopyPublisher>,
     watch: Monitor,
+    subscription: Subscription,
+    inputs: Inputs,
     times: Times,
     log: LogLimit,
 }
@@ -121,6 +128,11 @@ impl Pipeline {
                 Some(ended) = self.writers.next() => self.on_written(ended),
                 resolution = self.starts.next() => self.on_starts(resolution),
                 Some(observation) = self.watch.next() => self.on_observation(observation),
+                change = self.subscription.next() => {
+                    if let Err(refusal) = self.on_topics(&change) {
+                        break Err(refusal);
+                    }
+                }
                 survey = self.surveyor.next() => self.on_survey(survey),
                 appended = self.journaling.next_append() => {
                     self.partitions.mark_saved(&appended.saved);

@@ -14,6 +14,7 @@ use super::open_batch::OpenBatch;
 use super::partitions::Partitions;
 use super::start::Starter;
 use super::starts::Starts;
+use super::subscription::Subscription;
 use super::survey::Surveyor;
 use super::topic_settings::{self, PointsInSeries};
 use super::watch::Monitor;
@@ -45,6 +46,14 @@ pub enum RunError {
     /// The client for questions cannot start.
     #[error("librdkafka refuses the client: {0}")]
     Lookup(#[from] crate::kafka::Error),
+    /// A topic is of several inputs.
+    #[error("{key}: {text}")]
+    Contested {
+        /// The key of the configuration.
+        key: String,
+        /// What is wrong, and what to do.
+        text: String,
+    },
     /// Nobody has the journal any more; a new process opens it again.
     #[error("the journal's thread has ended by an internal error; start the worker again")]
     JournalEnded,
@@ -57,7 +66,7 @@ impl RunError {
             Self::Consumer(consumer::StartError::Kafka(error)) | Self::Lookup(error) => {
                 crate::kafka::refused_property(error)
             }
-            Self::Consumer(consumer::StartError::Thread(_)) | Self::JournalEnded => None,
+            Self::Consumer(consumer::StartError::Thread(_)) | Self::Contested { .. } | Self::JournalEnded => None,
         }
     }
 }
@@ -81,10 +90,13 @@ pub async fn run(
     health.update_facts(|facts| facts.group.ask());
     let member = Member::new(&config.pipeline, database.identity());
     let (kafka, beats) = (&config.kafka, Arc::clone(&health));
-    let consumer = consumer::spawn(kafka, member.clone(), budget.clone(), beats, event_sender, message_sender)?;
-    let watch = Monitor::new(Arc::clone(&config), Arc::clone(&lookup), database.clone(), Arc::clone(&health));
+    let inputs = config.inputs();
+    let subscription = Subscription::new(inputs.clone(), &kafka.dead_letter_topic, Arc::clone(&lookup));
+    let topics = subscription.topics().to_vec();
+    let consumer = consumer::spawn(kafka, member.clone(), topics, budget.clone(), beats, event_sender, message_sender)?;
+    let watch = Monitor::new(inputs.clone(), Arc::clone(&lookup), database.clone(), Arc::clone(&health));
     let starter = Starter {
-        inputs: config.inputs(),
+        inputs: inputs.clone(),
         kafka: config.kafka.clone(),
         lookup: Arc::clone(&lookup),
         database: database.clone(),
@@ -93,10 +105,15 @@ pub async fn run(
         log: LogLimit::default(),
     };
     let mut background = JoinSet::new();
-    let settings = TopicSettings::new(&config.kafka)?;
     let points_in_series = PointsInSeries::default();
-    let (seen, told) = (points_in_series.clone(), Arc::clone(&health));
-    background.spawn(topic_settings::watch(Arc::clone(&config), settings, seen, told));
+    let checked = (inputs.clone(), subscription.follow());
+    background.spawn(topic_settings::watch(
+        Arc::clone(&config),
+        checked,
+        TopicSettings::new(&config.kafka)?,
+        points_in_series.clone(),
+        Arc::clone(&health),
+    ));
     let membership = Membership::new(&config, &lookup, &database, (&consumer, member), &health);
     background.spawn(membership.keep());
     let writer = Writer::new(&config, database.clone(), lookup, points_in_series.clone());
@@ -104,11 +121,7 @@ pub async fn run(
     for record in journal.records().await.into_iter().flatten() {
         partitions.mark_journaled(&record);
     }
-    let copies = if config.kafka.dead_letter_topic.is_empty() {
-        None
-    } else {
-        Some(CopyPublisher::start(&config, database.clone(), Arc::clone(&health))?)
-    };
+    let copies = start_copies(&config, &database, &health)?;
     let pipeline = Pipeline {
         open_batch: OpenBatch::new(&config, budget, points_in_series),
         partitions,
@@ -118,6 +131,8 @@ pub async fn run(
         journaling: Journaling::new(journal, &config, database, writer),
         copies,
         watch,
+        subscription,
+        inputs,
         times: Times { movable_since: Instant::now(), calm_since: Instant::now() },
         log: LogLimit::default(),
         config,
@@ -125,6 +140,18 @@ pub async fn run(
         consumer,
     };
     pipeline.run(events, messages, background, shutdown).await
+}
+
+/// Starts the publishing of copies of dead letters, if they are published.
+fn start_copies(
+    config: &Arc<Config>,
+    database: &Database,
+    health: &Arc<Health>,
+) -> Result<Option<CopyPublisher>, RunError> {
+    if config.kafka.dead_letter_topic.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(CopyPublisher::start(config, database.clone(), Arc::clone(health))?))
 }
 
 /// Sets the facts of health that the configuration has.

@@ -4,11 +4,13 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use futures_util::stream::{self, StreamExt as _};
 use tokio::task::JoinError;
 use tracing::{error, info, warn};
 
 use super::new_cluster::{log_move, refused_move};
 use super::partitions::{InFlightPartitions, first_beyond};
+use super::start_topics::{Topic, Topics, log_starts};
 use crate::config::{Kafka, NewCluster, StartAt};
 use crate::database::{self, Class, Database, Elsewhere};
 use crate::input::Inputs;
@@ -23,6 +25,8 @@ use crate::telemetry::metrics;
 
 /// The reason of a gap whose messages were deleted before they were read.
 const RETENTION: &str = "retention";
+/// The number of topics that the database is asked about at the same time.
+const MOST_AT_ONCE: usize = 4;
 /// The state of partitions that cannot start, in the log.
 const NOT_STARTED: &str = "start";
 
@@ -56,6 +60,13 @@ pub(super) struct Resolution {
     pub(super) problem: Option<String>,
 }
 
+/// What was found of one topic.
+#[derive(Debug, Default)]
+struct Found {
+    starts: Vec<Start>,
+    commits: Vec<(Assigned, i64)>,
+}
+
 #[derive(Debug, thiserror::Error)]
 enum StartError {
     #[error("Kafka does not say where the topics are: {0}")]
@@ -66,33 +77,6 @@ enum StartError {
     Task(#[from] JoinError),
     #[error("{0}")]
     Wait(String),
-}
-
-/// What Kafka says about the topics.
-struct Topics {
-    cluster_id: String,
-    ids: HashMap<String, String>,
-    ranges: HashMap<TopicPartition, LogRange>,
-    /// The group's offsets: never above what the database has.
-    committed: HashMap<TopicPartition, i64>,
-}
-
-/// A topic whose partitions are to start.
-struct Topic<'a> {
-    source: &'a Arc<Source>,
-    kafka: &'a Topics,
-    in_flight: &'a InFlightPartitions,
-}
-
-impl Topic<'_> {
-    /// Returns the offset that the group has of the partition.
-    fn group_offset(&self, assigned: &Assigned) -> Option<i64> {
-        self.kafka.committed.get(&assigned.partition).copied()
-    }
-
-    fn in_flight(&self, partition: i32) -> Option<&Vec<(i64, i64)>> {
-        self.in_flight.get(&Partition::new(Arc::clone(self.source), partition))
-    }
 }
 
 impl Starter {
@@ -109,18 +93,28 @@ impl Starter {
         for one in &assigned {
             by_topic.entry(&one.partition.topic).or_default().push(one);
         }
+        let mut searches = Vec::new();
         for (topic, assigned) in by_topic {
-            let source = Arc::new(self.source(topic, &topics));
-            let topic = Topic { source: &source, kafka: &topics, in_flight: &in_flight };
-            match self.starts_of(&topic, &assigned, &mut resolution).await {
-                Ok(None) => {}
-                Ok(Some(problem)) | Err(problem) => resolution = self.with_problem(resolution, &problem),
+            searches.push(self.starts_of_topic(topic, assigned, &topics, &in_flight));
+        }
+        let mut problems = Vec::new();
+        let mut searches = stream::iter(searches).buffer_unordered(MOST_AT_ONCE);
+        while let Some((found, problem)) = searches.next().await {
+            resolution.starts.extend(found.starts);
+            resolution.commits.extend(found.commits);
+            problems.extend(problem);
+        }
+        drop(searches);
+        match problems.split_first() {
+            None => self.log_started(),
+            Some((problem, [])) => resolution = self.with_problem(resolution, problem),
+            Some((problem, others)) => {
+                let text = format!("{problem} (and {} other topics)", others.len());
+                resolution = self.with_problem(resolution, &StartError::Wait(text));
             }
         }
         resolution.log_ranges = topics.ranges;
-        if resolution.problem.is_none() {
-            self.log_started();
-        }
+        log_starts(&resolution.starts, &resolution.log_ranges);
         resolution
     }
 
@@ -150,12 +144,12 @@ impl Starter {
         let mut journaled = InFlightPartitions::new();
         self.add_journaled(&mut journaled).await;
         for (assigned, source, position) in reading {
-            let made_anew = topics.ids.get(&source.topic).is_some_and(|id| *id != source.topic_id);
+            let was_recreated = source.was_recreated(topics.ids.get(&source.topic).map(String::as_str));
             match topics.ranges.get(&assigned.partition) {
                 // Another partition's event, or one that can be read again; if not, the loop would find it stuck.
-                Some(range) if !made_anew && (range.start..=range.end).contains(&position) => {}
+                Some(range) if !was_recreated && (range.start..=range.end).contains(&position) => {}
                 // The position is the consumer's own: what it has handed on lies below, and is claimed by its own batch.
-                Some(range) if !made_anew && position < range.start => {
+                Some(range) if !was_recreated && position < range.start => {
                     let number = assigned.partition.number;
                     let spans =
                         journaled.get(&Partition::new(Arc::clone(&source), number)).map_or(&[][..], Vec::as_slice);
@@ -197,18 +191,9 @@ impl Starter {
 
     async fn ask_kafka(&self, partitions: Vec<TopicPartition>) -> Result<Topics, StartError> {
         let lookup = Arc::clone(&self.lookup);
-        let topics = tokio::task::spawn_blocking(move || -> Result<Option<Topics>, crate::kafka::Error> {
-            let mut names: Vec<&str> = partitions.iter().map(|one| one.topic.as_str()).collect();
-            names.sort_unstable();
-            names.dedup();
-            let described = lookup.topics(&names)?;
-            let ids = described.into_iter().map(|topic| (topic.name, topic.id.unwrap_or_default())).collect();
-            let ranges = lookup.log_ranges(&partitions)?;
-            let committed = lookup.committed(&partitions)?;
-            Ok(lookup.cluster_id().map(|cluster_id| Topics { cluster_id, ids, ranges, committed }))
-        });
+        let topics = tokio::task::spawn_blocking(move || Topics::ask(&lookup, partitions)).await??;
         // Another id is another source, of which all would be read again: none is better than an empty one.
-        topics.await??.ok_or_else(|| StartError::Wait("the brokers do not give the cluster's id".to_owned()))
+        topics.ok_or_else(|| StartError::Wait("the brokers do not give the cluster's id".to_owned()))
     }
 
     fn source(&self, topic: &str, topics: &Topics) -> Source {
@@ -227,12 +212,30 @@ impl Starter {
         }
     }
 
+    /// Finds the starts of a topic's partitions, and why one of them cannot start yet, if there is one.
+    async fn starts_of_topic(
+        &self,
+        topic: &str,
+        assigned: Vec<&Assigned>,
+        kafka: &Topics,
+        in_flight: &InFlightPartitions,
+    ) -> (Found, Option<StartError>) {
+        let mut found = Found::default();
+        if let Some(failure) = kafka.failures.get(topic) {
+            return (found, Some(StartError::Wait(format!("topic {topic} cannot be read: {failure}"))));
+        }
+        let source = Arc::new(self.source(topic, kafka));
+        let topic = Topic { source: &source, kafka, in_flight };
+        let result = self.starts_of(&topic, &assigned, &mut found).await;
+        (found, result.unwrap_or_else(Some))
+    }
+
     /// Finds the starts of a topic's partitions. Returns why one of them cannot start yet, if there is one.
     async fn starts_of(
         &self,
         topic: &Topic<'_>,
         assigned: &[&Assigned],
-        resolution: &mut Resolution,
+        found: &mut Found,
     ) -> Result<Option<StartError>, StartError> {
         let mut problem = None;
         let mut with_range: Vec<(&Assigned, LogRange)> = Vec::new();
@@ -253,11 +256,11 @@ impl Starter {
             true
         });
         let firsts = self.first_offsets(topic, &with_range, &moved);
-        let next_offsets = self.next_offsets(topic, &with_range, &firsts, resolution).await?;
+        let next_offsets = self.next_offsets(topic, &with_range, &firsts, found).await?;
         for (one, range) in with_range {
             let next = next_offsets.get(&one.partition.number).copied();
             match self.start_at(topic, one, range, next).await {
-                Ok(start) => resolution.starts.push(start),
+                Ok(start) => found.starts.push(start),
                 Err(failure) => problem = Some(failure),
             }
         }
@@ -295,7 +298,7 @@ impl Starter {
         topic: &Topic<'_>,
         assigned: &[(&Assigned, LogRange)],
         firsts: &[(i32, i64)],
-        resolution: &mut Resolution,
+        found: &mut Found,
     ) -> Result<HashMap<i32, i64>, StartError> {
         let failure = match self.database.start(topic.source, firsts).await {
             Err(failure) if self.journaling && failure.class() != Class::Data => failure,
@@ -311,7 +314,7 @@ impl Starter {
         for ((one, _), (number, first)) in assigned.iter().zip(firsts) {
             let committed = topic.group_offset(one);
             if committed.is_none() {
-                resolution.commits.push(((*one).clone(), *first));
+                found.commits.push(((*one).clone(), *first));
             }
             next_offsets.insert(*number, committed.unwrap_or(*first));
         }
@@ -353,7 +356,6 @@ impl Starter {
             }
             return Err(wait(assigned, "its progress lies beyond the end of its log"));
         }
-        info!(topic = source.topic, partition = number, offset, log_end = range.end, "partition starts");
         Ok(Start { assigned: assigned.clone(), source: Arc::clone(source), offset, next_offset: next })
     }
 

@@ -26,7 +26,12 @@ impl Pipeline {
         let is_journaling = self.is_journaling();
         self.starts.tick(is_journaling, || self.partitions.in_flight());
         self.surveyor.tick(&self.partitions, self.journaling.appends());
-        self.watch.tick(&self.partitions, self.is_journaling().then(|| self.journaling.took_at()));
+        self.subscription.tick();
+        self.watch.tick(
+            &self.partitions,
+            &self.subscription.topics(),
+            self.is_journaling().then(|| self.journaling.took_at()),
+        );
         self.measure();
     }
 

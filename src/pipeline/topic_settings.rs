@@ -1,4 +1,4 @@
-//! The settings of the topics, asked for again and again: if a topic of points is compacted, Kafka removes points
+//! The settings of the topics that are read, asked for again and again: if a topic of points is compacted, Kafka removes points
 //! before they are read.
 
 use std::sync::Arc;
@@ -8,8 +8,10 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tracing::{debug, error, info, warn};
 
+use super::subscription::Topics;
 use crate::batch::Counts;
 use crate::config::Config;
+use crate::input::Inputs;
 use crate::kafka::topic_settings::{Answer, Finding, TopicSettings};
 use crate::raw::{Kind, Source};
 use crate::telemetry::health::Health;
@@ -45,40 +47,33 @@ impl PointsInSeries {
 /// Asks until it is dropped, and reports what was found.
 pub(super) async fn watch(
     config: Arc<Config>,
+    (inputs, topics): (Inputs, Topics),
     settings: TopicSettings,
     points_in_series: PointsInSeries,
     health: Arc<Health>,
 ) {
-    let kafka = &config.kafka;
     let log = LogLimit::default();
-    let mut refused_logged = Vec::new();
+    let mut is_refusal_logged = false;
     loop {
-        let mut losses = Vec::new();
-        let mut silent = false;
-        for (topic, has_points) in [(&kafka.series_topic, points_in_series.is_known()), (&kafka.points_topic, true)] {
-            match settings.ask(topic).await {
-                Ok(Answer::Known(settings)) => {
-                    for finding in settings.findings(topic, has_points, &config.message) {
-                        match finding {
-                            Finding::Loss(text) => losses.push(text),
-                            Finding::Risk(text) => debug!(text, "a topic's settings; `series-ingest check` lists them"),
-                        }
-                    }
-                }
-                Ok(Answer::Missing) => {}
-                Ok(Answer::Refused(reason)) => {
-                    if !refused_logged.contains(&topic) {
-                        refused_logged.push(topic);
-                        warn!(reason, "the settings of a topic are not known");
-                    }
-                    // What they were is the last that is known.
-                    silent |= has_points;
-                }
-                Err(failure) => {
-                    debug!(%failure, topic, "the settings of the topic are not known now");
-                    silent = true;
+        let read = Arc::clone(&topics.borrow());
+        let mut found = Found::default();
+        match settings.ask(&read).await {
+            Ok(answers) => {
+                for (topic, answer) in answers {
+                    // A topic of series has points only if some were seen there.
+                    let has_points = inputs.kind_of(&topic) != Kind::Series || points_in_series.is_known();
+                    found.add(&config, &topic, has_points, answer);
                 }
             }
+            Err(failure) => {
+                debug!(%failure, "the settings of the topics are not known now");
+                found.is_partial = true;
+            }
+        }
+        let Found { losses, refusals, is_partial } = found;
+        if let Some(reason) = refusals.first().filter(|_| !is_refusal_logged) {
+            is_refusal_logged = true;
+            warn!(reason, topics = refusals.len(), "the settings of a topic are not known");
         }
         if !losses.is_empty() {
             let reason = losses.join("; ");
@@ -86,12 +81,42 @@ pub(super) async fn watch(
                 error!(reason, seconds = repeated.seconds, "Kafka removes points before they are read");
             }
             health.set_condition(CONDITION, Some(reason));
-        } else if !silent {
+        } else if !is_partial {
             if let Some(ended) = log.ends(CONDITION) {
                 info!(seconds = ended.seconds, "the topic is not compacted any more");
             }
             health.set_condition(CONDITION, None);
         }
         points_in_series.changed().await;
+    }
+}
+
+/// What the answers say.
+#[derive(Debug, Default)]
+struct Found {
+    losses: Vec<String>,
+    /// Why settings are not known.
+    refusals: Vec<String>,
+    /// Whether the settings of some topic of points are not known: what they were is the last that is known.
+    is_partial: bool,
+}
+
+impl Found {
+    fn add(&mut self, config: &Config, topic: &str, has_points: bool, answer: Answer) {
+        match answer {
+            Answer::Known(settings) => {
+                for finding in settings.findings(topic, has_points, &config.message) {
+                    match finding {
+                        Finding::Loss(text) => self.losses.push(text),
+                        Finding::Risk(text) => debug!(text, "a topic's settings; `series-ingest check` lists them"),
+                    }
+                }
+            }
+            Answer::Missing => {}
+            Answer::Refused(reason) => {
+                self.refusals.push(reason);
+                self.is_partial |= has_points;
+            }
+        }
     }
 }

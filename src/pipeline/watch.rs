@@ -9,9 +9,11 @@ use tokio::task::JoinSet;
 use tracing::{debug, info};
 
 use super::partitions::{Lag, Partitions};
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::database::schema::Server;
 use crate::database::{Class, Database, ReferentialCheck};
+use crate::input::Inputs;
+use crate::kafka;
 use crate::kafka::lookup::{Lookup, is_missing_topic};
 use crate::kafka::partition::{LogRange, TopicPartition};
 use crate::telemetry::health::{Health, PartitionStatus, Status};
@@ -28,6 +30,8 @@ const SERVER_INTERVAL: Duration = Duration::from_secs(30);
 
 /// How often it is asked what this worker may do: while nothing comes, no write shows it.
 const RIGHTS_INTERVAL: Duration = Duration::from_secs(5);
+/// The condition while topics that inputs name do not exist.
+const MISSING: &str = "missing_topics";
 /// The condition while the worker's role lacks a right, or a function of the schema is missing.
 const RIGHTS: &str = "rights";
 
@@ -41,14 +45,14 @@ pub(super) struct Observation {
     refusal: Option<String>,
     /// Why they do not answer.
     silence: Option<String>,
-    /// The configured topics that do not exist.
+    /// The topics that do not exist, of those that are to be read.
     missing_topics: Vec<String>,
 }
 
 /// Looks at Kafka and the database.
 #[derive(Debug)]
 pub(super) struct Monitor {
-    config: Arc<Config>,
+    inputs: Inputs,
     lookup: Arc<Lookup>,
     database: Database,
     health: Arc<Health>,
@@ -64,9 +68,9 @@ pub(super) struct Monitor {
 }
 
 impl Monitor {
-    pub(super) fn new(config: Arc<Config>, lookup: Arc<Lookup>, database: Database, health: Arc<Health>) -> Self {
+    pub(super) fn new(inputs: Inputs, lookup: Arc<Lookup>, database: Database, health: Arc<Health>) -> Self {
         Self {
-            config,
+            inputs,
             lookup,
             database,
             health,
@@ -88,13 +92,11 @@ impl Monitor {
                 Some(Ok(Some(mut observation))) => {
                     let (silence, missing_topics) =
                         (observation.silence.take(), observation.missing_topics.split_off(0));
-                    self.health.update_facts(|facts| {
-                        // While no broker answers, nobody knows of topics.
-                        if silence.is_none() {
-                            facts.partitions.missing_topics = missing_topics;
-                        }
-                        facts.brokers.problem = silence;
-                    });
+                    // While no broker answers, nobody knows of topics.
+                    if silence.is_none() {
+                        self.report_missing(&missing_topics);
+                    }
+                    self.health.update_facts(|facts| facts.brokers.problem = silence);
                     self.health.set_condition("kafka", observation.refusal.take());
                     return Some(observation);
                 }
@@ -105,6 +107,22 @@ impl Monitor {
         }
     }
 
+    /// The native topics have to exist. Those that other inputs name may come later, and those that a regular expression matches
+    /// may go.
+    fn report_missing(&self, topics: &[String]) {
+        let (mut required, mut expected) = (Vec::new(), Vec::new());
+        for topic in topics {
+            match self.inputs.of_topic(topic) {
+                Some(input) if input.is_built_in() => required.push(topic.clone()),
+                Some(input) if input.names(topic) => expected.push(format!("{topic} (input {:?})", input.name)),
+                _ => {}
+            }
+        }
+        self.health.update_facts(|facts| facts.partitions.missing_topics = required);
+        let reason = || format!("topics that inputs name and that do not exist: {}", expected.join(", "));
+        self.health.set_warning(MISSING, (!expected.is_empty()).then(reason));
+    }
+
     /// Returns `true` if the database does what it is asked.
     pub(super) fn database_is_up(&self) -> bool {
         self.database.state().up
@@ -112,8 +130,8 @@ impl Monitor {
 
     /// Asks, if it is time.
     ///
-    /// `journal`: while messages go to the journal instead of the database, when it last took some.
-    pub(super) fn tick(&mut self, partitions: &Partitions, journal: Option<Option<Instant>>) {
+    /// `topics`: those that are read. `journal`: while messages go to the journal instead of the database, when it last took some.
+    pub(super) fn tick(&mut self, partitions: &Partitions, topics: &Arc<[String]>, journal: Option<Option<Instant>>) {
         self.report_database(journal);
         self.probe();
         self.ask_server();
@@ -126,7 +144,7 @@ impl Monitor {
         self.asked = Some(Instant::now());
         let owned = partitions.owned();
         let lookup = Arc::clone(&self.lookup);
-        let topics = [self.config.kafka.series_topic.clone(), self.config.kafka.points_topic.clone()];
+        let topics = Arc::clone(topics);
         self.questions.spawn_blocking(move || ask(&lookup, &topics, &owned));
     }
 
@@ -225,43 +243,27 @@ impl Monitor {
 
 fn ask(lookup: &Lookup, topics: &[String], owned: &[TopicPartition]) -> Option<Observation> {
     let mut observation = Observation::default();
-    for topic in topics {
-        // A topic that does not exist must not hide the other.
-        match lookup.topics(&[topic]) {
-            Ok(described) => {
-                for topic in described {
-                    if topic.may_read == Some(false) {
-                        let text = format!("topic {}: this client's user may not READ it: allow it", topic.name);
-                        observation.refusal.get_or_insert(text);
-                    }
-                    if let Some(id) = topic.id {
-                        observation.topic_ids.insert(topic.name, id);
-                    }
-                }
-            }
-            Err(failure) => {
-                debug!(%failure, topic, "the topic cannot be described");
-                if let Some(refusal) = lookup.refusal(&failure) {
-                    observation.refusal.get_or_insert(format!("topic {topic}: {refusal}"));
-                } else if is_missing_topic(&failure) {
-                    observation.missing_topics.push(topic.clone());
-                } else {
-                    observation.silence = lookup.silence(&failure);
-                }
-                // Each further question would take its whole time.
-                if observation.silence.is_some() || lookup.is_shut_out() {
-                    return Some(observation);
-                }
-            }
+    if let Err(failure) = describe(lookup, topics, &mut observation) {
+        debug!(%failure, "the topics cannot be described");
+        if let Some(refusal) = lookup.refusal(&failure) {
+            observation.refusal.get_or_insert(refusal);
+        } else {
+            observation.silence = lookup.silence(&failure);
         }
     }
-    match lookup.log_ranges(owned) {
+    // Each further question would take its whole time.
+    if observation.silence.is_some() || lookup.is_shut_out() {
+        return Some(observation);
+    }
+    let is_there = |partition: &&TopicPartition| !observation.missing_topics.contains(&partition.topic);
+    let owned: Vec<TopicPartition> = owned.iter().filter(is_there).cloned().collect();
+    match lookup.log_ranges(&owned) {
         Ok(ranges) => observation.log_ranges = ranges,
         Err(failure) => debug!(%failure, "the ends of the logs are not known"),
     }
     // A client that may not use the group owns nothing, and the refusal has to be reported.
     let any = topics.last().map(|topic| TopicPartition::new(topic.clone(), 0));
-    match lookup.committed(if owned.is_empty() { any.as_slice() } else { owned }) {
+    match lookup.committed(if owned.is_empty() { any.as_slice() } else { &owned }) {
         Ok(offsets) => observation.committed = offsets,
         Err(failure) => {
             if let Some(refusal) = lookup.refusal(&failure) {
@@ -271,6 +273,37 @@ fn ask(lookup: &Lookup, topics: &[String], owned: &[TopicPartition]) -> Option<O
         }
     }
     Some(observation)
+}
+
+/// Asks for all topics at once.
+fn describe(lookup: &Lookup, topics: &[String], observation: &mut Observation) -> Result<(), kafka::Error> {
+    if topics.is_empty() {
+        // So that the brokers show that they answer.
+        return lookup.topic_names().map(drop);
+    }
+    let names: Vec<&str> = topics.iter().map(String::as_str).collect();
+    for (topic, described) in lookup.topics(&names)? {
+        match described {
+            Ok(described) => {
+                if described.may_read == Some(false) {
+                    let text = format!("topic {topic}: this client's user may not READ it: allow it");
+                    observation.refusal.get_or_insert(text);
+                }
+                if let Some(id) = described.id {
+                    observation.topic_ids.insert(topic, id);
+                }
+            }
+            // A topic that does not exist must not hide the others.
+            Err(failure) if is_missing_topic(&failure) => observation.missing_topics.push(topic),
+            Err(failure) => {
+                debug!(%failure, topic, "the topic cannot be described");
+                if let Some(refusal) = lookup.refusal(&failure) {
+                    observation.refusal.get_or_insert(format!("topic {topic}: {refusal}"));
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Shows on the status page which server the database is, and logs it if it is another one.
@@ -297,13 +330,17 @@ pub fn show_server(health: &Health, server: &Server) {
 
 /// Asks the brokers for an answer every few seconds, and reports it to health; ends only when it is dropped. For the time in
 /// which the worker waits for its schema, and nothing else asks them.
-pub async fn ask_brokers(kafka: &config::Kafka, health: &Health) {
+pub async fn ask_brokers(config: &Config, health: &Health) {
     // The pipeline reports a property that librdkafka refuses.
-    let Ok(lookup) = Lookup::new(kafka) else { return std::future::pending().await };
+    let Ok(lookup) = Lookup::new(&config.kafka) else { return std::future::pending().await };
     let lookup = Arc::new(lookup);
+    let topics: Vec<String> = config.inputs().topic_names().take(1).map(str::to_owned).collect();
     loop {
-        let (asked, topic) = (Arc::clone(&lookup), kafka.points_topic.clone());
-        let question = move || asked.topics(&[&topic]).err().and_then(|failure| asked.silence(&failure));
+        let (asked, topics) = (Arc::clone(&lookup), topics.clone());
+        let question = move || {
+            let described = describe(&asked, &topics, &mut Observation::default());
+            described.err().and_then(|failure| asked.silence(&failure))
+        };
         if let Ok(silence) = tokio::task::spawn_blocking(question).await {
             let answered = lookup.answered();
             health.update_facts(|facts| {

@@ -21,6 +21,8 @@ pub mod readiness;
 use std::borrow::Cow;
 use std::fmt::{self, Display, Write as _};
 
+/// The maximum number of names in a list in a log line.
+const MAX_NAMES: usize = 30;
 /// How many characters of a text from outside reach a log line.
 const MAX_CHARACTERS: usize = 256;
 
@@ -44,8 +46,20 @@ pub fn one_line(text: &str) -> Cow<'_, str> {
 
 /// Partitions as they stand in a log line: `topic[0], topic[1]`.
 pub fn partitions<'a>(list: impl IntoIterator<Item = (&'a str, i32)>) -> String {
-    let each = list.into_iter().map(|(topic, partition)| format!("{topic}[{partition}]"));
-    each.collect::<Vec<_>>().join(", ")
+    list_of(list.into_iter().map(|(topic, partition)| format!("{topic}[{partition}]")))
+}
+
+/// Names as they stand in a log line.
+pub fn list<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+    list_of(names.into_iter().map(str::to_owned))
+}
+
+fn list_of(mut names: impl Iterator<Item = String>) -> String {
+    let listed = names.by_ref().take(MAX_NAMES).collect::<Vec<_>>().join(", ");
+    match names.count() {
+        0 => listed,
+        others => format!("{listed} and {others} others"),
+    }
 }
 
 /// A time as it stands in a log line, by RFC 3339; `us` is in microseconds since the Unix epoch.
@@ -102,6 +116,8 @@ mod tests {
     fn partitions_and_times_are_for_people() {
         assert_eq!(partitions([("t", 0), ("t", 12), ("u.v", 3)]), "t[0], t[12], u.v[3]");
         assert_eq!(partitions([]), "");
+        let many: Vec<String> = (0..MAX_NAMES + 3).map(|number| format!("t{number}")).collect();
+        assert!(list(many.iter().map(String::as_str)).ends_with(", t29 and 3 others"));
         assert_eq!(time_us(1_735_689_600_000_000), "2025-01-01T00:00:00Z");
         assert_eq!(time_us(i64::MIN), "-9223372036854775808 us");
     }

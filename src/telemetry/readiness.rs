@@ -59,6 +59,8 @@ pub struct Group {
     pub joined: Option<Instant>,
     /// Why the group does not let this worker join.
     pub problem: Option<String>,
+    /// Whether there is no topic to read, so that the worker asks for no membership.
+    pub has_nothing_to_read: bool,
 }
 
 /// Facts about the partitions of this worker.
@@ -219,9 +221,10 @@ fn brokers(facts: &Facts, now: Instant) -> Sign {
 }
 
 fn group(facts: &Facts, now: Instant) -> Sign {
-    let Group { name, session_timeout, asked, joined, problem } = &facts.group;
+    let Group { name, session_timeout, asked, joined, problem, has_nothing_to_read } = &facts.group;
     let reason = match (joined, asked) {
         (Some(_), _) => None,
+        _ if *has_nothing_to_read => None,
         (None, None) => Some(format!("the worker does not ask to join the group {name} yet")),
         (None, Some(asked)) => {
             let waiting = format!("waits for the group {name} for {} s", seconds(now, *asked));
@@ -305,6 +308,7 @@ mod tests {
             asked: ago(30),
             joined: ago(20),
             problem: None,
+            has_nothing_to_read: false,
         };
         facts.partitions = Partitions { assigned: 3, reading: 3, complete: Some(now), ..Partitions::default() };
         facts.logs.oldest = ago(2).map(|at| ("t/0".into(), at, true));
@@ -360,6 +364,7 @@ mod tests {
             &["group: waits for the group g for 30 s: a member that ended without leaving it keeps its place for \
                up to 10 s"],
         ),
+        ("there is no topic to read", |f, _| (f.group.joined, f.group.has_nothing_to_read) = (None, true), &[]),
         (
             "the group is not asked yet",
             |f, _| (f.group.joined, f.group.asked) = (None, None),

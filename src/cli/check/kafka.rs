@@ -8,13 +8,14 @@ use super::{Failure, Report};
 use crate::cli::saying_waits;
 use crate::config::Config;
 use crate::database::Database;
-use crate::kafka::lookup::Lookup;
+use crate::input::{Input, Inputs, TopicPattern};
+use crate::kafka::lookup::{Lookup, is_missing_topic};
 use crate::kafka::member::Member;
 use crate::kafka::partition::TopicPartition;
+use crate::kafka::topic_id::Topic;
 use crate::kafka::topic_settings::{Answer, Finding, TopicSettings};
-use crate::pipeline;
-use crate::raw::Kind;
-use crate::raw::Source;
+use crate::raw::{Kind, Source};
+use crate::{kafka, pipeline, telemetry};
 
 pub(super) async fn check(config: &Arc<Config>, report: &mut Report) -> Result<(), Failure> {
     let config = Arc::clone(config);
@@ -47,21 +48,73 @@ fn ask(config: &Config, report: &mut Report) {
         };
     };
     report.say("kafka", format_args!("cluster {cluster}"));
-    let answers = check_topics(config, &lookup, report);
-    check_topic_settings(config, report);
+    let inputs = config.inputs();
+    let Some(read) = topics_to_read(config, &inputs, &lookup, report) else { return };
+    let answers = check_topics(config, &inputs, &read, &lookup, report);
+    check_topic_settings(config, &inputs, &read, report);
     if answers {
-        check_group(config, &lookup, report);
-        check_cluster(config, &lookup, &cluster, report);
+        check_group(config, &read, &lookup, report);
+        check_cluster(config, &inputs, &read, (&lookup, &cluster), report);
     }
 }
 
+/// The topics that a worker would read, by what there is now; `None` if the brokers do not answer.
+fn topics_to_read(config: &Config, inputs: &Inputs, lookup: &Lookup, report: &mut Report) -> Option<Vec<String>> {
+    let existing = if inputs.has_patterns() {
+        lookup.topic_names().map_err(|error| report_silence(lookup, &error, report)).ok()?
+    } else {
+        Vec::new()
+    };
+    let read = inputs.topics_to_read(existing.iter().map(String::as_str), &config.kafka.dead_letter_topic);
+    for contested in &read.contested {
+        report.problem(contested.key(), contested);
+    }
+    for input in inputs.iter() {
+        let contested = read.contested.iter().map(|one| &one.topic);
+        let there: Vec<&String> = read.topics.iter().chain(contested).collect();
+        let matches = |pattern: &TopicPattern| there.iter().any(|topic| pattern.matches(topic));
+        for pattern in input.topics.iter().filter(|pattern| !matches(pattern)) {
+            let text = format_args!("no topic matches {:?}; one that is created later is read", pattern.text());
+            report.warn(&input.key(), text);
+        }
+        if !input.is_built_in() {
+            let topics: Vec<&str> =
+                read.topics.iter().map(String::as_str).filter(|topic| is_of(inputs, topic, input)).collect();
+            report.say(
+                &format!("input {}", input.name),
+                format_args!("format {}, {} topics: {}", input.format.as_str(), topics.len(), telemetry::list(topics)),
+            );
+        }
+    }
+    Some(read.topics)
+}
+
+fn is_of(inputs: &Inputs, topic: &str, input: &Input) -> bool {
+    inputs.of_topic(topic).is_some_and(|one| one.name == input.name)
+}
+
+/// Reports that the brokers do not answer, if the error means that; returns whether it does.
+fn report_silence(lookup: &Lookup, error: &kafka::Error, report: &mut Report) -> bool {
+    let Some(silence) = lookup.silence(error) else { return false };
+    let key = if lookup.refused().is_some() { "kafka.properties" } else { "kafka.brokers" };
+    report.unreachable(key, silence);
+    true
+}
+
 /// Whether the pipeline has read these topics in another cluster only, so that a worker would not start in this one.
-fn check_cluster(config: &Config, lookup: &Lookup, cluster_id: &str, report: &mut Report) {
+fn check_cluster(
+    config: &Config,
+    inputs: &Inputs,
+    read: &[String],
+    (lookup, cluster_id): (&Lookup, &str),
+    report: &mut Report,
+) {
     // A database that does not answer, or has no tables yet, is another problem.
     let Ok(database) = Database::new(config) else { return };
-    let topics = [(Kind::Series, &config.kafka.series_topic), (Kind::Points, &config.kafka.points_topic)];
-    for (kind, name) in topics {
-        let Some(topic) = lookup.topics(&[name]).ok().and_then(|topics| topics.into_iter().next()) else { continue };
+    let Ok(described) = lookup.topics(&read.iter().map(String::as_str).collect::<Vec<_>>()) else { return };
+    for (name, topic) in described {
+        let Ok(topic) = topic else { continue };
+        let kind = inputs.kind_of(&name);
         let numbers: Vec<i32> = (0..i32::try_from(topic.partitions).unwrap_or(i32::MAX)).collect();
         let (cluster_id, topic_id) = (cluster_id.to_owned(), topic.id.unwrap_or_default());
         let source = Arc::new(Source { kind, cluster_id, topic: name.clone(), topic_id });
@@ -87,88 +140,92 @@ fn check_cluster(config: &Config, lookup: &Lookup, cluster_id: &str, report: &mu
 }
 
 /// Checks the topics; returns `false` if the brokers do not answer, and every further question would have to wait for that.
-fn check_topics(config: &Config, lookup: &Lookup, report: &mut Report) -> bool {
-    let topics = [
-        ("kafka.series_topic", &config.kafka.series_topic),
-        ("kafka.points_topic", &config.kafka.points_topic),
-        ("kafka.dead_letter_topic", &config.kafka.dead_letter_topic),
-    ];
-    for (key, topic) in topics.into_iter().filter(|(_, topic)| !topic.is_empty()) {
-        match lookup.topics(&[topic]) {
-            Ok(topics) => {
-                for topic in topics {
-                    let id = topic
-                        .id
-                        .as_deref()
-                        .unwrap_or("none: a topic recreated cannot be distinguished from the old one");
-                    report.say(
-                        &format!("topic {}", topic.name),
-                        format_args!("{} partitions, id {id}", topic.partitions),
-                    );
-                    if !topic.leaderless.is_empty() {
-                        let numbers: Vec<String> = topic.leaderless.iter().map(i32::to_string).collect();
-                        report.unreachable(
-                            key,
-                            format_args!(
-                                "topic {}: no broker leads partition {}: nothing of it is read or written until one of its \
-                                 replicas is back",
-                                topic.name,
-                                numbers.join(", ")
-                            ),
-                        );
-                    }
-                    // The dead-letter topic is written only, and Kafka is not asked for that right.
-                    if topic.may_read == Some(false) && key != "kafka.dead_letter_topic" {
-                        report.problem(key, format_args!("topic {}: this user may not READ it: allow it", topic.name));
-                    }
-                }
+fn check_topics(config: &Config, inputs: &Inputs, read: &[String], lookup: &Lookup, report: &mut Report) -> bool {
+    let copies = Some(config.kafka.dead_letter_topic.as_str()).filter(|topic| !topic.is_empty());
+    let names: Vec<&str> = read.iter().map(String::as_str).chain(copies).collect();
+    let described = match lookup.topics(&names) {
+        Ok(described) => described,
+        Err(error) => {
+            if !report_silence(lookup, &error, report) {
+                report.problem("kafka.brokers", format_args!("the topics cannot be described: {error}"));
             }
-            Err(error) => {
-                if let Some(silence) = lookup.silence(&error) {
-                    let key = if lookup.refused().is_some() { "kafka.properties" } else { "kafka.brokers" };
-                    report.unreachable(key, silence);
-                    return false;
-                }
-                report.problem(key, format_args!("topic {topic}: {error}. Create it, or allow this user to read it"));
+            return false;
+        }
+    };
+    for (name, topic) in described {
+        let input = inputs.of_topic(&name);
+        let key = input.map_or_else(|| "kafka.dead_letter_topic".to_owned(), Input::key);
+        match (topic, input) {
+            // The dead-letter topic is written only, and Kafka is not asked for that right.
+            (Ok(topic), _) => report_topic(&key, &topic, input.is_some(), report),
+            (Err(error), Some(input)) if is_missing_topic(&error) && !input.is_built_in() => {
+                let text = format_args!(
+                    "topic {name} of input {:?} does not exist; it is read once it is created",
+                    input.name
+                );
+                report.warn(&key, text);
+            }
+            (Err(error), _) => {
+                report.problem(key, format_args!("topic {name}: {error}. Create it, or allow this user to read it"));
             }
         }
     }
     true
 }
 
+fn report_topic(key: &str, topic: &Topic, is_read: bool, report: &mut Report) {
+    let id = topic.id.as_deref().unwrap_or("none: a topic recreated cannot be distinguished from the old one");
+    report.say(&format!("topic {}", topic.name), format_args!("{} partitions, id {id}", topic.partitions));
+    if !topic.leaderless.is_empty() {
+        let numbers: Vec<String> = topic.leaderless.iter().map(i32::to_string).collect();
+        report.unreachable(
+            key,
+            format_args!(
+                "topic {}: no broker leads partition {}: nothing of it is read or written until one of its replicas is back",
+                topic.name,
+                numbers.join(", ")
+            ),
+        );
+    }
+    if topic.may_read == Some(false) && is_read {
+        report.problem(key, format_args!("topic {}: this user may not READ it: allow it", topic.name));
+    }
+}
+
 /// What the settings of the topics may do to messages before they are read.
-fn check_topic_settings(config: &Config, report: &mut Report) {
+fn check_topic_settings(config: &Config, inputs: &Inputs, read: &[String], report: &mut Report) {
     let settings = match TopicSettings::new(&config.kafka) {
         Ok(settings) => settings,
         Err(error) => return report.problem("kafka.properties", format_args!("librdkafka refuses it: {error}")),
     };
-    let topics = [
-        ("kafka.series_topic", &config.kafka.series_topic, false),
-        ("kafka.points_topic", &config.kafka.points_topic, true),
-    ];
-    for (key, topic, has_points) in topics {
-        match Handle::current().block_on(settings.ask(topic)) {
-            Ok(Answer::Known(settings)) => {
-                for finding in settings.findings(topic, has_points, &config.message) {
+    let answers = match Handle::current().block_on(settings.ask(read)) {
+        Ok(answers) => answers,
+        Err(error) => {
+            return report.say("warning", format_args!("the settings of the topics are not known: {error}"));
+        }
+    };
+    for (topic, answer) in answers {
+        let Some(input) = inputs.of_topic(&topic) else { continue };
+        match answer {
+            Answer::Known(settings) => {
+                for finding in settings.findings(&topic, input.kind() != Kind::Series, &config.message) {
                     match finding {
-                        Finding::Loss(text) => report.problem(key, text),
-                        Finding::Risk(text) => report.say("warning", format_args!("{key}: {text}")),
+                        Finding::Loss(text) => report.problem(input.key(), text),
+                        Finding::Risk(text) => report.warn(&input.key(), text),
                     }
                 }
             }
-            // A topic that is missing is a problem already.
-            Ok(Answer::Missing) => {}
-            Ok(Answer::Refused(reason)) => report.say("warning", format_args!("{key}: {reason}")),
-            Err(error) => {
-                report.say("warning", format_args!("{key}: the settings of topic {topic} are not known: {error}"));
-            }
+            // A topic that is missing was reported already.
+            Answer::Missing => {}
+            Answer::Refused(reason) => report.warn(&input.key(), reason),
         }
     }
 }
 
-fn check_group(config: &Config, lookup: &Lookup, report: &mut Report) {
+fn check_group(config: &Config, read: &[String], lookup: &Lookup, report: &mut Report) {
     let group = &config.kafka.group_id;
-    if let Err(error) = lookup.committed(&[TopicPartition::new(config.kafka.points_topic.clone(), 0)])
+    let any = read.first().map(|topic| TopicPartition::new(topic.clone(), 0));
+    if let Err(error) = lookup.committed(any.as_slice())
         && let Some(text) = lookup.refusal(&error)
     {
         return report.problem("kafka.group_id", format_args!("group {group}: {text}"));

@@ -56,7 +56,7 @@ struct Fact {
 #[derive(Debug, Serialize)]
 struct Problem {
     /// The key of the configuration that it is about.
-    key: &'static str,
+    key: String,
     /// What is wrong, and what to do.
     text: String,
     /// Whether a server does not answer, or does not let us in: the exit code is another one.
@@ -73,16 +73,21 @@ impl Report {
         }
     }
 
-    fn problem(&mut self, key: &'static str, text: impl std::fmt::Display) {
-        self.problems.push(Problem { key, text: text.to_string(), unreachable: false });
+    /// States what may go wrong, or means nothing yet.
+    fn warn(&mut self, key: &str, text: impl std::fmt::Display) {
+        self.say("warning", format_args!("{key}: {text}"));
     }
 
-    fn unreachable(&mut self, key: &'static str, text: impl std::fmt::Display) {
-        self.problems.push(Problem { key, text: text.to_string(), unreachable: true });
+    fn problem(&mut self, key: impl Into<String>, text: impl std::fmt::Display) {
+        self.problems.push(Problem { key: key.into(), text: text.to_string(), unreachable: false });
+    }
+
+    fn unreachable(&mut self, key: impl Into<String>, text: impl std::fmt::Display) {
+        self.problems.push(Problem { key: key.into(), text: text.to_string(), unreachable: true });
     }
 
     /// Adds what a command would fail with, so that the exit code is the same.
-    fn failure(&mut self, key: &'static str, failure: &Failure) {
+    fn failure(&mut self, key: &str, failure: &Failure) {
         let text = failure.to_string();
         // A failure that names its key needs no other name of what it is about.
         let text = text.strip_prefix(key).and_then(|rest| rest.strip_prefix(": ")).unwrap_or(&text);

@@ -54,7 +54,7 @@ pub(super) async fn await_schema(
     let mut stopped = std::pin::pin!(signals::stopped(stopping));
     // The pipeline does this as soon as it runs.
     let mut asking = std::pin::pin!(async {
-        if wait.alone { pipeline::ask_brokers(&config.kafka, health).await } else { std::future::pending().await }
+        if wait.alone { pipeline::ask_brokers(config, health).await } else { std::future::pending().await }
     });
     loop {
         let attempt = Attempt { config, health, alone: wait.alone, began: Instant::now(), waited: Mutex::new(None) };

@@ -34,7 +34,32 @@ impl ConsumerThread {
     /// Joins the group.
     pub(super) fn join(&mut self) {
         self.joined = true;
-        log_failure("join", self.consumer.subscribe(&[&self.kafka.series_topic, &self.kafka.points_topic]));
+        self.subscribe();
+    }
+
+    /// Reads these topics from now on; what the group gives this member of them comes as an assignment.
+    pub(super) fn read_topics(&mut self, topics: Vec<String>) {
+        self.topics = topics;
+        if self.joined {
+            self.subscribe();
+        }
+    }
+
+    /// Subscribes to the topics to read, unless that is done. A list of none leaves the group: librdkafka takes no empty one.
+    fn subscribe(&mut self) {
+        if self.topics == self.subscribed {
+            return;
+        }
+        let result = if self.topics.is_empty() {
+            self.consumer.unsubscribe();
+            Ok(())
+        } else {
+            self.consumer.subscribe(&self.topics.iter().map(String::as_str).collect::<Vec<_>>())
+        };
+        if result.is_ok() {
+            self.subscribed.clone_from(&self.topics);
+        }
+        log_failure("subscribe", result);
     }
 
     /// A consumer that failed for good is replaced; all its partitions are lost.
@@ -77,6 +102,7 @@ impl ConsumerThread {
 
     fn replace(&mut self, consumer: BaseConsumer<Context>) {
         let before = std::mem::replace(&mut self.consumer, consumer);
+        self.subscribed.clear();
         if self.joined {
             self.join();
         }

@@ -63,13 +63,14 @@ impl ConsumerHandle {
     }
 }
 
-/// Starts the thread.
+/// Starts the thread, which reads `topics` from [`Command::Join`] on.
 ///
 /// # Errors
 /// If librdkafka refuses a property, or no thread can be started.
 pub fn spawn(
     kafka: &Kafka,
     member: Member,
+    topics: Vec<String>,
     budget: Budget,
     health: Arc<Health>,
     events: UnboundedSender<Event>,
@@ -81,6 +82,8 @@ pub fn spawn(
         kafka: kafka.clone(),
         member,
         joined: false,
+        topics,
+        subscribed: Vec::new(),
         consumer,
         assignment: Assignment::default(),
         last_epoch: 0,
@@ -116,6 +119,10 @@ struct ConsumerThread {
     kafka: Kafka,
     member: Member,
     joined: bool,
+    /// The topics to read.
+    topics: Vec<String>,
+    /// The topics that the consumer is subscribed to.
+    subscribed: Vec<String>,
     consumer: BaseConsumer<Context>,
     assignment: Assignment,
     last_epoch: u64,
@@ -142,6 +149,7 @@ impl ConsumerThread {
             loop {
                 match self.commands.try_recv() {
                     Ok(Command::Join) => self.join(),
+                    Ok(Command::Subscribe(topics)) => self.read_topics(topics),
                     Ok(Command::Rename(member)) => self.rename(member),
                     Ok(Command::Start(starts)) => self.start(starts),
                     Ok(Command::Restart(assigned)) => self.restart(&assigned),

@@ -3,6 +3,7 @@
 //! A consumer does not notice when a topic is deleted and recreated: it continues at its offset, in the new topic. Ids are never
 //! reused, so a topic that still has its id *after* messages were read had it when they were read.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +13,10 @@ use tracing::{error, info, warn};
 use super::{Outcome, Writer};
 use crate::batch::Batch;
 use crate::raw::{Interval, MessageSet, Source};
+use crate::telemetry;
+
+/// The state of topics whose ids cannot be asked for, in the log.
+const TOPIC_IDS: &str = "topic-ids";
 
 impl Writer {
     /// Returns the batch without what was read of a topic that was recreated since.
@@ -40,47 +45,43 @@ impl Writer {
         (sets, dropped)
     }
 
-    /// Returns those of the sources whose topics were recreated.
+    /// Returns those of the sources whose topics were recreated: there is one of the same name with another id now. If there is none
+    /// of this name, what was read is of the one that was there.
     async fn deleted(&self, sources: impl Iterator<Item = &Arc<Source>>) -> Vec<Arc<Source>> {
-        let mut sources: Vec<Arc<Source>> = sources.map(Arc::clone).collect();
+        let mut sources: Vec<Arc<Source>> =
+            sources.filter(|source| !source.topic_id.is_empty()).map(Arc::clone).collect();
         sources.sort();
         sources.dedup();
-        let mut deleted = Vec::new();
-        for source in sources {
-            if self.is_deleted(&source).await {
-                deleted.push(source);
-            }
+        if sources.is_empty() {
+            return sources;
         }
-        deleted
+        let names: Vec<String> = sources.iter().map(|source| source.topic.clone()).collect();
+        let ids = self.topic_ids(&names.into()).await;
+        sources.retain(|source| source.was_recreated(ids.get(&source.topic).map(String::as_str)));
+        sources
     }
 
-    /// Returns `true` if a topic of this name has another id now. If there is no topic of this name, what was read is of the one
-    /// that was there.
-    async fn is_deleted(&self, source: &Source) -> bool {
-        if source.topic_id.is_empty() {
-            return false;
-        }
+    /// The ids that topics have now, asked for until the brokers answer.
+    async fn topic_ids(&self, topics: &Arc<[String]>) -> HashMap<String, String> {
         let mut delays = self.backoff.build();
-        let state = format!("topic-id {}", source.topic);
         loop {
-            let (lookup, topic) = (Arc::clone(&self.lookup), source.topic.clone());
-            match tokio::task::spawn_blocking(move || lookup.topic_id(&topic)).await {
-                Ok(Ok(id)) => {
-                    if let Some(ended) = self.log.ends(&state) {
-                        info!(source.topic, seconds = ended.seconds, "the topic's id can be asked for again");
+            let (lookup, asked) = (Arc::clone(&self.lookup), Arc::clone(topics));
+            let question = move || lookup.topic_ids(&asked.iter().map(String::as_str).collect::<Vec<_>>());
+            match tokio::task::spawn_blocking(question).await {
+                Ok(Ok(ids)) => {
+                    if let Some(ended) = self.log.ends(TOPIC_IDS) {
+                        info!(seconds = ended.seconds, "the topics' ids can be asked for again");
                     }
-                    return id.is_some_and(|id| id != source.topic_id);
+                    return ids;
                 }
                 Ok(Err(failure)) => {
-                    if let Some(repeated) = self.log.lasts(&state, &failure.to_string()) {
+                    if let Some(repeated) = self.log.lasts(TOPIC_IDS, &failure.to_string()) {
                         let (seconds, unlogged) = (repeated.seconds, repeated.unlogged);
-                        warn!(
-                            %failure, source.topic, seconds, unlogged,
-                            "the topic's id cannot be asked for; trying again"
-                        );
+                        let topics = telemetry::list(topics.iter().map(String::as_str));
+                        warn!(%failure, topics, seconds, unlogged, "the topics' ids cannot be asked for; trying again");
                     }
                 }
-                Err(failure) => error!(%failure, source.topic, "asking for the topic's id ended by an internal error"),
+                Err(failure) => error!(%failure, "asking for the topics' ids ended by an internal error"),
             }
             tokio::time::sleep(delays.next().unwrap_or(Duration::from_secs(1))).await;
         }
