@@ -9,7 +9,7 @@
 //! - `native`, `json`, `influx`: a folder or a file for each kind of plan; the formats of docs/inputs.md are these, or `json`
 //!   with defaults.
 //! - [`inspect`]: what is in a topic, and the input that would read it.
-//! - `rules`: what holds for the messages of all formats.
+//! - `rules`: what holds for the messages of all formats; `values`, `series_id`: what several formats read and write.
 
 mod around;
 mod compile;
@@ -27,6 +27,7 @@ mod series_id;
 mod template;
 mod time;
 mod topics;
+mod values;
 
 use std::sync::Arc;
 

@@ -3,6 +3,7 @@
 use jiff::fmt::strtime;
 use jiff::tz::TimeZone;
 
+use super::around::Around;
 use crate::message::json::Fault;
 use crate::message::timestamp::{self, Unit};
 use crate::message::{Limits, Reason};
@@ -52,7 +53,7 @@ impl TimeForm {
     pub(super) fn of_text(&self, text: &str, at: usize, limits: &Limits) -> Result<i64, Fault> {
         let time = match self {
             Self::Any { unit, takes_quoted_numbers: true } if is_number(text) => {
-                return timestamp::of_number(text.as_bytes(), *unit, at, limits);
+                return timestamp::of_number(text.as_bytes(), *unit, at, limits, "the unit");
             }
             Self::Any { .. } | Self::Text => timestamp::of_text(text, at, limits)?,
             Self::Pattern(pattern) => {
@@ -79,13 +80,20 @@ impl TimeForm {
     /// A time that is a number as JSON writes it.
     pub(super) fn of_number(&self, number: &str, at: usize, limits: &Limits) -> Result<i64, Fault> {
         match self {
-            Self::Any { unit, .. } => timestamp::of_number(number.as_bytes(), *unit, at, limits),
+            Self::Any { unit, .. } => timestamp::of_number(number.as_bytes(), *unit, at, limits, "the unit"),
             Self::Text => Err(Fault::new(Reason::Schema, at, "expected a time as text, found a number: set time.unit")),
             Self::Pattern(pattern) => self.of_text(number, at, limits).map_err(|_| {
                 Fault::new(Reason::Schema, at, format!("expected a time of the form {pattern:?}, found a number"))
             }),
         }
     }
+}
+
+/// The message's own time in Kafka, for what stands at the byte `at`.
+pub(super) fn of_kafka(around: &Around<'_>, at: usize, limits: &Limits) -> Result<i64, Fault> {
+    let what = "expected a time of the message in Kafka, which has none";
+    let time_ms = around.time_ms.ok_or_else(|| Fault::new(Reason::Schema, at, what))?;
+    timestamp::checked(time_ms.saturating_mul(1000), at, limits)
 }
 
 /// Returns `true` for a decimal number as JSON writes it.

@@ -290,7 +290,7 @@ impl Partitions {
         self.positions()
             .into_iter()
             .filter(|(assigned, source, _)| {
-                topic_ids.get(&assigned.partition.topic).is_some_and(|id| *id != source.topic_id)
+                source.was_recreated(topic_ids.get(&assigned.partition.topic).map(String::as_str))
             })
             .map(|(assigned, _, _)| assigned)
             .collect()

@@ -144,12 +144,12 @@ impl Starter {
         let mut journaled = InFlightPartitions::new();
         self.add_journaled(&mut journaled).await;
         for (assigned, source, position) in reading {
-            let made_anew = topics.ids.get(&source.topic).is_some_and(|id| *id != source.topic_id);
+            let was_recreated = source.was_recreated(topics.ids.get(&source.topic).map(String::as_str));
             match topics.ranges.get(&assigned.partition) {
                 // Another partition's event, or one that can be read again; if not, the loop would find it stuck.
-                Some(range) if !made_anew && (range.start..=range.end).contains(&position) => {}
+                Some(range) if !was_recreated && (range.start..=range.end).contains(&position) => {}
                 // The position is the consumer's own: what it has handed on lies below, and is claimed by its own batch.
-                Some(range) if !made_anew && position < range.start => {
+                Some(range) if !was_recreated && position < range.start => {
                     let number = assigned.partition.number;
                     let spans =
                         journaled.get(&Partition::new(Arc::clone(&source), number)).map_or(&[][..], Vec::as_slice);

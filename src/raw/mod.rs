@@ -54,6 +54,13 @@ pub struct Source {
     pub topic_id: String,
 }
 
+impl Source {
+    /// Returns `true` if the topic was recreated: it has the id `id` now. `None` is no id, which shows nothing.
+    pub fn was_recreated(&self, id: Option<&str>) -> bool {
+        id.is_some_and(|id| id != self.topic_id)
+    }
+}
+
 /// A partition of a source: what has an order of offsets, a progress, and one owner at a time.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Partition {

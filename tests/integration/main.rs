@@ -28,6 +28,7 @@ mod identity;
 mod inputs;
 mod journal_commands;
 mod journal_place;
+mod labels;
 mod last_resort;
 mod limits;
 mod locks;

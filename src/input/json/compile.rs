@@ -244,7 +244,7 @@ fn layout(format: Format, each: Option<&Pointer>, slots: &mut Slots) -> (Layout,
         around
     };
     let plain = |slots_around: bool| Layout {
-        around: (slots_around && !inside.0.is_empty()).then(|| around(&[inside.clone()], &[""])),
+        around: (slots_around && !inside.0.is_empty()).then(|| around(std::slice::from_ref(inside), &[""])),
         is_array,
         envelope: Envelope::Plain,
     };

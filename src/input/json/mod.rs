@@ -20,7 +20,7 @@ pub(super) use plan::JsonPlan;
 
 use super::around::{Around, Made};
 use super::rules::Rules;
-use super::series_id::Tag;
+use super::series_id::{Names, Tag};
 use super::template::header;
 use crate::message::json::{Cursor, Fault};
 use crate::message::{Points, Reason};
@@ -45,8 +45,7 @@ pub(super) struct JsonScratch {
     base: usize,
     /// Where the records begin, and the place of that; `None` until it is found.
     records: Option<(usize, String)>,
-    series: String,
-    labels: String,
+    names: Names,
     column_name: String,
     /// Values of the message that are skipped, as the input is configured.
     skipped: usize,

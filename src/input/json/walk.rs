@@ -7,10 +7,11 @@ use jiter::Peek;
 
 use super::JsonScratch;
 use super::plan::{JsonPlan, Node, Tree};
+use crate::input::Nested;
 use crate::input::pointer::escape;
 use crate::input::rules::Rules;
 use crate::input::series_id::Tag;
-use crate::input::{Booleans, Nested, Strings};
+use crate::input::values::{number_of_boolean, number_of_text};
 use crate::message::Reason;
 use crate::message::faults::{checked_name, too_many_points};
 use crate::message::json::{Cursor, Fault};
@@ -280,7 +281,7 @@ impl JsonScratch {
             let read = read_scalar(cursor, peek, &mut self.text);
             let scalar = read.map_err(|fault| fault.at_token(escape(&cursor.key_at(at))))?;
             if scalar.kind != ScalarKind::Null && self.text[name.clone()] != *NAME_LABEL {
-                self.tags.push(Tag { name, value: scalar.text });
+                self.tags.push(Tag { name, value: scalar.text, at });
             }
             at = cursor.next_quote();
             next = cursor.next_key()?.map(|key| push(&mut self.text, key));
@@ -314,32 +315,4 @@ fn read_scalar(cursor: &mut Cursor<'_>, peek: Peek, buffer: &mut String) -> Resu
         }
         peek => return Err(cursor.unexpected("a string, a number or a boolean", peek)),
     })
-}
-
-/// The number that a string is, as the input says; `None`: it is skipped.
-pub(super) fn number_of_text(text: &str, strings: Strings, at: usize) -> Result<Option<f64>, Fault> {
-    match strings {
-        Strings::Skip => Ok(None),
-        Strings::Reject => {
-            Err(Fault::new(Reason::Schema, at, "expected a number, found a string, and strings = \"reject\""))
-        }
-        Strings::Number => match text.parse::<f64>() {
-            Ok(number) if number.is_infinite() && text.contains(|c: char| c.is_ascii_digit()) => {
-                Err(Fault::new(Reason::Limits, at, "the number is beyond the range of a double"))
-            }
-            Ok(number) => Ok(Some(number)),
-            Err(_) => Err(Fault::new(Reason::Schema, at, "expected a number in the string, and strings = \"number\"")),
-        },
-    }
-}
-
-/// The number that a boolean is, as the input says; `None`: it is skipped.
-pub(super) fn number_of_boolean(value: bool, booleans: Booleans, at: usize) -> Result<Option<f64>, Fault> {
-    match booleans {
-        Booleans::Skip => Ok(None),
-        Booleans::ZeroOne => Ok(Some(f64::from(u8::from(value)))),
-        Booleans::Reject => {
-            Err(Fault::new(Reason::Schema, at, "expected a number, found a boolean, and booleans = \"reject\""))
-        }
-    }
 }
