@@ -22,6 +22,8 @@ pub(super) struct Partitions {
 #[derive(Debug)]
 struct Owned {
     epoch: u64,
+    /// The name of the input that its messages are of.
+    input: Arc<str>,
     assigned_at: Instant,
     reading: Option<Reading>,
     log: Option<LogRange>,
@@ -67,6 +69,8 @@ pub(super) fn first_beyond(next: i64, intervals: Option<&Vec<(i64, i64)>>) -> i6
 #[derive(Debug, Clone)]
 pub(super) struct Lag {
     pub(super) partition: TopicPartition,
+    /// The name of the input that its messages are of.
+    pub(super) input: Arc<str>,
     pub(super) next_offset: Option<i64>,
     pub(super) position: Option<i64>,
     pub(super) log_end: Option<i64>,
@@ -77,10 +81,12 @@ pub(super) struct Lag {
 }
 
 impl Partitions {
-    pub(super) fn assign(&mut self, assigned: &Assigned) {
+    /// Records an assignment of a partition, whose messages are of the input of this name.
+    pub(super) fn assign(&mut self, assigned: &Assigned, input: &str) {
         let now = Instant::now();
         let partition = self.owned.entry(assigned.partition.clone()).or_insert_with(|| Owned {
             epoch: assigned.epoch,
+            input: input.into(),
             assigned_at: now,
             reading: None,
             log: None,
@@ -361,6 +367,7 @@ impl Partitions {
             let seconds = if is_unknown { seconds.max(unknown_for.as_secs_f64()) } else { seconds };
             lags.push(Lag {
                 partition: key.clone(),
+                input: Arc::clone(&partition.input),
                 next_offset: reading.map(|reading| reading.next_offset),
                 position: reading.map(|reading| reading.position),
                 log_end: partition.log.map(|log| log.end),
@@ -413,7 +420,7 @@ mod tests {
     }
 
     fn assign(epoch: u64) -> Step {
-        always(move |partitions| partitions.assign(&assigned(epoch)))
+        always(move |partitions| partitions.assign(&assigned(epoch), "i"))
     }
 
     fn revoke() -> Step {

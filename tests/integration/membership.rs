@@ -108,7 +108,10 @@ async fn a_topic_created_later_and_one_that_is_recreated_are_read_within_30_s() 
     until(30, "the topic is gone", async || !fixture.broker.exists(&fixture.points_topic)).await;
     let worker = worker(&fixture);
     // It has joined, with the partition of the series' topic.
-    let lag = format!("series_ingest_kafka_lag_messages{{topic=\"{}\",partition=\"0\"}}", fixture.series_topic);
+    let lag = format!(
+        "series_ingest_kafka_lag_messages{{input=\"series\",topic=\"{}\",partition=\"0\"}}",
+        fixture.series_topic
+    );
     until(60, "the series' topic is read", async || worker.metric(&lag).is_some()).await;
 
     let mut published = Published::default();

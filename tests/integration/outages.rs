@@ -27,7 +27,10 @@ async fn messages_go_to_the_journal_and_from_there_to_the_database_without_hands
     away.fixture.until_journaled(&worker).await;
     assert!(worker.metric("series_ingest_journal_records").unwrap() > 0.0);
     assert_eq!(worker.get("/readyz").unwrap().0, 200, "in an outage with room in the journal the worker is ready");
-    let lag = format!("series_ingest_kafka_lag_seconds{{topic=\"{}\",partition=\"0\"}}", away.fixture.points_topic);
+    let lag = format!(
+        "series_ingest_kafka_lag_seconds{{input=\"points\",topic=\"{}\",partition=\"0\"}}",
+        away.fixture.points_topic
+    );
     assert!(worker.metric(&lag).unwrap() > 0.0, "what is only journaled is behind");
     // Kafka may lose it now.
     away.delete_records().await;

@@ -79,7 +79,7 @@ async fn brokers_that_are_away_are_named_the_lag_stays_and_the_worker_is_ready_a
     until(10, "kafka_up is 0.0", async || worker.metric("series_ingest_kafka_up") == Some(0.0)).await;
     // The client gives its partitions up when its session is over.
     until(60, "the partitions are lost", async || worker.log().contains("lost=true")).await;
-    let labels = format!("{{topic=\"{}\",partition=\"0\"}}", fixture.points_topic);
+    let labels = format!("{{input=\"points\",topic=\"{}\",partition=\"0\"}}", fixture.points_topic);
     let seconds = || worker.metric(&format!("series_ingest_kafka_lag_seconds{labels}"));
     assert_eq!(worker.metric(&format!("series_ingest_kafka_lag_messages{labels}")), Some(0.0), "its last value");
     let first = seconds().expect("the series is still there");
@@ -347,7 +347,10 @@ async fn after_an_outage_nothing_is_stalled_and_the_last_error_is_over_and_the_s
     // The server that comes back is another one: without TimescaleDB.
     away.fixture.client.batch_execute("drop extension timescaledb cascade").await.unwrap();
     // Longer than the time after which a standstill is a reason.
-    let labels = format!("series_ingest_kafka_lag_seconds{{topic=\"{}\",partition=\"0\"}}", away.fixture.points_topic);
+    let labels = format!(
+        "series_ingest_kafka_lag_seconds{{input=\"points\",topic=\"{}\",partition=\"0\"}}",
+        away.fixture.points_topic
+    );
     until(30, "what waits is old", async || worker.metric(&labels).is_some_and(|seconds| seconds > 5.0)).await;
     away.proxy.refuse(false);
     until(60, "it streams again", async || {
@@ -377,7 +380,7 @@ async fn record_times_that_cannot_be_true_make_no_lag() {
     until_ready(&worker).await;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     let now_s = i64::try_from(now.as_secs()).unwrap();
-    let labels = format!("{{topic=\"{}\",partition=\"0\"}}", away.fixture.points_topic);
+    let labels = format!("{{input=\"points\",topic=\"{}\",partition=\"0\"}}", away.fixture.points_topic);
     let seconds = || worker.metric(&format!("series_ingest_kafka_lag_seconds{labels}"));
     let mut published = Published::default();
     // Seconds, as milliseconds; half an hour in the future, more than which brokers refuse; a year in which Kafka's records had

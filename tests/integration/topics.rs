@@ -9,8 +9,10 @@ use crate::support::until;
 
 /// Whether a lag metric of this partition says that all is applied.
 async fn until_lag_is_zero(fixture: &Fixture, worker: &crate::support::worker::Worker, partition: i32) {
-    let name =
-        format!("series_ingest_kafka_lag_messages{{topic=\"{}\",partition=\"{partition}\"}}", fixture.points_topic);
+    let name = format!(
+        "series_ingest_kafka_lag_messages{{input=\"points\",topic=\"{}\",partition=\"{partition}\"}}",
+        fixture.points_topic
+    );
     until(60, "lag 0", async || worker.metric(&name) == Some(0.0)).await;
 }
 
