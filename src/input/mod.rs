@@ -41,6 +41,9 @@ use influx::InfluxPlan;
 use json::JsonPlan;
 pub use problems::Problem;
 
+/// What is reported before messages are decoded that were read some time ago, maybe with another configuration.
+pub const DECODED_NOW: &str = "messages of [[input]] topics are decoded by the inputs as they are configured now";
+
 /// The name of the input that `kafka.series_topic` is.
 pub const SERIES_INPUT: &str = "series";
 /// The name of the input that `kafka.points_topic` is.
@@ -142,6 +145,16 @@ impl Inputs {
         let is_named = named.is_some();
         let matching = move |input: &&Input| !is_named && input.topics.iter().any(|one| one.matches(topic));
         named.into_iter().chain(self.iter().filter(matching))
+    }
+
+    /// Returns `true` if the source's messages can be decoded: an input reads its topic, or it was a native one.
+    pub fn can_decode(&self, source: &Source) -> bool {
+        source.kind != Kind::Other || self.of_topic(&source.topic).is_some()
+    }
+
+    /// Returns `true` if the messages of a topic are decoded as an operator has configured it, and not always in the same way.
+    pub fn is_configured(&self, topic: &str) -> bool {
+        self.of_topic(topic).is_some_and(|input| input.kind() == Kind::Other)
     }
 
     /// The name of the input that a source's messages are of, as metrics have it. The journal knows what a native topic was, also
