@@ -25,6 +25,8 @@ mod problems;
 mod rules;
 mod series_id;
 mod template;
+#[cfg(test)]
+mod tests;
 mod time;
 mod topics;
 mod values;
