@@ -41,11 +41,16 @@ impl JsonScratch {
         let columns = plan.record.nodes[0].columns == Some(true);
         self.value(plan, &plan.record, Some(0), columns, cursor, rules)?;
         let long = self.long_value(plan, start, rules)?;
-        if self.fields.is_empty() && long.is_none() && self.skipped > skipped {
+        let is_empty = self.fields.is_empty() && long.is_none();
+        if is_empty && self.skipped > skipped {
             // Nothing of it is stored, so it needs neither a series nor a time.
             return Ok(());
         }
         let time = self.time(plan, start, around, rules)?;
+        if is_empty {
+            // A series is not added without a point.
+            return self.check_series(plan, start, around);
+        }
         let series = self.series(plan, start, around, rules, points)?;
         points.begin_record();
         if let Some((value, at)) = long {
@@ -109,6 +114,18 @@ impl JsonScratch {
             }
         };
         time.map_err(|fault| if scalar.is_around { fault } else { fault.at_token(&plan.slot_names[*slot][1..]) })
+    }
+
+    /// Checks that the record names its series.
+    fn check_series(&mut self, plan: &JsonPlan, start: usize, around: &Around<'_>) -> Result<(), Fault> {
+        match &plan.series {
+            SeriesName::Template(template) => {
+                self.column_name.clear();
+                self.write(plan, template, start, "series", around)
+            }
+            SeriesName::Tags(slot) if self.slots[*slot].is_none() => Err(missing(plan, *slot, start)),
+            SeriesName::Tags(_) => Ok(()),
+        }
     }
 
     fn series(
