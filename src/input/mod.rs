@@ -13,6 +13,8 @@
 
 mod around;
 mod compile;
+#[cfg(test)]
+mod corpus;
 mod decoder;
 mod influx;
 pub mod inspect;
