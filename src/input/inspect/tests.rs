@@ -112,6 +112,9 @@ fn what_no_input_reads_is_named() {
     assert!(proposal.text.contains("points_topic = \"t\""));
 }
 
+/// Makes the payload of the message of a number.
+type Payload = Box<dyn Fn(usize) -> String>;
+
 /// The template of the series' ids in what is proposed for messages that `payload` makes.
 fn series_of(payload: impl Fn(usize) -> String) -> String {
     let payloads: Vec<String> = (0..60).map(payload).collect();
@@ -123,7 +126,7 @@ fn series_of(payload: impl Fn(usize) -> String) -> String {
 #[test]
 fn measurements_and_ids_of_messages_name_no_series() {
     let ts = |number: usize| START_S + number as i64;
-    let cases: [(&str, Box<dyn Fn(usize) -> String>); 6] = [
+    let cases: [(&str, Payload); 6] = [
         (
             "{/vehicle}",
             Box::new(move |n| format!(r#"{{"vehicle":"d{}","ts":{},"odometer":{n},"speed":5}}"#, n % 3, ts(n))),

@@ -34,18 +34,7 @@ pub(super) fn run(
         topic: topic.to_owned(),
         topic_id: String::new(),
     });
-    let text = text(&options);
-    let mut proposal = Proposal {
-        options,
-        text,
-        stored: 0,
-        points: 0,
-        skipped: 0,
-        rejected: Vec::new(),
-        omitted,
-        warnings: Vec::new(),
-        examples: Vec::new(),
-    };
+    let mut proposal = untried(options, omitted);
     let mut collisions = Collisions::default();
     let mut rejected: BTreeMap<String, (usize, String)> = BTreeMap::new();
     for sample in samples {
@@ -77,6 +66,21 @@ pub(super) fn run(
     proposal.rejected.sort_by_key(|(_, count, _)| std::cmp::Reverse(*count));
     proposal.warnings = collisions.warnings(&proposal);
     Some(proposal)
+}
+
+/// A proposal before it is tried.
+fn untried(options: InputOptions, omitted: Vec<String>) -> Proposal {
+    Proposal {
+        text: text(&options),
+        options,
+        stored: 0,
+        points: 0,
+        skipped: 0,
+        rejected: Vec::new(),
+        omitted,
+        warnings: Vec::new(),
+        examples: Vec::new(),
+    }
 }
 
 /// A detail without the place in one message.

@@ -120,16 +120,7 @@ fn mapped(options: &InputOptions, problems: &mut Problems) -> Option<JsonPlan> {
         }
     };
     let series = series.map(|template| template.map(|pointer| slots.of(pointer)));
-    let mut labels = Vec::new();
-    for text in &options.labels {
-        let Some(pointer) = problems.take("labels", Pointer::parse(text)) else { continue };
-        let name = pointer.dotted();
-        if labels.iter().any(|(known, _)| *known == name) {
-            problems.push("labels", format!("has two labels {name:?}; remove one"));
-        }
-        problems.take("labels", nameable(&name));
-        labels.push((name, slots.of(pointer)));
-    }
+    let labels = labels(options, &mut slots, problems);
     let long = long_form(options, &mut slots, problems);
     let time = configured_time(options, &mut slots, problems);
     let mut record = Tree::new();
@@ -190,6 +181,21 @@ fn nameable(name: &str) -> Result<(), String> {
         return Err(format!("has a name of {} bytes; set one of at most {MAX_BYTES}", name.len()));
     }
     Ok(())
+}
+
+/// The labels, each its name and its slot.
+fn labels(options: &InputOptions, slots: &mut Slots, problems: &mut Problems) -> Vec<(String, usize)> {
+    let mut labels = Vec::new();
+    for text in &options.labels {
+        let Some(pointer) = problems.take("labels", Pointer::parse(text)) else { continue };
+        let name = pointer.dotted();
+        if labels.iter().any(|(known, _)| *known == name) {
+            problems.push("labels", format!("has two labels {name:?}; remove one"));
+        }
+        problems.take("labels", nameable(&name));
+        labels.push((name, slots.of(pointer)));
+    }
+    labels
 }
 
 /// The time, as far as the configuration says where it stands.
