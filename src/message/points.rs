@@ -130,7 +130,7 @@ impl Points {
         }
         let before = labels.replace(json.into());
         self.name_bytes += json.len();
-        self.name_bytes -= length(before.as_ref());
+        self.name_bytes -= length(before.as_deref());
         self.labels_before.push((series, before));
     }
 
@@ -142,9 +142,9 @@ impl Points {
     /// Removes what was added since `mark`, the beginning of the last message.
     pub fn cut_back(&mut self, mark: Mark) {
         while let Some((series, before)) = self.labels_before.pop() {
-            self.name_bytes += length(before.as_ref());
+            self.name_bytes += length(before.as_deref());
             let labels = &mut self.labels[series.0 as usize];
-            self.name_bytes -= length(std::mem::replace(labels, before).as_ref());
+            self.name_bytes -= length(std::mem::replace(labels, before).as_deref());
         }
         self.key_of.truncate(mark.points);
         self.time_of.truncate(mark.points);
@@ -322,8 +322,8 @@ impl Points {
     }
 }
 
-fn length(labels: Option<&Box<str>>) -> usize {
-    labels.map_or(0, |labels| labels.len())
+fn length(labels: Option<&str>) -> usize {
+    labels.map_or(0, str::len)
 }
 
 /// A batch is bounded by bytes and by points, far below what 32 bits count.

@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::dead_letter_copies::CopyPublisher;
+use super::guard::Guard;
 use super::journaling::Journaling;
 use super::membership::Membership;
 use super::open_batch::OpenBatch;
@@ -123,6 +124,7 @@ pub async fn run(
     }
     let copies = start_copies(&config, &database, &health)?;
     let pipeline = Pipeline {
+        guard: Guard::new(&config),
         open_batch: OpenBatch::new(&config, budget, points_in_series),
         partitions,
         starts: Starts::new(starter),
