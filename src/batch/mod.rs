@@ -5,6 +5,7 @@
 //! stay with the batch until it is committed, so that any part of it can be built again: the part that the database does not
 //! have yet ([`Batch::keep`]), or some of its messages ([`Batch::split_into`]) when it is too much for one transaction.
 
+mod counts;
 mod dead_letter;
 
 use std::collections::HashMap;
@@ -12,7 +13,8 @@ use std::sync::Arc;
 
 use crate::input::Decoder;
 use crate::message::{Message, Points, Rejected, SeriesCreate};
-use crate::raw::{Budget, Charge, Interval, Kind, MessageAt, MessageSet, Partition, RawMessage, Source};
+use crate::raw::{Budget, Charge, Interval, MessageAt, MessageSet, Partition, RawMessage, Source};
+pub use counts::Counts;
 pub use dead_letter::{DEAD_LETTER_PAYLOAD_BYTES, DeadLetter};
 
 /// How many holes [`Batch::set_aside`] leaves in a partition. Progress holds 1024 islands above them, of several batches.
@@ -25,38 +27,6 @@ pub struct Definition {
     pub series: SeriesCreate,
     /// Where it stands.
     pub at: MessageAt,
-}
-
-/// What the messages of a set were.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct Counts {
-    /// Messages with points.
-    pub point_batches: usize,
-    /// Definitions of series.
-    pub series_creates: usize,
-    /// Null payloads.
-    pub tombstones: usize,
-    /// Messages of which nothing is stored, as their input is configured.
-    pub skipped: usize,
-    /// Messages that cannot be read.
-    pub rejected: usize,
-    /// Those of them after which none came that can.
-    pub rejected_last: usize,
-    /// Fields of all of them that mean nothing.
-    pub unknown_fields: usize,
-}
-
-impl Counts {
-    /// Each count with the word for its kind, as in the metrics.
-    pub fn by_type(&self) -> [(&'static str, usize); 5] {
-        [
-            (Kind::Points.as_str(), self.point_batches),
-            (Kind::Series.as_str(), self.series_creates),
-            ("tombstone", self.tombstones),
-            ("skipped", self.skipped),
-            ("rejected", self.rejected),
-        ]
-    }
 }
 
 /// What one transaction writes: decoded messages, and the intervals of positions they cover.

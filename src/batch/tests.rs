@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::message::{Limits, Reason};
-use crate::raw::{MessageSetBuilder, Source, headers};
+use crate::raw::{Kind, MessageSetBuilder, Source, headers};
 
 fn decoder() -> Decoder {
     let limits = Limits {

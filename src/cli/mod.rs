@@ -206,7 +206,7 @@ impl From<pipeline::RunError> for Failure {
     fn from(error: pipeline::RunError) -> Self {
         match (error.refused_property(), &error) {
             (Some(property), _) => refused_property(property, &error),
-            (None, pipeline::RunError::Contested { .. }) => Self::Usage(error.to_string()),
+            (None, pipeline::RunError::Contested(_)) => Self::Usage(error.to_string()),
             (None, _) => Self::Internal(error.to_string()),
         }
     }

@@ -95,10 +95,10 @@ impl Decoder {
         let made = match plan {
             Plan::Json(plan) => rules
                 .check_text(payload, "JSON", "JSON")
-                .and_then(|()| self.json.decode(plan, payload, &around, rules, points).map_err(Fault::into)),
+                .and_then(|_| self.json.decode(plan, payload, &around, rules, points).map_err(Fault::into)),
             Plan::Influx(plan) => rules
                 .check_text(payload, "line protocol", "line protocol")
-                .and_then(|()| self.influx.decode(plan, payload, &around, rules, points).map_err(Fault::into)),
+                .and_then(|text| self.influx.decode(plan, text, &around, rules, points).map_err(Fault::into)),
             Plan::Native(_) => Ok(Made::Nothing),
         };
         match made {

@@ -9,7 +9,7 @@
 //! - `native`, `json`, `influx`: a folder or a file for each kind of plan; the formats of docs/inputs.md are these, or `json`
 //!   with defaults.
 //! - [`inspect`]: what is in a topic, and the input that would read it.
-//! - `rules`: what holds for the messages of all formats.
+//! - `rules`: what holds for the messages of all formats; `values`, `series_id`: what several formats read and write.
 
 mod around;
 mod compile;
@@ -27,6 +27,7 @@ mod series_id;
 mod template;
 mod time;
 mod topics;
+mod values;
 
 use std::sync::Arc;
 
@@ -39,6 +40,9 @@ use crate::raw::{Kind, Source};
 use influx::InfluxPlan;
 use json::JsonPlan;
 pub use problems::Problem;
+
+/// What is reported before messages are decoded that were read some time ago, maybe with another configuration.
+pub const DECODED_NOW: &str = "messages of [[input]] topics are decoded by the inputs as they are configured now";
 
 /// The name of the input that `kafka.series_topic` is.
 pub const SERIES_INPUT: &str = "series";
@@ -141,6 +145,16 @@ impl Inputs {
         let is_named = named.is_some();
         let matching = move |input: &&Input| !is_named && input.topics.iter().any(|one| one.matches(topic));
         named.into_iter().chain(self.iter().filter(matching))
+    }
+
+    /// Returns `true` if the source's messages can be decoded: an input reads its topic, or it was a native one.
+    pub fn can_decode(&self, source: &Source) -> bool {
+        source.kind != Kind::Other || self.of_topic(&source.topic).is_some()
+    }
+
+    /// Returns `true` if the messages of a topic are decoded as an operator has configured it, and not always in the same way.
+    pub fn is_configured(&self, topic: &str) -> bool {
+        self.of_topic(topic).is_some_and(|input| input.kind() == Kind::Other)
     }
 
     /// The name of the input that a source's messages are of, as metrics have it. The journal knows what a native topic was, also

@@ -3,7 +3,9 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use crate::message::{Limits, Reason, Rejected};
+use crate::message::faults::checked_name;
+use crate::message::json::Fault;
+use crate::message::{Limits, Points, Reason, Rejected, SeriesIndex};
 use crate::raw::headers;
 
 /// The limits of a message, and the series whose points are rejected.
@@ -28,6 +30,23 @@ impl Rules {
         !self.rejected_series.is_empty() && self.rejected_series.contains(id)
     }
 
+    /// The text that begins at the byte `at`, if it can be a series' id or a column's name.
+    pub(super) fn name<'a>(&self, text: &'a str, at: usize) -> Result<&'a str, Fault> {
+        if text.as_bytes().contains(&0) {
+            return Err(Fault::new(Reason::Encoding, at, "PostgreSQL's text cannot hold the character U+0000"));
+        }
+        checked_name(at, text, self.limits.max_name_bytes)
+    }
+
+    /// The index of a series of the message's byte `at`, if points of it are not rejected.
+    pub(super) fn series(&self, id: &str, at: usize, points: &mut Points) -> Result<SeriesIndex, Fault> {
+        let id = self.name(id, at)?;
+        if self.rejects(id) {
+            return Err(Fault::new(Reason::UnknownSeries, at, "no series-create has come for this series"));
+        }
+        Ok(points.series(id))
+    }
+
     /// Checks what stands alongside a payload; `headers` are in the form of [`headers`].
     pub(super) fn check_envelope(&self, key: Option<&[u8]>, headers: Option<&[u8]>) -> Result<(), Rejected> {
         for (what, bytes) in [("key has", key), ("headers have", headers)] {
@@ -44,9 +63,9 @@ impl Rules {
         Ok(())
     }
 
-    /// Checks the size of a payload, and that it is UTF-8 without a byte order mark; `expected` is what it should hold, in the
-    /// syntax of this name.
-    pub(super) fn check_text(&self, payload: &[u8], expected: &str, syntax: &str) -> Result<(), Rejected> {
+    /// The text of a payload, if it is not too large, and UTF-8 without a byte order mark; `expected` is what it should hold,
+    /// in the syntax of this name.
+    pub(super) fn check_text<'a>(&self, payload: &'a [u8], expected: &str, syntax: &str) -> Result<&'a str, Rejected> {
         if payload.is_empty() {
             return Err(Rejected::new(Reason::Empty, format!("the payload is empty: expected {expected}")));
         }
@@ -55,14 +74,14 @@ impl Rules {
                 format!("the message has {} bytes, more than the {} allowed", payload.len(), self.limits.max_bytes);
             return Err(Rejected::new(Reason::TooLarge, detail));
         }
-        if let Err(error) = std::str::from_utf8(payload) {
+        let text = std::str::from_utf8(payload).map_err(|error| {
             let detail = format!("the payload is not UTF-8 (byte {})", error.valid_up_to());
-            return Err(Rejected::new(Reason::Encoding, detail));
-        }
-        if payload.starts_with("\u{feff}".as_bytes()) {
+            Rejected::new(Reason::Encoding, detail)
+        })?;
+        if text.starts_with('\u{feff}') {
             let detail = format!("a byte order mark stands before the {syntax} (byte 0)");
             return Err(Rejected::new(Reason::Syntax, detail));
         }
-        Ok(())
+        Ok(text)
     }
 }

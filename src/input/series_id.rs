@@ -1,17 +1,59 @@
 //! The ids of the series of metrics: a name and its tags, `cpu,host=a,region=eu`. The same from every format.
 
 use super::labels::quote;
+use super::rules::Rules;
+use crate::message::json::Fault;
+use crate::message::{Points, Reason, SeriesIndex};
 
 /// One tag: where its name and its value stand in a buffer of text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Tag {
     pub(super) name: std::ops::Range<usize>,
     pub(super) value: std::ops::Range<usize>,
+    /// The byte of the message at which it begins.
+    pub(super) at: usize,
+}
+
+/// The id and the labels of a series; buffers that are kept from one to the next.
+#[derive(Debug, Default)]
+pub(super) struct Names {
+    pub(super) id: String,
+    pub(super) labels: String,
+}
+
+impl Names {
+    /// The index of the series of a metric that begins at the byte `at`. Its tags are its labels, unless the batch has some.
+    pub(super) fn metric(
+        &mut self,
+        name: &str,
+        tags: &mut [Tag],
+        text: &str,
+        at: usize,
+        rules: &Rules,
+        points: &mut Points,
+    ) -> Result<SeriesIndex, Fault> {
+        if let Some(tag) = tags.iter().find(|tag| tag.name.is_empty() && !tag.value.is_empty()) {
+            return Err(Fault::new(Reason::Schema, tag.at, "the tag has no name"));
+        }
+        self.id.clear();
+        write(&mut self.id, name, tags, text);
+        if let Some(pair) = tags.windows(2).find(|pair| text[pair[0].name.clone()] == text[pair[1].name.clone()]) {
+            let second = pair[0].at.max(pair[1].at);
+            return Err(Fault::new(Reason::Schema, second, "the tag is a duplicate"));
+        }
+        let series = rules.series(&self.id, at, points)?;
+        if tags.iter().any(|tag| !tag.value.is_empty()) && points.labels(series).is_none() {
+            self.labels.clear();
+            write_labels(&mut self.labels, tags, text);
+            points.set_labels(series, &self.labels);
+        }
+        Ok(series)
+    }
 }
 
 /// Writes the id to `id`: the tags sorted by their names, with the escapes of line protocol. Tags without a value are omitted,
 /// as line protocol cannot say them.
-pub(super) fn write(id: &mut String, name: &str, tags: &mut [Tag], text: &str) {
+fn write(id: &mut String, name: &str, tags: &mut [Tag], text: &str) {
     escape(id, name, &[',', ' ']);
     tags.sort_unstable_by(|a, b| text[a.name.clone()].cmp(&text[b.name.clone()]));
     for tag in tags.iter().filter(|tag| !tag.value.is_empty()) {
@@ -23,7 +65,7 @@ pub(super) fn write(id: &mut String, name: &str, tags: &mut [Tag], text: &str) {
 }
 
 /// Writes the labels to `json` as an object: the tags as [`write`] has sorted them.
-pub(super) fn write_labels(json: &mut String, tags: &[Tag], text: &str) {
+fn write_labels(json: &mut String, tags: &[Tag], text: &str) {
     json.push('{');
     for tag in tags.iter().filter(|tag| !tag.value.is_empty()) {
         if json.len() > 1 {
@@ -37,8 +79,12 @@ pub(super) fn write_labels(json: &mut String, tags: &[Tag], text: &str) {
 }
 
 fn escape(id: &mut String, text: &str, special: &[char]) {
-    for c in text.chars() {
-        if special.contains(&c) {
+    let mut rest = text.chars();
+    while let Some(c) = rest.next() {
+        // Before these, or at the end, backslashes would be taken for escapes, and make two series one.
+        let after = || rest.clone().find(|next| *next != '\\');
+        let is_escape = c == '\\' && after().is_none_or(|next| special.contains(&next));
+        if special.contains(&c) || is_escape {
             id.push('\\');
         }
         id.push(c);
@@ -53,11 +99,19 @@ mod tests {
     fn tags_are_sorted_and_escaped() {
         let text = "regioneuhosta b,c=dempty";
         let mut tags =
-            [Tag { name: 0..6, value: 6..8 }, Tag { name: 8..12, value: 12..19 }, Tag { name: 19..24, value: 24..24 }];
+            [(0..6, 6..8), (8..12, 12..19), (19..24, 24..24)].map(|(name, value)| Tag { name, value, at: 0 });
         let (mut id, mut labels) = (String::new(), String::new());
         write(&mut id, "cpu load,1", &mut tags, text);
         assert_eq!(id, r"cpu\ load\,1,host=a\ b\,c\=d,region=eu");
         write_labels(&mut labels, &tags, text);
         assert_eq!(labels, r#"{"host":"a b,c=d","region":"eu"}"#);
+        let id_of = |name: &str, text: &str| {
+            let mut id = String::new();
+            write(&mut id, name, &mut [Tag { name: 0..1, value: 1..text.len(), at: 0 }], text);
+            id
+        };
+        let ids =
+            [id_of(r"m\", "ab"), id_of(r"m\\", "ab"), id_of(r"m\,a=b", "c"), id_of(r"m", r"ab\"), id_of(r"m\x", "ab")];
+        assert_eq!(ids, [r"m\\,a=b", r"m\\\\,a=b", r"m\\\,a=b", r"m,a=b\\", r"m\x,a=b"]);
     }
 }

@@ -71,7 +71,7 @@ pub struct Limits {
 pub enum Reason {
     /// It has no byte; a null payload is a tombstone.
     Empty,
-    /// It is not JSON.
+    /// It is not JSON, or not of the syntax of its format.
     Syntax,
     /// It is JSON, but not of the contract's shape.
     Schema,

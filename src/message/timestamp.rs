@@ -62,7 +62,7 @@ pub(crate) fn read(cursor: &mut Cursor<'_>, peek: Peek, unit: Unit, limits: &Lim
     match peek {
         Peek::String => of_text(cursor.text()?, at, limits),
         Peek::NaN | Peek::Infinity => Err(not_finite(at)),
-        peek if peek.is_num() => of_number(cursor.number(peek)?, unit, at, limits),
+        peek if peek.is_num() => of_number(cursor.number(peek)?, unit, at, limits, "timestamp_unit"),
         peek => Err(cursor.unexpected(EXPECTED, peek)),
     }
 }
@@ -73,14 +73,14 @@ pub(crate) fn of_text(text: &str, at: usize, limits: &Limits) -> Result<i64, Fau
     checked(time, at, limits)
 }
 
-/// A timestamp that is a number of `unit`, as JSON writes it; `at` is its byte in the message.
-pub(crate) fn of_number(number: &[u8], unit: Unit, at: usize, limits: &Limits) -> Result<i64, Fault> {
+/// A timestamp that is a number of `unit`, as JSON writes it; `at` is its byte in the message, and `key` is what says the unit.
+pub(crate) fn of_number(number: &[u8], unit: Unit, at: usize, limits: &Limits, key: &str) -> Result<i64, Fault> {
     if number.contains(&b'I') {
         return Err(not_finite(at));
     }
     microseconds(number, unit).filter(|time| (limits.min_us..limits.max_us).contains(time)).ok_or_else(|| {
         let number = format!("the timestamp, as a number of the unit \"{}\",", unit.word());
-        let what = format!("{}: is timestamp_unit right?", outside(&number, limits));
+        let what = format!("{}: is {key} right?", outside(&number, limits));
         Fault::new(Reason::TimeWindow, at, what)
     })
 }
@@ -106,6 +106,14 @@ fn not_finite(at: usize) -> Fault {
 
 /// A JSON number of `unit` in microseconds; `None` where it is beyond what 64 bits count.
 fn microseconds(number: &[u8], unit: Unit) -> Option<i64> {
+    if let Some(us) = integer(number).and_then(|value| match unit {
+        Unit::Seconds => value.checked_mul(1_000_000),
+        Unit::Milliseconds => value.checked_mul(1000),
+        Unit::Microseconds => Some(value),
+        Unit::Nanoseconds => Some(value.div_euclid(1000)),
+    }) {
+        return Some(us);
+    }
     let (negative, digits) = match number {
         [b'-', rest @ ..] => (true, rest),
         digits => (false, digits),
@@ -146,6 +154,28 @@ fn microseconds(number: &[u8], unit: Unit) -> Option<i64> {
         }
     };
     i64::try_from(us).ok()
+}
+
+/// A number without fraction and exponent that 64 bits hold, as nearly all are.
+fn integer(number: &[u8]) -> Option<i64> {
+    let (is_negative, digits) = match number {
+        [b'-', rest @ ..] => (true, rest),
+        digits => (false, digits),
+    };
+    if digits.len() > 19 {
+        return None;
+    }
+    let mut value: u64 = 0;
+    for digit in digits {
+        let digit = digit.wrapping_sub(b'0');
+        if digit > 9 {
+            return None;
+        }
+        // Nineteen digits are below 2^64.
+        value = value * 10 + u64::from(digit);
+    }
+    let value = i64::try_from(value).ok()?;
+    Some(if is_negative { -value } else { value })
 }
 
 fn parse(text: &str) -> Result<i64, String> {

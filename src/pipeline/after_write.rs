@@ -86,11 +86,11 @@ impl Pipeline {
         if let Some(copies) = self.copies.as_ref().filter(|_| !outcome.dead_letters.is_empty()) {
             copies.wake();
         }
-        for (reason, (count, at, rejected)) in &outcome.dead_letters {
-            metrics::dead_letters(reason, *count);
-            let Some(unlogged) = self.log.happened(reason, *count) else { continue };
+        for ((input, reason), (count, at, rejected)) in &outcome.dead_letters {
+            metrics::dead_letters(input, reason, *count);
+            let Some(unlogged) = self.log.happened(&format!("{reason} {input}"), *count) else { continue };
             warn!(
-                topic = at.partition.source.topic, partition = at.partition.number, offset = at.offset,
+                input, topic = at.partition.source.topic, partition = at.partition.number, offset = at.offset,
                 reason = rejected.reason.as_str(), detail = %escaped(&rejected.detail),
                 unlogged,
                 "a message became a dead letter"

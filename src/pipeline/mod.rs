@@ -133,8 +133,8 @@ impl Pipeline {
                 resolution = self.starts.next() => self.on_starts(resolution),
                 Some(observation) = self.watch.next() => self.on_observation(observation),
                 change = self.subscription.next() => {
-                    if let Err(refusal) = self.on_topics(&change) {
-                        break Err(refusal);
+                    if let Err(contested) = self.on_topics(change) {
+                        break Err(RunError::Contested(contested));
                     }
                 }
                 survey = self.surveyor.next() => self.on_survey(survey),
@@ -171,18 +171,23 @@ impl Pipeline {
             self.consumer.send(Command::Commit(vec![(Assigned { partition, epoch }, interval.until)]));
         }
         if self.is_journaling() {
-            metrics::messages_received(&set.source().topic, "journaled", set.len() as u64);
+            self.count_journaled(&set);
             self.journaling.save([set]);
             return;
         }
         if self.journaling.is_crowded(&set) {
-            metrics::messages_received(&set.source().topic, "journaled", set.len() as u64);
+            self.count_journaled(&set);
             self.journaling.set_aside(vec![set], self.open_batch.budget());
             return;
         }
         let (partition, source) = (TopicPartition::from(set.partition()), Arc::clone(set.source()));
         let counts = self.open_batch.add_read(set);
         self.guard.record((partition, &source), counts, self.open_batch.last_rejected());
+    }
+
+    fn count_journaled(&self, set: &MessageSet) {
+        let source = set.source();
+        metrics::messages_received(self.inputs.label(source), &source.topic, "journaled", set.len() as u64);
     }
 
     /// Takes what waits in memory for its time: to be journaled, until the database is back, or for what others have locked.
@@ -202,7 +207,8 @@ impl Pipeline {
             Event::Assigned { assigned, sets_before } => {
                 for one in &assigned {
                     self.guard.forget(&one.partition);
-                    self.partitions.assign(one);
+                    let input = self.inputs.of_topic(&one.partition.topic).map_or("", |input| &input.name);
+                    self.partitions.assign(one, input);
                 }
                 self.starts.on_assigned(assigned, sets_before);
                 lag::forget_lost();

@@ -49,7 +49,7 @@ impl OpenBatch {
         let source = Arc::clone(set.source());
         let counts = self.add(set);
         for (kind, count) in counts.by_type().into_iter().filter(|(_, count)| *count > 0) {
-            metrics::messages_received(&source.topic, kind, count as u64);
+            metrics::messages_received(self.decoder.inputs().label(&source), &source.topic, kind, count as u64);
         }
         metrics::unknown_fields(counts.unknown_fields as u64);
         counts

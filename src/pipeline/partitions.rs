@@ -22,6 +22,8 @@ pub(super) struct Partitions {
 #[derive(Debug)]
 struct Owned {
     epoch: u64,
+    /// The name of the input that its messages are of.
+    input: Arc<str>,
     assigned_at: Instant,
     reading: Option<Reading>,
     log: Option<LogRange>,
@@ -42,14 +44,10 @@ struct Reading {
     next_offset: i64,
     /// When it was started, or messages came.
     moved_at: Instant,
-    /// If nothing more of it is read until it is restarted: the time of the message at the position.
-    held: Option<Held>,
-}
-
-/// A partition of which nothing more is read.
-#[derive(Debug)]
-struct Held {
-    oldest_ms: Option<i64>,
+    /// Whether nothing more of it is read until it is restarted.
+    is_held: bool,
+    /// The time of the first message that is not read then.
+    held_ms: Option<i64>,
 }
 
 #[derive(Debug)]
@@ -75,6 +73,8 @@ pub(super) fn first_beyond(next: i64, intervals: Option<&Vec<(i64, i64)>>) -> i6
 #[derive(Debug, Clone)]
 pub(super) struct Lag {
     pub(super) partition: TopicPartition,
+    /// The name of the input that its messages are of.
+    pub(super) input: Arc<str>,
     pub(super) next_offset: Option<i64>,
     pub(super) position: Option<i64>,
     pub(super) log_end: Option<i64>,
@@ -85,10 +85,12 @@ pub(super) struct Lag {
 }
 
 impl Partitions {
-    pub(super) fn assign(&mut self, assigned: &Assigned) {
+    /// Records an assignment of a partition, whose messages are of the input of this name.
+    pub(super) fn assign(&mut self, assigned: &Assigned, input: &str) {
         let now = Instant::now();
         let partition = self.owned.entry(assigned.partition.clone()).or_insert_with(|| Owned {
             epoch: assigned.epoch,
+            input: input.into(),
             assigned_at: now,
             reading: None,
             log: None,
@@ -114,7 +116,8 @@ impl Partitions {
                 position: start.offset,
                 next_offset,
                 moved_at: Instant::now(),
-                held: None,
+                is_held: false,
+                held_ms: None,
             });
         }
     }
@@ -122,7 +125,7 @@ impl Partitions {
     /// Records that nothing more of a partition is read until it is restarted; the first message that is not has this time.
     pub(super) fn hold(&mut self, assigned: &Assigned, oldest_ms: Option<i64>) {
         if let Some(reading) = self.current_mut(assigned).and_then(|owned| owned.reading.as_mut()) {
-            reading.held = Some(Held { oldest_ms });
+            (reading.is_held, reading.held_ms) = (true, oldest_ms);
         }
     }
 
@@ -286,7 +289,7 @@ impl Partitions {
     pub(super) fn stuck(&mut self, after: Duration) -> Vec<Assigned> {
         let mut stuck = Vec::new();
         for (key, owned) in &mut self.owned {
-            let Some(reading) = owned.reading.as_mut().filter(|reading| reading.held.is_none()) else { continue };
+            let Some(reading) = owned.reading.as_mut().filter(|reading| !reading.is_held) else { continue };
             if owned.log.is_some_and(|log| log.end > reading.position) && reading.moved_at.elapsed() >= after {
                 reading.moved_at = Instant::now();
                 stuck.push(Assigned { partition: key.clone(), epoch: owned.epoch });
@@ -300,7 +303,7 @@ impl Partitions {
         self.positions()
             .into_iter()
             .filter(|(assigned, source, _)| {
-                topic_ids.get(&assigned.partition.topic).is_some_and(|id| *id != source.topic_id)
+                source.was_recreated(topic_ids.get(&assigned.partition.topic).map(String::as_str))
             })
             .map(|(assigned, _, _)| assigned)
             .collect()
@@ -335,7 +338,7 @@ impl Partitions {
         let since = self.owned.values().filter_map(|partition| {
             let behind = match (&partition.reading, partition.log) {
                 // It is a condition by itself that the rest of it is not read.
-                (Some(reading), Some(_)) if reading.held.is_some() => reading.position > reading.next_offset,
+                (Some(reading), Some(_)) if reading.is_held => reading.position > reading.next_offset,
                 (Some(reading), Some(log)) => log.end > reading.next_offset,
                 (None, _) => true,
                 (Some(_), None) => false,
@@ -356,8 +359,7 @@ impl Partitions {
                 let sets = self.in_flight.get(&Partition::new(Arc::clone(&reading.source), key.number))?;
                 sets.values().find_map(|set| set.oldest_ms.filter(|time_ms| is_plausible(*time_ms, now_ms)))
             });
-            let held = reading.and_then(|reading| reading.held.as_ref()?.oldest_ms);
-            let oldest = in_flight.or(held.filter(|time_ms| is_plausible(*time_ms, now_ms)));
+            let held_ms = reading.and_then(|reading| reading.held_ms).filter(|time_ms| is_plausible(*time_ms, now_ms));
             // If the log's end is older than what was read since, the position is the better end. Before the database was
             // asked, Kafka's own offset of the group has to do: it is never above what the database has.
             let messages = partition.log.map(|log| match reading {
@@ -371,7 +373,7 @@ impl Partitions {
             } else if partition.behind_since.is_none() {
                 partition.behind_since = Some(Instant::now());
             }
-            let seconds = match (behind, oldest) {
+            let seconds = match (behind, in_flight.or(held_ms)) {
                 (false, _) => 0.0,
                 (true, Some(oldest_ms)) => (now_ms - oldest_ms).max(0) as f64 / 1000.0,
                 (true, None) => partition.behind_since.map_or(0.0, |since| since.elapsed().as_secs_f64()),
@@ -381,6 +383,7 @@ impl Partitions {
             let seconds = if is_unknown { seconds.max(unknown_for.as_secs_f64()) } else { seconds };
             lags.push(Lag {
                 partition: key.clone(),
+                input: Arc::clone(&partition.input),
                 next_offset: reading.map(|reading| reading.next_offset),
                 position: reading.map(|reading| reading.position),
                 log_end: partition.log.map(|log| log.end),
@@ -433,7 +436,7 @@ mod tests {
     }
 
     fn assign(epoch: u64) -> Step {
-        always(move |partitions| partitions.assign(&assigned(epoch)))
+        always(move |partitions| partitions.assign(&assigned(epoch), "i"))
     }
 
     fn revoke() -> Step {

@@ -24,6 +24,7 @@ use super::writers::Writers;
 use super::{Pipeline, Times};
 use crate::config::Config;
 use crate::database::Database;
+use crate::input::Contested;
 use crate::journal::JournalHandle;
 use crate::kafka::consumer;
 use crate::kafka::lookup::Lookup;
@@ -47,14 +48,9 @@ pub enum RunError {
     /// The client for questions cannot start.
     #[error("librdkafka refuses the client: {0}")]
     Lookup(#[from] crate::kafka::Error),
-    /// A topic is of several inputs.
-    #[error("{key}: {text}")]
-    Contested {
-        /// The key of the configuration.
-        key: String,
-        /// What is wrong, and what to do.
-        text: String,
-    },
+    /// Topics are of several inputs.
+    #[error("{}", .0.iter().map(|one| format!("{}: {one}", one.key())).collect::<Vec<_>>().join("; "))]
+    Contested(Vec<Contested>),
     /// Nobody has the journal any more; a new process opens it again.
     #[error("the journal's thread has ended by an internal error; start the worker again")]
     JournalEnded,
@@ -67,7 +63,7 @@ impl RunError {
             Self::Consumer(consumer::StartError::Kafka(error)) | Self::Lookup(error) => {
                 crate::kafka::refused_property(error)
             }
-            Self::Consumer(consumer::StartError::Thread(_)) | Self::Contested { .. } | Self::JournalEnded => None,
+            Self::Consumer(consumer::StartError::Thread(_)) | Self::Contested(_) | Self::JournalEnded => None,
         }
     }
 }
@@ -107,26 +103,17 @@ pub async fn run(
     };
     let mut background = JoinSet::new();
     let points_in_series = PointsInSeries::default();
-    let checked = (inputs.clone(), subscription.follow());
-    background.spawn(topic_settings::watch(
-        Arc::clone(&config),
-        checked,
-        TopicSettings::new(&config.kafka)?,
-        points_in_series.clone(),
-        Arc::clone(&health),
-    ));
+    let checked = (inputs.clone(), subscription.follow(), TopicSettings::new(&config.kafka)?);
+    let (seen, reported) = (points_in_series.clone(), Arc::clone(&health));
+    background.spawn(topic_settings::watch(Arc::clone(&config), checked, seen, reported));
     let membership = Membership::new(&config, &lookup, &database, (&consumer, member), &health);
     background.spawn(membership.keep());
     let writer = Writer::new(&config, database.clone(), lookup, points_in_series.clone());
-    let mut partitions = Partitions::default();
-    for record in journal.records().await.into_iter().flatten() {
-        partitions.mark_journaled(&record);
-    }
     let copies = start_copies(&config, &database, &health)?;
     let pipeline = Pipeline {
         guard: Guard::new(&config),
         open_batch: OpenBatch::new(&config, budget, points_in_series),
-        partitions,
+        partitions: journaled(&journal).await,
         starts: Starts::new(starter),
         writers: Writers::new(writer.clone(), &config.database, !journal.is_absent()),
         surveyor: Surveyor::new(journal.clone(), database.clone()),
@@ -142,6 +129,15 @@ pub async fn run(
         consumer,
     };
     pipeline.run(events, messages, background, shutdown).await
+}
+
+/// The partitions of which the journal has messages.
+async fn journaled(journal: &JournalHandle) -> Partitions {
+    let mut partitions = Partitions::default();
+    for record in journal.records().await.into_iter().flatten() {
+        partitions.mark_journaled(&record);
+    }
+    partitions
 }
 
 /// Starts the publishing of copies of dead letters, if they are published.

@@ -10,7 +10,7 @@ use tracing::{error, info, warn};
 
 use super::new_cluster::{log_move, refused_move};
 use super::partitions::{InFlightPartitions, first_beyond};
-use super::start_topics::{Topic, Topics, log_starts};
+use super::start_topics::{Found, Topic, Topics, log_starts};
 use crate::config::{Kafka, NewCluster, StartAt};
 use crate::database::{self, Acceptance, Class, Database, Elsewhere};
 use crate::input::Inputs;
@@ -60,14 +60,6 @@ pub(super) struct Resolution {
     pub(super) problem: Option<String>,
     /// What the database knows of the sources.
     pub(super) acceptance: Vec<(Arc<Source>, Acceptance)>,
-}
-
-/// What was found of one topic.
-#[derive(Debug, Default)]
-struct Found {
-    starts: Vec<Start>,
-    commits: Vec<(Assigned, i64)>,
-    acceptance: Option<(Arc<Source>, Acceptance)>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -148,12 +140,12 @@ impl Starter {
         let mut journaled = InFlightPartitions::new();
         self.add_journaled(&mut journaled).await;
         for (assigned, source, position) in reading {
-            let made_anew = topics.ids.get(&source.topic).is_some_and(|id| *id != source.topic_id);
+            let was_recreated = source.was_recreated(topics.ids.get(&source.topic).map(String::as_str));
             match topics.ranges.get(&assigned.partition) {
                 // Another partition's event, or one that can be read again; if not, the loop would find it stuck.
-                Some(range) if !made_anew && (range.start..=range.end).contains(&position) => {}
+                Some(range) if !was_recreated && (range.start..=range.end).contains(&position) => {}
                 // The position is the consumer's own: what it has handed on lies below, and is claimed by its own batch.
-                Some(range) if !made_anew && position < range.start => {
+                Some(range) if !was_recreated && position < range.start => {
                     let number = assigned.partition.number;
                     let spans =
                         journaled.get(&Partition::new(Arc::clone(&source), number)).map_or(&[][..], Vec::as_slice);

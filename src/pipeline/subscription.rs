@@ -15,7 +15,7 @@ use crate::input::{Contested, Inputs};
 use crate::kafka;
 use crate::kafka::events::Command;
 use crate::kafka::lookup::Lookup;
-use crate::pipeline::{Pipeline, RunError};
+use crate::pipeline::Pipeline;
 use crate::telemetry;
 use crate::telemetry::log_limit::LogLimit;
 
@@ -157,14 +157,14 @@ impl Subscription {
 }
 
 impl Pipeline {
-    /// Takes over what a list of Kafka's topics has changed.
-    pub(super) fn on_topics(&mut self, change: &Change) -> Result<(), RunError> {
-        let contested: Vec<String> = change.contested.iter().map(ToString::to_string).collect();
+    /// Takes over what a list of Kafka's topics has changed. Returns the topics because of which the worker must not start.
+    pub(super) fn on_topics(&mut self, change: Change) -> Result<(), Vec<Contested>> {
         // At the start an operator is there who can correct it; later the other topics are read on.
-        if let Some(first) = change.contested.first().filter(|_| change.is_first) {
-            return Err(RunError::Contested { key: first.key(), text: contested.join("; ") });
+        if change.is_first && !change.contested.is_empty() {
+            return Err(change.contested);
         }
-        self.subscription.log(change);
+        let contested: Vec<String> = change.contested.iter().map(ToString::to_string).collect();
+        self.subscription.log(&change);
         self.health.set_condition(CONTESTED, (!contested.is_empty()).then(|| contested.join("; ")));
         self.read_topics();
         Ok(())

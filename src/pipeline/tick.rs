@@ -127,7 +127,7 @@ impl Pipeline {
         let lags = self.partitions.lags(now_ms, self.health.brokers_answer());
         for lag in &lags {
             if let Some(messages) = lag.messages {
-                lag::set(&lag.partition.topic, lag.partition.number, messages, lag.seconds);
+                lag::set(&lag.input, &lag.partition.topic, lag.partition.number, messages, lag.seconds);
             }
         }
         let (buffered, limit, in_flight) =

@@ -47,8 +47,7 @@ impl PointsInSeries {
 /// Asks until it is dropped, and reports what was found.
 pub(super) async fn watch(
     config: Arc<Config>,
-    (inputs, topics): (Inputs, Topics),
-    settings: TopicSettings,
+    (inputs, topics, settings): (Inputs, Topics, TopicSettings),
     points_in_series: PointsInSeries,
     health: Arc<Health>,
 ) {

@@ -360,6 +360,7 @@ pub(super) fn fill_status(status: &mut Status, lags: &[Lag], (buffered, limit, i
     status.partitions = lags
         .iter()
         .map(|lag| PartitionStatus {
+            input: lag.input.to_string(),
             topic: lag.partition.topic.clone(),
             partition: lag.partition.number,
             next_offset: lag.next_offset,

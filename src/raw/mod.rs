@@ -12,6 +12,7 @@ pub use budget::{Budget, Charge};
 pub use message_set::{MessageSet, MessageSetBuilder, RawMessage};
 
 use std::cmp::Ordering;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 /// The type of a topic's messages that do not name it.
@@ -41,8 +42,9 @@ impl Kind {
     }
 }
 
-/// A topic as it was made once in one cluster, for one pipeline: what progress is kept for.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+/// A topic as it was made once in one cluster, for one pipeline: what progress is kept for. Its kind does not distinguish it: the
+/// journal may have messages from before the topic became one of another input.
+#[derive(Debug, Clone)]
 pub struct Source {
     /// The type of the topic's messages that do not name it.
     pub kind: Kind,
@@ -52,6 +54,43 @@ pub struct Source {
     pub topic: String,
     /// The topic's id in base 64, as its brokers give it; empty if they give none.
     pub topic_id: String,
+}
+
+impl Source {
+    fn identity(&self) -> (&str, &str, &str) {
+        (&self.cluster_id, &self.topic, &self.topic_id)
+    }
+
+    /// Returns `true` if the topic was recreated: it has the id `id` now. `None` is no id, which shows nothing.
+    pub fn was_recreated(&self, id: Option<&str>) -> bool {
+        id.is_some_and(|id| id != self.topic_id)
+    }
+}
+
+impl PartialEq for Source {
+    fn eq(&self, other: &Self) -> bool {
+        self.identity() == other.identity()
+    }
+}
+
+impl Eq for Source {}
+
+impl Hash for Source {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.identity().hash(state);
+    }
+}
+
+impl PartialOrd for Source {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Source {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.identity().cmp(&other.identity())
+    }
 }
 
 /// A partition of a source: what has an order of offsets, a progress, and one owner at a time.
@@ -132,4 +171,21 @@ pub struct MessageAt {
     pub offset: i64,
     /// Kafka's time, in milliseconds since the Unix epoch; `None` if the message has none.
     pub time_ms: Option<i64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn a_topic_that_became_one_of_another_input_is_the_same_source() {
+        let source = |kind, id: &str| Source { kind, cluster_id: "c".into(), topic: "t".into(), topic_id: id.into() };
+        let sources = [source(Kind::Points, "1"), source(Kind::Other, "1"), source(Kind::Other, "2")];
+        assert_eq!(sources[0], sources[1]);
+        assert_ne!(sources[1], sources[2]);
+        assert_eq!(sources[0].cmp(&sources[1]), Ordering::Equal);
+        assert_eq!(sources.into_iter().collect::<HashSet<_>>().len(), 2);
+    }
 }

@@ -125,6 +125,8 @@ pub struct DeadLetterTopicStatus {
 /// How far a partition is.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct PartitionStatus {
+    /// The name of the input that its messages are of.
+    pub input: String,
     /// The topic.
     pub topic: String,
     /// The partition's number.

@@ -2,13 +2,15 @@
 //! another worker must not stay: so the lag is kept and rendered here.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 type Lags = BTreeMap<(String, i32), Lag>;
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Lag {
+    /// The name of the input that the partition's messages are of.
+    input: Arc<str>,
     messages: i64,
     seconds: f64,
     at: Instant,
@@ -34,8 +36,9 @@ fn lags() -> MutexGuard<'static, Lags> {
 }
 
 /// A partition's lag: messages that are not in the database, and the age of the oldest of them in seconds.
-pub fn set(topic: &str, partition: i32, messages: i64, seconds: f64) {
-    lags().insert((topic.to_owned(), partition), Lag { messages, seconds, at: Instant::now(), lost: false });
+pub fn set(input: &Arc<str>, topic: &str, partition: i32, messages: i64, seconds: f64) {
+    let lag = Lag { input: Arc::clone(input), messages, seconds, at: Instant::now(), lost: false };
+    lags().insert((topic.to_owned(), partition), lag);
 }
 
 /// The membership in the group was lost, and with it the partition: its lag stays as it was, and grows older, until the worker
@@ -72,8 +75,11 @@ fn render_gauge(text: &mut String, (name, help): (&str, &str), lags: &Lags, valu
     }
     text.push_str(&format!("# HELP {name} {help}\n# TYPE {name} gauge\n"));
     for ((topic, partition), lag) in lags {
-        let topic = escape_label(topic);
-        text.push_str(&format!("{name}{{topic=\"{topic}\",partition=\"{partition}\"}} {}\n", value(lag)));
+        let (input, topic) = (escape_label(&lag.input), escape_label(topic));
+        text.push_str(&format!(
+            "{name}{{input=\"{input}\",topic=\"{topic}\",partition=\"{partition}\"}} {}\n",
+            value(lag)
+        ));
     }
     text.push('\n');
 }
@@ -95,24 +101,26 @@ mod tests {
     fn a_lag_nobody_looks_after_grows() {
         let at = Instant::now();
         let later = at + Duration::from_secs(10);
-        assert_eq!(Lag { messages: 1, seconds: 2.5, at, lost: false }.seconds_at(later), 12.5);
-        assert_eq!(Lag { messages: 0, seconds: 0.0, at, lost: false }.seconds_at(later), 0.0);
-        assert_eq!(Lag { messages: 0, seconds: 0.0, at, lost: true }.seconds_at(later), 10.0);
+        let lag = |messages, seconds, lost| Lag { input: "i".into(), messages, seconds, at, lost };
+        assert_eq!(lag(1, 2.5, false).seconds_at(later), 12.5);
+        assert_eq!(lag(0, 0.0, false).seconds_at(later), 0.0);
+        assert_eq!(lag(0, 0.0, true).seconds_at(later), 10.0);
     }
 
     #[test]
     fn lag_lines_are_in_the_exposition_format() {
         let at = Instant::now();
-        let lags = Lags::from([(("a\"b\\c\nd".to_owned(), 7), Lag { messages: 2, seconds: 0.25, at, lost: false })]);
+        let lag = Lag { input: "x\"y".into(), messages: 2, seconds: 0.25, at, lost: false };
+        let lags = Lags::from([(("a\"b\\c\nd".to_owned(), 7), lag)]);
         let mut text = String::new();
         render_lags(&mut text, &lags, [MESSAGES, SECONDS], at);
         let expected = r#"# HELP messages Messages that wait
 # TYPE messages gauge
-messages{topic="a\"b\\c\nd",partition="7"} 2
+messages{input="x\"y",topic="a\"b\\c\nd",partition="7"} 2
 
 # HELP seconds The age of the oldest
 # TYPE seconds gauge
-seconds{topic="a\"b\\c\nd",partition="7"} 0.25
+seconds{input="x\"y",topic="a\"b\\c\nd",partition="7"} 0.25
 
 "#;
         assert_eq!(text, expected);

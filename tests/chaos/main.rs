@@ -401,7 +401,7 @@ async fn round(seed: u64, cluster: &mut Cluster, counts: &mut Counts) -> bool {
     round.start(0);
     let mut published = Published::default();
     // All partitions have progress before anything is copied: a copy without it would make a replay begin it too late.
-    round.ground.publish(&mut published, 40);
+    round.ground.fixture.publish(&mut published, 40, 25);
     round.ground.fixture.until_applied(60).await;
     if round.may_stop_server() {
         round.back_up().await;

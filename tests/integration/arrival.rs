@@ -179,10 +179,13 @@ async fn what_cannot_be_read_becomes_a_dead_letter_and_the_rest_goes_on() {
     let mut stored = fixture.stored().await;
     stored.sort_unstable();
     assert_eq!(stored, expected);
-    assert_eq!(worker.metric("series_ingest_dead_letters_total{reason=\"time_window\"}"), Some(1.0));
+    assert_eq!(worker.metric("series_ingest_dead_letters_total{input=\"points\",reason=\"time_window\"}"), Some(1.0));
     until(10, "lag 0", async || {
         let lag = |partition| {
-            format!("series_ingest_kafka_lag_messages{{topic=\"{}\",partition=\"{partition}\"}}", fixture.points_topic)
+            format!(
+                "series_ingest_kafka_lag_messages{{input=\"points\",topic=\"{}\",partition=\"{partition}\"}}",
+                fixture.points_topic
+            )
         };
         worker.metric(&lag(0)) == Some(0.0) && worker.metric(&lag(1)) == Some(0.0)
     })

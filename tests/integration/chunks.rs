@@ -187,7 +187,7 @@ async fn points_in_thousands_of_chunks_are_written_in_parts_and_a_message_of_as_
     let written = |name: &str| worker.metric(&format!("series_ingest_{name}"));
     until(300, "all is written", async || {
         written("points_written_total") == Some(without_letter)
-            && written("dead_letters_total{reason=\"rejected_by_database\"}") == Some(1.0)
+            && written("dead_letters_total{input=\"points\",reason=\"rejected_by_database\"}") == Some(1.0)
     })
     .await;
     fixture.until_applied(60).await;

@@ -353,7 +353,10 @@ async fn kafka_is_ahead(fixture: &Fixture, extra: &[(&str, &str)]) -> bool {
     lock.batch_execute("begin; lock table ingest_progress in exclusive mode").await.unwrap();
     let applied = fixture.next_offsets().await[0];
     publish(&mut published);
-    let lag = format!("series_ingest_kafka_lag_messages{{topic=\"{}\",partition=\"0\"}}", fixture.points_topic);
+    let lag = format!(
+        "series_ingest_kafka_lag_messages{{input=\"points\",topic=\"{}\",partition=\"0\"}}",
+        fixture.points_topic
+    );
     until(20, "messages are read", async || worker.metric(&lag) > Some(0.0)).await;
     // Long enough for some commits of offsets, which come every second.
     let mut ahead = false;

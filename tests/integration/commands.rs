@@ -160,7 +160,10 @@ async fn health_tells_the_truth_while_the_database_is_away() {
     publish(&mut published);
     until(20, "not ready", async || worker.get("/readyz").unwrap().0 == 503).await;
     until(20, "database_up 0", async || worker.metric("series_ingest_database_up") == Some(0.0)).await;
-    let lag = format!("series_ingest_kafka_lag_seconds{{topic=\"{}\",partition=\"0\"}}", fixture.points_topic);
+    let lag = format!(
+        "series_ingest_kafka_lag_seconds{{input=\"points\",topic=\"{}\",partition=\"0\"}}",
+        fixture.points_topic
+    );
     let first = worker.metric(&lag).unwrap();
     until(20, "the lag grows", async || worker.metric(&lag).unwrap() > first + 1.0).await;
     assert_eq!(worker.get("/livez").unwrap().0, 200, "a worker that waits is alive");

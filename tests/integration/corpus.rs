@@ -63,8 +63,8 @@ async fn every_case_of_the_corpus_goes_through_the_program() {
         ("SERIES_INGEST__MESSAGE__MIN_TIMESTAMP", &rules.min_timestamp.to_string()),
         ("SERIES_INGEST__MESSAGE__MAX_TIMESTAMP", &rules.max_timestamp.to_string()),
     ]);
-    for topic in [&fixture.series_topic, &fixture.points_topic] {
-        let lag = format!("series_ingest_kafka_lag_messages{{topic=\"{topic}\",partition=\"0\"}}");
+    for (input, topic) in [("series", &fixture.series_topic), ("points", &fixture.points_topic)] {
+        let lag = format!("series_ingest_kafka_lag_messages{{input=\"{input}\",topic=\"{topic}\",partition=\"0\"}}");
         let applied = async || {
             let sql = "select next_offset from ingest_progress as p join ingest_source as s on s.id = p.source_id
                        where s.topic = $1";

@@ -95,7 +95,10 @@ async fn a_partition_lost_and_won_again_while_the_database_is_slow_doubles_nothi
     let lock = connect(&fixture.url).await;
     lock.batch_execute("begin; lock table time_series_data_points in exclusive mode").await.unwrap();
     // More batches than writers: what comes last waits with the worker, in a batch that is not full.
-    let lag = format!("series_ingest_kafka_lag_messages{{topic=\"{}\",partition=\"0\"}}", fixture.points_topic);
+    let lag = format!(
+        "series_ingest_kafka_lag_messages{{input=\"points\",topic=\"{}\",partition=\"0\"}}",
+        fixture.points_topic
+    );
     for number in 1..=8 {
         publish(&fixture, &mut published, 1);
         until(20, "the message is read", async || worker.metric(&lag) == Some(f64::from(number))).await;

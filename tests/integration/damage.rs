@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use series_ingest::journal::{Inspection, RealFiles};
 
 use crate::support::data::{Difference, Published};
-use crate::support::fixture_with_proxy::{FixtureWithProxy, until_journaled, until_mode};
+use crate::support::fixture_with_proxy::FixtureWithProxy;
 use crate::support::worker::Worker;
 
 /// The number of workers that run at the same time, each with a damaged copy of the journal. Most of their time they wait for servers.
@@ -119,10 +119,10 @@ async fn template(away: &FixtureWithProxy, published: &mut Published) -> Templat
     away.proxy.refuse(true);
     for _ in 0..2 {
         let mut worker = away.worker("template", &[]);
-        until_mode(&worker, "journaling").await;
+        worker.until_mode("journaling").await;
         for _ in 0..2 {
-            away.publish_batches(published, 2, 2);
-            until_journaled(away, &worker).await;
+            away.fixture.publish(published, 2, 2);
+            away.fixture.until_journaled(&worker).await;
         }
         worker.kill();
     }

@@ -11,7 +11,7 @@ use rustix::fs::{FallocateFlags, fallocate};
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
 use crate::support::data::Published;
-use crate::support::fixture_with_proxy::{FixtureWithProxy, until_found, until_journaled, until_mode};
+use crate::support::fixture_with_proxy::{FixtureWithProxy, until_found};
 use crate::support::worker::Worker;
 use crate::support::{skip, until};
 
@@ -25,8 +25,8 @@ async fn begin(away: &FixtureWithProxy, worker: &Worker, published: &mut Publish
     away.fixture.until_applied(60).await;
     away.proxy.refuse(true);
     away.publish(published, 20);
-    until_mode(worker, "journaling").await;
-    until_journaled(away, worker).await;
+    worker.until_mode("journaling").await;
+    away.fixture.until_journaled(worker).await;
     assert_eq!(worker.get("/readyz").unwrap().0, 200);
 }
 
@@ -46,7 +46,7 @@ async fn until_unready(worker: &Worker) -> String {
 /// Waits until the worker has journaled all. From here on nobody else has it.
 async fn until_safe(away: &FixtureWithProxy, worker: &mut Worker) {
     until(60, "ready again", async || worker.get("/readyz").is_some_and(|(code, _)| code == 200)).await;
-    until_journaled(away, worker).await;
+    away.fixture.until_journaled(worker).await;
     away.delete_records().await;
     assert_eq!(worker.has_ended(), None);
 }
@@ -57,7 +57,7 @@ async fn end(away: FixtureWithProxy, mut worker: Worker, mut published: Publishe
     away.proxy.refuse(false);
     away.fixture.until_applied(60).await;
     away.fixture.assert_exact(&published).await;
-    until_mode(&worker, "streaming").await;
+    worker.until_mode("streaming").await;
     assert_eq!(worker.has_ended(), None);
     assert!(!worker.log().contains("damage"), "a failed write leaves no damage\n{}", worker.log());
     drop(worker);
@@ -350,7 +350,7 @@ async fn outage_on_a_failing_disk(test: &str, call: &str) {
     let mut rounds = 0;
     until(60, "some calls fail, one here and one there", async || {
         away.publish_large(&mut published, 4, LARGE.1);
-        until_journaled(&away, &worker).await;
+        away.fixture.until_journaled(&worker).await;
         rounds += 1;
         disk.failures() >= 3
     })

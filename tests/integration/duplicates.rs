@@ -12,7 +12,7 @@ use series_ingest::database::schema::roles;
 use crate::claims::plant;
 use crate::support::data::bits;
 use crate::support::fixture::{Fixture, connect};
-use crate::support::fixture_with_proxy::{FixtureWithProxy, until_mode};
+use crate::support::fixture_with_proxy::FixtureWithProxy;
 use crate::support::worker::{run, text};
 use crate::support::{seed, servers, until};
 
@@ -147,7 +147,7 @@ async fn through_trouble(
     }
     away.fixture.until_applied(90).await;
     for worker in &workers {
-        until_mode(worker, "streaming").await;
+        worker.until_mode("streaming").await;
     }
     look(&away.fixture).await;
     assert_eq!(away.fixture.count("select count(*) from ingest_dead_letter").await, 0, "no dead letters");

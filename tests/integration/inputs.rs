@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use crate::support::data::bits;
 use crate::support::fixture::Fixture;
-use crate::support::fixture_with_proxy::{FixtureWithProxy, until_journaled, until_mode};
+use crate::support::fixture_with_proxy::FixtureWithProxy;
 use crate::support::until;
 use crate::support::worker::{run, text};
 use shapes::{START_S, Shape, Shaped};
@@ -300,8 +300,8 @@ async fn a_journal_and_dead_letters_are_decoded_by_the_input_of_now_and_it_is_sa
     away.fixture.until_applied(60).await;
     away.proxy.refuse(true);
     publish_readings(&away.fixture, 10..20, "id");
-    until_mode(&worker, "journaling").await;
-    until_journaled(&away, &worker).await;
+    worker.until_mode("journaling").await;
+    away.fixture.until_journaled(&worker).await;
     assert_eq!(worker.terminate(10), Some(0));
 
     // Only the journal has them now, and the input is another one.

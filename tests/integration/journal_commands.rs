@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use series_ingest::journal::{Inspection, RealFiles};
 
 use crate::support::data::{Difference, Published};
-use crate::support::fixture_with_proxy::{FixtureWithProxy, until_journaled};
+use crate::support::fixture_with_proxy::FixtureWithProxy;
 use crate::support::until;
 use crate::support::worker::{command, run, text};
 
@@ -25,7 +25,7 @@ async fn a_journal_is_looked_at_exported_and_replayed_beside_its_worker() {
     let worker = away.worker("journal", &[]);
     away.begin_outage(&worker, &mut published, 20, 20).await;
     away.publish(&mut published, 200);
-    until_journaled(&away, &worker).await;
+    away.fixture.until_journaled(&worker).await;
 
     let directory = away.journal("journal").to_str().unwrap().to_owned();
     let (lines, code) = journal(&away, &["status", "--directory", &directory]);
@@ -115,7 +115,7 @@ async fn left_behind(away: &FixtureWithProxy, published: &mut Published, message
     let mut worker = away.worker("journal", &[]);
     away.begin_outage(&worker, published, 20, 20).await;
     away.publish(published, messages - 20);
-    until_journaled(away, &worker).await;
+    away.fixture.until_journaled(&worker).await;
     worker.kill();
     away.journal("journal")
 }
@@ -232,10 +232,7 @@ async fn a_replay_that_was_killed_goes_on_where_it_was() {
     let client = &away.fixture.client;
     client.batch_execute(stop).await.unwrap();
     for points in [5_000, 20_000] {
-        client
-            .batch_execute(&format!("update stop_at set points = {points}; select pg_advisory_lock(1)"))
-            .await
-            .unwrap();
+        client.batch_execute(&format!("update stop_at set points = points; select pg_advisory_lock(1)")).await.unwrap();
         let arguments = ["journal", "replay", "--directory", directory];
         let mut replay =
             command(&environment).args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::support::data::Published;
-use crate::support::fixture_with_proxy::{FixtureWithProxy, until_found, until_journaled, until_mode};
+use crate::support::fixture_with_proxy::{FixtureWithProxy, until_found};
 use crate::support::worker::{PROGRAM, Worker, run, text};
 use crate::support::{skip, until};
 
@@ -41,7 +41,7 @@ fn open_folder(away: &FixtureWithProxy, name: &str) -> PathBuf {
 }
 
 async fn until_ready(worker: &Worker) {
-    until(60, "ready", async || worker.get("/readyz").is_some_and(|(code, _)| code == 200)).await;
+    worker.until_ready().await;
     until(10, "the journal is up", async || worker.metric("series_ingest_journal_up") == Some(1.0)).await;
 }
 
@@ -84,7 +84,7 @@ async fn lose(test: &str, loss: impl FnOnce(&Path)) {
     let directory = away.journal("journal");
     away.begin_outage(&worker, &mut published, 20, 20).await;
     away.publish_large(&mut published, 40, 60_000);
-    until_journaled(&away, &worker).await;
+    away.fixture.until_journaled(&worker).await;
 
     loss(&directory);
     away.publish(&mut published, 20);
@@ -104,7 +104,7 @@ async fn lose(test: &str, loss: impl FnOnce(&Path)) {
     away.fixture.until_applied(60).await;
     away.fixture.assert_exact(&published).await;
     assert_eq!(away.fixture.count("select count(*) from ingest_gap").await, 0);
-    until_mode(&worker, "streaming").await;
+    worker.until_mode("streaming").await;
     drop(worker);
     away.remove().await;
 }
@@ -209,13 +209,13 @@ async fn a_journal_that_is_closed_when_the_database_is_back_is_not_drained() {
     away.begin_outage(&worker, &mut published, 20, 20).await;
     away.publish(&mut published, 400);
     until_found(&away, &directory).await;
-    until_journaled(&away, &worker).await;
+    away.fixture.until_journaled(&worker).await;
     away.delete_records().await;
     set_mode(&directory, 0);
     let lines = || worker.log().lines().count();
     let (before, begun) = (lines(), Instant::now());
     away.proxy.refuse(false);
-    until_mode(&worker, "replaying").await;
+    worker.until_mode("replaying").await;
     let why = until_unready(&worker).await;
     assert!(why.contains("Permission denied"), "{why}");
     // New messages go on, and the mode does not change. It cannot be waited for that something does not happen.
@@ -230,7 +230,7 @@ async fn a_journal_that_is_closed_when_the_database_is_back_is_not_drained() {
     set_mode(&directory, 0o700);
     away.fixture.until_applied(90).await;
     away.fixture.assert_exact(&published).await;
-    until_mode(&worker, "streaming").await;
+    worker.until_mode("streaming").await;
     until_ready(&worker).await;
     drop(worker);
     away.remove().await;
@@ -246,19 +246,19 @@ async fn a_segment_that_is_closed_when_the_database_is_back_is_not_drained() {
     let worker = away.worker_by(&as_user("--clear-groups"), &directory, &[]);
     away.begin_outage(&worker, &mut published, 20, 20).await;
     away.publish_large(&mut published, 60, 60_000);
-    until_journaled(&away, &worker).await;
+    away.fixture.until_journaled(&worker).await;
     let closed = segments(&directory)[0].clone();
     set_mode(&closed, 0);
     away.delete_records().await;
     away.proxy.refuse(false);
     let why = until_unready(&worker).await;
     assert!(why.contains("cannot all be read") && why.contains("Permission denied"), "{why}");
-    until_mode(&worker, "replaying").await;
+    worker.until_mode("replaying").await;
     until_unready(&worker).await;
     set_mode(&closed, 0o600);
     away.fixture.until_applied(90).await;
     away.fixture.assert_exact(&published).await;
-    until_mode(&worker, "streaming").await;
+    worker.until_mode("streaming").await;
     until_ready(&worker).await;
     drop(worker);
     away.remove().await;

@@ -14,14 +14,6 @@ fn limited(limits: &str) -> [String; 4] {
     ["bash".to_owned(), "-c".to_owned(), format!("{close}; {limits}; exec \"$@\""), "bash".to_owned()]
 }
 
-fn publish(fixture: &Fixture, published: &mut Published) {
-    for number in 0..20 {
-        let payload = published.batch("s", 25);
-        fixture.producer.send(&fixture.points_topic, number % 2, "s", Some(payload.as_bytes()));
-    }
-    fixture.producer.flush();
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn idle_http_clients_leave_descriptors_to_the_database_and_to_the_journal() {
     let Some(fixture) = Fixture::new("descriptors", 2).await else { return };
@@ -48,7 +40,7 @@ async fn idle_http_clients_leave_descriptors_to_the_database_and_to_the_journal(
     };
     fill();
     let mut published = Published::default();
-    publish(&fixture, &mut published);
+    fixture.publish(&mut published, 20, 25);
     fixture.until_applied(60).await;
     until(60, "ready alongside idle clients", async || worker.get("/readyz").is_some_and(|(code, _)| code == 200))
         .await;
@@ -56,7 +48,7 @@ async fn idle_http_clients_leave_descriptors_to_the_database_and_to_the_journal(
     proxy.refuse(true);
     fill();
     worker.until_mode("journaling").await;
-    publish(&fixture, &mut published);
+    fixture.publish(&mut published, 20, 25);
     until(60, "the journal has records", async || {
         worker.metric("series_ingest_journal_records").is_some_and(|records| records > 0.0)
     })

@@ -6,7 +6,7 @@ use tokio_postgres::Client;
 
 use crate::support::data::{Difference, Published, Row};
 use crate::support::fixture::{Fixture, connect};
-use crate::support::fixture_with_proxy::{FixtureWithProxy, until_mode};
+use crate::support::fixture_with_proxy::FixtureWithProxy;
 use crate::support::until;
 use crate::support::worker::{Worker, run, text};
 
@@ -68,10 +68,10 @@ async fn while_a_table_is_locked_messages_go_to_the_journal() {
     for table in ["time_series_data_points", "ingest_progress", "time_series_metadata"] {
         away.publish(&mut published, 20);
         away.fixture.until_applied(60).await;
-        until_mode(&worker, "streaming").await;
+        worker.until_mode("streaming").await;
         let holder = forgotten(&away.fixture, &format!("lock table {table} in access exclusive mode")).await;
         away.publish(&mut published, 10);
-        until_mode(&worker, "journaling").await;
+        worker.until_mode("journaling").await;
         away.publish(&mut published, 400);
         until_saved(&away, &worker).await;
         until_named(&worker, &format!("the table {table}")).await;
@@ -82,7 +82,7 @@ async fn while_a_table_is_locked_messages_go_to_the_journal() {
         holder.batch_execute("rollback").await.unwrap();
         away.fixture.until_applied(60).await;
         away.fixture.assert_exact(&published).await;
-        until_mode(&worker, "streaming").await;
+        worker.until_mode("streaming").await;
         until(30, "the lock is over", async || {
             away.publish(&mut published, 1);
             locks(&worker).is_empty() && worker.log().contains("no lock keeps points from being written any more")
@@ -390,7 +390,7 @@ async fn more_holes_than_islands(test: &str, journal: bool) {
     away.fixture.until_applied(60).await;
     assert_eq!(away.fixture.difference(&published).await, Difference::default());
     away.fixture.assert_exact(&published).await;
-    until_mode(&worker, "streaming").await;
+    worker.until_mode("streaming").await;
     drop(worker);
     away.remove().await;
 }
@@ -502,7 +502,7 @@ async fn a_record_that_waits_for_a_locked_chunk_does_not_keep_the_mode_journalin
     let chunk = oldest_chunk(&away.fixture, "time_series_data_points").await;
     let holder = forgotten(&away.fixture, &format!("lock table {chunk} in access exclusive mode")).await;
     away.proxy.refuse(true);
-    until_mode(&worker, "journaling").await;
+    worker.until_mode("journaling").await;
     // Each is its own record.
     let journaled = async |number: f64| {
         until(30, "it is journaled", async || worker.metric("series_ingest_journal_records") >= Some(number)).await;
@@ -517,12 +517,12 @@ async fn a_record_that_waits_for_a_locked_chunk_does_not_keep_the_mode_journalin
     journaled(10.0).await;
     away.proxy.refuse(false);
     until_live_is_there(&away.fixture, &published, "the newest record").await;
-    until_mode(&worker, "replaying").await;
+    worker.until_mode("replaying").await;
     assert_eq!(worker.get("/readyz").unwrap().0, 200, "{:?}", worker.get("/readyz"));
     holder.batch_execute("rollback").await.unwrap();
     away.fixture.until_applied(60).await;
     away.fixture.assert_exact(&published).await;
-    until_mode(&worker, "streaming").await;
+    worker.until_mode("streaming").await;
     drop(worker);
     away.remove().await;
 }

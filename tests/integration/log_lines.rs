@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::support::cluster::Cluster;
 use crate::support::data::Published;
 use crate::support::fixture::Fixture;
-use crate::support::fixture_with_proxy::{FixtureWithProxy, until_mode};
+use crate::support::fixture_with_proxy::FixtureWithProxy;
 use crate::support::until;
 use crate::support::worker::Worker;
 
@@ -103,7 +103,7 @@ async fn brokers_that_are_away_and_then_the_database_as_well() {
     cluster.until_answer().await;
     away.publish(&mut published, 20);
     away.fixture.until_applied(60).await;
-    until_mode(&worker, "streaming").await;
+    worker.until_mode("streaming").await;
     away.fixture.assert_exact(&published).await;
     drop(worker);
     away.remove().await;

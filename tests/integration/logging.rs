@@ -17,18 +17,6 @@ const DROPPED: &str = "series_ingest_log_lines_dropped_total";
 /// What a pipe takes on Linux before a write blocks.
 const PIPE_BYTES: usize = 65536;
 
-fn publish(fixture: &Fixture, published: &mut Published) {
-    for number in 0..20 {
-        let payload = published.batch("s", 25);
-        fixture.producer.send(&fixture.points_topic, number % 2, "s", Some(payload.as_bytes()));
-    }
-    fixture.producer.flush();
-}
-
-async fn until_ready(worker: &Worker) {
-    until(60, "ready", async || worker.get("/readyz").is_some_and(|(code, _)| code == 200)).await;
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stderr_that_nobody_reads_holds_nothing_up() {
     let Some(fixture) = Fixture::new("unread", 2).await else { return };
@@ -38,10 +26,10 @@ async fn a_stderr_that_nobody_reads_holds_nothing_up() {
         let settings = [NOISY, NOISY_CLIENTS, ("SERIES_INGEST__LOG__FORMAT", format)];
         let mut worker = Worker::start_with_stderr(stderr.into(), &fixture.environment(), &settings);
         until(60, "lines are dropped", async || worker.metric(DROPPED).is_some_and(|count| count > 0.0)).await;
-        publish(&fixture, &mut published);
+        fixture.publish(&mut published, 20, 25);
         fixture.until_applied(60).await;
         fixture.assert_exact(&published).await;
-        until_ready(&worker).await;
+        worker.until_ready().await;
         assert_eq!(worker.terminate(10), Some(0));
         drop(unread);
     }
@@ -101,9 +89,9 @@ async fn a_closed_stderr_and_a_full_disk_hold_nothing_up() {
         ("broken", Worker::start_with_stderr(broken.into(), &fixture.environment(), &settings), true),
     ];
     for (name, mut worker, drops) in workers {
-        publish(&fixture, &mut published);
+        fixture.publish(&mut published, 20, 25);
         fixture.until_applied(60).await;
-        until_ready(&worker).await;
+        worker.until_ready().await;
         let dropped = worker.metric(DROPPED).unwrap();
         assert_eq!(dropped > 0.0, drops, "{name}: {dropped}");
         assert_eq!(worker.terminate(10), Some(0), "{name}");

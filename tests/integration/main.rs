@@ -26,6 +26,7 @@ mod duplicates;
 mod guards;
 mod identity;
 mod inputs;
+mod inputs_topics;
 mod journal_commands;
 mod journal_place;
 mod labels;

@@ -22,12 +22,6 @@ fn worker(fixture: &Fixture) -> Worker {
     fixture.worker(&[("SERIES_INGEST__KAFKA__SESSION_TIMEOUT_MS", &default)])
 }
 
-fn publish(fixture: &Fixture, published: &mut Published, partition: i32) {
-    let payload = published.batch("s", 5);
-    fixture.producer.send(&fixture.points_topic, partition, "s", Some(payload.as_bytes()));
-    fixture.producer.flush();
-}
-
 async fn until_exact(fixture: &Fixture, seconds: u64, what: &str, published: &Published) {
     until(seconds, what, async || fixture.count_points().await as usize == published.rows.len()).await;
     fixture.assert_exact(published).await;
@@ -37,7 +31,8 @@ async fn until_exact(fixture: &Fixture, seconds: u64, what: &str, published: &Pu
 async fn a_worker_reads_within_15_s_of_its_restart_after_one_kill_and_after_two() {
     let Some(fixture) = Fixture::new("restarted", 2).await else { return };
     let mut published = Published::default();
-    let publish_all = |published: &mut Published| (0..2).for_each(|partition| publish(&fixture, published, partition));
+    let publish_all =
+        |published: &mut Published| (0..2).for_each(|partition| fixture.publish_to(published, partition, 1, 5));
     publish_all(&mut published);
     let mut first = worker(&fixture);
     until_exact(&fixture, 60, "the first rows", &published).await;
@@ -72,11 +67,11 @@ async fn a_worker_reads_within_15_s_of_its_restart_after_one_kill_and_after_two(
 async fn a_worker_that_was_stopped_is_followed_at_once() {
     let Some(fixture) = Fixture::new("stopped", 1).await else { return };
     let mut published = Published::default();
-    publish(&fixture, &mut published, 0);
+    fixture.publish_to(&mut published, 0, 1, 5);
     let mut first = worker(&fixture);
     until_exact(&fixture, 60, "the first rows", &published).await;
     assert_eq!(first.terminate(10), Some(0));
-    publish(&fixture, &mut published, 0);
+    fixture.publish_to(&mut published, 0, 1, 5);
     let second = worker(&fixture);
     until_exact(&fixture, 60, "the next rows", &published).await;
     assert!(!second.log().contains("the consumer group has members"), "nothing is waited for: {}", second.log());
@@ -88,7 +83,7 @@ async fn a_worker_that_was_stopped_is_followed_at_once() {
 async fn partitions_that_are_added_are_read_within_30_s() {
     let Some(fixture) = Fixture::new("added", 1).await else { return };
     let mut published = Published::default();
-    publish(&fixture, &mut published, 0);
+    fixture.publish_to(&mut published, 0, 1, 5);
     let worker = worker(&fixture);
     until_exact(&fixture, 60, "the first rows", &published).await;
     fixture.broker.add_partitions(&fixture.points_topic, 3).await;
@@ -113,13 +108,16 @@ async fn a_topic_created_later_and_one_that_is_recreated_are_read_within_30_s() 
     until(30, "the topic is gone", async || !fixture.broker.exists(&fixture.points_topic)).await;
     let worker = worker(&fixture);
     // It has joined, with the partition of the series' topic.
-    let lag = format!("series_ingest_kafka_lag_messages{{topic=\"{}\",partition=\"0\"}}", fixture.series_topic);
+    let lag = format!(
+        "series_ingest_kafka_lag_messages{{input=\"series\",topic=\"{}\",partition=\"0\"}}",
+        fixture.series_topic
+    );
     until(60, "the series' topic is read", async || worker.metric(&lag).is_some()).await;
 
     let mut published = Published::default();
     fixture.broker.create(&fixture.points_topic, 1, &[]).await;
     let created = Instant::now();
-    publish(&fixture, &mut published, 0);
+    fixture.publish_to(&mut published, 0, 1, 5);
     until_exact(&fixture, NEW_S, "rows of the topic that was created", &published).await;
     println!("topic created: {:?}", created.elapsed());
 
@@ -131,8 +129,8 @@ async fn a_topic_created_later_and_one_that_is_recreated_are_read_within_30_s() 
         fixture.broker.create(&fixture.points_topic, 2, &[]).await;
         let created = Instant::now();
         fixture.producer = Producer::new(&fixture.brokers);
-        publish(&fixture, &mut published, 0);
-        publish(&fixture, &mut published, 1);
+        fixture.publish_to(&mut published, 0, 1, 5);
+        fixture.publish_to(&mut published, 1, 1, 5);
         until_exact(&fixture, NEW_S, "rows of the topic that was recreated", &published).await;
         println!("topic recreated after {pause_s} s: {:?}", created.elapsed());
     }
@@ -142,10 +140,6 @@ async fn a_topic_created_later_and_one_that_is_recreated_are_read_within_30_s() 
 
 fn unready_because(worker: &Worker, words: &str) -> bool {
     worker.get("/readyz").is_some_and(|(code, page)| code == 503 && page.contains(words))
-}
-
-async fn until_ready(worker: &Worker) {
-    until(60, "ready", async || worker.get("/readyz").is_some_and(|(code, _)| code == 200)).await;
 }
 
 const SHARED: &str = "has members of another pipeline or database";
@@ -158,9 +152,9 @@ async fn a_group_of_another_pipeline_or_database_is_named_and_not_joined() {
     let other = url_with(&fixture.url, &other, None);
     let first = fixture.worker(&[]);
     let mut published = Published::default();
-    (0..2).for_each(|partition| publish(&fixture, &mut published, partition));
+    (0..2).for_each(|partition| fixture.publish_to(&mut published, partition, 1, 5));
     until_exact(&fixture, 60, "the first rows", &published).await;
-    until_ready(&first).await;
+    first.until_ready().await;
     for (name, value) in [("SERIES_INGEST__PIPELINE", "second"), ("DATABASE_URL", &other)] {
         let mut environment = fixture.environment();
         environment.retain(|(known, _)| known != name);
@@ -173,9 +167,9 @@ async fn a_group_of_another_pipeline_or_database_is_named_and_not_joined() {
         until(60, "the second is not ready", async || unready_because(&second, SHARED)).await;
         let is_line = |line: &str| line.contains("ERROR") && line.contains(SHARED);
         assert!(second.log().lines().any(is_line), "{}", second.log());
-        (0..2).for_each(|partition| publish(&fixture, &mut published, partition));
+        (0..2).for_each(|partition| fixture.publish_to(&mut published, partition, 1, 5));
         until_exact(&fixture, 60, "the first reads all partitions", &published).await;
-        until_ready(&first).await;
+        first.until_ready().await;
         assert_eq!(second.terminate(10), Some(0));
     }
     // Its own group is that of its pipeline by default.
@@ -191,7 +185,7 @@ async fn a_group_of_another_pipeline_or_database_is_named_and_not_joined() {
 async fn a_worker_whose_group_another_pipeline_joins_is_not_ready_until_it_has_left() {
     let Some(fixture) = Fixture::new("shared_later", 2).await else { return };
     let worker = fixture.worker(&[]);
-    until_ready(&worker).await;
+    worker.until_ready().await;
     // A client id of a program of another kind, or of this pipeline without a database, is none of another pipeline.
     let harmless = Member::join(&fixture.brokers, &fixture.group, &fixture.points_topic, "series-ingest");
     let also = Member::join(&fixture.brokers, &fixture.group, &fixture.points_topic, "series-ingest/default/-");
@@ -202,7 +196,7 @@ async fn a_worker_whose_group_another_pipeline_joins_is_not_ready_until_it_has_l
     let is_line = |line: &str| line.contains("ERROR") && line.contains(SHARED);
     assert!(worker.log().lines().any(is_line), "{}", worker.log());
     drop(other);
-    until_ready(&worker).await;
+    worker.until_ready().await;
     drop((harmless, also));
     drop(worker);
     fixture.remove().await;

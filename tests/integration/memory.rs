@@ -3,7 +3,7 @@
 
 use crate::support::broker::Producer;
 use crate::support::data::Published;
-use crate::support::fixture_with_proxy::{FixtureWithProxy, until_journaled_within, until_mode};
+use crate::support::fixture_with_proxy::FixtureWithProxy;
 use crate::support::until;
 use crate::support::worker::Worker;
 
@@ -101,8 +101,8 @@ async fn through_the_journal(test: &str, publish: impl FnOnce(&FixtureWithProxy,
     away.fixture.until_applied(60).await;
     away.proxy.freeze(true);
     publish(&away, &mut published);
-    until_mode(&worker, "journaling").await;
-    until_journaled_within(drain_timeout_s(), &away, &worker).await;
+    worker.until_mode("journaling").await;
+    away.fixture.until_journaled_within(drain_timeout_s(), &worker).await;
     assert_bounded(&worker, "while messages go to the journal");
     away.proxy.freeze(false);
     assert_drained(away, worker, &published, "after it").await;

@@ -8,7 +8,7 @@ use rand::{RngExt as _, SeedableRng as _};
 
 use crate::support::data::{Difference, Published};
 use crate::support::fixture::{connect, url_with};
-use crate::support::fixture_with_proxy::{FixtureWithProxy, until_journaled, until_mode};
+use crate::support::fixture_with_proxy::FixtureWithProxy;
 use crate::support::worker::{Worker, run, text};
 use crate::support::{seed, servers, until};
 
@@ -19,15 +19,18 @@ async fn messages_go_to_the_journal_and_from_there_to_the_database_without_hands
     let worker = away.worker("journal", &[]);
     away.publish(&mut published, 40);
     away.fixture.until_applied(60).await;
-    until_mode(&worker, "streaming").await;
+    worker.until_mode("streaming").await;
 
     away.proxy.refuse(true);
     away.publish(&mut published, 400);
-    until_mode(&worker, "journaling").await;
-    until_journaled(&away, &worker).await;
+    worker.until_mode("journaling").await;
+    away.fixture.until_journaled(&worker).await;
     assert!(worker.metric("series_ingest_journal_records").unwrap() > 0.0);
     assert_eq!(worker.get("/readyz").unwrap().0, 200, "in an outage with room in the journal the worker is ready");
-    let lag = format!("series_ingest_kafka_lag_seconds{{topic=\"{}\",partition=\"0\"}}", away.fixture.points_topic);
+    let lag = format!(
+        "series_ingest_kafka_lag_seconds{{input=\"points\",topic=\"{}\",partition=\"0\"}}",
+        away.fixture.points_topic
+    );
     assert!(worker.metric(&lag).unwrap() > 0.0, "what is only journaled is behind");
     // Kafka may lose it now.
     away.delete_records().await;
@@ -36,7 +39,7 @@ async fn messages_go_to_the_journal_and_from_there_to_the_database_without_hands
     away.proxy.refuse(false);
     away.fixture.until_applied(60).await;
     away.fixture.assert_exact(&published).await;
-    until_mode(&worker, "streaming").await;
+    worker.until_mode("streaming").await;
     until(60, "the journal is empty", async || worker.metric("series_ingest_journal_records") == Some(0.0)).await;
     away.publish(&mut published, 40);
     away.fixture.until_applied(60).await;
@@ -59,9 +62,9 @@ async fn a_database_closed_for_maintenance_is_away() {
     let mut published = Published::default();
     let worker = away.worker("journal", &[]);
     let without = away.fixture.worker(&[("SERIES_INGEST__KAFKA__GROUP_ID", &format!("{}_2", away.fixture.group))]);
-    until_mode(&worker, "journaling").await;
+    worker.until_mode("journaling").await;
     away.publish(&mut published, 20);
-    until_journaled(&away, &worker).await;
+    away.fixture.until_journaled(&worker).await;
     until(30, "without a journal it waits", async || {
         without.get("/readyz").is_some_and(|(code, page)| code == 503 && page.contains("not currently accepting"))
     })
@@ -87,13 +90,13 @@ async fn a_database_that_hangs_is_away_too() {
     away.fixture.until_applied(60).await;
     away.proxy.freeze(true);
     away.publish(&mut published, 200);
-    until_mode(&worker, "journaling").await;
-    until_journaled(&away, &worker).await;
+    worker.until_mode("journaling").await;
+    away.fixture.until_journaled(&worker).await;
     assert_eq!(worker.get("/livez").unwrap().0, 200);
     away.proxy.freeze(false);
     away.fixture.until_applied(60).await;
     away.fixture.assert_exact(&published).await;
-    until_mode(&worker, "streaming").await;
+    worker.until_mode("streaming").await;
     drop(worker);
     away.remove().await;
 }
@@ -104,14 +107,14 @@ async fn a_worker_killed_in_an_outage_finds_its_journal_again() {
     let mut published = Published::default();
     let mut worker = away.worker("journal", &[]);
     away.begin_outage(&worker, &mut published, 20, 200).await;
-    until_journaled(&away, &worker).await;
+    away.fixture.until_journaled(&worker).await;
     worker.kill();
     away.delete_records().await;
     // It starts without the database, goes on journaling, and reconciles when it is back.
     let worker = away.worker("journal", &[]);
     away.publish(&mut published, 100);
-    until_mode(&worker, "journaling").await;
-    until_journaled(&away, &worker).await;
+    worker.until_mode("journaling").await;
+    away.fixture.until_journaled(&worker).await;
     away.proxy.refuse(false);
     away.fixture.until_applied(60).await;
     away.fixture.assert_exact(&published).await;
@@ -127,7 +130,7 @@ async fn lost_with(test: &str, bug: &str) -> usize {
     let mut published = Published::default();
     let worker = away.worker("journal", &[("SERIES_INGEST_PLANTED_BUGS", bug)]);
     away.begin_outage(&worker, &mut published, 20, 100).await;
-    until_journaled(&away, &worker).await;
+    away.fixture.until_journaled(&worker).await;
     away.delete_records().await;
     away.proxy.refuse(false);
     until(60, "the journal is empty", async || worker.metric("series_ingest_journal_records") == Some(0.0)).await;
@@ -154,14 +157,14 @@ async fn what_a_lost_journal_had_and_kafka_has_no_longer_becomes_a_gap() {
     away.fixture.until_applied(60).await;
     away.proxy.refuse(true);
     away.publish(&mut gone, 20);
-    until_mode(&first, "journaling").await;
-    until_journaled(&away, &first).await;
+    first.until_mode("journaling").await;
+    away.fixture.until_journaled(&first).await;
     first.kill();
     away.delete_records().await;
     let second = away.worker("second", &[]);
-    until_mode(&second, "journaling").await;
+    second.until_mode("journaling").await;
     away.publish(&mut kept, 10);
-    until_journaled(&away, &second).await;
+    away.fixture.until_journaled(&second).await;
     // Two findings at once, each of which has the partition started again: a hole, and a progress below the known one.
     away.proxy.refuse(false);
     away.fixture.until_applied(60).await;
@@ -179,9 +182,9 @@ async fn a_worker_that_starts_in_an_outage_with_an_empty_journal() {
     away.publish(&mut published, 50);
     away.proxy.refuse(true);
     let worker = away.worker("journal", &[]);
-    until_mode(&worker, "journaling").await;
+    worker.until_mode("journaling").await;
     away.publish(&mut published, 50);
-    until_journaled(&away, &worker).await;
+    away.fixture.until_journaled(&worker).await;
     away.proxy.refuse(false);
     away.fixture.until_applied(60).await;
     away.fixture.assert_exact(&published).await;
@@ -252,7 +255,7 @@ async fn a_full_journal_pauses_and_goes_on_by_itself() {
 
 async fn until_mode_after(away: &FixtureWithProxy, worker: &Worker, published: &mut Published) {
     away.publish(published, 10);
-    until_mode(worker, "journaling").await;
+    worker.until_mode("journaling").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -275,7 +278,7 @@ async fn a_journal_that_takes_nothing_keeps_nothing_from_the_database_that_is_ba
     away.proxy.refuse(false);
     away.fixture.until_applied(60).await;
     away.fixture.assert_exact(&published).await;
-    until_mode(&worker, "streaming").await;
+    worker.until_mode("streaming").await;
     until(30, "ready again", async || worker.get("/readyz").unwrap().0 == 200).await;
     drop(worker);
     away.remove().await;
@@ -293,8 +296,8 @@ async fn a_damaged_record_is_read_again_from_kafka() {
         away.publish(&mut published, 10);
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    until_mode(&worker, "journaling").await;
-    until_journaled(&away, &worker).await;
+    worker.until_mode("journaling").await;
+    away.fixture.until_journaled(&worker).await;
     worker.kill();
     // A byte in the middle of the first segment that has records.
     let mut segments: Vec<PathBuf> = std::fs::read_dir(away.journal("journal"))
@@ -308,7 +311,7 @@ async fn a_damaged_record_is_read_again_from_kafka() {
     bytes[used / 2] ^= 0x40;
     std::fs::write(&segments[0], bytes).unwrap();
     let worker = away.worker("journal", &[]);
-    until_mode(&worker, "journaling").await;
+    worker.until_mode("journaling").await;
     away.proxy.refuse(false);
     away.fixture.until_applied(60).await;
     away.fixture.assert_exact(&published).await;
@@ -365,7 +368,7 @@ async fn a_gap_is_filled_by_the_journal_of_a_worker_that_returns() {
     let mut published = Published::default();
     let mut first = away.worker("first", &[]);
     away.begin_outage(&first, &mut published, 20, 60).await;
-    until_journaled(&away, &first).await;
+    away.fixture.until_journaled(&first).await;
     first.kill();
     away.delete_records().await;
     away.proxy.refuse(false);
@@ -390,7 +393,7 @@ async fn what_was_journaled_before_there_was_any_progress_is_not_left_out() {
     let latest = [("SERIES_INGEST__KAFKA__START", "latest")];
     away.proxy.refuse(true);
     let mut first = away.worker("first", &latest);
-    until_mode(&first, "journaling").await;
+    first.until_mode("journaling").await;
     until(30, "both partitions are read", async || {
         let status = first.get("/status").map_or(String::new(), |(_, body)| body);
         let status: serde_json::Value = serde_json::from_str(&status).unwrap_or_default();
@@ -401,7 +404,7 @@ async fn what_was_journaled_before_there_was_any_progress_is_not_left_out() {
     })
     .await;
     away.publish(&mut published, 40);
-    until_journaled(&away, &first).await;
+    away.fixture.until_journaled(&first).await;
     let committed =
         |partition| away.fixture.broker.committed(&away.fixture.group, &away.fixture.points_topic, partition);
     until(30, "the group's offsets tell where it began", async || committed(0).is_some() && committed(1).is_some())
@@ -427,7 +430,7 @@ async fn a_second_process_with_the_same_journal_refuses_to_start() {
     let Some(away) = FixtureWithProxy::new("outage_lock", 1).await else { return };
     let worker = away.worker("journal", &[]);
     until(30, "it runs", async || worker.get("/livez").is_some()).await;
-    until_mode(&worker, "streaming").await;
+    worker.until_mode("streaming").await;
     let mut second = away.worker("journal", &[]);
     assert_eq!(second.exit_code(20), Some(64), "{}", second.log());
     assert!(second.log().contains("journal.directory"), "{}", second.log());
@@ -445,10 +448,10 @@ async fn a_single_writer_is_shared_by_the_journal_and_what_comes_from_kafka() {
     away.begin_outage(&worker, &mut published, 10, 10).await;
     // Many turns of the journal's.
     away.publish_large(&mut published, 1_000, 20_000);
-    until_journaled(&away, &worker).await;
+    away.fixture.until_journaled(&worker).await;
     let journaled = away.fixture.broker.end(&away.fixture.points_topic, 0);
     away.proxy.refuse(false);
-    until_mode(&worker, "replaying").await;
+    worker.until_mode("replaying").await;
     away.publish(&mut published, 4_000);
     let end = away.fixture.broker.end(&away.fixture.points_topic, 0);
     // It goes to the end of all that is written without a hole, live messages among them.
@@ -472,7 +475,7 @@ async fn a_quiet_topic_does_not_fill_the_journal_with_small_records() {
     let mut published = Published::default();
     let worker = away.worker("journal", &[]);
     away.begin_outage(&worker, &mut published, 10, 10).await;
-    until_journaled(&away, &worker).await;
+    away.fixture.until_journaled(&worker).await;
     let records = || worker.metric("series_ingest_journal_records").unwrap();
     let (before, begun) = (records(), Instant::now());
     for _ in 0..300 {
@@ -481,7 +484,7 @@ async fn a_quiet_topic_does_not_fill_the_journal_with_small_records() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     away.fixture.producer.flush();
-    until_journaled(&away, &worker).await;
+    away.fixture.until_journaled(&worker).await;
     // One each 100 ms, and the first at once.
     let (made, allowed) = (records() - before, begun.elapsed().as_secs_f64() * 10.0 + 2.0);
     assert!(made >= 1.0 && made <= allowed, "{made} records, {allowed} would do");

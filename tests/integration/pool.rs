@@ -13,12 +13,6 @@ async fn backends(fixture: &Fixture) -> BTreeSet<i32> {
     fixture.client.query(sql, &[]).await.unwrap().iter().map(|row| row.get(0)).collect()
 }
 
-fn publish(fixture: &Fixture, published: &mut Published) {
-    let payload = published.batch("s", 100);
-    fixture.producer.send(&fixture.points_topic, 0, "s", Some(payload.as_bytes()));
-    fixture.producer.flush();
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_beyond_the_kept_ones_are_made_when_needed_and_closed_when_idle() {
     let Some(fixture) = Fixture::new("overflow", 1).await else { return };
@@ -31,13 +25,13 @@ async fn connections_beyond_the_kept_ones_are_made_when_needed_and_closed_when_i
         ("SERIES_INGEST__BATCH__MAX_POINTS", "200"),
         ("SERIES_INGEST__BATCH__LINGER_MS", "10"),
     ]);
-    publish(&fixture, &mut published);
+    fixture.publish_to(&mut published, 0, 1, 100);
     fixture.until_applied(60).await;
     // While every claim waits, all four writers need a connection of their own.
     let lock = connect(&fixture.url).await;
     lock.batch_execute("begin; lock table ingest_progress in exclusive mode").await.unwrap();
     until(30, "four writers at work", async || {
-        publish(&fixture, &mut published);
+        fixture.publish_to(&mut published, 0, 1, 100);
         fixture.waiting_for_locks().await == 4
     })
     .await;
@@ -137,12 +131,12 @@ async fn no_connection_grows_older_than_its_age() {
     let mut published = Published::default();
     let worker =
         fixture.worker(&[("DATABASE_POOL_SIZE", "1"), ("DATABASE_MAX_OVERFLOW", "1"), ("DATABASE_POOL_RECYCLE", "2")]);
-    publish(&fixture, &mut published);
+    fixture.publish_to(&mut published, 0, 1, 100);
     fixture.until_applied(60).await;
     let first = backends(&fixture).await;
     assert!(!first.is_empty());
     until(30, "other connections", async || {
-        publish(&fixture, &mut published);
+        fixture.publish_to(&mut published, 0, 1, 100);
         let now = backends(&fixture).await;
         !now.is_empty() && now.is_disjoint(&first)
     })

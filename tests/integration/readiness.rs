@@ -10,7 +10,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 
 use crate::support::data::Published;
 use crate::support::fixture::{Fixture, connect};
-use crate::support::fixture_with_proxy::{FixtureWithProxy, until_mode};
+use crate::support::fixture_with_proxy::FixtureWithProxy;
 use crate::support::own_broker::{NOWHERE, OwnBroker};
 use crate::support::proxy::Proxy;
 use crate::support::until;
@@ -20,7 +20,7 @@ const SESSION: &str = "SERIES_INGEST__KAFKA__SESSION_TIMEOUT_MS";
 const DRAIN: &str = "SERIES_INGEST__SHUTDOWN__DRAIN_TIMEOUT_MS";
 
 async fn until_ready(worker: &Worker) {
-    until(60, "ready", async || worker.get("/readyz").is_some_and(|(code, _)| code == 200)).await;
+    worker.until_ready().await;
     assert_eq!(worker.metric("series_ingest_ready"), Some(1.0));
 }
 
@@ -35,14 +35,6 @@ async fn until_not_ready(worker: &Worker, seconds: u64, says: &[&str]) {
 
 fn status(worker: &Worker) -> serde_json::Value {
     serde_json::from_str(&worker.get("/status").unwrap().1).unwrap()
-}
-
-fn publish(fixture: &Fixture, published: &mut Published, messages: i32) {
-    for number in 0..messages {
-        let payload = published.batch("s", 10);
-        fixture.producer.send(&fixture.points_topic, number % fixture.partitions, "s", Some(payload.as_bytes()));
-    }
-    fixture.producer.flush();
 }
 
 /// The settings of a worker with a journal in this folder.
@@ -69,7 +61,7 @@ async fn brokers_that_are_away_are_named_the_lag_stays_and_the_worker_is_ready_a
     let settings: Vec<(&str, &str)> = settings.iter().map(|(name, value)| (*name, value.as_str())).collect();
     let worker = fixture.worker(&settings);
     let mut published = Published::default();
-    publish(&fixture, &mut published, 20);
+    fixture.publish(&mut published, 20, 10);
     fixture.until_applied(60).await;
     until_ready(&worker).await;
     // The gauge follows the page with the next look at the signs.
@@ -87,7 +79,7 @@ async fn brokers_that_are_away_are_named_the_lag_stays_and_the_worker_is_ready_a
     until(10, "kafka_up is 0.0", async || worker.metric("series_ingest_kafka_up") == Some(0.0)).await;
     // The client gives its partitions up when its session is over.
     until(60, "the partitions are lost", async || worker.log().contains("lost=true")).await;
-    let labels = format!("{{topic=\"{}\",partition=\"0\"}}", fixture.points_topic);
+    let labels = format!("{{input=\"points\",topic=\"{}\",partition=\"0\"}}", fixture.points_topic);
     let seconds = || worker.metric(&format!("series_ingest_kafka_lag_seconds{labels}"));
     assert_eq!(worker.metric(&format!("series_ingest_kafka_lag_messages{labels}")), Some(0.0), "its last value");
     let first = seconds().expect("the series is still there");
@@ -109,7 +101,7 @@ async fn brokers_that_are_away_are_named_the_lag_stays_and_the_worker_is_ready_a
     until_ready(&worker).await;
     // The gauge follows the page with the next look at the signs.
     until(10, "kafka_up is 1.0", async || worker.metric("series_ingest_kafka_up") == Some(1.0)).await;
-    publish(&fixture, &mut published, 20);
+    fixture.publish(&mut published, 20, 10);
     fixture.until_applied(60).await;
     fixture.assert_exact(&published).await;
     until(20, "no lag", async || seconds() == Some(0.0)).await;
@@ -348,14 +340,17 @@ async fn after_an_outage_nothing_is_stalled_and_the_last_error_is_over_and_the_s
     until(20, "the server is known", async || database()["timescaledb"].is_string()).await;
     away.proxy.refuse(true);
     away.publish(&mut published, 200);
-    until_mode(&worker, "journaling").await;
+    worker.until_mode("journaling").await;
     let broken = database();
     let at = broken["last_error_at"].as_str().unwrap().parse::<jiff::Timestamp>().unwrap();
     assert!(broken["last_error"].is_string() && at <= jiff::Timestamp::now(), "{broken}");
     // The server that comes back is another one: without TimescaleDB.
     away.fixture.client.batch_execute("drop extension timescaledb cascade").await.unwrap();
     // Longer than the time after which a standstill is a reason.
-    let labels = format!("series_ingest_kafka_lag_seconds{{topic=\"{}\",partition=\"0\"}}", away.fixture.points_topic);
+    let labels = format!(
+        "series_ingest_kafka_lag_seconds{{input=\"points\",topic=\"{}\",partition=\"0\"}}",
+        away.fixture.points_topic
+    );
     until(30, "what waits is old", async || worker.metric(&labels).is_some_and(|seconds| seconds > 5.0)).await;
     away.proxy.refuse(false);
     until(60, "it streams again", async || {
@@ -385,7 +380,7 @@ async fn record_times_that_cannot_be_true_make_no_lag() {
     until_ready(&worker).await;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     let now_s = i64::try_from(now.as_secs()).unwrap();
-    let labels = format!("{{topic=\"{}\",partition=\"0\"}}", away.fixture.points_topic);
+    let labels = format!("{{input=\"points\",topic=\"{}\",partition=\"0\"}}", away.fixture.points_topic);
     let seconds = || worker.metric(&format!("series_ingest_kafka_lag_seconds{labels}"));
     let mut published = Published::default();
     // Seconds, as milliseconds; half an hour in the future, more than which brokers refuse; a year in which Kafka's records had

@@ -74,7 +74,10 @@ async fn three_refused_rows_among_a_hundred_thousand_take_no_good_one_with_them(
     assert_refused(&fixture, &published, &offsets).await;
     let (committed, given_up) = transactions(&fixture, &worker).await;
     assert!(committed + given_up as f64 <= 60.0, "{committed} transactions committed, {given_up} given up");
-    assert_eq!(worker.metric("series_ingest_dead_letters_total{reason=\"rejected_by_database\"}"), Some(3.0));
+    assert_eq!(
+        worker.metric("series_ingest_dead_letters_total{input=\"points\",reason=\"rejected_by_database\"}"),
+        Some(3.0)
+    );
     drop(worker);
     fixture.remove().await;
 }
@@ -215,7 +218,7 @@ async fn a_batch_of_refused_messages_alone_ends_in_many_transactions() {
     let letters = "select max(count) from (select count(*) from ingest_dead_letter group by xmin::text) as transaction";
     let most = fixture.count(letters).await;
     assert!((100..=1000).contains(&most), "{most} dead letters in a transaction");
-    let of_reason = "series_ingest_dead_letters_total{reason=\"rejected_by_database\"}";
+    let of_reason = "series_ingest_dead_letters_total{input=\"points\",reason=\"rejected_by_database\"}";
     assert_eq!(worker.metric(of_reason), Some(MESSAGES as f64));
     drop(worker);
     fixture.remove().await;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::support::fixture::Fixture;
-use crate::support::fixture_with_proxy::{FixtureWithProxy, until_mode};
+use crate::support::fixture_with_proxy::FixtureWithProxy;
 use crate::support::until;
 use crate::support::worker::{Worker, run, text};
 
@@ -53,7 +53,9 @@ async fn accepted(fixture: &Fixture, topic: &str) -> i64 {
 
 fn lag(worker: &Worker, topic: &str) -> f64 {
     let of = |partition| {
-        worker.metric(&format!("series_ingest_kafka_lag_messages{{topic=\"{topic}\",partition=\"{partition}\"}}"))
+        worker.metric(&format!(
+            "series_ingest_kafka_lag_messages{{input=\"iot\",topic=\"{topic}\",partition=\"{partition}\"}}"
+        ))
     };
     of(0).unwrap_or(-1.0) + of(1).unwrap_or(-1.0)
 }
@@ -200,14 +202,14 @@ async fn in_an_outage_no_more_of_a_topic_of_another_shape_is_journaled() {
     let worker = away.worker("journal", &[]);
     until(60, "it reads", async || lag(&worker, &topic) == 0.0).await;
     away.proxy.refuse(true);
-    until_mode(&worker, "journaling").await;
+    worker.until_mode("journaling").await;
     publish(&away.fixture, &topic, 0..3000);
     until_paused(&worker).await;
     a_while().await;
-    let type_ = format!("series_ingest_messages_total{{topic=\"{topic}\",type=\"journaled\"}}");
+    let type_ = format!("series_ingest_messages_total{{input=\"iot\",topic=\"{topic}\",type=\"journaled\"}}");
     assert_eq!(worker.metric(&type_), Some(1000.0));
     away.proxy.refuse(false);
-    until_mode(&worker, "streaming").await;
+    worker.until_mode("streaming").await;
     until(60, "the journal is written", async || letters(&away.fixture).await == 1000).await;
     a_while().await;
     assert_eq!((letters(&away.fixture).await, lag(&worker, &topic)), (1000, 2000.0));
@@ -228,7 +230,7 @@ async fn in_an_outage_no_more_of_a_topic_of_another_shape_is_journaled() {
     }
     away.fixture.producer.flush();
     let worker = away.worker("third", &[]);
-    until_mode(&worker, "journaling").await;
+    worker.until_mode("journaling").await;
     until(60, "it is stopped", async || sentence(&worker).is_some_and(|text| text.contains(&good))).await;
     away.proxy.refuse(false);
     until(60, "all is applied", async || applied(&away.fixture, &good).await == 1501).await;

@@ -40,12 +40,13 @@ async fn publish_what_gets_lost(
 ) {
     if source == Source::Journal {
         ground.server.stop_fast();
-        ground.publish(published, 200);
-        ground.until_journaled(worker).await;
+        ground.fixture.publish(published, 200, 25);
+        worker.until_mode("journaling").await;
+        ground.fixture.until_journaled(worker).await;
         ground.server.start_again().await;
         ground.fixture.connect_to(&ground.server).await;
     } else {
-        ground.publish(published, 200);
+        ground.fixture.publish(published, 200, 25);
     }
     ground.fixture.until_applied(60).await;
     worker.until_mode("streaming").await;
@@ -57,7 +58,7 @@ async fn publish_what_gets_lost(
 /// That all of it comes back.
 async fn all_comes_back(ground: &FixtureWithServer, published: &mut Published, topic: Topic) {
     if topic == Topic::Busy {
-        ground.publish(published, 50);
+        ground.fixture.publish(published, 50, 25);
     }
     ground.fixture.until_applied(60).await;
     ground.fixture.assert_exact(published).await;
@@ -67,7 +68,7 @@ async fn restored(test: &str, source: Source, topic: Topic, extra: &[(&str, &str
     let Some(mut ground) = FixtureWithServer::new(test, PARTITIONS).await else { return };
     let mut published = Published::default();
     let worker = ground.worker("journal", extra);
-    ground.publish(&mut published, 100);
+    ground.fixture.publish(&mut published, 100, 25);
     ground.fixture.until_applied(60).await;
     let at_copy = applied(&ground).await;
     ground.server.stop_fast();
@@ -108,7 +109,7 @@ async fn promoted(test: &str, source: Source, topic: Topic) {
     let url = url_with(&ground.url(), &ground.fixture.name, Some(proxy.port));
     let mut published = Published::default();
     let worker = ground.worker("journal", &[("DATABASE_URL", &url)]);
-    ground.publish(&mut published, 100);
+    ground.fixture.publish(&mut published, 100, 25);
     ground.fixture.until_applied(60).await;
     let standby = standby_that_is_cut_off(&ground).await;
     publish_what_gets_lost(&mut ground, &worker, &mut published, source).await;

@@ -8,14 +8,6 @@ use crate::support::server::Server;
 use crate::support::until;
 use crate::support::worker::{run, text};
 
-fn publish(fixture: &Fixture, published: &mut Published, messages: i32) {
-    for number in 0..messages {
-        let payload = published.batch("s", 10);
-        fixture.producer.send(&fixture.points_topic, number % fixture.partitions, "s", Some(payload.as_bytes()));
-    }
-    fixture.producer.flush();
-}
-
 fn write(path: &Path, text: &str) {
     std::fs::write(path, text).unwrap();
 }
@@ -53,20 +45,20 @@ async fn secrets_in_files_are_read_again_for_each_connection() {
     for settings in [by_password, by_url] {
         let settings: Vec<(&str, &str)> = settings.iter().map(|(name, value)| (*name, value.as_str())).collect();
         let worker = fixture.worker(&settings);
-        publish(&fixture, &mut published, 10);
+        fixture.publish(&mut published, 10, 10);
         fixture.until_applied(60).await;
         rotate("second", &|| (), &|| {
             write(&password, "second\n");
             write(&url, &with("rotated:second@"));
         })
         .await;
-        publish(&fixture, &mut published, 10);
+        fixture.publish(&mut published, 10, 10);
         fixture.until_applied(60).await;
         // A file that is not there for a moment, as when it is replaced: what it said before is used, and that is said.
         std::fs::remove_file(&password).unwrap();
         std::fs::remove_file(&url).unwrap();
         rotate("second", &|| (), &|| ()).await;
-        publish(&fixture, &mut published, 10);
+        fixture.publish(&mut published, 10, 10);
         fixture.until_applied(60).await;
         assert!(worker.log().contains("a file of secrets cannot be read"), "{}", worker.log());
         rotate("first", &|| (), &|| {
@@ -74,7 +66,7 @@ async fn secrets_in_files_are_read_again_for_each_connection() {
             write(&url, &with("rotated:first@"));
         })
         .await;
-        publish(&fixture, &mut published, 10);
+        fixture.publish(&mut published, 10, 10);
         fixture.until_applied(60).await;
         fixture.assert_exact(&published).await;
         for secret in ["rotated:", "=first", "=second"] {
@@ -107,7 +99,7 @@ async fn a_silent_host_keeps_no_other_from_being_tried() {
         let settings = [("DATABASE_URL", url.as_str()), ("SERIES_INGEST__DATABASE__CONNECT_TIMEOUT_MS", "1000")];
         let settings = [&settings[..], &[("SERIES_INGEST__DATABASE__SSLMODE", "disable")]].concat();
         let worker = fixture.worker(&settings);
-        publish(&fixture, &mut published, 10);
+        fixture.publish(&mut published, 10, 10);
         fixture.until_applied(60).await;
         drop(worker);
     }
@@ -141,7 +133,7 @@ async fn a_column_of_another_type_makes_the_worker_unready_and_is_named() {
     ]);
     // Four bytes instead of eight violate the protocol; eight bytes of another kind would be taken for what they are not.
     for (other, back) in [("real", "double precision"), ("bigint", "double precision")] {
-        publish(&fixture, &mut published, 10);
+        fixture.publish(&mut published, 10, 10);
         fixture.until_applied(60).await;
         worker.until_mode("streaming").await;
         fixture
@@ -152,7 +144,7 @@ async fn a_column_of_another_type_makes_the_worker_unready_and_is_named() {
             .await
             .unwrap();
         published.rows.clear();
-        publish(&fixture, &mut published, 10);
+        fixture.publish(&mut published, 10, 10);
         until(30, "unready, with the column", async || {
             worker.get("/readyz").is_some_and(|(code, why)| {
                 code == 503
@@ -189,7 +181,7 @@ async fn time_outs_of_the_database_do_not_hold_for_the_workers_sessions() {
     }
     let worker = fixture.worker(&[]);
     let mut published = Published::default();
-    publish(&fixture, &mut published, 50);
+    fixture.publish(&mut published, 50, 10);
     fixture.until_applied(60).await;
     // A transaction, and a wait for a lock, that take longer than any of these.
     let holder = connect(&fixture.url).await;
@@ -200,7 +192,7 @@ async fn time_outs_of_the_database_do_not_hold_for_the_workers_sessions() {
         )
         .await
         .unwrap();
-    publish(&fixture, &mut published, 50);
+    fixture.publish(&mut published, 50, 10);
     until(30, "the claim waits", async || fixture.waiting_for_locks().await == 1).await;
     holder.batch_execute("select pg_sleep(0.6); rollback").await.unwrap();
     fixture.until_applied(60).await;

@@ -5,14 +5,6 @@ use crate::support::fixture::{Fixture, connect};
 use crate::support::until;
 use crate::support::worker::Worker;
 
-fn publish(fixture: &Fixture, published: &mut Published) {
-    for _ in 0..10 {
-        let payload = published.batch("s", 10);
-        fixture.producer.send(&fixture.points_topic, 0, "s", Some(payload.as_bytes()));
-    }
-    fixture.producer.flush();
-}
-
 async fn until_logged(worker: &Worker, text: &str) {
     until(30, text, async || worker.log().contains(text)).await;
 }
@@ -23,7 +15,7 @@ async fn sigquit_and_sigint_end_the_worker_as_sigterm_does() {
     let mut published = Published::default();
     for name in ["QUIT", "INT", "TERM"] {
         let mut worker = fixture.worker(&[]);
-        publish(&fixture, &mut published);
+        fixture.publish_to(&mut published, 0, 10, 10);
         fixture.until_applied(60).await;
         worker.signal(name);
         assert_eq!(worker.exit_code(10), Some(0), "{name}");
@@ -44,7 +36,7 @@ async fn sighup_reads_the_log_filter_again_and_signals_that_mean_nothing_are_ign
     let mut worker =
         Worker::start_by(&with_file, "hangup", &fixture.environment(), &[("FILE", file.to_str().unwrap())]);
     let mut published = Published::default();
-    publish(&fixture, &mut published);
+    fixture.publish_to(&mut published, 0, 10, 10);
     fixture.until_applied(60).await;
     assert!(!worker.log().contains(" DEBUG "), "{}", worker.log());
 
@@ -61,7 +53,7 @@ async fn sighup_reads_the_log_filter_again_and_signals_that_mean_nothing_are_ign
         until_logged(&worker, &format!("SIG{name}: ignored")).await;
     }
     worker.signal("PIPE");
-    publish(&fixture, &mut published);
+    fixture.publish_to(&mut published, 0, 10, 10);
     fixture.until_applied(60).await;
     fixture.assert_exact(&published).await;
     assert_eq!(worker.terminate(10), Some(0));
@@ -76,11 +68,11 @@ async fn a_second_signal_ends_the_drain_at_once() {
         ("SERIES_INGEST__KAFKA__SESSION_TIMEOUT_MS", "300000"),
     ]);
     let mut published = Published::default();
-    publish(&fixture, &mut published);
+    fixture.publish_to(&mut published, 0, 10, 10);
     fixture.until_applied(60).await;
     // The drain waits for a lock.
     fixture.client.batch_execute("begin; lock table time_series_data_points in access exclusive mode").await.unwrap();
-    publish(&fixture, &mut published);
+    fixture.publish_to(&mut published, 0, 10, 10);
     let observer = connect(&fixture.url).await;
     until(30, "a batch waits for the lock", async || {
         let waiting =

@@ -7,18 +7,12 @@ use crate::support::data::{Difference, Published, Row};
 use crate::support::fixture::{Fixture, connect};
 use crate::support::until;
 
-fn publish(fixture: &Fixture, published: &mut Published, partition: i32, messages: usize) {
-    for _ in 0..messages {
-        let payload = published.batch("s", 5);
-        fixture.producer.send(&fixture.points_topic, partition, "s", Some(payload.as_bytes()));
-    }
-    fixture.producer.flush();
-}
-
 /// Whether a lag metric of this partition says that all is applied.
 async fn until_lag_is_zero(fixture: &Fixture, worker: &crate::support::worker::Worker, partition: i32) {
-    let name =
-        format!("series_ingest_kafka_lag_messages{{topic=\"{}\",partition=\"{partition}\"}}", fixture.points_topic);
+    let name = format!(
+        "series_ingest_kafka_lag_messages{{input=\"points\",topic=\"{}\",partition=\"{partition}\"}}",
+        fixture.points_topic
+    );
     until(60, "lag 0", async || worker.metric(&name) == Some(0.0)).await;
 }
 
@@ -33,14 +27,14 @@ async fn a_topic_made_anew_is_read_from_its_start() {
     let Some(mut fixture) = Fixture::new("anew", 2).await else { return };
     let mut published = Published::default();
     // Recreated while no worker runs, and while one does.
-    publish(&fixture, &mut published, 0, 20);
+    fixture.publish_to(&mut published, 0, 20, 5);
     let mut worker = fixture.worker(&[]);
     fixture.until_applied(60).await;
     assert_eq!(worker.terminate(10), Some(0));
     recreate(&fixture).await;
     fixture.producer = Producer::new(&fixture.brokers);
-    publish(&fixture, &mut published, 0, 10);
-    publish(&fixture, &mut published, 1, 10);
+    fixture.publish_to(&mut published, 0, 10, 5);
+    fixture.publish_to(&mut published, 1, 10, 5);
     let worker = fixture.worker(&[]);
     until(60, "the second topic", async || fixture.count("select count(*) from ingest_source").await == 3).await;
     fixture.until_applied(60).await;
@@ -48,8 +42,8 @@ async fn a_topic_made_anew_is_read_from_its_start() {
 
     recreate(&fixture).await;
     fixture.producer = Producer::new(&fixture.brokers);
-    publish(&fixture, &mut published, 0, 30);
-    publish(&fixture, &mut published, 1, 5);
+    fixture.publish_to(&mut published, 0, 30, 5);
+    fixture.publish_to(&mut published, 1, 5, 5);
     until(90, "the third topic", async || fixture.count("select count(*) from ingest_source").await == 4).await;
     fixture.until_applied(90).await;
     fixture.assert_exact(&published).await;
@@ -62,7 +56,7 @@ async fn a_topic_made_anew_is_read_from_its_start() {
 async fn records_removed_before_they_were_read_are_one_gap() {
     let Some(fixture) = Fixture::new("retention", 1).await else { return };
     let mut published = Published::default();
-    publish(&fixture, &mut published, 0, 10);
+    fixture.publish_to(&mut published, 0, 10, 5);
     let mut worker = fixture.worker(&[]);
     fixture.until_applied(60).await;
     assert_eq!(worker.terminate(10), Some(0));
@@ -71,7 +65,7 @@ async fn records_removed_before_they_were_read_are_one_gap() {
         let payload = lost.batch("lost", 5);
         fixture.producer.send(&fixture.points_topic, 0, "s", Some(payload.as_bytes()));
     }
-    publish(&fixture, &mut published, 0, 10);
+    fixture.publish_to(&mut published, 0, 10, 5);
     fixture.broker.delete_records(&fixture.points_topic, 0, 40).await;
     let worker = fixture.worker(&[]);
     fixture.until_applied(60).await;
@@ -81,7 +75,7 @@ async fn records_removed_before_they_were_read_are_one_gap() {
     assert_eq!(fixture.difference(&published).await, Difference::default());
     assert_eq!(worker.metric("series_ingest_gaps_total"), Some(1.0));
     // And reading goes on.
-    publish(&fixture, &mut published, 0, 10);
+    fixture.publish_to(&mut published, 0, 10, 5);
     fixture.until_applied(60).await;
     assert_eq!(fixture.difference(&published).await, Difference::default());
     drop(worker);
@@ -92,7 +86,7 @@ async fn records_removed_before_they_were_read_are_one_gap() {
 async fn records_removed_while_a_worker_was_frozen_are_one_gap() {
     let Some(fixture) = Fixture::new("overtaken", 1).await else { return };
     let mut published = Published::default();
-    publish(&fixture, &mut published, 0, 10);
+    fixture.publish_to(&mut published, 0, 10, 5);
     let worker = fixture.worker(&[]);
     fixture.until_applied(60).await;
     // A frozen worker reads nothing, and keeps its place in the log.
@@ -104,7 +98,7 @@ async fn records_removed_while_a_worker_was_frozen_are_one_gap() {
         let payload = lost.batch("lost", 5);
         fixture.producer.send(&fixture.points_topic, 0, "s", Some(payload.as_bytes()));
     }
-    publish(&fixture, &mut published, 0, 10);
+    fixture.publish_to(&mut published, 0, 10, 5);
     fixture.broker.delete_records(&fixture.points_topic, 0, 40).await;
     worker.signal("CONT");
     fixture.until_applied(60).await;
@@ -119,7 +113,7 @@ async fn records_removed_while_a_worker_was_frozen_are_one_gap() {
 async fn what_is_in_memory_when_kafka_removes_it_is_no_gap() {
     let Some(fixture) = Fixture::new("in_memory", 1).await else { return };
     let mut published = Published::default();
-    publish(&fixture, &mut published, 0, 10);
+    fixture.publish_to(&mut published, 0, 10, 5);
     let worker = fixture
         .worker(&[("SERIES_INGEST__BATCH__MAX_POINTS", "50"), ("SERIES_INGEST__DATABASE__LOCK_TIMEOUT_MS", "60000")]);
     fixture.until_applied(60).await;
@@ -127,7 +121,7 @@ async fn what_is_in_memory_when_kafka_removes_it_is_no_gap() {
     lock.batch_execute("begin; lock table time_series_data_points in exclusive mode").await.unwrap();
     // One by one, so that each is its own set: the writers take the first, and the others wait in their channel.
     for _ in 0..40 {
-        publish(&fixture, &mut published, 0, 1);
+        fixture.publish_to(&mut published, 0, 1, 5);
         tokio::time::sleep(Duration::from_millis(30)).await;
     }
     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -138,7 +132,7 @@ async fn what_is_in_memory_when_kafka_removes_it_is_no_gap() {
         let payload = lost.batch("lost", 5);
         fixture.producer.send(&fixture.points_topic, 0, "s", Some(payload.as_bytes()));
     }
-    publish(&fixture, &mut published, 0, 10);
+    fixture.publish_to(&mut published, 0, 10, 5);
     fixture.broker.delete_records(&fixture.points_topic, 0, 80).await;
     worker.signal("CONT");
     until(30, "a gap", async || fixture.count("select count(*) from ingest_gap").await > 0).await;
@@ -157,7 +151,7 @@ async fn many_partitions_overtaken_at_once_have_one_gap_each() {
     let mut published = Published::default();
     let mut lost = Published::default();
     for partition in 0..8 {
-        publish(&fixture, &mut published, partition, 10);
+        fixture.publish_to(&mut published, partition, 10, 5);
     }
     let worker = fixture.worker(&[]);
     fixture.until_applied(60).await;
@@ -169,7 +163,7 @@ async fn many_partitions_overtaken_at_once_have_one_gap_each() {
                 let payload = lost.batch("lost", 5);
                 fixture.producer.send(&fixture.points_topic, partition, "s", Some(payload.as_bytes()));
             }
-            publish(&fixture, &mut published, partition, 20);
+            fixture.publish_to(&mut published, partition, 20, 5);
             fixture.broker.delete_records(&fixture.points_topic, partition, 10 + 50 * round + 30).await;
         }
         worker.signal("CONT");
@@ -189,20 +183,20 @@ async fn many_partitions_overtaken_at_once_have_one_gap_each() {
 async fn kafkas_group_offsets_mean_nothing_to_the_tables() {
     let Some(fixture) = Fixture::new("group_offsets", 1).await else { return };
     let mut published = Published::default();
-    publish(&fixture, &mut published, 0, 20);
+    fixture.publish_to(&mut published, 0, 20, 5);
     let mut worker = fixture.worker(&[]);
     fixture.until_applied(60).await;
     assert_eq!(worker.terminate(10), Some(0));
     fixture.broker.reset_group(&fixture.group, &fixture.points_topic, 0, 0);
     let mut worker = fixture.worker(&[]);
-    publish(&fixture, &mut published, 0, 20);
+    fixture.publish_to(&mut published, 0, 20, 5);
     fixture.until_applied(60).await;
     fixture.assert_exact(&published).await;
     assert_eq!(worker.metric("series_ingest_points_skipped_total"), Some(0.0));
     assert_eq!(worker.terminate(10), Some(0));
     until(30, "the group is deleted", async || fixture.broker.delete_group(&fixture.group).await).await;
     let worker = fixture.worker(&[]);
-    publish(&fixture, &mut published, 0, 20);
+    fixture.publish_to(&mut published, 0, 20, 5);
     fixture.until_applied(60).await;
     fixture.assert_exact(&published).await;
     drop(worker);
@@ -213,12 +207,12 @@ async fn kafkas_group_offsets_mean_nothing_to_the_tables() {
 async fn a_partition_never_read_before_starts_where_the_configuration_says() {
     let Some(fixture) = Fixture::new("latest", 1).await else { return };
     let mut before = Published::default();
-    publish(&fixture, &mut before, 0, 10);
+    fixture.publish_to(&mut before, 0, 10, 5);
     let worker = fixture.worker(&[("SERIES_INGEST__KAFKA__START", "latest")]);
     let started = "select count(*) from ingest_progress where next_offset = 10";
     until(60, "the partition starts", async || fixture.count(started).await == 1).await;
     let mut published = Published::default();
-    publish(&fixture, &mut published, 0, 10);
+    fixture.publish_to(&mut published, 0, 10, 5);
     fixture.until_applied(60).await;
     fixture.assert_exact(&published).await;
     drop(worker);
@@ -229,11 +223,11 @@ async fn a_partition_never_read_before_starts_where_the_configuration_says() {
 async fn what_a_restored_database_has_lost_is_read_again() {
     let Some(mut fixture) = Fixture::new("restored", 1).await else { return };
     let mut published = Published::default();
-    publish(&fixture, &mut published, 0, 5);
+    fixture.publish_to(&mut published, 0, 5, 5);
     let worker = fixture.worker(&[]);
     fixture.until_applied(60).await;
     let backup = fixture.stored().await;
-    publish(&fixture, &mut published, 0, 15);
+    fixture.publish_to(&mut published, 0, 15, 5);
     fixture.until_applied(60).await;
     // What a restore does: rows and progress go back together.
     let client = &mut fixture.client;
@@ -247,12 +241,12 @@ async fn what_a_restored_database_has_lost_is_read_again() {
     restore.execute(sql, &[&keep]).await.unwrap();
     restore.commit().await.unwrap();
     assert_eq!(fixture.stored().await.len(), backup.len());
-    publish(&fixture, &mut published, 0, 1);
+    fixture.publish_to(&mut published, 0, 1, 5);
     fixture.until_applied(60).await;
     fixture.assert_exact(&published).await;
     // A restore to a time before the partition was ever read.
     fixture.client.batch_execute("truncate time_series_data_points, ingest_progress").await.unwrap();
-    publish(&fixture, &mut published, 0, 1);
+    fixture.publish_to(&mut published, 0, 1, 5);
     fixture.until_applied(60).await;
     fixture.assert_exact(&published).await;
     drop(worker);

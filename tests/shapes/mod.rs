@@ -27,9 +27,12 @@ pub struct Shape {
     pub points: usize,
 }
 
+/// The name, the format, the points of a message at least, and the message of each number.
+type Kind = (&'static str, &'static str, usize, fn(usize) -> Shaped);
+
 /// All shapes, with `count` messages each.
 pub fn all(count: usize) -> Vec<Shape> {
-    let kinds: [(&str, &str, usize, fn(usize) -> Shaped); 11] = [
+    let kinds: [Kind; 11] = [
         // Telegraf's JSON serializer, docs of plugins/serializers/json, with use_batch_format = true.
         ("telegraf", "telegraf-json", 6, telegraf),
         // The README of Telefonica/prometheus-kafka-adapter.

@@ -4,7 +4,7 @@
 mod export;
 mod replay;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -16,6 +16,7 @@ use tracing::Level;
 use super::output::{complain, print_line};
 use super::{Failure, progress_bar};
 use crate::config::Config;
+use crate::input::Inputs;
 use crate::journal::{Inspection, RealFiles, Record};
 use crate::raw::{MessageSet, Partition, RawMessage};
 
@@ -132,6 +133,27 @@ impl Where {
     fn directory<'a>(&'a self, config: &'a Config) -> &'a Path {
         self.directory.as_deref().unwrap_or_else(|| Path::new(&config.journal.directory))
     }
+}
+
+/// Refuses records that no input decodes: their messages would all become dead letters.
+///
+/// # Errors
+/// With the topics, and what to do.
+pub(super) fn refuse_undecodable<'a>(
+    inputs: &Inputs,
+    records: impl IntoIterator<Item = &'a Record>,
+) -> Result<(), Failure> {
+    let sources = records.into_iter().map(|record| &record.partition.source);
+    let topics: BTreeSet<&str> =
+        sources.filter(|source| !inputs.can_decode(source)).map(|source| source.topic.as_str()).collect();
+    let Some(first) = topics.first() else { return Ok(()) };
+    let named: Vec<String> = topics.iter().map(|topic| format!("{topic:?}")).collect();
+    Err(Failure::Usage(format!(
+        "input: the journal has messages of the topic {}, which no input reads, and the database lacks them: add it to the \
+         topics of an [[input]] again, or keep them with `series-ingest journal export --topic {first}` and set another \
+         journal.directory",
+        named.join(", ")
+    )))
 }
 
 fn open(config: &Config, at: &Where) -> Result<Inspection, Failure> {

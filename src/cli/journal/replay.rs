@@ -6,13 +6,14 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tracing::Level;
 
-use super::{Filter, known_damage, left_out};
+use super::{Filter, known_damage, left_out, refuse_undecodable};
 use crate::batch::Batch;
 use crate::cli::output::{complain, print_line};
 use crate::cli::{Failure, progress_bar, saying_waits};
 use crate::config::Config;
 use crate::database::verdict::{Attempts, Failed, Verdict, verdict};
 use crate::database::{ClaimOrder, Class, Coverage, Database};
+use crate::input::DECODED_NOW;
 use crate::journal::{Inspection, ReadError, Record};
 use crate::raw::{Interval, MessageSet, Partition};
 
@@ -59,6 +60,13 @@ async fn replay_into(
 ) -> Result<(), Failure> {
     let records: Vec<Record> = journal.records().filter(|record| filter.takes(record)).cloned().collect();
     let coverage = coverage_of(database, &records).await?;
+    let is_missing = |record: &&Record| !coverage[&record.partition].covers(record.from, record.until);
+    let missing: Vec<&Record> = records.iter().filter(is_missing).collect();
+    let inputs = config.inputs();
+    refuse_undecodable(&inputs, missing.iter().copied())?;
+    if missing.iter().any(|record| inputs.is_configured(&record.partition.source.topic)) {
+        complain(Level::INFO, DECODED_NOW);
+    }
     let bar = progress_bar(records.len(), "records");
     let decoder = config.decoder();
     let mut done = Done { damaged: known_damage(journal), ..Done::default() };

@@ -2,6 +2,7 @@
 
 mod schema_wait;
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,13 +12,15 @@ use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 use super::Failure;
+use super::journal::refuse_undecodable;
 use super::limits::{self, Limits};
 use super::signals::{self, Signal};
 use crate::config::{self, Config};
-use crate::database::{Class, Database};
-use crate::journal::{Journal, JournalHandle, OpenError, Options, RealFiles};
+use crate::database::{Class, Coverage, Database};
+use crate::journal::{Journal, JournalHandle, OpenError, Options, RealFiles, Record};
 use crate::message::Reason;
 use crate::pipeline;
+use crate::raw::{Kind, Partition};
 use crate::telemetry::health::Health;
 use crate::telemetry::{http, logging, metrics};
 use schema_wait::{Schema, Wait, await_schema};
@@ -35,7 +38,9 @@ pub(super) async fn run(config: Arc<Config>, file: Option<PathBuf>) -> Result<()
         warn!("{note}");
     }
     let rendered = metrics::install();
-    metrics::preset(Class::ALL.map(Class::as_str), Reason::ALL.map(Reason::as_str));
+    let inputs = config.inputs();
+    let names = inputs.iter().map(|input| input.name.as_str());
+    metrics::preset(Class::ALL.map(Class::as_str), names, Reason::ALL.map(Reason::as_str));
     let health = Arc::new(Health::new(&config.pipeline, Duration::from_millis(config.http.watchdog_ms)));
     pipeline::set_expectations(&config, &health);
     limits::raise_descriptors();
@@ -109,12 +114,42 @@ async fn work(
         }
         Schema::Stopping => return Ok(()),
     }
+    refuse_undecodable(&config.inputs(), &lacking(&database, &journal).await)?;
     pipeline::run(Arc::clone(config), database.clone(), journal.clone(), Arc::clone(health), until(stopping)).await?;
     database.close();
     if tokio::time::timeout(JOURNAL_CLOSE, journal.close()).await.is_err() {
         warn!("the journal's disk does not answer; what was not acknowledged is read from Kafka again");
     }
     Ok(())
+}
+
+/// The records of the journal that the database lacks, or may lack while it does not answer.
+async fn lacking(database: &Database, journal: &JournalHandle) -> Vec<Record> {
+    let mut lacking = Vec::new();
+    let mut answers = true;
+    let mut partitions: HashMap<Partition, Option<Coverage>> = HashMap::new();
+    for record in journal.records().await.into_iter().flatten() {
+        let Partition { source, number } = &record.partition;
+        // Native messages are decoded in any case.
+        if source.kind != Kind::Other {
+            continue;
+        }
+        let known = match partitions.get(&record.partition) {
+            Some(known) => known.clone(),
+            None if answers => {
+                let known = database.coverage(source, &[*number]).await;
+                // Each further question would take its whole time.
+                answers = known.is_ok();
+                known.ok().and_then(|mut known| known.remove(number))
+            }
+            None => None,
+        };
+        partitions.insert(record.partition.clone(), known.clone());
+        if known.is_none_or(|known| !known.covers(record.from, record.until)) {
+            lacking.push(record);
+        }
+    }
+    lacking
 }
 
 /// How the journal is opened.

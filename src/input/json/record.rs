@@ -2,12 +2,12 @@
 
 use super::JsonScratch;
 use super::plan::{JsonPlan, RecordTime, SeriesName};
-use super::walk::{Scalar, ScalarKind, number_of_boolean, number_of_text};
+use super::walk::{Scalar, ScalarKind, value_of};
 use crate::input::around::Around;
 use crate::input::labels::{is_number_of_jsonb, quote};
 use crate::input::rules::Rules;
-use crate::input::series_id;
 use crate::input::template::{Lacks, Template};
+use crate::input::time::of_kafka;
 use crate::message::faults::{checked_name, too_many_points};
 use crate::message::json::{Cursor, Fault};
 use crate::message::{Points, Reason, SeriesIndex};
@@ -40,18 +40,19 @@ impl JsonScratch {
         let columns = plan.record.nodes[0].columns == Some(true);
         self.value(plan, &plan.record, Some(0), columns, cursor, rules)?;
         let long = self.long_value(plan, start, rules)?;
+        let time = self.time(plan, start, around, rules)?;
+        let mark = points.begin_record();
+        let series = self.series(plan, start, around, rules, points)?;
         if self.fields.is_empty() && long.is_none() && self.skipped > skipped {
-            // Nothing of it is stored, so it needs neither a series nor a time.
+            // Nothing of it is stored, so its series is not made for it.
+            points.cut_back(mark);
             return Ok(());
         }
-        let time = self.time(plan, start, around, rules)?;
-        let series = self.series(plan, start, around, rules, points)?;
-        points.begin_record();
         if let Some((value, at)) = long {
             let Some((column, _)) = &plan.long else { return Ok(()) };
             self.column_name.clear();
             self.write(plan, column, start, "column", around)?;
-            let name = named(&self.column_name, at, rules)?;
+            let name = rules.name(&self.column_name, at)?;
             let key = points.key(series, name);
             points.push(key, time, value);
         }
@@ -70,13 +71,8 @@ impl JsonScratch {
     fn long_value(&mut self, plan: &JsonPlan, start: usize, rules: &Rules) -> Result<Option<(f64, usize)>, Fault> {
         let Some((_, slot)) = &plan.long else { return Ok(None) };
         let Some(scalar) = &self.slots[*slot] else { return Err(missing(plan, *slot, start)) };
-        let (text, at) = (scalar.text(&self.text), scalar.at);
-        let value = match scalar.kind {
-            ScalarKind::Null => Some(f64::NAN),
-            ScalarKind::Boolean => number_of_boolean(text == "true", plan.booleans, at)?,
-            ScalarKind::Text => number_of_text(text, plan.strings, at)?,
-            ScalarKind::Number => Some(number(text, at)?),
-        };
+        let at = scalar.at;
+        let value = value_of(scalar, plan, &self.text).map_err(|fault| fault.at_token(&plan.slot_names[*slot][1..]))?;
         match value {
             Some(value) => {
                 self.values += 1;
@@ -93,14 +89,11 @@ impl JsonScratch {
     }
 
     fn time(&self, plan: &JsonPlan, start: usize, around: &Around<'_>, rules: &Rules) -> Result<i64, Fault> {
-        let of_kafka = || {
-            let what = "expected a time of the message in Kafka, which has none";
-            let time_ms = around.time_ms.ok_or_else(|| Fault::new(Reason::Schema, start, what))?;
-            crate::message::timestamp::checked(time_ms.saturating_mul(1000), start, &rules.limits)
+        let RecordTime::Slot { slot, form, or_kafka } = &plan.time else {
+            return of_kafka(around, start, &rules.limits);
         };
-        let RecordTime::Slot { slot, form, or_kafka } = &plan.time else { return of_kafka() };
         let Some(scalar) = &self.slots[*slot] else {
-            return if *or_kafka { of_kafka() } else { Err(missing(plan, *slot, start)) };
+            return if *or_kafka { of_kafka(around, start, &rules.limits) } else { Err(missing(plan, *slot, start)) };
         };
         let text = scalar.text(&self.text);
         let time = match scalar.kind {
@@ -121,38 +114,29 @@ impl JsonScratch {
         rules: &Rules,
         points: &mut Points,
     ) -> Result<SeriesIndex, Fault> {
-        self.series.clear();
         match &plan.series {
             SeriesName::Template(template) => {
-                std::mem::swap(&mut self.series, &mut self.column_name);
+                self.names.id.clear();
+                std::mem::swap(&mut self.names.id, &mut self.column_name);
                 let written = self.write(plan, template, start, "series", around);
-                std::mem::swap(&mut self.series, &mut self.column_name);
+                std::mem::swap(&mut self.names.id, &mut self.column_name);
                 written?;
+                let series = rules.series(&self.names.id, start, points)?;
+                if !plan.labels.is_empty() {
+                    self.names.labels.clear();
+                    write_labels(&mut self.names.labels, &plan.labels, &self.slots, &self.text);
+                    if self.names.labels != "{}" {
+                        points.set_labels(series, &self.names.labels);
+                    }
+                }
+                Ok(series)
             }
             SeriesName::Tags(slot) => {
                 let Some(name) = &self.slots[*slot] else { return Err(missing(plan, *slot, start)) };
                 let name = checked_name(name.at, name.text(&self.text), rules.limits.max_name_bytes)?;
-                series_id::write(&mut self.series, name, &mut self.tags, &self.text);
+                self.names.metric(name, &mut self.tags, &self.text, start, rules, points)
             }
         }
-        let name = named(&self.series, start, rules)?;
-        if rules.rejects(name) {
-            return Err(Fault::new(Reason::UnknownSeries, start, "no series-create has come for this series"));
-        }
-        let series = points.series(name);
-        self.labels.clear();
-        if let SeriesName::Tags(_) = plan.series {
-            if !self.tags.is_empty() && points.labels(series).is_none() {
-                series_id::write_labels(&mut self.labels, &self.tags, &self.text);
-                points.set_labels(series, &self.labels);
-            }
-        } else if !plan.labels.is_empty() {
-            write_labels(&mut self.labels, &plan.labels, &self.slots, &self.text);
-            if self.labels != "{}" {
-                points.set_labels(series, &self.labels);
-            }
-        }
-        Ok(series)
     }
 
     /// Writes a template's text to `column_name`.
@@ -202,27 +186,5 @@ fn write_labels(json: &mut String, labels: &[(String, usize)], slots: &[Option<S
 }
 
 fn missing(plan: &JsonPlan, slot: usize, at: usize) -> Fault {
-    Fault::new(Reason::Schema, at, format!("expected {}, which is missing", plan.slot_names[slot]))
-}
-
-/// The text, if it can be a name.
-fn named<'a>(text: &'a str, at: usize, rules: &Rules) -> Result<&'a str, Fault> {
-    if text.as_bytes().contains(&0) {
-        return Err(Fault::new(Reason::Encoding, at, "PostgreSQL's text cannot hold the character U+0000"));
-    }
-    checked_name(at, text, rules.limits.max_name_bytes)
-}
-
-/// A number as JSON writes it, or one of Python's words.
-fn number(text: &str, at: usize) -> Result<f64, Fault> {
-    let value = match text {
-        "NaN" => f64::NAN,
-        "Infinity" => f64::INFINITY,
-        "-Infinity" => f64::NEG_INFINITY,
-        _ => match text.parse::<f64>() {
-            Ok(value) if value.is_finite() => value,
-            _ => return Err(Fault::new(Reason::Limits, at, "the number is beyond the range of a double")),
-        },
-    };
-    Ok(value)
+    Fault::new(Reason::Schema, at, format!("expected {}, which is missing or empty", plan.slot_names[slot]))
 }

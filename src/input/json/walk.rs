@@ -10,7 +10,8 @@ use super::plan::{JsonPlan, Node, Tree};
 use crate::input::pointer::escape;
 use crate::input::rules::Rules;
 use crate::input::series_id::Tag;
-use crate::input::{Booleans, Nested, Strings};
+use crate::input::values::{number_of_boolean, number_of_text};
+use crate::input::{Nested, Strings};
 use crate::message::Reason;
 use crate::message::faults::{checked_name, too_many_points};
 use crate::message::json::{Cursor, Fault};
@@ -98,6 +99,9 @@ impl JsonScratch {
         if let Some(place) = known.and_then(|node| node.records.as_ref()) {
             // Null is as if it were missing.
             if peek != Peek::Null {
+                if self.records.is_some() {
+                    return Err(Fault::new(Reason::Schema, cursor.position(), "the field is a duplicate"));
+                }
                 self.records = Some((cursor.position(), place.clone()));
             }
             return cursor.skip().map(drop);
@@ -107,6 +111,9 @@ impl JsonScratch {
         }
         if known.is_some_and(|node| node.tags) {
             return self.tags(cursor, peek);
+        }
+        if known.is_some_and(|node| node.slot.is_some()) {
+            return Err(cursor.unexpected("a string, a number or a boolean", peek));
         }
         // What a record consists of is not nested in it.
         let is_outermost = depth == 0 || known.is_some_and(|node| node.columns == Some(true));
@@ -227,17 +234,25 @@ impl JsonScratch {
             if self.slots[slot].as_ref().is_some_and(|known| !known.is_around) {
                 return Err(Fault::new(Reason::Schema, at, "the field is a duplicate"));
             }
-            // Null is as if it were missing, so what stands around the record is not hidden by it, except that a value may be null.
+            // Null is as if it were missing, and hides what stands around the record; only a value may be null.
             let is_value = plan.long.as_ref().is_some_and(|(_, value)| *value == slot);
-            if scalar.kind != ScalarKind::Null || is_value {
-                self.slots[slot] = Some(scalar);
-            }
-            return Ok(());
+            let is_column = node.is_some_and(|node| node.columns == Some(true));
+            let value = if is_column { value_of(&scalar, plan, &self.text)? } else { None };
+            self.slots[slot] = (scalar.kind != ScalarKind::Null || is_value).then_some(scalar);
+            return match value {
+                Some(value) => self.add_field(value, at, rules),
+                None => Ok(()),
+            };
         }
         if !columns {
             return cursor.skip().map(drop);
         }
         let value = match peek {
+            // What is skipped may hold anything.
+            Peek::String if plan.strings == Strings::Skip => {
+                cursor.skip()?;
+                None
+            }
             Peek::String => number_of_text(cursor.known_text()?, plan.strings, at)?,
             Peek::True | Peek::False => number_of_boolean(cursor.boolean(peek)?, plan.booleans, at)?,
             // Where the configuration names the column, its value may be unknown; else null may stand for anything.
@@ -280,13 +295,38 @@ impl JsonScratch {
             let read = read_scalar(cursor, peek, &mut self.text);
             let scalar = read.map_err(|fault| fault.at_token(escape(&cursor.key_at(at))))?;
             if scalar.kind != ScalarKind::Null && self.text[name.clone()] != *NAME_LABEL {
-                self.tags.push(Tag { name, value: scalar.text });
+                self.tags.push(Tag { name, value: scalar.text, at });
             }
             at = cursor.next_quote();
             next = cursor.next_key()?.map(|key| push(&mut self.text, key));
         }
         Ok(())
     }
+}
+
+/// The value of a column that is kept by a slot as well; `None` if it is skipped.
+pub(super) fn value_of(scalar: &Scalar, plan: &JsonPlan, buffer: &str) -> Result<Option<f64>, Fault> {
+    let (text, at) = (scalar.text(buffer), scalar.at);
+    match scalar.kind {
+        ScalarKind::Null => Ok(Some(f64::NAN)),
+        ScalarKind::Boolean => number_of_boolean(text == "true", plan.booleans, at),
+        ScalarKind::Text => number_of_text(text, plan.strings, at),
+        ScalarKind::Number => number(text, at).map(Some),
+    }
+}
+
+/// A number as JSON writes it, or one of Python's words.
+fn number(text: &str, at: usize) -> Result<f64, Fault> {
+    let value = match text {
+        "NaN" => f64::NAN,
+        "Infinity" => f64::INFINITY,
+        "-Infinity" => f64::NEG_INFINITY,
+        _ => match text.parse::<f64>() {
+            Ok(value) if value.is_finite() => value,
+            _ => return Err(Fault::new(Reason::Limits, at, "the number is beyond the range of a double")),
+        },
+    };
+    Ok(value)
 }
 
 fn push(buffer: &mut String, text: &str) -> Range<usize> {
@@ -314,32 +354,4 @@ fn read_scalar(cursor: &mut Cursor<'_>, peek: Peek, buffer: &mut String) -> Resu
         }
         peek => return Err(cursor.unexpected("a string, a number or a boolean", peek)),
     })
-}
-
-/// The number that a string is, as the input says; `None`: it is skipped.
-pub(super) fn number_of_text(text: &str, strings: Strings, at: usize) -> Result<Option<f64>, Fault> {
-    match strings {
-        Strings::Skip => Ok(None),
-        Strings::Reject => {
-            Err(Fault::new(Reason::Schema, at, "expected a number, found a string, and strings = \"reject\""))
-        }
-        Strings::Number => match text.parse::<f64>() {
-            Ok(number) if number.is_infinite() && text.contains(|c: char| c.is_ascii_digit()) => {
-                Err(Fault::new(Reason::Limits, at, "the number is beyond the range of a double"))
-            }
-            Ok(number) => Ok(Some(number)),
-            Err(_) => Err(Fault::new(Reason::Schema, at, "expected a number in the string, and strings = \"number\"")),
-        },
-    }
-}
-
-/// The number that a boolean is, as the input says; `None`: it is skipped.
-pub(super) fn number_of_boolean(value: bool, booleans: Booleans, at: usize) -> Result<Option<f64>, Fault> {
-    match booleans {
-        Booleans::Skip => Ok(None),
-        Booleans::ZeroOne => Ok(Some(f64::from(u8::from(value)))),
-        Booleans::Reject => {
-            Err(Fault::new(Reason::Schema, at, "expected a number, found a boolean, and booleans = \"reject\""))
-        }
-    }
 }

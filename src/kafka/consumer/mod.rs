@@ -41,6 +41,8 @@ use sets::{SetSender, add_message};
 const POLL: Duration = Duration::from_millis(10);
 /// How long a set waits to become full while messages keep coming.
 const SET_LINGER: Duration = Duration::from_millis(20);
+/// How often it is looked which sets have waited so long: there may be hundreds of partitions, and many more messages.
+const LINGER_CHECK_INTERVAL: Duration = Duration::from_millis(5);
 /// How often the consumer is asked for its position, for what holds no message.
 const SKIP_INTERVAL: Duration = Duration::from_millis(500);
 /// How often offsets are committed to Kafka.
@@ -95,6 +97,7 @@ pub fn spawn(
         commits: HashMap::new(),
         last_commit: Instant::now(),
         passed_over: Instant::now(),
+        linger_checked: Instant::now(),
         measured: Instant::now(),
         processor_time: Duration::ZERO,
         left_at: HashMap::new(),
@@ -134,6 +137,7 @@ struct ConsumerThread {
     commits: HashMap<TopicPartition, (u64, i64)>,
     last_commit: Instant,
     passed_over: Instant,
+    linger_checked: Instant,
     measured: Instant,
     /// The thread's processor time when it was last measured.
     processor_time: Duration,
@@ -231,6 +235,10 @@ impl ConsumerThread {
 
     /// Hands on the sets that have waited long enough: all of them if nothing more comes.
     fn hand_on_due(&mut self, idle: bool, now: Instant) {
+        if !idle && now.saturating_duration_since(self.linger_checked) < LINGER_CHECK_INTERVAL {
+            return;
+        }
+        self.linger_checked = now;
         for (epoch, reader) in self.assignment.readers() {
             let due =
                 reader.waiting_since().is_some_and(|since| idle || now.saturating_duration_since(since) >= SET_LINGER);

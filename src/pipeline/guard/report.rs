@@ -6,6 +6,7 @@ use tracing::{error, info, warn};
 
 use super::{Guard, Held, Run};
 use crate::pipeline::Pipeline;
+use crate::raw::Source;
 use crate::telemetry::{escaped, metrics};
 
 /// The condition while topics are not read, or are read and have all messages rejected.
@@ -25,8 +26,8 @@ struct Report {
 }
 
 impl Guard {
-    fn input_of(&self, topic: &str) -> String {
-        self.decoder.inputs().of_topic(topic).map_or_else(String::new, |input| input.name.clone())
+    fn input_of(&self, source: &Source) -> String {
+        self.decoder.inputs().label(source).to_owned()
     }
 
     /// The topics of which partitions are not read.
@@ -36,7 +37,7 @@ impl Guard {
             topics.entry(&held.source.topic).or_insert((0, held)).0 += 1;
         }
         let report = |(topic, (partitions, held)): (&str, (usize, &Held))| {
-            let (input, trial) = (self.input_of(topic), self.trials.get(&held.source));
+            let (input, trial) = (self.input_of(&held.source), self.trials.get(&held.source));
             let rejected = trial.map_or(0, |trial| trial.rejected());
             let reason =
                 trial.and_then(|trial| trial.commonest()).map_or_else(String::new, |(reason, share, detail)| {
@@ -63,7 +64,7 @@ impl Guard {
             }
         }
         let report = |(topic, (number, run)): (&str, (i32, &Run))| {
-            let input = self.input_of(topic);
+            let input = self.input_of(&run.source);
             let reason = run.last.as_ref().map_or_else(String::new, |last| {
                 format!("; the last reason: {}: {}", last.reason.as_str(), escaped(&last.detail))
             });

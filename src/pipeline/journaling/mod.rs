@@ -36,6 +36,7 @@ use tracing::{info, warn};
 
 use crate::config;
 use crate::database::{Database, State};
+use crate::input::{DECODED_NOW, Inputs};
 use crate::journal::{JournalHandle, Record};
 use crate::pipeline::is_plausible;
 use crate::pipeline::survey::Survey;
@@ -54,6 +55,8 @@ use removal::CoveredSegments;
 use replay::{NextWriter, Replay};
 use set_aside::SetAside;
 
+/// The state of records of inputs that the database lacks, in the log.
+const OF_INPUTS: &str = "journal-of-inputs";
 /// The state of the journal's records in the log.
 const WITHOUT_PROGRESS: &str = "journal-without-progress";
 
@@ -70,6 +73,7 @@ pub(super) struct Journaling {
     locked: LockedMessages,
     replay: Replay,
     covered_segments: CoveredSegments,
+    inputs: Inputs,
     log: LogLimit,
 }
 
@@ -87,6 +91,7 @@ impl Journaling {
             locked: LockedMessages::new(),
             replay: Replay::new(),
             covered_segments: CoveredSegments::new(Duration::from_secs(config.journal.grace_s)),
+            inputs: config.inputs(),
             log: LogLimit::default(),
         }
     }
@@ -275,6 +280,12 @@ impl Journaling {
                 "records of the journal wait: the database has no progress of their partitions, and this worker does not \
                  read them"
             );
+        }
+        let is_of_input = |record: &Record| self.inputs.is_configured(&record.partition.source.topic);
+        if !survey.missing.iter().any(is_of_input) {
+            self.log.ends(OF_INPUTS);
+        } else if self.log.lasts(OF_INPUTS, "").is_some() {
+            info!("the journal's {DECODED_NOW}");
         }
         let has_all_appends = survey.appends == self.appends.ended();
         if has_all_appends && self.set_aside.is_empty() {

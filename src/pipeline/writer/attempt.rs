@@ -91,7 +91,8 @@ impl Writer {
         outcome.skipped += written.skipped;
         outcome.duplicates += written.duplicates;
         for (at, rejected) in written.dead_letters {
-            let first = outcome.dead_letters.entry(rejected.reason.as_str());
+            let input = self.decoder.inputs().label(&at.partition.source).to_owned();
+            let first = outcome.dead_letters.entry((input, rejected.reason.as_str()));
             first.or_insert((0, at, rejected)).0 += 1;
         }
         outcome.only_counted += written.only_counted;

@@ -40,8 +40,8 @@ pub(super) struct Outcome {
     pub(super) skipped: usize,
     /// Points that change nothing, because of others of the same series, column and time.
     pub(super) duplicates: usize,
-    /// By reason, how many messages became dead letters now, and the first of them: a storm of them is not held.
-    pub(super) dead_letters: BTreeMap<&'static str, (u64, MessageAt, Rejected)>,
+    /// By input and reason, how many messages became dead letters now, and the first of them: a storm of them is not held.
+    pub(super) dead_letters: BTreeMap<(String, &'static str), (u64, MessageAt, Rejected)>,
     /// The number of these that are counted and not stored.
     pub(super) only_counted: u64,
     /// The number of these that are not even counted.

@@ -57,7 +57,7 @@ impl Writer {
         }
         let names: Vec<String> = sources.iter().map(|source| source.topic.clone()).collect();
         let ids = self.topic_ids(&names.into()).await;
-        sources.retain(|source| ids.get(&source.topic).is_some_and(|id| *id != source.topic_id));
+        sources.retain(|source| source.was_recreated(ids.get(&source.topic).map(String::as_str)));
         sources
     }
 

@@ -1,12 +1,13 @@
 //! Every metric of the program: its name, and the function that feeds it. All names are in [`METRICS`].
 //!
-//! Labels come from bounded sets only: configured topics, their partitions, and words of this program. Before [`install`]
+//! Labels come from bounded sets only: configured inputs, topics, their partitions, and words of this program. Before [`install`]
 //! the functions do nothing, except that the lag is remembered.
 
 mod table;
 
-use std::sync::OnceLock;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use ::metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
@@ -69,6 +70,11 @@ impl Step {
         }
     }
 }
+
+/// Maximum number of topics that counters have.
+const MAX_TOPICS: usize = 1000;
+/// What counters have for further ones; no name of a topic.
+const OTHER_TOPICS: &str = "(others)";
 
 static INSTALLED: OnceLock<Rendered> = OnceLock::new();
 
@@ -134,19 +140,44 @@ fn start() -> Rendered {
 }
 
 /// Lets the counters of a closed set of labels begin at zero, so that Prometheus sees their first increase: all classes of
-/// database errors, and all reasons of dead letters.
-pub fn preset(classes: impl IntoIterator<Item = &'static str>, reasons: impl IntoIterator<Item = &'static str>) {
+/// database errors, and all reasons of dead letters of each input.
+pub fn preset<'a>(
+    classes: impl IntoIterator<Item = &'static str>,
+    inputs: impl IntoIterator<Item = &'a str>,
+    reasons: impl IntoIterator<Item = &'static str> + Clone,
+) {
     for class in classes {
         counter!(DATABASE_ERRORS, "class" => class).increment(0);
     }
-    for reason in reasons {
-        counter!(DEAD_LETTERS, "reason" => reason).increment(0);
+    for input in inputs {
+        for reason in reasons.clone() {
+            dead_letters(input, reason, 0);
+        }
     }
 }
 
-/// `n` messages of a kind came from a topic.
-pub fn messages_received(topic: &str, kind: &'static str, n: u64) {
-    counter!(MESSAGES, "topic" => topic.to_owned(), "type" => kind).increment(n);
+/// `n` messages of a kind came from a topic of an input.
+pub fn messages_received(input: &str, topic: &str, kind: &'static str, n: u64) {
+    let topic = bounded_topic(topic);
+    counter!(MESSAGES, "input" => input.to_owned(), "topic" => topic, "type" => kind).increment(n);
+}
+
+/// The topic as a label of counters, which the recorder keeps for ever: those that a regular expression matches may come and go.
+fn bounded_topic(topic: &str) -> String {
+    static TOPICS: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    bounded(&mut TOPICS.lock().unwrap_or_else(PoisonError::into_inner), topic).to_owned()
+}
+
+/// The name, if it is one of the first [`MAX_TOPICS`].
+fn bounded<'a>(topics: &mut BTreeSet<String>, topic: &'a str) -> &'a str {
+    if topics.contains(topic) {
+        return topic;
+    }
+    if topics.len() >= MAX_TOPICS {
+        return OTHER_TOPICS;
+    }
+    topics.insert(topic.to_owned());
+    topic
 }
 
 /// Whether all messages of a topic of this input are rejected, or the last ones of a partition of it.
@@ -180,9 +211,9 @@ pub fn series_conflicts(n: u64) {
     counter!(SERIES_CONFLICTS).increment(n);
 }
 
-/// `n` messages became dead letters.
-pub fn dead_letters(reason: &'static str, n: u64) {
-    counter!(DEAD_LETTERS, "reason" => reason).increment(n);
+/// `n` messages of an input became dead letters.
+pub fn dead_letters(input: &str, reason: &'static str, n: u64) {
+    counter!(DEAD_LETTERS, "input" => input.to_owned(), "reason" => reason).increment(n);
 }
 
 /// `n` dead letters were counted and not stored.
@@ -348,29 +379,29 @@ fn observe(histogram: ::metrics::Histogram, value: f64) {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::{BTreeSet, HashMap};
+    use std::collections::HashMap;
 
     use super::*;
 
     /// Feeds every metric.
     fn feed() -> String {
         let rendered = install();
-        preset(["outage", "data"], ["bad-json"]);
-        messages_received("feed", "point-batch", 2);
+        preset(["outage", "data"], ["feed"], ["bad-json"]);
+        messages_received("feed", "feed", "point-batch", 2);
         points_written(1);
         points_skipped(1);
         points_duplicate(1);
         input_rejecting("feed", "feed", true);
         unknown_fields(1);
         series_conflicts(1);
-        dead_letters("bad-json", 1);
+        dead_letters("feed", "bad-json", 1);
         dead_letters_only_counted(1);
         dead_letters_not_counted(1);
         dead_letters_published("delivered", 1);
         produce_to_commit(0.3);
         batch_sealed(50, 4000);
         buffered_bytes(1);
-        lag::set("feed", 0, 5, 1.5);
+        lag::set(&"i".into(), "feed", 0, 5, 1.5);
         ready(true);
         kafka_up(true);
         gap();
@@ -477,30 +508,51 @@ mod tests {
     #[test]
     fn a_second_install_keeps_what_was_counted() {
         install();
-        messages_received("twice", "point-batch", 3);
+        messages_received("i", "twice", "point-batch", 3);
         let again = install();
-        messages_received("twice", "point-batch", 4);
-        let series = "series_ingest_messages_total{topic=\"twice\",type=\"point-batch\"}";
+        messages_received("i", "twice", "point-batch", 4);
+        let series = "series_ingest_messages_total{input=\"i\",topic=\"twice\",type=\"point-batch\"}";
         assert_eq!(value(&again.render(), series), Some("7"));
+    }
+
+    #[test]
+    fn topics_that_come_and_go_are_bounded() {
+        let mut topics = BTreeSet::new();
+        for number in 0..MAX_TOPICS {
+            let topic = number.to_string();
+            assert_eq!(bounded(&mut topics, &topic), topic);
+        }
+        assert_eq!(bounded(&mut topics, "one more"), OTHER_TOPICS);
+        assert_eq!(bounded(&mut topics, "7"), "7");
+        assert_eq!(topics.len(), MAX_TOPICS);
     }
 
     #[test]
     fn closed_labels_begin_at_zero() {
         let rendered = install();
-        preset(["preset-class"], ["preset-reason"]);
+        preset(["preset-class"], ["i", "j"], ["preset-reason"]);
         let text = rendered.render();
         assert_eq!(value(&text, "series_ingest_database_errors_total{class=\"preset-class\"}"), Some("0"));
-        assert_eq!(value(&text, "series_ingest_dead_letters_total{reason=\"preset-reason\"}"), Some("0"));
+        for input in ["i", "j"] {
+            let series = format!("series_ingest_dead_letters_total{{input=\"{input}\",reason=\"preset-reason\"}}");
+            assert_eq!(value(&text, &series), Some("0"));
+        }
     }
 
     #[test]
     fn a_partition_that_went_leaves_nothing() {
         let rendered = install();
-        lag::set("went", 0, 3, 1.5);
-        lag::set("went", 1, 0, 0.0);
+        lag::set(&"i".into(), "went", 0, 3, 1.5);
+        lag::set(&"i".into(), "went", 1, 0, 0.0);
         let text = rendered.render();
-        assert_eq!(value(&text, "series_ingest_kafka_lag_messages{topic=\"went\",partition=\"0\"}"), Some("3"));
-        assert_eq!(value(&text, "series_ingest_kafka_lag_seconds{topic=\"went\",partition=\"1\"}"), Some("0"));
+        assert_eq!(
+            value(&text, "series_ingest_kafka_lag_messages{input=\"i\",topic=\"went\",partition=\"0\"}"),
+            Some("3")
+        );
+        assert_eq!(
+            value(&text, "series_ingest_kafka_lag_seconds{input=\"i\",topic=\"went\",partition=\"1\"}"),
+            Some("0")
+        );
         lag::forget("went", 0);
         let text = rendered.render();
         assert!(!text.contains("topic=\"went\",partition=\"0\""), "{text}");
@@ -512,14 +564,17 @@ mod tests {
     #[test]
     fn a_partition_that_was_lost_with_the_membership_keeps_its_lag_until_the_worker_is_a_member_again() {
         let rendered = install();
-        lag::set("lost", 0, 0, 0.0);
-        lag::set("lost", 1, 4, 2.0);
+        lag::set(&"i".into(), "lost", 0, 0, 0.0);
+        lag::set(&"i".into(), "lost", 1, 4, 2.0);
         lag::keep("lost", 0);
         lag::keep("lost", 1);
         let text = rendered.render();
-        assert_eq!(value(&text, "series_ingest_kafka_lag_messages{topic=\"lost\",partition=\"1\"}"), Some("4"));
-        assert!(text.contains("kafka_lag_seconds{topic=\"lost\",partition=\"0\"}"), "{text}");
-        lag::set("lost", 1, 0, 0.0);
+        assert_eq!(
+            value(&text, "series_ingest_kafka_lag_messages{input=\"i\",topic=\"lost\",partition=\"1\"}"),
+            Some("4")
+        );
+        assert!(text.contains("kafka_lag_seconds{input=\"i\",topic=\"lost\",partition=\"0\"}"), "{text}");
+        lag::set(&"i".into(), "lost", 1, 0, 0.0);
         lag::forget_lost();
         let text = rendered.render();
         assert!(!text.contains("topic=\"lost\",partition=\"0\""), "{text}");

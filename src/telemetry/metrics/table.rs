@@ -93,13 +93,13 @@ pub const METRICS: &[Metric] = &[
     Metric {
         name: KAFKA_LAG_MESSAGES,
         kind: Kind::Gauge,
-        labels: &["topic", "partition"],
+        labels: &["input", "topic", "partition"],
         help: "Messages in Kafka that are not in the database yet",
     },
     Metric {
         name: KAFKA_LAG_SECONDS,
         kind: Kind::Gauge,
-        labels: &["topic", "partition"],
+        labels: &["input", "topic", "partition"],
         help: "Age of the oldest message that is not in the database yet",
     },
     Metric { name: REBALANCES, kind: Kind::Counter, labels: &[], help: "Assignments of partitions to this worker" },
@@ -112,7 +112,7 @@ pub const METRICS: &[Metric] = &[
     Metric {
         name: MESSAGES,
         kind: Kind::Counter,
-        labels: &["topic", "type"],
+        labels: &["input", "topic", "type"],
         help: "Messages read from Kafka; one that is read again counts again",
     },
     Metric {
@@ -131,7 +131,7 @@ pub const METRICS: &[Metric] = &[
     Metric {
         name: DEAD_LETTERS,
         kind: Kind::Counter,
-        labels: &["reason"],
+        labels: &["input", "reason"],
         help: "Messages that cannot be stored; each is a row of ingest_dead_letter, or is counted there",
     },
     Metric {

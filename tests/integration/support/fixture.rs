@@ -308,6 +308,26 @@ impl Fixture {
         self.producer.send(&self.points_topic, 0, series, Some(payload.as_bytes()));
     }
 
+    /// Publishes this many messages with this many timestamps each, over all partitions.
+    pub fn publish(&self, published: &mut Published, messages: usize, timestamps: usize) {
+        for number in 0..messages {
+            let partition = i32::try_from(number).unwrap() % self.partitions;
+            self.send_batch(published, partition, timestamps);
+        }
+        self.producer.flush();
+    }
+
+    /// The same to one partition.
+    pub fn publish_to(&self, published: &mut Published, partition: i32, messages: usize, timestamps: usize) {
+        (0..messages).for_each(|_| self.send_batch(published, partition, timestamps));
+        self.producer.flush();
+    }
+
+    fn send_batch(&self, published: &mut Published, partition: i32, timestamps: usize) {
+        let payload = published.batch("s", timestamps);
+        self.producer.send(&self.points_topic, partition, "s", Some(payload.as_bytes()));
+    }
+
     pub async fn count_points(&self) -> i64 {
         self.count("select count(*) from time_series_data_points").await
     }
@@ -332,6 +352,30 @@ impl Fixture {
             0,
             "no island is left"
         );
+    }
+
+    /// Waits until a worker that journals has read everything that Kafka has, and holds nothing of it in memory any more.
+    pub async fn until_journaled(&self, worker: &Worker) {
+        self.until_journaled_within(60, worker).await;
+    }
+
+    /// The same with another deadline, in seconds.
+    pub async fn until_journaled_within(&self, seconds: u64, worker: &Worker) {
+        let ends = self.broker.ends(&self.points_topic, self.partitions);
+        until(seconds, "everything is journaled", async || {
+            let Some((200, status)) = worker.get("/status") else { return false };
+            let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+            let partitions = status["partitions"].as_array().unwrap();
+            let is_read = |number: usize, end: i64| {
+                partitions.iter().any(|partition| {
+                    partition["topic"] == self.points_topic.as_str()
+                        && partition["partition"] == number
+                        && partition["position"] == end
+                })
+            };
+            status["buffered_bytes"] == 0 && ends.iter().enumerate().all(|(number, end)| is_read(number, *end))
+        })
+        .await;
     }
 
     /// The next offset of each partition of the newest source of the points' topic; 0 where there is none.

@@ -64,15 +64,7 @@ impl FixtureWithProxy {
 
     /// Publishes this many messages, over all partitions.
     pub fn publish(&self, published: &mut Published, messages: usize) {
-        self.publish_batches(published, messages, 25);
-    }
-
-    /// The same with this many timestamps in each message.
-    pub fn publish_batches(&self, published: &mut Published, messages: usize, timestamps: usize) {
-        for number in 0..messages {
-            self.send(number, &published.batch("s", timestamps));
-        }
-        self.fixture.producer.flush();
+        self.fixture.publish(published, messages, 25);
     }
 
     /// The same with messages of this many bytes that hardly compress: they fill a journal, and few points a table.
@@ -95,7 +87,7 @@ impl FixtureWithProxy {
         self.fixture.until_applied(60).await;
         self.proxy.refuse(true);
         self.publish(published, journaled);
-        until_mode(worker, "journaling").await;
+        worker.until_mode("journaling").await;
     }
 
     /// Kafka loses all that it has: only the journal has it now.
@@ -106,36 +98,6 @@ impl FixtureWithProxy {
     pub async fn remove(self) {
         self.fixture.remove().await;
     }
-}
-
-pub async fn until_mode(worker: &Worker, mode: &str) {
-    let name = format!("series_ingest_mode{{mode=\"{mode}\"}}");
-    until(30, &format!("mode {mode}"), async || worker.metric(&name) == Some(1.0)).await;
-}
-
-/// Waits until a worker that journals has read everything that Kafka has, and holds nothing of it in memory any more.
-pub async fn until_journaled(away: &FixtureWithProxy, worker: &Worker) {
-    until_journaled_within(30, away, worker).await;
-}
-
-/// The same with another deadline, in seconds.
-pub async fn until_journaled_within(seconds: u64, away: &FixtureWithProxy, worker: &Worker) {
-    let fixture = &away.fixture;
-    let ends = fixture.broker.ends(&fixture.points_topic, fixture.partitions);
-    until(seconds, "everything is journaled", async || {
-        let Some((200, status)) = worker.get("/status") else { return false };
-        let status: serde_json::Value = serde_json::from_str(&status).unwrap();
-        let partitions = status["partitions"].as_array().unwrap();
-        let is_read = |number: usize, end: i64| {
-            partitions.iter().any(|partition| {
-                partition["topic"] == fixture.points_topic.as_str()
-                    && partition["partition"] == number
-                    && partition["position"] == end
-            })
-        };
-        status["buffered_bytes"] == 0 && ends.iter().enumerate().all(|(number, end)| is_read(number, *end))
-    })
-    .await;
 }
 
 /// Waits until the journal, opened by anyone, has all that Kafka has and the database lacks.

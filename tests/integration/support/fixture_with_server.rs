@@ -2,11 +2,9 @@
 
 use std::path::PathBuf;
 
-use super::data::Published;
 use super::fixture::{Fixture, connect, url_with};
 use super::outage::Outage;
 use super::server::Server;
-use super::until;
 use super::worker::Worker;
 
 /// The role as which workers connect: they own nothing.
@@ -135,38 +133,6 @@ impl FixtureWithServer {
     #[allow(dead_code, reason = "only tests/chaos uses it")]
     pub fn database_url(&self) -> String {
         url_with(&self.server.url(), &self.fixture.name, None)
-    }
-
-    pub fn publish(&self, published: &mut Published, messages: i32) {
-        for number in 0..messages {
-            let payload = published.batch("s", 25);
-            self.fixture.producer.send(
-                &self.fixture.points_topic,
-                number % self.fixture.partitions,
-                "s",
-                Some(payload.as_bytes()),
-            );
-        }
-        self.fixture.producer.flush();
-    }
-
-    /// Waits until this worker, while the database is away, has journaled all that Kafka has.
-    pub async fn until_journaled(&self, worker: &Worker) {
-        worker.until_mode("journaling").await;
-        let fixture = &self.fixture;
-        let ends = fixture.broker.ends(&fixture.points_topic, fixture.partitions);
-        until(60, "everything is journaled", async || {
-            let Some((200, status)) = worker.get("/status") else { return false };
-            let status: serde_json::Value = serde_json::from_str(&status).unwrap();
-            let partitions = status["partitions"].as_array().unwrap();
-            let read = partitions.iter().filter(|one| {
-                one["topic"] == fixture.points_topic.as_str()
-                    && one["position"] == ends[one["partition"].as_u64().unwrap() as usize]
-            });
-            // What is read and not journaled yet is held in memory.
-            read.count() == ends.len() && status["buffered_bytes"] == 0
-        })
-        .await;
     }
 
     pub fn journal(&self, name: &str) -> PathBuf {

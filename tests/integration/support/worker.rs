@@ -165,6 +165,10 @@ impl Worker {
         until(60, &format!("mode {mode}"), async || self.is_mode(mode)).await;
     }
 
+    pub async fn until_ready(&self) {
+        until(60, "ready", async || self.get("/readyz").is_some_and(|(code, _)| code == 200)).await;
+    }
+
     /// The value of a metric's line that begins with `name`, labels included.
     pub fn metric(&self, name: &str) -> Option<f64> {
         let (_, body) = self.get("/metrics")?;

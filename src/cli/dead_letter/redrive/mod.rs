@@ -19,7 +19,7 @@ use crate::cli::{Failure, progress_bar};
 use crate::config::Config;
 use crate::database::Database;
 use crate::database::dead_letters::{Cut, Fate, Letter, Redrive as OneRedrive, RedriveMode};
-use crate::input::Decoder;
+use crate::input::{DECODED_NOW, Decoder};
 use crate::kafka::message_fetcher::FullMessage;
 use crate::message::Rejected;
 use message_fetcher::Wholes;
@@ -66,6 +66,7 @@ pub(super) async fn run(config: &Arc<Config>, database: &Database, arguments: &R
         wholes: Wholes::new(config),
         decoder: config.decoder(),
         defined: HashSet::new(),
+        is_said: false,
         done: Done::default(),
         max_attempts: max_attempts(config),
         max_named: if arguments.json { usize::MAX } else { MAX_NAMED },
@@ -87,6 +88,8 @@ struct Work<'a> {
     wholes: Wholes,
     decoder: Decoder,
     defined: HashSet<String>,
+    /// Whether it was said that inputs decode as they are configured now.
+    is_said: bool,
     done: Done,
     max_attempts: i32,
     /// Maximum number of rejected letters that are kept to be named.
@@ -160,6 +163,11 @@ impl Work<'_> {
     async fn write(&mut self, letters: &[(Letter, Option<Vec<u8>>)]) -> Result<(), Failure> {
         if letters.is_empty() {
             return Ok(());
+        }
+        let inputs = self.decoder.inputs();
+        if !self.is_said && letters.iter().any(|(letter, _)| inputs.is_configured(&letter.source.topic)) {
+            self.is_said = true;
+            complain(Level::INFO, DECODED_NOW);
         }
         let asked: Vec<OneRedrive<'_>> =
             letters.iter().map(|(letter, payload)| OneRedrive { letter, payload: payload.as_deref() }).collect();
