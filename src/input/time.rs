@@ -68,7 +68,7 @@ impl TimeForm {
         match self {
             Self::Any { unit, .. } => timestamp::of_number(number.as_bytes(), *unit, at, limits, "the unit"),
             Self::Text => {
-                let what = "expected a time as text, found a number: set time.unit instead of time.format";
+                let what = "expected a time as text, found a number";
                 Err(Fault::new(Reason::Schema, at, what))
             }
             Self::Pattern(pattern) => self.of_text(number, at, limits).map_err(|_| {

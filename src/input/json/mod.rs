@@ -167,11 +167,11 @@ impl JsonScratch {
                         start,
                         "expected one of Debezium's operations in op: c, u, r, d, t or m",
                     )),
-                    None => missing("op as in a change of Debezium's"),
+                    None => missing("op, as in a change of Debezium's"),
                 }
             }
             _ if self.records.is_some() => Ok(None),
-            Envelope::Event { .. } => missing("data as in a CloudEvent"),
+            Envelope::Event { .. } => missing("data, as in a CloudEvent"),
             Envelope::Plain => {
                 let place =
                     plan.layout.around.iter().flat_map(|tree| &tree.nodes).find_map(|node| node.records.as_deref());

@@ -29,7 +29,7 @@ impl JsonScratch {
         self.fields.clear();
         self.column.clear();
         self.base = 0;
-        let (start, skipped) = (cursor.position(), self.skipped);
+        let start = cursor.position();
         let peek = cursor.peek()?;
         if peek != jiter::Peek::Object {
             // By its first byte alone, "not json" would be null.
@@ -43,8 +43,8 @@ impl JsonScratch {
         let time = self.time(plan, start, around, rules)?;
         let mark = points.begin_record();
         let series = self.series(plan, start, around, rules, points)?;
-        if self.fields.is_empty() && long.is_none() && self.skipped > skipped {
-            // Nothing of it is stored, so its series is not made for it.
+        if self.fields.is_empty() && long.is_none() {
+            // A series is not added without a point.
             points.cut_back(mark);
             return Ok(());
         }
@@ -151,7 +151,13 @@ impl JsonScratch {
         let (slots, text) = (&self.slots, &self.text);
         let slot = |number: usize| slots[number].as_ref().map(|scalar| scalar.text(text));
         template.write(&mut self.column_name, around, slot).map_err(|lacks| match lacks {
-            Lacks::Slot(slot) => missing(plan, slot, start),
+            Lacks::Slot(slot) => match &slots[slot] {
+                None => missing(plan, slot, start),
+                Some(empty) => {
+                    let what = format!("{what}: expected a text in {}, found an empty one", plan.slot_names[slot]);
+                    Fault::new(Reason::Schema, empty.at, what)
+                }
+            },
             Lacks::Key => Fault::new(
                 Reason::Schema,
                 start,
@@ -186,5 +192,5 @@ fn write_labels(json: &mut String, labels: &[(String, usize)], slots: &[Option<S
 }
 
 fn missing(plan: &JsonPlan, slot: usize, at: usize) -> Fault {
-    Fault::new(Reason::Schema, at, format!("expected {}, which is missing or empty", plan.slot_names[slot]))
+    Fault::new(Reason::Schema, at, format!("expected {}, which is missing", plan.slot_names[slot]))
 }

@@ -218,7 +218,7 @@ fn a_series_is_named_by_what_a_message_has() {
     assert_eq!(named("{topic:1}-{key}-{header:h}-{/a~1b}", &case), Ok("berlin-k-v-slash".to_owned()));
     assert!(named("{header:g}", &case).unwrap_err().contains("expected the header \"g\""));
     assert!(named("{/n}", &case).unwrap_err().contains("expected /n, which is missing"));
-    assert!(named("{/e}", &case).unwrap_err().contains("expected /e, which is missing or empty"));
+    assert!(named("{/e}", &case).unwrap_err().contains("series: expected a text in /e, found an empty one"));
 }
 
 #[test]
@@ -306,7 +306,7 @@ fn what_is_no_record_is_rejected_with_its_place() {
         ("7", "schema: expected an object, found a number (byte 0)"),
         (r#"{"site":"a","id":"b","ts":1704164645"#, "syntax: the payload ends inside an object"),
         (r#"{"site":"a","id":"b","ts":1704164645,"x":1} x"#, "syntax:"),
-        (r#"{"site":"a","id":"b","x":1}"#, "schema: expected /ts, which is missing or empty (byte 0)"),
+        (r#"{"site":"a","id":"b","x":1}"#, "schema: expected /ts, which is missing (byte 0)"),
         (r#"{"site":"a","id":"b","ts":5e12,"x":1}"#, "time_window: /ts: the timestamp"),
         (
             r#"{"site":"a","id":["b"],"ts":1704164645,"x":1}"#,
