@@ -62,8 +62,11 @@ fn flat_with_four_values(number: usize, time: usize) -> String {
     )
 }
 
+/// Tags and fields.
+type Metric = ([(&'static str, String); 3], Vec<(String, f64)>);
+
 /// The tags and the fields of metric number `metric` of a message.
-fn metric(number: usize, metric: usize, time: usize) -> ([(&'static str, String); 3], Vec<(String, f64)>) {
+fn metric(number: usize, metric: usize, time: usize) -> Metric {
     let host = format!("host-{:02}", number % (SERIES / 100));
     let tags = [("cpu", format!("cpu{metric}")), ("host", host), ("region", "eu-west-1".to_owned())];
     (tags, (0..10).map(|field| (format!("usage_{field}"), value(time + metric, field))).collect())
