@@ -51,8 +51,6 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::task::JoinSet;
 use tracing::{error, info, warn};
 
-use crate::config::Config;
-use crate::input::Inputs;
 use crate::kafka::consumer::ConsumerHandle;
 use crate::kafka::events::{Assigned, Command, Event, Messages};
 use crate::kafka::partition::TopicPartition;
@@ -83,7 +81,6 @@ const TICK: Duration = Duration::from_millis(100);
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 struct Pipeline {
-    config: Arc<Config>,
     health: Arc<Health>,
     consumer: ConsumerHandle,
     guard: Guard,
@@ -97,17 +94,20 @@ struct Pipeline {
     copies: Option<CopyPublisher>,
     watch: Monitor,
     subscription: Subscription,
-    inputs: Inputs,
     times: Times,
     log: LogLimit,
 }
 
-/// Since when it is known that nothing but a fault holds data up.
+/// Since when it is known that nothing but a fault holds data up, and how long it may.
 struct Times {
     /// Since when data could have moved: an outage is no stall, nor is what is written of the journal after it.
     movable_since: Instant,
     /// Since when nothing but the consumer could hold messages up.
     calm_since: Instant,
+    /// How long waiting data may stand still.
+    stall: Duration,
+    /// How long what was read may still be written after the end was asked for.
+    drain_timeout: Duration,
 }
 
 impl Pipeline {
@@ -187,7 +187,12 @@ impl Pipeline {
 
     fn count_journaled(&self, set: &MessageSet) {
         let source = set.source();
-        metrics::messages_received(self.inputs.label(source), &source.topic, "journaled", set.len() as u64);
+        metrics::messages_received(
+            self.subscription.inputs().label(source),
+            &source.topic,
+            "journaled",
+            set.len() as u64,
+        );
     }
 
     /// Takes what waits in memory for its time: to be journaled, until the database is back, or for what others have locked.
@@ -207,7 +212,8 @@ impl Pipeline {
             Event::Assigned { assigned, sets_before } => {
                 for one in &assigned {
                     self.guard.forget(&one.partition);
-                    let input = self.inputs.of_topic(&one.partition.topic).map_or("", |input| &input.name);
+                    let input =
+                        self.subscription.inputs().of_topic(&one.partition.topic).map_or("", |input| &input.name);
                     self.partitions.assign(one, input);
                 }
                 self.starts.on_assigned(assigned, sets_before);
@@ -304,7 +310,7 @@ impl Pipeline {
 
     /// Writes what was read, until the drain's time is over, and leaves the group.
     async fn drain(mut self, mut events: UnboundedReceiver<Event>) {
-        let deadline = tokio::time::Instant::now() + Duration::from_millis(self.config.shutdown.drain_timeout_ms);
+        let deadline = tokio::time::Instant::now() + self.times.drain_timeout;
         loop {
             self.health.beat(Component::Pipeline);
             self.dispatch(true);

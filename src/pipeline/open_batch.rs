@@ -19,6 +19,7 @@ pub(super) struct OpenBatch {
     decoder: Decoder,
     points_in_series: PointsInSeries,
     budget: Budget,
+    memory_limit: usize,
     max_points: usize,
     max_bytes: usize,
     linger: Duration,
@@ -33,10 +34,16 @@ impl OpenBatch {
             decoder,
             points_in_series,
             budget,
+            memory_limit: config.memory.limit_bytes,
             max_points: config.batch.max_points,
             max_bytes: config.batch.max_bytes,
             linger: Duration::from_millis(config.batch.linger_ms),
         }
+    }
+
+    /// The memory that the worker is to use, in bytes.
+    pub(super) fn memory_limit(&self) -> usize {
+        self.memory_limit
     }
 
     /// The budget that its messages and points are charged to.

@@ -121,10 +121,13 @@ pub async fn run(
         copies,
         watch,
         subscription,
-        inputs,
-        times: Times { movable_since: Instant::now(), calm_since: Instant::now() },
+        times: Times {
+            movable_since: Instant::now(),
+            calm_since: Instant::now(),
+            stall: Duration::from_millis(config.http.stall_ms),
+            drain_timeout: Duration::from_millis(config.shutdown.drain_timeout_ms),
+        },
         log: LogLimit::default(),
-        config,
         health,
         consumer,
     };

@@ -73,6 +73,11 @@ impl Subscription {
         }
     }
 
+    /// The inputs whose topics these are.
+    pub(super) fn inputs(&self) -> &Inputs {
+        &self.inputs
+    }
+
     /// The topics to read, in the order of their names.
     pub(super) fn topics(&self) -> Arc<[String]> {
         Arc::clone(&self.topics.borrow())

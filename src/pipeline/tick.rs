@@ -112,7 +112,7 @@ impl Pipeline {
         self.update_partition_facts();
         self.health.review();
         let now_ms = unix_ms();
-        let stall = Duration::from_millis(self.config.http.stall_ms);
+        let stall = self.times.stall;
         // Only time counts in which data could have moved to the database.
         let can_move = self.watch.database_is_up() && self.health.brokers_answer();
         if !can_move || self.is_journaling() {
@@ -131,7 +131,7 @@ impl Pipeline {
             }
         }
         let (buffered, limit, in_flight) =
-            (self.open_batch.budget().used(), self.config.memory.limit_bytes, self.writers.busy());
+            (self.open_batch.budget().used(), self.open_batch.memory_limit(), self.writers.busy());
         let writers = self.writers.limit();
         metrics::writers(writers);
         self.health.update(|status| {
