@@ -121,17 +121,23 @@ pub async fn run(
         copies,
         watch,
         subscription,
-        times: Times {
-            movable_since: Instant::now(),
-            calm_since: Instant::now(),
-            stall: Duration::from_millis(config.http.stall_ms),
-            drain_timeout: Duration::from_millis(config.shutdown.drain_timeout_ms),
-        },
+        times: Times::new(&config),
         log: LogLimit::default(),
         health,
         consumer,
     };
     pipeline.run(events, messages, background, shutdown).await
+}
+
+impl Times {
+    fn new(config: &Config) -> Self {
+        Self {
+            movable_since: Instant::now(),
+            calm_since: Instant::now(),
+            stall: Duration::from_millis(config.http.stall_ms),
+            drain_timeout: Duration::from_millis(config.shutdown.drain_timeout_ms),
+        }
+    }
 }
 
 /// The partitions of which the journal has messages.
