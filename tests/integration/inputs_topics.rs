@@ -282,10 +282,11 @@ async fn a_topic_of_two_inputs_is_a_fault_of_the_configuration_and_is_not_read()
     let topics: Vec<String> = ["a.b", "a.c", "x.b"].iter().map(|name| format!("{}.{name}", fixture.name)).collect();
     create(&fixture, &topics[1..]).await;
     let refused = |fixture: &Fixture, key: &str, words: &str| {
-        for command in ["check", "run"] {
-            let output = run(&fixture.environment(), &[command]);
-            let said = text(&output);
-            assert_eq!(output.status.code(), Some(64), "{command}: {said}");
+        let checked = run(&fixture.environment(), &["check"]);
+        let mut worker = fixture.worker(&[]);
+        let (code, log) = (worker.exit_code(60), worker.log());
+        for (command, code, said) in [("check", checked.status.code(), text(&checked)), ("run", code, log)] {
+            assert_eq!(code, Some(64), "{command}: {said}");
             assert!(said.contains(key) && said.contains(words), "{command}: {said}");
         }
     };
