@@ -69,7 +69,7 @@ FUZZ_SECONDS ?= 600
 .PHONY: fuzz
 fuzz: tools ## give each fuzz target random input for FUZZ_SECONDS; takes a nightly compiler and cargo-fuzz
 	@fuzz() { set -x; mkdir -p "fuzz/corpus/$$1"; LDFLAGS=-fsanitize=address $(CARGO) +nightly fuzz run "$$1" "fuzz/corpus/$$1" "$${@:2}" -- -max_total_time=$(FUZZ_SECONDS); }; \
-	fuzz message tests/corpus; fuzz journal; fuzz copy; fuzz configuration config
+	fuzz message tests/corpus; fuzz inputs tests/corpus/inputs; fuzz journal; fuzz copy; fuzz configuration config
 
 .PHONY: bench
 bench: tools up ## measure decode and encode, then the whole way from Kafka to the table

@@ -24,10 +24,12 @@ create table ingest_source (
     topic text collate "C" not null,
     topic_id text collate "C" not null,
     created_at timestamptz not null default now(),
+    accepted_at timestamptz,
     unique (pipeline, cluster_id, topic, topic_id)
 );
 
 comment on column ingest_source.key is 'what workers name the source by; random, so that no other source ever has it';
+comment on column ingest_source.accepted_at is 'when a message of it was first stored; null: none was ever accepted';
 
 -- Every offset below next_offset is applied; ahead holds the islands applied above it. Every write transaction updates the
 -- row: half-filled pages keep these updates heap-only, and autovacuum starts at an absolute number of dead rows.
@@ -70,6 +72,17 @@ begin
             hint = 'It is another database than the one that gave the key, or was restored to a time before.';
     end if;
     return found_id;
+end $$;
+
+-- Records that messages of these sources were stored, and returns those of which that is recorded now. A row that another
+-- transaction has locked is left for the next call: this one follows a commit, and nothing waits for it.
+create function ingest_accept_sources(p_sources uuid[]) returns setof uuid
+language plpgsql as $$
+begin
+    update ingest_source set accepted_at = now()
+    where id in (
+        select id from ingest_source where key = any (p_sources) and accepted_at is null for no key update skip locked);
+    return query select key from ingest_source where key = any (p_sources) and accepted_at is not null;
 end $$;
 
 -- Returns the next offset of each partition; a partition without progress starts at the offset given for it.
@@ -204,7 +217,7 @@ declare
     function_name text;
 begin
     foreach function_name in array array[
-        'ingest_source_key', 'ingest_source_number', 'ingest_start', 'ingest_probe', 'ingest_cover', 'ingest_next_offsets',
+        'ingest_source_key', 'ingest_source_number', 'ingest_accept_sources', 'ingest_start', 'ingest_probe', 'ingest_cover', 'ingest_next_offsets',
         'ingest_claim', 'ingest_claim_missing'
     ] loop
         execute format(

@@ -95,6 +95,14 @@ language sql stable as $$
     select greatest(p_max_rows - coalesce(sum(kept), 0), 0)::bigint from ingest_dead_letter_count
 $$;
 
+-- Returns whether a message of the source was ever accepted, and the number of its dead letters, stored or only counted.
+create function ingest_acceptance(p_source uuid, out is_accepted boolean, out dead_letters bigint)
+language sql stable as $$
+    select accepted_at is not null, coalesce((
+        select sum(kept + only_counted) from ingest_dead_letter_count where source_id = ingest_source.id), 0)::bigint
+    from ingest_source where id = ingest_source_number(p_source)
+$$;
+
 -- Stores dead letters, in the transaction that claims their offsets and after the claim. A sample replaces the one before it,
 -- which is then only counted; returns how many were replaced.
 create function ingest_add_dead_letters(
@@ -192,7 +200,7 @@ declare
     function_name text;
 begin
     foreach function_name in array array[
-        'ingest_maintain_dead_letter_count', 'ingest_dead_letter_capacity', 'ingest_add_dead_letters',
+        'ingest_maintain_dead_letter_count', 'ingest_dead_letter_capacity', 'ingest_acceptance', 'ingest_add_dead_letters',
         'ingest_count_dead_letters', 'ingest_dead_letters_to_publish', 'ingest_mark_dead_letters_published'
     ] loop
         execute format(

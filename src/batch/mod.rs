@@ -5,13 +5,16 @@
 //! stay with the batch until it is committed, so that any part of it can be built again: the part that the database does not
 //! have yet ([`Batch::keep`]), or some of its messages ([`Batch::split_into`]) when it is too much for one transaction.
 
+mod counts;
 mod dead_letter;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use crate::input::Decoder;
 use crate::message::{Message, Points, Rejected, SeriesCreate};
-use crate::raw::{Budget, Charge, Interval, Kind, MessageAt, MessageSet, Partition, RawMessage};
+use crate::raw::{Budget, Charge, Interval, MessageAt, MessageSet, Partition, RawMessage, Source};
+pub use counts::Counts;
 pub use dead_letter::{DEAD_LETTER_PAYLOAD_BYTES, DeadLetter};
 
 /// How many holes [`Batch::set_aside`] leaves in a partition. Progress holds 1024 islands above them, of several batches.
@@ -26,36 +29,6 @@ pub struct Definition {
     pub at: MessageAt,
 }
 
-/// What the messages of a set were.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct Counts {
-    /// Messages with points.
-    pub point_batches: usize,
-    /// Definitions of series.
-    pub series_creates: usize,
-    /// Null payloads.
-    pub tombstones: usize,
-    /// Messages of which nothing is stored, as their input is configured.
-    pub skipped: usize,
-    /// Messages that cannot be read.
-    pub rejected: usize,
-    /// Fields of all of them that mean nothing.
-    pub unknown_fields: usize,
-}
-
-impl Counts {
-    /// Each count with the word for its kind, as in the metrics.
-    pub fn by_type(&self) -> [(&'static str, usize); 5] {
-        [
-            (Kind::Points.as_str(), self.point_batches),
-            (Kind::Series.as_str(), self.series_creates),
-            ("tombstone", self.tombstones),
-            ("skipped", self.skipped),
-            ("rejected", self.rejected),
-        ]
-    }
-}
-
 /// What one transaction writes: decoded messages, and the intervals of positions they cover.
 #[derive(Debug)]
 pub struct Batch {
@@ -64,6 +37,8 @@ pub struct Batch {
     points: Points,
     definitions: Vec<Definition>,
     dead_letters: Vec<DeadLetter>,
+    /// The number of accepted messages of each source that has any.
+    accepted: Vec<(Arc<Source>, usize)>,
     /// For each message, the number of points up to its last.
     point_ends: Vec<u32>,
     oldest_ms: Option<i64>,
@@ -82,6 +57,7 @@ impl Batch {
             points: Points::default(),
             definitions: Vec::new(),
             dead_letters: Vec::new(),
+            accepted: Vec::new(),
             point_ends: Vec::new(),
             oldest_ms: None,
             raw_bytes: 0,
@@ -101,10 +77,21 @@ impl Batch {
         for message in set.messages() {
             self.push_message(&set, &message, &mut counts);
         }
+        self.count_accepted(set.source(), counts.point_batches + counts.series_creates);
         self.raw_bytes += set.bytes();
         self.sets.push(set);
         self.recharge();
         counts
+    }
+
+    fn count_accepted(&mut self, source: &Arc<Source>, count: usize) {
+        if count == 0 {
+            return;
+        }
+        match self.accepted.iter_mut().find(|(known, _)| Arc::ptr_eq(known, source) || known == source) {
+            Some((_, known)) => *known += count,
+            None => self.accepted.push((Arc::clone(source), count)),
+        }
     }
 
     fn push_message(&mut self, set: &MessageSet, message: &RawMessage<'_>, counts: &mut Counts) {
@@ -114,6 +101,7 @@ impl Batch {
         }
         let decoded = self.decoder.decode(set.source(), message, &mut self.points);
         counts.unknown_fields += self.decoder.take_unknown_fields();
+        counts.rejected_last = if decoded.is_err() { counts.rejected_last + 1 } else { 0 };
         match decoded {
             Ok(Message::PointBatch { .. }) => counts.point_batches += 1,
             Ok(Message::SeriesCreate(series)) => {
@@ -147,6 +135,11 @@ impl Batch {
     /// The messages that cannot be written.
     pub fn dead_letters(&self) -> &[DeadLetter] {
         &self.dead_letters
+    }
+
+    /// The number of messages with points or a definition, of each source that has any.
+    pub fn accepted(&self) -> &[(Arc<Source>, usize)] {
+        &self.accepted
     }
 
     /// The number of messages.
@@ -372,6 +365,7 @@ impl Batch {
     pub fn into_dead_letter(mut self, rejected: Rejected) -> Self {
         self.points = Points::default();
         self.definitions.clear();
+        self.accepted.clear();
         self.dead_letters = self.dead_letter_of(0, rejected).into_iter().collect();
         self.other_bytes = self.dead_letters.iter().map(DeadLetter::bytes).sum();
         self.recharge();

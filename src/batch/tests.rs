@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::message::{Limits, Reason};
-use crate::raw::{MessageSetBuilder, Source, headers};
+use crate::raw::{Kind, MessageSetBuilder, Source, headers};
 
 fn decoder() -> Decoder {
     let limits = Limits {
@@ -112,7 +112,15 @@ fn what_cannot_be_read_is_a_dead_letter_and_the_rest_goes_on() {
     let counts = batch.push(builder.build(None));
     assert_eq!(
         counts,
-        Counts { point_batches: 1, series_creates: 0, tombstones: 1, skipped: 0, rejected: 2, unknown_fields: 0 }
+        Counts {
+            point_batches: 1,
+            series_creates: 0,
+            tombstones: 1,
+            skipped: 0,
+            rejected: 2,
+            rejected_last: 1,
+            unknown_fields: 0
+        }
     );
     assert_eq!((batch.points().len(), batch.message_count()), (1, 4));
     let letters: Vec<(i64, usize, usize)> = batch
@@ -139,7 +147,15 @@ fn what_stands_beside_the_payload_is_looked_at_but_for_a_tombstone() {
     let counts = batch.push(builder.build(None));
     assert_eq!(
         counts,
-        Counts { point_batches: 1, series_creates: 0, tombstones: 1, skipped: 0, rejected: 1, unknown_fields: 2 }
+        Counts {
+            point_batches: 1,
+            series_creates: 0,
+            tombstones: 1,
+            skipped: 0,
+            rejected: 1,
+            rejected_last: 0,
+            unknown_fields: 2
+        }
     );
     let [letter] = batch.dead_letters() else { panic!("one dead letter") };
     assert_eq!(

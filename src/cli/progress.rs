@@ -238,7 +238,7 @@ async fn adopt(config: &Config, database: &Database, adopt: Adopt) -> Result<(),
     if is_only_said(adopt.yes) {
         return Ok(());
     }
-    let now = database.start(&found.source, &offsets).await?;
+    let now = database.start(&found.source, &offsets).await?.next_offsets;
     // A worker that still runs may have been quicker.
     if let Some((number, offset)) = offsets.iter().find(|(number, offset)| now.get(number) != Some(offset)) {
         return Err(Failure::Usage(format!(

@@ -81,6 +81,9 @@ fn describe(topic: &str, count: usize, inspection: &Inspection) {
     for sentence in &proposal.omitted {
         print_line(format_args!("  omitted: {}", escaped(sentence)));
     }
+    for sentence in &proposal.warnings {
+        print_line(format_args!("  warning: {}", escaped(sentence)));
+    }
     if !proposal.examples.is_empty() {
         print_line("\nFor example:");
     }
@@ -132,6 +135,7 @@ fn proposed(proposal: &Proposal) -> Value {
         "skipped": proposal.skipped,
         "rejected": rejected,
         "omitted": proposal.omitted,
+        "warnings": proposal.warnings,
         "examples": examples,
     })
 }

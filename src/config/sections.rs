@@ -225,6 +225,9 @@ pub struct MessageRules {
     pub max_timestamp: Timestamp,
     /// Whether a message with a field that means nothing is invalid. Default `false`: such fields are skipped and counted.
     pub deny_unknown_fields: bool,
+    /// The rejected messages after which a topic is paused of which nothing was accepted yet. Default 1000; 0 to 1000000000, 0
+    /// for never.
+    pub rejections_before_pause: u64,
 }
 
 impl MessageRules {

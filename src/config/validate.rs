@@ -201,6 +201,7 @@ fn message(message: &MessageRules, memory: usize, problems: &mut Problems) {
     at_least("message.max_points", message.max_points, 1, problems);
     // A key of an index may have 2704 bytes, and one index holds a series and a column.
     within("message.max_name_bytes", message.max_name_bytes, 1..=1300, problems);
+    within("message.rejections_before_pause", message.rejections_before_pause, 0..=1_000_000_000, problems);
     for (key, time) in
         [("message.min_timestamp", message.min_timestamp), ("message.max_timestamp", message.max_timestamp)]
     {

@@ -32,7 +32,7 @@ pub use error::{Class, Error};
 use health::Operation;
 pub use health::State;
 pub use progress::admin::{NO_ISLANDS, ProgressRow};
-pub use progress::{Applied, Coverage, Elsewhere};
+pub use progress::{Acceptance, Applied, Coverage, Elsewhere, Started};
 pub use write::series::ReferentialCheck;
 pub use write::{ClaimOrder, Oversized, Written};
 
@@ -44,7 +44,7 @@ use crate::raw::Source;
 
 use connection::pool::Connections;
 use connection::session::Session;
-use progress::{Claim, ResolvedSources, SourceIds};
+use progress::{AcceptedSources, Claim, ResolvedSources, SourceIds};
 use schema::profile::Table;
 use uuid::Uuid;
 use write::chunks::KnownChunks;
@@ -80,6 +80,7 @@ pub struct Database {
     server_known: Arc<AtomicU64>,
     known_series: Arc<KnownSeries>,
     known_chunks: Arc<KnownChunks>,
+    accepted: Arc<AcceptedSources>,
     /// The length of new chunks, in microseconds.
     chunk_us: i64,
     /// How many batches more are taken for ones of which rows are refused.
@@ -112,6 +113,7 @@ impl Database {
             server_known: Arc::default(),
             known_series: Arc::default(),
             known_chunks: Arc::default(),
+            accepted: Arc::default(),
             chunk_us: i64::try_from(database.chunk_interval_s.saturating_mul(1_000_000)).unwrap_or(i64::MAX),
             expected_refusals: Arc::default(),
             state: Arc::new(Mutex::new(State::new(false))),
@@ -134,18 +136,6 @@ impl Database {
         let mut session = self.session().await?;
         let ids = self.sources.resolve(&mut session, &self.pipeline, &[source]).await?;
         Ok((session, ids.key(source)?))
-    }
-
-    /// The next offset of each partition of `source`; one never read before starts at the offset given with it.
-    ///
-    /// # Errors
-    /// If the database does not answer.
-    pub async fn start(&self, source: &Arc<Source>, partitions: &[(i32, i64)]) -> Result<HashMap<i32, i64>, Error> {
-        let work = async {
-            let (mut session, key) = self.session_for(source).await?;
-            progress::start(&mut session, key, partitions).await
-        };
-        self.recorded(work.await)
     }
 
     /// What is applied of partitions of `source`; those without progress are omitted.
@@ -306,6 +296,7 @@ impl Database {
         self.sources.forget();
         self.known_series.forget();
         self.known_chunks.forget();
+        self.accepted.forget();
     }
 
     /// Returns `true` if rows are refused so often that a batch is better copied in pieces from the start.

@@ -4,11 +4,13 @@
 mod configuration;
 mod copy;
 mod files;
+mod inputs;
 mod journal;
 mod message;
 
 pub use configuration::configuration;
 pub use copy::copy;
+pub use inputs::inputs;
 pub use journal::journal;
 pub use message::message;
 
@@ -98,6 +100,74 @@ mod tests {
         "\"labels\":{\"a\":\"b\",\"c\":1}",
     ];
 
+    /// Pieces of payloads of the formats that are not native.
+    const PIECES_OF_INPUTS: [&str; 64] = [
+        "{",
+        "}",
+        "[",
+        "]",
+        ":",
+        ",",
+        "\"",
+        "\\",
+        "=",
+        " ",
+        "\n",
+        "\r\n",
+        "#",
+        "1",
+        "-",
+        ".5",
+        "e9",
+        "1e999",
+        "i",
+        "u",
+        "t",
+        "false",
+        "null",
+        "NaN",
+        "Infinity",
+        "\0",
+        "\\u0000",
+        "\\ud800",
+        "é",
+        "\u{feff}",
+        "\"a\":1,",
+        "\"c\":1",
+        "{\"c\":1}",
+        "\"c\":\"1\"",
+        "\"c\":null,",
+        "\"s\":\"s\",",
+        "\"t\":1,",
+        "\"t\":\"2024-01-01T00:00:00Z\",",
+        "\"t\":\"01.01.2024\",",
+        "\"r\":[",
+        "\"n\":[1],",
+        "\"v\":",
+        "\"m\":\"c\",",
+        "\"name\":\"s\",",
+        "\"tags\":{\"a\":\"b\"},",
+        "\"fields\":{",
+        "\"timestamp\":1",
+        "\"metrics\":[",
+        "\"labels\":{\"a\":\"b\"},",
+        "\"value\":\"1\",",
+        "\"payload\":{",
+        "\"after\":{",
+        "\"op\":\"c\"",
+        "\"source\":{\"table\":\"t\"},",
+        "\"source\":\"s\",",
+        "\"data\":",
+        "\"time\":\"2024-01-01T00:00:00Z\",",
+        "s,a=b",
+        " c=1",
+        " d=2i",
+        " 1",
+        ",c=\"1\"",
+        ",e=t",
+        "m c=1 1\n",
+    ];
+
     fn bytes(up_to: usize) -> impl Strategy<Value = Vec<u8>> {
         prop::collection::vec(any::<u8>(), 0..up_to)
     }
@@ -141,6 +211,24 @@ mod tests {
             let at = at.min(changed.len() - 1);
             if cut { changed.truncate(at) } else { changed[at] = byte }
             message(&changed);
+        }
+
+        #[test]
+        fn inputs_of_random_bytes(input in bytes(200)) {
+            inputs(&input);
+        }
+
+        #[test]
+        fn inputs_of_random_pieces(pieces in prop::collection::vec(prop::sample::select(PIECES_OF_INPUTS.to_vec()), 0..40)) {
+            inputs(pieces.concat().as_bytes());
+        }
+
+        #[test]
+        fn changes_of_good_messages_of_inputs(which in 0_usize..16, at in 0_usize..200, byte in any::<u8>(), cut in any::<bool>()) {
+            let mut changed = inputs::INPUTS[which].1.as_bytes().to_vec();
+            let at = at % changed.len();
+            if cut { changed.truncate(at) } else { changed[at] = byte }
+            inputs(&changed);
         }
 
         #[test]

@@ -13,6 +13,8 @@
 
 mod around;
 mod compile;
+#[cfg(test)]
+mod corpus;
 mod decoder;
 mod influx;
 pub mod inspect;
@@ -25,6 +27,8 @@ mod problems;
 mod rules;
 mod series_id;
 mod template;
+#[cfg(test)]
+mod tests;
 mod time;
 mod topics;
 mod values;

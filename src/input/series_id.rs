@@ -32,6 +32,9 @@ impl Names {
         rules: &Rules,
         points: &mut Points,
     ) -> Result<SeriesIndex, Fault> {
+        if let Some(tag) = tags.iter().find(|tag| tag.name.is_empty() && !tag.value.is_empty()) {
+            return Err(Fault::new(Reason::Schema, tag.at, "the tag has no name"));
+        }
         self.id.clear();
         write(&mut self.id, name, tags, text);
         if let Some(pair) = tags.windows(2).find(|pair| text[pair[0].name.clone()] == text[pair[1].name.clone()]) {
@@ -76,8 +79,12 @@ fn write_labels(json: &mut String, tags: &[Tag], text: &str) {
 }
 
 fn escape(id: &mut String, text: &str, special: &[char]) {
-    for c in text.chars() {
-        if special.contains(&c) {
+    let mut rest = text.chars();
+    while let Some(c) = rest.next() {
+        // Before these, or at the end, backslashes would be taken for escapes, and make two series one.
+        let after = || rest.clone().find(|next| *next != '\\');
+        let is_escape = c == '\\' && after().is_none_or(|next| special.contains(&next));
+        if special.contains(&c) || is_escape {
             id.push('\\');
         }
         id.push(c);
@@ -98,5 +105,13 @@ mod tests {
         assert_eq!(id, r"cpu\ load\,1,host=a\ b\,c\=d,region=eu");
         write_labels(&mut labels, &tags, text);
         assert_eq!(labels, r#"{"host":"a b,c=d","region":"eu"}"#);
+        let id_of = |name: &str, text: &str| {
+            let mut id = String::new();
+            write(&mut id, name, &mut [Tag { name: 0..1, value: 1..text.len(), at: 0 }], text);
+            id
+        };
+        let ids =
+            [id_of(r"m\", "ab"), id_of(r"m\\", "ab"), id_of(r"m\,a=b", "c"), id_of(r"m", r"ab\"), id_of(r"m\x", "ab")];
+        assert_eq!(ids, [r"m\\,a=b", r"m\\\\,a=b", r"m\\\,a=b", r"m,a=b\\", r"m\x,a=b"]);
     }
 }

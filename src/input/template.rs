@@ -53,6 +53,11 @@ impl Template<Pointer> {
         Ok(Self(parts))
     }
 
+    /// Returns `true` if it is the same text for every message.
+    pub(super) fn is_constant(&self) -> bool {
+        self.0.iter().all(|part| matches!(part, Part::Text(_)))
+    }
+
     /// The highest number of a group of the topic's expression; 0 if it names none.
     pub(super) fn most_groups(&self) -> usize {
         self.0.iter().map(|part| if let Part::Topic(group) = part { *group } else { 0 }).max().unwrap_or(0)
@@ -100,12 +105,18 @@ pub(super) enum Lacks<'a> {
 }
 
 impl Template<usize> {
+    /// A template of one slot.
+    pub(super) fn slot(slot: usize) -> Self {
+        Self(vec![Part::Pointer(slot)])
+    }
+
     /// A template that is always this text.
     pub(super) fn text(text: &str) -> Self {
         Self(vec![Part::Text(text.to_owned())])
     }
 
-    /// Writes the text to `out`; `slot` returns a slot's text, `None` if the message has none.
+    /// Writes the text to `out`; `slot` returns a slot's text, `None` if the message has none. An empty part is as if it were
+    /// missing: it would name other series than it seems to.
     pub(super) fn write<'s>(
         &self,
         out: &mut String,
@@ -113,13 +124,15 @@ impl Template<usize> {
         slot: impl Fn(usize) -> Option<&'s str>,
     ) -> Result<(), Lacks<'_>> {
         let text = |bytes: Option<&[u8]>, out: &mut String| {
-            let text = bytes.and_then(|bytes| std::str::from_utf8(bytes).ok());
+            let text = bytes.and_then(|bytes| std::str::from_utf8(bytes).ok()).filter(|text| !text.is_empty());
             text.map(|text| out.push_str(text))
         };
         for part in &self.0 {
             match part {
                 Part::Text(text) => out.push_str(text),
-                Part::Pointer(number) => out.push_str(slot(*number).ok_or(Lacks::Slot(*number))?),
+                Part::Pointer(number) => {
+                    out.push_str(slot(*number).filter(|text| !text.is_empty()).ok_or(Lacks::Slot(*number))?);
+                }
                 Part::Key => text(around.key, out).ok_or(Lacks::Key)?,
                 Part::Topic(0) => out.push_str(around.topic),
                 Part::Topic(group) => out.push_str(around.groups.get(*group).map_or("", String::as_str)),

@@ -32,14 +32,10 @@ impl TimeForm {
             (Some(word), None) => Ok(Self::Any { unit: known_unit(word)?, takes_quoted_numbers: true }),
             (None, None) => Ok(Self::Any { unit: Unit::default(), takes_quoted_numbers: false }),
             (None, Some("rfc3339" | "postgresql")) => Ok(Self::Text),
-            (None, Some(pattern)) if pattern.contains('%') => {
-                // A pattern that cannot print a moment can read none.
-                let some = jiff::Timestamp::UNIX_EPOCH.to_zoned_datetime(TimeZone::UTC);
-                match strtime::format(pattern, &some).and_then(|text| strtime::parse(pattern, text)) {
-                    Ok(_) => Ok(Self::Pattern(pattern.to_owned())),
-                    Err(error) => Err(("format", format!("is {pattern:?}, no pattern of strftime: {error}"))),
-                }
-            }
+            (None, Some(pattern)) if pattern.contains('%') => match check_pattern(pattern) {
+                Ok(()) => Ok(Self::Pattern(pattern.to_owned())),
+                Err(why) => Err(("format", format!("is {pattern:?}, {why}"))),
+            },
             (None, Some(other)) => {
                 let text = format!(
                     "is {other:?}; set \"rfc3339\", \"postgresql\", or a pattern such as \"%Y-%m-%d %H:%M:%S\""
@@ -57,21 +53,11 @@ impl TimeForm {
             }
             Self::Any { .. } | Self::Text => timestamp::of_text(text, at, limits)?,
             Self::Pattern(pattern) => {
-                let wrong = |error: jiff::Error| {
+                let time = of_pattern(pattern, text).map_err(|error| {
                     let what = format!("expected a time of the form {pattern:?}: {error}");
                     Fault::new(Reason::Schema, at, what)
-                };
-                let parsed = strtime::parse(pattern, text).map_err(wrong)?;
-                // A date alone is its midnight.
-                let local = parsed.to_datetime().or_else(|_| parsed.to_date().map(|date| date.at(0, 0, 0, 0)));
-                let moment = match parsed.to_timestamp() {
-                    Ok(moment) => moment,
-                    Err(error) => {
-                        let zoned = local.map_err(|_| error).and_then(|local| local.to_zoned_datetime(TimeZone::UTC));
-                        zoned.map_err(wrong)?.timestamp()
-                    }
-                };
-                timestamp::checked(moment.as_microsecond(), at, limits)?
+                })?;
+                timestamp::checked(time, at, limits)?
             }
         };
         Ok(time)
@@ -81,12 +67,63 @@ impl TimeForm {
     pub(super) fn of_number(&self, number: &str, at: usize, limits: &Limits) -> Result<i64, Fault> {
         match self {
             Self::Any { unit, .. } => timestamp::of_number(number.as_bytes(), *unit, at, limits, "the unit"),
-            Self::Text => Err(Fault::new(Reason::Schema, at, "expected a time as text, found a number: set time.unit")),
+            Self::Text => {
+                let what = "expected a time as text, found a number";
+                Err(Fault::new(Reason::Schema, at, what))
+            }
             Self::Pattern(pattern) => self.of_text(number, at, limits).map_err(|_| {
                 Fault::new(Reason::Schema, at, format!("expected a time of the form {pattern:?}, found a number"))
             }),
         }
     }
+}
+
+/// A time as microseconds since the Unix epoch. Without a zone it is UTC, and a date alone is its midnight: which of them a
+/// pattern has was checked when it was configured.
+fn of_pattern(pattern: &str, text: &str) -> Result<i64, jiff::Error> {
+    let parsed = strtime::parse(pattern, text)?;
+    let moment = match parsed.to_timestamp() {
+        Ok(moment) => moment,
+        Err(_) => {
+            let local = parsed.to_datetime().or_else(|_| parsed.to_date().map(|date| date.at(0, 0, 0, 0)))?;
+            local.to_zoned_datetime(TimeZone::UTC)?.timestamp()
+        }
+    };
+    // Towards the past, as everywhere.
+    let microseconds = moment.as_nanosecond().div_euclid(1000);
+    // jiff's timestamps end in the year 9999.
+    Ok(i64::try_from(microseconds).unwrap_or(i64::MAX))
+}
+
+/// Checks that a pattern reads what it prints: two moments of one day, up to the last part of a time that it has.
+fn check_pattern(pattern: &str) -> Result<(), String> {
+    if pattern.contains("%s") {
+        return Err("which has %s; set unit = \"s\" instead of a format".to_owned());
+    }
+    if pattern.contains("%Q") || pattern.contains("%:Q") {
+        return Err("which has the name of a zone; only offsets such as %z can be read".to_owned());
+    }
+    // 2024-05-01, in the afternoon and in the night before, with all parts of a time.
+    let moments = [1_714_576_029_123_456_i64, 1_714_532_645_678_901];
+    let mut texts = Vec::new();
+    let mut precisions = Vec::new();
+    for moment in moments {
+        let time = jiff::Timestamp::from_microsecond(moment).map_err(|error| error.to_string())?;
+        let text = strtime::format(pattern, &time.to_zoned_datetime(TimeZone::UTC))
+            .map_err(|error| format!("no pattern of strftime: {error}"))?;
+        let read = of_pattern(pattern, &text).map_err(|error| format!("which does not name a moment: {error}"))?;
+        let precision = [1, 1000, 1_000_000, 60_000_000, 3_600_000_000, 86_400_000_000]
+            .into_iter()
+            .find(|precision| read == moment.div_euclid(*precision) * precision);
+        precisions.push(precision.ok_or("which does not say all of a time: a part is missing, such as %p after %I")?);
+        texts.push(text);
+    }
+    // Texts that differ have a time of the day, which must not be dropped.
+    let is_date = precisions.contains(&86_400_000_000);
+    if is_date && texts[0] != texts[1] {
+        return Err("which does not say all of a time of the day".to_owned());
+    }
+    Ok(())
 }
 
 /// The message's own time in Kafka, for what stands at the byte `at`.
@@ -153,5 +190,42 @@ mod tests {
         {
             assert!(TimeForm::parse(unit, format).is_err(), "{unit:?} {format:?}");
         }
+    }
+
+    #[test]
+    fn a_pattern_that_drops_a_part_of_a_time_is_refused() {
+        let is_taken = |pattern: &str| TimeForm::parse(None, Some(pattern)).is_ok();
+        for pattern in [
+            "%Y-%m-%d",
+            "%Y-%m-%d %H",
+            "%Y-%m-%d %H:%M",
+            "%Y-%m-%d %H:%M:%S",
+            "%Y-%m-%d %H:%M:%S%.f",
+            "%Y-%m-%dT%H:%M:%S%.3f%z",
+            "%m/%d/%Y %I:%M %p",
+            "%d/%b/%Y:%H:%M:%S %z",
+            "%a %b %d %H:%M:%S %Y",
+        ] {
+            assert!(is_taken(pattern), "{pattern}");
+        }
+        for pattern in [
+            "%Y-%m-%d %H:%S",
+            "%Y-%m-%d %M:%S",
+            "%Y-%m-%d %p",
+            "%m/%d/%Y %I:%M",
+            "%H:%M:%S",
+            "%Y-%m",
+            "%Y",
+            "%%",
+            "%s",
+            "%s%.f",
+            "%Y-%m-%d %H:%M:%S %Q",
+            "%b %d %H:%M:%S",
+        ] {
+            assert!(!is_taken(pattern), "{pattern}");
+        }
+        let form = TimeForm::parse(None, Some("%Y-%m-%d %H:%M:%S%.f")).unwrap();
+        let before = form.of_text("1969-12-31 23:59:59.9999999", 0, &limits()).unwrap();
+        assert_eq!(before, -1, "towards the past, also before the epoch");
     }
 }

@@ -69,6 +69,8 @@ pub enum Command {
     Start(Vec<Start>),
     /// Stop reading these assignments; each comes back as a new [`Event::Assigned`].
     Restart(Vec<Assigned>),
+    /// Stop reading these assignments until they are restarted.
+    Hold(Vec<Assigned>),
     /// The database has everything of these assignments below these offsets.
     Commit(Vec<(Assigned, i64)>),
     /// Commit, leave the group, end.

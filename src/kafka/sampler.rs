@@ -13,7 +13,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use super::auth::AuthContext;
 use super::headers;
 use super::lookup::{Lookup, TIMEOUT, is_missing_topic};
-use super::partition::TopicPartition;
+use super::partition::{LogRange, TopicPartition};
 use super::settings;
 use crate::config::Kafka;
 
@@ -50,14 +50,19 @@ pub fn sample(kafka: &Kafka, topic: &str, limit: usize) -> Result<Option<Vec<Sam
     }
     let partitions: Vec<TopicPartition> =
         (0..).take(described.partitions).map(|number| TopicPartition::new(topic, number)).collect();
-    let share = i64::try_from(limit.div_ceil(partitions.len())).unwrap_or(i64::MAX);
+    let mut ranges: Vec<(TopicPartition, LogRange)> = lookup.log_ranges(&partitions)?.into_iter().collect();
+    // The smallest first: what they do not have is taken from the others.
+    ranges.sort_by_key(|(partition, range)| (range.end - range.start, partition.number));
+    let mut left = i64::try_from(limit).unwrap_or(i64::MAX);
+    let mut others = i64::try_from(ranges.len()).unwrap_or(i64::MAX);
     let mut wanted = TopicPartitionList::new();
     // Where each partition ends now.
     let mut ends: BTreeMap<i32, i64> = BTreeMap::new();
-    for (partition, range) in lookup.log_ranges(&partitions)? {
-        let from = range.end.saturating_sub(share).max(range.start);
-        if from < range.end {
-            wanted.add_partition_offset(topic, partition.number, Offset::Offset(from))?;
+    for (partition, range) in ranges {
+        let count = (left + others - 1).div_euclid(others).min(range.end - range.start);
+        (left, others) = (left - count, others - 1);
+        if count > 0 {
+            wanted.add_partition_offset(topic, partition.number, Offset::Offset(range.end - count))?;
             ends.insert(partition.number, range.end);
         }
     }

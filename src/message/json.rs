@@ -88,9 +88,16 @@ impl<'a> Cursor<'a> {
         Ok(start)
     }
 
-    /// The text of the key that begins at a byte of the message.
+    /// The text of the key that begins at a byte of the message, as a detail can have it: its head, without U+0000.
     pub(crate) fn key_at(&self, at: usize) -> String {
-        Jiter::new(self.message.get(at..).unwrap_or_default()).next_str().map_or_else(|_| String::new(), str::to_owned)
+        const SHOWN: usize = 100;
+        let mut json = Jiter::new(self.message.get(at..).unwrap_or_default());
+        let Ok(key) = json.next_str() else { return String::new() };
+        let mut head: String = key.chars().take(SHOWN).collect();
+        if head.len() < key.len() {
+            head.push('…');
+        }
+        head.replace('\0', "\\u0000")
     }
 
     /// Returns the byte at which another value begins after this one; `None` if nothing but white space follows.

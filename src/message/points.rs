@@ -113,8 +113,10 @@ impl Points {
     }
 
     /// Begins a record of a message: from now on each column is named for the first time again.
-    pub fn begin_record(&mut self) {
+    /// The mark cuts back to before it.
+    pub fn begin_record(&mut self) -> Mark {
         self.message += 1;
+        Mark { series: self.series.len(), keys: self.keys.len(), points: self.len() }
     }
 
     /// The labels of a series, as an object of JSON.

@@ -7,6 +7,7 @@
 //! - [`partitions`](self): each partition's state: how far read, how far applied, what is on its way.
 //! - `setup`: how all of it is put together.
 //! - `membership`: when this worker joins the consumer group, and who else is in it.
+//! - `guard`: what keeps an input of the wrong shape from turning a topic into dead letters.
 //! - `journaling`: the modes, and what goes to the journal and comes back from it.
 //! - `survey`: what of it the database has, and what is nowhere.
 //! - `starts`, `start`, `start_topics`: when and where a partition starts, asked of the database and of Kafka.
@@ -22,6 +23,7 @@
 mod after_write;
 mod dead_letter_copies;
 mod dispatch;
+mod guard;
 mod journaling;
 mod membership;
 mod new_cluster;
@@ -61,6 +63,7 @@ use crate::telemetry::metrics;
 use crate::telemetry::{self, lag};
 
 use dead_letter_copies::CopyPublisher;
+use guard::Guard;
 use journaling::{Journaling, Mode};
 pub(crate) use new_cluster::{islands_elsewhere, refused_move};
 use open_batch::OpenBatch;
@@ -83,6 +86,7 @@ struct Pipeline {
     config: Arc<Config>,
     health: Arc<Health>,
     consumer: ConsumerHandle,
+    guard: Guard,
     open_batch: OpenBatch,
     partitions: Partitions,
     starts: Starts,
@@ -156,6 +160,7 @@ impl Pipeline {
 
     fn on_messages(&mut self, set: MessageSet, epoch: u64) {
         self.starts.on_set_taken();
+        let Some(set) = self.admit(set, epoch) else { return };
         if !self.partitions.mark_read(&set, epoch, unix_ms()) {
             return;
         }
@@ -175,7 +180,9 @@ impl Pipeline {
             self.journaling.set_aside(vec![set], self.open_batch.budget());
             return;
         }
-        self.open_batch.add_read(set);
+        let (partition, source) = (TopicPartition::from(set.partition()), Arc::clone(set.source()));
+        let counts = self.open_batch.add_read(set);
+        self.guard.record((partition, &source), counts, self.open_batch.last_rejected());
     }
 
     fn count_journaled(&self, set: &MessageSet) {
@@ -199,6 +206,7 @@ impl Pipeline {
         match event {
             Event::Assigned { assigned, sets_before } => {
                 for one in &assigned {
+                    self.guard.forget(&one.partition);
                     let input = self.inputs.of_topic(&one.partition.topic).map_or("", |input| &input.name);
                     self.partitions.assign(one, input);
                 }
@@ -210,6 +218,7 @@ impl Pipeline {
             Event::Revoked { partitions, lost } => {
                 self.starts.on_revoked(&partitions);
                 for partition in &partitions {
+                    self.guard.forget(partition);
                     self.partitions.revoke(partition);
                     if lost {
                         lag::keep(&partition.topic, partition.number);
@@ -257,11 +266,12 @@ impl Pipeline {
 
     fn on_starts(&mut self, resolution: Resolution) {
         self.partitions.set_log_ranges(&resolution.log_ranges);
-        for start in &resolution.starts {
+        let starts = self.admit_starts(resolution.starts, resolution.acceptance);
+        for start in &starts {
             self.partitions.start(start);
         }
-        if !resolution.starts.is_empty() {
-            self.consumer.send(Command::Start(resolution.starts));
+        if !starts.is_empty() {
+            self.consumer.send(Command::Start(starts));
         }
         if !resolution.commits.is_empty() {
             self.consumer.send(Command::Commit(resolution.commits));

@@ -44,6 +44,10 @@ struct Reading {
     next_offset: i64,
     /// When it was started, or messages came.
     moved_at: Instant,
+    /// Whether nothing more of it is read until it is restarted.
+    is_held: bool,
+    /// The time of the first message that is not read then.
+    held_ms: Option<i64>,
 }
 
 #[derive(Debug)]
@@ -112,7 +116,16 @@ impl Partitions {
                 position: start.offset,
                 next_offset,
                 moved_at: Instant::now(),
+                is_held: false,
+                held_ms: None,
             });
+        }
+    }
+
+    /// Records that nothing more of a partition is read until it is restarted; the first message that is not has this time.
+    pub(super) fn hold(&mut self, assigned: &Assigned, oldest_ms: Option<i64>) {
+        if let Some(reading) = self.current_mut(assigned).and_then(|owned| owned.reading.as_mut()) {
+            (reading.is_held, reading.held_ms) = (true, oldest_ms);
         }
     }
 
@@ -276,7 +289,7 @@ impl Partitions {
     pub(super) fn stuck(&mut self, after: Duration) -> Vec<Assigned> {
         let mut stuck = Vec::new();
         for (key, owned) in &mut self.owned {
-            let Some(reading) = &mut owned.reading else { continue };
+            let Some(reading) = owned.reading.as_mut().filter(|reading| !reading.is_held) else { continue };
             if owned.log.is_some_and(|log| log.end > reading.position) && reading.moved_at.elapsed() >= after {
                 reading.moved_at = Instant::now();
                 stuck.push(Assigned { partition: key.clone(), epoch: owned.epoch });
@@ -324,6 +337,8 @@ impl Partitions {
     pub(super) fn stalled_for(&self, movable_since: Instant) -> Option<Duration> {
         let since = self.owned.values().filter_map(|partition| {
             let behind = match (&partition.reading, partition.log) {
+                // It is a condition by itself that the rest of it is not read.
+                (Some(reading), Some(_)) if reading.is_held => reading.position > reading.next_offset,
                 (Some(reading), Some(log)) => log.end > reading.next_offset,
                 (None, _) => true,
                 (Some(_), None) => false,
@@ -344,6 +359,7 @@ impl Partitions {
                 let sets = self.in_flight.get(&Partition::new(Arc::clone(&reading.source), key.number))?;
                 sets.values().find_map(|set| set.oldest_ms.filter(|time_ms| is_plausible(*time_ms, now_ms)))
             });
+            let held_ms = reading.and_then(|reading| reading.held_ms).filter(|time_ms| is_plausible(*time_ms, now_ms));
             // If the log's end is older than what was read since, the position is the better end. Before the database was
             // asked, Kafka's own offset of the group has to do: it is never above what the database has.
             let messages = partition.log.map(|log| match reading {
@@ -357,7 +373,7 @@ impl Partitions {
             } else if partition.behind_since.is_none() {
                 partition.behind_since = Some(Instant::now());
             }
-            let seconds = match (behind, in_flight) {
+            let seconds = match (behind, in_flight.or(held_ms)) {
                 (false, _) => 0.0,
                 (true, Some(oldest_ms)) => (now_ms - oldest_ms).max(0) as f64 / 1000.0,
                 (true, None) => partition.behind_since.map_or(0.0, |since| since.elapsed().as_secs_f64()),
@@ -462,6 +478,10 @@ mod tests {
         always(move |partitions| partitions.mark_waiting(&set(from, until), is_journaled))
     }
 
+    fn hold(epoch: u64) -> Step {
+        always(move |partitions| partitions.hold(&assigned(epoch), Some(NOW_MS - 5000)))
+    }
+
     fn applied(topic_id: &str, next_offset: i64) -> Step {
         let applied = Applied { partition: Partition::new(source(topic_id), 0), next_offset };
         Box::new(move |partitions| partitions.mark_applied(&applied).is_some())
@@ -530,6 +550,27 @@ mod tests {
     }
 
     #[test]
+    fn a_partition_that_is_held_has_the_lag_of_what_is_not_read_and_is_not_stalled() {
+        let mut partitions = Partitions::default();
+        for step in [assign(1), log(0, 100), start(1, 0, 0), hold(1), read(1, 0, 10)] {
+            step(&mut partitions);
+        }
+        let lag = |partitions: &mut Partitions| {
+            let lag = partitions.lags(NOW_MS, true).remove(0);
+            (lag.position, lag.messages, lag.seconds)
+        };
+        assert_eq!(lag(&mut partitions), (Some(10), Some(100), 1.0));
+        let ago = Instant::now().checked_sub(Duration::from_secs(9)).unwrap();
+        assert!(partitions.stalled_for(ago).is_some(), "what was read before is to be written");
+        done(0, 10)(&mut partitions);
+        applied("id", 10)(&mut partitions);
+        assert_eq!(lag(&mut partitions), (Some(10), Some(90), 5.0));
+        assert_eq!(partitions.stalled_for(ago), None);
+        start(1, 10, 10)(&mut partitions);
+        assert!(partitions.stalled_for(ago).is_some(), "it is read again");
+    }
+
+    #[test]
     fn a_start_is_after_all_that_touches_it() {
         type Row<'a> = (i64, &'a [(i64, i64)], i64);
         #[rustfmt::skip]
@@ -560,6 +601,9 @@ mod tests {
             ("a message came to the log, and the start is recent", log(0, 51), later, false),
             ("nothing comes", log(0, 51), now, true),
             ("it was restarted lately", log(0, 51), later, false),
+            ("an older assignment is held", hold(0), now, true),
+            ("it is held", hold(1), now, false),
+            ("it is read again", start(1, 50, 50), now, true),
         ] {
             step(&mut partitions);
             assert_eq!(partitions.stuck(after) == [assigned(1)], is_stuck, "{what}");

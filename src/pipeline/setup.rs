@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::dead_letter_copies::CopyPublisher;
+use super::guard::Guard;
 use super::journaling::Journaling;
 use super::membership::Membership;
 use super::open_batch::OpenBatch;
@@ -110,6 +111,7 @@ pub async fn run(
     let writer = Writer::new(&config, database.clone(), lookup, points_in_series.clone());
     let copies = start_copies(&config, &database, &health)?;
     let pipeline = Pipeline {
+        guard: Guard::new(&config),
         open_batch: OpenBatch::new(&config, budget, points_in_series),
         partitions: journaled(&journal).await,
         starts: Starts::new(starter),

@@ -10,9 +10,9 @@ use tracing::{error, info, warn};
 
 use super::new_cluster::{log_move, refused_move};
 use super::partitions::{InFlightPartitions, first_beyond};
-use super::start_topics::{Topic, Topics, log_starts};
+use super::start_topics::{Found, Topic, Topics, log_starts};
 use crate::config::{Kafka, NewCluster, StartAt};
-use crate::database::{self, Class, Database, Elsewhere};
+use crate::database::{self, Acceptance, Class, Database, Elsewhere};
 use crate::input::Inputs;
 use crate::journal::JournalHandle;
 use crate::kafka::events::{Assigned, Start};
@@ -58,13 +58,8 @@ pub(super) struct Resolution {
     pub(super) found_lost: bool,
     /// Why some partitions cannot be read yet.
     pub(super) problem: Option<String>,
-}
-
-/// What was found of one topic.
-#[derive(Debug, Default)]
-struct Found {
-    starts: Vec<Start>,
-    commits: Vec<(Assigned, i64)>,
+    /// What the database knows of the sources.
+    pub(super) acceptance: Vec<(Arc<Source>, Acceptance)>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -102,6 +97,7 @@ impl Starter {
         while let Some((found, problem)) = searches.next().await {
             resolution.starts.extend(found.starts);
             resolution.commits.extend(found.commits);
+            resolution.acceptance.extend(found.acceptance);
             problems.extend(problem);
         }
         drop(searches);
@@ -302,7 +298,11 @@ impl Starter {
     ) -> Result<HashMap<i32, i64>, StartError> {
         let failure = match self.database.start(topic.source, firsts).await {
             Err(failure) if self.journaling && failure.class() != Class::Data => failure,
-            next_offsets => return Ok(next_offsets?),
+            started => {
+                let started = started?;
+                found.acceptance = Some((Arc::clone(topic.source), started.acceptance));
+                return Ok(started.next_offsets);
+            }
         };
         if let Some(unlogged) = self.log.happened("start-without-database", 1) {
             warn!(

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tracing::info;
 
 use super::partitions::InFlightPartitions;
+use crate::database::Acceptance;
 use crate::kafka;
 use crate::kafka::events::{Assigned, Start};
 use crate::kafka::lookup::Lookup;
@@ -46,6 +47,15 @@ impl Topics {
         let committed = lookup.committed(&partitions)?;
         Ok(lookup.cluster_id().map(|cluster_id| Self { cluster_id, ids, failures, ranges, committed }))
     }
+}
+
+/// What was found of one topic.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    pub(super) starts: Vec<Start>,
+    pub(super) commits: Vec<(Assigned, i64)>,
+    /// What the database knows of it.
+    pub(super) acceptance: Option<(Arc<Source>, Acceptance)>,
 }
 
 /// A topic whose partitions are to start.

@@ -19,6 +19,7 @@ impl Pipeline {
         if self.starts.is_empty() {
             self.health.update_facts(|facts| facts.partitions.problem = None);
         }
+        self.tick_guard();
         self.tick_journal();
         if self.journaling.wants_survey() {
             self.surveyor.request();

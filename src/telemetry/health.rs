@@ -271,6 +271,12 @@ impl Health {
         self.set(name, reason, true);
     }
 
+    /// Sets or, with `None`, clears a condition of which the caller logs more than `/readyz` shows; a warning leaves the worker
+    /// ready.
+    pub fn show_condition(&self, name: &'static str, reason: Option<&str>, warning: bool) {
+        self.put_condition(name, reason, warning);
+    }
+
     /// It is called again and again while a condition lasts: what is logged of it, [`LogLimit`] decides.
     fn set(&self, name: &'static str, reason: Option<String>, warning: bool) {
         self.put_condition(name, reason.as_deref(), warning);

@@ -295,7 +295,7 @@ async fn a_topic_of_two_inputs_is_a_fault_of_the_configuration_and_is_not_read()
     refused(&fixture, "input \"two\".topics", "is a topic of the input \"one\", too");
 
     let (by_a, by_b) = (all_of(&fixture, "a"), format!(r"^{}\..+\.b", fixture.name));
-    fixture.set_config(&(section("one", &[by_a.clone()]) + &section("two", &[by_b.clone()])));
+    fixture.set_config(&(section("one", std::slice::from_ref(&by_a)) + &section("two", std::slice::from_ref(&by_b))));
     let mut worker = fixture.worker(&[]);
     let mut readings = Readings::default();
     readings.send(&fixture.producer, &topics[1], 0, 5);
@@ -335,8 +335,9 @@ async fn check_looks_at_the_topics_of_all_inputs() {
     create(&fixture, &topics[..1]).await;
     let missing = format!("{}.missing", fixture.name);
     let nothing = all_of(&fixture, "nothing");
-    fixture
-        .set_config(&(section("iot", &[topics[0].clone(), missing.clone()]) + &section("later", &[nothing.clone()])));
+    fixture.set_config(
+        &(section("iot", &[topics[0].clone(), missing.clone()]) + &section("later", std::slice::from_ref(&nothing))),
+    );
     let output = run(&fixture.environment(), &["check"]);
     let said = text(&output);
     assert_eq!(output.status.code(), Some(0), "{said}");

@@ -46,6 +46,7 @@ mod profiles;
 mod readiness;
 mod references;
 mod refusals;
+mod rejecting;
 mod restores;
 mod rotation;
 mod schema;

@@ -2,9 +2,13 @@
 
 pub(super) mod admin;
 
+mod acceptance;
 mod moved;
 
+pub use acceptance::{Acceptance, Started};
 pub use moved::Elsewhere;
+
+pub(super) use acceptance::AcceptedSources;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -184,23 +188,6 @@ impl<'a> Claim<'a> {
         let index = index.ok_or_else(|| Error::Unexpected(format!("a claim names a source with the key {key}")))?;
         Ok(Arc::clone(&self.intervals[index].partition.source))
     }
-}
-
-/// The next offset of each partition of a source; one never read before starts at the offset given with it.
-pub(super) async fn start(
-    session: &mut Session,
-    source: Uuid,
-    partitions: &[(i32, i64)],
-) -> Result<HashMap<i32, i64>, Error> {
-    let (numbers, firsts): (Vec<i32>, Vec<i64>) = partitions.iter().copied().unzip();
-    let rows = session
-        .query(
-            Step::Other("read the progress"),
-            "select * from ingest_start($1, $2, $3)",
-            &[&source, &numbers, &firsts],
-        )
-        .await?;
-    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
 }
 
 /// What is applied of a partition.

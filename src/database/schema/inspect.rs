@@ -64,7 +64,10 @@ const TYPES: [(&str, &str); 9] = [
         "series_id text,defined_columns text[],defined_labels jsonb,seen_columns text[],message_time timestamp with time zone,source_id integer,\
          partition integer,offset bigint",
     ),
-    ("ingest_source", "id integer,pipeline text,cluster_id text,topic text,topic_id text,key uuid"),
+    (
+        "ingest_source",
+        "id integer,pipeline text,cluster_id text,topic text,topic_id text,key uuid,accepted_at timestamp with time zone",
+    ),
     ("time_series_metadata", "labels jsonb"),
 ];
 

@@ -27,9 +27,11 @@ pub const TABLES: [(&str, &str); 11] = [
 
 /// The functions that the worker may call; they run with the rights of their owner. Those of `points.on_duplicate` it may
 /// call with that setting only.
-pub const FUNCTIONS: [&str; 25] = [
+pub const FUNCTIONS: [&str; 27] = [
     "ingest_source_key",
     "ingest_source_number",
+    "ingest_accept_sources",
+    "ingest_acceptance",
     "ingest_start",
     "ingest_probe",
     "ingest_next_offsets",

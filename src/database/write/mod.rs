@@ -192,10 +192,11 @@ impl Database {
         };
         let result = self.watched(attempt).await;
         match &result {
-            Ok(_) => {
+            Ok(written) => {
                 self.record_success(Operation::Write);
                 self.forget_lock_holders();
                 metrics::transaction_took(start.elapsed());
+                self.record_accepted(batch, written).await;
             }
             // Whether another session's lock is in the way of all writes is for the caller to find out.
             Err(failure) if failure.is_lock_timeout() => metrics::database_error(failure.class().as_str()),

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::Sample;
 use super::leaves::{Leaf, Leaves, text_at};
-use super::names::{is_value, quantity_rank, sender_rank, time_rank};
+use super::names::{SURE_QUANTITIES, is_value, quantity_rank, sender_rank, time_rank};
 use super::records::{Record, each, messages, records};
 use super::series::{MAX_LABEL_VALUES, labels, series};
 use super::shape::values;
@@ -96,10 +96,11 @@ fn mapped(mut options: InputOptions, limits: &Limits, samples: &[&Sample]) -> (I
         Some(Time::At { at, .. }) => at.clone(),
         _ => String::new(),
     };
-    long_form(&mut options, &inside, &time_at);
+    let mut omitted = Vec::new();
+    long_form(&mut options, &inside, &time_at, &mut omitted);
     let named = series(&mut options, &inside, &around, &records, &time_at);
     labels(&mut options, &inside, &records, &named, &time_at);
-    let omitted = policies(&mut options, &inside, &named, &time_at);
+    omitted.extend(policies(&mut options, &inside, &named, &time_at));
     (options, omitted)
 }
 
@@ -112,10 +113,19 @@ fn time(inside: &Leaves, around: &Leaves, records: &[Record], limits: &Limits) -
                 // What stands in an array is of a part of the record.
                 let in_array =
                     place.split('/').any(|key| !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_digit()));
-                let rank = time_rank(place).map(|rank| rank + far + if in_array { 50 } else { 0 });
-                (rank, place.matches('/').count(), leaf.place, place.clone(), leaf.is_number())
+                // A date alone is the time of a day's values at best.
+                let is_date = leaf.is_string() && leaf.distinct.iter().all(|text| text.len() <= "2024-05-01".len());
+                let rank = time_rank(place);
+                let rank = rank.map(|rank| rank + far + if in_array { 50 } else { 0 } + if is_date { 60 } else { 0 });
+                (
+                    rank,
+                    place.matches('/').count(),
+                    leaf.place,
+                    place.clone(),
+                    leaf.is_number() || leaf.is_numeric_string(),
+                )
             })
-            // A string may be a time whatever it is called; a number may be anything.
+            // A text may be a time whatever it is called; a number may be anything.
             .filter(|(rank, .., is_number)| rank.is_some() || !is_number)
             .collect::<Vec<_>>()
     };
@@ -125,6 +135,10 @@ fn time(inside: &Leaves, around: &Leaves, records: &[Record], limits: &Limits) -
     candidates.into_iter().find_map(|(.., place, is_number)| {
         let all = records.iter().filter_map(|one| text_at(&one.value, &place).or_else(|| text_at(&one.around, &place)));
         let texts: Vec<String> = all.take(500).collect();
+        // Measurements are not all of one time, unless there are few.
+        if texts.len() >= 10 && texts.iter().all(|text| *text == texts[0]) {
+            return None;
+        }
         form(&texts, is_number, limits).map(|(unit, format)| Time::At {
             at: place,
             unit: unit.map(str::to_owned),
@@ -156,21 +170,25 @@ fn form(texts: &[String], is_number: bool, limits: &Limits) -> Option<(Option<&'
 }
 
 /// The long form, where a record has one number, and a text that says of what.
-fn long_form(options: &mut InputOptions, inside: &Leaves, time_at: &str) {
+fn long_form(options: &mut InputOptions, inside: &Leaves, time_at: &str, omitted: &mut Vec<String>) {
     let is_measured = |place: &str, leaf: &Leaf| place != time_at && (leaf.is_number() || leaf.is_numeric_string());
     let measured: Vec<(&String, &Leaf)> =
         inside.all.iter().filter(|(place, leaf)| is_measured(place, leaf) && inside.is_always_there(leaf)).collect();
     let Some((value, leaf)) = measured.iter().find(|(place, _)| is_value(place)) else { return };
-    let others = measured.iter().filter(|(place, _)| place != value && sender_rank(place).is_none());
-    if others.count() > 0 {
-        return;
-    }
+    let others: Vec<&String> = measured
+        .iter()
+        .filter(|(place, _)| place != value && sender_rank(place).is_none())
+        .map(|(place, _)| *place)
+        .collect();
     let quantities = inside.all.iter().filter(|(_, leaf)| leaf.is_string() && inside.is_always_there(leaf));
     let quantity = quantities
         .filter(|(place, leaf)| *place != time_at && leaf.distinct.len() <= MAX_LABEL_VALUES)
         .filter_map(|(place, leaf)| Some((quantity_rank(place)?, leaf.place, place)))
         .min();
-    if let Some((.., place)) = quantity {
+    // Where the name leaves no doubt, what stands next to the value is of it, such as its quality.
+    let is_sure = |rank: usize| others.is_empty() || rank < SURE_QUANTITIES && others.len() <= 2;
+    if let Some((.., place)) = quantity.filter(|(rank, ..)| is_sure(*rank)) {
+        omitted.extend((!others.is_empty()).then(|| format!("numbers next to the value: {}", listed(&others))));
         (options.column, options.value) = (Some(place.clone()), Some((*value).clone()));
         options.strings = leaf.is_numeric_string().then_some(Strings::Number);
     }

@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::input::pointer::escape;
 
 /// How many different values are counted of one place.
-const MAX_DISTINCT: usize = 2000;
+pub(super) const MAX_DISTINCT: usize = 2000;
 /// How deep values are examined, and how many elements of an array.
 const MAX_DEPTH: usize = 8;
 const MAX_ELEMENTS: usize = 16;
@@ -84,7 +84,7 @@ impl Leaf {
             }
             Value::String(text) => {
                 self.strings += 1;
-                self.numeric_strings += usize::from(text.parse::<f64>().is_ok());
+                self.numeric_strings += usize::from(is_number(text));
                 text.clone()
             }
             Value::Bool(_) => {
@@ -120,6 +120,13 @@ impl Leaf {
     pub(super) fn may_be_name(&self) -> bool {
         self.is_string() || self.numbers > 0 && self.integers == self.seen
     }
+}
+
+/// Returns `true` if a string is a number and not a code that has digits: `00120` is one, and so are words.
+fn is_number(text: &str) -> bool {
+    let digits = text.trim_start_matches(['-', '+']);
+    let is_code = digits.len() > 1 && digits.starts_with('0') && digits.as_bytes()[1].is_ascii_digit();
+    !is_code && text.parse().is_ok_and(f64::is_finite)
 }
 
 /// The value at a pointer, as text.

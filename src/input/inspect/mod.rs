@@ -66,6 +66,8 @@ pub struct Proposal {
     pub rejected: Vec<(String, usize, String)>,
     /// What would be omitted from the stored messages, a sentence each.
     pub omitted: Vec<String>,
+    /// What looks as if the proposal were wrong, a sentence each.
+    pub warnings: Vec<String>,
     /// Some messages, each with its points.
     pub examples: Vec<Example>,
 }
@@ -94,7 +96,7 @@ pub fn inspect(topic: &str, limits: &Limits, samples: &[Sample]) -> Inspection {
         formats.push((format, count));
     }
     let most = formats.into_iter().filter(|(_, count)| *count > 0).max_by_key(|(_, count)| *count);
-    let proposal = most.map(|(format, _)| {
+    let proposal = most.and_then(|(format, _)| {
         let of_format: Vec<&Sample> = samples
             .iter()
             .zip(&shapes)

@@ -1,7 +1,7 @@
 //! What the name of a key says of its value.
 
 /// Names of what sends measurements, the surest first.
-const SENDERS: [&str; 26] = [
+const SENDERS: [&str; 31] = [
     "device",
     "sensor",
     "station",
@@ -27,6 +27,11 @@ const SENDERS: [&str; 26] = [
     "client",
     "addr",
     "tag",
+    "gateway",
+    "gw",
+    "dev",
+    "bn",
+    "equip",
     "id",
 ];
 /// Names of where that is.
@@ -54,6 +59,8 @@ const QUANTITIES: [&str; 17] = [
     "datapoint",
     "item",
 ];
+/// How many of the names of quantities mean nothing else.
+pub(super) const SURE_QUANTITIES: usize = 7;
 /// Names of that value.
 const VALUES: [&str; 8] = ["value", "v", "val", "reading", "measure", "result", "vn", "data"];
 /// Names of arrays of records.
@@ -95,18 +102,33 @@ pub(super) fn words(pointer: &str) -> Vec<String> {
     words
 }
 
+/// The first of the names that is a word of the key, or its end or beginning with what a name is made of, such as `deveui`.
 fn rank(pointer: &str, names: &[&str]) -> Option<usize> {
+    const OF_NAMES: [&str; 7] = ["id", "name", "eui", "uid", "no", "number", "address"];
     let words = words(pointer);
-    // "deveui" and "devicename" are one word to a person only.
     let is_of = |name: &str| {
-        words.iter().any(|word| word == name || name.len() > 3 && (word.starts_with(name) || word.ends_with(name)))
+        words.iter().any(|word| word == name || OF_NAMES.iter().any(|more| word.strip_prefix(name) == Some(*more)))
     };
     names.iter().position(|name| is_of(name))
 }
 
-/// How surely a key names what sends measurements: 0 is the surest.
+/// How surely a key names what sends measurements: 0 is the surest. `device_temp` does not: its last word has to be of a name, or
+/// the sender itself.
 pub(super) fn sender_rank(pointer: &str) -> Option<usize> {
-    rank(pointer, &SENDERS)
+    let words = words(pointer);
+    let last = words.last()?;
+    let names =
+        ["id", "name", "eui", "uid", "uuid", "no", "nr", "number", "address", "addr", "key", "code", "tag", "ref"];
+    let is_name = names.contains(&last.as_str()) || rank(&format!("/{last}"), &SENDERS).is_some();
+    if is_name { rank(pointer, &SENDERS) } else { None }
+}
+
+/// Returns `true` if a number may be a name: its key says so.
+pub(super) fn is_of_numbers_that_name(pointer: &str) -> bool {
+    let words = words(pointer);
+    let is_sender = words.len() == 1 && SENDERS.contains(&words[0].as_str());
+    is_sender
+        || words.last().is_some_and(|last| ["id", "no", "nr", "number", "serial", "address"].contains(&last.as_str()))
 }
 
 pub(super) fn is_place(pointer: &str) -> bool {
@@ -116,8 +138,25 @@ pub(super) fn is_place(pointer: &str) -> bool {
 /// Returns `true` if the key may name each message rather than its sender.
 pub(super) fn may_be_of_message(pointer: &str) -> bool {
     let words = words(pointer);
-    let of_message =
-        ["message", "msg", "event", "request", "trace", "correlation", "transaction", "uuid", "guid", "seq"];
+    let of_message = [
+        "message",
+        "msg",
+        "event",
+        "request",
+        "trace",
+        "correlation",
+        "transaction",
+        "uuid",
+        "guid",
+        "seq",
+        "reading",
+        "record",
+        "sample",
+        "point",
+        "span",
+        "row",
+        "log",
+    ];
     words.iter().any(|word| of_message.contains(&word.as_str())) || words == ["id"]
 }
 
@@ -139,6 +178,29 @@ pub(super) fn is_array_of_records(pointer: &str) -> bool {
 pub(super) fn time_rank(pointer: &str) -> Option<usize> {
     let words = words(pointer);
     let last = words.last()?.as_str();
+    // Times of other things than a measurement.
+    let others = [
+        "until",
+        "valid",
+        "expire",
+        "expires",
+        "expiry",
+        "install",
+        "installed",
+        "boot",
+        "start",
+        "started",
+        "due",
+        "birth",
+        "warranty",
+        "fw",
+        "firmware",
+        "build",
+        "uptime",
+    ];
+    if words.iter().any(|word| others.contains(&word.as_str())) {
+        return None;
+    }
     let all = words.join("");
     let surest = ["timestamp", "ts", "time", "datetime", "t", "date", "epoch", "when"];
     if let Some(rank) = surest.iter().position(|name| *name == all) {

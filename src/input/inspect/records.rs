@@ -16,6 +16,8 @@ pub(super) struct Record {
     pub(super) value: Value,
     pub(super) around: Value,
     pub(super) key: Option<String>,
+    /// The number of its message.
+    pub(super) message: usize,
 }
 
 /// The messages as values: of a change its payload, of an event in headers the data with the attributes around it.
@@ -92,17 +94,17 @@ fn arrays_of_objects(value: &Value, place: &str, found: &mut HashMap<String, usi
 
 pub(super) fn records(format: Format, each: Option<&str>, messages: Vec<(Value, Option<String>)>) -> Vec<Record> {
     let mut records = Vec::new();
-    for (mut around, key) in messages {
+    for (message, (mut around, key)) in messages.into_iter().enumerate() {
         let place = format!("{}{}", place_of_record(format), each.unwrap_or_default());
         let Some(inside) = around.pointer_mut(&place).map(Value::take) else { continue };
         match inside {
             Value::Array(elements) if each.is_some() => {
                 let all = elements.into_iter().filter(Value::is_object);
-                records.extend(all.map(|value| Record { value, around: around.clone(), key: key.clone() }));
+                records.extend(all.map(|value| Record { value, around: around.clone(), key: key.clone(), message }));
             }
             value @ Value::Object(_) => {
                 let around = if place.is_empty() { Value::Null } else { around };
-                records.push(Record { value, around, key });
+                records.push(Record { value, around, key, message });
             }
             _ => {}
         }

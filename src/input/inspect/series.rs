@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use super::leaves::{Leaves, text_at};
-use super::names::{is_place, may_be_of_message, sender_rank};
+use super::leaves::{Leaf, Leaves, MAX_DISTINCT, text_at};
+use super::names::{is_of_numbers_that_name, is_place, may_be_of_message, quantity_rank, sender_rank};
 use super::records::Record;
 use crate::input::options::{Format, InputOptions};
 
@@ -21,7 +21,8 @@ pub(super) fn series(
     let is_used = |place: &str| {
         place == time_at || options.column.as_deref() == Some(place) || options.value.as_deref() == Some(place)
     };
-    let candidates = candidates(options.format, inside, around, is_used);
+    let messages = records.iter().map(|one| one.message).collect::<HashSet<usize>>().len();
+    let candidates = candidates(options.format, (inside, around, messages), is_used);
     let mut named = refining(candidates, records);
     let keyed = records.iter().filter(|one| one.key.as_deref().is_some_and(|key| !key.is_empty())).count();
     options.series = Some(if !named.is_empty() {
@@ -29,23 +30,47 @@ pub(super) fn series(
         named.iter().map(|place| format!("{{{place}}}")).collect::<Vec<_>>().join("/")
     } else if keyed * 100 >= records.len() * 99 && keyed > 0 && options.format != Format::DebeziumJson {
         "{key}".to_owned()
+    } else if let Some((_, place)) = telling(inside, time_at) {
+        named.push(place.clone());
+        format!("{{{place}}}")
     } else {
         "{topic}".to_owned()
     });
     named
 }
 
+/// A text of few different values, which may tell series apart where nothing that is called so does.
+fn telling(inside: &Leaves, time_at: &str) -> Option<(usize, String)> {
+    let of_few = |leaf: &Leaf| leaf.distinct.len() > 1 && leaf.distinct.len() * 5 <= inside.records;
+    let texts = inside.all.iter().filter(|(place, leaf)| {
+        *place != time_at
+            && leaf.is_string()
+            && !leaf.is_numeric_string()
+            && inside.is_always_there(leaf)
+            && of_few(leaf)
+    });
+    texts
+        .filter(|(place, _)| quantity_rank(place).is_none())
+        .map(|(place, leaf)| (leaf.distinct.len(), place.clone()))
+        .max()
+}
+
 /// The places that may name a series, the surest first. `is_used`: what a place is already used for otherwise.
-fn candidates(format: Format, inside: &Leaves, around: &Leaves, is_used: impl Fn(&str) -> bool) -> Vec<String> {
+fn candidates(
+    format: Format,
+    (inside, around, messages): (&Leaves, &Leaves, usize),
+    is_used: impl Fn(&str) -> bool,
+) -> Vec<String> {
     let mut candidates = Vec::new();
-    for (leaves, far) in [(inside, 0), (around, 1)] {
+    for (leaves, far, count) in [(inside, 0, inside.records), (around, 1, messages)] {
         for (place, leaf) in leaves
             .all
             .iter()
             .filter(|(place, leaf)| !is_used(place) && leaf.may_be_name() && leaves.is_always_there(leaf))
         {
-            let is_each_message = leaf.distinct.len() * 10 >= leaves.records * 9 && leaves.records > 20;
-            if is_each_message && may_be_of_message(place) {
+            let is_each = leaf.distinct.len() * 10 >= count.min(MAX_DISTINCT) * 9 && count > 1;
+            let may_name = leaf.is_string() || is_of_numbers_that_name(place);
+            if is_each && may_be_of_message(place) || !may_name {
                 continue;
             }
             let rank = match sender_rank(place) {

@@ -111,3 +111,61 @@ fn what_no_input_reads_is_named() {
     assert_eq!((proposal.stored, proposal.rejected.len()), (2, 1));
     assert!(proposal.text.contains("points_topic = \"t\""));
 }
+
+/// Makes the payload of the message of a number.
+type Payload = Box<dyn Fn(usize) -> String>;
+
+/// The template of the series' ids in what is proposed for messages that `payload` makes.
+fn series_of(payload: impl Fn(usize) -> String) -> String {
+    let payloads: Vec<String> = (0..60).map(payload).collect();
+    let text = inspected(&payloads.iter().map(String::as_str).collect::<Vec<_>>()).proposal.unwrap().text;
+    let line = text.lines().find(|line| line.starts_with("series")).unwrap_or_default();
+    line.to_owned()
+}
+
+#[test]
+fn measurements_and_ids_of_messages_name_no_series() {
+    let ts = |number: usize| START_S + number as i64;
+    let cases: [(&str, Payload); 6] = [
+        (
+            "{/vehicle}",
+            Box::new(move |n| format!(r#"{{"vehicle":"d{}","ts":{},"odometer":{n},"speed":5}}"#, n % 3, ts(n))),
+        ),
+        (
+            "{/device_id}",
+            Box::new(move |n| format!(r#"{{"device_id":"d{}","ts":{},"device_temp":{}}}"#, n % 3, ts(n), n % 4)),
+        ),
+        ("{topic}", Box::new(move |n| format!(r#"{{"ts":{},"barometer":{}}}"#, ts(n), 1000 + n % 3))),
+        ("{topic}", Box::new(move |n| format!(r#"{{"id":"u-{n}","reading_id":"r-{n}","ts":{},"x":1}}"#, ts(n)))),
+        ("{/gw}", Box::new(move |n| format!(r#"{{"gw":"g{}","ts":{},"x":1}}"#, n % 3, ts(n)))),
+        ("{/wer}", Box::new(move |n| format!(r#"{{"wer":"w{}","ts":{},"x":1}}"#, n % 3, ts(n)))),
+    ];
+    for (expected, payload) in cases {
+        assert_eq!(series_of(&payload), format!("series = \"{expected}\""), "{}", payload(0));
+    }
+}
+
+#[test]
+fn times_of_other_things_are_no_times_and_what_collides_is_a_warning() {
+    let proposal = |payload: &dyn Fn(usize) -> String| {
+        let payloads: Vec<String> = (0..60).map(payload).collect();
+        inspected(&payloads.iter().map(String::as_str).collect::<Vec<_>>()).proposal.unwrap()
+    };
+    let other = proposal(&|n| {
+        format!(r#"{{"device":"a","install_date":"2020-01-01","valid_until_time":{},"x":{n}}}"#, START_S + n as i64)
+    });
+    assert!(other.text.contains("time = \"kafka\""), "{}", other.text);
+    let imei = proposal(&|n| format!(r#"{{"imei":"8615360301{:05}","x":{n}}}"#, n % 7));
+    assert!(imei.text.contains("time = \"kafka\"") && imei.text.contains("{/imei}"), "{}", imei.text);
+    let metrics = proposal(&|n| {
+        let metric = ["temp", "hum", "p"][n % 3];
+        format!(r#"{{"device":"a","metric":"{metric}","value":{n},"quality":1,"ts":{}}}"#, START_S + n as i64 / 3)
+    });
+    assert!(metrics.text.contains("column = \"/metric\"") && metrics.warnings.is_empty(), "{:?}", metrics.warnings);
+    assert_eq!(metrics.omitted, ["numbers next to the value: /quality"]);
+    let one_time = proposal(&|n| format!(r#"{{"x":{n},"ts":{}}}"#, START_S + n as i64 / 20));
+    assert_eq!(one_time.warnings.len(), 2, "{:?}", one_time.warnings);
+    let escapes = proposal(&|n| format!("{{\"device\\u009b31m\\u202e\":\"d{}\",\"x\":{n}}}", n % 2));
+    assert!(!escapes.text.contains(['\u{9b}', '\u{202e}']), "{}", escapes.text);
+    assert!(escapes.text.parse::<toml::Table>().is_ok(), "{}", escapes.text);
+}

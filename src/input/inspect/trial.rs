@@ -1,6 +1,6 @@
 //! A proposed input, tried on the sample.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use super::{Example, Proposal, Sample};
@@ -22,10 +22,11 @@ pub(super) fn run(
     topic: &str,
     limits: &Limits,
     samples: &[Sample],
-) -> Proposal {
+) -> Option<Proposal> {
     let native = if options.format == Format::Native { topic } else { "" };
     let foreign: &[InputOptions] = if options.format == Format::Native { &[] } else { std::slice::from_ref(&options) };
-    let inputs = Inputs::compile("", native, foreign).unwrap_or_default();
+    // Keys that no template can name make an input that cannot be compiled: there is none to propose.
+    let inputs = Inputs::compile("", native, foreign).ok()?;
     let mut decoder = Decoder::new(limits.clone(), inputs);
     let source = Arc::new(Source {
         kind: Kind::Other,
@@ -33,17 +34,8 @@ pub(super) fn run(
         topic: topic.to_owned(),
         topic_id: String::new(),
     });
-    let text = text(&options);
-    let mut proposal = Proposal {
-        options,
-        text,
-        stored: 0,
-        points: 0,
-        skipped: 0,
-        rejected: Vec::new(),
-        omitted,
-        examples: Vec::new(),
-    };
+    let mut proposal = untried(options, omitted);
+    let mut collisions = Collisions::default();
     let mut rejected: BTreeMap<String, (usize, String)> = BTreeMap::new();
     for sample in samples {
         let mut points = Points::default();
@@ -58,6 +50,7 @@ pub(super) fn run(
             Ok(Message::PointBatch { .. } | Message::SeriesCreate(_)) => {
                 proposal.stored += 1;
                 proposal.points += points.len();
+                collisions.add(&points);
                 if proposal.examples.len() < EXAMPLES {
                     proposal.examples.push(example(sample, &points));
                 }
@@ -71,7 +64,23 @@ pub(super) fn run(
     }
     proposal.rejected = rejected.into_iter().map(|(why, (count, head))| (why, count, head)).collect();
     proposal.rejected.sort_by_key(|(_, count, _)| std::cmp::Reverse(*count));
-    proposal
+    proposal.warnings = collisions.warnings(&proposal);
+    Some(proposal)
+}
+
+/// A proposal before it is tried.
+fn untried(options: InputOptions, omitted: Vec<String>) -> Proposal {
+    Proposal {
+        text: text(&options),
+        options,
+        stored: 0,
+        points: 0,
+        skipped: 0,
+        rejected: Vec::new(),
+        omitted,
+        warnings: Vec::new(),
+        examples: Vec::new(),
+    }
 }
 
 /// A detail without the place in one message.
@@ -146,7 +155,60 @@ fn text(options: &InputOptions) -> String {
     lines.join("\n") + "\n"
 }
 
-/// A text as TOML writes it.
+/// A text as TOML writes it, in one line, without what would act on a terminal.
 fn quoted(text: &str) -> String {
-    toml::Value::String(text.to_owned()).to_string()
+    let mut quoted = String::from("\"");
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => quoted.extend(['\\', c]),
+            c if c.is_control()
+                || matches!(c, '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}') =>
+            {
+                quoted.push_str(&format!("\\u{:04X}", u32::from(c)));
+            }
+            c => quoted.push(c),
+        }
+    }
+    quoted.push('"');
+    quoted
+}
+
+/// Points of the sample that have the series, column and time of another one, and its series.
+#[derive(Default)]
+struct Collisions {
+    places: HashSet<(String, String, i64)>,
+    series: HashSet<String>,
+    count: usize,
+}
+
+impl Collisions {
+    fn add(&mut self, points: &Points) {
+        for index in 0..points.len() {
+            let (series, column, time, _) = points.get(index);
+            self.count += usize::from(!self.places.insert((series.to_owned(), column.to_owned(), time)));
+            if !self.series.contains(series) {
+                self.series.insert(series.to_owned());
+            }
+        }
+    }
+
+    /// What looks as if the proposal were wrong.
+    fn warnings(&self, proposal: &Proposal) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if self.count * 100 > proposal.points {
+            warnings.push(format!(
+                "{} of {} points have the series, the column and the time of another one: are series, column and time right?",
+                self.count, proposal.points
+            ));
+        }
+        if proposal.stored > 20 && self.series.len() * 10 >= proposal.stored * 9 {
+            warnings.push(format!("{} messages make {} series: is series right?", proposal.stored, self.series.len()));
+        }
+        if self.series.len() == 1 && proposal.options.series.as_deref() == Some("{topic}") {
+            warnings.push(
+                "all messages make one series, of the topic's name: nothing in them names what sends them".to_owned(),
+            );
+        }
+        warnings
+    }
 }

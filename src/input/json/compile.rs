@@ -1,12 +1,12 @@
 //! Compiles a JSON input: its pointers into trees, with the defaults of its format.
 
 use super::plan::{Envelope, JsonPlan, Layout, RecordTime, SeriesName, Tree};
-use crate::input::Strings;
 use crate::input::options::{Format, InputOptions, Time};
 use crate::input::pointer::Pointer;
 use crate::input::problems::Problems;
 use crate::input::template::Template;
 use crate::input::time::TimeForm;
+use crate::input::{Booleans, Strings};
 
 /// The attributes of a CloudEvent that templates and times may point to.
 const ATTRIBUTES: [&str; 6] = ["id", "source", "type", "subject", "time", "dataschema"];
@@ -71,6 +71,7 @@ fn telegraf(options: &InputOptions, problems: &mut Problems) -> Option<JsonPlan>
         long: None,
         labels: Vec::new(),
         strings: options.strings.unwrap_or_default(),
+        skips_messages: true,
         booleans: options.booleans.unwrap_or_default(),
         nested: options.nested.unwrap_or_default(),
     })
@@ -95,6 +96,7 @@ fn prometheus(options: &InputOptions) -> JsonPlan {
         labels: Vec::new(),
         // The adapter writes values as strings, because JSON has no NaN.
         strings: options.strings.unwrap_or(Strings::Number),
+        skips_messages: true,
         booleans: options.booleans.unwrap_or_default(),
         nested: options.nested.unwrap_or_default(),
     }
@@ -105,9 +107,10 @@ fn mapped(options: &InputOptions, problems: &mut Problems) -> Option<JsonPlan> {
     let mut slots = Slots::default();
     let each = options.each.as_ref().and_then(|text| problems.take("each", Pointer::parse(text)));
     let series = match (&options.series, options.format) {
-        (Some(text), _) => problems.take("series", Template::parse(text)),
+        (Some(text), _) => problems.take("series", series_template(text)),
         (None, Format::DebeziumJson) => Template::parse("{topic}").ok(),
-        (None, Format::Cloudevents) => Template::parse("{/source}").ok(),
+        // The event's own source.
+        (None, Format::Cloudevents) => None,
         (None, _) => {
             problems.push(
                 "series",
@@ -117,10 +120,7 @@ fn mapped(options: &InputOptions, problems: &mut Problems) -> Option<JsonPlan> {
         }
     };
     let series = series.map(|template| template.map(|pointer| slots.of(pointer)));
-    let mut labels = Vec::new();
-    for pointer in options.labels.iter().filter_map(|text| problems.take("labels", Pointer::parse(text))) {
-        labels.push((pointer.dotted(), slots.of(pointer)));
-    }
+    let labels = labels(options, &mut slots, problems);
     let long = long_form(options, &mut slots, problems);
     let time = configured_time(options, &mut slots, problems);
     let mut record = Tree::new();
@@ -129,10 +129,16 @@ fn mapped(options: &InputOptions, problems: &mut Problems) -> Option<JsonPlan> {
         (node.slot, node.columns) = (Some(slot), Some(false));
     }
     columns(options, long.is_none(), &mut record, problems);
-    let (layout, event_time) = layout(options.format, each.as_ref(), &mut slots);
-    let time = match event_time {
-        Some(slot) if options.time.is_none() => Some(RecordTime::Slot { slot, form: TimeForm::Text, or_kafka: true }),
-        _ => time,
+    let value = long.as_ref().map(|(_, value)| *value);
+    let (layout, event) = layout(options.format, each.as_ref(), value, &mut slots);
+    let (series, time) = match event {
+        Some((event_time, source)) => {
+            let of_event = || RecordTime::Slot { slot: event_time, form: TimeForm::Text, or_kafka: true };
+            let is_default = options.series.is_none();
+            let series = if is_default { Some(Template::slot(source)) } else { series };
+            (series, if options.time.is_none() { Some(of_event()) } else { time })
+        }
+        None => (series, time),
     };
     Some(JsonPlan {
         layout,
@@ -144,9 +150,52 @@ fn mapped(options: &InputOptions, problems: &mut Problems) -> Option<JsonPlan> {
         long,
         labels,
         strings: options.strings.unwrap_or_default(),
+        // Only if the configuration says so: by default, a mapping that reads nothing must be seen.
+        skips_messages: options.strings == Some(Strings::Skip) || options.booleans == Some(Booleans::Skip),
         booleans: options.booleans.unwrap_or_default(),
         nested: options.nested.unwrap_or_default(),
     })
+}
+
+/// The template of series' ids; one that is a pointer without braces would be the same text for all messages.
+fn series_template(text: &str) -> Result<Template<Pointer>, String> {
+    let template = Template::parse(text)?;
+    if template.is_constant() && (text.starts_with('/') || text.starts_with("{{")) {
+        let inside = text.trim_matches(['{', '}']);
+        return Err(format!("is {text:?}, the same text for every message; write {{{inside}}} for what stands there"));
+    }
+    if template.is_constant() {
+        nameable(text)?;
+    }
+    Ok(template)
+}
+
+/// Checks that a name from the configuration can be one in the tables.
+fn nameable(name: &str) -> Result<(), String> {
+    // As message.max_name_bytes may be at most: what its own value is, messages are compared with.
+    const MAX_BYTES: usize = 1300;
+    if name.contains('\0') {
+        return Err(format!("is {name:?}; PostgreSQL's text cannot hold the character U+0000"));
+    }
+    if name.len() > MAX_BYTES {
+        return Err(format!("has a name of {} bytes; set one of at most {MAX_BYTES}", name.len()));
+    }
+    Ok(())
+}
+
+/// The labels, each its name and its slot.
+fn labels(options: &InputOptions, slots: &mut Slots, problems: &mut Problems) -> Vec<(String, usize)> {
+    let mut labels = Vec::new();
+    for text in &options.labels {
+        let Some(pointer) = problems.take("labels", Pointer::parse(text)) else { continue };
+        let name = pointer.dotted();
+        if labels.iter().any(|(known, _)| *known == name) {
+            problems.push("labels", format!("has two labels {name:?}; remove one"));
+        }
+        problems.take("labels", nameable(&name));
+        labels.push((name, slots.of(pointer)));
+    }
+    labels
 }
 
 /// The time, as far as the configuration says where it stands.
@@ -193,6 +242,10 @@ fn long_form(options: &InputOptions, slots: &mut Slots, problems: &mut Problems)
     } else {
         Template::parse(column)
     };
+    let template = template.and_then(|template| match template.is_constant() {
+        true => nameable(column).map(|()| template),
+        false => Ok(template),
+    });
     let template = problems.take("column", template);
     let value = problems.take("value", Pointer::parse(value));
     Some((template?.map(|pointer| slots.of(pointer)), slots.of(value?)))
@@ -206,34 +259,65 @@ fn columns(options: &InputOptions, is_wide: bool, record: &mut Tree, problems: &
         problems.push("columns", "has both only and except; remove one");
     }
     record.at(&Pointer(Vec::new())).columns = Some(is_wide && columns.only.is_empty());
-    for place in columns.only.iter().filter_map(|text| problems.take("columns.only", Pointer::parse(text))) {
+    let place_of = |key: &str, text: &str, problems: &mut Problems| {
+        let place = problems.take(key, Pointer::parse(text))?;
+        if place.0.is_empty() {
+            problems.push(key, "has \"\", which is the whole record; name a field of it");
+        }
+        Some(place)
+    };
+    for text in columns.rename.keys() {
+        if columns.except.contains(text) {
+            problems.push("columns.rename", format!("has {text:?}, which except removes; remove one"));
+        }
+        let is_within = |only: &String| text == only || text.starts_with(&format!("{only}/"));
+        if !columns.only.is_empty() && !columns.only.iter().any(is_within) {
+            problems
+                .push("columns.rename", format!("has {text:?}, which only does not name; add it there, or remove it"));
+        }
+    }
+    let mut names: Vec<&String> = columns.rename.values().collect();
+    names.sort();
+    if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+        problems.push("columns.rename", format!("has the name {:?} twice; set another one", pair[0]));
+    }
+    for place in columns.only.iter().filter_map(|text| place_of("columns.only", text, problems)).collect::<Vec<_>>() {
         let name = place.dotted();
+        problems.take("columns.only", nameable(&name));
         let node = record.at(&place);
         (node.columns, node.name) = (Some(true), Some(name));
     }
-    for place in columns.except.iter().filter_map(|text| problems.take("columns.except", Pointer::parse(text))) {
+    for place in columns.except.iter().filter_map(|text| place_of("columns.except", text, problems)).collect::<Vec<_>>()
+    {
         record.at(&place).columns = Some(false);
     }
     for (text, name) in &columns.rename {
         if name.is_empty() {
             problems.push("columns.rename", format!("has no name for {text:?}; set one"));
         }
-        if let Some(place) = problems.take("columns.rename", Pointer::parse(text)) {
+        problems.take("columns.rename", nameable(name));
+        if let Some(place) = place_of("columns.rename", text, problems) {
             let node = record.at(&place);
             (node.columns, node.name) = (Some(true), Some(name.clone()));
         }
     }
 }
 
-/// Where the records stand; for an event also the slot of its time.
-fn layout(format: Format, each: Option<&Pointer>, slots: &mut Slots) -> (Layout, Option<usize>) {
+/// Where the records stand; for an event also the slots of its time and of its source. The slot of a record's value, in the
+/// long form, is not read around the record: there it would be another value.
+fn layout(
+    format: Format,
+    each: Option<&Pointer>,
+    value: Option<usize>,
+    slots: &mut Slots,
+) -> (Layout, Option<(usize, usize)>) {
     let is_array = each.is_some();
     let root = Pointer(Vec::new());
     let inside = each.unwrap_or(&root);
     let read = slots.0.clone();
     let around = |places: &[Pointer], prefixes: &[&str]| {
         let mut around = Tree::new();
-        for (slot, place) in read.iter().enumerate() {
+        for (slot, place) in read.iter().enumerate().filter(|(slot, _)| Some(*slot) != value) {
             for prefix in prefixes {
                 around.at(&pointer(prefix).join(place)).slot = Some(slot);
             }
@@ -252,29 +336,28 @@ fn layout(format: Format, each: Option<&Pointer>, slots: &mut Slots) -> (Layout,
         Format::DebeziumJson => {
             let places = ["/payload/after", "/after"].map(|place| pointer(place).join(inside));
             let mut around = around(&places, &["/payload", ""]);
-            let operation = slots.another(pointer("/op"));
+            // A template may point to the operation, too: then both are the same value.
+            let operation = around.at(&pointer("/op")).slot.unwrap_or_else(|| slots.another(pointer("/op")));
             around.at(&pointer("/payload/op")).slot = Some(operation);
             around.at(&pointer("/op")).slot = Some(operation);
             (Layout { around: Some(around), is_array, envelope: Envelope::Change { operation } }, None)
         }
         Format::Cloudevents => {
             let mut around = around(&[pointer("/data").join(inside)], &[""]);
-            let time = slots.another(pointer("/time"));
-            let mut attributes: Vec<(String, usize)> = vec![("ce_time".to_owned(), time)];
+            // Templates and labels may point to these as well: then both are the same value.
+            let [time, source] = ["/time", "/source"].map(|place| {
+                let slot = around.at(&pointer(place)).slot.unwrap_or_else(|| slots.another(pointer(place)));
+                around.at(&pointer(place)).slot = Some(slot);
+                slot
+            });
+            let mut attributes = vec![("ce_time".to_owned(), time), ("ce_source".to_owned(), source)];
             let of_slot = |(slot, place): (usize, &Pointer)| match place.0.as_slice() {
                 [name] if ATTRIBUTES.contains(&name.as_str()) => Some((format!("ce_{name}"), slot)),
                 _ => None,
             };
             attributes.extend(read.iter().enumerate().filter_map(|(slot, place)| of_slot((slot, place))));
-            // A template may point to the time as well: then both are the same value.
-            let own = around.at(&pointer("/time"));
-            let shared = own.slot.replace(time);
-            let event_time = shared.unwrap_or(time);
-            if shared.is_some() {
-                around.at(&pointer("/time")).slot = shared;
-            }
             let envelope = Envelope::Event { attributes, binary: Box::new(plain(true)) };
-            (Layout { around: Some(around), is_array, envelope }, Some(event_time))
+            (Layout { around: Some(around), is_array, envelope }, Some((time, source)))
         }
         _ => (plain(true), None),
     }

@@ -79,7 +79,7 @@ impl JsonScratch {
         }
         if made == Made::Points && self.values == 0 {
             made = Made::Nothing;
-            if self.skipped > 0 && !matches!(plan.layout.envelope, Envelope::Metrics) {
+            if self.skipped > 0 && !plan.skips_messages {
                 let what = format!(
                     "expected a value to store: {} are skipped as strings, booleans, null or nested are set",
                     self.skipped
@@ -161,17 +161,17 @@ impl JsonScratch {
                     Some("c" | "u" | "r") if self.records.is_some() => Ok(None),
                     // A deleted row, a truncated table, and a message of the application have no row afterwards.
                     Some("d" | "t" | "m") => Ok(Some(Made::Nothing)),
-                    Some("c" | "u" | "r") => missing("after, the row"),
+                    Some("c" | "u" | "r") => missing("the row in after"),
                     Some(_) => Err(Fault::new(
                         Reason::Schema,
                         start,
                         "expected one of Debezium's operations in op: c, u, r, d, t or m",
                     )),
-                    None => missing("op, as in a change of Debezium's,"),
+                    None => missing("op, as in a change of Debezium's"),
                 }
             }
             _ if self.records.is_some() => Ok(None),
-            Envelope::Event { .. } => missing("data, as in a CloudEvent,"),
+            Envelope::Event { .. } => missing("data, as in a CloudEvent"),
             Envelope::Plain => {
                 let place =
                     plan.layout.around.iter().flat_map(|tree| &tree.nodes).find_map(|node| node.records.as_deref());

@@ -22,6 +22,8 @@ pub(in crate::input) struct JsonPlan {
     /// Labels: each its name and its slot.
     pub(super) labels: Vec<(String, usize)>,
     pub(super) strings: Strings,
+    /// Whether a message whose values are all skipped is skipped as well, instead of being rejected.
+    pub(super) skips_messages: bool,
     pub(super) booleans: Booleans,
     pub(super) nested: Nested,
 }

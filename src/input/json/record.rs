@@ -2,13 +2,12 @@
 
 use super::JsonScratch;
 use super::plan::{JsonPlan, RecordTime, SeriesName};
-use super::walk::{Scalar, ScalarKind};
+use super::walk::{Scalar, ScalarKind, value_of};
 use crate::input::around::Around;
 use crate::input::labels::{is_number_of_jsonb, quote};
 use crate::input::rules::Rules;
 use crate::input::template::{Lacks, Template};
 use crate::input::time::of_kafka;
-use crate::input::values::{number_of_boolean, number_of_text};
 use crate::message::faults::{checked_name, too_many_points};
 use crate::message::json::{Cursor, Fault};
 use crate::message::{Points, Reason, SeriesIndex};
@@ -30,7 +29,7 @@ impl JsonScratch {
         self.fields.clear();
         self.column.clear();
         self.base = 0;
-        let (start, skipped) = (cursor.position(), self.skipped);
+        let start = cursor.position();
         let peek = cursor.peek()?;
         if peek != jiter::Peek::Object {
             // By its first byte alone, "not json" would be null.
@@ -41,13 +40,14 @@ impl JsonScratch {
         let columns = plan.record.nodes[0].columns == Some(true);
         self.value(plan, &plan.record, Some(0), columns, cursor, rules)?;
         let long = self.long_value(plan, start, rules)?;
-        if self.fields.is_empty() && long.is_none() && self.skipped > skipped {
-            // Nothing of it is stored, so it needs neither a series nor a time.
+        let time = self.time(plan, start, around, rules)?;
+        let mark = points.begin_record();
+        let series = self.series(plan, start, around, rules, points)?;
+        if self.fields.is_empty() && long.is_none() {
+            // A series is not added without a point.
+            points.cut_back(mark);
             return Ok(());
         }
-        let time = self.time(plan, start, around, rules)?;
-        let series = self.series(plan, start, around, rules, points)?;
-        points.begin_record();
         if let Some((value, at)) = long {
             let Some((column, _)) = &plan.long else { return Ok(()) };
             self.column_name.clear();
@@ -71,13 +71,8 @@ impl JsonScratch {
     fn long_value(&mut self, plan: &JsonPlan, start: usize, rules: &Rules) -> Result<Option<(f64, usize)>, Fault> {
         let Some((_, slot)) = &plan.long else { return Ok(None) };
         let Some(scalar) = &self.slots[*slot] else { return Err(missing(plan, *slot, start)) };
-        let (text, at) = (scalar.text(&self.text), scalar.at);
-        let value = match scalar.kind {
-            ScalarKind::Null => Some(f64::NAN),
-            ScalarKind::Boolean => number_of_boolean(text == "true", plan.booleans, at)?,
-            ScalarKind::Text => number_of_text(text, plan.strings, at)?,
-            ScalarKind::Number => Some(number(text, at)?),
-        };
+        let at = scalar.at;
+        let value = value_of(scalar, plan, &self.text).map_err(|fault| fault.at_token(&plan.slot_names[*slot][1..]))?;
         match value {
             Some(value) => {
                 self.values += 1;
@@ -156,7 +151,13 @@ impl JsonScratch {
         let (slots, text) = (&self.slots, &self.text);
         let slot = |number: usize| slots[number].as_ref().map(|scalar| scalar.text(text));
         template.write(&mut self.column_name, around, slot).map_err(|lacks| match lacks {
-            Lacks::Slot(slot) => missing(plan, slot, start),
+            Lacks::Slot(slot) => match &slots[slot] {
+                None => missing(plan, slot, start),
+                Some(empty) => {
+                    let what = format!("{what}: expected a text in {}, found an empty one", plan.slot_names[slot]);
+                    Fault::new(Reason::Schema, empty.at, what)
+                }
+            },
             Lacks::Key => Fault::new(
                 Reason::Schema,
                 start,
@@ -192,18 +193,4 @@ fn write_labels(json: &mut String, labels: &[(String, usize)], slots: &[Option<S
 
 fn missing(plan: &JsonPlan, slot: usize, at: usize) -> Fault {
     Fault::new(Reason::Schema, at, format!("expected {}, which is missing", plan.slot_names[slot]))
-}
-
-/// A number as JSON writes it, or one of Python's words.
-fn number(text: &str, at: usize) -> Result<f64, Fault> {
-    let value = match text {
-        "NaN" => f64::NAN,
-        "Infinity" => f64::INFINITY,
-        "-Infinity" => f64::NEG_INFINITY,
-        _ => match text.parse::<f64>() {
-            Ok(value) if value.is_finite() => value,
-            _ => return Err(Fault::new(Reason::Limits, at, "the number is beyond the range of a double")),
-        },
-    };
-    Ok(value)
 }

@@ -218,7 +218,7 @@ fn a_series_is_named_by_what_a_message_has() {
     assert_eq!(named("{topic:1}-{key}-{header:h}-{/a~1b}", &case), Ok("berlin-k-v-slash".to_owned()));
     assert!(named("{header:g}", &case).unwrap_err().contains("expected the header \"g\""));
     assert!(named("{/n}", &case).unwrap_err().contains("expected /n, which is missing"));
-    assert!(named("{/e}", &case).unwrap_err().contains("expected a name, found an empty string"));
+    assert!(named("{/e}", &case).unwrap_err().contains("series: expected a text in /e, found an empty one"));
 }
 
 #[test]
@@ -272,7 +272,7 @@ fn a_change_of_debeziums_is_its_row_after_it() {
         assert_eq!(rows(toml, &with_schema), ["sensors-1 temp 0 20.5"]);
     }
     assert_eq!(decode_as(&PLAIN, toml, &change("d", "null")).result, Ok(Message::Skipped));
-    assert!(why(toml, &change("c", "null")).contains("expected after, the row"));
+    assert!(why(toml, &change("c", "null")).contains("expected the row in after"));
     assert!(why(toml, &change("x", row)).contains("Debezium's operations"));
     assert!(why(toml, row).contains("expected op"));
     let fault = change("c", &row.replace("1704164645000000", "true"));
@@ -308,7 +308,10 @@ fn what_is_no_record_is_rejected_with_its_place() {
         (r#"{"site":"a","id":"b","ts":1704164645,"x":1} x"#, "syntax:"),
         (r#"{"site":"a","id":"b","x":1}"#, "schema: expected /ts, which is missing (byte 0)"),
         (r#"{"site":"a","id":"b","ts":5e12,"x":1}"#, "time_window: /ts: the timestamp"),
-        (r#"{"site":"a","id":["b"],"ts":1704164645,"x":1}"#, "schema: expected /id, which is missing"),
+        (
+            r#"{"site":"a","id":["b"],"ts":1704164645,"x":1}"#,
+            "schema: /id: expected a string, a number or a boolean, found an array",
+        ),
         (r#"{"site":"a","id":"b","ts":1704164645,"ts":1,"x":1}"#, "schema: /ts: the field is a duplicate"),
         (r#"{"site":"a","id":"b","ts":1704164645,"x":1,"x":2}"#, "schema: the column \"x\" is a duplicate"),
         (r#"{"site":"a","id":"b","ts":1704164645}"#, "schema: expected a value to store, found none"),
@@ -324,6 +327,44 @@ fn what_is_no_record_is_rejected_with_its_place() {
     assert!(why(FLAT, &many).starts_with("too_large: /c20:"), "{}", why(FLAT, &many));
     let long = format!(r#"{{"site":"a","id":"b","ts":1704164645,"{}":1}}"#, "n".repeat(101));
     assert!(why(FLAT, &long).starts_with("limits: /nnn"), "{}", why(FLAT, &long));
+}
+
+#[test]
+fn nothing_vanishes_in_silence() {
+    let each = "format = \"json\"\neach = \"/r\"\nseries = \"{/s}\"\ntime = \"kafka\"\n";
+    let long = format!("{each}column = \"/n\"\nvalue = \"/v\"\n");
+    for (toml, payload, part) in [
+        // Of two arrays of records one would be lost, and of two tags of one name.
+        (each, r#"{"s":"o","r":[{"v":1}],"r":[{"v":2}]}"#, "/r: the field is a duplicate"),
+        (
+            "format = \"telegraf-json\"",
+            r#"{"fields":{"x":1},"name":"m","tags":{"h":"a","h":"b"},"timestamp":1704164645}"#,
+            "the tag is a duplicate",
+        ),
+        // A record whose values are skipped is checked like any other.
+        (each, r#"{"r":[{"a":"x"},{"s":"o","a":1}]}"#, "/r/0: expected /s, which is missing"),
+        // What stands around the records is no value of theirs, and null hides it.
+        (&long, r#"{"s":"o","v":99,"r":[{"n":"x"}]}"#, "expected /v, which is missing"),
+        (each, r#"{"s":"o","r":[{"s":null,"v":1}]}"#, "expected /s, which is missing"),
+        // What is named has to be a text or a number.
+        (each, r#"{"s":{"id":1},"r":[{"v":1}]}"#, "/s: expected a string, a number or a boolean, found an object"),
+    ] {
+        let found = why(toml, payload);
+        assert!(found.contains(part), "{payload}: {found}");
+    }
+    // A place may be both: the time and a column.
+    let both = FLAT.replace("time =", "columns = { only = [\"/ts\", \"/x\"] }\ntime =");
+    let payload = r#"{"site":"a","id":"b","ts":1704164645,"x":1,"y":2}"#;
+    assert_eq!(rows(&both, payload), ["a/b ts 0 1704164645", "a/b x 0 1"]);
+    // What is skipped may hold anything.
+    assert_eq!(rows(FLAT, &payload.replace("\"y\":2", "\"y\":\"\\u0000\"")), ["a/b x 0 1"]);
+    // Only if it is said is a message skipped with its only value.
+    let skips = format!("{long}strings = \"skip\"");
+    let text = r#"{"s":"o","r":[{"n":"x","v":"on"}]}"#;
+    assert_eq!(decode_as(&PLAIN, &skips, text).result, Ok(Message::Skipped));
+    assert!(why(&long, text).contains("expected a value to store"));
+    let event = r#"{"specversion":"1.0","id":"1","type":"t","source":"/outer","data":{"source":"inner","x":1}}"#;
+    assert_eq!(rows("format = \"cloudevents\"", event), ["/outer x 7 1"], "the event's own source");
 }
 
 #[test]
@@ -349,6 +390,20 @@ fn what_is_wrong_with_an_input_is_named_by_its_key() {
         ("format = \"influx\"\nseries = \"a\"", "input \"i\".series: has no effect with the format \"influx\""),
         ("format = \"json\"\nseries = \"a\"\ntime = \"kafka\"\nserie = \"x\"", "unknown field `serie`"),
         ("format = \"jsn\"", "unknown variant `jsn`"),
+        ("format = \"json\"\nseries = \"/s\"\ntime = \"kafka\"", "the same text for every message; write {/s}"),
+        ("format = \"json\"\nseries = \"{{/s}}\"\ntime = \"kafka\"", "the same text for every message; write {/s}"),
+        (
+            "format = \"json\"\nseries = \"{/s}\"\ntime = \"kafka\"\nlabels = [\"/a/b\", \"/a.b\"]",
+            "has two labels \"a.b\"",
+        ),
+        (
+            "format = \"json\"\nseries = \"{/s}\"\ntime = \"kafka\"\ncolumns = { only = [\"/a\"], rename = { \"/b\" = \"x\" } }",
+            "columns.rename: has \"/b\", which only does not name",
+        ),
+        (
+            "format = \"json\"\nseries = \"{/s}\"\ntime = \"kafka\"\ncolumns = { rename = { \"/a\" = \"x\\u0000\" } }",
+            "cannot hold the character U+0000",
+        ),
     ] {
         let found = inputs(&format!("{base}{toml}")).err().unwrap_or_default();
         assert!(found.contains(part), "{toml}: {found}");

@@ -7,11 +7,11 @@ use jiter::Peek;
 
 use super::JsonScratch;
 use super::plan::{JsonPlan, Node, Tree};
-use crate::input::Nested;
 use crate::input::pointer::escape;
 use crate::input::rules::Rules;
 use crate::input::series_id::Tag;
 use crate::input::values::{number_of_boolean, number_of_text};
+use crate::input::{Nested, Strings};
 use crate::message::Reason;
 use crate::message::faults::{checked_name, too_many_points};
 use crate::message::json::{Cursor, Fault};
@@ -99,6 +99,9 @@ impl JsonScratch {
         if let Some(place) = known.and_then(|node| node.records.as_ref()) {
             // Null is as if it were missing.
             if peek != Peek::Null {
+                if self.records.is_some() {
+                    return Err(Fault::new(Reason::Schema, cursor.position(), "the field is a duplicate"));
+                }
                 self.records = Some((cursor.position(), place.clone()));
             }
             return cursor.skip().map(drop);
@@ -108,6 +111,9 @@ impl JsonScratch {
         }
         if known.is_some_and(|node| node.tags) {
             return self.tags(cursor, peek);
+        }
+        if known.is_some_and(|node| node.slot.is_some()) {
+            return Err(cursor.unexpected("a string, a number or a boolean", peek));
         }
         // What a record consists of is not nested in it.
         let is_outermost = depth == 0 || known.is_some_and(|node| node.columns == Some(true));
@@ -228,17 +234,25 @@ impl JsonScratch {
             if self.slots[slot].as_ref().is_some_and(|known| !known.is_around) {
                 return Err(Fault::new(Reason::Schema, at, "the field is a duplicate"));
             }
-            // Null is as if it were missing, so what stands around the record is not hidden by it, except that a value may be null.
+            // Null is as if it were missing, and hides what stands around the record; only a value may be null.
             let is_value = plan.long.as_ref().is_some_and(|(_, value)| *value == slot);
-            if scalar.kind != ScalarKind::Null || is_value {
-                self.slots[slot] = Some(scalar);
-            }
-            return Ok(());
+            let is_column = node.is_some_and(|node| node.columns == Some(true));
+            let value = if is_column { value_of(&scalar, plan, &self.text)? } else { None };
+            self.slots[slot] = (scalar.kind != ScalarKind::Null || is_value).then_some(scalar);
+            return match value {
+                Some(value) => self.add_field(value, at, rules),
+                None => Ok(()),
+            };
         }
         if !columns {
             return cursor.skip().map(drop);
         }
         let value = match peek {
+            // What is skipped may hold anything.
+            Peek::String if plan.strings == Strings::Skip => {
+                cursor.skip()?;
+                None
+            }
             Peek::String => number_of_text(cursor.known_text()?, plan.strings, at)?,
             Peek::True | Peek::False => number_of_boolean(cursor.boolean(peek)?, plan.booleans, at)?,
             // Where the configuration names the column, its value may be unknown; else null may stand for anything.
@@ -288,6 +302,31 @@ impl JsonScratch {
         }
         Ok(())
     }
+}
+
+/// The value of a column that is kept by a slot as well; `None` if it is skipped.
+pub(super) fn value_of(scalar: &Scalar, plan: &JsonPlan, buffer: &str) -> Result<Option<f64>, Fault> {
+    let (text, at) = (scalar.text(buffer), scalar.at);
+    match scalar.kind {
+        ScalarKind::Null => Ok(Some(f64::NAN)),
+        ScalarKind::Boolean => number_of_boolean(text == "true", plan.booleans, at),
+        ScalarKind::Text => number_of_text(text, plan.strings, at),
+        ScalarKind::Number => number(text, at).map(Some),
+    }
+}
+
+/// A number as JSON writes it, or one of Python's words.
+fn number(text: &str, at: usize) -> Result<f64, Fault> {
+    let value = match text {
+        "NaN" => f64::NAN,
+        "Infinity" => f64::INFINITY,
+        "-Infinity" => f64::NEG_INFINITY,
+        _ => match text.parse::<f64>() {
+            Ok(value) if value.is_finite() => value,
+            _ => return Err(Fault::new(Reason::Limits, at, "the number is beyond the range of a double")),
+        },
+    };
+    Ok(value)
 }
 
 fn push(buffer: &mut String, text: &str) -> Range<usize> {

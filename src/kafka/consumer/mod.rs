@@ -157,6 +157,7 @@ impl ConsumerThread {
                     Ok(Command::Rename(member)) => self.rename(member),
                     Ok(Command::Start(starts)) => self.start(starts),
                     Ok(Command::Restart(assigned)) => self.restart(&assigned),
+                    Ok(Command::Hold(assigned)) => self.hold(&assigned),
                     Ok(Command::Commit(offsets)) => self.queue_commits(offsets),
                     Ok(Command::Stop) | Err(mpsc::TryRecvError::Disconnected) => return self.close(),
                     Err(mpsc::TryRecvError::Empty) => break,

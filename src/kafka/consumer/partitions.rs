@@ -83,6 +83,21 @@ impl ConsumerThread {
         }
     }
 
+    /// Stops reading these assignments until they are restarted. What was read of them and not handed on is dropped.
+    pub(super) fn hold(&mut self, assignments: &[Assigned]) {
+        let mut held = TopicPartitionList::new();
+        self.left_at.extend(positions(&self.consumer));
+        for Assigned { partition: TopicPartition { topic, number }, epoch } in assignments {
+            let owned = self.assignment.get(topic, *number).filter(|owned| owned.epoch == *epoch);
+            if owned.and_then(|owned| owned.reader.take()).is_some() {
+                held.add_partition(topic, *number);
+            }
+        }
+        if held.count() > 0 {
+            log_failure("hold partitions", self.consumer.incremental_unassign(&held));
+        }
+    }
+
     /// Begins a new assignment of the partition.
     fn new_epoch(&mut self, partition: &TopicPartition) -> Assigned {
         self.last_epoch += 1;

@@ -180,6 +180,12 @@ fn bounded<'a>(topics: &mut BTreeSet<String>, topic: &'a str) -> &'a str {
     topic
 }
 
+/// Whether all messages of a topic of this input are rejected, or the last ones of a partition of it.
+pub fn input_rejecting(input: &str, topic: &str, is_rejecting: bool) {
+    let labels = [("input", input.to_owned()), ("topic", topic.to_owned())];
+    gauge!(INPUT_REJECTING, &labels).set(f64::from(u8::from(is_rejecting)));
+}
+
 /// `n` points were committed.
 pub fn points_written(n: u64) {
     counter!(POINTS_WRITTEN).increment(n);
@@ -385,6 +391,7 @@ mod tests {
         points_written(1);
         points_skipped(1);
         points_duplicate(1);
+        input_rejecting("feed", "feed", true);
         unknown_fields(1);
         series_conflicts(1);
         dead_letters("feed", "bad-json", 1);

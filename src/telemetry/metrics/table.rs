@@ -7,6 +7,7 @@ pub(super) const KAFKA_UP: &str = "series_ingest_kafka_up";
 pub(super) const REBALANCES: &str = "series_ingest_rebalances_total";
 pub(super) const GAPS: &str = "series_ingest_gaps_total";
 pub(super) const MESSAGES: &str = "series_ingest_messages_total";
+pub(super) const INPUT_REJECTING: &str = "series_ingest_input_rejecting";
 pub(super) const UNKNOWN_FIELDS: &str = "series_ingest_unknown_fields_total";
 pub(super) const SERIES_CONFLICTS: &str = "series_ingest_series_conflicts_total";
 pub(super) const DEAD_LETTERS: &str = "series_ingest_dead_letters_total";
@@ -113,6 +114,12 @@ pub const METRICS: &[Metric] = &[
         kind: Kind::Counter,
         labels: &["input", "topic", "type"],
         help: "Messages read from Kafka; one that is read again counts again",
+    },
+    Metric {
+        name: INPUT_REJECTING,
+        kind: Kind::Gauge,
+        labels: &["input", "topic"],
+        help: "1 while all messages of a topic, or the last ones of a partition of it, are rejected, else 0",
     },
     Metric { name: UNKNOWN_FIELDS, kind: Kind::Counter, labels: &[], help: "Fields of messages that mean nothing" },
     Metric {

@@ -258,6 +258,7 @@ async fn storm(fixture: &Fixture) -> (i64, i64, i64) {
     publish(0..3000);
     let settings = [
         ("SERIES_INGEST__DEAD_LETTER__MAX_ROWS", "500"),
+        ("SERIES_INGEST__MESSAGE__REJECTIONS_BEFORE_PAUSE", "0"),
         ("SERIES_INGEST__BATCH__MAX_BYTES", "1024"),
         ("SERIES_INGEST__DATABASE__WRITERS", "1"),
     ];
