@@ -180,9 +180,9 @@ impl Pipeline {
             self.journaling.set_aside(vec![set], self.open_batch.budget());
             return;
         }
-        let (partition, source) = (TopicPartition::from(set.partition()), Arc::clone(set.source()));
+        let partition = set.partition().clone();
         let counts = self.open_batch.add_read(set);
-        self.guard.record((partition, &source), counts, self.open_batch.last_rejected());
+        self.guard.record(&partition, counts, self.open_batch.last_rejected());
     }
 
     fn count_journaled(&self, set: &MessageSet) {

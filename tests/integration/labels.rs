@@ -1,5 +1,6 @@
 //! The labels of series: of points, of definitions, and of other programs.
 
+use crate::claims::plant;
 use crate::support::fixture::Fixture;
 use crate::support::until;
 use crate::support::worker::Worker;
@@ -194,6 +195,18 @@ async fn only_labels_that_change_wait_for_a_row_that_another_session_has_locked(
     until(60, "it is written when the row is free", async || fixture.count(of_s).await == 3).await;
     assert_eq!(labels(&fixture, "s").await.as_deref(), Some(r#"{"site": "b"}"#));
     assert_eq!(fixture.count("select count(*) from ingest_dead_letter").await, 0);
+    drop(worker);
+    fixture.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn planted_bug_points_change_the_labels_of_a_definition() {
+    let Some((fixture, worker)) = start("label_bug").await else { return };
+    let good = "ingest_without_keys(given.labels, stored.defined_labels)";
+    plant(&fixture.client, "ingest_ensure_series", good, "given.labels").await;
+    define(&fixture, r#"{"site":"defined"}"#).await;
+    send_point(&fixture, r#""site":"a""#).await;
+    assert_eq!(labels(&fixture, "s").await.as_deref(), Some(r#"{"site": "a"}"#), "the bug is caught");
     drop(worker);
     fixture.remove().await;
 }

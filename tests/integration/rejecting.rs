@@ -253,3 +253,18 @@ async fn nothing_is_paused_if_the_configuration_says_never() {
     fixture.broker.delete(&[&topic]).await;
     fixture.remove().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn planted_bug_the_guard_forgets_the_dead_letters_of_the_process_before() {
+    let Some(mut fixture) = Fixture::new("eaten_bug", 1).await else { return };
+    let topic = foreign_topic(&mut fixture, WRONG).await;
+    publish(&fixture, &topic, 0..3000);
+    for rejected in [1000, 2000] {
+        let mut worker = fixture.worker(&[("SERIES_INGEST_PLANTED_BUGS", "guard-forgets-dead-letters")]);
+        until_paused(&worker).await;
+        until(30, "what was let through is written", async || letters(&fixture).await == rejected).await;
+        assert_eq!(worker.terminate(10), Some(0));
+    }
+    fixture.broker.delete(&[&topic]).await;
+    fixture.remove().await;
+}

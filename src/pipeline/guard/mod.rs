@@ -29,7 +29,7 @@ use crate::input::Decoder;
 use crate::kafka::events::{Assigned, Command, Start};
 use crate::kafka::partition::TopicPartition;
 use crate::message::Rejected;
-use crate::raw::{MessageSet, Source};
+use crate::raw::{MessageSet, Partition, Source};
 use crate::telemetry::log_limit::LogLimit;
 use trial::{Admission, Trial};
 
@@ -101,6 +101,11 @@ impl Guard {
         .collect()
     }
 
+    /// Returns `true` if nothing is stopped, and nothing of this source would be.
+    fn is_idle(&self, source: &Arc<Source>) -> bool {
+        self.held.is_empty() && (self.limit == 0 || self.trials.get(source).is_some_and(Trial::is_accepted))
+    }
+
     /// Returns `true` if this assignment of a partition is not read.
     pub(super) fn holds(&self, assigned: &Assigned) -> bool {
         self.held.get(&assigned.partition).is_some_and(|held| assigned.epoch <= held.epoch)
@@ -113,9 +118,12 @@ impl Guard {
     }
 
     /// Records what the messages of a set were.
-    pub(super) fn record(&mut self, set: (TopicPartition, &Arc<Source>), counts: Counts, last: Option<&Rejected>) {
-        let (partition, source) = set;
-        if self.limit == 0 || counts.rejected_last == 0 {
+    pub(super) fn record(&mut self, of: &Partition, counts: Counts, last: Option<&Rejected>) {
+        if self.limit == 0 || (counts.rejected_last == 0 && self.runs.is_empty()) {
+            return;
+        }
+        let (partition, source) = (TopicPartition::from(of), &of.source);
+        if counts.rejected_last == 0 {
             self.runs.remove(&partition);
             return;
         }
@@ -162,6 +170,9 @@ impl Guard {
 impl Pipeline {
     /// Returns what may go on of a set that has come; nothing of the rest is kept, because it is read again.
     pub(super) fn admit(&mut self, set: MessageSet, epoch: u64) -> Option<MessageSet> {
+        if self.guard.is_idle(set.source()) {
+            return Some(set);
+        }
         let partition = TopicPartition::from(set.partition());
         if self.guard.holds(&Assigned { partition: partition.clone(), epoch }) {
             return None;

@@ -67,6 +67,10 @@ impl Trial {
     /// Takes over what the database knows. Its dead letters may be those that were counted here.
     pub(super) fn learn(&mut self, acceptance: Acceptance) {
         self.is_accepted |= acceptance.is_accepted;
+        #[cfg(feature = "planted-bugs")]
+        if crate::planted_bugs::is_on("guard-forgets-dead-letters") {
+            return;
+        }
         self.rejected = self.rejected.max(acceptance.dead_letters);
     }
 
