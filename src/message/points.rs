@@ -22,6 +22,7 @@ pub struct Mark {
     series: usize,
     keys: usize,
     points: usize,
+    labels_before: usize,
 }
 
 /// The points in the order in which they are copied: indices, sorted by series, column and time, bytewise as the database
@@ -109,14 +110,23 @@ impl Points {
     pub fn begin_message(&mut self) -> Mark {
         self.message += 1;
         self.labels_before.clear();
-        Mark { series: self.series.len(), keys: self.keys.len(), points: self.len() }
+        self.mark()
     }
 
     /// Begins a record of a message: from now on each column is named for the first time again.
     /// The mark cuts back to before it.
     pub fn begin_record(&mut self) -> Mark {
         self.message += 1;
-        Mark { series: self.series.len(), keys: self.keys.len(), points: self.len() }
+        self.mark()
+    }
+
+    fn mark(&self) -> Mark {
+        Mark {
+            series: self.series.len(),
+            keys: self.keys.len(),
+            points: self.len(),
+            labels_before: self.labels_before.len(),
+        }
     }
 
     /// The labels of a series, as an object of JSON.
@@ -141,9 +151,9 @@ impl Points {
         self.series.iter().zip(&self.labels).filter_map(|(name, labels)| Some((&**name, labels.as_deref()?)))
     }
 
-    /// Removes what was added since `mark`, the beginning of the last message.
+    /// Removes what was added since `mark`, the beginning of the last message or of a record of it.
     pub fn cut_back(&mut self, mark: Mark) {
-        while let Some((series, before)) = self.labels_before.pop() {
+        for (series, before) in self.labels_before.drain(mark.labels_before..).rev() {
             self.name_bytes += length(before.as_deref());
             let labels = &mut self.labels[series.0 as usize];
             self.name_bytes -= length(std::mem::replace(labels, before).as_deref());
@@ -408,6 +418,14 @@ mod tests {
         assert!((before..before + 200).contains(&points.bytes()), "{} {before}", points.bytes());
         let again = points.series("b");
         assert_eq!(points.labels(again), None);
+        // A record of a message takes only its own back.
+        points.begin_message();
+        points.begin_record();
+        points.set_labels(a, r#"{"x":4}"#);
+        let mark = points.begin_record();
+        points.set_labels(a, r#"{"x":5}"#);
+        points.cut_back(mark);
+        assert_eq!(points.labels(a), Some(r#"{"x":4}"#));
     }
 
     #[test]

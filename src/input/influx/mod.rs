@@ -112,12 +112,8 @@ impl Scratch {
         self.name_and_tags(reader)?;
         points.begin_record();
         self.fields(plan, reader, start, rules, points)?;
-        let time = reader.timestamp()?;
-        if self.values.is_empty() {
-            // Nothing of it is stored, so it needs no time.
-            return Ok(());
-        }
-        let time = match time {
+        // A line whose values are skipped is checked like any other.
+        let time = match reader.timestamp()? {
             Some((text, at)) => timestamp::of_number(text.as_bytes(), plan.unit, at, &rules.limits, "unit")?,
             None => of_kafka(around, start, &rules.limits)?,
         };
