@@ -14,6 +14,7 @@ use crate::config::Config;
 use crate::input::Inputs;
 use crate::kafka::topic_settings::{Answer, Finding, TopicSettings};
 use crate::raw::{Kind, Source};
+use crate::telemetry;
 use crate::telemetry::health::Health;
 use crate::telemetry::log_limit::LogLimit;
 
@@ -70,9 +71,10 @@ pub(super) async fn watch(
             }
         }
         let Found { losses, refusals, is_partial } = found;
-        if let Some(reason) = refusals.first().filter(|_| !is_refusal_logged) {
+        if let Some((_, reason)) = refusals.first().filter(|_| !is_refusal_logged) {
             is_refusal_logged = true;
-            warn!(reason, topics = refusals.len(), "the settings of a topic are not known");
+            let topics = telemetry::list(refusals.iter().map(|(topic, _)| topic.as_str()));
+            warn!(reason, topics, "the settings of a topic are not known");
         }
         if !losses.is_empty() {
             let reason = losses.join("; ");
@@ -94,8 +96,8 @@ pub(super) async fn watch(
 #[derive(Debug, Default)]
 struct Found {
     losses: Vec<String>,
-    /// Why settings are not known.
-    refusals: Vec<String>,
+    /// The topics whose settings are not known, each with the reason.
+    refusals: Vec<(String, String)>,
     /// Whether the settings of some topic of points are not known: what they were is the last that is known.
     is_partial: bool,
 }
@@ -113,7 +115,7 @@ impl Found {
             }
             Answer::Missing => {}
             Answer::Refused(reason) => {
-                self.refusals.push(reason);
+                self.refusals.push((topic.to_owned(), reason));
                 self.is_partial |= has_points;
             }
         }

@@ -232,7 +232,10 @@ async fn a_replay_that_was_killed_goes_on_where_it_was() {
     let client = &away.fixture.client;
     client.batch_execute(stop).await.unwrap();
     for points in [5_000, 20_000] {
-        client.batch_execute("update stop_at set points = points; select pg_advisory_lock(1)").await.unwrap();
+        client
+            .batch_execute(&format!("update stop_at set points = {points}; select pg_advisory_lock(1)"))
+            .await
+            .unwrap();
         let arguments = ["journal", "replay", "--directory", directory];
         let mut replay =
             command(&environment).args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();

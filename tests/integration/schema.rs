@@ -115,11 +115,11 @@ async fn an_incomplete_schema_is_completed_with_what_it_holds_and_the_workers_ro
     let role = format!("{}_worker", fixture.name);
     fixture.client.batch_execute(&format!("create role {role} login")).await.unwrap();
     roles::grant_worker(&fixture.config(&[]), &role).await.unwrap();
-    let held = "insert into ingest_source (pipeline, cluster_id, topic, topic_id) values ('default', 'c', 't', 'i');
+    let held = "insert into ingest_source (pipeline, cluster_id, topic, topic_id) values ('default', 'c', 'TOPIC', 'i');
         insert into ingest_dead_letter (source_id, partition, \"offset\", payload, payload_bytes, reason)
             select id, 0, 7, payload, length(payload), 'unknown_series'
             from ingest_source, convert_to('{\"time_series_id\":\"s\",\"timestamps\":[0],\"columns\":{\"c\":[1]}}', 'UTF8') as payload";
-    fixture.client.batch_execute(held).await.unwrap();
+    fixture.client.batch_execute(&held.replace("TOPIC", &fixture.points_topic)).await.unwrap();
     // A series with points in many chunks, and a foreign key that refuses to delete it.
     let series = "insert into time_series_metadata (id, name, time_column, value_columns) values ('other', 'Other', 'date', '[\"c\"]');
         alter table time_series_data_points drop constraint time_series_data_points_time_series_id_fkey,
