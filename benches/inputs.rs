@@ -201,10 +201,10 @@ fn decode(c: &mut Criterion) {
         samples.sort_by(f64::total_cmp);
         if let Some(seconds) = samples.get(samples.len() / 2) {
             println!(
-                "{}: {:.2} M points/s, {:.3} M messages/s, {:.0} MB/s of a core\n",
+                "{}: {:.2} M points/s, {:.1} k messages/s, {:.0} MB/s of a core\n",
                 shape.name,
                 points as f64 / seconds / 1e6,
-                shape.messages.len() as f64 / seconds / 1e6,
+                shape.messages.len() as f64 / seconds / 1e3,
                 bytes as f64 / seconds / 1e6
             );
         }

@@ -10,9 +10,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytes::BytesMut;
 use series_ingest::batch::Batch;
 use series_ingest::database::write::copy::CopyEncoder;
-use series_ingest::input::{Decoder, Inputs};
+use series_ingest::input::{Decoder, InputOptions, Inputs};
 use series_ingest::message::Limits;
-use series_ingest::raw::Kind;
 use series_ingest::raw::{Budget, MessageSetBuilder, RawMessage, Source};
 
 struct Counting;
@@ -42,10 +41,10 @@ static ALLOCATOR: Counting = Counting;
 const MESSAGES: usize = 20_000;
 const SERIES: usize = 100;
 
-/// The allocations from messages as Kafka has them to the bytes of COPY.
-fn allocations(decoder: &Decoder, payloads: &[String], budget: &Budget) -> usize {
+/// The allocations from messages as Kafka has them to the bytes of COPY, and the number of points.
+fn allocations(decoder: &Decoder, payloads: &[String], budget: &Budget) -> (usize, usize) {
     let source = Arc::new(Source {
-        kind: Kind::Points,
+        kind: decoder.inputs().kind_of("t"),
         cluster_id: "c".to_owned(),
         topic: "t".to_owned(),
         topic_id: "i".to_owned(),
@@ -65,24 +64,86 @@ fn allocations(decoder: &Decoder, payloads: &[String], budget: &Budget) -> usize
     while encoder.encode_into(&mut chunk, 1 << 19) {
         chunk.clear();
     }
-    ALLOCATIONS.load(Ordering::Relaxed) - before
+    (ALLOCATIONS.load(Ordering::Relaxed) - before, batch.points().len())
+}
+
+/// Messages with the input that reads them, none for native ones, and the points of each.
+const SHAPES: [(&str, usize, &str); 13] = [
+    ("", 1, r#"{"type":"point-batch","time_series_id":"SERIES","timestamps":[1735689600],"columns":{"a":[1.5]}}"#),
+    (
+        "",
+        4,
+        r#"{"type":"point-batch","time_series_id":"SERIES","timestamps":[1735689600,1735689601],"columns":{"a":[1.5,2],"b":[null,-3e-7]}}"#,
+    ),
+    (
+        "",
+        1,
+        r#"{"type":"point-batch","time_series_id":"SERIES","points":[{"timestamp":"2025-01-01T00:00:00Z","column_name":"a","value":1}]}"#,
+    ),
+    (
+        "format = 'json'\nseries = '{/s}'\ntime = { at = '/t', unit = 'ms' }\nlabels = ['/s', '/n']\nbooleans = '0-1'\nstrings = 'number'",
+        5,
+        r#"{"s":"SERIES","n":7,"t":1735689600000,"a":1.5,"b":true,"c":"2","d":{"e":[3,4]},"f":null}"#,
+    ),
+    (
+        "format = 'json'\neach = '/r'\nseries = 'x-{/s}.{key}'\ntime = { at = '/t' }\ncolumns = { rename = { '/a' = 'b' } }",
+        2,
+        r#"{"s":"SERIES","r":[{"t":"2025-01-01T00:00:00Z","a":1},{"t":"2025-01-01 00:00:01+00","a":2}]}"#,
+    ),
+    (
+        "format = 'json'\neach = ''\nseries = '{/s}'\ntime = 'kafka'\ncolumn = '/n'\nvalue = '/v'",
+        2,
+        r#"[{"s":"SERIES","n":"a","v":1},{"s":"SERIES","n":"b","v":null}]"#,
+    ),
+    (
+        "format = 'influx'",
+        3,
+        "# c\ncpu,region=eu\\ west,host=SERIES a\\ b=1.5,b=2i,n=\"x\\\"y\" 1735689600000000000\nmem,host=SERIES free=3u",
+    ),
+    (
+        "format = 'telegraf-json'",
+        1,
+        r#"{"fields":{"a":1.5,"b":"x"},"name":"cpu","tags":{"host":"SERIES","a b":"c d"},"timestamp":1735689600}"#,
+    ),
+    (
+        "format = 'telegraf-json'",
+        3,
+        r#"{"metrics":[{"fields":{"a":1.5,"b":2},"name":"cpu","tags":{"host":"SERIES"},"timestamp":1735689600},{"fields":{"a":1},"name":"mem","tags":{},"timestamp":1735689600}]}"#,
+    ),
+    (
+        "format = 'debezium-json'\nseries = '{/source/table}.{/s}'\ntime = { at = '/t', unit = 'us' }",
+        1,
+        r#"{"schema":{"type":"struct"},"payload":{"before":null,"after":{"s":"SERIES","t":1735689600000000,"a":1.5},"source":{"table":"x"},"op":"c"}}"#,
+    ),
+    (
+        "format = 'cloudevents'\nlabels = ['/subject']",
+        2,
+        r#"{"specversion":"1.0","source":"/SERIES","subject":"u","time":"2025-01-01T00:00:00Z","data":{"a":1.5,"b":2}}"#,
+    ),
+    (
+        "format = 'prometheus-json'",
+        1,
+        r#"{"timestamp":"2025-01-01T00:00:00Z","value":"1.5","name":"up","labels":{"__name__":"up","instance":"SERIES"}}"#,
+    ),
+    (
+        "format = 'json'\nseries = '{/s}'\ntime = { at = '/t', format = '%d.%m.%Y %H:%M:%S' }",
+        1,
+        r#"{"s":"SERIES","t":"01.01.2025 00:00:00","a":1.5}"#,
+    ),
+];
+
+fn inputs(keys: &str) -> Inputs {
+    if keys.is_empty() {
+        return Inputs::compile("", "t", &[]).unwrap();
+    }
+    let table: toml::Table = format!("name = 'i'\ntopics = ['t']\n{keys}").parse().unwrap();
+    Inputs::compile("", "", &[table.try_into::<InputOptions>().unwrap()]).unwrap()
 }
 
 #[test]
 fn a_message_of_a_known_series_costs_no_allocation() {
-    let shapes = [
-        (1, r#"{"type":"point-batch","time_series_id":"SERIES","timestamps":[1735689600],"columns":{"a":[1.5]}}"#),
-        (
-            4,
-            r#"{"type":"point-batch","time_series_id":"SERIES","timestamps":[1735689600,1735689601],"columns":{"a":[1.5,2],"b":[null,-3e-7]}}"#,
-        ),
-        (
-            1,
-            r#"{"type":"point-batch","time_series_id":"SERIES","points":[{"timestamp":"2025-01-01T00:00:00Z","column_name":"a","value":1}]}"#,
-        ),
-    ];
     let budget = Budget::new(1 << 30);
-    for (points, shape) in shapes {
+    for (keys, points, shape) in SHAPES {
         let payloads: Vec<String> =
             (0..MESSAGES).map(|number| shape.replace("SERIES", &format!("series-{:04}", number % SERIES))).collect();
         let limits = Limits {
@@ -93,10 +154,12 @@ fn a_message_of_a_known_series_costs_no_allocation() {
             max_us: i64::MAX / 2,
             deny_unknown_fields: false,
         };
-        let decoder = Decoder::new(limits, Inputs::default());
-        allocations(&decoder, &payloads, &budget);
-        let count = allocations(&decoder, &payloads, &budget);
-        println!("{count} allocations for {MESSAGES} messages with {points} points");
+        let decoder = Decoder::new(limits, inputs(keys));
+        let (_, stored) = allocations(&decoder, &payloads, &budget);
+        assert_eq!(stored, points * MESSAGES, "{shape}");
+        let (count, _) = allocations(&decoder, &payloads, &budget);
+        let format = keys.lines().next().filter(|line| !line.is_empty()).unwrap_or("native");
+        println!("{count} allocations for {MESSAGES} messages with {points} points, {format}");
         // A few for each series and column, and the growth of what holds all of them.
         assert!(count < MESSAGES / 20, "{count} allocations for {MESSAGES} messages: {shape}");
     }

@@ -55,7 +55,11 @@ impl Names {
 /// as line protocol cannot say them.
 fn write(id: &mut String, name: &str, tags: &mut [Tag], text: &str) {
     escape(id, name, &[',', ' ']);
-    tags.sort_unstable_by(|a, b| text[a.name.clone()].cmp(&text[b.name.clone()]));
+    let name_of = |tag: &Tag| &text[tag.name.clone()];
+    // Most programs write them sorted.
+    if !tags.is_sorted_by(|a, b| name_of(a) <= name_of(b)) {
+        tags.sort_unstable_by(|a, b| name_of(a).cmp(name_of(b)));
+    }
     for tag in tags.iter().filter(|tag| !tag.value.is_empty()) {
         id.push(',');
         escape(id, &text[tag.name.clone()], &[',', '=', ' ']);
@@ -79,6 +83,10 @@ fn write_labels(json: &mut String, tags: &[Tag], text: &str) {
 }
 
 fn escape(id: &mut String, text: &str, special: &[char]) {
+    if !text.bytes().any(|byte| matches!(byte, b',' | b'=' | b' ' | b'\\')) {
+        id.push_str(text);
+        return;
+    }
     let mut rest = text.chars();
     while let Some(c) = rest.next() {
         // Before these, or at the end, backslashes would be taken for escapes, and make two series one.

@@ -82,12 +82,12 @@ impl TimeForm {
 /// pattern has was checked when it was configured.
 fn of_pattern(pattern: &str, text: &str) -> Result<i64, jiff::Error> {
     let parsed = strtime::parse(pattern, text)?;
-    let moment = match parsed.to_timestamp() {
-        Ok(moment) => moment,
-        Err(_) => {
-            let local = parsed.to_datetime().or_else(|_| parsed.to_date().map(|date| date.at(0, 0, 0, 0)))?;
-            local.to_zoned_datetime(TimeZone::UTC)?.timestamp()
-        }
+    // Asked for first, because an error is allocated.
+    let moment = if parsed.offset().is_some() {
+        parsed.to_timestamp()?
+    } else {
+        let local = if parsed.hour().is_some() { parsed.to_datetime()? } else { parsed.to_date()?.at(0, 0, 0, 0) };
+        local.to_zoned_datetime(TimeZone::UTC)?.timestamp()
     };
     // Towards the past, as everywhere.
     let microseconds = moment.as_nanosecond().div_euclid(1000);

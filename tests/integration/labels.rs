@@ -21,14 +21,18 @@ topics = ["TOPIC.telegraf"]
 format = "telegraf-json"
 "#;
 
-/// A fixture with the two inputs, and a worker.
+/// A fixture with the two inputs, and a worker that writes each message at once.
 async fn start(test: &str) -> Option<(Fixture, Worker)> {
+    start_lingering(test, "0").await
+}
+
+async fn start_lingering(test: &str, linger_ms: &str) -> Option<(Fixture, Worker)> {
     let mut fixture = Fixture::new(test, 1).await?;
     for topic in ["json", "telegraf"] {
         fixture.broker.create(&format!("{}.{topic}", fixture.name), 1, &[]).await;
     }
     fixture.set_config(&INPUTS.replace("TOPIC", &fixture.name));
-    let worker = fixture.worker(&[("SERIES_INGEST__BATCH__LINGER_MS", "0")]);
+    let worker = fixture.worker(&[("SERIES_INGEST__BATCH__LINGER_MS", linger_ms)]);
     Some((fixture, worker))
 }
 
@@ -181,7 +185,8 @@ async fn an_older_definition_changes_no_label() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn only_labels_that_change_wait_for_a_row_that_another_session_has_locked() {
-    let Some((fixture, worker)) = start("label_locks").await else { return };
+    // Long enough for both messages to be in one batch.
+    let Some((fixture, worker)) = start_lingering("label_locks", "500").await else { return };
     send_point(&fixture, r#""site":"a""#).await;
     let other = fixture.connect_to_database(&fixture.name).await;
     other.batch_execute("begin; select from time_series_metadata for no key update").await.unwrap();

@@ -100,7 +100,7 @@ fn escapes_are_read_and_written_as_all_formats_of_metrics_have_them() {
         (r"a b\ c\,d\=e=1", "a b c,d=e 7 1"),
         // A backslash before another character is one.
         (r"a\b\\c,d\e=f\\g h\i=1", r"a\b\\c,d\e=f\\g h\i 7 1"),
-        // Before what is escaped there are two in the id, which would else be the one of other names, too.
+        // Before an escape it has another one before it in the id.
         (r"a\\ b,c=d\\\ e v=1", r"a\\\ b,c=d\\\\\ e v 7 1"),
         (r#"a,b=\" v=1"#, r#"a,b=\" v 7 1"#),
     ] {
@@ -183,11 +183,16 @@ fn booleans_and_strings_are_what_the_input_says() {
 
 #[test]
 fn a_message_of_which_all_is_skipped_is_skipped() {
-    for payload in ["m v=\"x\"", "m v=\"x\",w=true 1\nn v=f", "m v=\"x\" 99999999999999999999999"] {
+    for payload in ["m v=\"x\"", "m v=\"x\",w=true 1\nn v=f", "# c\nm v=\"x\" 1"] {
         let mut points = Points::default();
-        assert_eq!(decode(&mut decoder(""), None, payload.as_bytes(), &mut points), Ok(Message::Skipped), "{payload}");
+        assert_eq!(
+            decode(&mut decoder(""), Some(0), payload.as_bytes(), &mut points),
+            Ok(Message::Skipped),
+            "{payload}"
+        );
         assert!(points.is_empty() && points.series_columns().is_empty());
     }
+    assert!(why("m v=\"x\" 99999999999999999999999").starts_with("time_window: line 1: the timestamp"));
     // A line of it alone has no series.
     let mut points = Points::default();
     decode(&mut decoder(""), Some(0), b"m v=\"x\"\nn w=1", &mut points).unwrap();

@@ -27,6 +27,9 @@ use crate::message::{Points, Reason};
 use plan::{Envelope, Layout};
 use walk::{Field, Scalar};
 
+/// How Telegraf begins a batch.
+const METRICS: &[u8] = b"{\"metrics\":[";
+
 /// Buffers, and what was read of the message and of the record.
 #[derive(Debug, Default)]
 pub(super) struct JsonScratch {
@@ -43,8 +46,8 @@ pub(super) struct JsonScratch {
     /// The names of the keys around a value, each after the one of its outer value; a column's name begins at `base`.
     column: String,
     base: usize,
-    /// Where the records begin, and the place of that; `None` until it is found.
-    records: Option<(usize, String)>,
+    /// Where the records begin, and the node of that; `None` until it is found.
+    records: Option<(usize, usize)>,
     names: Names,
     column_name: String,
     /// Values of the message that are skipped, as the input is configured.
@@ -120,6 +123,9 @@ impl JsonScratch {
             return self.records(plan, layout, cursor, around, rules, points);
         };
         let start = cursor.position();
+        if payload[start..].starts_with(METRICS) && matches!(layout.envelope, Envelope::Metrics) {
+            return self.metrics(plan, cursor, around, rules, points);
+        }
         let peek = cursor.peek()?;
         if peek != Peek::Object {
             // By its first byte alone, "not json" would be null.
@@ -137,10 +143,11 @@ impl JsonScratch {
             return Ok(ended);
         }
         match self.records.take() {
-            Some((at, place)) => {
+            Some((at, node)) => {
                 let mut records = Cursor::at(payload, at);
                 let made = self.records(plan, layout, &mut records, around, rules, points);
-                made.map_err(|fault| fault.at_token(&place[1..]))
+                let place = tree.nodes[node].records.as_deref().unwrap_or_default();
+                made.map_err(|fault| fault.at_token(place.trim_start_matches('/')))
             }
             // One metric alone.
             None => {
@@ -149,6 +156,30 @@ impl JsonScratch {
                 Ok(Made::Points)
             }
         }
+    }
+
+    /// Reads a message that begins with Telegraf's metrics, around which nothing has to be read first: so it is read once.
+    fn metrics(
+        &mut self,
+        plan: &JsonPlan,
+        cursor: &mut Cursor<'_>,
+        around: &Around<'_>,
+        rules: &Rules,
+        points: &mut Points,
+    ) -> Result<Made, Fault> {
+        self.text_around = 0;
+        cursor.first_key()?;
+        let made = self.records(plan, &plan.layout, cursor, around, rules, points);
+        made.map_err(|fault| fault.at_token("metrics"))?;
+        while let Some(key) = cursor.next_key()? {
+            let is_duplicate = key == "metrics";
+            if cursor.peek()? != Peek::Null && is_duplicate {
+                let fault = Fault::new(Reason::Schema, cursor.position(), "the field is a duplicate");
+                return Err(fault.at_token("metrics"));
+            }
+            cursor.skip()?;
+        }
+        Ok(Made::Points)
     }
 
     /// What ends a message before its records are read: there are none, as its format says, or they are missing.

@@ -234,6 +234,17 @@ fn telegrafs_metrics_are_named_as_in_line_protocol() {
     assert_eq!(alone.labels, [r#"cpu,host=a\ b,region=eu {"host":"a b","region":"eu"}"#]);
     let batch = format!(r#"{{"metrics":[{},{}]}}"#, metric("cpu"), metric("mem"));
     assert_eq!(rows(toml, &batch), [r"cpu,host=a\ b,region=eu idle 0 91.5", r"mem,host=a\ b,region=eu idle 0 91.5"]);
+    // However it is written: a batch as Telegraf writes it is read once, another one twice.
+    for written in [
+        format!(r#"{{"a":[1],"metrics":[{}],"b":2}}"#, metric("mem")),
+        format!(r#"{{"metrics":[{}],"b":{{}},"metrics":null}}"#, metric("mem")),
+    ] {
+        assert_eq!(rows(toml, &written), [r"mem,host=a\ b,region=eu idle 0 91.5"], "{written}");
+        let twice = written.replace("\"b\"", "\"metrics\"");
+        assert!(why(toml, &twice).starts_with("schema: /metrics: the field is a duplicate"), "{twice}");
+        let cut = &written[..written.len() - 1];
+        assert!(why(toml, cut).starts_with("syntax: the payload ends inside an object"), "{cut}");
+    }
     let strings = r#"{"fields":{"text":"x"},"name":"n","tags":{},"timestamp":1704164645}"#;
     assert_eq!(decode_as(&PLAIN, toml, strings).result, Ok(Message::Skipped));
     let ms = metric("cpu").replace("1704164645", "1704164645500");

@@ -1,6 +1,5 @@
 //! A value read along a tree of keys: what has a slot is kept as text, what is a column as a number.
 
-use std::fmt::Write as _;
 use std::ops::Range;
 
 use jiter::Peek;
@@ -96,13 +95,13 @@ impl JsonScratch {
     ) -> Result<(), Fault> {
         let peek = cursor.peek()?;
         let known = node.map(|node| &tree.nodes[node]);
-        if let Some(place) = known.and_then(|node| node.records.as_ref()) {
+        if let (Some(number), true) = (node, known.is_some_and(|node| node.records.is_some())) {
             // Null is as if it were missing.
             if peek != Peek::Null {
                 if self.records.is_some() {
                     return Err(Fault::new(Reason::Schema, cursor.position(), "the field is a duplicate"));
                 }
-                self.records = Some((cursor.position(), place.clone()));
+                self.records = Some((cursor.position(), number));
             }
             return cursor.skip().map(drop);
         }
@@ -164,13 +163,11 @@ impl JsonScratch {
         cursor: &mut Cursor<'_>,
         rules: &Rules,
     ) -> Result<(), Fault> {
-        let (mut index, mut key) = (0_usize, String::new());
+        let (mut index, mut buffer) = (0_usize, [0; MAX_DIGITS]);
         let mut next = cursor.first_element()?;
         while next.is_some() {
-            key.clear();
-            // Writing to a String cannot fail.
-            let _ = write!(key, "{index}");
-            let (child, inner, outer) = self.enter(tree, node, columns, &key, cursor.position())?;
+            let key = digits(index, &mut buffer);
+            let (child, inner, outer) = self.enter(tree, node, columns, key, cursor.position())?;
             let read = self.nested(plan, tree, child, (inner, depth), cursor, rules);
             read.map_err(|fault| fault.at_token(index))?;
             self.leave(&outer);
@@ -327,6 +324,24 @@ fn number(text: &str, at: usize) -> Result<f64, Fault> {
         },
     };
     Ok(value)
+}
+
+/// What a number is written as at most.
+const MAX_DIGITS: usize = 20;
+
+/// The number of an element, as a key.
+fn digits(mut number: usize, buffer: &mut [u8; MAX_DIGITS]) -> &str {
+    let mut start = MAX_DIGITS;
+    loop {
+        start -= 1;
+        // The remainder is one digit.
+        buffer[start] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 || start == 0 {
+            break;
+        }
+    }
+    std::str::from_utf8(&buffer[start..]).unwrap_or_default()
 }
 
 fn push(buffer: &mut String, text: &str) -> Range<usize> {
