@@ -28,7 +28,7 @@ pub(super) enum Command {
     Check {
         /// The file, or - for standard input.
         file: PathBuf,
-        /// The input whose format it is; the one of kafka.points_topic by default.
+        /// The input whose format it is; by default the only [[input]], or else that of kafka.points_topic.
         #[arg(long, value_name = "NAME", conflicts_with = "topic")]
         input: Option<String>,
         /// A topic of the input; templates may use it.
@@ -89,7 +89,11 @@ fn topic_of(config: &Config, input: Option<&str>, topic: Option<String>) -> Resu
     }
     let found = match input {
         Some(name) => inputs.by_name(name),
-        None => inputs.by_name(crate::input::POINTS_INPUT).or_else(|| inputs.iter().next()),
+        // A file with one input is about that.
+        None => match config.input.as_slice() {
+            [only] => inputs.by_name(&only.name),
+            _ => inputs.by_name(crate::input::POINTS_INPUT).or_else(|| inputs.iter().next()),
+        },
     };
     let known = || inputs.iter().map(|input| input.name.as_str()).collect::<Vec<_>>().join(", ");
     let found = found.ok_or_else(|| {
@@ -152,6 +156,7 @@ impl Checker {
 /// What became of a message, and its points, a line each.
 fn described(line: usize, decoded: &Result<Message, Rejected>, points: &Points) -> String {
     let what = match decoded {
+        Ok(Message::PointBatch { points: 1 }) => "1 point".to_owned(),
         Ok(Message::PointBatch { points: count }) => format!("{count} points"),
         Ok(Message::SeriesCreate(series)) => format!("the definition of series {}", escaped(&series.id)),
         Ok(Message::Tombstone | Message::Skipped) => "nothing to store, as the input is configured".to_owned(),

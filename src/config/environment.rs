@@ -127,6 +127,11 @@ impl Layers {
     fn set_variable(&mut self, name: &str, parts: &str, text: &str) {
         let mut path: Vec<String> = parts.split("__").map(str::to_ascii_lowercase).collect();
         let known: Vec<&str> = path.iter().map(String::as_str).collect();
+        if known == ["input"] {
+            self.problems
+                .push(name, "cannot be set here; write each input as a section [[input]] of the file of --config");
+            return;
+        }
         if let [section @ .., property] = known.as_slice()
             && is_open(section)
         {

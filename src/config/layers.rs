@@ -146,6 +146,18 @@ impl Layers {
             }
             value => value,
         };
+        if path == [INPUTS] {
+            match inputs(value) {
+                Ok(value) => {
+                    insert(&mut self.values, path, value);
+                    self.sources.set(INPUTS.to_owned(), source.clone());
+                }
+                Err(problems) => {
+                    problems.into_iter().for_each(|(key, text)| self.problems.push(format!("{key} ({source})"), text));
+                }
+            }
+            return;
+        }
         let checked = if path.split_last().is_some_and(|(_, section)| is_open(section)) {
             self.property(path, value)
         } else {
@@ -163,9 +175,6 @@ impl Layers {
 
     /// The value, if it is one of this key.
     fn check(&self, path: &[&str], value: Value) -> Result<Value, String> {
-        if path == [INPUTS] {
-            return inputs(value);
-        }
         let Some(default) = get(&self.defaults, path) else {
             return Err(self.unknown_key(path));
         };
@@ -255,22 +264,46 @@ impl Layers {
     }
 }
 
-/// The value, if it is an array of inputs.
-fn inputs(value: Value) -> Result<Value, String> {
+/// The value, if it is an array of inputs; else all that is wrong with its keys, each with its name.
+fn inputs(value: Value) -> Result<Value, Vec<(String, String)>> {
     let Value::Array(all) = value else {
-        return Err(format!("is {}; write each input as a section [[{INPUTS}]]", kind(&value)));
+        let text = format!("is {}; write each input as a section [[{INPUTS}]]", kind(&value));
+        return Err(vec![(INPUTS.to_owned(), text)]);
     };
-    for (number, one) in all.iter().enumerate() {
-        let name = one.get("name").and_then(Value::as_str);
-        let which = name.map_or_else(|| format!("input[{number}]"), |name| format!("input {name:?}"));
-        if let Err(error) = one.clone().try_into::<InputOptions>() {
-            let message = error.message().trim().to_owned();
-            let mut words = message.split('`').skip(1).step_by(2);
-            let meant = did_you_mean(words.next().unwrap_or_default(), words);
-            return Err(format!("{which}: {message}; docs/inputs.md has the keys of an input{meant}"));
-        }
+    let problems: Vec<(String, String)> =
+        all.iter().enumerate().flat_map(|(number, one)| problems_of_input(number, one)).collect();
+    if problems.is_empty() { Ok(Value::Array(all)) } else { Err(problems) }
+}
+
+/// What is wrong with the keys of one input. Each is tried alone, so that all of them are named at once.
+fn problems_of_input(number: usize, input: &Value) -> Vec<(String, String)> {
+    let name = input.get("name").and_then(Value::as_str);
+    let label = name.map_or_else(|| format!("input[{number}]"), |name| format!("input {name:?}"));
+    let Some(table) = input.as_table() else {
+        return vec![(label, format!("is {}; write each input as a section [[{INPUTS}]]", kind(input)))];
+    };
+    let required = "name = \"\"\ntopics = []\nformat = \"json\"";
+    let Ok(complete) = required.parse::<Table>() else { return Vec::new() };
+    let mut problems = Vec::new();
+    for missing in complete.keys().filter(|key| !table.contains_key(*key)) {
+        problems.push((format!("{label}.{missing}"), "is missing; set it".to_owned()));
     }
-    Ok(Value::Array(all))
+    for (key, value) in table {
+        let mut trial = complete.clone();
+        trial.insert(key.clone(), value.clone());
+        let Err(error) = trial.try_into::<InputOptions>() else { continue };
+        let message = error.message().trim();
+        let mut words = message.split('`').skip(1).step_by(2);
+        let given = words.next().unwrap_or_default();
+        let meant = did_you_mean(given, words);
+        let text = if message.starts_with("unknown field") && given == key {
+            format!("is an unknown key; docs/inputs.md has the keys of an input{meant}")
+        } else {
+            format!("is {}, which it cannot be: {message}{meant}; docs/inputs.md has the keys of an input", kind(value))
+        };
+        problems.push((format!("{label}.{key}"), text));
+    }
+    problems
 }
 
 fn boolean_meant_by(text: &str) -> String {
