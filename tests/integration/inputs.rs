@@ -240,8 +240,7 @@ async fn messages_are_checked_without_a_server() {
     };
     let (code, printed) = check(&["--input", "iot", "--lines", file]);
     assert_eq!(code, Some(65), "{printed}");
-    for part in
-        ["message 1: 1 point", "  iot  2024-05-01T00:00:00Z  x  1", "message 3: rejected, schema: expected /ts"]
+    for part in ["message 1: 1 point", "  iot  2024-05-01T00:00:00Z  x  1", "message 3: rejected, schema: expected /ts"]
     {
         assert!(printed.contains(part), "{part}: {printed}");
     }
