@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 use super::Failure;
 use super::output::{print, print_line};
 use crate::config::Config;
-use crate::input::inspect::{self, Inspection, Proposal, Sample};
-use crate::kafka::sampler::{self, SampledMessage};
+use crate::input::inspect::{self, Inspection, Proposal};
+use crate::kafka::sampler;
 use crate::telemetry::escaped;
 
 /// Look at topics before they are read.
@@ -35,10 +35,9 @@ pub(super) async fn run(config: &Config, command: Command) -> Result<(), Failure
     let (kafka, name) = (config.kafka.clone(), topic.clone());
     let sampled = tokio::task::spawn_blocking(move || sampler::sample(&kafka, &name, limit as usize));
     let sampled = sampled.await.map_err(|failure| Failure::Internal(failure.to_string()))??;
-    let Some(sampled) = sampled else {
+    let Some(samples) = sampled else {
         return Err(Failure::Usage(format!("there is no topic {topic}, or this client may not see it")));
     };
-    let samples: Vec<Sample> = sampled.into_iter().map(sample_of).collect();
     let inspection = inspect::inspect(&topic, &config.message.limits(), &samples);
     if json {
         print_line(document(&topic, samples.len(), &inspection));
@@ -46,11 +45,6 @@ pub(super) async fn run(config: &Config, command: Command) -> Result<(), Failure
         describe(&topic, samples.len(), &inspection);
     }
     Ok(())
-}
-
-fn sample_of(message: SampledMessage) -> Sample {
-    let SampledMessage { partition, offset, time_ms, key, payload, headers } = message;
-    Sample { partition, offset, time_ms, key, payload, headers }
 }
 
 fn describe(topic: &str, count: usize, inspection: &Inspection) {

@@ -13,7 +13,7 @@ use crate::raw::Kind;
 const WINDOW_US: std::ops::Range<i64> = -2_208_988_800_000_000..7_258_118_400_000_000;
 
 /// Small enough that a fuzzer reaches them.
-fn limits() -> Limits {
+pub(super) fn limits() -> Limits {
     Limits {
         max_bytes: 4096,
         max_points: 16,

@@ -33,7 +33,7 @@ impl Rules {
     /// The text that begins at the byte `at`, if it can be a series' id or a column's name.
     pub(super) fn name<'a>(&self, text: &'a str, at: usize) -> Result<&'a str, Fault> {
         if text.as_bytes().contains(&0) {
-            return Err(Fault::new(Reason::Encoding, at, "PostgreSQL's text cannot hold the character U+0000"));
+            return Err(Fault::nul(at));
         }
         checked_name(at, text, self.limits.max_name_bytes)
     }

@@ -22,14 +22,13 @@ pub(super) enum TimeForm {
 impl TimeForm {
     /// Reads the form from what the configuration says.
     pub(super) fn parse(unit: Option<&str>, format: Option<&str>) -> Result<Self, (&'static str, String)> {
-        let known_unit = |word: &str| {
-            Unit::from_word(word).ok_or(("unit", format!("is {word:?}; set \"s\", \"ms\", \"us\" or \"ns\"")))
-        };
         match (unit, format) {
             (Some(_), Some(_)) => {
                 Err(("unit", "is set alongside format; a time is a number or a text, so remove one".to_owned()))
             }
-            (Some(word), None) => Ok(Self::Any { unit: known_unit(word)?, takes_quoted_numbers: true }),
+            (Some(word), None) => {
+                Ok(Self::Any { unit: parse_unit(word).map_err(|text| ("unit", text))?, takes_quoted_numbers: true })
+            }
             (None, None) => Ok(Self::Any { unit: Unit::default(), takes_quoted_numbers: false }),
             (None, Some("rfc3339" | "postgresql")) => Ok(Self::Text),
             (None, Some(pattern)) if pattern.contains('%') => match check_pattern(pattern) {
@@ -124,6 +123,11 @@ fn check_pattern(pattern: &str) -> Result<(), String> {
         return Err("which does not say all of a time of the day".to_owned());
     }
     Ok(())
+}
+
+/// The unit of timestamps that a word of the configuration is.
+pub(super) fn parse_unit(word: &str) -> Result<Unit, String> {
+    Unit::from_word(word).ok_or_else(|| format!("is {word:?}; set \"s\", \"ms\", \"us\" or \"ns\""))
 }
 
 /// The message's own time in Kafka, for what stands at the byte `at`.

@@ -190,20 +190,8 @@ mod tests {
     /// Inputs with these topics, besides the two native ones.
     fn inputs(all: &[(&str, &[&str])]) -> Inputs {
         let options = |(name, topics): &(&str, &[&str])| InputOptions {
-            name: (*name).to_owned(),
             topics: topics.iter().map(|topic| (*topic).to_owned()).collect(),
-            format: Format::Native,
-            each: None,
-            series: None,
-            time: None,
-            columns: None,
-            column: None,
-            value: None,
-            labels: Vec::new(),
-            strings: None,
-            booleans: None,
-            nested: None,
-            unit: None,
+            ..InputOptions::of(name, "", Format::Native)
         };
         Inputs::compile("series", "points", &all.iter().map(options).collect::<Vec<_>>()).unwrap()
     }

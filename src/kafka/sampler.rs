@@ -16,30 +16,14 @@ use super::lookup::{Lookup, TIMEOUT, is_missing_topic};
 use super::partition::{LogRange, TopicPartition};
 use super::settings;
 use crate::config::Kafka;
-
-/// A message as Kafka has it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SampledMessage {
-    /// Its partition.
-    pub partition: i32,
-    /// Its offset.
-    pub offset: i64,
-    /// Kafka's time, in milliseconds since the Unix epoch.
-    pub time_ms: Option<i64>,
-    /// The key.
-    pub key: Option<Vec<u8>>,
-    /// The payload; `None` is a tombstone.
-    pub payload: Option<Vec<u8>>,
-    /// The headers, in the form of [`headers`](crate::raw::headers).
-    pub headers: Option<Vec<u8>>,
-}
+use crate::input::inspect::Sample;
 
 /// Reads at most `limit` of the newest messages of a topic, about as many of each partition; `None` if there is no such topic.
 /// Offsets without a message, after compaction or in transactions, make the sample smaller.
 ///
 /// # Errors
 /// If the brokers do not answer, or librdkafka refuses a property.
-pub fn sample(kafka: &Kafka, topic: &str, limit: usize) -> Result<Option<Vec<SampledMessage>>, KafkaError> {
+pub fn sample(kafka: &Kafka, topic: &str, limit: usize) -> Result<Option<Vec<Sample>>, KafkaError> {
     let lookup = Lookup::new(kafka)?;
     let described = match lookup.topic(topic) {
         Err(error) if is_missing_topic(&error) => return Ok(None),
@@ -83,7 +67,7 @@ fn read(
     consumer: &BaseConsumer<AuthContext>,
     mut ends: BTreeMap<i32, i64>,
     limit: usize,
-) -> Result<Vec<SampledMessage>, KafkaError> {
+) -> Result<Vec<Sample>, KafkaError> {
     let mut messages = Vec::new();
     let mut deadline = Instant::now() + TIMEOUT;
     while !ends.is_empty() && messages.len() < limit {
@@ -97,7 +81,7 @@ fn read(
                 if ends.get(&message.partition()).is_some_and(|end| message.offset() + 1 >= *end) {
                     ends.remove(&message.partition());
                 }
-                messages.push(SampledMessage {
+                messages.push(Sample {
                     partition: message.partition(),
                     offset: message.offset(),
                     time_ms: message.timestamp().to_millis().filter(|time| *time >= 0),

@@ -1,6 +1,6 @@
 //! Questions about topics, each for all of them at once.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::PoisonError;
 use std::time::Instant;
 
@@ -12,7 +12,7 @@ use super::lookup::{Lookup, TIMEOUT, is_missing_topic, is_silence};
 use super::topic_id::{self, Described, Topic};
 
 impl Lookup {
-    /// The topics as the brokers describe them, with one question for all of them.
+    /// The topics as the brokers describe them, with one question for all of them; a name that is given twice is asked for once.
     ///
     /// # Errors
     /// If the brokers do not answer.
@@ -20,7 +20,10 @@ impl Lookup {
         if names.is_empty() {
             return Ok(Vec::new());
         }
-        let described = self.ask(Refused::Topic, |client| topic_id::describe(client.client(), names, TIMEOUT));
+        // librdkafka refuses a list in which a name is a duplicate.
+        let mut seen = HashSet::new();
+        let names: Vec<&str> = names.iter().copied().filter(|name| seen.insert(*name)).collect();
+        let described = self.ask(Refused::Topic, |client| topic_id::describe(client.client(), &names, TIMEOUT));
         self.note_answer(described)
     }
 

@@ -24,6 +24,11 @@ impl Fault {
         Self { reason, what: what.into(), at, path: String::new() }
     }
 
+    /// The fault that a text at the byte `at` has the one character that PostgreSQL cannot store.
+    pub(crate) fn nul(at: usize) -> Self {
+        Self::new(Reason::Encoding, at, "PostgreSQL's text cannot hold the character U+0000")
+    }
+
     /// The fault as seen from one level further out.
     pub(crate) fn under(mut self, step: impl std::fmt::Display) -> Self {
         let dot = if self.path.is_empty() || self.path.starts_with('[') { "" } else { "." };
@@ -78,6 +83,17 @@ impl<'a> Cursor<'a> {
 
     pub(crate) fn peek(&mut self) -> Result<Peek, Fault> {
         self.json.peek().map_err(|error| fault(self.base, error))
+    }
+
+    /// Checks that an object comes next. Another value is skipped first: by its first byte alone, "not json" would be null.
+    pub(crate) fn require_object(&mut self) -> Result<(), Fault> {
+        let peek = self.peek()?;
+        if peek == Peek::Object {
+            return Ok(());
+        }
+        let fault = self.unexpected("an object", peek);
+        self.skip()?;
+        Err(fault)
     }
 
     /// Skips one value; returns where it begins.
@@ -159,7 +175,7 @@ impl<'a> Cursor<'a> {
         let start = self.position();
         let text = self.json.known_str().map_err(|error| fault(base, error))?;
         if text.as_bytes().contains(&0) {
-            return Err(Fault::new(Reason::Encoding, start, "PostgreSQL's text cannot hold the character U+0000"));
+            return Err(Fault::nul(start));
         }
         Ok(text)
     }

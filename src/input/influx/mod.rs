@@ -14,7 +14,7 @@ use super::options::InputOptions;
 use super::problems::Problems;
 use super::rules::Rules;
 use super::series_id::{Names, Tag};
-use super::time::of_kafka;
+use super::time::{of_kafka, parse_unit};
 use crate::message::faults::{checked_name, too_many_points};
 use crate::message::json::Fault;
 use crate::message::timestamp::{self, Unit};
@@ -30,8 +30,7 @@ pub(super) struct InfluxPlan {
 
 impl InfluxPlan {
     pub(super) fn compile(options: &InputOptions, problems: &mut Problems) -> Option<Self> {
-        let unit = options.unit.as_deref().unwrap_or("ns");
-        let unit = Unit::from_word(unit).ok_or_else(|| format!("is {unit:?}; set \"s\", \"ms\", \"us\" or \"ns\""));
+        let unit = parse_unit(options.unit.as_deref().unwrap_or("ns"));
         let policies =
             Policies { strings: options.strings.unwrap_or_default(), booleans: options.booleans.unwrap_or_default() };
         Some(Self { unit: problems.take("unit", unit)?, policies })
@@ -81,7 +80,7 @@ impl Scratch {
         points: &mut Points,
     ) -> Result<Made, Fault> {
         if let Some(at) = payload.find('\0') {
-            return Err(Fault::new(Reason::Encoding, at, "PostgreSQL's text cannot hold the character U+0000"));
+            return Err(Fault::nul(at));
         }
         let mut reader = Reader::new(payload);
         self.count = 0;

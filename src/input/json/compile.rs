@@ -327,8 +327,8 @@ fn layout(
         }
         around
     };
-    let plain = |slots_around: bool| Layout {
-        around: (slots_around && !inside.0.is_empty()).then(|| around(std::slice::from_ref(inside), &[""])),
+    let plain = || Layout {
+        around: (!inside.0.is_empty()).then(|| around(std::slice::from_ref(inside), &[""])),
         is_array,
         envelope: Envelope::Plain,
     };
@@ -356,9 +356,9 @@ fn layout(
                 _ => None,
             };
             attributes.extend(read.iter().enumerate().filter_map(|(slot, place)| of_slot((slot, place))));
-            let envelope = Envelope::Event { attributes, binary: Box::new(plain(true)) };
+            let envelope = Envelope::Event { attributes, binary: Box::new(plain()) };
             (Layout { around: Some(around), is_array, envelope }, Some((time, source)))
         }
-        _ => (plain(true), None),
+        _ => (plain(), None),
     }
 }

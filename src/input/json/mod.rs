@@ -25,7 +25,7 @@ use super::template::header;
 use crate::message::json::{Cursor, Fault};
 use crate::message::{Points, Reason};
 use plan::{Envelope, Layout};
-use walk::{Field, Scalar};
+use walk::{Field, Scalar, Walk};
 
 /// How Telegraf begins a batch.
 const METRICS: &[u8] = b"{\"metrics\":[";
@@ -126,15 +126,9 @@ impl JsonScratch {
         if payload[start..].starts_with(METRICS) && matches!(layout.envelope, Envelope::Metrics) {
             return self.metrics(plan, cursor, around, rules, points);
         }
-        let peek = cursor.peek()?;
-        if peek != Peek::Object {
-            // By its first byte alone, "not json" would be null.
-            let fault = cursor.unexpected("an object", peek);
-            cursor.skip()?;
-            return Err(fault);
-        }
+        cursor.require_object()?;
         std::mem::swap(&mut self.slots, &mut self.slots_around);
-        let walked = self.value(plan, tree, Some(0), false, cursor, rules);
+        let walked = self.walk(Walk { plan, tree, rules }, false, cursor);
         std::mem::swap(&mut self.slots, &mut self.slots_around);
         walked?;
         self.text_around = self.text.len();

@@ -2,7 +2,7 @@
 
 use super::JsonScratch;
 use super::plan::{JsonPlan, RecordTime, SeriesName};
-use super::walk::{Scalar, ScalarKind, value_of};
+use super::walk::{Scalar, ScalarKind, Walk, value_of};
 use crate::input::around::Around;
 use crate::input::labels::{is_number_of_jsonb, quote};
 use crate::input::rules::Rules;
@@ -30,15 +30,9 @@ impl JsonScratch {
         self.column.clear();
         self.base = 0;
         let start = cursor.position();
-        let peek = cursor.peek()?;
-        if peek != jiter::Peek::Object {
-            // By its first byte alone, "not json" would be null.
-            let fault = cursor.unexpected("an object", peek);
-            cursor.skip()?;
-            return Err(fault);
-        }
+        cursor.require_object()?;
         let columns = plan.record.nodes[0].columns == Some(true);
-        self.value(plan, &plan.record, Some(0), columns, cursor, rules)?;
+        self.walk(Walk { plan, tree: &plan.record, rules }, columns, cursor)?;
         let long = self.long_value(plan, start, rules)?;
         let time = self.time(plan, start, around, rules)?;
         let mark = points.begin_record();

@@ -64,6 +64,14 @@ pub(super) struct Field {
     pub(super) at: usize,
 }
 
+/// What a value is read by, all the way down.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Walk<'a> {
+    pub(super) plan: &'a JsonPlan,
+    pub(super) tree: &'a Tree,
+    pub(super) rules: &'a Rules,
+}
+
 /// What was before a key was entered.
 struct Outer {
     len: usize,
@@ -71,30 +79,20 @@ struct Outer {
 }
 
 impl JsonScratch {
-    /// Reads a value. `columns` says whether what stands in it is columns, where the tree does not say.
-    pub(super) fn value(
-        &mut self,
-        plan: &JsonPlan,
-        tree: &Tree,
-        node: Option<usize>,
-        columns: bool,
-        cursor: &mut Cursor<'_>,
-        rules: &Rules,
-    ) -> Result<(), Fault> {
-        self.nested(plan, tree, node, (columns, 0), cursor, rules)
+    /// Reads a value along the whole tree. `columns` says whether what stands in it is columns, where the tree does not say.
+    pub(super) fn walk(&mut self, walk: Walk<'_>, columns: bool, cursor: &mut Cursor<'_>) -> Result<(), Fault> {
+        self.nested(walk, Some(0), (columns, 0), cursor)
     }
 
     fn nested(
         &mut self,
-        plan: &JsonPlan,
-        tree: &Tree,
+        walk: Walk<'_>,
         node: Option<usize>,
         (columns, depth): (bool, usize),
         cursor: &mut Cursor<'_>,
-        rules: &Rules,
     ) -> Result<(), Fault> {
         let peek = cursor.peek()?;
-        let known = node.map(|node| &tree.nodes[node]);
+        let known = node.map(|node| &walk.tree.nodes[node]);
         if let (Some(number), true) = (node, known.is_some_and(|node| node.records.is_some())) {
             // Null is as if it were missing.
             if peek != Peek::Null {
@@ -106,7 +104,7 @@ impl JsonScratch {
             return cursor.skip().map(drop);
         }
         if peek != Peek::Object && peek != Peek::Array {
-            return self.scalar(plan, known, columns, peek, cursor, rules);
+            return self.scalar(walk, known, columns, peek, cursor);
         }
         if known.is_some_and(|node| node.tags) {
             return self.tags(cursor, peek);
@@ -116,8 +114,8 @@ impl JsonScratch {
         }
         // What a record consists of is not nested in it.
         let is_outermost = depth == 0 || known.is_some_and(|node| node.columns == Some(true));
-        let is_flattened = columns && (plan.nested == Nested::Flatten || is_outermost);
-        if !is_flattened && !tree.has_children(node) {
+        let is_flattened = columns && (walk.plan.nested == Nested::Flatten || is_outermost);
+        if !is_flattened && !walk.tree.has_children(node) {
             self.skipped += usize::from(columns);
             return cursor.skip().map(drop);
         }
@@ -127,48 +125,44 @@ impl JsonScratch {
         }
         let within = (is_flattened, depth + 1);
         if peek == Peek::Object {
-            self.object(plan, tree, node, within, cursor, rules)
+            self.object(walk, node, within, cursor)
         } else {
-            self.array(plan, tree, node, within, cursor, rules)
+            self.array(walk, node, within, cursor)
         }
     }
 
     fn object(
         &mut self,
-        plan: &JsonPlan,
-        tree: &Tree,
+        walk: Walk<'_>,
         node: Option<usize>,
         (columns, depth): (bool, usize),
         cursor: &mut Cursor<'_>,
-        rules: &Rules,
     ) -> Result<(), Fault> {
         let mut at = cursor.next_quote();
-        let mut next = cursor.first_key()?.map(|key| self.enter(tree, node, columns, key, at)).transpose()?;
+        let mut next = cursor.first_key()?.map(|key| self.enter(walk.tree, node, columns, key, at)).transpose()?;
         while let Some((child, inner, outer)) = next {
-            self.nested(plan, tree, child, (inner, depth), cursor, rules)
+            self.nested(walk, child, (inner, depth), cursor)
                 .map_err(|fault| fault.at_token(escape(&cursor.key_at(at))))?;
             self.leave(&outer);
             at = cursor.next_quote();
-            next = cursor.next_key()?.map(|key| self.enter(tree, node, columns, key, at)).transpose()?;
+            next = cursor.next_key()?.map(|key| self.enter(walk.tree, node, columns, key, at)).transpose()?;
         }
         Ok(())
     }
 
     fn array(
         &mut self,
-        plan: &JsonPlan,
-        tree: &Tree,
+        walk: Walk<'_>,
         node: Option<usize>,
         (columns, depth): (bool, usize),
         cursor: &mut Cursor<'_>,
-        rules: &Rules,
     ) -> Result<(), Fault> {
         let (mut index, mut buffer) = (0_usize, [0; MAX_DIGITS]);
         let mut next = cursor.first_element()?;
         while next.is_some() {
             let key = digits(index, &mut buffer);
-            let (child, inner, outer) = self.enter(tree, node, columns, key, cursor.position())?;
-            let read = self.nested(plan, tree, child, (inner, depth), cursor, rules);
+            let (child, inner, outer) = self.enter(walk.tree, node, columns, key, cursor.position())?;
+            let read = self.nested(walk, child, (inner, depth), cursor);
             read.map_err(|fault| fault.at_token(index))?;
             self.leave(&outer);
             index += 1;
@@ -198,8 +192,7 @@ impl JsonScratch {
                 }
                 None => {
                     if key.as_bytes().contains(&0) {
-                        let what = "PostgreSQL's text cannot hold the character U+0000";
-                        return Err(Fault::new(Reason::Encoding, at, what));
+                        return Err(Fault::nul(at));
                     }
                     if self.column.len() > self.base {
                         self.column.push('.');
@@ -218,12 +211,11 @@ impl JsonScratch {
 
     fn scalar(
         &mut self,
-        plan: &JsonPlan,
+        Walk { plan, rules, .. }: Walk<'_>,
         node: Option<&Node>,
         columns: bool,
         peek: Peek,
         cursor: &mut Cursor<'_>,
-        rules: &Rules,
     ) -> Result<(), Fault> {
         let at = cursor.position();
         if let Some(slot) = node.and_then(|node| node.slot) {

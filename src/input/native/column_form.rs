@@ -94,7 +94,7 @@ fn column(
 ) -> Result<Option<KeyIndex>, Fault> {
     let Some(found) = name_found else { return Ok(None) };
     if found.as_bytes().contains(&0) {
-        return Err(Fault::new(Reason::Encoding, at, "PostgreSQL's text cannot hold the character U+0000"));
+        return Err(Fault::nul(at));
     }
     Ok(Some(points.key(series, checked_name(at, found, limits.max_name_bytes)?)))
 }

@@ -46,7 +46,7 @@ pub(super) fn read(cursor: &mut Cursor<'_>, limits: &Limits) -> Result<String, F
 
 fn check_key(at: usize, key: &str, limits: &Limits) -> Result<(), Fault> {
     if key.as_bytes().contains(&0) {
-        return Err(Fault::new(Reason::Encoding, at, "PostgreSQL's text cannot hold the character U+0000"));
+        return Err(Fault::nul(at));
     }
     checked_name(at, key, limits.max_name_bytes).map(drop)
 }

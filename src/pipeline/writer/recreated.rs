@@ -55,10 +55,7 @@ impl Writer {
         if sources.is_empty() {
             return sources;
         }
-        // Of a topic that was recreated there may be two sources, and librdkafka refuses a name that is given twice.
-        let mut names: Vec<String> = sources.iter().map(|source| source.topic.clone()).collect();
-        names.sort();
-        names.dedup();
+        let names: Vec<String> = sources.iter().map(|source| source.topic.clone()).collect();
         let ids = self.topic_ids(&names.into()).await;
         sources.retain(|source| source.was_recreated(ids.get(&source.topic).map(String::as_str)));
         sources
