@@ -63,10 +63,28 @@ language sql as $$
     on conflict (id) do update set updated_at = series.updated_at where false
 $$;
 
--- Creates or updates series by their definitions, if these are newer than the stored ones; p_columns holds JSON arrays,
--- p_message_ms Kafka's times, p_labels JSON objects, or NULL where a definition leaves the labels as they are. Of two definitions the one with the later Kafka time is newer, then the one with the higher
--- offset. Returns how many of them differ from what another message says of the same series. The rows of time_series_metadata
--- are locked before those of ingest_series, as by a program that deletes a series.
+-- Returns definitions as rows, one for each place of the arrays. p_columns holds JSON arrays, p_message_ms Kafka's times, and
+-- p_labels JSON objects, or NULL if a definition leaves the labels unchanged.
+create function ingest_parse_definitions(
+    p_ids text[], p_names text[], p_descriptions text[], p_time_columns text[], p_columns text[],
+    p_message_ms bigint[], p_sources uuid[], p_partitions integer[], p_offsets bigint[], p_labels text[])
+returns table (
+    id text, name text, description text, time_column text, columns text[], message_time timestamptz,
+    source_id integer, partition integer, "offset" bigint, labels jsonb)
+language sql stable as $$
+    select
+        id, name, description, coalesce(time_column, 'timestamp'),
+        array(select json_array_elements_text(columns::json)), to_timestamp(message_ms / 1000.0),
+        ingest_source_number(source_key), partition, "offset", labels::jsonb
+    from unnest(p_ids, p_names, p_descriptions, p_time_columns, p_columns,
+                p_message_ms, p_sources, p_partitions, p_offsets, p_labels)
+        as t (id, name, description, time_column, columns, message_ms, source_key, partition, "offset", labels)
+$$;
+
+-- Creates or updates series by their definitions, given as to ingest_parse_definitions, if these are newer than the stored ones.
+-- Of two definitions the one with the later Kafka time is newer, then the one with the higher offset. Returns how many of them
+-- differ from what another message says of the same series. The rows of time_series_metadata are locked before those of
+-- ingest_series, as by a program that deletes a series.
 create function ingest_define_series(
     p_ids text[], p_names text[], p_descriptions text[], p_time_columns text[], p_columns text[],
     p_message_ms bigint[], p_sources uuid[], p_partitions integer[], p_offsets bigint[], p_labels text[] default '{}')
@@ -78,14 +96,9 @@ declare
     freed bigint;
 begin
     with given as (
-        select
-            id, name, description, coalesce(time_column, 'timestamp') as time_column,
-            array(select json_array_elements_text(columns::json)) as columns,
-            to_timestamp(message_ms / 1000.0) as message_time,
-            ingest_source_number(source_key) as source_id, partition, "offset", labels::jsonb as labels
-        from unnest(p_ids, p_names, p_descriptions, p_time_columns, p_columns,
-                    p_message_ms, p_sources, p_partitions, p_offsets, p_labels)
-            as t (id, name, description, time_column, columns, message_ms, source_key, partition, "offset", labels)
+        select * from ingest_parse_definitions(
+            p_ids, p_names, p_descriptions, p_time_columns, p_columns, p_message_ms, p_sources, p_partitions, p_offsets,
+            p_labels)
     ), definition as (
         select distinct on (id collate "C") *
         from given
@@ -108,14 +121,9 @@ begin
     perform ingest_lock_or_create_series(p_ids);
 
     with given as (
-        select
-            id, name, description, coalesce(time_column, 'timestamp') as time_column,
-            array(select json_array_elements_text(columns::json)) as columns,
-            to_timestamp(message_ms / 1000.0) as message_time,
-            ingest_source_number(source_key) as source_id, partition, "offset", labels::jsonb as labels
-        from unnest(p_ids, p_names, p_descriptions, p_time_columns, p_columns,
-                    p_message_ms, p_sources, p_partitions, p_offsets, p_labels)
-            as t (id, name, description, time_column, columns, message_ms, source_key, partition, "offset", labels)
+        select * from ingest_parse_definitions(
+            p_ids, p_names, p_descriptions, p_time_columns, p_columns, p_message_ms, p_sources, p_partitions, p_offsets,
+            p_labels)
     ), definition as (
         select distinct on (id collate "C") *
         from given
@@ -154,7 +162,7 @@ begin
                 >= (stored.message_time, stored."offset", stored.partition, stored.source_id)
         returning series_id, ingest_value_columns(defined_columns, seen_columns) as value_columns
     ), after as (
-        -- The labels of points and of other programs stay; those that a definition has had and has no longer go.
+        -- The labels of points and of other programs stay; those that only the previous definition had are removed.
         select definition.*, newer.value_columns, case when labelled.id is null then series.labels else
             nullif(ingest_without_keys(series.labels, labelled.before) || labelled.labels, '{}') end as all_labels
         from definition join newer on newer.series_id = definition.id
@@ -317,8 +325,8 @@ declare
     function_name text;
 begin
     foreach function_name in array array[
-        'ingest_series_changes', 'ingest_parse_columns', 'ingest_lock_or_create_series', 'ingest_define_series',
-        'ingest_ensure_series', 'ingest_columns_changed', 'ingest_series_removed', 'ingest_series_truncated'
+        'ingest_series_changes', 'ingest_parse_columns', 'ingest_lock_or_create_series', 'ingest_parse_definitions',
+        'ingest_define_series', 'ingest_ensure_series', 'ingest_columns_changed', 'ingest_series_removed', 'ingest_series_truncated'
     ] loop
         execute format(
             'alter function %I security definer set search_path = %I, pg_temp', function_name, current_schema());
