@@ -6,26 +6,68 @@ use crate::message::json::{Cursor, Fault};
 use crate::message::timestamp::Unit;
 use crate::raw::Kind;
 
-/// The names of the fields that mean something; others are skipped.
-const FIELDS: [&str; 12] = [
-    "type",
-    "time_series_id",
-    "timestamp_unit",
-    "timestamps",
-    "columns",
-    "points",
-    "id",
-    "name",
-    "description",
-    "time_column",
-    "value_columns",
-    "labels",
-];
+/// A field that means something; others are skipped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Field {
+    Type,
+    TimeSeriesId,
+    TimestampUnit,
+    Timestamps,
+    Columns,
+    Points,
+    Id,
+    Name,
+    Description,
+    TimeColumn,
+    ValueColumns,
+    Labels,
+}
+
+impl Field {
+    const ALL: [Self; 12] = [
+        Self::Type,
+        Self::TimeSeriesId,
+        Self::TimestampUnit,
+        Self::Timestamps,
+        Self::Columns,
+        Self::Points,
+        Self::Id,
+        Self::Name,
+        Self::Description,
+        Self::TimeColumn,
+        Self::ValueColumns,
+        Self::Labels,
+    ];
+
+    /// The field of this name.
+    fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|field| field.name() == name)
+    }
+
+    /// Its name in a message.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Type => "type",
+            Self::TimeSeriesId => "time_series_id",
+            Self::TimestampUnit => "timestamp_unit",
+            Self::Timestamps => "timestamps",
+            Self::Columns => "columns",
+            Self::Points => "points",
+            Self::Id => "id",
+            Self::Name => "name",
+            Self::Description => "description",
+            Self::TimeColumn => "time_column",
+            Self::ValueColumns => "value_columns",
+            Self::Labels => "labels",
+        }
+    }
+}
 
 /// Where each field's value begins in the message.
 pub(super) struct Fields<'a> {
     message: &'a [u8],
-    starts: [Option<usize>; FIELDS.len()],
+    /// By a field's number.
+    starts: [Option<usize>; Field::ALL.len()],
     /// The byte after the object.
     end: usize,
 }
@@ -34,7 +76,7 @@ impl<'a> Fields<'a> {
     /// Finds the fields of a message; those that mean nothing are added to `unknown`, or denied. A message that is not JSON is
     /// rejected for that, whatever else is wrong with it.
     pub(super) fn find(message: &'a [u8], deny: bool, unknown: &mut usize) -> Result<Self, Fault> {
-        let mut starts = [None; FIELDS.len()];
+        let mut starts = [None; Field::ALL.len()];
         let mut cursor = Cursor::at(message, 0);
         let peek = cursor.peek()?;
         if peek != jiter::Peek::Object {
@@ -45,30 +87,30 @@ impl<'a> Fields<'a> {
             return Err(fault);
         }
         let mut not_of_the_contract = None;
-        let mut index = |key: &str, at: usize, fault: &mut Option<Fault>| {
-            let index = FIELDS.iter().position(|field| *field == key);
-            if index.is_none()
+        let mut parse = |key: &str, at: usize, fault: &mut Option<Fault>| {
+            let field = Field::parse(key);
+            if field.is_none()
                 && let Err(denied) = count_unknown(key, at, deny, unknown)
             {
                 fault.get_or_insert(denied);
             }
-            index
+            field
         };
         let mut at = cursor.next_quote();
-        let mut next = cursor.first_key()?.map(|key| index(key, at, &mut not_of_the_contract));
+        let mut next = cursor.first_key()?.map(|key| parse(key, at, &mut not_of_the_contract));
         while let Some(field) = next {
             let start = cursor.skip().map_err(|fault| match field {
-                Some(field) => fault.under(FIELDS[field]),
+                Some(field) => fault.under(field.name()),
                 None => fault,
             })?;
             if let Some(field) = field
-                && starts[field].replace(start).is_some()
+                && starts[field as usize].replace(start).is_some()
             {
-                let fault = Fault::new(Reason::Schema, start, "the field is a duplicate").under(FIELDS[field]);
+                let fault = Fault::new(Reason::Schema, start, "the field is a duplicate").under(field.name());
                 not_of_the_contract.get_or_insert(fault);
             }
             at = cursor.next_quote();
-            next = cursor.next_key()?.map(|key| index(key, at, &mut not_of_the_contract));
+            next = cursor.next_key()?.map(|key| parse(key, at, &mut not_of_the_contract));
         }
         let end = cursor.position();
         cursor.finish()?;
@@ -79,18 +121,17 @@ impl<'a> Fields<'a> {
     }
 
     /// A cursor at a field's value; `None` if the message has no such field.
-    pub(super) fn cursor(&self, field: &str) -> Option<Cursor<'a>> {
-        let start = FIELDS.iter().zip(self.starts).find_map(|(name, start)| (*name == field).then_some(start)?)?;
-        Some(Cursor::at(self.message, start))
+    pub(super) fn cursor(&self, field: Field) -> Option<Cursor<'a>> {
+        Some(Cursor::at(self.message, self.starts[field as usize]?))
     }
 
     /// As [`Fields::cursor`], with null as if the field were missing: so do Java and Go write what is not set.
-    pub(super) fn not_null(&self, field: &str) -> Option<Cursor<'a>> {
+    pub(super) fn not_null(&self, field: Field) -> Option<Cursor<'a>> {
         self.cursor(field).filter(|cursor| !self.message[cursor.position()..].starts_with(b"null"))
     }
 
     /// As [`Fields::cursor`]; a fault if the message has no such field.
-    pub(super) fn required(&self, field: &str) -> Result<Cursor<'a>, Fault> {
+    pub(super) fn required(&self, field: Field) -> Result<Cursor<'a>, Fault> {
         self.cursor(field).ok_or_else(|| self.missing(field))
     }
 
@@ -100,13 +141,13 @@ impl<'a> Fields<'a> {
     }
 
     /// The fault that a field is missing.
-    pub(super) fn missing(&self, field: &str) -> Fault {
-        missing(self.end(), field)
+    pub(super) fn missing(&self, field: Field) -> Fault {
+        missing(self.end(), field.name())
     }
 
     /// What the message is: what its `type` says, or else what is in its topic.
     pub(super) fn kind(&self, of_topic: Kind) -> Result<Kind, Fault> {
-        let Some(mut cursor) = self.cursor("type") else { return Ok(of_topic) };
+        let Some(mut cursor) = self.cursor(Field::Type) else { return Ok(of_topic) };
         let at = cursor.position();
         let Some(word) = cursor.optional_text().map_err(|fault| fault.under("type"))? else { return Ok(of_topic) };
         Kind::from_word(word).ok_or_else(|| {
@@ -116,7 +157,7 @@ impl<'a> Fields<'a> {
 
     /// The unit of its timestamps.
     pub(super) fn unit(&self) -> Result<Unit, Fault> {
-        let Some(mut cursor) = self.cursor("timestamp_unit") else { return Ok(Unit::default()) };
+        let Some(mut cursor) = self.cursor(Field::TimestampUnit) else { return Ok(Unit::default()) };
         let at = cursor.position();
         let word = cursor.optional_text().map_err(|fault| fault.under("timestamp_unit"))?;
         let Some(word) = word else { return Ok(Unit::default()) };

@@ -24,7 +24,7 @@ use crate::message::faults::{checked_name, quoted, too_many_columns};
 use crate::message::json::Fault;
 use crate::message::{Limits, Message, Points, Reason, Rejected, SeriesCreate};
 use crate::raw::{Kind, headers};
-use fields::Fields;
+use fields::{Field, Fields};
 
 /// The header by which a producer may say of which version of the contract a message is.
 pub const VERSION_HEADER: &str = "series-ingest-version";
@@ -101,25 +101,25 @@ impl NativeDecoder {
 
     fn series_create(&self, fields: &Fields<'_>) -> Result<SeriesCreate, Fault> {
         let limit = self.rules.limits.max_name_bytes;
-        let mut id = fields.required("id")?;
+        let mut id = fields.required(Field::Id)?;
         let at = id.position();
         let id =
             id.text().and_then(|text| checked_name(at, text, limit)).map_err(|fault| fault.under("id"))?.to_owned();
-        let text = |field: &str| -> Result<Option<String>, Fault> {
+        let text = |field: Field| -> Result<Option<String>, Fault> {
             let Some(mut cursor) = fields.cursor(field) else { return Ok(None) };
-            let text = cursor.optional_text().map_err(|fault| fault.under(field))?;
+            let text = cursor.optional_text().map_err(|fault| fault.under(field.name()))?;
             Ok(text.map(str::to_owned))
         };
-        let time_column = text("time_column")?;
-        if let (Some(column), Some(cursor)) = (&time_column, fields.cursor("time_column")) {
+        let time_column = text(Field::TimeColumn)?;
+        if let (Some(column), Some(cursor)) = (&time_column, fields.cursor(Field::TimeColumn)) {
             checked_name(cursor.position(), column, limit).map_err(|fault| fault.under("time_column"))?;
         }
         Ok(SeriesCreate {
-            name: text("name")?,
-            description: text("description")?,
+            name: text(Field::Name)?,
+            description: text(Field::Description)?,
             time_column,
             value_columns: self.value_columns(fields).map_err(|fault| fault.under("value_columns"))?,
-            labels: match fields.cursor("labels") {
+            labels: match fields.cursor(Field::Labels) {
                 Some(mut cursor) => {
                     let labels = labels::read(&mut cursor, &self.rules.limits);
                     Some(labels.map_err(|fault| fault.under("labels"))?)
@@ -133,7 +133,7 @@ impl NativeDecoder {
     fn value_columns(&self, fields: &Fields<'_>) -> Result<Vec<String>, Fault> {
         let mut columns: Vec<String> = Vec::new();
         let mut seen = HashSet::new();
-        let Some(mut cursor) = fields.cursor("value_columns") else { return Ok(columns) };
+        let Some(mut cursor) = fields.cursor(Field::ValueColumns) else { return Ok(columns) };
         if cursor.peek()? == jiter::Peek::Null {
             return Ok(columns);
         }
@@ -163,7 +163,7 @@ impl NativeDecoder {
     fn point_batch(&mut self, fields: &Fields<'_>, points: &mut Points) -> Result<usize, Fault> {
         let before = points.len();
         let unit = fields.unit()?;
-        let mut id = fields.required("time_series_id")?;
+        let mut id = fields.required(Field::TimeSeriesId)?;
         let at = id.position();
         let id = id.text().and_then(|text| checked_name(at, text, self.rules.limits.max_name_bytes));
         let id = id.map_err(|fault| fault.under("time_series_id"))?;
@@ -172,7 +172,7 @@ impl NativeDecoder {
             return Err(Fault::new(Reason::UnknownSeries, at, what).under("time_series_id"));
         }
         let series = points.series(id);
-        match (fields.not_null("points"), fields.not_null("timestamps"), fields.not_null("columns")) {
+        match (fields.not_null(Field::Points), fields.not_null(Field::Timestamps), fields.not_null(Field::Columns)) {
             (Some(mut rows), None, None) => {
                 let (limits, unknown) = (&self.rules.limits, &mut self.unknown_fields);
                 let added = row_form::add_points(&mut rows, series, unit, limits, unknown, points);
@@ -191,8 +191,8 @@ impl NativeDecoder {
                     "expected points, or timestamps and columns, not both",
                 ));
             }
-            (None, None, Some(_)) => return Err(fields.missing("timestamps")),
-            (None, Some(_), None) => return Err(fields.missing("columns")),
+            (None, None, Some(_)) => return Err(fields.missing(Field::Timestamps)),
+            (None, Some(_), None) => return Err(fields.missing(Field::Columns)),
             (None, None, None) => {
                 let what = "expected timestamps and columns, or points: all are missing";
                 return Err(Fault::new(Reason::Schema, fields.end(), what));
