@@ -1,8 +1,8 @@
-//! What the messages of a set were, by kinds.
+//! Counts of a set's messages, by type.
 
 use crate::raw::Kind;
 
-/// What the messages of a set were.
+/// Counts of a set's messages, by type.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Counts {
     /// Messages with points.
@@ -11,18 +11,18 @@ pub struct Counts {
     pub series_creates: usize,
     /// Null payloads.
     pub tombstones: usize,
-    /// Messages of which nothing is stored, as their input is configured.
+    /// Messages of which nothing is stored, as configured for their input.
     pub skipped: usize,
     /// Messages that cannot be read.
     pub rejected: usize,
-    /// Those of them after which none came that can.
+    /// Rejected messages after the last one that was not.
     pub rejected_last: usize,
-    /// Fields of all of them that mean nothing.
+    /// Unknown fields in all messages.
     pub unknown_fields: usize,
 }
 
 impl Counts {
-    /// Each count with the word for its kind, as in the metrics.
+    /// Each count with the name of its type, as in the metrics.
     pub fn by_type(&self) -> [(&'static str, usize); 5] {
         [
             (Kind::Points.as_str(), self.point_batches),

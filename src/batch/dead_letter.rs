@@ -1,15 +1,15 @@
-//! A message that cannot be written, as the database and the topic of dead letters get it.
+//! A message that cannot be written, as stored in the database and published to the dead-letter topic.
 
 use crate::message::Rejected;
 use crate::raw::{MessageAt, RawMessage};
 
-/// How much of a rejected message's key and payload a dead letter keeps, in bytes each.
+/// Maximum length of a rejected message's key and of its payload in a dead letter, in bytes each.
 pub const DEAD_LETTER_PAYLOAD_BYTES: usize = 64 * 1024;
 
 /// A message that cannot be written, with the reason.
 #[derive(Debug, Clone)]
 pub struct DeadLetter {
-    /// Where the message stands.
+    /// The message's position and time.
     pub at: MessageAt,
     /// The head of its key, at most [`DEAD_LETTER_PAYLOAD_BYTES`].
     pub key: Option<Vec<u8>>,
@@ -43,7 +43,7 @@ impl DeadLetter {
         }
     }
 
-    /// The memory it holds, in bytes, with what the statement that stores it takes of it once more.
+    /// The memory it uses, in bytes, including the copy in the statement that stores it.
     pub fn bytes(&self) -> usize {
         let length = |bytes: &Option<Vec<u8>>| bytes.as_ref().map_or(0, Vec::len);
         let held = length(&self.key) + length(&self.payload) + length(&self.headers);

@@ -17,15 +17,16 @@ use crate::raw::{Budget, Charge, Interval, MessageAt, MessageSet, Partition, Raw
 pub use counts::Counts;
 pub use dead_letter::{DEAD_LETTER_PAYLOAD_BYTES, DeadLetter};
 
-/// How many holes [`Batch::set_aside`] leaves in a partition. Progress holds 1024 islands above them, of several batches.
+/// Maximum number of holes that [`Batch::set_aside`] leaves in a partition. Progress holds 1024 islands above them, of several
+/// batches.
 pub const MAX_HOLES: usize = 128;
 
-/// A `series-create` with the place and time that make it newer or older than another.
+/// A `series-create` with the position and time by which definitions are ordered.
 #[derive(Debug, Clone)]
 pub struct Definition {
-    /// What the message says.
+    /// The content of the message.
     pub series: SeriesCreate,
-    /// Where it stands.
+    /// Its position and time.
     pub at: MessageAt,
 }
 
@@ -43,7 +44,7 @@ pub struct Batch {
     point_ends: Vec<u32>,
     oldest_ms: Option<i64>,
     raw_bytes: usize,
-    /// What definitions and dead letters hold besides the raw messages.
+    /// The memory of definitions and dead letters besides the raw messages, in bytes.
     other_bytes: usize,
     charge: Option<Charge>,
 }
@@ -71,7 +72,7 @@ impl Batch {
         Self { charge: Some(budget.charge(0)), ..Self::new(decoder) }
     }
 
-    /// Decodes the messages of `set` and adds them; answers what they were.
+    /// Decodes the messages of `set` and adds them; returns their counts.
     pub fn push(&mut self, set: MessageSet) -> Counts {
         let mut counts = Counts::default();
         for message in set.messages() {
@@ -118,7 +119,7 @@ impl Batch {
                 self.dead_letters.push(letter);
             }
         }
-        // As the indices of points, bounded far below what 32 bits count.
+        // Bounded far below 2^32, as are the indices of points.
         self.point_ends.push(self.points.len() as u32);
     }
 
@@ -147,17 +148,17 @@ impl Batch {
         self.sets.iter().map(MessageSet::len).sum()
     }
 
-    /// The memory of the raw messages, of definitions and of dead letters, in bytes; points are counted by themselves.
+    /// The memory of the raw messages, of definitions and of dead letters, in bytes; points are counted separately.
     pub fn message_bytes(&self) -> usize {
         self.raw_bytes + self.other_bytes
     }
 
-    /// The oldest message's Kafka time, in milliseconds since the Unix epoch; `None` where no message has one.
+    /// The oldest message's Kafka time, in milliseconds since the Unix epoch; `None` if no message has one.
     pub fn oldest_ms(&self) -> Option<i64> {
         self.oldest_ms
     }
 
-    /// Returns `true` if it has as much as one transaction is to have: this many points, or messages of this many bytes.
+    /// Returns `true` if it is large enough for one transaction: it has this many points, or messages of this many bytes.
     pub fn is_full(&self, max_points: usize, max_bytes: usize) -> bool {
         self.points.len() >= max_points || self.message_bytes() >= max_bytes
     }
@@ -215,7 +216,7 @@ impl Batch {
         self
     }
 
-    /// A batch for each partition; `None` if there is one only.
+    /// A batch for each partition; `None` if there is only one.
     pub fn by_partition(&self) -> Option<Vec<Self>> {
         let mut intervals = self.intervals();
         intervals.sort_by(Interval::partition_order);
@@ -235,7 +236,7 @@ impl Batch {
         Self { decoder, ..self.empty() }.with(self, &self.intervals())
     }
 
-    /// At most `count` batches of about as many messages each, that cover together what this one covers, in its order.
+    /// At most `count` batches of about as many messages each, which together cover what this one covers, in its order.
     pub fn split_into(&self, count: usize) -> Vec<Self> {
         let size = self.message_count().div_ceil(count.max(1)).max(1);
         let mut pieces = Vec::new();
@@ -259,13 +260,13 @@ impl Batch {
         pieces
     }
 
-    /// The message that the point at `index` came from, as its number in this batch.
+    /// The number in this batch of the message that the point at `index` came from.
     pub fn message_of_point(&self, index: usize) -> Option<usize> {
         let message = self.point_ends.partition_point(|end| *end as usize <= index);
         (message < self.point_ends.len()).then_some(message)
     }
 
-    /// The batch without the message of this number, and that message alone; `None` where there is no other.
+    /// The batch without the message of this number, and that message alone; `None` if there is no other.
     pub fn without_message(&self, number: usize) -> Option<(Self, Self)> {
         if self.message_count() < 2 {
             return None;
@@ -295,8 +296,9 @@ impl Batch {
         Some((rest, alone))
     }
 
-    /// The batch without those messages for which `aside` says so, by their numbers, and these as sets of their own; together
-    /// they cover what the batch covers. After [`MAX_HOLES`] of them in a partition, the rest of it goes with them.
+    /// The batch without the messages whose number is `true` in `aside`, and those messages as separate sets; together they
+    /// cover what the batch covers. After [`MAX_HOLES`] of them in a partition, the rest of the partition is set aside as
+    /// well.
     pub fn set_aside(&self, aside: &[bool]) -> (Self, Vec<MessageSet>) {
         let (mut others, mut sets) = (self.empty(), Vec::new());
         let mut holes: HashMap<&Partition, usize> = HashMap::new();
@@ -330,7 +332,7 @@ impl Batch {
         (others, sets)
     }
 
-    /// The number of the message at this place; `None` where it is not in the batch.
+    /// The number of the message at this place; `None` if it is not in the batch.
     pub fn number_of(&self, at: &MessageAt) -> Option<usize> {
         let mut before = 0;
         for set in &self.sets {
@@ -344,7 +346,7 @@ impl Batch {
         None
     }
 
-    /// The message of this number as a dead letter; `None` where there is none.
+    /// The message of this number as a dead letter; `None` if there is none.
     pub fn dead_letter_of(&self, number: usize, rejected: Rejected) -> Option<DeadLetter> {
         let mut before = 0;
         for set in &self.sets {
@@ -356,7 +358,7 @@ impl Batch {
         None
     }
 
-    /// A charge to the same budget, for what is made of the batch while it is written.
+    /// A charge to the same budget, for the memory that writing the batch needs.
     pub fn another_charge(&self) -> Option<Charge> {
         self.charge.as_ref().map(Charge::another)
     }

@@ -191,7 +191,7 @@ fn memory_is_charged_until_the_last_part_is_gone() {
 }
 
 proptest! {
-    /// Halving again and again loses and doubles nothing, and the positions between messages stay covered.
+    /// Repeated halving loses and duplicates nothing, and the positions between messages stay covered.
     #[test]
     fn halves_cover_what_the_whole_covers(
         offsets in prop::collection::btree_set(0_i64..100, 1..40),

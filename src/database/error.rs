@@ -1,4 +1,4 @@
-//! What can go wrong with the database, and how it is reported; `class` has what it means for a batch.
+//! Errors of the database, and how they are reported; `class` has what they mean for a batch.
 
 use std::borrow::Cow;
 
@@ -30,10 +30,10 @@ pub enum Error {
         /// tokio-postgres's error.
         source: tokio_postgres::Error,
     },
-    /// No connection could be had.
+    /// No connection was available.
     #[error("get a connection: {}", describe_pool(.0))]
     Pool(#[from] PoolError),
-    /// No server took a connection.
+    /// No server accepted a connection.
     #[error("connect to {tried}")]
     Connect {
         /// tokio-postgres's error.
@@ -55,9 +55,9 @@ pub enum Error {
     /// The server refuses more messages of a batch than one transaction makes dead letters of.
     #[error("the database refuses {refused} of {of} messages")]
     TooManyRefused {
-        /// How many were refused until it was given up.
+        /// Number of messages refused until the transaction was given up.
         refused: usize,
-        /// How many were tried.
+        /// Number of messages tried.
         of: usize,
     },
     /// The tables of dead letters are locked, which only these messages need.
@@ -68,10 +68,10 @@ pub enum Error {
         /// The server's answer.
         failure: Box<Self>,
     },
-    /// What was known of series is out of date.
+    /// The remembered state of series is out of date.
     #[error("another program has deleted or changed series meanwhile")]
     SeriesChanged,
-    /// A pooler is between.
+    /// There is a pooler that shares sessions.
     #[error(
         "database.url leads to a pooler that gives each transaction another session (pool_mode = transaction or statement), \
          and series-ingest needs one that stays: set pool_mode = session there for this database, or connect to PostgreSQL \
@@ -86,11 +86,11 @@ pub enum Error {
     Unexpected(String),
 }
 
-/// How much of a message of the server's is kept, in bytes.
+/// Maximum length of a server's message that is kept, in bytes.
 const MAX_MESSAGE_BYTES: usize = 1024;
 
 impl Error {
-    /// What the failure means for the batch that met it.
+    /// What the failure means for the batch in question.
     pub fn class(&self) -> Class {
         match self {
             Self::TimedOut { .. } => Class::Outage,
@@ -130,8 +130,8 @@ impl Error {
     }
 
     /// Returns `true` if the server refuses a dead letter or its count, or does not store it in time. What is missing, not
-    /// allowed or away counts as well, because a trigger of an operator may need it, and nothing may stop the place of last
-    /// resort.
+    /// allowed or unavailable counts as well, because a trigger of an operator may need it, and nothing may stop the place of
+    /// last resort.
     pub(super) fn is_refused_letter(&self) -> bool {
         let Self::Server { step, source } = self else { return false };
         let Some(answer) =
@@ -142,13 +142,13 @@ impl Error {
         self.refuses_letter() || self.is_canceled() || is_of_foreign_server(answer)
     }
 
-    /// Returns `true` if the COMMIT failed in a way that a deferred trigger on dead letters may be the cause of.
+    /// Returns `true` if the COMMIT failed in a way that a deferred trigger on dead letters may have caused.
     pub(super) fn may_be_refused_letter(&self) -> bool {
         matches!(self, Self::Server { step, .. } if *step == Step::Commit) && self.refuses_letter()
     }
 
     fn refuses_letter(&self) -> bool {
-        // Those of our own functions and of the transaction's state are no trigger's.
+        // Codes of our own functions and of the transaction's state do not come from a trigger.
         let is_own = |answer: &DbError| matches!(answer.code().code().get(..2), Some("IC" | "25"));
         match self.class() {
             Class::Data => true,
@@ -157,7 +157,7 @@ impl Error {
         }
     }
 
-    /// The same failure, with the letters that were being stored if it is a lock that they need.
+    /// The same failure; if it is a lock timeout, with the letters that were being stored.
     pub(super) fn of_letters(self, letters: &[&DeadLetter]) -> Self {
         if !self.is_lock_timeout() {
             return self;
@@ -165,7 +165,7 @@ impl Error {
         Self::LettersLocked { at: letters.iter().map(|letter| letter.at.clone()).collect(), failure: Box::new(self) }
     }
 
-    /// The messages that became dead letters and met a lock on the tables of these.
+    /// The messages that became dead letters and could not be stored because of a lock.
     pub fn locked_letters(&self) -> &[MessageAt] {
         match self {
             Self::LettersLocked { at, .. } => at,
@@ -198,8 +198,8 @@ impl Error {
         text
     }
 
-    /// Returns `true` if the server refuses this client itself, or this client the server: by its credentials or by TLS. No
-    /// other outage ends only when an operator fixes something.
+    /// Returns `true` if the server refuses this client, or this client the server, because of credentials or TLS. No other
+    /// outage ends only when an operator fixes something.
     pub fn is_refusal(&self) -> bool {
         let (Self::Server { source, .. } | Self::Connect { source, .. } | Self::Pool(PoolError::Backend(source))) =
             self
@@ -210,13 +210,13 @@ impl Error {
             || tls::explain(source).is_some()
     }
 
-    /// Returns `true` if the server, or a pooler, has as many connections as it takes of this role, database or in all.
+    /// Returns `true` if the server, or a pooler, has reached its limit of connections, in all or for this role or database.
     pub fn is_out_of_connections(&self) -> bool {
         matches!(self, Self::Connect { .. } | Self::Pool(PoolError::Backend(_)))
             && self.answer().is_some_and(|answer| is_out_of_connections(answer.code().code(), answer.message()))
     }
 
-    /// Returns `true` if the lock of another session was waited for unsuccessfully.
+    /// Returns `true` if waiting for another session's lock has timed out.
     pub fn is_lock_timeout(&self) -> bool {
         self.answer().is_some_and(|answer| *answer.code() == SqlState::LOCK_NOT_AVAILABLE)
     }
@@ -233,21 +233,21 @@ impl Error {
         self.answer().is_some_and(|answer| codes.contains(&answer.code().code()))
     }
 
-    /// Returns `true` if the server goes on with this connection, whose transaction can be ended then.
+    /// Returns `true` if the server keeps this connection open, so that its transaction can be ended.
     pub(super) fn leaves_the_connection(&self) -> bool {
         matches!(self, Self::TooManyRefused { .. } | Self::SeriesChanged)
             || self.from_server().is_some() && (self.class() != Class::Outage || self.is_out_of_room())
     }
 
-    /// Returns `true` if the server has no room for what a write needs at once: mostly the locks of a transaction, of which
-    /// each chunk takes some.
+    /// Returns `true` if the server has no room for what one transaction needs: mostly for its locks, of which each chunk
+    /// takes some.
     pub fn is_out_of_room(&self) -> bool {
         matches!(self, Self::Server { step, .. } if [Step::Copy, Step::Commit].contains(step))
             && self.answer().is_some_and(|answer| *answer.code() == SqlState::OUT_OF_MEMORY)
     }
 
-    /// The number of parts in which a batch of `messages` messages is to be written, if more of them are refused than one transaction
-    /// takes; each then has about half as many as it takes.
+    /// The number of parts in which to write a batch of `messages` messages, if more of them are refused than one transaction
+    /// accepts; each part then has about half as many as it accepts.
     pub fn parts(&self, messages: usize) -> Option<usize> {
         match self {
             Self::TooManyRefused { of, .. } => Some(messages.div_ceil((of / 2).max(1)).max(2)),
@@ -260,12 +260,12 @@ impl Error {
         self.answer().is_some_and(|answer| *answer.code() == SqlState::UNDEFINED_DATABASE)
     }
 
-    /// Returns `true` if the database, or a setting of it or of the role, is one that nothing can be written with.
+    /// Returns `true` if the database, or a setting of it or of the role, makes it impossible to write.
     pub fn is_unfit(&self) -> bool {
         self.answer().is_some_and(|answer| answer.code().code() == UNFIT)
     }
 
-    /// Returns `true` if the role lacks a right.
+    /// Returns `true` if the role lacks a privilege.
     pub fn is_forbidden(&self) -> bool {
         self.answer().is_some_and(|answer| *answer.code() == SqlState::INSUFFICIENT_PRIVILEGE)
     }
@@ -275,7 +275,7 @@ impl Error {
         self.answer().is_some_and(|answer| answer.code().code() == RESTORING)
     }
 
-    /// Returns `true` if the server, the database or the role takes no writes.
+    /// Returns `true` if the server, the database or the role is read-only.
     pub(super) fn is_read_only(&self) -> bool {
         self.answer().is_some_and(|answer| *answer.code() == SqlState::READ_ONLY_SQL_TRANSACTION)
     }
@@ -303,10 +303,10 @@ impl Error {
 }
 
 /// Returns `true` if a column is NULL that no message can fill: an added one that is NOT NULL without a default, or one whose
-/// default was dropped. Every row is refused then, whatever it says.
+/// default was dropped. Every row is then refused, whatever its content.
 fn is_of_another_column(step: Step, error: &tokio_postgres::Error) -> bool {
     let from_messages: &[&str] = match step {
-        // A letter is stored with less then, and at last only counted or not even that.
+        // A letter is then stored with less, and at last only counted or not even that.
         Step::StoreDeadLetters | Step::CountDeadLetters => return false,
         Step::DefineSeries => &["name", "description"],
         Step::EnsureSeries => &[],
@@ -318,8 +318,8 @@ fn is_of_another_column(step: Step, error: &tokio_postgres::Error) -> bool {
     })
 }
 
-/// Returns `true` if a server that a trigger asks did not answer it: the connection to our own goes on, which it does not
-/// after its own failure.
+/// Returns `true` if a server that a trigger calls did not answer it: the connection to our own server survives that, but not
+/// its own failure.
 fn is_of_foreign_server(answer: &DbError) -> bool {
     answer.code().code().starts_with("08") && answer.parsed_severity() == Some(Severity::Error)
 }
@@ -348,9 +348,9 @@ pub(super) fn describe(error: &tokio_postgres::Error) -> String {
     text
 }
 
-/// The server's message, cut: what a trigger says may be of any length.
+/// The server's message, truncated: a trigger's message may have any length.
 fn message(answer: &DbError) -> Cow<'_, str> {
-    // It may be a trigger's, and stands in a line of the log, of a list or of a status.
+    // It may be a trigger's, and is part of a line of the log, of a list or of a status.
     let text = one_line(answer.message());
     if text.len() <= MAX_MESSAGE_BYTES {
         return text;

@@ -1,4 +1,4 @@
-//! Whether the database answers and takes writes, from how its work succeeds and fails.
+//! The database's health, from the successes and failures of its work: whether it answers and accepts writes.
 
 use std::sync::PoisonError;
 use std::time::Instant;
@@ -12,23 +12,23 @@ use crate::telemetry::metrics;
 /// The database's health.
 #[derive(Debug, Clone)]
 pub struct State {
-    /// Whether it does what it is asked. After a failed write only a write says so: a server whose disk is full answers
-    /// questions.
+    /// `true` if it does its work. After a failed write only a successful write sets it again: a server whose disk is full
+    /// still answers queries.
     pub up: bool,
-    /// When it became so.
+    /// When `up` last changed.
     pub since: Instant,
-    /// Whether it answers questions, so that a write is worth trying.
+    /// `true` if it answers queries, so that a write is worth trying.
     pub answers: bool,
     write_failed: bool,
-    /// When the last good answer came.
+    /// When the last success was.
     pub last_success: Option<Instant>,
-    /// What keeps points from naming a series without a row; `None` before the first are written.
+    /// How the points' reference to their series is enforced; `None` before the first points are written.
     pub reference: Option<ReferentialCheck>,
-    /// The last failure's words and class, while it lasts.
+    /// The last failure's message and class, while it lasts.
     pub failure: Option<(String, Class)>,
     /// When that failure happened.
     pub failed_at: Option<Timestamp>,
-    /// Whether that is an outage that ends only when an operator fixes something: [`Error::is_refusal`].
+    /// `true` if that is an outage that ends only when an operator fixes something: [`Error::is_refusal`].
     pub refused: bool,
 }
 
@@ -48,7 +48,7 @@ impl State {
     }
 }
 
-/// What the database was asked to do.
+/// The kind of an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Operation {
     Read,
@@ -61,7 +61,7 @@ impl Database {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Takes answers to questions as a sign that writes succeed, too, if there is nothing to write that would tell.
+    /// Takes answers to queries as a sign that writes succeed, too, if there is nothing to write that would show it.
     pub fn trust_answers(&self) {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).write_failed = false;
     }
@@ -93,13 +93,13 @@ impl Database {
         state.last_success = Some(Instant::now());
     }
 
-    /// A refused row or an overlap is an answer: the database is up. So it is when it cancels a statement, or has no room for
-    /// one: that may be for a single message, and all others can be written.
+    /// A refused row or an overlap is an answer: the database is up. It is also up if it cancels a statement, or has no room
+    /// for one: a single message may be the cause, and all others can be written.
     pub(in crate::database) fn record_failure(&self, failure: &Error, asked: Operation) {
         let class = failure.class();
         metrics::database_error(class.as_str());
         if class == Class::Progress {
-            // What is cached may be of another database.
+            // The cached state may be of another database.
             self.forget();
         }
         let is_answer = !(matches!(class, Class::Outage | Class::Internal) || failure.is_lock_timeout());
@@ -109,7 +109,7 @@ impl Database {
         self.record_outage(failure, asked, Instant::now());
     }
 
-    /// Records that nothing is written because of another session's lock, which was waited for since then.
+    /// Records that nothing has been written since `since`, because of another session's lock.
     pub fn record_blocked(&self, failure: &Error, since: Instant) {
         self.record_outage(failure, Operation::Write, since);
     }
@@ -117,11 +117,11 @@ impl Database {
     fn record_outage(&self, failure: &Error, asked: Operation, since: Instant) {
         let class = failure.class();
         if class == Class::Internal || failure.is_read_only() {
-            // The cause may be a setting that a session keeps from the time it was opened.
+            // The cause may be a setting that a session keeps from when it was opened.
             self.connections.renew();
         }
         if class == Class::Outage {
-            // Whatever comes back may not be what went away: a standby, or a restored backup.
+            // The database that comes back may be another one: a standby, or a restored backup.
             self.forget();
         }
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);

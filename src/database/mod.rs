@@ -1,12 +1,12 @@
-//! TimescaleDB, or plain PostgreSQL: where points, series and progress are.
+//! TimescaleDB, or plain PostgreSQL: stores points, series and progress.
 //!
-//! - `connection`: how a connection is made, protected, set up, pooled and given up.
-//! - [`schema`]: the tables: migrations, what they must be, profiles and roles.
+//! - `connection`: how connections are made, secured, set up, pooled and closed.
+//! - [`schema`]: the tables: migrations, checks, profiles and roles.
 //! - `progress`: which offsets are applied, and the claim.
 //! - [`mod@write`]: the one transaction {COPY, dead letters, claim, COMMIT}.
-//! - `health`: whether the database answers and takes writes.
-//! - `waits`: whose locks work waits for.
-//! - [`dead_letters`]: messages that cannot be stored, and what is done with them.
+//! - `health`: whether the database answers and accepts writes.
+//! - `waits`: the sessions whose locks work waits for.
+//! - [`dead_letters`]: messages that cannot be stored: finding, redriving, deleting and publishing them.
 //! - [`error`]: what a failure means; [`verdict`]: what follows it.
 //! - [`scratch`]: a database that the demo and the benchmark make and remove.
 
@@ -52,14 +52,14 @@ use write::insert::Store;
 use write::locks::Locks;
 use write::series::KnownSeries;
 
-/// What the tables and their functions have as the time of a message without one.
+/// The time of a message without one, in the tables and their functions.
 const NO_TIME: i64 = 0;
-/// It inserts no row, and fails on a server that takes no writes.
+/// It inserts no row, and fails on a read-only server.
 const PROBE: &str = "select ingest_probe()";
-/// How much longer than the server's own limit a step may take before we call the server frozen.
+/// Time after the server's own timeout until the server is considered frozen.
 const ANSWER_MARGIN: Duration = Duration::from_secs(5);
 
-/// How many batches without a refused row it takes until the next is expected to have none either.
+/// Number of batches without a refused row until the next is expected to have none either.
 const REFUSALS_EXPECTED: u32 = 4;
 
 /// The database as the pipeline uses it. Clones share the connections.
@@ -72,18 +72,18 @@ pub struct Database {
     letters: dead_letters::StoragePolicy,
     letter_refusals: Arc<dead_letters::Refusals>,
     limit: Duration,
-    /// How long a transaction waits for rows of series that others have locked.
+    /// Timeout for rows of series that other sessions have locked.
     row_wait: Duration,
     locks: Arc<Mutex<Locks>>,
     sources: Arc<SourceIds>,
-    /// The number of servers met when what is known of the database was last forgotten.
+    /// The number of servers reached when the remembered state was last forgotten.
     server_known: Arc<AtomicU64>,
     known_series: Arc<KnownSeries>,
     known_chunks: Arc<KnownChunks>,
     accepted: Arc<AcceptedSources>,
     /// The length of new chunks, in microseconds.
     chunk_us: i64,
-    /// How many batches more are taken for ones of which rows are refused.
+    /// Number of further batches in which refused rows are expected.
     expected_refusals: Arc<AtomicU32>,
     state: Arc<Mutex<State>>,
     table: Arc<Mutex<Option<Table>>>,
@@ -131,14 +131,14 @@ impl Database {
     }
 
     /// A connection, and the key that the database has given to `source`. If it turns out to be the key of another database
-    /// the work fails with [`Class::Progress`], and the next attempt asks for it again.
+    /// the work fails with [`Class::Progress`], and the next attempt reads it again.
     async fn session_for(&self, source: &Arc<Source>) -> Result<(Session, Uuid), Error> {
         let mut session = self.session().await?;
         let ids = self.sources.resolve(&mut session, &self.pipeline, &[source]).await?;
         Ok((session, ids.key(source)?))
     }
 
-    /// What is applied of partitions of `source`; those without progress are omitted.
+    /// The applied offsets of partitions of `source`; those without progress are omitted.
     ///
     /// # Errors
     /// If the database does not answer.
@@ -150,7 +150,7 @@ impl Database {
         self.recorded(work.await)
     }
 
-    /// Records `[from, until)` as lost to Kafka, if it is not applied; returns the intervals recorded.
+    /// Records `[from, until)` as lost in Kafka, if it is not applied; returns the intervals recorded.
     ///
     /// # Errors
     /// If the database does not answer.
@@ -168,7 +168,7 @@ impl Database {
         self.recorded(work.await)
     }
 
-    /// What keeps points from naming a series without a row, for this role and this table as they are now.
+    /// How the points' reference to their series is enforced, for this role and this table as they are now.
     ///
     /// # Errors
     /// If the database does not answer.
@@ -186,10 +186,10 @@ impl Database {
         self.recorded(work.await)
     }
 
-    /// Asks the server for a sign of life.
+    /// Checks that the server answers.
     ///
     /// # Errors
-    /// If it has none.
+    /// If it does not.
     pub async fn probe(&self) -> Result<(), Error> {
         let work = async {
             let mut session = self.session().await?;
@@ -199,10 +199,10 @@ impl Database {
         self.recorded(work.await)
     }
 
-    /// Does all of a write but the points and the COMMIT.
+    /// Does everything that a write does, except the points and the COMMIT.
     ///
     /// # Errors
-    /// What the first message would meet.
+    /// Those that the first message would cause.
     pub(in crate::database) async fn rehearse(&self) -> Result<(), Error> {
         let mut session = self.session().await?;
         session.begin().await?;
@@ -214,7 +214,7 @@ impl Database {
         Ok(())
     }
 
-    /// What this role may not do of a worker's work, and what of it is missing, in sentences.
+    /// The privileges that this role lacks for a worker's work, and the objects that are missing, in sentences.
     ///
     /// # Errors
     /// If the database does not answer.
@@ -222,7 +222,7 @@ impl Database {
         schema::rights::missing_in(&mut self.session().await?, self.on_duplicate).await
     }
 
-    /// What the server is that answers now.
+    /// Describes the server that answers now.
     ///
     /// # Errors
     /// If the database does not answer.
@@ -236,7 +236,8 @@ impl Database {
         self.recorded(work.await)
     }
 
-    /// The identity that `migrate` has given to the database which the last connection has met; `None` before there was one.
+    /// The identity that `migrate` has given to the database that the last connection has reached; `None` before there was
+    /// one.
     pub fn identity(&self) -> Option<Uuid> {
         self.connections.database_met()
     }
@@ -256,7 +257,7 @@ impl Database {
         self.table.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Looks at the table of points, and reports what has changed.
+    /// Reads the table of points, and reports changes of it.
     async fn read_table(&self, session: &mut Session) -> Result<Table, Error> {
         let table = schema::profile::read_catalog(session).await?;
         let before = self.table.lock().unwrap_or_else(PoisonError::into_inner).replace(table.clone());
@@ -266,8 +267,8 @@ impl Database {
         Ok(table)
     }
 
-    /// How points are stored in this transaction: the table is read each time, because it may be changed while
-    /// workers run, and the server does not tell the client for certain that it compresses nothing.
+    /// How points are stored in this transaction: the table is read each time, because it may be changed while workers run,
+    /// and the server does not reliably report that it compresses nothing.
     async fn prepare_store<'a>(
         &self,
         session: &mut Session,
@@ -291,7 +292,7 @@ impl Database {
         self.connections.close();
     }
 
-    /// Forgets what the database was known to have: it may be another one, or have lost its last transactions.
+    /// Forgets the remembered state of the database: it may be another one, or have lost its last transactions.
     pub fn forget(&self) {
         self.sources.forget();
         self.known_series.forget();
@@ -304,7 +305,7 @@ impl Database {
         self.expected_refusals.load(Ordering::Relaxed) > 0
     }
 
-    /// Records how many messages were refused of a batch that was copied in pieces.
+    /// Records the number of refused messages of a batch that was copied in pieces.
     fn record_refused_messages(&self, messages: usize) {
         let next = |expected: u32| Some(if messages > 0 { REFUSALS_EXPECTED } else { expected.saturating_sub(1) });
         let _always_a_next = self.expected_refusals.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);

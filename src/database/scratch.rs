@@ -12,7 +12,7 @@ use super::schema::{connect, quoted_text as quoted};
 use crate::config::{self, Secret};
 use crate::database::connection::step::Step;
 
-/// The database; [`ScratchDatabase::remove`] takes it away again.
+/// The database; [`ScratchDatabase::remove`] removes it.
 #[derive(Debug)]
 pub struct ScratchDatabase {
     name: String,
@@ -33,7 +33,7 @@ pub enum Address {
     Unix(PathBuf),
 }
 
-/// What the tables hold.
+/// A summary of the tables.
 #[derive(Debug)]
 pub struct TableSummary {
     /// Rows of points.
@@ -95,7 +95,7 @@ impl ScratchDatabase {
         addresses(&self.url)
     }
 
-    /// Its URL by another port of loopback, with the password.
+    /// Its URL with another port, on loopback, with the password.
     ///
     /// # Errors
     /// If the URL cannot be read.
@@ -141,8 +141,8 @@ impl ScratchDatabase {
         .await
     }
 
-    /// Writes a query's rows of (series, time, column, value) into a file of the server's, in COPY's binary format. Only a
-    /// superuser may. The answer is its name.
+    /// Writes a query's rows of (series, time, column, value) into a file on the server, in COPY's binary format, and returns
+    /// its name. Only a superuser may.
     ///
     /// # Errors
     /// If the server does not answer, or refuses.
@@ -157,7 +157,7 @@ impl ScratchDatabase {
         Ok(file)
     }
 
-    /// Copies such files' rows into the table of points, one after the other, on another connection that has run
+    /// Copies the rows of such files into the table of points, one after the other, on another connection that has run
     /// `settings` before.
     ///
     /// # Errors
@@ -214,7 +214,7 @@ impl ScratchDatabase {
         for chunk in chunks {
             let sql: String = chunk.get(0);
             let all = self.count(&sql.replace("only ", "")).await?;
-            // TimescaleDB counts a compressed chunk's rows as its own, unless it is set not to.
+            // TimescaleDB counts a compressed chunk's rows as its own, unless that is switched off.
             self.execute(step, "set timescaledb.enable_transparent_decompression = off").await?;
             let uncompressed = self.count(&sql).await;
             self.execute(step, "reset timescaledb.enable_transparent_decompression").await?;
@@ -236,7 +236,7 @@ impl ScratchDatabase {
         Ok(row.get(0))
     }
 
-    /// What the tables hold.
+    /// A summary of the tables.
     ///
     /// # Errors
     /// If the server does not answer.
@@ -266,7 +266,7 @@ impl ScratchDatabase {
         })
     }
 
-    /// Takes the database away, and the server's files that are left of it.
+    /// Removes the database, and its files that are left on the server.
     ///
     /// # Errors
     /// If the server does not answer, or refuses.
@@ -286,7 +286,7 @@ impl ScratchDatabase {
     }
 }
 
-/// What makes a new database UTF-8 if the server's are not.
+/// The options that make a new database UTF-8 if the server's databases are not.
 async fn encoding(client: &Client) -> Result<&'static str, Error> {
     let sql = "select pg_encoding_to_char(encoding) = 'UTF8' from pg_database where datname = 'template1'";
     let row = client
@@ -313,7 +313,7 @@ fn addresses(url: &str) -> Result<Vec<Address>, Error> {
         url.parse().map_err(|_| Error::Unexpected("database.url cannot be read".to_owned()))?;
     let (hosts, numeric, ports) = (connection.get_hosts(), connection.get_hostaddrs(), connection.get_ports());
     let address = |at: usize| {
-        // One port is that of all hosts.
+        // A single port is that of all hosts.
         let port = ports.get(at).or(ports.first()).copied().unwrap_or(PORT);
         match (numeric.get(at), hosts.get(at)) {
             (Some(numeric), _) => Some(Address::Tcp(numeric.to_string(), port)),

@@ -2,9 +2,11 @@
 
 use super::error::{Class, Error};
 
-/// How often a series that another program has deleted meanwhile is created again before its absence counts as a refusal.
+/// Maximum number of times that a series that another program has deleted is created again before its absence counts as a
+/// refusal.
 const MISSING_SERIES: u32 = 3;
-/// How often the server cancels an attempt before that counts as its size: once may be an operator's `pg_cancel_backend`.
+/// Number of times that the server cancels an attempt until it counts as too large: once may be an operator's
+/// `pg_cancel_backend`.
 const CANCELED: u32 = 2;
 
 /// What is done next with the messages of a failed attempt.
@@ -18,7 +20,7 @@ pub enum Verdict {
     Split(usize),
     /// The only message is refused: it becomes a dead letter.
     Reject,
-    /// The only message takes more than the server gives: it is written after all others.
+    /// The only message needs more than the server has: it is written after all others.
     SetAside,
     /// Progress has no room for more islands of one of their partitions.
     TooManyIslands,
@@ -26,20 +28,20 @@ pub enum Verdict {
     NoProgress,
 }
 
-/// What the decision needs to know of a failure.
+/// The facts of a failure that the decision needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Failed {
     /// Its class.
     pub class: Class,
-    /// A series of the points has no row.
+    /// `true` if a series of the points has no row.
     pub is_missing_series: bool,
-    /// The server has no room for the transaction's locks or memory.
+    /// `true` if the server has no room for the transaction's locks or memory.
     pub is_out_of_room: bool,
-    /// The server has ended the statement or the transaction by a timeout or a request.
+    /// `true` if the server has ended the statement or the transaction by a timeout or a request.
     pub is_canceled: bool,
-    /// Progress has too many islands.
+    /// `true` if progress has too many islands.
     pub is_out_of_islands: bool,
-    /// The number of parts that it asks for itself.
+    /// The number of parts that the failure requires.
     pub parts: Option<usize>,
 }
 
@@ -62,17 +64,17 @@ impl Failed {
 pub struct Attempts {
     /// The number of messages.
     pub messages: usize,
-    /// Returns `true` if some of them have points or definitions, which the database can refuse.
+    /// `true` if some of them have points or definitions, which the database can refuse.
     pub can_be_refused: bool,
-    /// The failed attempt copied before it asked what the database has.
+    /// `true` if the failed attempt copied before it asked what the database has.
     pub copied_first: bool,
-    /// How many of them failed because a series had no row.
+    /// Number of attempts that failed because a series had no row.
     pub missing_series: u32,
-    /// How many of them the server has canceled.
+    /// Number of attempts that the server has canceled.
     pub canceled: u32,
 }
 
-/// What follows.
+/// Returns what to do after a failed attempt.
 pub fn verdict(failed: Failed, attempts: Attempts) -> Verdict {
     let split_or = |alone| if attempts.messages > 1 { Verdict::Split(2) } else { alone };
     let is_too_large = failed.is_out_of_room || failed.is_canceled && attempts.canceled >= CANCELED;

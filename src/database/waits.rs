@@ -1,5 +1,5 @@
-//! What work in the database waits for: the sessions that hold its locks, said while it lasts. For migrations and commands
-//! that an operator watches; a worker reports it by `write::locks`.
+//! Reports of what work in the database waits for: the sessions that hold its locks. For migrations and commands that an
+//! operator watches; a worker reports it by `write::locks`.
 
 use std::time::{Duration, Instant};
 
@@ -12,17 +12,17 @@ use super::error::Error;
 use crate::database::connection::step::Step;
 use crate::telemetry::escaped;
 
-/// How often a wait is reported, while it lasts.
+/// Interval between reports of a wait, while it lasts.
 pub const WAIT_REPORT_INTERVAL: Duration = Duration::from_secs(30);
-/// How long work may wait for another session's lock before that is reported.
+/// Time that work waits for another session's lock before that is reported.
 const FIRST: Duration = Duration::from_secs(5);
 const STEP: Step = Step::Other("ask who holds locks");
 
-/// The connection by which it is asked who holds locks: the one that works waits.
+/// The connection that reads who holds locks: the one that works is waiting.
 pub(super) enum Observer<'a> {
-    /// One that there is anyway.
+    /// An existing one.
     Here(&'a Client),
-    /// One that is made when something is waited for.
+    /// One that is made when a wait begins.
     Later(Connector, Option<Client>),
 }
 
@@ -57,7 +57,7 @@ impl Observer<'_> {
 }
 
 /// Does work on the sessions of these processes of the server. While it waits for another session's lock, `say` gets a
-/// sentence that names who holds it, after 5 s and every 30 s.
+/// sentence that names the holder, after 5 s and every 30 s.
 pub(super) async fn watch<T>(
     mut observer: Observer<'_>,
     pids: impl Fn() -> Vec<i32>,
@@ -93,7 +93,7 @@ pub(super) async fn watch<T>(
 }
 
 impl Database {
-    /// Does work on connections of this pool, and says whose locks it waits for: after 5 s and every 30 s.
+    /// Does work on connections of this pool, and reports whose locks it waits for: after 5 s and every 30 s.
     pub async fn saying_waits<T>(&self, say: impl FnMut(&str), work: impl Future<Output = T>) -> T {
         let observer = Observer::Later(self.connections.connector(), None);
         watch(observer, || self.connections.pids(), say, work).await
@@ -106,7 +106,7 @@ pub(super) async fn pid_of(client: &Client) -> Result<i32, Error> {
     Ok(row.map_err(|source| Error::Server { step: Step::Other("ask for the session's process"), source })?.get(0))
 }
 
-/// The sessions whose processes a query names, each with what is known of it.
+/// The sessions whose processes a query names, each with its details.
 pub(super) async fn sessions(client: &Client, pids: &str) -> Result<Vec<String>, Error> {
     // Within a transaction the server shows the sessions as they were when it was first asked.
     let sql = format!(

@@ -15,10 +15,10 @@ use super::planted::{self, Bug};
 use super::stop::Stop;
 use crate::raw::MessageSet;
 
-/// How many segments may fail, one after the other, before an append gives up.
+/// Maximum number of segments that may fail, one after the other, before an append gives up.
 const ATTEMPTS: u32 = 2;
 
-/// The bytes up to which smaller records are gathered for one write; the tests' records are small.
+/// Size of the buffer that combines small records into one write, in bytes; smaller in tests, whose records are small.
 const BUFFER_BYTES: usize = if cfg!(test) { 1 << 10 } else { 256 << 10 };
 
 impl<F: Files> Journal<F> {
@@ -34,7 +34,7 @@ impl<F: Files> Journal<F> {
         self.append_encoded(&mut encoded.map_err(AppendError::Unavailable)?)
     }
 
-    /// The same for what is encoded already.
+    /// The same for sets that are already encoded.
     pub(super) fn append_encoded(&mut self, encoded: &mut [Encoded]) -> Result<(), AppendError> {
         // One for each set and one for its source.
         let sequences = 2 * encoded.len() as u64;
@@ -95,7 +95,7 @@ impl<F: Files> Journal<F> {
         let result = self.write_records(&mut current, encoded, &mut buffer);
         self.buffer = buffer;
         let result = result.and_then(|written| self.sync(&current.file).map(|()| written)).map_err(Stop::Io);
-        // What nobody finds again is not durable.
+        // What is written to files that cannot be found again is not durable.
         let result = result.and_then(|written| {
             if !planted::is_on(Bug::NotFoundAgain) {
                 self.place.check(&self.files, &self.options.directory, &self.index, Some(&current))?;
@@ -196,8 +196,8 @@ impl<F: Files> Journal<F> {
         Ok(number)
     }
 
-    /// Writes a record at the segment's position, small ones through the buffer. The header comes with the checksum of its
-    /// payload alone, and is put into the record with that of this place, which it is given back with.
+    /// Writes a record at the segment's position, small ones through the buffer. The header comes with the unsalted checksum
+    /// of its payload; it is written and returned with the checksum salted for this place.
     fn write(
         &self,
         current: &mut Current<F>,

@@ -17,7 +17,7 @@ pub(super) struct Current<F: Files> {
     pub(super) position: u64,
     /// Its length, in bytes.
     pub(super) bytes: u64,
-    /// Whether it has its space on the disk already.
+    /// `true` if its space on the disk is allocated.
     pub(super) is_allocated: bool,
     /// The sources that have a record in it, with their numbers.
     pub(super) sources: HashMap<Arc<Source>, u32>,

@@ -10,15 +10,15 @@ use super::format::{HEADER_BYTES, JournalFault, JournalId, SegmentHeader, decode
 
 const LOCK: &str = "LOCK";
 const JOURNAL: &str = "JOURNAL";
-/// `JOURNAL` before it is whole.
+/// `JOURNAL` before it is complete.
 const NEW_JOURNAL: &str = "JOURNAL.new";
-/// A file that is made and deleted again to see whether the disk takes one.
+/// A file that is created and deleted again to check that the disk can be written.
 const PROBE: &str = "PROBE";
-/// What the root of a volume may have.
+/// A directory that the root of a volume may have.
 const LOST_AND_FOUND: &str = "lost+found";
 const SEGMENT: &str = ".segment";
 const QUARANTINE: &str = ".quarantine";
-/// Digits in the name of a segment.
+/// Number of digits in the name of a segment.
 const DIGITS: usize = 20;
 
 /// The file that is locked.
@@ -36,7 +36,7 @@ pub(super) fn quarantine_path(directory: &Path, number: u64) -> PathBuf {
     directory.join(format!("{number:020}{QUARANTINE}"))
 }
 
-/// The segment's number, from just such names as [`segment_path`] gives.
+/// The segment's number, if the name is one that [`segment_path`] returns.
 fn number(name: &str, suffix: &str) -> Option<u64> {
     let digits = name.strip_suffix(suffix)?;
     (digits.len() == DIGITS && digits.bytes().all(|byte| byte.is_ascii_digit())).then(|| digits.parse().ok())?
@@ -56,7 +56,7 @@ pub(super) struct Listing {
 impl Listing {
     pub(super) fn read<F: Files>(files: &F, directory: &Path) -> Result<Self, OpenError> {
         let names = files.list(directory).map_err(|source| failed(files, "list", directory, source))?;
-        // None is made with the number 0, nor with the last one, after which there is no next.
+        // No segment is created with the number 0, nor with the last one, which has no successor.
         let is_ours = |number: &u64| (1..u64::MAX).contains(number);
         let with = |suffix| names.iter().filter_map(|name| number(name, suffix)).filter(is_ours).collect();
         let known = [LOCK, JOURNAL, NEW_JOURNAL, PROBE, LOST_AND_FOUND];
@@ -78,7 +78,7 @@ pub(super) fn failed<F: Files>(files: &F, action: &'static str, path: &Path, sou
     }
 }
 
-/// Makes the directory if it is missing, and locks it until the returned value is dropped.
+/// Creates the directory if it is missing, and locks it until the returned value is dropped.
 pub(super) fn lock<F: Files>(files: &F, directory: &Path) -> Result<F::File, OpenError> {
     files.make_directory(directory).map_err(|error| failed(files, "make", directory, error))?;
     lock_existing(files, directory)
@@ -94,7 +94,7 @@ pub(super) fn lock_existing<F: Files>(files: &F, directory: &Path) -> Result<F::
     })
 }
 
-/// Makes a small file, makes its bytes durable and deletes it, with the calls of an append.
+/// Creates a small file, makes its bytes durable and deletes it, with the calls of an append.
 pub(super) fn probe<F: Files>(files: &F, directory: &Path) -> io::Result<()> {
     let path = directory.join(PROBE);
     match files.unlink(&path) {
@@ -114,7 +114,7 @@ pub(super) enum Identity {
     Known(JournalId),
     /// From a segment, because `JOURNAL` is damaged or missing.
     Recovered(JournalId),
-    /// From nowhere.
+    /// There is none.
     None,
 }
 
@@ -128,7 +128,7 @@ pub(super) fn identity<F: Files>(files: &F, directory: &Path, listing: &Listing)
         }
         Ok(Err(JournalFault::Damaged)) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        // What stands there is no file of ours, or may not be read: another id must not be put in its place.
+        // It is not a journal's file, or cannot be read: another id must not replace it.
         Err(error) => return Err(failed(files, "read", &path, io::Error::new(error.kind(), error.to_string()))),
     }
     let ids = listing.segments.iter().filter_map(|number| {
@@ -138,7 +138,7 @@ pub(super) fn identity<F: Files>(files: &F, directory: &Path, listing: &Listing)
     Ok(ids.last().map_or(Identity::None, Identity::Recovered))
 }
 
-/// The first 64 bytes of a file, zeros if it is shorter: part of a header is none, whatever the missing bytes were.
+/// The first 64 bytes of a file, zeros if it is shorter: a partial header is not valid, whatever the missing bytes were.
 fn header<F: Files>(files: &F, path: &Path) -> io::Result<[u8; HEADER_BYTES as usize]> {
     let file = files.open(path, Access::Read)?;
     let mut bytes = [0; HEADER_BYTES as usize];
@@ -157,7 +157,7 @@ pub(super) fn random_id(directory: &Path) -> Result<JournalId, OpenError> {
     Ok(id)
 }
 
-/// Writes the file `JOURNAL`: it is whole and durable, or not there.
+/// Writes the file `JOURNAL` atomically: it is complete and durable, or missing.
 pub(super) fn write_identity<F: Files>(files: &F, directory: &Path, id: &JournalId) -> Result<(), OpenError> {
     let (path, new) = (directory.join(JOURNAL), directory.join(NEW_JOURNAL));
     let write = || {

@@ -1,4 +1,4 @@
-//! Encoding what is appended, on tokio's threads for blocking work, and how much it is compressed.
+//! Encoding of what is appended, on tokio's threads for blocking work, and the choice of its compression.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,27 +23,29 @@ pub(super) struct Encoders {
     pace: Mutex<Pace>,
 }
 
-/// The maximum of buffers that are kept for the next records, none larger than [`SPARE_BYTES`].
+/// Maximum number of buffers that are kept for the next records, none larger than [`SPARE_BYTES`].
 const SPARES: usize = 16;
 const SPARE_BYTES: usize = 2 << 20;
 
-/// How much is appended, in windows of [`WINDOW`]. If little comes, room on the disk is worth more than time; if much
-/// comes, compression must not be slower than the disk.
+/// The number of bytes appended, in windows of [`WINDOW`]. At a low rate, space on the disk matters more than time; at a high
+/// rate, compression must not be slower than the disk.
 #[derive(Debug)]
 pub(super) struct Pace {
     since: Instant,
     bytes: usize,
-    /// What the window before allows.
+    /// The compression for the window before.
     before: Compression,
 }
 
 pub(super) const WINDOW: Duration = Duration::from_millis(250);
-/// From this many bytes of raw messages in a window on there is much to append: 64 MiB/s, of which zstd's level 1 takes an eighth of a core.
+/// Maximum bytes of raw messages in a window for the best compression: 64 MiB/s, for which zstd's level 1 takes an eighth of a
+/// core.
 pub(super) const FAST_WINDOW_BYTES: usize = 16 << 20;
-/// From this many on it is more than two cores compress alongside all else: 192 MiB/s.
+/// Maximum bytes of raw messages in a window for any compression: 192 MiB/s; two cores do not compress more alongside all
+/// else.
 pub(super) const FLOOD_WINDOW_BYTES: usize = 48 << 20;
 
-/// How to compress if this many bytes come in a window.
+/// The compression for this number of bytes in a window.
 fn effort(window_bytes: f64) -> Compression {
     match window_bytes {
         bytes if bytes > FLOOD_WINDOW_BYTES as f64 => Compression::Off,
@@ -101,7 +103,7 @@ impl Encoders {
         effort: Compression,
     ) -> io::Result<Vec<Encoded>> {
         let mut runs = runs(sets);
-        // A task for each core, so that many small runs do not cost many changes of threads.
+        // A task for each core, so that many small runs do not cost many context switches.
         let each = runs.len().div_ceil(self.cores);
         let mut tasks = Vec::new();
         while !runs.is_empty() {

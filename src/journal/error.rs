@@ -1,13 +1,13 @@
-//! What can go wrong, by operation, and what is wrong with files.
+//! Errors by operation, and damage of files.
 
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
-/// Why a journal cannot be opened. Damage is none of them: a damaged journal opens.
+/// Why a journal cannot be opened. Damage is not a reason: a damaged journal opens.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// Another process has it.
+    /// Another process uses it.
     #[error("the journal {directory} is used by another process")]
     Locked {
         /// The journal's directory.
@@ -29,63 +29,63 @@ pub enum OpenError {
         /// Its version.
         version: u32,
     },
-    /// This user may not.
+    /// This user lacks a permission.
     #[error("cannot {action} {path}: {source}. {advice}")]
     Denied {
-        /// What was tried.
+        /// The action that failed.
         action: &'static str,
-        /// On which file or directory.
+        /// The file or directory.
         path: PathBuf,
-        /// The answer.
+        /// The operating system's error.
         source: io::Error,
-        /// Who may, and what to do.
+        /// The owner, and what to do.
         advice: String,
     },
-    /// The file system said no.
+    /// The file system returned an error.
     #[error("cannot {action} {path}: {source}")]
     Io {
-        /// What was tried.
+        /// The action that failed.
         action: &'static str,
-        /// On which file or directory.
+        /// The file or directory.
         path: PathBuf,
-        /// The answer.
+        /// The operating system's error.
         source: io::Error,
     },
 }
 
-/// Why nothing was acknowledged. Either passes by itself: append the sets again later.
+/// Why nothing was acknowledged. Each of these errors may pass by itself: append the sets again later.
 #[derive(Debug, thiserror::Error)]
 pub enum AppendError {
     /// There is no room. Nothing was dropped.
     #[error("the journal is full: {limit}, {used_bytes} bytes used, {needed_bytes} bytes more needed")]
     Full {
-        /// The limit that was met.
+        /// The limit that was reached.
         limit: Limit,
-        /// What the journal's segments take now, in bytes.
+        /// The size of the journal's segments, in bytes.
         used_bytes: u64,
-        /// What is needed on top, in bytes.
+        /// The additional space that is needed, in bytes.
         needed_bytes: u64,
     },
     /// Writing failed on two segments, one after the other. Some of the sets may be in the journal nevertheless.
     #[error("the journal cannot be written: {0}")]
     Unavailable(#[source] io::Error),
-    /// The directory is not the one that was opened, or lacks what was written to it, and cannot be opened again now.
+    /// The directory is not the one that was opened, or lacks files that were written to it, and cannot be opened again now.
     #[error("the journal is lost: {what}, and {why}")]
     Lost {
-        /// What is not there any more.
+        /// What is missing.
         what: String,
         /// Why the directory cannot be opened again.
         why: String,
     },
-    /// The volume has no room for a segment, and would have none if the journal were empty.
+    /// The volume has no room for a segment, and would have none even if the journal were empty.
     #[error(
         "no room for a journal: its volume has {free_bytes} bytes free, and {needed_bytes} bytes are needed, a segment and \
          journal.min_free_bytes: use a larger volume, or lower journal.min_free_bytes or journal.segment_bytes"
     )]
     NoRoom {
-        /// What is free, with what the journal itself takes.
+        /// The free space, including the space that the journal itself uses, in bytes.
         free_bytes: u64,
-        /// What is needed at least.
+        /// The minimum space that is needed, in bytes.
         needed_bytes: u64,
     },
 }
@@ -109,7 +109,7 @@ impl AppendError {
     }
 }
 
-/// Which limit a full journal has met.
+/// The limit that a full journal has reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Limit {
     /// `journal.max_bytes`.
@@ -133,7 +133,7 @@ impl fmt::Display for Limit {
 /// Why a record was not read.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    /// Its bytes are not those that were written. It is no record of the journal any more.
+    /// Its bytes are not those that were written. It is no longer a record of the journal.
     #[error("a record is damaged: {0}")]
     Damaged(Damage),
     /// The journal has no such record: its segment was removed, or it was found damaged before.
@@ -149,7 +149,7 @@ pub enum ReadError {
     Io {
         /// The segment's number.
         segment: u64,
-        /// The answer.
+        /// The operating system's error.
         source: io::Error,
     },
 }
@@ -173,12 +173,12 @@ impl fmt::Display for Damage {
     }
 }
 
-/// What is wrong with a place.
+/// The kind of damage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum DamageKind {
     /// The file `JOURNAL`; the id was found in a segment.
     JournalFile,
-    /// The whole segment is not there.
+    /// The whole segment is missing.
     SegmentMissing,
     /// The segment's header.
     SegmentHeader,

@@ -1,4 +1,5 @@
-//! What a journal at some place would suffer from, found by the calls that opening and appending make. Nothing is left there.
+//! Problems that a journal in a directory would have, found by the calls that opening and appending make. Nothing is left
+//! there.
 
 use std::path::Path;
 
@@ -10,20 +11,20 @@ use super::place::is_gone;
 use super::room::check_volume;
 use super::stop::Stop;
 
-/// What was found.
+/// The result of an examination.
 #[derive(Debug, Default)]
 pub struct Examination {
-    /// Whether the directory is there.
+    /// `true` if the directory exists.
     pub exists: bool,
-    /// Whether a process has it, such as a worker that runs.
+    /// `true` if a process uses it, such as a running worker.
     pub is_used: bool,
-    /// Why a worker would not start, or its journal would take nothing.
+    /// Why a worker would not start, or its journal would accept nothing.
     pub problem: Option<String>,
-    /// What does not keep a worker from its work.
+    /// Problems that do not keep a worker from its work.
     pub warnings: Vec<String>,
 }
 
-/// Looks at the place of a journal. A directory that is missing is not made.
+/// Examines the directory of a journal. A missing directory is not created.
 pub fn examine<F: Files>(files: &F, options: &Options) -> Examination {
     let mut found = Examination::default();
     found.problem = examine_place(files, options, &mut found).err();
@@ -58,14 +59,14 @@ fn examine_place<F: Files>(files: &F, options: &Options, found: &mut Examination
     let length = |number| Some(files.metadata(&directory::segment_path(directory, number)).ok()?.bytes);
     let used_bytes = listing.segments.iter().filter_map(|number| length(*number)).sum();
     check_volume(files, directory, options, used_bytes).map_err(|stop| words(stop, options))?;
-    // Who has it does the same itself, with the same name.
+    // The process that uses it does this itself, with the same file name.
     if !found.is_used {
         directory::probe(files, directory).map_err(|error| failed("write to", error))?;
     }
     Ok(())
 }
 
-/// The first of the directory's parents that is there.
+/// The nearest of the directory's parents that exists.
 fn first_parent<'a, F: Files>(files: &F, directory: &'a Path) -> &'a Path {
     let parents = directory.ancestors().skip(1).map(|path| match path.as_os_str().is_empty() {
         true => Path::new("."),
@@ -78,7 +79,7 @@ fn words(stop: Stop, options: &Options) -> String {
     format!("{}: {}", options.directory.display(), stop.into_error())
 }
 
-/// What is known against the file system at a place.
+/// Known problems of the file system at a place.
 pub(super) fn doubts<F: Files>(files: &F, place: &Path) -> Option<String> {
     let why = files.doubt(place).ok().flatten()?;
     Some(format!("the file system at {} {why}", place.display()))

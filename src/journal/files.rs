@@ -1,4 +1,4 @@
-//! The file system as the journal uses it: the one place with its calls, so that tests can replace it by a faulty one.
+//! The file system as the journal uses it. All of its calls are here, so that tests can replace it with a faulty one.
 
 use std::fmt::Debug;
 use std::fs::{self, DirBuilder, File, OpenOptions};
@@ -8,16 +8,16 @@ use std::path::Path;
 
 use rustix::fs::{FallocateFlags, FlockOperation, OFlags};
 
-/// What a file is opened for.
+/// The access for which a file is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
-    /// Reading alone.
+    /// Only reading.
     Read,
     /// Reading and writing.
     Write,
 }
 
-/// What the operating system says of a name or of an open file.
+/// The metadata of a name or of an open file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Seen {
     /// The file system's number.
@@ -26,7 +26,7 @@ pub struct Seen {
     pub inode: u64,
     /// Its length, in bytes.
     pub bytes: u64,
-    /// When its content, its names or its rights were last changed: seconds since the Unix epoch, and nanoseconds.
+    /// When its content, its names or its permissions were last changed: seconds since the Unix epoch, and nanoseconds.
     pub changed: (i64, i64),
 }
 
@@ -43,18 +43,18 @@ pub trait Files: Debug + Send + 'static {
     /// An open file; closed on drop, which also releases its lock.
     type File: Debug + Send + 'static;
 
-    /// Makes the directory and its parents if they are missing, durably, for this user alone.
+    /// Creates the directory and its parents if they are missing, durably, for this user alone.
     fn make_directory(&self, directory: &Path) -> io::Result<()>;
     /// Fails with `PermissionDenied` if the directory belongs to another user than this one and root, or if others than this
     /// user and one of this process's groups may write to it.
     fn check_directory(&self, directory: &Path) -> io::Result<()>;
-    /// Opens and locks a file, made if it is missing; `WouldBlock` if another process has it locked.
+    /// Opens and locks a file, created if it is missing; `WouldBlock` if another process has it locked.
     fn lock(&self, path: &Path) -> io::Result<Self::File>;
     /// The names in a directory, in no order; names that are not UTF-8 are omitted.
     fn list(&self, directory: &Path) -> io::Result<Vec<String>>;
-    /// Makes a file, for this user alone; `AlreadyExists` if the name is taken.
+    /// Creates a file, for this user alone; `AlreadyExists` if the name is taken.
     fn create(&self, path: &Path) -> io::Result<Self::File>;
-    /// Opens a file. A symbolic link, or what is no regular file, is an error.
+    /// Opens a file. A symbolic link, or anything but a regular file, is an error.
     fn open(&self, path: &Path, access: Access) -> io::Result<Self::File>;
     /// The file's length, in bytes.
     fn length(&self, file: &Self::File) -> io::Result<u64>;
@@ -68,24 +68,24 @@ pub trait Files: Debug + Send + 'static {
     fn truncate(&self, file: &Self::File, length: u64) -> io::Result<()>;
     /// Makes the file's bytes and its length durable.
     fn sync_data(&self, file: &Self::File) -> io::Result<()>;
-    /// Gives a file another name, in one step.
+    /// Renames a file, atomically.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
-    /// Takes a file's name away.
+    /// Removes a file's name.
     fn unlink(&self, path: &Path) -> io::Result<()>;
     /// Makes the names in a directory durable.
     fn sync_directory(&self, directory: &Path) -> io::Result<()>;
     /// The bytes that this user may still use where the directory lies.
     fn free_bytes(&self, directory: &Path) -> io::Result<u64>;
-    /// What the path leads to.
+    /// The metadata of what the path leads to.
     fn metadata(&self, path: &Path) -> io::Result<Seen>;
-    /// The same of an open file.
+    /// The same for an open file.
     fn metadata_of(&self, file: &Self::File) -> io::Result<Seen>;
-    /// Fails if this user may make no file in the directory, without trying it.
+    /// Fails if this user may not create files in the directory; none is created.
     fn may_make_in(&self, directory: &Path) -> io::Result<()>;
-    /// Whose the path is, or the first of its parents that is there, and what to do if this user may not write to it; for an
-    /// error's words.
+    /// The owner of the path, or of the first of its parents that exists, and what to do if this user may not write to it; for
+    /// an error message.
     fn rights(&self, path: &Path) -> Option<String>;
-    /// Why a file system does not keep what is written there, or does not keep it safe, if that is known of its kind.
+    /// Why a file system does not keep data, or does not keep it safe, if that is known of its type.
     fn doubt(&self, directory: &Path) -> io::Result<Option<&'static str>>;
 }
 
@@ -93,11 +93,11 @@ pub trait Files: Debug + Send + 'static {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct RealFiles;
 
-// Who else may write to a directory can put files into it that are no journal of ours.
+// Other users who may write to a directory can put foreign files into it.
 const GROUP_MAY_WRITE: u32 = 0o020;
 const OTHERS_MAY_WRITE: u32 = 0o002;
 
-/// Kinds of file systems by their number (statfs(2)), and what is wrong with them.
+/// File system types by their number (statfs(2)), and what is wrong with them.
 const DOUBTFUL: [(u64, &str); 8] = [
     (0x0102_1994, "is a tmpfs: it is in memory, and gone after a restart of the machine"),
     (0x8584_58f6, "is a ramfs: it is in memory, and gone after a restart of the machine"),
@@ -154,7 +154,7 @@ impl Files for RealFiles {
             ));
         }
         let user = rustix::process::geteuid().as_raw();
-        // Root may do all anyway; in Kubernetes a volume's folder is root's, and its group is fsGroup.
+        // Root may do all anyway; in Kubernetes a volume's directory belongs to root, and its group is fsGroup.
         if ![user, 0].contains(&found.uid()) && user != 0 {
             return refuse(format!(
                 "it belongs to the user {}, and this process is the user {user}: run it as that user, or chown the directory \
@@ -273,13 +273,13 @@ impl Files for RealFiles {
 
     fn doubt(&self, directory: &Path) -> io::Result<Option<&'static str>> {
         let kind = rustix::fs::statfs(directory)?.f_type;
-        // Numbers of 32 bits, in a word that has a sign on some machines.
+        // The numbers have 32 bits; the field is signed on some machines.
         let kind = u64::try_from(kind).unwrap_or_default() & 0xffff_ffff;
         Ok(DOUBTFUL.iter().find(|(number, _)| *number == kind).map(|(_, why)| *why))
     }
 }
 
-/// A link is not followed, and a pipe in its place does not hang the worker.
+/// Symbolic links are not followed, and a pipe in a file's place does not block the worker.
 fn options(access: Access) -> OpenOptions {
     let mut options = OpenOptions::new();
     let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits();

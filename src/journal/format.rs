@@ -1,4 +1,4 @@
-//! The three headers, 64 bytes each, little-endian, as the module's documentation lays them down.
+//! The three headers, 64 bytes each, little-endian, as specified in the module's documentation.
 
 /// The length of each header, in bytes.
 pub(super) const HEADER_BYTES: u64 = 64;
@@ -7,12 +7,12 @@ pub(super) const HEADER: usize = HEADER_BYTES as usize;
 /// The version of the whole format.
 const VERSION: u32 = 1;
 const RECORD_VERSION: u8 = 1;
-/// Records begin at multiples of it.
+/// Records begin at multiples of this number of bytes.
 pub(super) const ALIGNMENT: u64 = 8;
-/// The largest payload, in bytes, before and after compression: what a reader may be made to allocate.
+/// Maximum length of a payload, in bytes, before and after compression: it bounds what a reader allocates.
 pub(super) const MAX_PAYLOAD_BYTES: usize = 1 << 30;
-/// The largest sequence number that a header may have: no worker appends that number of records, and from any that is read on there is
-/// room to count. What is appended has no larger one either, because it would not be read.
+/// Maximum sequence number in a header: no worker appends that many records, and counting on from any number that is read does
+/// not overflow. Appended records do not exceed it either, because they would not be read.
 pub(super) const MAX_SEQUENCE: u64 = u64::MAX / 2;
 /// `flags`: the payload is compressed with zstd.
 pub(super) const COMPRESSED: u16 = 1;
@@ -43,7 +43,7 @@ impl Fields {
         self
     }
 
-    /// Puts the checksum of all before into the last four bytes.
+    /// Puts the checksum of all bytes before into the last four.
     fn sealed(mut self, salt: u32) -> HeaderBytes {
         let crc = crc32c::crc32c_append(salt, &self.bytes[..HEADER - 4]);
         self.bytes[HEADER - 4..].copy_from_slice(&crc.to_le_bytes());
@@ -61,7 +61,7 @@ fn field<const N: usize>(bytes: &HeaderBytes, at: usize) -> [u8; N] {
     field
 }
 
-/// Why the file `JOURNAL` says nothing.
+/// Why the file `JOURNAL` is not valid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum JournalFault {
     /// Its bytes are not what was written.
@@ -86,7 +86,7 @@ pub(super) fn decode_journal(bytes: &HeaderBytes) -> Result<JournalId, JournalFa
     }
 }
 
-/// What stands at a segment's beginning.
+/// The header of a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct SegmentHeader {
     /// The segment's number, as in its name.
@@ -112,7 +112,7 @@ impl SegmentHeader {
             .sealed(0)
     }
 
-    /// The header, if the bytes are one.
+    /// The header, if the bytes are valid.
     pub(super) fn decode(bytes: &HeaderBytes) -> Option<Self> {
         let known = field(bytes, 0) == SEGMENT_MAGIC && u32::from_le_bytes(field(bytes, 8)) == VERSION;
         let header = (known && is_sealed(bytes, 0)).then(|| Self {
@@ -125,7 +125,7 @@ impl SegmentHeader {
     }
 }
 
-/// What a record is.
+/// The kind of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum RecordKind {
     /// A topic, and the number that stands for it in this segment.
@@ -134,7 +134,7 @@ pub(super) enum RecordKind {
     Messages,
 }
 
-/// What stands before a record's payload.
+/// The header of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct RecordHeader {
     pub(super) payload_bytes: u32,
@@ -151,7 +151,7 @@ pub(super) struct RecordHeader {
     pub(super) payload_crc: u32,
 }
 
-/// Where a checksum belongs: a record at another place, in another segment or of another journal has another salt.
+/// The salt of a place: a record at another place, in another segment or of another journal has another salt.
 pub(super) fn salt(id: &JournalId, segment: u64, position: u64) -> u32 {
     if super::planted::is_on(super::planted::Bug::NoSalt) {
         return 0;
@@ -185,8 +185,8 @@ impl RecordHeader {
             .sealed(salt)
     }
 
-    /// The header, if the bytes are one that was written at this place. What cannot be one is known from its kind and
-    /// version alone, so that looking for headers is fast.
+    /// The header, if the bytes are one that was written at this place. Most other bytes are rejected by their kind and
+    /// version alone, so that searching for headers is fast.
     pub(super) fn decode(bytes: &HeaderBytes, salt: impl FnOnce() -> u32) -> Option<Self> {
         let kind = match (bytes[4], bytes[5]) {
             (1, RECORD_VERSION) => RecordKind::Source,
@@ -216,7 +216,7 @@ impl RecordHeader {
     }
 }
 
-/// The bytes on disk of a record with such a payload.
+/// Number of bytes on disk of a record with a payload of this length.
 pub(super) fn record_bytes(payload_bytes: u64) -> u64 {
     HEADER_BYTES + payload_bytes.next_multiple_of(ALIGNMENT)
 }

@@ -15,8 +15,8 @@ use super::journal::{Journal, Usage};
 use super::payload::{Compression, Encoded};
 use crate::raw::{Interval, MessageSet};
 
-/// How many bytes of raw messages are encoded and not written yet: it bounds the memory for their encoded copies, and what is
-/// written at once. A larger append goes alone.
+/// Maximum number of bytes of raw messages that are encoded and not yet written: it bounds the memory for their encoded
+/// copies, and the size of a group. A larger append is written alone.
 const GROUP_BYTES: usize = 32 << 20;
 
 type Reply<T> = oneshot::Sender<T>;
@@ -25,7 +25,7 @@ type Reply<T> = oneshot::Sender<T>;
 struct Waiting {
     encoded: Vec<Encoded>,
     reply: Reply<Result<(), AppendError>>,
-    /// Its share of [`GROUP_BYTES`], given back when it is written.
+    /// Its share of [`GROUP_BYTES`], released when it is written.
     _room: OwnedSemaphorePermit,
 }
 
@@ -56,7 +56,7 @@ impl JournalHandle {
     /// Starts the thread.
     ///
     /// # Errors
-    /// If the operating system has no thread.
+    /// If the operating system cannot start a thread.
     pub fn start<F: Files>(journal: Journal<F>) -> io::Result<Self> {
         let (commands, queue) = mpsc::unbounded_channel();
         let usage = Arc::new(Mutex::new(journal.usage()));
@@ -69,7 +69,7 @@ impl JournalHandle {
         Ok(Self { commands, usage, lost, encoders, room, is_absent: false })
     }
 
-    /// The handle of no journal: it has no records and accepts none.
+    /// A handle without a journal: it has no records and accepts none.
     pub fn absent() -> Self {
         Self {
             commands: mpsc::unbounded_channel().0,
@@ -92,8 +92,8 @@ impl JournalHandle {
         answer.await.ok()
     }
 
-    /// Appends the sets, as [`Journal::append`]. `Ok` means that all are durable. A caller that stops waiting does not take
-    /// them back; those of two appends at a time have no order.
+    /// Appends the sets, as [`Journal::append`]. `Ok` means that all are durable. A caller that stops waiting does not cancel
+    /// the append; two concurrent appends have no order.
     ///
     /// # Errors
     /// As [`Journal::append`].
@@ -109,11 +109,11 @@ impl JournalHandle {
             .unwrap_or_else(|| Err(unavailable("the journal is closed".to_owned())))
     }
 
-    /// How to compress `bytes` bytes that come now.
+    /// The compression for `bytes` bytes that are appended now.
     fn effort(&self, bytes: usize) -> Compression {
         let of_pace = self.encoders.pace(bytes);
         let usage = self.usage();
-        // What is left shall last.
+        // The remaining space should last.
         if usage.bytes > usage.limit_bytes / 2 { Compression::Compact } else { of_pace }
     }
 
@@ -136,14 +136,14 @@ impl JournalHandle {
         self.ask(|reply| Command::Read(record, reply)).await.unwrap_or(Err(gone))
     }
 
-    /// Removes segments, as [`Journal::remove_segment`], before all that is asked for later; the future is ready when it
-    /// is done. A failure is logged; ask again later.
+    /// Removes segments, as [`Journal::remove_segment`], before all later commands; the future is ready when it is done. A
+    /// failure is logged; try again later.
     pub fn remove_segments(&self, numbers: Vec<u64>) -> impl Future<Output = ()> + Send + 'static {
         let (reply, answer) = oneshot::channel();
         let is_asked = self.commands.send(Command::RemoveSegments(numbers, reply)).is_ok();
         async move {
             if is_asked {
-                // If the thread has ended, nothing is to be waited for.
+                // If the thread has ended, there is nothing to wait for.
                 drop(answer.await);
             }
         }
@@ -154,12 +154,12 @@ impl JournalHandle {
         if self.is_absent { Some(Vec::new()) } else { self.ask(Command::Segments).await }
     }
 
-    /// What is known to be damaged; `None` if the thread has ended.
+    /// The known damage; `None` if the thread has ended.
     pub async fn damage(&self) -> Option<Vec<Damage>> {
         self.ask(Command::Damage).await
     }
 
-    /// Looks whether the journal is in order, as [`Journal::probe`].
+    /// Checks that the journal has its records and can append, as [`Journal::probe`].
     ///
     /// # Errors
     /// As [`Journal::probe`].
@@ -168,17 +168,17 @@ impl JournalHandle {
         self.ask(Command::Probe).await.unwrap_or_else(|| Err(ended()))
     }
 
-    /// What was acknowledged and is not there any more, as [`Journal::take_lost`]; does not wait.
+    /// The acknowledged intervals that are lost, as [`Journal::take_lost`]; does not wait.
     pub fn take_lost(&self) -> Vec<Interval> {
         std::mem::take(&mut *self.lost.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// What it held after the last command, in numbers; does not wait.
+    /// The journal's usage after the last command; does not wait.
     pub fn usage(&self) -> Usage {
         self.usage.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Ends the thread after all that was asked before, and releases the lock.
+    /// Ends the thread after all earlier commands, and releases the lock.
     pub async fn close(&self) {
         self.ask(Command::Close).await;
     }
@@ -190,7 +190,7 @@ struct Owner<F: Files> {
     usage: Arc<Mutex<Usage>>,
     lost: Arc<Mutex<Vec<Interval>>>,
     encoders: Arc<Encoders>,
-    /// Whether the last segment that was asked to go did not.
+    /// `true` if the last removal of a segment failed.
     removal_fails: bool,
 }
 
@@ -202,7 +202,7 @@ impl<F: Files> Owner<F> {
                 Command::Append(first) => self.append_group(first),
                 Command::Close(reply) => {
                     self.queue.close();
-                    // The lock is released before the caller goes on.
+                    // The lock is released before the caller continues.
                     drop(self);
                     let _ = reply.send(());
                     return;
@@ -218,7 +218,7 @@ impl<F: Files> Owner<F> {
         }
     }
 
-    /// Shows what it holds now, before the caller of a command that has changed it goes on.
+    /// Publishes the usage, before the caller of a command that has changed it continues.
     fn publish(&mut self) {
         self.lost.lock().unwrap_or_else(PoisonError::into_inner).append(&mut self.journal.take_lost());
         *self.usage.lock().unwrap_or_else(PoisonError::into_inner) = self.journal.usage();
@@ -256,7 +256,7 @@ impl<F: Files> Owner<F> {
         self.publish();
         self.encoders.reuse(all);
         for ((_, reply, _room), result) in parts.into_iter().zip(results) {
-            // A caller that has gone does not want the answer.
+            // The caller may have stopped waiting for the answer.
             let _ = reply.send(result);
         }
         after
@@ -275,7 +275,7 @@ impl<F: Files> Owner<F> {
             Command::RemoveSegments(numbers, reply) => {
                 for number in numbers {
                     let failure = self.journal.remove_segment(number).err();
-                    // It is asked for again every few seconds.
+                    // The removal is retried every few seconds.
                     let is_new = failure.is_some() && !self.removal_fails;
                     self.removal_fails = failure.is_some();
                     if let Some(error) = failure.filter(|_| is_new) {
@@ -296,7 +296,7 @@ impl<F: Files> Owner<F> {
                 self.publish();
                 let _ = reply.send(result);
             }
-            // `run` keeps these to itself.
+            // `run` handles these itself.
             Command::Append(_) | Command::Close(_) => {}
         }
     }

@@ -1,4 +1,4 @@
-//! What a journal holds, in memory: one small struct a record.
+//! The index of a journal, in memory: one small struct per record.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -8,8 +8,8 @@ use super::format::{RecordHeader, record_bytes};
 use super::payload::NO_TIME;
 use crate::raw::{Interval, Partition, Source};
 
-/// The messages of one interval of positions of one partition, as the journal has them. Two records may overlap: what an
-/// append did not acknowledge may be there nevertheless, and is appended again.
+/// The messages of one interval of positions of one partition, as the journal has them. Two records may overlap: messages of
+/// an append that was not acknowledged may be there nevertheless, and are appended again.
 #[derive(Debug, Clone)]
 pub struct Record {
     /// The partition.
@@ -20,8 +20,8 @@ pub struct Record {
     pub until: i64,
     /// The number of messages.
     pub messages: u32,
-    /// The payload's length on disk, in bytes; [`Self::bytes`] has the record's. There is one of these for each record in the
-    /// journal, so that eight bytes count.
+    /// The payload's length on disk, in bytes; [`Self::bytes`] has the record's. There is one of these structs for each record
+    /// in the journal, so eight bytes matter.
     payload_bytes: u32,
     /// The oldest message's Kafka time, in milliseconds since the Unix epoch.
     pub oldest_ms: Option<i64>,
@@ -60,22 +60,22 @@ impl Record {
 /// A segment in memory.
 #[derive(Debug, Default)]
 pub(super) struct Segment {
-    /// What it takes on disk, in bytes.
+    /// Its size on disk, in bytes.
     pub(super) bytes: u64,
     /// Its records, by position.
     pub(super) records: Vec<Record>,
     /// The oldest message's time among them.
     pub(super) oldest_ms: Option<i64>,
-    /// Nothing more is written to it.
+    /// `true` if nothing more is written to it.
     pub(super) sealed: bool,
-    /// It is sealed because a write or an fdatasync failed.
+    /// `true` if it is sealed because a write or an fdatasync failed.
     pub(super) fenced: bool,
-    /// It is asked to go, and goes once all older ones have gone.
+    /// `true` if its removal was requested; it is removed after all older ones.
     pub(super) leaving: bool,
 }
 
 impl Segment {
-    /// A segment that is not written any more.
+    /// A segment that is no longer written.
     pub(super) fn sealed(bytes: u64, records: Vec<Record>) -> Self {
         let oldest_ms = records.iter().filter_map(|record| record.oldest_ms).min();
         Self { bytes, records, oldest_ms, sealed: true, ..Self::default() }
@@ -95,7 +95,7 @@ impl Segment {
 }
 
 impl Record {
-    /// Returns `true` if both are the same record of the same place.
+    /// Returns `true` if both are the same record at the same place.
     pub(super) fn is(&self, other: &Self) -> bool {
         let place = |record: &Self| (record.segment, record.position, record.sequence);
         place(self) == place(other) && self.interval() == other.interval()
@@ -112,20 +112,20 @@ impl Record {
     }
 }
 
-/// What a caller sees of a segment.
+/// A segment as callers see it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SegmentInfo {
     /// Its number.
     pub number: u64,
-    /// What it takes on disk, in bytes.
+    /// Its size on disk, in bytes.
     pub bytes: u64,
-    /// How many records it has.
+    /// Number of its records.
     pub records: usize,
-    /// Whether nothing more is written to it.
+    /// `true` if nothing more is written to it.
     pub sealed: bool,
-    /// Whether that is because a write or an fdatasync failed.
+    /// `true` if that is because a write or an fdatasync failed.
     pub fenced: bool,
-    /// Whether a part of it is damaged.
+    /// `true` if a part of it is damaged.
     pub damaged: bool,
 }
 
@@ -143,7 +143,7 @@ impl Index {
         self.segments.values().filter(|segment| !segment.leaving).flat_map(|segment| &segment.records)
     }
 
-    /// The record that stands at such a place.
+    /// The record at this place.
     pub(super) fn record(&self, segment: u64, position: u64) -> Option<&Record> {
         let records = &self.segments.get(&segment)?.records;
         records.binary_search_by_key(&position, |record| record.position).ok().map(|index| &records[index])
@@ -172,7 +172,7 @@ impl Index {
         self.damage.iter().any(|damage| damage.segment == segment)
     }
 
-    /// Adds to the damage, in order, once.
+    /// Adds damage, in order, unless it is listed already.
     pub(super) fn report(&mut self, damage: Damage) {
         if let Err(at) = self.damage.binary_search(&damage) {
             self.damage.insert(at, damage);
@@ -190,7 +190,7 @@ impl Index {
         damage
     }
 
-    /// Forgets a segment, and damage that no longer lies after any segment.
+    /// Forgets a segment and its damage, and missing segments that no longer lie after any segment.
     pub(super) fn forget(&mut self, number: u64) {
         self.segments.remove(&number);
         let oldest = self.segments.keys().next().copied();

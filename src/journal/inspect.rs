@@ -1,4 +1,4 @@
-//! Looking at a journal without having it: alongside a running worker, or at files from a dead host.
+//! Reading a journal without its lock: alongside a running worker, or from the files of a dead host.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -13,13 +13,13 @@ use super::reader::{Body, Reader};
 use super::recovery::{Unopened, load};
 use crate::raw::MessageSet;
 
-/// How much is read at once to verify, in bytes.
+/// Size of a read while verifying, in bytes.
 const LARGE_READ: usize = 1 << 20;
-/// How often it is loaded if there is damage.
+/// Maximum number of times that it is loaded if there is damage.
 const ATTEMPTS: u32 = 3;
 
-/// A journal as it was when it was opened, to read alone: without its lock, and nothing is written. Segments that a worker
-/// removes meanwhile read as [`ReadError::Gone`].
+/// A journal as it was when it was opened, read-only and without its lock. Segments that a worker removes meanwhile read as
+/// [`ReadError::Gone`].
 #[derive(Debug)]
 pub struct Inspection<F: Files = RealFiles> {
     files: F,
@@ -47,7 +47,7 @@ impl<F: Files> Inspection<F> {
                 Identity::None => JournalId::default(),
             };
             let loaded = load(&files, directory, &id, &listing, Unopened::IsDamage)?;
-            // A worker that writes or removes segments just now leaves the same traces.
+            // A worker that is writing or removing segments leaves the same traces.
             if attempts == ATTEMPTS || loaded.index.damage.is_empty() {
                 break (listing, identity, id, loaded);
             }
@@ -70,7 +70,7 @@ impl<F: Files> Inspection<F> {
         self.index.segments()
     }
 
-    /// What is known to be damaged.
+    /// The known damage.
     pub fn damage(&self) -> &[Damage] {
         &self.index.damage
     }

@@ -1,4 +1,4 @@
-//! The journal as its owner has it: its state, what it holds, and reading a record.
+//! The open journal: its state, its usage, and reading a record.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,44 +16,44 @@ use super::place::{Place, is_gone};
 use super::reader::Reader;
 use crate::raw::{Interval, MessageSet};
 
-/// Where a journal is and how large it may get.
+/// The directory of a journal and its limits.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// Its directory, which is created if it is missing.
     pub directory: PathBuf,
     /// The length of a segment, in bytes. A record that is larger gets a segment with its length.
     pub segment_bytes: u64,
-    /// What all segments may take together on the disk, in bytes, with those in quarantine.
+    /// Maximum size of all segments together on the disk, in bytes, including those in quarantine.
     pub max_bytes: u64,
-    /// What is left to others on the disk, in bytes.
+    /// Minimum free space on the disk, in bytes.
     pub min_free_bytes: u64,
 }
 
-/// What a journal holds, in numbers.
+/// The usage of a journal.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// What its segments take on the disk, in bytes, with those in quarantine.
+    /// The size of its segments on the disk, in bytes, including those in quarantine.
     pub bytes: u64,
-    /// What they may take, in bytes.
+    /// Their maximum size, in bytes.
     pub limit_bytes: u64,
     /// The number of records.
     pub records: u64,
     /// The oldest message's Kafka time, in milliseconds since the Unix epoch.
     pub oldest_ms: Option<i64>,
-    /// The number of segments that went into quarantine, with those that were there at the opening.
+    /// The number of segments that went into quarantine, including those found at the opening.
     pub quarantined: u64,
-    /// The number of records that were acknowledged and are not there any more, since it was opened.
+    /// The number of acknowledged records that were lost since it was opened.
     pub lost: u64,
 }
 
-/// A journal, opened by the one process that has it. The module's documentation says what it promises.
+/// A journal, opened by the one process that owns it. The module's documentation says what it guarantees.
 pub struct Journal<F: Files = RealFiles> {
     pub(super) files: F,
     pub(super) options: Options,
     pub(super) place: Place<F>,
-    /// Why what is in memory is not what is in the directory, if that could not be opened again.
+    /// Why the state in memory differs from the directory, if the directory could not be opened again.
     pub(super) gone: Option<String>,
-    /// What was acknowledged and is not there any more, until [`Journal::take_lost`] returns it.
+    /// The acknowledged intervals that are lost, until [`Journal::take_lost`] returns them.
     pub(super) lost: Vec<Interval>,
     pub(super) lost_records: u64,
     /// When the last append was acknowledged.
@@ -68,14 +68,14 @@ pub struct Journal<F: Files = RealFiles> {
     pub(super) previous: u64,
     /// The sequence number of the next record.
     pub(super) next_sequence: u64,
-    /// The segments in quarantine, with what they take on the disk, in bytes.
+    /// The segments in quarantine, with their size on the disk, in bytes.
     pub(super) quarantined: BTreeMap<u64, u64>,
-    /// How many there were since it was opened, with those that were there then.
+    /// Number of segments in quarantine since it was opened, including those found then.
     pub(super) quarantined_ever: u64,
     pub(super) torn_tails: u64,
     /// The segment that was read last, so that reading in order opens each file once.
     pub(super) reading: Option<(u64, F::File)>,
-    /// Small records that are written at once.
+    /// Small records that are written together.
     pub(super) buffer: Vec<u8>,
     pub(super) on_sync: Box<dyn Fn(Duration) + Send>,
 }
@@ -90,7 +90,7 @@ impl<F: Files> fmt::Debug for Journal<F> {
 }
 
 impl<F: Files> Journal<F> {
-    /// The intervals of records that were acknowledged and are not there any more, each once.
+    /// The intervals of acknowledged records that are lost, each once.
     pub fn take_lost(&mut self) -> Vec<Interval> {
         std::mem::take(&mut self.lost)
     }
@@ -135,7 +135,7 @@ impl<F: Files> Journal<F> {
         self.index.segments()
     }
 
-    /// What it holds, in numbers.
+    /// Its usage.
     pub fn usage(&self) -> Usage {
         let shown = || self.index.segments.values().filter(|segment| !segment.leaving);
         Usage {
@@ -148,18 +148,18 @@ impl<F: Files> Journal<F> {
         }
     }
 
-    /// What is known to be damaged, by segment and position. What was only found on reading is found again on reading after
-    /// the next opening.
+    /// The known damage, by segment and position. Damage that was only found by reading a record is found by reading again
+    /// after the next opening.
     pub fn damage(&self) -> &[Damage] {
         &self.index.damage
     }
 
-    /// How many torn ends the opening has cut off: the marks of a crash, not damage.
+    /// The number of torn ends that the opening has cut off: the marks of a crash, not damage.
     pub fn torn_tails(&self) -> u64 {
         self.torn_tails
     }
 
-    /// Has `observe` called with the time that each fdatasync of records took.
+    /// Calls `observe` with the time that each fdatasync of records took.
     pub fn observe_syncs(&mut self, observe: impl Fn(Duration) + Send + 'static) {
         self.on_sync = Box::new(observe);
     }

@@ -1,34 +1,34 @@
-//! The file journal: what keeps Kafka's messages while the database is away.
+//! The file journal, which stores Kafka's messages while the database is unavailable.
 //!
-//! One process has a journal: a directory of segments, files of numbered records. A record holds the raw messages of one
-//! interval of positions of one partition. What of it is drained is not written here: the database's progress says so, and a
+//! One process owns a journal: a directory of segments, files of numbered records. A record holds the raw messages of one
+//! interval of positions of one partition. What is drained is not recorded here: the database's progress says so, and a
 //! segment that it covers is removed.
 //!
 //! - [`Journal`]: open, append, read, remove. [`JournalHandle`]: the same on its own thread, with group commit; payloads
 //!   are compressed before they reach that thread.
-//! - [`Inspection`]: the same files, to read alone, without the lock.
+//! - [`Inspection`]: the same files, read-only, without the lock.
 //! - [`Files`]: the file system that it uses.
-//! - `journal`: the state of an open journal; `opening`, `append`, `segments`, `room`, `probe`: what is done with it.
-//! - `recovery`, `scan`, `tail`: from the files to the index of the records.
+//! - `journal`: the state of an open journal; `opening`, `append`, `segments`, `room`, `probe`: its operations.
+//! - `recovery`, `scan`, `tail`: building the index of the records from the files.
 //!
 //! # Invariants
-//! 1. *Acknowledged means durable*: [`Journal::append`] says `Ok` after an fdatasync of all its bytes, in a segment whose
-//!    header was synced and whose name was synced with the directory, and after a look at the directory: it is the one whose
+//! 1. *Acknowledged means durable*: [`Journal::append`] returns `Ok` after an fdatasync of all its bytes, in a segment whose
+//!    header was synced and whose name was synced with the directory, and after a check of the directory: it is the one whose
 //!    `LOCK` is locked, and all segments are in it.
 //! 2. *A failure is final*: after a failed write or fdatasync nothing more is written to that file and it is not synced
 //!    again. What was not acknowledged is written once more, to a new segment; after two failures in a row the append fails,
 //!    and the next one tries again.
 //! 3. *Bounded*: a new segment is made only if [`Options::max_bytes`] and [`Options::min_free_bytes`] hold with its whole
-//!    length, and it takes that length from the disk before its first record. A full journal says so; it drops nothing but
-//!    segments in quarantine, the oldest first: they count, too, but are only there to be examined.
+//!    length, and it takes that length from the disk before its first record. A full journal returns an error; it drops
+//!    nothing but segments in quarantine, the oldest first: they count, too, but are only there to be examined.
 //! 4. *Nothing is invented*: a record is what was written there, or damage. A checksum belongs to one place of one journal.
-//! 5. *Nothing goes silently*: a damaged place is reported by segment and positions, and the records on both sides stay. Only
-//!    the end of the last segment may be torn, which is what a crash leaves of a write that was not acknowledged.
+//! 5. *Nothing is lost silently*: a damaged place is reported by segment and positions, and the records on both sides stay.
+//!    Only the end of the last segment may be torn, which is what a crash leaves of a write that was not acknowledged.
 //!    If the directory or a file in it is deleted, moved or truncated while the journal is open, the directory is
 //!    opened again, recreated if it is missing, and what is lost is returned by [`Journal::take_lost`]. Until that succeeds,
 //!    nothing is acknowledged.
-//! 6. *Numbers grow*, and segments go in the order of their numbers: a missing one between two segments is damage.
-//! 7. *Opening twice gives the same*, also when the first was cut short. An older segment is never appended to.
+//! 6. *Numbers grow*, and segments are removed in the order of their numbers: a missing one between two segments is damage.
+//! 7. *Opening twice gives the same*, also if the first was interrupted. An older segment is never appended to.
 //! 8. *Memory for the index alone*: opening reads the headers of records, and payloads only in the last segment.
 //!
 //! # The directory
@@ -37,12 +37,11 @@
 //!
 //! | name | |
 //! |---|---|
-//! | `LOCK` | empty; locked with flock by the process that has the journal |
-//! | `JOURNAL` | the journal's header; made as `JOURNAL.new`, synced, renamed |
-//! | `PROBE` | made, synced and deleted again by [`Journal::probe`]; never read |
+//! | `LOCK` | empty; locked with flock by the process that owns the journal |
+//! | `JOURNAL` | the journal's header; created as `JOURNAL.new`, synced, renamed |
+//! | `PROBE` | created, synced and deleted again by [`Journal::probe`]; never read |
 //! | `00000000000000000001.segment` | a segment; 20 digits, from 1 on |
-//! | `00000000000000000001.quarantine` | a damaged segment whose intact records are drained; never read again, and deleted
-//! where its space is needed |
+//! | `00000000000000000001.quarantine` | a damaged, drained segment; never read again, and deleted if its space is needed |
 //!
 //! # Headers
 //! All numbers are little-endian. All headers are 64 bytes and end with a CRC32C of the 60 bytes before. Bytes that are not
@@ -76,15 +75,15 @@
 //!
 //! *Messages*: the length of the source's JSON, u32, and that JSON once more, so that a record stands alone if its source
 //! record is damaged; then for each message offset i64, time in ms i64 (-1 none), the lengths of key, payload and headers as
-//! i32 each (-1 none; a payload of none is a tombstone), and these three, the headers as [`crate::raw::headers`] has them.
-//! As zstd if that is smaller: of level 1, and of level -5 while more than 64 MiB/s is appended. While it is more than
-//! 192 MiB/s, as they are, until the journal is half full. Message sets of one append that follow each other in their
-//! partition share a record, up to 1 MiB of messages.
+//! i32 each (-1 none; a payload of none is a tombstone), and these three, the headers as [`crate::raw::headers`] encodes them.
+//! Compressed with zstd if that is smaller: at level 1, and at level -5 while more than 64 MiB/s is appended. While more than
+//! 192 MiB/s is appended, they are not compressed, until the journal is half full. Message sets of one append that follow each
+//! other in their partition share a record, up to 1 MiB of messages.
 //!
 //! # Opening
-//! The *sequence number* goes up by one from record to record, sources too, across segments. A segment's header has the
-//! its own first one: all below were acknowledged, in the segment named as the previous one and those before it; none
-//! from it on was. Therefore, in all segments but the last:
+//! The *sequence number* increases by one from record to record, sources too, across segments. A segment's header has its own
+//! first one: all below were acknowledged, in the segment named as the previous one and those before it; none from it on was.
+//! Therefore, in all segments but the last:
 //! - records from the successor's first sequence number on, and all bytes after them, are remainders of a failed write;
 //! - records that are missing below it are damage;
 //! - a segment that its successor does not name as previous, and that is not older than that one, never had an acknowledged
@@ -95,7 +94,7 @@
 //! else is damage; then as many sequence numbers are skipped as records may have stood there, so that they are missed again
 //! by the rule above.
 //!
-//! After a damaged place the next record is looked for at every multiple of 8 bytes.
+//! After a damaged place the next record is searched for at every multiple of 8 bytes.
 
 mod append;
 mod current;

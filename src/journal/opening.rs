@@ -1,4 +1,4 @@
-//! Opening the journal: when its process starts, and again if files are lost.
+//! Opening the journal: when its process starts, and again if files were lost.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ impl<F: Files> Journal<F> {
     /// segment.
     ///
     /// # Errors
-    /// If another process has it, the directory is not safe, or the file system fails. Damage is no error.
+    /// If another process uses it, the directory is not safe, or the file system fails. Damage is no error.
     pub fn open(files: F, options: Options) -> Result<Self, OpenError> {
         let place = Place::acquire(&files, &options.directory)?;
         let mut journal = Self {
@@ -45,7 +45,7 @@ impl<F: Files> Journal<F> {
         Ok(journal)
     }
 
-    /// Reads what is in the directory. Of what this process has acknowledged itself, only that is a record.
+    /// Reads the directory. In segments that this process knows, only records that it has acknowledged are kept.
     fn load(&mut self) -> Result<(), OpenError> {
         let directory = self.options.directory.clone();
         let listing = Listing::read(&self.files, &directory)?;
@@ -62,7 +62,7 @@ impl<F: Files> Journal<F> {
             }
             directory::write_identity(&self.files, &directory, &id)?;
         }
-        // One that cannot be opened now counts when it can.
+        // One that cannot be opened now is counted when it can.
         let length = |number: &u64| {
             self.files.length(&self.files.open(&quarantine_path(&directory, *number), Access::Read).ok()?).ok()
         };
@@ -76,14 +76,14 @@ impl<F: Files> Journal<F> {
                 segment.fenced = known.fenced;
                 segment.keep(|record| before.record(*number, record.position).is_some_and(|known| known.is(record)));
             }
-            // The last acknowledged segment may be missing: the next opening is to see that.
+            // The last acknowledged segment may be missing: the next opening must detect that.
             self.previous = self.previous.max(loaded.last);
             self.next_sequence = self.next_sequence.max(loaded.next_sequence);
         } else {
             (self.previous, self.next_sequence) = (loaded.last, loaded.next_sequence);
         }
         let used = listing.segments.iter().chain(&listing.quarantined).max().copied().unwrap_or(0);
-        // Never one that this process has used: a record that is still known must not be another one.
+        // Never one that this process has used: a known record must not become another one.
         self.next_number = self.next_number.max(used + 1);
         self.quarantined_ever = self.quarantined_ever.max(quarantined.len() as u64);
         self.quarantined = quarantined;
@@ -95,7 +95,7 @@ impl<F: Files> Journal<F> {
             |record: &&Record| self.index.record(record.segment, record.position).is_some_and(|known| known.is(record));
         let missing = before.records().filter(|record| !is_there(record)).map(Record::interval).collect();
         self.lose(missing);
-        // What was changed here is known.
+        // The changes made here are known.
         self.place.renew(&self.files, &directory).or_else(|lost| match lost {
             Lost::Gone(_) => Ok(()),
             Lost::Unknown(source) => Err(directory::failed(&self.files, "look at", &directory, source)),
@@ -107,8 +107,8 @@ impl<F: Files> Journal<F> {
         self.lost.append(&mut intervals);
     }
 
-    /// Opens the directory again, because what was written there is not there any more. It is created if it is missing. What is
-    /// lost is returned by [`Journal::take_lost`].
+    /// Opens the directory again, because files that were written there are missing. It is created if it is missing. Lost
+    /// records are returned by [`Journal::take_lost`].
     pub(super) fn open_again(&mut self, what: String) -> Result<(), AppendError> {
         let directory = self.options.directory.clone();
         if self.gone.is_none() {
@@ -145,9 +145,9 @@ impl<F: Files> Journal<F> {
         }
     }
 
-    /// Removes what is not needed, and makes durable what the last process has written but perhaps not synced, because
-    /// from now on it counts as a record. A failure does no harm: what was acknowledged is durable, and no cut-off byte is
-    /// ever believed. So a disk that fails here does not keep the worker from its Kafka and its database.
+    /// Removes what is not needed, and makes durable what the last process has written but perhaps not synced, because from
+    /// now on it counts as a record. A failure is harmless: acknowledged records are durable, and bytes that should be cut off
+    /// are never trusted. So a disk that fails here does not keep the worker from Kafka and the database.
     fn finish_recovery(&self, loaded: &mut Loaded) {
         for number in &loaded.orphans {
             if let Err(error) = self.files.unlink(&segment_path(&self.options.directory, *number)) {

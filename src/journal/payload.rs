@@ -15,7 +15,7 @@ use crate::raw::{MessageSet, MessageSetBuilder, Partition, RawMessage, Source};
 pub(super) const NO_TIME: i64 = -1;
 /// The bytes before a message's parts: its offset, its time, and their lengths.
 const MESSAGE_HEAD: usize = 28;
-/// The length of a key or payload that is not there.
+/// The length of a missing key or payload.
 const NONE: i32 = -1;
 
 /// How payloads are compressed, the slowest first. Readers need not know it.
@@ -60,18 +60,18 @@ pub(super) fn encode_source(source: &Source) -> io::Result<Vec<u8>> {
     Ok(serde_json::to_vec(&stored)?)
 }
 
-/// The topic, if the bytes are one.
+/// The topic, if the bytes are valid.
 pub(super) fn decode_source(bytes: &[u8]) -> Option<Source> {
     let stored: StoredSource = serde_json::from_slice(bytes).ok()?;
     let kind = [Kind::Series, Kind::Points, Kind::Other].into_iter().find(|kind| kind.as_str() == stored.kind)?;
     Some(Source { kind, cluster_id: stored.cluster_id, topic: stored.topic, topic_id: stored.topic_id })
 }
 
-/// What one record takes at most, in bytes of messages, unless a single set is larger.
+/// Maximum size of a record, in bytes of messages, unless a single set is larger.
 const RECORD_BYTES: usize = 1 << 20;
 
-/// The sets that become one record each: neighbours in their partition, in their order. Fewer records are fewer to keep in
-/// memory, and messages compress better together. Sets that cover no position are skipped.
+/// The sets that become one record each: neighbours in their partition, in their order. Fewer records take less memory, and
+/// messages compress better together. Sets that cover no position are skipped.
 pub(super) fn runs(sets: impl IntoIterator<Item = MessageSet>) -> Vec<Vec<MessageSet>> {
     let mut runs: Vec<Vec<MessageSet>> = Vec::new();
     // Each partition's last run: its number, where it ends, and its bytes.
@@ -95,7 +95,7 @@ pub(super) fn runs(sets: impl IntoIterator<Item = MessageSet>) -> Vec<Vec<Messag
     runs
 }
 
-/// A record as it will be written, and what its header says about it.
+/// An encoded record, with the fields of its header.
 #[derive(Debug)]
 pub(super) struct Encoded {
     pub(super) source: Arc<Source>,
@@ -115,11 +115,11 @@ pub(super) struct Encoded {
     pub(super) record: Vec<u8>,
 }
 
-/// Encodes message sets, with buffers that are used again.
+/// Encodes message sets, with buffers that are reused.
 pub(super) struct Encoder {
     compressor: Compressor<'static>,
     effort: Compression,
-    /// What is to be compressed.
+    /// The payload before compression.
     plain: Vec<u8>,
 }
 
@@ -147,7 +147,7 @@ impl Encoder {
         Ok(())
     }
 
-    /// Encodes the sets of one run as one record. `record` is a buffer that is not needed any more.
+    /// Encodes the sets of one run as one record. `record` is a buffer to reuse.
     ///
     /// # Errors
     /// `InvalidInput` if the run is empty, or larger than a record can be.
@@ -162,7 +162,7 @@ impl Encoder {
         let is_compressed = self.effort != Compression::Off;
         let plain = if is_compressed { &mut self.plain } else { &mut record };
         let start = plain.len();
-        // A set's bytes are its messages' parts, and for each of them something like what is put before its parts.
+        // `MessageSet::bytes` counts the messages' parts, and for each message about as much as its head.
         plain.reserve(size_of::<u32>() + source_payload.len() + run.iter().map(MessageSet::bytes).sum::<usize>());
         plain.extend_from_slice(&length(source_payload.len())?.to_le_bytes());
         plain.extend_from_slice(&source_payload);
@@ -179,7 +179,7 @@ impl Encoder {
         let payload_bytes = record.len() - HEADER;
         let payload_crc = crc32c::crc32c(&record[HEADER..]);
         record.resize(record.len().next_multiple_of(ALIGNMENT as usize), 0);
-        // One large set does not keep its memory for the small ones that follow.
+        // The memory for one large set is not kept for the small ones that follow.
         self.plain.clear();
         self.plain.shrink_to(KEPT_BYTES);
         Ok(Encoded {
@@ -198,7 +198,7 @@ impl Encoder {
         })
     }
 
-    /// Puts `plain` after the header's room, compressed if that makes it smaller. Returns the flags.
+    /// Puts `plain` after the space for the header, compressed if that makes it smaller. Returns the flags.
     fn compress(&mut self, record: &mut Vec<u8>) -> u16 {
         record.reserve(self.plain.len());
         let mut behind = Cursor::new(&mut *record);
@@ -227,13 +227,13 @@ impl Encoded {
         &self.record[HEADER..HEADER + self.payload_bytes as usize]
     }
 
-    /// Those of its source's record.
+    /// The bytes on disk of its source's record.
     pub(super) fn source_bytes(&self) -> u64 {
         record_bytes(self.source_payload.len() as u64)
     }
 }
 
-/// The memory that a buffer keeps between two uses, in bytes.
+/// Maximum memory that a buffer keeps between two uses, in bytes.
 pub(super) const KEPT_BYTES: usize = 4 << 20;
 
 fn too_large(bytes: usize) -> io::Error {
@@ -262,8 +262,8 @@ fn put(plain: &mut Vec<u8>, message: &RawMessage<'_>) -> io::Result<()> {
     Ok(())
 }
 
-/// The message set of a record; `None` if header and payload do not agree. No length is believed before it is checked:
-/// any bytes may be given.
+/// The message set of a record; `None` if header and payload do not agree. No length is trusted before it is checked: the
+/// bytes may be anything.
 pub(super) fn decode(header: &RecordHeader, payload: &[u8]) -> Option<MessageSet> {
     let plain = uncompressed(header, payload)?;
     let mut rest = Rest(&plain);
@@ -275,7 +275,7 @@ pub(super) fn decode(header: &RecordHeader, payload: &[u8]) -> Option<MessageSet
     let mut builder = MessageSetBuilder::new(source, header.partition, header.from);
     for _ in 0..header.messages {
         let message = rest.message()?;
-        // In order and inside the interval, which is also what the builder asks for.
+        // In order and inside the interval, as the builder requires, too.
         if message.offset < builder.until() || message.offset >= header.until {
             return None;
         }
@@ -290,7 +290,7 @@ fn uncompressed(header: &RecordHeader, payload: &[u8]) -> Option<Vec<u8>> {
     let plain = match header.flags {
         0 => payload.to_vec(),
         COMPRESSED => {
-            // As much as compression plausibly made of it; more is allocated only as it comes out.
+            // As much as compression plausibly made of it; more is allocated only during decompression.
             let mut plain = Vec::with_capacity(expected.min(payload.len().saturating_mul(16)));
             let limit = u64::from(header.uncompressed_bytes) + 1;
             let decoder = zstd::stream::read::Decoder::with_buffer(payload).ok()?.single_frame();

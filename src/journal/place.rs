@@ -1,8 +1,9 @@
-//! Whether the journal is still where its path leads: what is written to files that nobody can find again is not durable.
+//! The check that the journal is still where its path leads: what is written to files that cannot be found again is not
+//! durable.
 //!
-//! A directory's time of change shows whether a name in it was made, deleted or replaced. So mostly one question about the
-//! directory is enough: it is the same one, and nothing has changed in it. File systems count that time in steps, of up to
-//! 2 s; until the last known change is older than that, the names are checked as well.
+//! A directory's change time shows whether a name in it was created, deleted or replaced. So mostly one call for the directory
+//! is enough: it is the same one, and nothing has changed in it. File systems count that time in steps, of up to 2 s; until
+//! the last known change is older than that, the names are checked as well.
 
 use std::io;
 use std::path::Path;
@@ -14,9 +15,9 @@ use super::error::OpenError;
 use super::files::{Files, Seen};
 use super::index::Index;
 
-/// After this long a directory whose time of change is the same has not changed.
+/// Time after which a directory with the same change time has not changed.
 const SETTLED: Duration = Duration::from_secs(3);
-/// How often the lock is taken again if its file was replaced meanwhile.
+/// Maximum number of attempts to take the lock if its file is replaced meanwhile.
 const ATTEMPTS: u32 = 3;
 
 /// The directory that this process has locked.
@@ -26,16 +27,16 @@ pub(super) struct Place<F: Files> {
     _lock: F::File,
     locked: Seen,
     directory: Seen,
-    /// When `directory` was seen.
+    /// When `directory` was read.
     since: Instant,
-    /// Whether the names were checked after the time of change could not be that of a later change.
+    /// `true` if the names were checked when any later change must have another change time.
     is_settled: bool,
 }
 
 /// What is wrong with a place.
 #[derive(Debug)]
 pub(super) enum Lost {
-    /// What the journal has written is not there any more: what, and what is wrong with it.
+    /// Files of the journal are missing, replaced or truncated, as the text says.
     Gone(String),
     /// It cannot be checked now.
     Unknown(io::Error),
@@ -46,7 +47,7 @@ pub(super) fn is_gone(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
-/// Looks at a path at which there was something.
+/// The metadata of a path that existed before.
 fn metadata<F: Files>(files: &F, path: &Path) -> Result<Seen, Lost> {
     files.metadata(path).map_err(|error| match is_gone(&error) {
         true => Lost::Gone(format!("{} is not there any more", path.display())),
@@ -55,7 +56,7 @@ fn metadata<F: Files>(files: &F, path: &Path) -> Result<Seen, Lost> {
 }
 
 impl<F: Files> Place<F> {
-    /// Makes the directory if it is missing, and locks it.
+    /// Creates the directory if it is missing, and locks it.
     pub(super) fn acquire(files: &F, directory: &Path) -> Result<Self, OpenError> {
         let mut attempts = 0;
         loop {
@@ -78,13 +79,13 @@ impl<F: Files> Place<F> {
         }
     }
 
-    /// As if the directory had not changed for long.
+    /// Acts as if the directory had not changed for long.
     #[cfg(test)]
     pub(super) fn settle(&mut self) {
         self.is_settled = true;
     }
 
-    /// Whether the lock's file is still the one that the path leads to.
+    /// Returns `true` if the lock's file is still the one that the path leads to.
     pub(super) fn has_lock(&self, files: &F, directory: &Path) -> Result<bool, Lost> {
         match files.metadata(&lock_path(directory)) {
             Ok(seen) => Ok(seen.is(&self.locked)),
@@ -101,14 +102,14 @@ impl<F: Files> Place<F> {
         }
     }
 
-    /// Records that what is in the directory now is known.
+    /// Records the directory's present state as known.
     pub(super) fn renew(&mut self, files: &F, directory: &Path) -> Result<(), Lost> {
         self.directory = metadata(files, directory)?;
         (self.since, self.is_settled) = (Instant::now(), false);
         Ok(())
     }
 
-    /// Whether the directory is still the one that is locked, with all segments: one call if nothing has changed.
+    /// Checks that the directory is still the one that is locked, with all segments: one call if nothing has changed.
     pub(super) fn check(
         &mut self,
         files: &F,
@@ -149,7 +150,7 @@ impl<F: Files> Place<F> {
     }
 }
 
-/// Whether each segment is as long as its acknowledged records.
+/// Checks that no segment is shorter than its acknowledged records.
 pub(super) fn check_lengths<F: Files>(files: &F, directory: &Path, index: &Index) -> Result<(), Lost> {
     for (number, segment) in &index.segments {
         let Some(end) = segment.records.last().map(|record| record.position + record.bytes()) else { continue };

@@ -14,7 +14,7 @@ pub(super) enum Bug {
     DamageIsTornTail,
     /// Checksums do not depend on the place.
     NoSalt,
-    /// What was written to files that are not there any more is acknowledged.
+    /// What was written to files that no longer exist is acknowledged.
     NotFoundAgain,
     /// What a full journal has no room for is acknowledged and dropped.
     DropWhenFull,
@@ -25,7 +25,7 @@ thread_local! {
     static ON: std::cell::Cell<Option<Bug>> = const { std::cell::Cell::new(None) };
 }
 
-/// Returns `true` if the bug is switched on: never, without the feature.
+/// Returns `true` if the bug is switched on: never without the feature.
 #[cfg(not(feature = "planted-bugs"))]
 pub(super) const fn is_on(_: Bug) -> bool {
     false

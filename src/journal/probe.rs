@@ -1,4 +1,4 @@
-//! Whether an open journal still has its records and would take another, for the times in which nothing is appended.
+//! The check that an open journal still has its records and can append another, for times in which nothing is appended.
 
 use std::time::Duration;
 
@@ -12,12 +12,12 @@ use super::place::check_lengths;
 use super::room::check_volume;
 use super::stop::{Stop, is_out_of_space};
 
-/// How long an acknowledged append shows that the disk takes one.
+/// Time for which an acknowledged append shows that the disk can be written.
 const FRESH: Duration = Duration::from_secs(4);
 
 impl<F: Files> Journal<F> {
-    /// Looks whether all that was acknowledged can be found again, and whether an append would be: for the times in which
-    /// nothing is appended. What is missing is recreated if that is possible.
+    /// Checks that all acknowledged records can be found again, and that an append would succeed: for times in which nothing
+    /// is appended. What is missing is recreated if that is possible.
     ///
     /// # Errors
     /// Those of an append.
@@ -42,7 +42,7 @@ impl<F: Files> Journal<F> {
         self.place.check(&self.files, directory, &self.index, self.current.as_ref())?;
         check_lengths(&self.files, directory, &self.index)?;
         if self.current.is_none() {
-            // What the journal itself takes is free again when it is drained.
+            // The space of the journal itself is free again when it is drained.
             check_volume(&self.files, directory, &self.options, self.used_bytes())?;
         }
         if self.appended_at.is_none_or(|at| at.elapsed() >= FRESH) {
@@ -54,7 +54,7 @@ impl<F: Files> Journal<F> {
         Ok(())
     }
 
-    /// What is known against the kind of its file system.
+    /// Known problems of its file system's type.
     pub fn doubts(&self) -> Option<String> {
         doubts(&self.files, &self.options.directory)
     }

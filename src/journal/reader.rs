@@ -3,14 +3,14 @@
 use super::files::Files;
 use super::format::{ALIGNMENT, HEADER_BYTES, HeaderBytes, JournalId, RecordHeader, SegmentHeader, salt};
 
-/// What a disk writes as a whole, at the least, in bytes.
+/// Minimum unit that a disk writes as a whole, in bytes.
 const SECTOR: u64 = 512;
-/// How much is read at once, in bytes.
+/// Size of a read, in bytes.
 const WINDOW: usize = 64 * 1024;
-/// How much is given up around a place that the disk cannot read, in bytes.
+/// Number of bytes given up around a place that the disk cannot read.
 const PAGE: usize = 4096;
 
-/// A record's header and where it stands.
+/// A record's header and its position.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Found {
     pub(super) position: u64,
@@ -24,18 +24,18 @@ impl Found {
     }
 }
 
-/// What a record's payload is.
+/// The state of a record's payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Body {
-    /// What was written.
+    /// It is what was written.
     Good,
     /// Not all of it was written: a sector is still as it was allocated, or lies after the file's end.
     Torn,
-    /// Something else.
+    /// It is damaged in another way.
     Bad,
 }
 
-/// What a search found.
+/// The result of a search.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Search {
     /// The next record.
@@ -54,7 +54,7 @@ pub(super) struct Reader<'a, F: Files> {
     length: u64,
     /// A place that the disk could not read.
     pub(super) unreadable: bool,
-    /// The bytes read ahead, and where they stand.
+    /// The position of the bytes read ahead, and these bytes.
     window: (u64, Vec<u8>),
     window_bytes: usize,
 }
@@ -64,7 +64,7 @@ impl<'a, F: Files> Reader<'a, F> {
         Self { files, file, id, number, length, unreadable: false, window: (0, Vec::new()), window_bytes: WINDOW }
     }
 
-    /// Reads this many bytes at once instead.
+    /// Sets the size of a read.
     pub(super) fn with_window(mut self, bytes: usize) -> Self {
         self.window_bytes = bytes;
         self
@@ -74,7 +74,7 @@ impl<'a, F: Files> Reader<'a, F> {
         self.length
     }
 
-    /// Fills `buffer`. What the disk cannot read, or the file does not have, is zero: no record is.
+    /// Fills `buffer`. Bytes that the disk cannot read, or the file does not have, are zero, which is no record.
     fn read_into(&mut self, buffer: &mut [u8], position: u64) {
         if let Ok(read) = self.files.read_at(self.file, buffer, position) {
             buffer[read..].fill(0);
@@ -96,7 +96,8 @@ impl<'a, F: Files> Reader<'a, F> {
         self.window = (position, window);
     }
 
-    /// Returns `true` if the file has all bytes of a header there: part of one is none, whatever the missing bytes were.
+    /// Returns `true` if the file has all bytes of a header there: a partial header is not valid, whatever the missing bytes
+    /// were.
     fn has_header(&self, position: u64) -> bool {
         self.length.saturating_sub(position) >= HEADER_BYTES
     }
@@ -107,7 +108,7 @@ impl<'a, F: Files> Reader<'a, F> {
         bytes
     }
 
-    /// The segment's header, and whether there never was one: it is zero, or the file too short for it.
+    /// The segment's header, and `true` if there never was one: it is zero, or the file too short for it.
     pub(super) fn segment_header(&mut self) -> (Option<SegmentHeader>, bool) {
         let bytes = self.header_bytes(0);
         let is_ours = |h: &SegmentHeader| self.has_header(0) && h.number == self.number && h.id == *self.id;
@@ -120,7 +121,7 @@ impl<'a, F: Files> Reader<'a, F> {
         Some(Found { position, header })
     }
 
-    /// The record at `position`, with its header alone read; it may reach beyond the file's end.
+    /// The record at `position`; only its header is read, and it may extend beyond the file's end.
     pub(super) fn record(&mut self, position: u64) -> Option<Found> {
         if !self.has_header(position) {
             return None;
@@ -129,7 +130,7 @@ impl<'a, F: Files> Reader<'a, F> {
         self.decode(&bytes, position)
     }
 
-    /// The same through the window, for reading on from there.
+    /// The same through the window, for sequential reading.
     pub(super) fn record_in_window(&mut self, position: u64) -> Option<Found> {
         if !self.has_header(position) {
             return None;
@@ -148,8 +149,8 @@ impl<'a, F: Files> Reader<'a, F> {
         found.end() <= self.length
     }
 
-    /// Returns `true` if what stands where a record's header should be was never written: a sector's share of it is zero,
-    /// or it lies after the file's end.
+    /// Returns `true` if the header of a record at `position` was never written completely: a sector's share of it is zero, or
+    /// it lies after the file's end.
     pub(super) fn is_torn_header(&mut self, position: u64) -> bool {
         if !self.has_header(position) {
             return true;
@@ -160,7 +161,7 @@ impl<'a, F: Files> Reader<'a, F> {
         is_zero(&bytes[..in_first]) || is_zero(&bytes[in_first..])
     }
 
-    /// Looks for the next whole record at or after `from`, with a sequence number above `after`.
+    /// Searches for the next whole record at or after `from`, with a sequence number above `after`.
     pub(super) fn search(&mut self, from: u64, after: u64) -> Search {
         let header = HEADER_BYTES as usize;
         let mut content_end = from;
@@ -213,7 +214,7 @@ impl<'a, F: Files> Reader<'a, F> {
         let from = found.position + HEADER_BYTES;
         let until = from + u64::from(found.header.payload_bytes);
         let mut crc = 0;
-        // One sector's share of the payload after the other: whether a byte of it is not zero.
+        // One sector's share of the payload after the other: `is_written` if a byte of it is not zero.
         let (mut sector, mut is_written, mut torn) = (from / SECTOR, false, until > self.length);
         self.pieces(from, until, |position, piece| {
             crc = crc32c::crc32c_append(crc, piece);

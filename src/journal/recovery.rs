@@ -1,4 +1,4 @@
-//! From the files to the index: which records there are, and exactly what is damaged. Nothing is written here.
+//! Building the index from the files: which records there are, and exactly what is damaged. Nothing is written here.
 //!
 //! The sequence numbers decide. A segment's header says the first sequence number that was not acknowledged when the segment
 //! was made; what an older segment has from that number on is a remainder of a write that failed, and what it lacks below it
@@ -20,7 +20,7 @@ use super::scan::{Scan, scan};
 use super::tail::classify_tail;
 use crate::raw::Source;
 
-/// Numbers of missing segments that are listed between two that are there.
+/// Maximum number of missing segments that are listed between two existing ones.
 const LISTED_MISSING: u64 = 1024;
 
 /// What was found in a directory.
@@ -29,22 +29,22 @@ pub(in crate::journal) struct Loaded {
     pub(in crate::journal) index: Index,
     /// Files of segments that never had an acknowledged record.
     pub(in crate::journal) orphans: Vec<u64>,
-    /// Segments that are longer than what is valid in them, and where that ends.
+    /// Segments that are longer than their valid part, with its end.
     pub(in crate::journal) truncations: BTreeMap<u64, u64>,
     /// The last segment that may have acknowledged records; 0 for none.
     pub(in crate::journal) last: u64,
     /// The sequence number of the next record.
     pub(in crate::journal) next_sequence: u64,
-    /// Ends that were torn off.
+    /// Number of torn ends.
     pub(in crate::journal) torn_tails: u64,
 }
 
-/// What a segment's file counts as if it is there and cannot be opened.
+/// How a segment's file that exists and cannot be opened is treated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::journal) enum Unopened {
-    /// An error: the process that has the journal must not go on without what is in it.
+    /// As an error: the process that owns the journal must not go on without its content.
     IsError,
-    /// Damage: a process that only looks sees the rest.
+    /// As damage: a process that only reads sees the rest.
     IsDamage,
 }
 
@@ -119,8 +119,8 @@ impl<F: Files> Load<'_, F> {
         Ok(headers)
     }
 
-    /// Skips the segments that never had an acknowledged record: those that no successor names as the one before it,
-    /// and a last one that was not made to its end.
+    /// Skips the segments that never had an acknowledged record: those that no successor names as the one before it, and a
+    /// last one whose creation was not finished.
     fn take_orphans(&mut self, headers: &mut Headers, listing: &Listing) -> Result<(), OpenError> {
         while let Some((number, None)) = headers.last().copied() {
             let scan = self.scan(number, None)?;
@@ -207,7 +207,7 @@ impl<F: Files> Load<'_, F> {
         for (from, until) in &scan.bad {
             self.report(number, *from, *until, scan.bad_kind());
         }
-        // What could not be read today may be readable tomorrow.
+        // What cannot be read now may be readable later.
         if end < length && !scan.unreadable {
             self.loaded.truncations.insert(number, end);
         }
@@ -237,7 +237,7 @@ impl<F: Files> Load<'_, F> {
                 RecordKind::Messages => numbers.get(&found.header.source).cloned(),
                 RecordKind::Source => None,
             };
-            // A record whose source record is lost says itself where it is from.
+            // A record whose source record is lost has its source itself.
             let source = known.or_else(|| {
                 let payload = reader.payload(found)?;
                 let source = match found.header.kind {

@@ -12,7 +12,7 @@ use super::payload::Encoded;
 use super::stop::Stop;
 
 impl<F: Files> Journal<F> {
-    /// What all its segments take on the disk, in bytes.
+    /// The size of all its segments on the disk, in bytes.
     pub(super) fn used_bytes(&self) -> u64 {
         self.index.bytes() + self.quarantined.values().sum::<u64>()
     }
@@ -22,7 +22,7 @@ impl<F: Files> Journal<F> {
         self.options.segment_bytes.max(HEADER_BYTES + first.source_bytes() + first.record_bytes())
     }
 
-    /// What the new segments for these sets will take, in bytes.
+    /// The size of the new segments for these sets, in bytes.
     pub(super) fn needed(&self, encoded: &[Encoded]) -> u64 {
         let (mut left, mut known) = match &self.current {
             Some(current) => (current.bytes - current.position, current.sources.keys().collect()),
@@ -42,7 +42,8 @@ impl<F: Files> Journal<F> {
         needed
     }
 
-    /// Fails if there is no room for new segments with these bytes; segments in quarantine make room, the oldest first.
+    /// Fails if there is no room for new segments of this size; segments in quarantine are deleted to make room, the oldest
+    /// first.
     pub(super) fn check_room(&mut self, needed_bytes: u64) -> Result<(), Stop> {
         let is_reserved = self.current.as_ref().is_none_or(|current| current.is_allocated);
         if needed_bytes == 0 && is_reserved {

@@ -1,31 +1,31 @@
-//! One segment from its first record to its last: by their headers, without classifying what is damaged.
+//! A scan of one segment from its first record to its last, by their headers, without classifying damage.
 
 use super::error::DamageKind;
 use super::files::Files;
 use super::format::{HEADER_BYTES, SegmentHeader};
 use super::reader::{Found, Reader};
 
-/// What a scan found.
+/// The result of a scan.
 #[derive(Debug, Default)]
 pub(super) struct Scan {
     pub(super) header: Option<SegmentHeader>,
     pub(super) is_blank: bool,
     pub(super) length: u64,
     pub(super) unreadable: bool,
-    /// Records, by position, sources too.
+    /// Records, by position, including those of sources.
     pub(super) found: Vec<Found>,
-    /// Damaged places before the last of them, as they stand between the others.
+    /// Damaged places before the last of them, each between two others.
     pub(super) bad: Vec<(u64, u64)>,
     /// The end of the last record.
     pub(super) end: u64,
-    /// The end of what is not zero after it.
+    /// The end of the bytes after it that are not zero.
     pub(super) content_end: u64,
     /// The last sequence number that is accounted for; `None` if there is neither a record nor a header.
     pub(super) last_sequence: Option<u64>,
 }
 
 impl Scan {
-    /// What its damaged places are.
+    /// The kind of its damaged places.
     pub(super) fn bad_kind(&self) -> DamageKind {
         if self.unreadable { DamageKind::Unreadable } else { DamageKind::NoRecord }
     }

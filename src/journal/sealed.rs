@@ -1,4 +1,4 @@
-//! Files whose checksums are right, whatever else they say: a fuzzer gets past a checksum only so.
+//! Files with valid checksums and any other content: otherwise a fuzzer does not get past the checksums.
 
 use std::path::{Path, PathBuf};
 
@@ -17,8 +17,8 @@ pub(crate) fn segment_file(directory: &Path, number: u64) -> PathBuf {
     segment_path(directory, number)
 }
 
-/// Makes the bytes a segment of this journal: what a header has to have is put there, a payload's length is bounded by the
-/// file, and all checksums are recreated. All else stays as it is.
+/// Makes the bytes a segment of this journal: required fields of headers are set, a payload's length is bounded by the file,
+/// and all checksums are computed. All other bytes stay as they are.
 pub(crate) fn seal(bytes: &mut [u8], id: &JournalId, number: u64) {
     let Some((header, _)) = bytes.split_at_mut_checked(HEADER) else { return };
     let field = |header: &[u8], at: usize| u64::from_le_bytes(header[at..at + 8].try_into().unwrap_or_default());

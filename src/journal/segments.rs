@@ -13,8 +13,8 @@ use super::planted::{self, Bug};
 use super::stop::{Stop, is_out_of_space};
 
 impl<F: Files> Journal<F> {
-    /// Makes the segment that is written from now on, whole and durable before it has any record: what the disk has no room
-    /// for shows here.
+    /// Creates the segment that is written from now on, complete and durable before its first record: a full disk is detected
+    /// here.
     pub(super) fn make_segment(&mut self, bytes: u64) -> Result<Current<F>, Stop> {
         self.check_room(bytes)?;
         let number = self.next_number;
@@ -40,7 +40,7 @@ impl<F: Files> Journal<F> {
         let (file, seen, is_allocated) = match make() {
             Ok(made) => made,
             Err(error) => {
-                // It may not be there. If it stays, the next opening knows it for an orphan: no segment names it.
+                // It may not exist. If it stays, the next opening recognizes it as an orphan: no segment names it.
                 let _ = self.files.unlink(&path);
                 if !is_out_of_space(&error) {
                     return Err(error.into());
@@ -75,8 +75,9 @@ impl<F: Files> Journal<F> {
         }
     }
 
-    /// Ends a segment whose write or fdatasync failed. Nobody knows what of that write is on the disk, and a second fdatasync
-    /// would say that all is: so there is none, and no other write either. What was acknowledged in it stays readable.
+    /// Ends a segment whose write or fdatasync failed. It is not known what of that write is on the disk, and a second
+    /// fdatasync would report all of it: so there is none, and no other write either. Acknowledged records in it stay
+    /// readable.
     pub(super) fn fence(&mut self, number: u64, error: &io::Error) {
         tracing::warn!(segment = number, %error, "writing to a segment failed, it is not written any more");
         if self.drop_unused(number) {
@@ -89,7 +90,7 @@ impl<F: Files> Journal<F> {
     }
 
     /// Removes a segment in which nothing was acknowledged: a disk that fails for hours must not fill with them. No other
-    /// segment will name it as the one before, so it will not be missed.
+    /// segment will name it as the one before, so it will not be reported as missing.
     fn drop_unused(&mut self, number: u64) -> bool {
         let is_unused = self.previous != number;
         let has_gone = is_unused && self.files.unlink(&segment_path(&self.options.directory, number)).is_ok();
@@ -100,15 +101,15 @@ impl<F: Files> Journal<F> {
     }
 
     /// Removes a segment whose records are no longer needed; a damaged one is kept under another name, to be examined, until
-    /// its space is needed. They are removed in the order of their numbers, so that a missing number always means damage: one
-    /// that is not the oldest gives up its records at once, and its file when all older ones are removed. If the process ends
-    /// before, it is there again. A number that the journal does not have is no error.
+    /// its space is needed. Segments are removed in the order of their numbers, so that a missing number always means damage:
+    /// one that is not the oldest loses its records at once, and its file when all older ones are removed. If the process ends
+    /// before, its records are there again. A number that the journal does not have is no error.
     ///
     /// # Errors
-    /// Those of the file system. The segment then stays, or comes back after a crash: ask again.
+    /// Those of the file system. The segment then stays, or comes back after a crash: try again.
     pub fn remove_segment(&mut self, number: u64) -> io::Result<()> {
         if self.gone.is_some() {
-            // What is in the directory now may be another process's.
+            // The files in the directory may now be another process's.
             return Ok(());
         }
         if self.current.as_ref().is_some_and(|current| current.number == number) {
@@ -148,7 +149,7 @@ impl<F: Files> Journal<F> {
             self.quarantined_ever += 1;
         }
         self.index.forget(number);
-        // Before the next one is removed: after a crash no older segment may be back while a younger one is missing.
+        // Before the next one is removed: after a crash no older segment may be back while a newer one is missing.
         self.files.sync_directory(directory)
     }
 }

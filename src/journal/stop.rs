@@ -10,14 +10,14 @@ use super::place::{Lost, is_gone};
 pub(super) enum Stop {
     /// There is no room.
     Full(AppendError),
-    /// What was written before is not there any more.
+    /// Files of the journal are missing, replaced or truncated.
     Gone(String),
-    /// The file system said no.
+    /// The file system returned an error.
     Io(io::Error),
 }
 
 impl From<io::Error> for Stop {
-    /// Names are asked for only of what this process has made.
+    /// Only names that this process has created are looked up.
     fn from(error: io::Error) -> Self {
         if is_gone(&error) {
             Self::Gone(format!("a file or its directory is not there any more ({error})"))
@@ -37,7 +37,7 @@ impl From<Lost> for Stop {
 }
 
 impl Stop {
-    /// What a caller gets who does not try again.
+    /// The error for a caller that does not retry.
     pub(super) fn into_error(self) -> AppendError {
         match self {
             Self::Full(full) => full,
@@ -47,7 +47,7 @@ impl Stop {
     }
 }
 
-/// Returns `true` if the disk, or the share of it that this user may have, is full.
+/// Returns `true` if the disk is full, or this user's quota is used up.
 pub(super) fn is_out_of_space(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }

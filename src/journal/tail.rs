@@ -10,7 +10,7 @@ use super::scan::Scan;
 /// How the last segment ends.
 #[derive(Debug, Default)]
 pub(super) struct Tail {
-    /// Where what is kept ends.
+    /// The end of what is kept.
     pub(super) end: u64,
     pub(super) is_torn: bool,
     /// The bytes after the last record that may have been records.
@@ -18,15 +18,15 @@ pub(super) struct Tail {
     pub(super) damage: Vec<(u64, u64, DamageKind)>,
 }
 
-/// Judges the last segment's records by their payloads and leaves the intact ones. Damaged places after the last intact record
-/// are a torn end if all of them have sectors that were never written; all others are damage.
+/// Classifies the last segment's records by their payloads and keeps the intact ones. Damaged places after the last intact
+/// record are a torn end if all of them have sectors that were never written; all others are damage.
 pub(super) fn classify_tail<F: Files>(reader: &mut Reader<'_, F>, scan: &mut Scan) -> Tail {
     let bodies: Vec<Body> = scan.found.iter().map(|found| reader.check(found)).collect();
     let intact = bodies.iter().rposition(|body| *body == Body::Good).map_or(0, |index| index + 1);
     let intact_end = intact.checked_sub(1).map_or(HEADER_BYTES, |index| scan.found[index].end());
     scan.unreadable |= reader.unreadable;
     if scan.unreadable {
-        // It may be zero, and it may not.
+        // What cannot be read may or may not be zero.
         scan.content_end = scan.length.max(scan.end);
     }
     let what = scan.bad_kind();
@@ -69,7 +69,7 @@ fn keep_intact(scan: &mut Scan, bodies: &[Body]) {
     scan.found.retain(|_| bodies.next() == Some(&Body::Good));
 }
 
-/// What the planted bug does: it takes all after the first damaged place for a torn end.
+/// The planted bug: all after the first damaged place is treated as a torn end.
 fn cut_at_first_damage(scan: &mut Scan, bodies: &[Body]) -> Tail {
     let first_gap = scan.bad.first().map_or(u64::MAX, |(from, _)| *from);
     let mut bodies = bodies.iter();

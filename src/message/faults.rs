@@ -3,7 +3,7 @@
 use super::Reason;
 use super::json::Fault;
 
-/// The text, if it can be a series' id or a column's name.
+/// Returns the text, if it is valid as a series' id or a column's name.
 pub(crate) fn checked_name(at: usize, text: &str, max_bytes: usize) -> Result<&str, Fault> {
     if text.is_empty() {
         return Err(Fault::new(Reason::Schema, at, "expected a name, found an empty string"));
@@ -30,7 +30,7 @@ pub(crate) fn too_many_points(at: usize, limit: usize) -> Fault {
     Fault::new(Reason::TooLarge, at, format!("the message has more than the {limit} points allowed"))
 }
 
-/// The head of a text that may be anything.
+/// Quotes the beginning of a text that may be anything.
 pub(crate) fn quoted(text: &str) -> String {
     const SHOWN: usize = 100;
     let head: String = text.chars().take(SHOWN).collect();

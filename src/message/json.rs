@@ -1,7 +1,7 @@
-//! A message's JSON, read where it stands. A [`Cursor`] reads one value of the message; a fault knows its byte.
+//! A message's JSON, read in place. A [`Cursor`] reads one value of the message; a fault has its byte offset.
 //!
-//! jiter reads JSON without building a tree, takes the bare `NaN` and `Infinity` that Python writes, and bounds the nesting
-//! of what is skipped.
+//! jiter reads JSON without building a tree, accepts the bare `NaN` and `Infinity` that Python writes, and limits the nesting
+//! of skipped values.
 
 use jiter::{Jiter, JiterError, JiterErrorType, JsonErrorType, Peek};
 
@@ -11,11 +11,11 @@ use super::{Reason, Rejected};
 #[derive(Debug)]
 pub(crate) struct Fault {
     pub(crate) reason: Reason,
-    /// What was found or expected, without its place.
+    /// What was found or expected, without its position.
     pub(crate) what: String,
-    /// The byte of the message.
+    /// The byte offset in the message.
     pub(crate) at: usize,
-    /// The way to the value, such as `columns.temp_max[3]`; built from the inside to the outside.
+    /// The path of the value, such as `columns.temp_max[3]`; built from the innermost step outwards.
     path: String,
 }
 
@@ -24,12 +24,12 @@ impl Fault {
         Self { reason, what: what.into(), at, path: String::new() }
     }
 
-    /// The fault that a text at the byte `at` has the one character that PostgreSQL cannot store.
+    /// The fault that the text at byte `at` has the character U+0000, which PostgreSQL cannot store.
     pub(crate) fn nul(at: usize) -> Self {
         Self::new(Reason::Encoding, at, "PostgreSQL's text cannot hold the character U+0000")
     }
 
-    /// The fault as seen from one level further out.
+    /// The fault with `step` prepended to its path.
     pub(crate) fn under(mut self, step: impl std::fmt::Display) -> Self {
         let dot = if self.path.is_empty() || self.path.starts_with('[') { "" } else { "." };
         self.path = format!("{step}{dot}{}", self.path);
@@ -40,8 +40,8 @@ impl Fault {
         self.under(format_args!("[{index}]"))
     }
 
-    /// The fault as seen from one level further out, with the way to the value as a JSON Pointer; `token` is the key, or the
-    /// number of an element, or a pointer without its first slash.
+    /// The fault with `token` prepended to its path, as in a JSON Pointer; `token` is a key, the number of an element, or a
+    /// pointer without its first slash.
     pub(crate) fn at_token(mut self, token: impl std::fmt::Display) -> Self {
         self.path = format!("/{token}{}", self.path);
         self
@@ -70,12 +70,12 @@ impl<'a> Cursor<'a> {
         Self { json: Jiter::new(&message[base..]).with_allow_inf_nan(), message, base }
     }
 
-    /// The byte of the message that is read next.
+    /// The byte offset in the message of what is read next.
     pub(crate) fn position(&self) -> usize {
         self.base + self.json.current_index()
     }
 
-    /// Where the next key begins; it is read after this.
+    /// The byte offset of the next key, before it is read.
     pub(crate) fn next_quote(&self) -> usize {
         let at = self.position();
         at + self.message[at..].iter().position(|byte| *byte == b'"').unwrap_or(0)
@@ -85,7 +85,8 @@ impl<'a> Cursor<'a> {
         self.json.peek().map_err(|error| fault(self.base, error))
     }
 
-    /// Checks that an object comes next. Another value is skipped first: by its first byte alone, "not json" would be null.
+    /// Checks that an object comes next. Another value is skipped first: by its first byte alone, "not json" would be taken
+    /// for null.
     pub(crate) fn require_object(&mut self) -> Result<(), Fault> {
         let peek = self.peek()?;
         if peek == Peek::Object {
@@ -104,7 +105,7 @@ impl<'a> Cursor<'a> {
         Ok(start)
     }
 
-    /// The text of the key that begins at a byte of the message, as a detail can have it: its head, without U+0000.
+    /// The key that begins at byte `at` of the message, for a detail: its first characters, without U+0000.
     pub(crate) fn key_at(&self, at: usize) -> String {
         const SHOWN: usize = 100;
         let mut json = Jiter::new(self.message.get(at..).unwrap_or_default());
@@ -180,7 +181,7 @@ impl<'a> Cursor<'a> {
         Ok(text)
     }
 
-    /// A point's value: a number, or one of the words for what is not finite. Null and NaN are both NaN.
+    /// A point's value: a number, or one of the strings for values that are not finite. Null and NaN are both NaN.
     pub(crate) fn value(&mut self, peek: Peek) -> Result<f64, Fault> {
         let start = self.position();
         if peek.is_num() {
@@ -214,7 +215,7 @@ impl<'a> Cursor<'a> {
         self.json.known_bool(peek).map_err(|error| fault(self.base, error))
     }
 
-    /// A number as it is written; with `-Infinity` among the numbers.
+    /// A number as it is written; `-Infinity` is a number, too.
     pub(crate) fn number(&mut self, peek: Peek) -> Result<&[u8], Fault> {
         let base = self.base;
         self.json.known_number_bytes(peek).map_err(|error| fault(base, error))
@@ -256,7 +257,7 @@ fn fault(base: usize, error: JiterError) -> Fault {
     }
 }
 
-/// What was found and expected, in words for a producer.
+/// What was found and expected, for a producer.
 fn syntax(kind: &JsonErrorType) -> String {
     match kind {
         JsonErrorType::EofWhileParsingList => "the payload ends inside an array".to_owned(),

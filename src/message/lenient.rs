@@ -3,7 +3,7 @@
 use jiter::Jiter;
 
 /// The series that a payload names, as far as it can be read: the text of `time_series_id`, or else of `id`, in the outermost
-/// object. What stands after a fault, or inside what is cut, may be found or not.
+/// object. Text after a fault, or in a truncated value, may be found or not.
 pub fn series_of(payload: &[u8]) -> Option<String> {
     let mut id = None;
     let (mut depth, mut at) = (0_usize, 0);
@@ -56,7 +56,7 @@ fn skip_space(payload: &[u8], start: usize) -> usize {
     start + space
 }
 
-/// A text with its quotes, read as JSON where it is that.
+/// Decodes a quoted text, as JSON if it is valid.
 fn text(quoted: &[u8]) -> String {
     match Jiter::new(quoted).next_str() {
         Ok(text) => text.to_owned(),

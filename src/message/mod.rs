@@ -1,8 +1,8 @@
-//! What a message becomes, points in columns or a reason, and what all formats read it with. Pure, no I/O.
+//! What a message is decoded to, points in columns or a reason, and what all formats use for that. Pure, no I/O.
 //!
 //! - `faults`: faults that several formats find.
-//! - `json`: the JSON of a message, read where it stands, with the place of each fault.
-//! - [`Points`]: what the decoder fills: points in columns.
+//! - `json`: the JSON of a message, read in place, with the position of each fault.
+//! - [`Points`]: points in columns, which the decoder fills.
 //! - `lenient`: what can be reported of a message that cannot be read.
 //! - `timestamp`: all forms of a timestamp, as microseconds since the Unix epoch.
 
@@ -15,7 +15,7 @@ pub(crate) mod timestamp;
 pub use lenient::series_of;
 pub use points::{KeyIndex, Mark, Order, Points, SeriesIndex};
 
-/// What a message was.
+/// The result of decoding a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Message {
     /// Points, which are now in the batch's columns.
@@ -25,9 +25,9 @@ pub enum Message {
     },
     /// A series' definition.
     SeriesCreate(SeriesCreate),
-    /// A null payload: Kafka's way to say that a key is gone. There is nothing to store.
+    /// A null payload: in Kafka, the deletion of a key. There is nothing to store.
     Tombstone,
-    /// Nothing of it is stored, as its input is configured: a row that was deleted, or fields that are skipped.
+    /// Nothing of it is stored, as configured for its input: a row that was deleted, or fields that are skipped.
     Skipped,
 }
 
@@ -38,44 +38,45 @@ pub struct SeriesCreate {
     pub id: String,
     /// Its name.
     pub name: Option<String>,
-    /// What it is about.
+    /// Its description.
     pub description: Option<String>,
-    /// The name that its timestamps had where they came from.
+    /// The name of its timestamps in their original source.
     pub time_column: Option<String>,
     /// Its columns, in the message's order.
     pub value_columns: Vec<String>,
-    /// Its labels, an object of JSON with sorted keys and without white space; `None` leaves those that it has, and an empty
-    /// one removes those of its definition.
+    /// Its labels, an object of JSON with sorted keys and without white space; `None` keeps the existing labels, and an empty
+    /// object removes those of its definition.
     pub labels: Option<String>,
 }
 
-/// What a message may be at most; beyond it, it is rejected.
+/// Limits of a message; one that exceeds them is rejected.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// The length of a message, of its key and of its headers, in bytes each.
+    /// Maximum length of a message, of its key and of its headers, in bytes each.
     pub max_bytes: usize,
-    /// The points of a message, and the columns that it names.
+    /// Maximum number of a message's points, and of the columns that it names.
     pub max_points: usize,
-    /// The length of a series' id and of a column's name, in bytes: the tables' indexes take no key above a third of a page.
+    /// Maximum length of a series' id and of a column's name, in bytes: the tables' indexes accept no key above a third of a
+    /// page.
     pub max_name_bytes: usize,
     /// The first accepted time, in microseconds since the Unix epoch.
     pub min_us: i64,
     /// The first time that is no longer accepted, in microseconds since the Unix epoch.
     pub max_us: i64,
-    /// Whether a field that means nothing is a fault, instead of being skipped.
+    /// If it is `true`, an unknown field is a fault; otherwise it is skipped.
     pub deny_unknown_fields: bool,
 }
 
 /// Why a message is rejected: a closed list, because it is a metric's label and a column to filter by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Reason {
-    /// It has no byte; a null payload is a tombstone.
+    /// It is empty; a null payload is a tombstone.
     Empty,
     /// It is not JSON, or not of the syntax of its format.
     Syntax,
     /// It is JSON, but not of the contract's shape.
     Schema,
-    /// Its `type` is none that we know.
+    /// Its `type` is unknown.
     UnknownType,
     /// A timestamp lies outside the accepted window, most often because of a wrong unit.
     TimeWindow,
@@ -83,7 +84,7 @@ pub enum Reason {
     Limits,
     /// It has too many bytes or points.
     TooLarge,
-    /// It is no UTF-8, or a text holds a character that PostgreSQL cannot store.
+    /// It is not UTF-8, or a text has a character that PostgreSQL cannot store.
     Encoding,
     /// Its series was not created, and the configuration asks for that.
     UnknownSeries,
@@ -106,7 +107,7 @@ impl Reason {
         Self::RejectedByDatabase,
     ];
 
-    /// The word for it in `ingest_dead_letter` and in metrics.
+    /// Its name in `ingest_dead_letter` and in metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Empty => "empty",

@@ -36,8 +36,8 @@ impl Order {
         &self.0
     }
 
-    /// The points of each span of `span_us` microseconds, counted from the Unix epoch, one span after the other, in this
-    /// order each.
+    /// The points grouped into spans of `span_us` microseconds, counted from the Unix epoch, one span after the other; within
+    /// a span they keep this order.
     pub fn cut(mut self, points: &Points, span_us: i64) -> Self {
         let span_of = |index: &u32| points.time_of[*index as usize].div_euclid(span_us);
         if !self.0.is_sorted_by_key(span_of) {
@@ -46,7 +46,7 @@ impl Order {
         self
     }
 
-    /// The points in `parts` orders, each in the one that `part` says; all as they are sorted here.
+    /// Divides the points into `parts` orders, each point into the one that `part` returns; all keep this order.
     pub fn divide(&self, parts: usize, part: impl Fn(u32) -> usize) -> Vec<Self> {
         let mut divided: Vec<Self> = (0..parts).map(|_| Self(Vec::new())).collect();
         for point in &self.0 {
@@ -59,12 +59,12 @@ impl Order {
 /// Points in columns.
 #[derive(Debug, Default)]
 pub struct Points {
-    /// Seeded at random: names come from outside, and must not be able to be chosen so that they collide.
+    /// Randomly seeded: names come from outside, and could be chosen to collide.
     hasher: RandomState,
     series: Vec<Box<str>>,
     /// The labels of each series, as an object of JSON.
     labels: Vec<Option<Box<str>>>,
-    /// What labels were before the last message set others, for if it is rejected.
+    /// The labels before the last message changed them, in case it is rejected.
     labels_before: Vec<(SeriesIndex, Option<Box<str>>)>,
     keys: Vec<Key>,
     series_by_name: HashTable<u32>,
@@ -106,15 +106,15 @@ impl Points {
             + self.keys.capacity() * (size_of::<Key>() + size_of::<u32>())
     }
 
-    /// Begins a message; the mark cuts back to before it.
+    /// Begins a message; [`Points::cut_back`] to the returned mark removes it.
     pub fn begin_message(&mut self) -> Mark {
         self.message += 1;
         self.labels_before.clear();
         self.mark()
     }
 
-    /// Begins a record of a message: from now on each column is named for the first time again.
-    /// The mark cuts back to before it.
+    /// Begins a record of a message: from now on each column is named for the first time again. [`Points::cut_back`] to the
+    /// returned mark removes the record.
     pub fn begin_record(&mut self) -> Mark {
         self.message += 1;
         self.mark()
@@ -146,7 +146,7 @@ impl Points {
         self.labels_before.push((series, before));
     }
 
-    /// Each series that has labels, with them.
+    /// Each series that has labels, with its labels.
     pub fn series_labels(&self) -> impl Iterator<Item = (&str, &str)> {
         self.series.iter().zip(&self.labels).filter_map(|(name, labels)| Some((&**name, labels.as_deref()?)))
     }
@@ -181,7 +181,7 @@ impl Points {
         self.labels.truncate(mark.series);
     }
 
-    /// The index of a series, given now if it is a new one.
+    /// The index of a series, which is added if it is new.
     pub fn series(&mut self, name: &str) -> SeriesIndex {
         let (hasher, series) = (&self.hasher, &mut self.series);
         let entry = self.series_by_name.entry(
@@ -198,7 +198,7 @@ impl Points {
         SeriesIndex(index)
     }
 
-    /// The index of a column of a series, given now if it is a new one.
+    /// The index of a column of a series, which is added if it is new.
     pub fn key(&mut self, series: SeriesIndex, column: &str) -> KeyIndex {
         let (hasher, keys) = (&self.hasher, &mut self.keys);
         let entry = self.keys_by_name.entry(
@@ -301,7 +301,7 @@ impl Points {
 
     /// The order by series, column and time.
     ///
-    /// The points are counted into one bucket for each key, so that only times are compared, and these come sorted as a rule.
+    /// A bucket sort by key, so that only times are compared, which are usually sorted already.
     pub fn order(&self) -> Order {
         let mut by_name: Vec<usize> = (0..self.keys.len()).collect();
         by_name.sort_unstable_by_key(|key| self.names(*key));
@@ -311,7 +311,7 @@ impl Points {
         }
         let mut start = 0;
         for key in &by_name {
-            // From here on the place where the key's next point goes, and in the end where its bucket ends.
+            // From here on the index of the key's next point, and in the end the end of its bucket.
             let count = std::mem::replace(&mut ends[*key], start);
             start += count;
         }
@@ -338,7 +338,7 @@ fn length(labels: Option<&str>) -> usize {
     labels.map_or(0, str::len)
 }
 
-/// A batch is bounded by bytes and by points, far below what 32 bits count.
+/// A batch is bounded by bytes and by points, far below 2^32.
 fn index_of(len: usize) -> u32 {
     u32::try_from(len).expect("a batch has fewer than 2^32 names")
 }
@@ -414,11 +414,11 @@ mod tests {
         }
         points.cut_back(mark);
         assert_eq!(points.series_labels().collect::<Vec<_>>(), [("a", r#"{"x":22}"#)]);
-        // Room that was made for what is gone stays.
+        // The capacity for what was removed stays allocated.
         assert!((before..before + 200).contains(&points.bytes()), "{} {before}", points.bytes());
         let again = points.series("b");
         assert_eq!(points.labels(again), None);
-        // A record of a message takes only its own back.
+        // Cutting back a record of a message removes only its own labels.
         points.begin_message();
         points.begin_record();
         points.set_labels(a, r#"{"x":4}"#);

@@ -1,7 +1,7 @@
-//! Timestamps in all their forms, as microseconds since the Unix epoch. What is finer than a microsecond is cut off, towards
+//! Timestamps in all their forms, as microseconds since the Unix epoch. Digits finer than a microsecond are truncated, towards
 //! the past; a number with a fraction is rounded to the nearest microsecond instead, because such numbers come from binary
-//! floating point and are seldom exact. Numbers are read as the decimals they are: a double has no room for the
-//! microseconds of every second in the accepted window.
+//! floating point and are seldom exact. Numbers are read as decimals: a double cannot represent every microsecond in the
+//! accepted window.
 
 use jiter::Peek;
 use speedate::{Date, DateTime, MicrosecondsPrecisionOverflowBehavior, TimeConfig};
@@ -11,7 +11,7 @@ use super::{Limits, Reason};
 
 const EXPECTED: &str = "a timestamp: RFC 3339, a date, a date-time without zone (UTC), or a number";
 
-/// What a timestamp that is a number counts.
+/// The unit of a timestamp that is a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Unit {
     /// Seconds, with or without a fraction.
@@ -45,7 +45,7 @@ impl Unit {
         }
     }
 
-    /// The power of ten by which a number of it counts microseconds.
+    /// The power of ten that converts this unit to microseconds.
     fn power(self) -> i32 {
         match self {
             Self::Seconds => 6,
@@ -73,7 +73,8 @@ pub(crate) fn of_text(text: &str, at: usize, limits: &Limits) -> Result<i64, Fau
     checked(time, at, limits)
 }
 
-/// A timestamp that is a number of `unit`, as JSON writes it; `at` is its byte in the message, and `key` is what says the unit.
+/// A timestamp that is a number of `unit`, as JSON writes it; `at` is its byte in the message, and `key` is what sets the
+/// unit.
 pub(crate) fn of_number(number: &[u8], unit: Unit, at: usize, limits: &Limits, key: &str) -> Result<i64, Fault> {
     if number.contains(&b'I') {
         return Err(not_finite(at));
@@ -94,7 +95,7 @@ pub(crate) fn checked(time_us: i64, at: usize, limits: &Limits) -> Result<i64, F
 }
 
 fn outside(what: &str, limits: &Limits) -> String {
-    // A window that the calendar does not have is nobody's configuration.
+    // A window outside the calendar is never configured in practice.
     let shown = |us| jiff::Timestamp::from_microsecond(us).map_or_else(|_| format!("{us} us"), |time| time.to_string());
     let (min, max) = (shown(limits.min_us), shown(limits.max_us));
     format!("{what} lies outside the accepted window, from {min} to before {max}")
@@ -104,7 +105,7 @@ fn not_finite(at: usize) -> Fault {
     Fault::new(Reason::Schema, at, format!("expected {EXPECTED}, found a number that is not finite"))
 }
 
-/// A JSON number of `unit` in microseconds; `None` where it is beyond what 64 bits count.
+/// A JSON number of `unit` in microseconds; `None` if it does not fit into 64 bits.
 fn microseconds(number: &[u8], unit: Unit) -> Option<i64> {
     if let Some(us) = integer(number).and_then(|value| match unit {
         Unit::Seconds => value.checked_mul(1_000_000),
@@ -128,7 +129,7 @@ fn microseconds(number: &[u8], unit: Unit) -> Option<i64> {
                 mantissa = mantissa * 10 + i128::from(byte - b'0');
                 power -= i32::from(in_fraction);
             }
-            // Beyond 36 digits only the number's size counts.
+            // Beyond 36 digits only the number's magnitude matters.
             b'0'..=b'9' => power += i32::from(!in_fraction),
             b'.' => (in_fraction, is_rounded) = (true, true),
             // What JSON allows after the mantissa is the exponent.
@@ -156,7 +157,7 @@ fn microseconds(number: &[u8], unit: Unit) -> Option<i64> {
     i64::try_from(us).ok()
 }
 
-/// A number without fraction and exponent that 64 bits hold, as nearly all are.
+/// A number without fraction and exponent that fits into 64 bits, as nearly all do.
 fn integer(number: &[u8]) -> Option<i64> {
     let (is_negative, digits) = match number {
         [b'-', rest @ ..] => (true, rest),
@@ -212,7 +213,7 @@ fn parse(text: &str) -> Result<i64, String> {
     }
 }
 
-/// The longest text that may end in a zone of PostgreSQL's, in bytes: its own have at most 35.
+/// Maximum length of a text that may end in one of PostgreSQL's zones, in bytes: its own texts have at most 35.
 const LONGEST: usize = 48;
 
 /// A zone as PostgreSQL prints it and RFC 3339 does not: `EncodeTimezone` in its source omits minutes that are zero, and
@@ -230,7 +231,7 @@ enum PostgresqlZone {
 }
 
 fn postgresql_zone(bytes: &[u8]) -> Option<PostgresqlZone> {
-    // A date and an hour at least come before the zone, or it is the date's own hyphen.
+    // At least a date and an hour come before the zone; otherwise the hyphen is the date's own.
     if bytes.len() > LONGEST || bytes.len() < "2012-01-01 00:00+00".len() {
         return None;
     }
@@ -252,7 +253,7 @@ fn not_accepted(text: &str) -> Option<&'static str> {
     text.ends_with(" BC").then_some("years before Christ are not accepted")
 }
 
-/// A fault as a person says it: speedate names it, such as `out_of_range_day` or `invalid_char_tz_sign`.
+/// Turns speedate's name of a fault, such as `out_of_range_day` or `invalid_char_tz_sign`, into plain words.
 fn words(name: &str) -> String {
     let part = |part: &str| part.replace("sep", "separator").replace("tz", "zone").replace('_', " ");
     match (name.strip_prefix("invalid_char_"), name.strip_prefix("out_of_range_")) {

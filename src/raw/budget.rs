@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// A count of bytes with a limit, shared by all who hold messages or points. It never refuses a charge: who brings more in
-/// (the consumer) asks [`Budget::is_full`] and pauses.
+/// A count of bytes with a limit, shared by everything that holds messages or points. It never refuses a charge: the consumer,
+/// which adds messages, checks [`Budget::is_full`] and pauses.
 #[derive(Debug, Clone)]
 pub struct Budget {
     used: Arc<AtomicUsize>,
@@ -28,19 +28,19 @@ impl Budget {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// Returns `true` if nothing more should be brought in.
+    /// Returns `true` if nothing more should be added.
     pub fn is_full(&self) -> bool {
         self.used() >= self.limit
     }
 
-    /// Returns `true` if there is so much room again that reading on is worth it. A pause makes librdkafka throw away what
-    /// it has fetched ahead, so the two thresholds lie far apart.
+    /// Returns `true` if there is enough room to resume reading. A pause makes librdkafka discard what it has prefetched, so
+    /// the two thresholds are far apart.
     pub fn has_room(&self) -> bool {
         self.used() <= self.limit / 2
     }
 }
 
-/// Bytes charged to a [`Budget`], given back on drop.
+/// Bytes charged to a [`Budget`], released on drop.
 #[derive(Debug)]
 pub struct Charge {
     used: Arc<AtomicUsize>,
@@ -48,7 +48,7 @@ pub struct Charge {
 }
 
 impl Charge {
-    /// A charge of nothing to the same budget.
+    /// A charge of 0 bytes to the same budget.
     pub fn another(&self) -> Self {
         Self { used: Arc::clone(&self.used), bytes: 0 }
     }

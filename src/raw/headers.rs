@@ -1,8 +1,8 @@
-//! The headers of a message as one piece of bytes, as they are kept with it: for each its name and its value, each after its
-//! length as a little-endian int32; -1 says that there is no value, as in Kafka's format. A -2 alone says that there are
-//! headers which could not be read.
+//! The headers of a message encoded as one byte string, as stored with it: for each header its name and its value, each after
+//! its length as a little-endian int32; -1 means that there is no value, as in Kafka's format. A -2 alone means that there are
+//! headers that could not be read.
 
-/// The headers as bytes; `None` if there are none.
+/// Encodes the headers; `None` if there are none.
 pub fn encode<'a>(headers: impl IntoIterator<Item = (&'a [u8], Option<&'a [u8]>)>) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
     let length = |part: &[u8]| i32::try_from(part.len()).expect("Kafka's lengths are int32").to_le_bytes();
@@ -15,15 +15,15 @@ pub fn encode<'a>(headers: impl IntoIterator<Item = (&'a [u8], Option<&'a [u8]>)
     (!bytes.is_empty()).then_some(bytes)
 }
 
-/// What stands for headers that a message has and that cannot be read.
+/// The encoding of headers that cannot be read.
 pub const UNREADABLE: [u8; 4] = (-2_i32).to_le_bytes();
 
-/// The headers of `bytes`, up to where they are cut or are none; what is not UTF-8 of a name is replaced.
+/// Decodes the headers of `bytes`, up to the first that is truncated or invalid. Invalid UTF-8 in a name is replaced.
 pub fn decode(bytes: &[u8]) -> Vec<(String, Option<&[u8]>)> {
     iterate(bytes).map(|(name, value)| (String::from_utf8_lossy(name).into_owned(), value)).collect()
 }
 
-/// The same as they are, one after the other.
+/// The same as an iterator, with names as bytes.
 pub fn iterate(mut bytes: &[u8]) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
     std::iter::from_fn(move || {
         let (name, rest) = part(bytes)?;

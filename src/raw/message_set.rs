@@ -38,7 +38,7 @@ struct Block {
     _charge: Option<Charge>,
 }
 
-/// Key, payload and headers lie one after the other in the block's bytes; a length of -1 says there is none, as in Kafka's
+/// Key, payload and headers are stored one after the other in the block's bytes; a length of -1 means none, as in Kafka's
 /// format.
 #[derive(Debug)]
 struct Entry {
@@ -59,8 +59,8 @@ impl Entry {
 /// The time of a message that has none, as in Kafka's format.
 const NO_TIME: i64 = -1;
 
-/// The end of the year 9999, in milliseconds since the Unix epoch. A producer may set any time, and a time in another unit
-/// than milliseconds would be beyond what the database takes: such a message counts as one without a time.
+/// The end of the year 9999, in milliseconds since the Unix epoch. A producer may set any time, and one in another unit than
+/// milliseconds would be out of the database's range: such a message is treated as one without a time.
 const MAX_TIME_MS: i64 = 253_402_300_799_999;
 
 impl MessageSet {
@@ -115,7 +115,7 @@ impl MessageSet {
         })
     }
 
-    /// The part inside `[from, until)`; `None` if the two do not meet.
+    /// The part inside `[from, until)`; `None` if the two do not overlap.
     pub fn clip(&self, from: i64, until: i64) -> Option<Self> {
         let (from, until) = (from.max(self.from), until.min(self.until));
         if from >= until {
@@ -127,7 +127,7 @@ impl MessageSet {
         Some(Self { block: Arc::clone(&self.block), entries: start..end, from, until })
     }
 
-    /// The same in its own memory, for a part that outlives the rest of its block.
+    /// A copy with its own memory, for a part that outlives the rest of its block.
     pub fn detached(&self, budget: &crate::raw::Budget) -> Self {
         let mut copy = MessageSetBuilder::of(self.partition().clone(), self.from);
         for message in self.messages() {
@@ -170,7 +170,7 @@ impl MessageSetBuilder {
         Self { partition, from, until: from, bytes: Vec::new(), entries: Vec::new() }
     }
 
-    /// Adds a message, copied; the set then reaches up to the position after it.
+    /// Adds a copy of a message; the set then extends to the position after it.
     ///
     /// # Panics
     /// If the message's offset lies below the set's end: Kafka delivers a partition in order.
@@ -192,7 +192,7 @@ impl MessageSetBuilder {
         self.until = message.offset + 1;
     }
 
-    /// Lets the set reach up to `until`, if a continuous read has shown that no message lies before it.
+    /// Extends the set to `until`, if a continuous read has shown that no message lies before it.
     pub fn extend_to(&mut self, until: i64) {
         self.until = self.until.max(until);
     }

@@ -1,4 +1,5 @@
-//! A message as Kafka had it: where it stands, its bytes, and the memory that it takes. No I/O, and nothing of what is above.
+//! A message as read from Kafka: its position, its bytes, and the memory that it uses. No I/O, and no imports from higher
+//! modules.
 //!
 //! Intervals are half-open, `[from, until)`, and are intervals of *positions*, not of the offsets that messages happen to
 //! have: compaction and transaction markers leave offsets without a message, and these belong to the interval as well.
@@ -15,19 +16,19 @@ use std::cmp::Ordering;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-/// The type of a topic's messages that do not name it.
+/// The type of a topic's messages that do not specify one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Kind {
     /// `series-create`.
     Series,
     /// `point-batch`.
     Points,
-    /// Points of another format, as the topic's input says.
+    /// Points in another format, which the topic's input specifies.
     Other,
 }
 
 impl Kind {
-    /// The word for it in a message's `type` and in metrics.
+    /// Its name in a message's `type` and in metrics.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Series => "series-create",
@@ -42,17 +43,17 @@ impl Kind {
     }
 }
 
-/// A topic as it was made once in one cluster, for one pipeline: what progress is kept for. Its kind does not distinguish it: the
-/// journal may have messages from before the topic became one of another input.
+/// One creation of a topic in one cluster, for one pipeline; progress is kept for it. Its kind is not part of its identity:
+/// the journal may have messages from before the topic was assigned to another input.
 #[derive(Debug, Clone)]
 pub struct Source {
-    /// The type of the topic's messages that do not name it.
+    /// The type of the topic's messages that do not specify one.
     pub kind: Kind,
-    /// The cluster's id, as its brokers give it; empty if they give none.
+    /// The cluster's id, as its brokers report it; empty if they report none.
     pub cluster_id: String,
     /// The topic's name.
     pub topic: String,
-    /// The topic's id in base 64, as its brokers give it; empty if they give none.
+    /// The topic's id in base 64, as its brokers report it; empty if they report none.
     pub topic_id: String,
 }
 
@@ -61,7 +62,7 @@ impl Source {
         (&self.cluster_id, &self.topic, &self.topic_id)
     }
 
-    /// Returns `true` if the topic was recreated: it has the id `id` now. `None` is no id, which shows nothing.
+    /// Returns `true` if the topic was recreated: `id` is its present id. `None`, an unknown id, proves nothing.
     pub fn was_recreated(&self, id: Option<&str>) -> bool {
         id.is_some_and(|id| id != self.topic_id)
     }
@@ -93,7 +94,7 @@ impl Ord for Source {
     }
 }
 
-/// A partition of a source: what has an order of offsets, a progress, and one owner at a time.
+/// A partition of a source: it has an order of offsets, progress, and one owner at a time.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Partition {
     /// Its topic.
@@ -146,7 +147,7 @@ impl Interval {
     }
 }
 
-/// What of `[from, until)` lies in none of the intervals, which are in their order.
+/// Returns the parts of `[from, until)` that lie in none of the intervals, which are sorted.
 pub fn holes(from: i64, until: i64, intervals: &[(i64, i64)]) -> Vec<(i64, i64)> {
     let mut holes = Vec::new();
     let mut reached = from;
@@ -162,7 +163,7 @@ pub fn holes(from: i64, until: i64, intervals: &[(i64, i64)]) -> Vec<(i64, i64)>
     holes
 }
 
-/// Where a message stands, and when it was made.
+/// A message's position, and the time of its creation.
 #[derive(Debug, Clone)]
 pub struct MessageAt {
     /// The partition.

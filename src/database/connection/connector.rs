@@ -1,5 +1,5 @@
-//! How a connection is made: what the URL, the files of secrets and the names of hosts say is asked again for each, and each
-//! address of each host has its own timeout, so that a silent one keeps no other from being tried.
+//! Making a connection: the URL, the files of secrets and the names of hosts are read again for each, and each address of each
+//! host has its own timeout, so that an unresponsive one keeps no other from being tried.
 
 use std::collections::HashMap;
 use std::io;
@@ -24,10 +24,10 @@ use super::tls::Tls;
 use crate::config;
 use crate::database::error::describe;
 
-/// For how long an address that did not answer is tried after the others.
+/// Time for which an address that did not answer is tried after the others.
 const LAST_FOR: Duration = Duration::from_secs(60);
 
-/// Makes connections. Clones share what they know of hosts.
+/// Makes connections. Clones share the state of hosts.
 #[derive(Debug, Clone)]
 pub(in crate::database) struct Connector {
     settings: Arc<config::Database>,
@@ -42,7 +42,7 @@ struct Known {
     failed: HashMap<String, Instant>,
     /// What was tried unsuccessfully last, and how it ended.
     tried: String,
-    /// Why a file of secrets cannot be read; what it said before is used.
+    /// Why a file of secrets cannot be read; its former content is used.
     unreadable: Option<String>,
     /// The settings with the secrets as they were read last.
     secrets: Option<config::Database>,
@@ -58,7 +58,7 @@ struct Address {
 /// A connection that was not made.
 #[derive(Debug)]
 pub(in crate::database) struct Failed {
-    /// The error that says most.
+    /// The most informative error.
     pub(in crate::database) source: tokio_postgres::Error,
     /// Each address, and how it ended.
     pub(in crate::database) tried: String,
@@ -83,8 +83,8 @@ impl Connector {
         self.known().tried.clone()
     }
 
-    /// The settings with the secrets that their files have now. One that cannot be read is being replaced, as a rule: what it
-    /// said before holds.
+    /// The settings with the current content of the files of secrets. A file that cannot be read is usually being replaced:
+    /// its former content is used.
     fn settings(&self) -> config::Database {
         match self.settings.with_secrets_read_again() {
             Ok(settings) => {
@@ -104,7 +104,7 @@ impl Connector {
         }
     }
 
-    /// Makes a connection to the first address that takes one.
+    /// Makes a connection to the first address that accepts one.
     pub(in crate::database) async fn connect(&self) -> Result<(Client, JoinHandle<()>), Failed> {
         let connecting = match connection_config(&self.settings()) {
             Ok((config, tls)) => self.connect_to(&config, &tls).await,
@@ -159,7 +159,7 @@ impl Connector {
             };
             self.known().failed.insert(place.clone(), Instant::now());
             tried.push(format!("{place}: {}", describe(&failure)));
-            // What a server says says more than a silence.
+            // A server's error says more than a timeout.
             if source.as_ref().is_none_or(|known| known.as_db_error().is_none()) {
                 source = Some(failure);
             }
@@ -259,7 +259,7 @@ impl Address {
     }
 }
 
-/// An error of the driver's type, which nobody else can make: of a stream that has failed already.
+/// Makes an error of the driver's type, which has no public constructor, by a stream that has failed already.
 async fn failed(why: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> tokio_postgres::Error {
     let why = why.into();
     let kind = why.downcast_ref::<io::Error>().map_or(io::ErrorKind::Other, io::Error::kind);

@@ -1,12 +1,12 @@
-//! Connections: how one is made, protected, set up, pooled and given up.
+//! Connections: how they are made, secured, set up, pooled and closed.
 //!
 //! - `connector`: makes one, host by host.
 //! - `options`: its options, from the configuration.
-//! - `tls`, `tls_error`: protects it; what its failures mean for an operator.
+//! - `tls`, `tls_error`: TLS, and what its failures mean for an operator.
 //! - `settings`: what every session starts with.
-//! - `pooler`: finds a pooler that shares sessions.
-//! - `pool`, `session`: those that are kept, their limits and timeouts.
-//! - `step`: what a failure's meaning rests on.
+//! - `pooler`: detects a pooler that shares sessions.
+//! - `pool`, `session`: the connections that are kept, their limits and timeouts.
+//! - `step`: the step that failed, which an error's meaning depends on.
 
 pub(super) mod connector;
 pub(super) mod options;

@@ -8,7 +8,7 @@ use super::tls::Tls;
 use crate::config;
 use crate::database::error::{Error, describe};
 
-/// How a connection is made: from the URL, with our timeouts, and how it is protected.
+/// The options of a connection: from the URL, with our timeouts, and its TLS.
 pub(in crate::database) fn connection_config(database: &config::Database) -> Result<(ConnectionConfig, Tls), Error> {
     let url = database.url_without_tls();
     let mut connection: ConnectionConfig = url

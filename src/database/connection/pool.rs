@@ -1,6 +1,6 @@
-//! The connections: `database.pool_size` of them are kept, up to `database.max_overflow` more are made when they are
-//! needed and closed again when they are idle, and none grows older than `database.pool_recycle_s`. A connection is tried
-//! before it is handed out.
+//! The connections: `database.pool_size` of them are kept, up to `database.max_overflow` more are made when they are needed
+//! and closed again when they are idle, and none grows older than `database.pool_recycle_s`. A connection is tested before it
+//! is handed out.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -32,25 +32,25 @@ pub(in crate::database) struct Connections {
     max_age: Duration,
     overflow_idle: Duration,
     servers: Arc<Servers>,
-    /// Connections that were made before this are closed instead of being used again.
+    /// Connections that were made before this are closed instead of being reused.
     renewed: Arc<Mutex<Instant>>,
     wait: Duration,
-    /// When the server refused one more connection alongside those that there are.
+    /// When the server last refused another connection besides the existing ones.
     refused: Arc<Mutex<Option<Instant>>>,
     log: LogLimit,
 }
 
-/// How often it is looked for a connection that is free again, if the server takes no more.
+/// Interval between checks for a free connection, if the server accepts no more.
 const FREE_INTERVAL: Duration = Duration::from_millis(20);
-/// For how long no more connections are asked for after the server has refused one.
+/// Time for which no more connections are requested after the server has refused one.
 const REFUSED_FOR: Duration = Duration::from_secs(5);
-/// The state of a server that takes fewer connections than the pool may have, in the log.
+/// The name in the log of the state in which the server accepts fewer connections than the pool may have.
 const FEWER: &str = "fewer connections";
 
 /// Maximum number of processes that are remembered: more than a pool may have connections.
 const MAX_PIDS: usize = 2000;
 
-/// The servers that new connections have met.
+/// The servers that new connections have reached.
 #[derive(Debug, Default)]
 struct Servers {
     last: Mutex<Option<Server>>,
@@ -59,7 +59,7 @@ struct Servers {
     pids: Mutex<VecDeque<i32>>,
 }
 
-/// A server process and the database of ours in it.
+/// A server and its database.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Server {
     /// The identity that `migrate` gave to the database; `None` before.
@@ -79,7 +79,7 @@ impl Servers {
         }
     }
 
-    /// Asks which server this is, and counts it if it is another one than the last connection has met.
+    /// Identifies the server, and counts it if it is not the one that the last connection has reached.
     async fn identify(&self, client: &tokio_postgres::Client) -> Result<(), tokio_postgres::Error> {
         let row = client
             .query_one(
@@ -115,7 +115,7 @@ impl Connections {
         warn_of_weak(&connection, tls.mode());
         let connector = Connector::new(database);
         // The connector reads the URL again for each connection.
-        // Whether it is lost is found by the statement before.
+        // A lost connection is detected by the statement that runs before each use.
         let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
         let manager = Manager::from_connect(connection, connector.clone(), recycling);
         let session = session_settings(database);
@@ -141,7 +141,7 @@ impl Connections {
                         client.batch_execute(&session).await?;
                         met.identify(client).await
                     };
-                    // The pool's own limit ends with the connection's making.
+                    // The pool's own timeout covers only the making of the connection.
                     let told = tokio::time::timeout(connect, prepare).await;
                     told.map_err(|_| HookError::message("no answer in time"))?.map_err(HookError::Backend)
                 })
@@ -187,7 +187,7 @@ impl Connections {
         got
     }
 
-    /// A connection; if the server takes no more of them, one of those that there are, as soon as it is free.
+    /// A connection; if the server accepts no more, an existing one as soon as it is free.
     async fn get_or_wait(&self, deadline: Instant) -> Result<Object, Error> {
         loop {
             if self.was_refused() && !self.until_free(deadline).await {
@@ -205,12 +205,12 @@ impl Connections {
         }
     }
 
-    /// Returns `true` if there are connections that will be free again.
+    /// Returns `true` if there are connections that will become free.
     fn has_others(&self) -> bool {
         self.pool.status().size > 0
     }
 
-    /// Returns `true` if the server has refused a connection lately, and would refuse another one.
+    /// Returns `true` if the server has recently refused a connection, and is expected to refuse another one.
     fn was_refused(&self) -> bool {
         let refused = *self.refused.lock().unwrap_or_else(PoisonError::into_inner);
         refused.is_some_and(|at| at.elapsed() < REFUSED_FOR) && self.has_others()
@@ -227,7 +227,7 @@ impl Connections {
         }
     }
 
-    /// Waits for a free connection; whether there may be one before the deadline.
+    /// Waits for a free connection; returns `true` if there may be one before the deadline.
     async fn until_free(&self, deadline: Instant) -> bool {
         while self.pool.status().available == 0 && self.was_refused() {
             if Instant::now() >= deadline {
@@ -238,7 +238,7 @@ impl Connections {
         true
     }
 
-    /// The number of times that a new connection has met another server, or another database, than the one before.
+    /// The number of times that a new connection has reached another server, or another database, than the one before.
     pub(in crate::database) fn servers_met(&self) -> u64 {
         self.servers.met.load(Ordering::Acquire)
     }
@@ -248,18 +248,18 @@ impl Connections {
         self.servers.pids.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect()
     }
 
-    /// What makes these connections.
+    /// The connector of these connections.
     pub(in crate::database) fn connector(&self) -> Connector {
         self.connector.clone()
     }
 
-    /// The identity of the database that the last new connection has met.
+    /// The identity of the database that the last new connection has reached.
     pub(in crate::database) fn database_met(&self) -> Option<Uuid> {
         self.servers.last.lock().unwrap_or_else(PoisonError::into_inner).as_ref()?.database
     }
 
-    /// Has all connections that there are closed before they are used again: a session keeps the settings of the role and the
-    /// database that it was opened with.
+    /// Closes all existing connections before they are used again: a session keeps the settings of the role and the database
+    /// that it was opened with.
     pub(in crate::database) fn renew(&self) {
         *self.renewed.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
@@ -290,7 +290,7 @@ impl Connections {
     }
 }
 
-/// Says what a mode that was asked for does not protect from.
+/// Logs what the configured mode does not protect against.
 fn warn_of_weak(connection: &ConnectionConfig, mode: SslMode) {
     let risk = match mode {
         SslMode::Disable if !tls::is_local(connection) => "passwords and points cross the network in plaintext",
@@ -301,10 +301,10 @@ fn warn_of_weak(connection: &ConnectionConfig, mode: SslMode) {
     warn!(sslmode = mode.as_str(), risk, "the connection to PostgreSQL is weaker than verify-full");
 }
 
-/// The settings of every session. What a trigger raises below an error would be a line of the log for each point. It holds
-/// whatever the role or the database says: `statement_timeout` bounds what `transaction_timeout` would, and an idle
-/// connection of the pool is closed by the pool. The server ends what a vanished client left: it looks after its
-/// client while it works, and the client's locks do not outlive it for long.
+/// The settings of every session. Messages below an error that a trigger raises would be a line of the log for each point. The
+/// settings override those of the role and the database: `statement_timeout` bounds what `transaction_timeout` would, and an
+/// idle connection of the pool is closed by the pool. The server ends the work of a vanished client: it checks its client
+/// while it works, and the client's locks do not outlive it for long.
 fn session_settings(database: &config::Database) -> String {
     format!(
         "{pinned} set client_min_messages = error; set statement_timeout = {statement}; set lock_timeout = {lock}; \
@@ -315,7 +315,7 @@ fn session_settings(database: &config::Database) -> String {
          then set_config('transaction_timeout', '0', false) end",
         pinned = settings::pinned(database),
         statement = database.statement_timeout_ms,
-        // After the statement's timeout it would report nothing.
+        // After the statement's timeout it would have no effect.
         lock = database.lock_timeout_ms.min(database.statement_timeout_ms * 3 / 4).max(1),
         idle = database.idle_in_transaction_timeout_ms,
         keepalive = (database.keepalive_idle_ms / 1000).max(1),

@@ -1,6 +1,6 @@
 //! A pooler between this program and the server. It must keep a client's session for as long as the client stays: settings,
 //! prepared statements and advisory locks are the session's. One that gives each transaction, or each statement, another
-//! session is found out before anything is done.
+//! session is detected before anything is done.
 
 use tokio_postgres::{Client, SimpleQueryMessage};
 use tracing::debug;
@@ -12,11 +12,11 @@ use crate::database::error::Error;
 
 const STEP: Step = Step::Other("look for a pooler");
 
-/// How often it is tried to meet the session of the other.
+/// Maximum number of attempts to get the session of the other client.
 const ROUNDS: usize = 4;
 
-/// Whether a pooler in transaction or statement mode lies between: `client` must not have the session that another one uses
-/// while `client` is connected, and must keep its own.
+/// Returns `true` if there is a pooler in transaction or statement mode in between: `client` must not have the session that
+/// another one uses while `client` is connected, and must keep its own.
 ///
 /// # Errors
 /// If the server does not answer.
@@ -31,7 +31,7 @@ pub(in crate::database) async fn is_shared(client: &Client, database: &config::D
     };
     let before = session_of(client).await?;
     // It keeps its session as long as its transaction lasts, in transaction mode as well. A pooler that has several sessions
-    // gives them out in any order, so that one question alone would prove nothing.
+    // assigns them in any order, so that a single query would prove nothing.
     for _ in 0..ROUNDS {
         match other.batch_execute("begin").await {
             Ok(()) => {}
@@ -47,7 +47,7 @@ pub(in crate::database) async fn is_shared(client: &Client, database: &config::D
     Ok(false)
 }
 
-/// The server's process of this session, by a protocol that every pooler passes on.
+/// The server's process of this session, by a protocol that every pooler forwards.
 async fn session_of(client: &Client) -> Result<String, Error> {
     let answer =
         client.simple_query("select pg_backend_pid()").await.map_err(|source| Error::Server { step: STEP, source })?;
@@ -58,7 +58,7 @@ async fn session_of(client: &Client) -> Result<String, Error> {
     pid.ok_or_else(|| Error::Unexpected(format!("{STEP}: no process")))
 }
 
-/// Returns `true` if it says that it has no transactions of several statements, as PgBouncer does.
+/// Returns `true` if the error says that there are no transactions of several statements, as PgBouncer's does.
 fn says_statement_mode(error: &tokio_postgres::Error) -> bool {
     error.as_db_error().is_some_and(|answer| answer.message().contains("statement pooling"))
 }

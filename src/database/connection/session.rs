@@ -1,5 +1,5 @@
-//! One connection at work. Every question has our own timeout besides the server's: a frozen server keeps none.
-//! A connection whose state is not known never goes back to the pool.
+//! A connection in use. Every query has our own timeout besides the server's: a frozen server enforces none. A connection
+//! whose state is not known never returns to the pool.
 
 use std::future::Future;
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use crate::database::write::copy::CopyEncoder;
 use crate::message::{Order, Points};
 use crate::telemetry::metrics;
 
-/// How much of a COPY is encoded before it is sent, in bytes.
+/// Number of bytes of a COPY that are encoded before they are sent.
 const COPY_CHUNK_BYTES: usize = 256 * 1024;
 
 const COPY: &str = "copy time_series_data_points (time_series_id, \"timestamp\", column_name, value) \
@@ -27,7 +27,7 @@ pub(in crate::database) struct Session {
     client: Option<Object>,
     limit: Duration,
     row_wait: String,
-    /// Whether the connection is in a state that the next user may find it in.
+    /// `true` if the connection can be used again.
     clean: bool,
 }
 
@@ -62,7 +62,7 @@ impl Session {
         answer
     }
 
-    /// Runs statements without parameters and answers.
+    /// Runs statements without parameters and results.
     pub(in crate::database) async fn execute(&mut self, step: Step, sql: &str) -> Result<(), Error> {
         let answer = within(self.limit, step, self.client().batch_execute(sql)).await;
         self.clean &= answer.is_ok();
@@ -74,13 +74,13 @@ impl Session {
         within(self.limit, Step::Other("begin"), self.client().batch_execute("begin")).await
     }
 
-    /// Commits. After an error it is not known whether the server has committed, and the connection is not used again.
+    /// Commits. After an error it is not known whether the server has committed, and the connection is not reused.
     pub(in crate::database) async fn commit(mut self) -> Result<(), Error> {
         let answer = within(self.limit, Step::Commit, self.client().batch_execute("commit")).await;
         self.clean = answer.is_ok();
         if answer.as_ref().is_err_and(|failure| failure.from_server().is_some()) {
-            // The server reports a refusal before it gives the transaction up (PostgreSQL's `PostgresMain` reports, then
-            // aborts), and the next transaction must not meet its locks. It has given it up when it answers again.
+            // The server reports an error before it aborts the transaction (PostgreSQL's `PostgresMain` reports, then aborts),
+            // and the next transaction must not wait for its locks. It has aborted it when it answers again.
             drop(within(self.limit, Step::Other("roll back"), self.client().batch_execute("rollback")).await);
         }
         #[cfg(feature = "planted-bugs")]
@@ -90,7 +90,7 @@ impl Session {
         answer
     }
 
-    /// Gives the transaction up. The connection serves again if the server says that it did.
+    /// Rolls the transaction back. The connection is reused if the server confirms that.
     pub(in crate::database) async fn roll_back(mut self) {
         let answer = within(self.limit, Step::Other("roll back"), self.client().batch_execute("rollback")).await;
         self.clean = answer.is_ok();

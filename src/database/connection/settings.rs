@@ -1,6 +1,6 @@
-//! The settings that change what a statement means, pinned at the start of every session: a role or a database may have other
-//! defaults, by ALTER ROLE and ALTER DATABASE, also from now on. `default_transaction_read_only` is respected: it keeps writers
-//! out on purpose.
+//! The settings that change the meaning of a statement, pinned at the start of every session: a role or a database may have
+//! other defaults, by ALTER ROLE and ALTER DATABASE, at any time. `default_transaction_read_only` is respected: it keeps
+//! writers out on purpose.
 
 use crate::config;
 
@@ -18,12 +18,12 @@ const PINNED: &str = "set statement_timeout = 0; set timezone = 'UTC'; set dates
     set default_transaction_isolation = 'read committed'; set client_min_messages = warning; \
     set plpgsql.extra_errors = 'none'; set plpgsql.extra_warnings = 'none';";
 
-/// Settings that depend on what they are, or on the role's rights, and what no session can work with: SQLSTATE IC010 is for
-/// what an administrator must change, IC011 for a restore, which ends.
+/// Settings that depend on their present value or on the role's privileges, and conditions under which no session can work:
+/// SQLSTATE IC010 is for what an administrator must change, IC011 for a restore, which ends.
 ///
 /// - A stronger `synchronous_commit`, `remote_apply`, stays.
 /// - The row at which a COPY ends is read from the server's message, which is translated: `lc_messages`.
-/// - TimescaleDB takes data on trust as sorted with `…_client_sorted`, finds no duplicate in compressed rows without
+/// - TimescaleDB does not verify that data is sorted with `…_client_sorted`, finds no duplicate in compressed rows without
 ///   `enable_dml_decompression`, and returns no compressed rows without `enable_transparent_decompression`.
 const PREPARE: &str = r"
 begin
@@ -67,8 +67,8 @@ begin
     where current_setting(name, true) <> value;
 end";
 
-/// What no session works with while it lasts. The setting of the database counts alongside the session's own: a session
-/// that was opened before the restore began, by this program or by a pooler, does not have it.
+/// Refuses to work during a restore. The setting of the database is checked alongside the session's own: a session that was
+/// opened before the restore began, by this program or by a pooler, does not have it.
 const REFUSE_RESTORE: &str = "
 begin
     if lower(current_setting('timescaledb.restoring', true)) in ('on', 'true', 'yes', '1')
@@ -87,13 +87,13 @@ end";
 
 /// The statements that every session starts with.
 pub(in crate::database) fn pinned(database: &config::Database) -> String {
-    // A temporary table of the same name, which a trigger or an event trigger may make, must not come first.
+    // A temporary table of the same name, which a trigger or an event trigger may make, must not take precedence.
     let path = quoted_name(&database.schema);
     format!("set search_path = {path}, pg_temp; {PINNED} do $prepare${PREPARE}$prepare$; {};", still_fit())
 }
 
-/// The statement that a session of the pool is tried with before each use: it fails if the connection is lost, or if
-/// nothing at all is to be written now.
+/// The statement that tests a session of the pool before each use: it fails if the connection is lost, or if nothing can be
+/// written now.
 pub(in crate::database) fn still_fit() -> String {
     format!("do $restore${REFUSE_RESTORE}$restore$")
 }

@@ -1,4 +1,4 @@
-//! What is being done when the database fails: what the failure means rests on it.
+//! The step of the work during which the database fails, which the failure's meaning depends on.
 
 use std::fmt;
 
@@ -15,9 +15,9 @@ pub enum Step {
     StoreDeadLetters,
     /// Counting those that are not stored.
     CountDeadLetters,
-    /// The COMMIT, or checking before it what is deferred to the transaction's end.
+    /// The COMMIT, or checking deferred constraints and triggers before it.
     Commit,
-    /// Any other, in words for errors and log lines; nothing is decided by them.
+    /// Any other, with its text for errors and log lines; nothing depends on it.
     Other(&'static str),
 }
 
@@ -35,7 +35,7 @@ impl Step {
         }
     }
 
-    /// Returns `true` if the server sees in this step what messages say, and may refuse it.
+    /// Returns `true` if the server processes the content of messages in this step, and may refuse it.
     pub(in crate::database) fn has_rows(self) -> bool {
         match self {
             Self::Copy

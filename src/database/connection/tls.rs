@@ -1,4 +1,4 @@
-//! TLS to PostgreSQL by rustls, as libpq's `sslmode` means it.
+//! TLS to PostgreSQL by rustls, with the modes of libpq's `sslmode`.
 
 use std::error::Error as StdError;
 use std::sync::Arc;
@@ -23,12 +23,12 @@ use crate::tls as certificates;
 pub(in crate::database) struct Tls {
     settings: config::Tls,
     provider: Arc<CryptoProvider>,
-    /// This system's CAs, if they are the ones that count.
+    /// This system's CAs, if they are to be used.
     system: Option<Arc<RootCertStore>>,
 }
 
 impl Tls {
-    /// The TLS side of connections by `connection`, which learns whether it is to insist on TLS.
+    /// The TLS side of connections by `connection`, in which it sets whether TLS is required.
     pub(in crate::database) fn new(
         database: &config::Database,
         connection: &mut ConnectionConfig,
@@ -105,7 +105,7 @@ impl Tls {
     }
 }
 
-/// Returns `true` if every host is this machine, by its loopback or a socket of its file system.
+/// Returns `true` if every host is this machine, by loopback or a Unix socket.
 pub(in crate::database) fn is_local(connection: &ConnectionConfig) -> bool {
     let by_name = connection.get_hosts().iter().all(|host| match host {
         Host::Tcp(name) => {
@@ -132,8 +132,8 @@ where
     }
 }
 
-/// Takes a certificate for any name: of these CAs, or any at all if there are none. That the server has the
-/// certificate's key is checked always.
+/// Accepts a certificate for any name: of these CAs, or any certificate if there are none. It is always checked that the
+/// server has the certificate's key.
 #[derive(Debug)]
 struct AnyName {
     roots: Option<Arc<RootCertStore>>,

@@ -1,4 +1,4 @@
-//! What a failure of TLS, or a refusal by the server, means for the keys of the configuration.
+//! Advice on the keys of the configuration after a failure of TLS or a refusal by the server.
 
 use std::error::Error as StdError;
 use std::io;
@@ -7,7 +7,7 @@ use rustls::CertificateError;
 
 use crate::tls::{self as certificates, Fault};
 
-/// What is wrong, and the key to change, if TLS is the reason.
+/// What is wrong, and the key to change, if TLS is the cause.
 pub(in crate::database) fn explain(error: &tokio_postgres::Error) -> Option<String> {
     if let Some(failure) = cause(error) {
         return Some(match failure {
@@ -20,7 +20,7 @@ pub(in crate::database) fn explain(error: &tokio_postgres::Error) -> Option<Stri
             other => format!("the TLS handshake with the database's server failed: {other}"),
         });
     }
-    // The driver has no other name for it.
+    // The driver has no other way to identify it.
     error.source().is_some_and(|cause| cause.to_string() == "server does not support TLS").then(|| {
         "the database's server offers no TLS, and database.sslmode asks for it (verify-full, where it is not set and the \
          server is on another host): set ssl = on there, or set database.sslmode to disable where the network is trusted"
@@ -59,10 +59,10 @@ fn cause(error: &tokio_postgres::Error) -> Option<&rustls::Error> {
     None
 }
 
-/// Objects on which commands need more than a worker's role has.
+/// Objects on which commands need more privileges than a worker's role has.
 const OWNERS: [&str; 3] = ["table ingest_dead_letter", "table ingest_progress", "table ingest_gap"];
 
-/// What a refusal by the server means for the keys; empty if nothing more is to be said.
+/// Advice on the keys of the configuration after a refusal by the server; empty if there is none.
 pub(in crate::database) fn hint(answer: &tokio_postgres::error::DbError) -> &'static str {
     let message = answer.message();
     match answer.code().code() {
@@ -78,7 +78,7 @@ pub(in crate::database) fn hint(answer: &tokio_postgres::error::DbError) -> &'st
             ": the server may take this user by TLS only: set database.sslmode to verify-full"
         }
         "28000" if message.contains("certificate") => ": set database.sslcert and database.sslkey",
-        // What the worker's role has no right to on purpose: advice to give it one would not help.
+        // What the worker's role has no privilege for on purpose: advice to grant one would not help.
         "42501" if OWNERS.iter().any(|object| message.contains(object)) => {
             ": a worker's role may not do this: set database.url to the role that owns the tables, which is the one that runs \
              `series-ingest migrate`"

@@ -55,7 +55,7 @@ pub struct LetterFilter {
     pub until_attempts: Option<i32>,
 }
 
-/// A message as `ingest_dead_letter` has it, with the reason for which it is there.
+/// A message as stored in `ingest_dead_letter`, with the reason.
 #[derive(Debug, Clone)]
 pub struct StoredMessage {
     /// The row's id.
@@ -125,7 +125,7 @@ pub struct Letter {
     pub attempts: i32,
     /// When the last of these attempts was, in milliseconds since the Unix epoch.
     pub attempted_ms: Option<i64>,
-    /// Whether it was stored as a sample, beyond the bound.
+    /// `true` if it was stored as a sample, beyond the bound.
     pub is_sample: bool,
     source_id: SourceId,
     version: i64,
@@ -196,7 +196,7 @@ pub struct Redriven {
     pub points: usize,
 }
 
-/// Whether letters are written or only tried.
+/// The mode of a redrive: letters are written or only tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RedriveMode {
     /// They are written; those that are rejected get one more attempt and the new reason.

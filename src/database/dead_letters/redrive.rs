@@ -26,7 +26,8 @@ use crate::raw::{MessageSet, MessageSetBuilder, RawMessage};
 
 impl Database {
     /// Decodes letters and writes them, in transactions that delete their rows. `defined` holds the series that were defined
-    /// before, which matters if nothing is committed; `pauses` are those between attempts while other transactions are in the way.
+    /// before, which matters if nothing is committed; `pauses` are those between attempts while other transactions are in the
+    /// way.
     ///
     /// # Errors
     /// If the database fails for a reason other than refusing a row. What earlier transactions wrote remains written, and the
@@ -157,7 +158,7 @@ impl Database {
                 batch = batch.without_series(unknown);
             }
         }
-        // What is rolled back must not be known as being there.
+        // Rows that are rolled back must not be remembered.
         series::ensure_series(session, &KnownSeries::default(), batch.points()).await?;
         let store = self.prepare_store(session, &batch, &ids).await?;
         let (points, refused) = copy(session, &store).await?;
@@ -226,8 +227,8 @@ fn message_set(redrive: &Redrive<'_>) -> MessageSet {
     set.build(None)
 }
 
-/// Copies the points, except those of messages that the server refuses, inside an open transaction. Returns their number and the
-/// refused messages.
+/// Copies the points, except those of messages that the server refuses, inside an open transaction. Returns their number and
+/// the refused messages.
 async fn copy(session: &mut Session, store: &Store<'_>) -> Result<(usize, Vec<DeadLetter>), Error> {
     let points = store.batch().points();
     if points.is_empty() {

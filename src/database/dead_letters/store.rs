@@ -24,7 +24,7 @@ use crate::telemetry::log_limit::LogLimit;
 pub(in crate::database) struct StoragePolicy {
     /// The number of rows beyond which they are only counted.
     max_rows: i64,
-    /// Whether a copy of each is to be published.
+    /// `true` if a copy of each is to be published.
     publish: bool,
 }
 
@@ -37,7 +37,7 @@ impl StoragePolicy {
     }
 }
 
-/// The time for which a refused letter is shown.
+/// Time for which a refused letter is shown.
 const SHOWN_FOR: Duration = Duration::from_secs(300);
 
 /// The letters that the server has refused lately.
@@ -89,7 +89,7 @@ pub(in crate::database) enum OnRefusal {
     StoreLess,
 }
 
-/// How much of a letter is stored.
+/// The extent to which a letter is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Extent {
     Whole,
@@ -171,7 +171,7 @@ pub(in crate::database) async fn insert(
     if letters.is_empty() {
         return Ok(NotStored::default());
     }
-    // What follows is for these messages only, so that no other is to wait long for it.
+    // What follows concerns these messages only, so that no other should wait long for it.
     let sql = "select ingest_dead_letter_capacity($1)
                from (select set_config('lock_timeout', $2, true) as is_set offset 0) as wait where is_set is not null";
     let room = session
@@ -210,9 +210,8 @@ pub(in crate::database) async fn insert(
     Ok(NotStored { only_counted: counted - not_counted + replaced, not_counted })
 }
 
-/// Stores letters as they are, or as much of each as the server takes, with a savepoint before each attempt; those of which it
-/// takes nothing are added to `counted`. Returns the number of samples that they
-/// replaced.
+/// Stores letters as they are, or as much of each as the server accepts, with a savepoint before each attempt; those of which
+/// it accepts nothing are added to `counted`. Returns the number of samples that they replaced.
 async fn store_less<'a>(
     session: &mut Session,
     letters: &[Stored<'a>],
@@ -307,8 +306,8 @@ async fn insert_letters(
     Ok(rows.first().map_or(0, |row| row.get::<_, i64>(0).unsigned_abs()))
 }
 
-/// Counts letters, and skips counts that the server refuses, with a savepoint before each attempt. Returns the number of letters
-/// that are not counted.
+/// Counts letters, and skips counts that the server refuses, with a savepoint before each attempt. Returns the number of
+/// letters that are not counted.
 async fn count_less(session: &mut Session, counted: &Counts<'_>, refusals: &Refusals) -> Result<u64, Error> {
     let all: Vec<Count<'_>> = counted.iter().collect();
     let mut parts = vec![&all[..]];

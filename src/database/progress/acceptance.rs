@@ -1,4 +1,4 @@
-//! Whether a source has ever had a message that was accepted: of one that has, no topic of the wrong shape is suspected.
+//! Acceptance: a source that has ever had an accepted message is not suspected of being a topic of the wrong format.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,25 +13,25 @@ use crate::database::{Database, Error, Written};
 use crate::message::Reason;
 use crate::raw::Source;
 
-/// What the database knows of a source's messages.
+/// The database's record of a source's messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Acceptance {
-    /// Whether one of them was ever accepted.
+    /// `true` if one of them was ever accepted.
     pub is_accepted: bool,
     /// The number of its dead letters, stored or only counted.
     pub dead_letters: u64,
 }
 
-/// What the database knows of a source whose partitions are to be read.
+/// The database's record of a source whose partitions are to be read.
 #[derive(Debug, Clone)]
 pub struct Started {
     /// The next offset of each partition.
     pub next_offsets: HashMap<i32, i64>,
-    /// Of its messages.
+    /// The acceptance of its messages.
     pub acceptance: Acceptance,
 }
 
-/// The sources of which the database is known to know that messages were accepted.
+/// The sources that the database is known to have recorded as accepted.
 #[derive(Debug, Default)]
 pub(in crate::database) struct AcceptedSources(Mutex<HashSet<Arc<Source>>>);
 
@@ -68,7 +68,7 @@ async fn start(session: &mut Session, source: Uuid, partitions: &[(i32, i64)]) -
 }
 
 impl Database {
-    /// The progress of partitions of `source`, and what is known of its messages; a partition never read before starts at the
+    /// The progress of partitions of `source`, and the acceptance of its messages; a partition never read before starts at the
     /// offset given with it.
     ///
     /// # Errors
@@ -85,7 +85,7 @@ impl Database {
         Ok(started)
     }
 
-    /// What is known of the messages of `source`.
+    /// The acceptance of the messages of `source`.
     ///
     /// # Errors
     /// If the database does not answer.

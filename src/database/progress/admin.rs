@@ -11,7 +11,7 @@ pub const NO_ISLANDS: &str = "{}";
 /// A partition's progress as `progress show` prints it.
 #[derive(Debug, Clone, serde::Serialize)]
 pub struct ProgressRow {
-    /// The source's number, for a person: another database may give it to another source.
+    /// The source's number, for display: another database may give it to another source.
     pub source_id: i32,
     /// The source's key.
     #[serde(skip)]
@@ -85,7 +85,7 @@ impl Database {
         let rows = session
             .query(
                 Step::Other("reset the progress"),
-                // What is read again is no gap any more, or a journal would fill it once more.
+                // Offsets that are read again are no longer a gap, or a journal would fill it once more.
                 "with moved as (
                      update ingest_progress set next_offset = $3, ahead = '{}', updated_at = now()
                      where source_id = ingest_source_number($1) and ($2::integer is null or partition = $2) returning source_id, partition

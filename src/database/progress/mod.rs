@@ -24,10 +24,10 @@ use crate::raw::{Interval, Partition, Source, holes};
 /// A source as the database knows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct SourceId {
-    /// What every function of the migrations takes. It is random, so a database that did not give it has no such source, and
-    /// says so in the transaction that uses it (`IC004`): a cached key that is stale cannot name another source.
+    /// The argument of every function of the migrations. It is random, so a database that did not give it has no such source,
+    /// and raises `IC004` in the transaction that uses it: a stale cached key cannot name another source.
     pub(super) key: Uuid,
-    /// For ordering messages of the same time only: another database may give the same number to another source.
+    /// Only for ordering messages of the same time: another database may give the same number to another source.
     pub(super) number: i32,
 }
 
@@ -37,12 +37,12 @@ pub(super) struct SourceIds {
     ids: Mutex<HashMap<Arc<Source>, SourceId>>,
 }
 
-/// The ids of the sources of one piece of work; another's outage does not take them away in the middle of it.
+/// The ids of the sources of one unit of work; they stay even if another one forgets them because of an outage.
 #[derive(Debug, Default)]
 pub(super) struct ResolvedSources(HashMap<Arc<Source>, SourceId>);
 
 impl ResolvedSources {
-    /// Ids that came with the rows they are of.
+    /// Ids that were read with their rows.
     pub(super) fn from_known(ids: impl IntoIterator<Item = (Arc<Source>, SourceId)>) -> Self {
         Self(ids.into_iter().collect())
     }
@@ -73,7 +73,7 @@ impl SourceIds {
         self.ids.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    /// The ids of `sources`; the database is asked for those that are not known.
+    /// The ids of `sources`; those that are not known are read from the database.
     pub(super) async fn resolve(
         &self,
         session: &mut Session,
@@ -102,7 +102,7 @@ impl SourceIds {
     }
 }
 
-/// The intervals of a batch as the parameters of a claim: one array a column.
+/// The intervals of a batch as the parameters of a claim: one array per column.
 pub(super) struct Claim<'a> {
     intervals: &'a [Interval],
     sources: Vec<Uuid>,
@@ -190,7 +190,7 @@ impl<'a> Claim<'a> {
     }
 }
 
-/// What is applied of a partition.
+/// The applied offsets of a partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Coverage {
     /// Every offset below it is applied.
@@ -207,7 +207,7 @@ impl Coverage {
         self.missing(from, until).is_empty()
     }
 
-    /// What of `[from, until)` is not applied, in the order of offsets.
+    /// The parts of `[from, until)` that are not applied, in the order of offsets.
     pub fn missing(&self, from: i64, until: i64) -> Vec<(i64, i64)> {
         let mut missing = holes(from.max(self.next_offset), until, &self.ahead);
         let inside = self.gaps.iter().map(|(start, end)| (from.max(*start), until.min(*end)));
@@ -217,7 +217,7 @@ impl Coverage {
     }
 }
 
-/// What is applied of partitions of a source.
+/// The applied offsets of partitions of a source.
 pub(super) async fn coverage(
     session: &mut Session,
     source: Uuid,
@@ -257,7 +257,7 @@ pub(super) async fn coverage(
     Ok(all)
 }
 
-/// Records `[from, until)` as lost to Kafka, if it is not applied; returns the intervals recorded.
+/// Records `[from, until)` as lost in Kafka, if it is not applied; returns the intervals recorded.
 pub(super) async fn record_gap(
     session: &mut Session,
     source: Uuid,

@@ -1,4 +1,4 @@
-//! A pipeline that moves to another cluster: its topics there are new sources, which go on where the old ones ended.
+//! A pipeline that moves to another cluster: its topics there are new sources, which continue where the old ones ended.
 
 use std::sync::Arc;
 
@@ -22,8 +22,8 @@ pub struct Elsewhere {
 }
 
 impl Database {
-    /// Those of these partitions of `source` of which the pipeline has no progress in the source's cluster, but has some
-    /// under the topic's name in another one. Of several other clusters it is the one that was written last.
+    /// Returns those of these partitions of `source` that have no progress in the source's cluster, but have some under the
+    /// topic's name in another one. Of several other clusters it is the one that was written last.
     ///
     /// # Errors
     /// If the database does not answer.

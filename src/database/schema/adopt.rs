@@ -1,6 +1,6 @@
-//! The tables of series and points if another program has made them, as an ORM does on plain PostgreSQL: what differs from
-//! ours is stated, what is missing is added, and what cannot serve is refused by name. No type is changed;
-//! [`COMPLETE_METADATA`] has the one change of columns and rows.
+//! Adopting tables of series and points that another program has made, as an ORM does on plain PostgreSQL: differences are
+//! reported, what is missing is added, and what cannot be used is refused by name. No type is changed; [`COMPLETE_METADATA`]
+//! has the one change of columns and rows.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use crate::database::error::Error;
 use crate::database::schema::error::SchemaError;
 use crate::database::schema::history::runner;
 
-/// The migration that makes the two tables if they are not there.
+/// The migration that makes the two tables if they are missing.
 const FIRST: &str = include_str!("../../../migrations/V1__series_and_points.sql");
 
 const METADATA: &str = "time_series_metadata";
@@ -65,23 +65,23 @@ const COMPLETE_METADATA: &str = "
         alter column time_column set not null,
         alter column value_columns set not null";
 
-/// A column as it is.
+/// A column of an existing table.
 struct Column {
     /// Without a length or a precision.
     base_type: String,
     whole_type: String,
     not_null: bool,
-    /// Whether a row that leaves it out gets a value: by a default or as an identity.
+    /// `true` if a row that omits it gets a value: by a default or as an identity.
     is_filled: bool,
     is_generated: bool,
-    /// `None` for that of the database, and if it has none.
+    /// `None` if it is the database's, or there is none.
     collation: Option<String>,
 }
 
-/// Takes the two tables over, if they are there and the first migration has not made them. The notes state what differs.
+/// Adopts the two tables, if they exist and the first migration has not made them. The notes state the differences.
 ///
 /// # Errors
-/// If a table cannot serve, with all the reasons, or if the server refuses what is to be added.
+/// If a table cannot be used, with all the reasons, or if the server refuses what is to be added.
 pub(in crate::database) async fn adopt(
     client: &mut Client,
     history: &str,
@@ -118,7 +118,7 @@ pub(in crate::database) async fn adopt(
     Ok(())
 }
 
-/// The tables of these names that the first migration has not made, each with its kind and whether this role owns it.
+/// The tables of these names that the first migration has not made, each with its kind and `true` if this role owns it.
 async fn tables(client: &Client, history: &str) -> Result<BTreeMap<String, (String, bool)>, Error> {
     let step = Step::Other("look for tables of another program");
     let row = client
@@ -218,7 +218,7 @@ fn compare(
     }
 }
 
-/// What follows from a type that is not ours.
+/// The consequence of a type that is not ours.
 fn note(column: &Column) -> &'static str {
     match column.base_type.as_str() {
         "timestamp without time zone" => ": times are stored in UTC",
@@ -259,7 +259,7 @@ async fn check_keys(
     Ok(())
 }
 
-/// Adds what is missing: a table, indexes, defaults; and gives the foreign key the name by which it is known.
+/// Adds what is missing: a table, indexes, defaults; and gives the foreign key its usual name.
 async fn complete(
     client: &Client,
     tables: &BTreeMap<String, (String, bool)>,
@@ -298,7 +298,7 @@ async fn complete(
     }
     if tables.contains_key(POINTS) {
         statements.extend(other_name_of_the_foreign_key(client, notes).await?);
-        // A number of the sequence for each row would be an entry in the server's log each.
+        // Fetching a number of the sequence for each row would add entries to the server's write-ahead log.
         let cache = format!(
             "do $$ begin
                  if (select atttypid from pg_attribute where attrelid = '{POINTS}'::regclass and attname = 'id')

@@ -1,7 +1,7 @@
-//! The types of the columns that COPY writes. Its binary form is of just these: the server takes the bytes for what its own
-//! columns are, or says that the protocol is violated.
+//! The types of the columns that COPY writes. Its binary format is for exactly these: with others the server misreads the
+//! bytes, or reports a protocol violation.
 
-/// The columns, with the types that the binary form is of; a domain over one is as good.
+/// The columns, with the types that the binary format is for; a domain over one is accepted, too.
 pub(super) const WRITTEN: [(&str, &[&str]); 4] = [
     ("time_series_id", TEXT),
     // Both are microseconds since 2000; without a zone they are those of UTC.
@@ -10,7 +10,7 @@ pub(super) const WRITTEN: [(&str, &[&str]); 4] = [
     ("value", &["double precision"]),
 ];
 
-/// The types whose binary form is that of a text.
+/// The types whose binary format is that of text.
 const TEXT: &[&str] = &["text", "character varying"];
 
 /// A query of the table's columns, each followed by a tab and its type.

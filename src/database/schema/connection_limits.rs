@@ -1,4 +1,4 @@
-//! How many connections the server gives to this worker, alongside how many it may take.
+//! The server's limits of connections, compared with the number that this worker may open.
 
 use tokio_postgres::Client;
 
@@ -6,7 +6,7 @@ use crate::config;
 use crate::database::connection::step::Step;
 use crate::database::error::Error;
 
-/// Connections outside the pool: the first look at the schema takes two, as does a command alongside the worker.
+/// Number of connections outside the pool: the first check of the schema takes two, as does a command alongside the worker.
 const OUTSIDE_POOL: i64 = 2;
 
 /// The limits that hold for this session's role, each with where it is set; -1 is none. Superusers have only the last.
@@ -16,7 +16,7 @@ const SQL: &str = "
         coalesce(nullif(current_setting('reserved_connections', true), '')::integer, 0)
     from pg_roles, pg_database where rolname = session_user and datname = current_database()";
 
-/// A limit below what the worker may take, as a sentence; of several the lowest.
+/// A limit below the worker's maximum, as a sentence; of several the lowest.
 pub(super) async fn too_low(client: &Client, database: &config::Database) -> Result<Option<String>, Error> {
     let step = Step::Other("look for limits of connections");
     let row = client.query_one(SQL, &[]).await.map_err(|source| Error::Server { step, source })?;

@@ -46,7 +46,7 @@ pub enum SchemaError {
          `series-ingest migrate` with this setting"
     )]
     NotUnique {
-        /// What the configuration says.
+        /// The value of `points.on_duplicate`.
         rule: &'static str,
     },
     /// The points have a unique index, and duplicates are to be appended.
@@ -64,33 +64,33 @@ pub enum SchemaError {
          has the statements that list them and that delete all but one"
     )]
     Duplicates {
-        /// What the configuration says.
+        /// The value of `points.on_duplicate`.
         rule: &'static str,
-        /// The server's words.
+        /// The server's message.
         example: String,
     },
-    /// Tables of another program have the names of ours, and cannot serve.
+    /// Tables of another program have the names of ours, and cannot be used.
     #[error(
         "tables of another program have the names that this one needs, and cannot serve: {problems}. Change that, rename them, \
          or use another schema or database"
     )]
     NotAdopted {
-        /// All of them.
+        /// All problems.
         problems: String,
     },
-    /// A table is not as the program needs it any more.
+    /// A table is no longer as the program needs it.
     #[error("{0}")]
     Table(String),
     /// The profile cannot be set.
     #[error("{0}")]
     Profile(String),
-    /// The worker's role cannot be given its rights.
+    /// The worker's role cannot be given its privileges.
     #[error("{0}")]
     Role(String),
     /// A column of the points is not of the type that COPY sends.
     #[error(transparent)]
     OtherType(OtherType),
-    /// The tables and functions do not do what they are for.
+    /// The work for a batch fails, because tables or functions were changed.
     #[error("what a worker does for each batch fails, because something was changed in the database: {0}")]
     Unusable(Error),
     /// An applied migration is not the one of this program.

@@ -12,7 +12,7 @@ mod embedded {
     refinery::embed_migrations!("migrations");
 }
 
-/// The table of the applied migrations. refinery's own name for it is every program's that uses refinery.
+/// The table of the applied migrations. refinery's default name would be that of every program that uses refinery.
 pub(super) const HISTORY: &str = "ingest_schema_history";
 
 pub(super) fn runner() -> Runner {

@@ -1,5 +1,5 @@
-//! What has become of the tables since they were made: a role that may change them can keep a worker from writing, or have what it
-//! writes go elsewhere. The worker asks before it starts, and `check` asks the same.
+//! Checks that the tables were not changed since they were made: a role that may change them can keep a worker from writing,
+//! or divert what it writes. The worker runs them before it starts, and `check` runs the same.
 
 use tokio_postgres::{Client, Row};
 
@@ -7,12 +7,12 @@ use crate::database::connection::step::Step;
 use crate::database::error::Error;
 use crate::database::schema::SchemaError;
 
-/// Something that a person should know of the tables.
+/// A remark about the tables, for an operator.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Remark {
     /// A sentence.
     pub text: String,
-    /// Whether it is hardly meant to be so.
+    /// `true` if it is probably not intended.
     pub is_problem: bool,
 }
 
@@ -29,8 +29,8 @@ const TABLES: [(&str, &str, &str); 9] = [
     ("ingest_point_version", "", "column_name,time_series_id,timestamp"),
 ];
 
-/// The columns of our own tables with their types, which the functions and the statements count on; of the table of series, which
-/// another program may have made, the one that is ours.
+/// The columns of our own tables with their types, which the functions and the statements rely on; of the table of series,
+/// which another program may have made, only our own column.
 const TYPES: [(&str, &str); 9] = [
     ("ingest_database", "id uuid"),
     (
@@ -74,11 +74,11 @@ const TYPES: [(&str, &str); 9] = [
 /// Without it series are still found by their labels, by reading all of them.
 const LABELS_INDEX: &str = "idx_time_series_metadata_labels";
 
-/// The triggers that follow what other programs do with series.
+/// The triggers that track what other programs do with series.
 const TRIGGERS: [&str; 4] =
     ["ingest_series_deleted", "ingest_series_renamed", "ingest_series_truncated", "ingest_columns_changed"];
 
-/// Looks at all tables of the migrations: `faults` are what a worker cannot work with, `remarks` what it can.
+/// Checks all tables of the migrations: `faults` are what a worker cannot work with, `remarks` what it can.
 pub(in crate::database) async fn tables(
     client: &Client,
     faults: &mut Vec<SchemaError>,
@@ -107,7 +107,7 @@ async fn ask(client: &Client, step: Step, sql: &str) -> Result<Vec<Row>, Error> 
     client.query(sql, &[&names]).await.map_err(|source| Error::Server { step, source })
 }
 
-/// A table may be gone, or be renamed and have a view in its place.
+/// A table may be dropped, or be renamed and have a view in its place.
 async fn kinds(client: &Client, faults: &mut Vec<String>) -> Result<(), Error> {
     let sql = "select name, (select relkind::text from pg_class where oid = to_regclass(quote_ident(name)))
                from unnest($1::text[]) as name";
@@ -198,7 +198,7 @@ async fn types(client: &Client, faults: &mut Vec<String>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Statements that leave out what is there already need the unique indexes.
+/// Statements that skip existing rows need the unique indexes.
 async fn keys(client: &Client, faults: &mut Vec<String>) -> Result<(), Error> {
     let sql = "select relname::text,
                    (select string_agg(attname::text, ',' order by attname) from pg_attribute
@@ -320,7 +320,7 @@ async fn restored(client: &Client, faults: &mut Vec<String>) -> Result<(), Error
     Ok(())
 }
 
-/// Whether a table's chunks are those of the catalog, and no row is in the root table of a hypertable.
+/// Returns `true` if a table's chunks are those of the catalog, and no row is in the root table of a hypertable.
 async fn is_consistent(client: &Client, table: &str) -> Result<bool, Error> {
     let sql = "select
             not exists (
@@ -348,10 +348,10 @@ async fn is_consistent(client: &Client, table: &str) -> Result<bool, Error> {
     }
     let (is_hypertable, is_blocked): (bool, bool) = (row.get(1), row.get(2));
     if !is_hypertable {
-        // Versions up to 2.20 keep rows out of the root table by a trigger, which a dump of the schema alone brings along.
+        // Versions up to 2.20 keep rows out of the root table by a trigger, which a dump of the schema alone includes.
         return Ok(!is_blocked);
     }
-    // The worker's role may not read the points: whether the root table has a page is known to all.
+    // The worker's role may not read the points, but any role may read the size of the root table.
     let sql = "select pg_relation_size(to_regclass(quote_ident($1::text))) = 0";
     let row = client.query_one(sql, &[&table]).await.map_err(|source| Error::Server { step, source })?;
     Ok(row.get(0))

@@ -30,10 +30,10 @@ pub async fn migrate(config: &config::Config) -> Result<Report, SchemaError> {
     migrate_and_report(config, |wait| warn!(wait, "migrate")).await
 }
 
-/// The same; `say` gets a sentence when something is waited for, and every 30 s while it is.
+/// The same; `say` gets a sentence when a wait begins, and every 30 s while it lasts.
 ///
 /// # Errors
-/// As those of [`migrate`].
+/// Those of [`migrate`].
 pub async fn migrate_and_report(config: &config::Config, mut say: impl FnMut(&str)) -> Result<Report, SchemaError> {
     let client = connect(&config.database).await?;
     let lock = MigrationLock::acquire(&config.database, None, &mut say).await?;
@@ -62,7 +62,7 @@ async fn apply(mut client: Client, config: &config::Config) -> Result<Report, Sc
         notes.push("a series that is deleted takes its points with it".to_owned());
     }
     let can_compress = apply_extension(&client, &config.database, &mut notes).await?;
-    // Versions of TimescaleDB make no unique index on what is compressed.
+    // Some versions of TimescaleDB make no unique index on compressed data.
     if config.points.on_duplicate != OnDuplicate::Append {
         make_unique(&client, config, &mut notes).await?;
     }

@@ -13,7 +13,7 @@ use crate::database::waits::{Observer, WAIT_REPORT_INTERVAL, sessions, watch};
 
 /// The key of the lock: "series-i" in ASCII.
 const KEY: i64 = 0x7365_7269_6573_2d69;
-/// How often it is asked for.
+/// Interval between attempts to take the lock.
 const ASK: Duration = Duration::from_millis(500);
 const STEP: Step = Step::Other("wait for other migrations");
 
@@ -24,11 +24,11 @@ pub(in crate::database) struct MigrationLock {
 }
 
 impl MigrationLock {
-    /// Takes the lock. While another has it, `say` gets a sentence that names it, at once and every 30 s; `timeout` is how
-    /// long to wait, `None` as long as it takes.
+    /// Takes the lock. While another session holds it, `say` gets a sentence that names it, at once and every 30 s; `timeout`
+    /// is the maximum wait, `None` is no limit.
     ///
     /// # Errors
-    /// If the server does not answer. `Ok(None)`: another has it still.
+    /// If the server does not answer. `Ok(None)`: another session still holds it.
     pub(in crate::database) async fn acquire(
         database: &config::Database,
         timeout: Option<Duration>,
@@ -68,10 +68,10 @@ impl MigrationLock {
     }
 
     /// Does a migration's work on the session with this process. While it waits for a lock, `say` gets a sentence that names
-    /// who holds it.
+    /// its holder.
     ///
     /// # Errors
-    /// The work's.
+    /// Those of the work.
     pub(in crate::database) async fn watch<T>(
         &self,
         pid: i32,
@@ -81,7 +81,7 @@ impl MigrationLock {
         watch(Observer::Here(&self.client), || vec![pid], say, work).await
     }
 
-    /// Gives the lock back.
+    /// Releases the lock.
     pub(in crate::database) async fn release(self) -> Result<(), Error> {
         self.client
             .batch_execute("rollback")
@@ -90,7 +90,7 @@ impl MigrationLock {
     }
 }
 
-/// Who has the lock.
+/// The holder of the lock.
 async fn holder(client: &Client) -> Result<String, Error> {
     // As the server shows a key of 64 bits: its two halves.
     let (high, low) = ((KEY >> 32) as u32, (KEY & 0xffff_ffff) as u32);

@@ -1,13 +1,13 @@
 //! The tables: numbered migrations by refinery, and after them a step that can be repeated: what depends on the server's
-//! TimescaleDB, which may come or change later.
+//! TimescaleDB, which may be added or change later.
 //!
 //! - `migrate`: bringing the schema up to date; `migration_lock`: one at a time.
-//! - `verify`: whether it is what this program needs, by `inspect`, `columns`, `rights` and `connection_limits`.
+//! - `verify`: checks that it is what this program needs, by `inspect`, `columns`, `rights` and `connection_limits`.
 //! - `history`: the migrations of this program, and those that the database has.
 //! - `namespace`: the schema of the tables; `adopt`: tables that another program has made.
 //! - `timescaledb`, `unique_index`: what depends on the extension and on the configuration.
 //! - [`profile`], [`set_profile`]: keys and indexes; [`roles`]: the worker's role.
-//! - `server`: what the server is; `error`: what can be wrong.
+//! - `server`: the server's versions; `error`: what can be wrong.
 
 pub mod profile;
 pub mod roles;
@@ -53,14 +53,14 @@ pub use verify::{Examination, Verified, examine, examine_and_report, verify, ver
 /// A connection outside the pool, without timeouts of statements and transactions, whatever those of the role or the database
 /// are: migrations take as long as they need.
 pub(super) async fn connect(database: &config::Database) -> Result<Client, Error> {
-    // What is wrong with the configuration is no failed connection.
+    // An invalid configuration is not a failed connection.
     connection_config(database)?;
     let (client, _) = Connector::new(database)
         .connect()
         .await
         .map_err(|Failed { source, tried }| Error::Connect { source, tried })?;
     let limit = Duration::from_millis(database.connect_timeout_ms);
-    // Before anything is set that another client of the pooler's would find.
+    // Before anything is set that another client of the pooler would get.
     let step = Step::Other("look for a pooler");
     let shared = tokio::time::timeout(limit * 4, pooler::is_shared(&client, database)).await;
     if shared.map_err(|_| Error::TimedOut { step, seconds: limit.as_secs() * 4 })?? {
@@ -81,7 +81,7 @@ const WITHOUT_TIMEOUTS: &str = "set statement_timeout = 0; set lock_timeout = 0;
     do $$ begin if current_setting('transaction_timeout', true) is not null \
     then perform set_config('transaction_timeout', '0', false); end if; end $$";
 
-/// A question to a server that may be frozen.
+/// Limits the time of a query to a server that may be frozen.
 pub(super) async fn in_time<T>(
     database: &config::Database,
     step: Step,

@@ -1,4 +1,4 @@
-//! The schema that has the tables, and whether its functions look for tables there.
+//! The schema of the tables, and the check that its functions look for tables there.
 
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;

@@ -1,5 +1,5 @@
-//! Which indexes and constraints the table of points has, by the catalog: its profile, and whether the server compresses a
-//! COPY into it directly. [`set_profile`](super::set_profile) brings it from any state to a profile.
+//! The indexes and constraints of the table of points, by the catalog: its profile, and whether the server compresses a COPY
+//! into it directly. [`set_profile`](super::set_profile) brings it from any state to a profile.
 //!
 //! - *standard*: what the migrations make.
 //! - *throughput*: without the primary key, the foreign key and the two indexes that another one covers in practice. They are
@@ -66,12 +66,12 @@ pub struct Table {
 }
 
 impl Table {
-    /// Returns `true` if nothing of a profile is missing.
+    /// Returns `true` if it has all of a profile.
     pub fn has_profile(&self) -> bool {
         [Profile::Standard, Profile::Throughput].iter().any(|profile| profile.as_str() == self.profile)
     }
 
-    /// Says in the log and by a metric what has come of it.
+    /// Reports the profile and direct compress in the log and by a metric.
     pub(in crate::database) fn report(&self, is_new: bool) {
         metrics::direct_compress(self.direct_compress.is_ok());
         let profile = &self.profile;
@@ -83,7 +83,7 @@ impl Table {
         }
     }
 
-    /// Whether the server compresses directly, for a person.
+    /// Describes whether the server compresses directly.
     pub fn direct_compress_text(&self) -> String {
         match &self.direct_compress {
             Ok(_) => "on".to_owned(),
@@ -96,7 +96,7 @@ impl Table {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct ForeignKey {
     pub(super) is_validated: bool,
-    /// Whether a series that is deleted takes its points with it.
+    /// `true` if deleting a series deletes its points.
     pub(super) cascades: bool,
 }
 
@@ -105,7 +105,7 @@ impl ForeignKey {
     pub(super) const WANTED: Self = Self { is_validated: true, cascades: true };
 }
 
-/// What the catalog says of the table of points.
+/// The catalog's state of the table of points.
 #[derive(Debug)]
 pub(super) struct Catalog {
     valid: Vec<String>,
@@ -148,7 +148,8 @@ const CATALOG: &str = "
 
 const OF_POINTS: &str = "from (select 'time_series_data_points'::regclass as oid) as points";
 
-/// Whether compression is set, and the span of a chunk in microseconds; no row if the points are not a hypertable.
+/// The query for the setting of compression, and the span of a chunk in microseconds; no row if the points are not a
+/// hypertable.
 const HYPERTABLE: &str = "
     select compression_enabled, (extract(epoch from time_interval) * 1000000)::bigint
     from timescaledb_information.hypertables
@@ -157,7 +158,7 @@ const HYPERTABLE: &str = "
         and column_name = 'timestamp'";
 
 impl Catalog {
-    /// Reads it. Unlike [`read_catalog`], without what the hypertable says.
+    /// Reads it. Unlike [`read_catalog`], without the hypertable.
     pub(super) async fn read(client: &Client) -> Result<Self, Error> {
         let row = client.query_one(catalog_sql(), &[]).await.map_err(|source| Error::Server { step: STEP, source })?;
         Ok(Self::new(&row))
@@ -249,7 +250,7 @@ pub(in crate::database) async fn read_catalog(session: &mut Session) -> Result<T
     Ok(catalog.table(hypertable.first()))
 }
 
-/// Returns whether compression is set, in the first column; `None` if the points are not a hypertable.
+/// Returns the row of [`HYPERTABLE`]; `None` if the points are not a hypertable.
 pub(super) async fn read_hypertable(client: &Client) -> Result<Option<Row>, Error> {
     let step = Step::Other("look at the hypertable");
     client.query_opt(HYPERTABLE, &[]).await.map_err(|source| Error::Server { step, source })

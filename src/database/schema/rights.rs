@@ -1,5 +1,5 @@
-//! The rights of this session's role, and the functions of the migrations: whether a worker may do all that it does. The worker
-//! asks before it starts and now and then, and `check` asks the same.
+//! The privileges of this session's role, and the functions of the migrations: checks that a worker may do all that it does.
+//! The worker runs them before it starts and now and then, and `check` runs the same.
 
 use std::collections::BTreeSet;
 use std::sync::LazyLock;
@@ -16,9 +16,9 @@ use crate::database::error::Error;
 
 const STEP: Step = Step::Other("look for the role's rights");
 
-/// One row for each thing that is missing: what kind of thing, its name, the right or the owner, and this session's role.
+/// One row for each thing that is missing: what kind of thing, its name, the privilege or the owner, and this session's role.
 ///
-/// A role that may use the rights of a function's owner needs no function that runs with them.
+/// A role that may use the privileges of a function's owner needs no function that runs with them.
 const SQL: &str = "
     with mine as (
         select name, \"right\", to_regclass(quote_ident(name))::oid as oid
@@ -50,7 +50,7 @@ const SQL: &str = "
     )
     select kind, name, detail, current_user::text from missing order by kind, name";
 
-/// What the question is asked with.
+/// The parameters of the query.
 struct Wanted {
     tables: Vec<&'static str>,
     rights: Vec<&'static str>,
@@ -112,7 +112,7 @@ fn sentence(kind: &str, name: &str, detail: &str, role: &str) -> String {
     }
 }
 
-/// The functions that are there after all migrations.
+/// The functions that exist after all migrations.
 static MADE: LazyLock<BTreeSet<String>> = LazyLock::new(|| {
     let mut migrations = runner().get_migrations().clone();
     migrations.sort_by_key(refinery::Migration::version);
@@ -123,7 +123,7 @@ static MADE: LazyLock<BTreeSet<String>> = LazyLock::new(|| {
     made
 });
 
-/// Follows what a migration's lines make and drop.
+/// Tracks what a migration's lines make and drop.
 fn follow(sql: &str, made: &mut BTreeSet<String>) {
     for line in sql.lines() {
         let line = line.trim_start().to_ascii_lowercase();

@@ -1,5 +1,5 @@
-//! The worker's role: the rights that `run` and `journal replay` need on the tables and functions of the migrations, and no
-//! other. The role that runs `migrate` owns them.
+//! The worker's role: the privileges that `run` and `journal replay` need on the tables and functions of the migrations, and
+//! no other. The role that runs `migrate` owns them.
 
 use tokio_postgres::Client;
 
@@ -8,9 +8,9 @@ use crate::database::connection::step::Step;
 use crate::database::error::Error;
 use crate::database::schema::{SchemaError, connect};
 
-/// The tables, each with the worker's rights on it.
+/// The tables, each with the worker's privileges on it.
 ///
-/// Points can be added and not so much as read. Progress and dead letters are moved by functions only.
+/// Points can be added, but not even read. Progress and dead letters are changed by functions only.
 pub const TABLES: [(&str, &str); 11] = [
     ("time_series_data_points", "insert"),
     ("time_series_metadata", "select"),
@@ -25,7 +25,7 @@ pub const TABLES: [(&str, &str); 11] = [
     ("ingest_schema_history", "select"),
 ];
 
-/// The functions that the worker may call; they run with the rights of their owner. Those of `points.on_duplicate` it may
+/// The functions that the worker may call; they run with the privileges of their owner. Those of `points.on_duplicate` it may
 /// call with that setting only.
 pub const FUNCTIONS: [&str; 27] = [
     "ingest_source_key",
@@ -57,10 +57,10 @@ pub const FUNCTIONS: [&str; 27] = [
     "ingest_mark_dead_letters_published",
 ];
 
-/// Gives `role` the worker's rights in the schema of the migrations, and takes all others on the same objects from it.
+/// Grants `role` the worker's privileges in the schema of the migrations, and revokes all others on the same objects.
 ///
 /// # Errors
-/// If the server does not answer, there is no such role, or it has all rights anyway.
+/// If the server does not answer, there is no such role, or it has all privileges anyway.
 pub async fn grant_worker(config: &config::Config, role: &str) -> Result<(), SchemaError> {
     let client = connect(&config.database).await?;
     let step = Step::Other("look for the role");
@@ -95,7 +95,7 @@ pub async fn grant_worker(config: &config::Config, role: &str) -> Result<(), Sch
         .await
         .map_err(|source| Error::Server { step, source })?;
     let present: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
-    // A schema that is not migrated yet has not all of them.
+    // A schema that is not migrated yet does not have all of them.
     for (table, rights) in TABLES.into_iter().filter(|(table, _)| present.iter().any(|name| name == table)) {
         sql += &format!("revoke all on {schema}.{table} from {role};");
         if !rights.is_empty() {
@@ -125,7 +125,7 @@ pub(super) fn rights_of(on_duplicate: OnDuplicate) -> Vec<&'static str> {
     FUNCTIONS.into_iter().filter(is_needed).collect()
 }
 
-/// The migrations' functions with their parameters, each with whether the worker may call it.
+/// The migrations' functions with their parameters, each with `true` if the worker may call it.
 async fn functions(client: &Client, theirs: &[&str]) -> Result<Vec<(String, bool)>, Error> {
     let rows = client
         .query(

@@ -1,4 +1,4 @@
-//! What the server is.
+//! The server's versions and edition.
 
 use tokio_postgres::{Client, Row};
 
@@ -7,7 +7,7 @@ use crate::config;
 use crate::database::connection::step::Step;
 use crate::database::error::Error;
 
-/// What the server is.
+/// The server's versions and edition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Server {
     /// PostgreSQL's version.
@@ -42,7 +42,7 @@ impl Edition {
     }
 }
 
-/// What the server is, whatever its schema.
+/// Describes the server, whatever its schema.
 ///
 /// # Errors
 /// If it does not answer.
@@ -51,10 +51,10 @@ pub async fn describe_server(database: &config::Database) -> Result<Server, Erro
         .await?
 }
 
-/// The step that asks what the server is.
+/// The step that reads the server's versions.
 pub(in crate::database) const SERVER_STEP: Step = Step::Other("ask for the server's version");
 
-/// The question what the server is; [`server_of`] reads the answer.
+/// The query for the server's versions; [`server_of`] reads its result.
 pub(in crate::database) const SERVER_SQL: &str = "select current_setting('server_version'),
     (select extversion from pg_extension where extname = 'timescaledb'), current_setting('timescaledb.license', true),
     (select default_version from pg_available_extensions where name = 'timescaledb' and installed_version is null

@@ -15,8 +15,8 @@ use crate::database::connection::step::Step;
 use crate::database::error::{Error, describe};
 use crate::database::schema::{SchemaError, connect};
 
-/// How long a statement waits for each lock. Workers that write wait after it; this is less than `database.lock_timeout_ms` is
-/// by default, after which a worker would try again.
+/// Timeout for each lock of a statement. Workers that write wait after it; this is less than the default of
+/// `database.lock_timeout_ms`, after which a worker would try again.
 const LOCK_WAIT: Duration = Duration::from_secs(5);
 
 /// Brings the table of points to a profile, one statement after the other; what is right already stays. It may be stopped at
@@ -73,8 +73,8 @@ pub async fn set(
     Ok(())
 }
 
-/// Has a series that is deleted take its points with it, if the foreign key refuses the deletion instead, as that of earlier
-/// versions and of other programs does. Returns `true` if there was something to do.
+/// Makes deleting a series delete its points, if the foreign key refuses the deletion instead, as that of earlier versions and
+/// of other programs does. Returns `true` if there was something to do.
 ///
 /// # Errors
 /// If the server does not answer, or a lock is not available; the foreign key is then as it was.
@@ -101,7 +101,7 @@ async fn place(client: &Client, catalog: &Catalog) -> Result<Place, Error> {
     })
 }
 
-/// What kind of table the points are in.
+/// The kind of table that the points are in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
     Plain,
@@ -174,7 +174,7 @@ impl<S: FnMut(&str)> Change<'_, S> {
         let validate = format!("alter table {TABLE} validate constraint {FOREIGN_KEY}");
         let locks =
             "SHARE ROW EXCLUSIVE on the table, its chunks and time_series_metadata: nothing is written meanwhile";
-        // TimescaleDB validates none later if compression is set.
+        // TimescaleDB cannot validate one later if compression is set.
         if self.place == Place::Compressed {
             return match self.catalog.foreign_key {
                 None => self.run(&add, locks, "0.2 s a million rows").await,
@@ -288,7 +288,7 @@ impl<S: FnMut(&str)> Change<'_, S> {
         Err(SchemaError::Profile(text))
     }
 
-    /// Who has used the table for longest, as far as this role may know.
+    /// The process that has used the table for longest, as far as this role may see.
     async fn holder(&self) -> Option<String> {
         let sql = "select pid, coalesce(nullif(application_name, ''), backend_type),
                        extract(epoch from clock_timestamp() - xact_start)::bigint

@@ -1,4 +1,5 @@
-//! What depends on the server's TimescaleDB, which may come or change after the tables were made: hypertables and compression.
+//! What depends on the server's TimescaleDB, which may be added or change after the tables were made: hypertables and
+//! compression.
 
 use tokio_postgres::Client;
 use tracing::info;
@@ -10,7 +11,7 @@ use crate::database::connection::settings::quoted_name;
 use crate::database::connection::step::Step;
 use crate::database::error::{Error, describe};
 
-/// Makes the points a hypertable and sets its chunks, as far as the server can; whether it can be compressed.
+/// Makes the points a hypertable and sets its chunks, as far as the server can; returns `true` if it can be compressed.
 pub(super) async fn apply_extension(
     client: &Client,
     database: &config::Database,
@@ -35,8 +36,8 @@ pub(super) async fn apply_extension(
     Ok(true)
 }
 
-/// Whether the extension is there, after trying to add it. A server that has its files but did not preload it would end the
-/// session at the attempt; if its settings are known, it is preloaded.
+/// Adds the extension if possible; returns `true` if it is there. A server that has its files but did not preload it would end
+/// the session at the attempt; if its settings are known, it is preloaded.
 async fn create_extension(client: &Client, notes: &mut Vec<String>) -> Result<bool, Error> {
     let step = Step::Other("look for TimescaleDB");
     let row = client
@@ -83,7 +84,7 @@ pub(super) async fn extension_schema(client: &Client) -> Result<String, Error> {
     Ok(quoted_name(row.get(0)))
 }
 
-/// Whether the points are a hypertable, after trying to make them one.
+/// Makes the points a hypertable if possible; returns `true` if they are one.
 async fn make_hypertable(client: &Client, database: &config::Database, notes: &mut Vec<String>) -> Result<bool, Error> {
     let step = Step::Other("make the hypertable");
     let interval = format!("interval '{} seconds'", database.chunk_interval_s);

@@ -1,4 +1,4 @@
-//! Whether the schema is what this program was built for, and has what the configuration needs.
+//! The check that the schema is what this program was built for, and has what the configuration needs.
 
 use tokio_postgres::Client;
 use tracing::{debug, info, warn};
@@ -29,7 +29,7 @@ pub async fn verify(config: &config::Config) -> Result<Server, SchemaError> {
 /// The same; `say` gets a sentence while another session's lock is waited for.
 ///
 /// # Errors
-/// As those of [`verify`].
+/// Those of [`verify`].
 pub async fn verify_and_report(config: &config::Config, say: impl FnMut(&str)) -> Result<Verified, SchemaError> {
     let examination = examine_and_report(config, say).await?;
     for Remark { text, is_problem } in &examination.remarks {
@@ -48,7 +48,7 @@ pub async fn verify_and_report(config: &config::Config, say: impl FnMut(&str)) -
 /// The facts about a schema that a worker can work with.
 #[derive(Debug)]
 pub struct Verified {
-    /// What the server is.
+    /// The server's versions and edition.
     pub server: Server,
     /// Why the server may refuse connections of the pool.
     pub too_few_connections: Option<String>,
@@ -57,17 +57,17 @@ pub struct Verified {
 /// What was found of the server and the schema.
 #[derive(Debug)]
 pub struct Examination {
-    /// What the server is.
+    /// The server's versions and edition.
     pub server: Server,
     /// Everything that keeps a worker from writing, or from writing all that it should.
     pub faults: Vec<SchemaError>,
-    /// What a worker can live with.
+    /// What does not keep a worker from writing.
     pub remarks: Vec<Remark>,
     /// Why the server may refuse connections of the pool.
     pub too_few_connections: Option<String>,
 }
 
-/// Looks at all that a worker depends on in the database.
+/// Checks everything that a worker depends on in the database.
 ///
 /// # Errors
 /// If the server does not answer.
@@ -78,7 +78,7 @@ pub async fn examine(config: &config::Config) -> Result<Examination, Error> {
 /// The same; `say` gets a sentence while another session's lock is waited for.
 ///
 /// # Errors
-/// As those of [`examine`].
+/// Those of [`examine`].
 pub async fn examine_and_report(config: &config::Config, say: impl FnMut(&str)) -> Result<Examination, Error> {
     in_time(&config.database, Step::Other("look at the schema"), examine_without_limit(config, say)).await?
 }
@@ -105,11 +105,11 @@ async fn examine_by(client: &Client, config: &config::Config) -> Result<Examinat
     let too_few_connections = connection_limits::too_low(client, &config.database).await?;
     let (mut faults, mut remarks) = (Vec::new(), Vec::new());
     match check_migrations(client, &config.database).await {
-        // Without its tables there is nothing more to look at.
+        // Without its tables there is nothing more to check.
         Err(fault) => faults.push(fault),
         Ok(()) => examine_tables(client, config, &mut faults, &mut remarks).await?,
     }
-    // A question that was not answered is no fault of the schema.
+    // A query that was not answered is no fault of the schema.
     match faults.iter().position(|fault| matches!(fault, SchemaError::Database(_))) {
         None => Ok(Examination { server, faults, remarks, too_few_connections }),
         Some(index) => match faults.swap_remove(index) {
@@ -119,7 +119,7 @@ async fn examine_by(client: &Client, config: &config::Config) -> Result<Examinat
     }
 }
 
-/// Has the session give up a lock that does not come, as those of the pool do.
+/// Sets the session's timeout for locks, as those of the pool have it.
 async fn wait_for_locks(client: &Client, database: &config::Database) -> Result<(), Error> {
     let sql = format!("set lock_timeout = {}", database.lock_timeout_ms);
     client
@@ -137,7 +137,7 @@ async fn examine_tables(
     let rule = config.points.on_duplicate;
     faults.extend(rights::missing(client, rule).await?.into_iter().map(SchemaError::Role));
     match inspect::tables(client, faults, remarks).await {
-        // What may not be read is named already.
+        // What cannot be read is reported already.
         Err(failure) if failure.is_forbidden() && !faults.is_empty() => {}
         looked => looked?,
     }
@@ -147,7 +147,7 @@ async fn examine_tables(
     Ok(())
 }
 
-/// Does what a worker does for its first message, without a message and a commit: what no catalog has is met now.
+/// Does what a worker does for its first message, without a message and a commit: finds what no catalog shows.
 async fn rehearse(database: &Database) -> Result<Option<SchemaError>, Error> {
     match database.rehearse().await {
         Ok(()) => Ok(None),
@@ -187,7 +187,7 @@ async fn check_duplicates(client: &Client, rule: OnDuplicate) -> Result<(), Sche
     }
 }
 
-/// Whether the columns of the points are of the types that COPY sends: the server takes the bytes for what its own are, or
+/// Checks that the columns of the points are of the types that COPY sends: with others the server misreads the bytes, or
 /// refuses all of them.
 async fn check_types(client: &Client) -> Result<(), SchemaError> {
     let step = Step::Other("look at the types of columns");

@@ -5,8 +5,8 @@
 //! the whole would be: each touches its own index pages.
 //!
 //! A constraint is checked row by row, and the server reports the row at which a COPY ended, so that its message is mostly
-//! found at once: the piece is then copied again without it. That is only a hint, because a trigger may speak of another
-//! row: a message becomes a dead letter when it was refused alone. If the hint has been wrong, pieces are halved.
+//! found at once: the piece is then copied again without it. That is only a hint, because a trigger may report another row: a
+//! message becomes a dead letter when it was refused alone. If the hint has been wrong, pieces are halved.
 
 use tracing::debug;
 
@@ -18,33 +18,33 @@ use crate::database::error::Error;
 use crate::message::Order;
 use crate::raw::Charge;
 
-/// How many pieces a batch is copied in at most: more of them waste less of what was copied before the refused row, and cost a
-/// few round trips each.
+/// Maximum number of pieces of a batch: more of them waste less of what was copied before the refused row, and cost a few
+/// round trips each.
 const PIECES: usize = 200;
-/// How many messages one transaction refuses at most, so that it ends soon.
+/// Maximum number of messages that one transaction refuses, so that it ends soon.
 const MAX_REFUSED: usize = 1000;
-/// How much memory their letters may take, in bytes.
+/// Maximum memory of their letters, in bytes.
 const MAX_REFUSED_BYTES: usize = 4 << 20;
-/// How many points a piece has at least, except the last one.
+/// Minimum number of points of a piece, except the last one.
 const PIECE_POINTS: usize = 500;
 
-/// What of a batch was copied.
+/// The part of a batch that was copied.
 #[derive(Debug, Default)]
 pub(in crate::database) struct Copied {
     /// The points of the messages that the server takes.
     pub(in crate::database) points: usize,
-    /// How many of them were added or changed.
+    /// Number of points that were added or changed.
     pub(in crate::database) rows: usize,
     /// The messages that the server has refused, in the batch's order.
     pub(in crate::database) refused: Vec<DeadLetter>,
-    /// What these take of the batch's budget.
+    /// Their charge to the batch's budget.
     pub(in crate::database) charge: Option<Charge>,
 }
 
 /// Copies the points of the batch except those of messages that the server refuses, inside an open transaction.
 ///
 /// # Errors
-/// Those that refuse no row, and [`Error::TooManyRefused`]; the transaction is then to be given up.
+/// Those that refuse no row, and [`Error::TooManyRefused`]; the transaction must then be rolled back.
 pub(in crate::database) async fn copy(session: &mut Session, store: &Store<'_>) -> Result<Copied, Error> {
     let batch = store.batch();
     let messages = Messages::new(batch, store.order());
@@ -110,7 +110,7 @@ struct Messages<'a> {
     order: Order,
     /// By a message's number, its place among those that have points, as their first points are ordered.
     places: Vec<usize>,
-    /// How many points each has, by its place.
+    /// Number of points of each, by its place.
     points: Vec<usize>,
 }
 

@@ -12,11 +12,11 @@ use crate::database::error::Error;
 use crate::message::Points;
 use crate::telemetry;
 
-/// How many chunks are remembered before all are forgotten.
+/// Maximum number of chunks that are remembered before all are forgotten.
 const MAX_KNOWN: usize = 10_000;
-/// How many chunks a batch has made for it; what history needs beyond that, its COPY makes.
+/// Maximum number of chunks made before a batch is copied; further chunks, for old points, are made by its COPY.
 const MAX_MADE: usize = 50;
-/// How long before its time the next chunk is made, in microseconds, unless a tenth of a chunk's length is less.
+/// Time in advance at which the next chunk is made, in microseconds, unless a tenth of a chunk's length is less.
 const AHEAD_US: i64 = 3_600_000_000;
 
 /// An interval of time, `[from, until)`, in microseconds since the Unix epoch.
@@ -58,8 +58,8 @@ impl KnownChunks {
     }
 }
 
-/// Makes the chunks of these points, and the next one if it is nearly time for it. A chunk that the server does not make so
-/// is left to the COPY. Answers the intervals that are known to have their chunk when the points are committed.
+/// Makes the chunks of these points, and the next one if it is nearly time for it. A chunk that the server does not make so is
+/// left to the COPY. Returns the intervals that are known to have their chunk when the points are committed.
 ///
 /// # Errors
 /// If the server does not answer.
@@ -72,7 +72,7 @@ pub(in crate::database) async fn make(
     if crate::planted_bugs::is_on("chunks-not-made-ahead") {
         return Ok(Vec::new());
     }
-    // If none was made, there was one before, or it could not be made now.
+    // Intervals whose chunk was not made now: it existed before, or could not be made.
     let asked = KnownChunks::default();
     let around = |time_us| known.around(time_us).or_else(|| asked.around(time_us));
     let mut questions = 0;
@@ -111,7 +111,7 @@ fn next((from, until): Interval, now_us: i64) -> Option<i64> {
     (until - now_us < AHEAD_US.min(length / 10)).then_some(until)
 }
 
-/// The interval of the chunk around this time, and whether it was made now.
+/// The interval of the chunk around this time, and `true` if it was made now.
 async fn make_one(session: &mut Session, series: &str, time_us: i64) -> Result<(Interval, bool), Error> {
     let sql = "select from_us, until_us, created from ingest_ensure_chunk($1, $2)";
     let rows = session.query(Step::Other("make a chunk"), sql, &[&series, &time_us]).await?;

@@ -22,7 +22,7 @@ pub(in crate::database) const POSTGRES_EPOCH_US: i64 = 946_684_800_000_000;
 pub struct CopyEncoder<'a> {
     points: &'a Points,
     order: &'a [u32],
-    /// What is the same in all rows of a key; made when the key changes, which it does seldom in sorted points.
+    /// The bytes that are the same in all rows of a key; made when the key changes, which is rare in sorted points.
     head: Vec<u8>,
     middle: Vec<u8>,
     key: Option<usize>,
@@ -35,7 +35,7 @@ impl<'a> CopyEncoder<'a> {
         Self { points, order: order.indices(), head: Vec::new(), middle: Vec::new(), key: None, begun: false }
     }
 
-    /// Appends rows to `chunk` until it holds `limit` bytes or more; whether there is more to come after it.
+    /// Appends rows to `chunk` until it holds `limit` bytes or more; returns `true` if more rows follow.
     pub fn encode_into(&mut self, chunk: &mut BytesMut, limit: usize) -> bool {
         if !self.begun {
             self.begun = true;
@@ -85,7 +85,7 @@ impl<'a> CopyEncoder<'a> {
     }
 }
 
-/// The decoder bounds names far below what 31 bits count.
+/// The decoder bounds names far below 2^31.
 fn length(text: &str) -> i32 {
     i32::try_from(text.len()).expect("a name is shorter than 2 GiB")
 }

@@ -1,4 +1,4 @@
-//! Points that come twice in different messages, by `points.on_duplicate`.
+//! Points that occur in several messages, by `points.on_duplicate`.
 //!
 //! - *append*: every point is a row, by COPY.
 //! - *ignore*: a point is stored once, and stays as it was stored first.
@@ -24,24 +24,24 @@ use crate::database::progress::ResolvedSources;
 use crate::message::{Order, Points};
 use crate::telemetry::metrics;
 
-/// How many points one statement takes: their parameters are 100 bytes a point and more.
+/// Maximum number of points of one statement: their parameters take 100 bytes per point and more.
 const STATEMENT_POINTS: usize = 20_000;
 
-/// From how many points of a series' column on, on average, a COPY is compressed: each column of a series makes at least one
-/// compressed row of each COPY, and one with fewer points is larger and slower than these points uncompressed. Points that
-/// come live are therefore compressed later, by TimescaleDB's policy.
+/// Minimum number of points of a series' column, on average, for which a COPY is compressed: each column of a series makes at
+/// least one compressed row of each COPY, and one with fewer points is larger and slower than these points uncompressed. Live
+/// points are therefore compressed later, by TimescaleDB's policy.
 const MIN_COMPRESSED_POINTS: usize = 10;
 
-/// Which message is the later one: time in milliseconds since the Unix epoch, offset, partition, source. The order is that of
-/// the migrations' functions.
+/// A message's version, by which messages are ordered: time in milliseconds since the Unix epoch, offset, partition, source.
+/// The order is that of the migrations' functions.
 type Version = (i64, i64, i32, i32);
 
-/// Stores points of a batch in the way that is configured.
+/// Stores points of a batch as configured.
 #[derive(Debug)]
 pub(in crate::database) struct Store<'a> {
     batch: &'a Batch,
     on_duplicate: OnDuplicate,
-    /// Of each of the batch's messages; none if points are appended.
+    /// The version of each of the batch's messages; empty if points are appended.
     versions: Vec<Version>,
     /// The numbers of sources that versions name, and the sources' keys.
     sources: (Vec<i32>, Vec<Uuid>),
@@ -86,7 +86,7 @@ impl<'a> Store<'a> {
         let points = self.batch.points();
         if self.on_duplicate == OnDuplicate::Append {
             if self.compressed_span_us.is_some() {
-                // What is sorted within this COPY may overlap with others, so `…_client_sorted` is never true here.
+                // Points sorted within this COPY may overlap with others, so `…_client_sorted` is never true here.
                 let on = if is_dense(points) { "on" } else { "off" };
                 let sql = format!("set local timescaledb.enable_direct_compress_copy = {on}");
                 session.execute(Step::Other("set direct compress"), &sql).await?;
@@ -124,7 +124,7 @@ fn is_dense(points: &Points) -> bool {
     points.len() >= MIN_COMPRESSED_POINTS * points.key_count()
 }
 
-/// One of all points with the same series, column and time: the first of the earliest message if what is there stays, and
+/// One of all points with the same series, column and time: the first of the earliest message if the stored point stays, and
 /// the last of the latest message if it is replaced.
 fn one_each(
     points: &Points,
@@ -153,7 +153,7 @@ fn one_each(
     order.indices().chunk_by(is_same).filter_map(of_group).collect()
 }
 
-/// The parameters of one statement, a row's at the same index in each.
+/// The parameters of one statement, with a row's values at the same index in each.
 #[derive(Debug, Default)]
 struct Columns<'a> {
     series: Vec<&'a str>,
@@ -200,7 +200,7 @@ impl<'a> Columns<'a> {
     }
 }
 
-/// A timestamptz: microseconds since the Unix epoch, of which the server takes more than libraries of dates do.
+/// A timestamptz: microseconds since the Unix epoch, of which the server accepts more than libraries of dates do.
 #[derive(Debug)]
 struct Time(i64);
 

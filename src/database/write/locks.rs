@@ -1,9 +1,9 @@
-//! Locks of others: which messages of a batch they keep from being written, and who holds them.
+//! Locks of other sessions: the messages of a batch that they keep from being written, and their holders.
 //!
-//! A transaction waits for the rows of series no longer than `Database::row_wait`. If it has waited unsuccessfully, the
-//! server is asked what is locked of that which only some messages need: rows, chunks, the tables of dead letters. These
-//! messages are set aside, and all others are written. If nothing of that kind is locked, a whole table is, and nothing can
-//! be written: that is a state of the database, as an outage is.
+//! A transaction waits for the rows of series no longer than `Database::row_wait`. If that times out, the server is asked for
+//! the locks that only some messages wait for: of rows, chunks, the tables of dead letters. These messages are set aside, and
+//! all others are written. If there are none, a whole table is locked and nothing can be written: that is a state of the
+//! database, as an outage is.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
@@ -22,17 +22,17 @@ use crate::database::error::Error;
 use crate::raw::{MessageAt, MessageSet, Partition};
 use crate::telemetry::escaped;
 
-/// How long the rows of series are waited for at least: shorter locks are everyday ones.
+/// Minimum timeout for the rows of series: shorter locks are common.
 const MIN_ROW_WAIT: Duration = Duration::from_millis(200);
 
-/// The locks of whole tables that an INSERT or a COPY waits for, also those that are only waited for: they stand before it.
+/// The locks of whole tables that an INSERT or a COPY waits for, also requested ones: they are before it in the queue.
 const IN_THE_WAY: &str = "lock.locktype = 'relation'
     and lock.database = (select oid from pg_database where datname = current_database())
     and lock.mode in ('ShareLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
     and lock.pid is distinct from pg_backend_pid()";
 
 /// The named tables that are locked as a whole, and whether points may lie in chunks. The tables of points are locked by this
-/// program's own sessions as well, while they make a chunk, which is over soon.
+/// program's own sessions as well, for a short time while they make a chunk.
 static LOCKED_TABLES: LazyLock<String> = LazyLock::new(|| {
     format!(
         "select array(
@@ -48,8 +48,8 @@ static LOCKED_TABLES: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
-/// The intervals of locked chunks of the named hypertables, in microseconds since the Unix epoch. What is compressed of a
-/// chunk is its own table.
+/// The intervals of locked chunks of the named hypertables, in microseconds since the Unix epoch. The compressed data of a
+/// chunk is in its own table.
 static LOCKED_CHUNKS: LazyLock<String> = LazyLock::new(|| {
     format!(
         "select distinct slice.range_start, slice.range_end
@@ -68,7 +68,7 @@ static LOCKED_CHUNKS: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
-/// The step of all these questions.
+/// The step of all these queries.
 const ASK: Step = Step::Other("ask what is locked");
 
 const POINTS: &str = "time_series_data_points";
@@ -79,19 +79,19 @@ const LETTERS: [&str; 2] = ["ingest_dead_letter", "ingest_dead_letter_count"];
 /// A session that holds a lock that this worker waits for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LockHolder {
-    /// What is locked: a table, or a row of it.
+    /// The locked object: a table, or a row of it.
     pub object: String,
     /// The process of the server; 0 for a prepared transaction.
     pub pid: i32,
-    /// What the holder calls itself.
+    /// The name that the holder has set.
     pub application_name: Option<String>,
     /// Its role.
     pub user: Option<String>,
     /// Its address; `None` for a socket of the server's machine.
     pub client: Option<String>,
-    /// What its session does, such as `idle in transaction`; `None` if this role may not see it.
+    /// The state of its session, such as `idle in transaction`; `None` if this role may not see it.
     pub state: Option<String>,
-    /// When its transaction began; if this role may not see that, since when it is waited for.
+    /// When its transaction began; if this role may not see that, when the wait for it began.
     pub since: Option<String>,
 }
 
@@ -122,14 +122,14 @@ impl fmt::Display for LockHolder {
 /// The locks of other sessions.
 #[derive(Debug, Default)]
 pub(in crate::database) struct Locks {
-    /// Series whose rows were locked when they were last asked for.
-    /// True for those whose rows were to be changed, so that weaker locks are in the way, too.
+    /// Series whose rows were locked when they were last read.
+    /// `true` for those whose rows were to be changed, for which weaker locks are in the way, too.
     series: HashMap<String, bool>,
-    /// Topic, topic id and partition of progress that was locked when it was last asked for.
+    /// Topic, topic id and partition of progress that was locked when it was last read.
     partitions: HashSet<(String, String, i32)>,
-    /// What was locked of tables when it was last asked for.
+    /// The locks of tables when they were last read.
     tables: LockedTables,
-    /// Who is in the way, by the place of the lock.
+    /// The holders, by the place of the lock.
     holders: BTreeMap<(String, i32), LockHolder>,
 }
 
@@ -145,9 +145,9 @@ impl Locks {
 struct LockedTables {
     /// The intervals `[from, until)` of chunks, in microseconds since the Unix epoch.
     chunks: Vec<(i64, i64)>,
-    /// What is known of series besides their rows; who only gets points does not need it.
+    /// `true` if `ingest_series` is locked; series that only get points do not need it.
     series: bool,
-    /// The letters, or their counts.
+    /// `true` if the letters, or their counts, are locked.
     letters: bool,
 }
 
@@ -161,7 +161,7 @@ impl LockedTables {
     }
 }
 
-/// What a batch would wait for, and only some of its messages.
+/// The locks that only some messages of a batch would wait for.
 #[derive(Debug, Default)]
 pub struct Locked {
     series: HashSet<String>,
@@ -170,8 +170,8 @@ pub struct Locked {
 }
 
 impl Locked {
-    /// For each message of the batch whether it needs something of it. `letters` are places of messages that became dead
-    /// letters only when they were written, and met a lock.
+    /// For each message of the batch, `true` if it needs something that is locked. `letters` are places of messages that
+    /// became dead letters only when they were written, and could not be stored because of a lock.
     pub fn messages_of(&self, batch: &Batch, letters: &[MessageAt]) -> Vec<bool> {
         let mut needs: Vec<bool> =
             batch.sets().iter().flat_map(|set| std::iter::repeat_n(self.has_partition(set), set.len())).collect();
@@ -222,13 +222,13 @@ fn mark<'a>(batch: &Batch, places: impl IntoIterator<Item = &'a MessageAt>, need
 }
 
 impl Database {
-    /// Returns `true` if something was locked that only some messages need, when it was last asked for.
+    /// Returns `true` if something that only some messages need was locked when it was last read.
     pub fn knows_locked(&self) -> bool {
         self.locks.lock().unwrap_or_else(PoisonError::into_inner).holds_some()
     }
 
-    /// What others hold of that which only some messages of the batch need. A server that does not answer, or whose tables are
-    /// locked as a whole, reports nothing.
+    /// The locks of other sessions that only some messages of the batch need; none if the server does not answer, or its
+    /// tables are locked as a whole.
     pub async fn locked(&self, batch: &Batch) -> Locked {
         match self.ask_for_locked(batch).await {
             Ok(locked) => locked,
@@ -248,7 +248,7 @@ impl Database {
         rows_of.dedup();
         let mut session = self.session().await?;
         let tables = self.ask_for_locked_tables(&mut session).await?;
-        // What is known to be locked is asked for again, or it would be known for ever.
+        // Known locks are read again, or they would be known for ever.
         let known = self.locks.lock().unwrap_or_else(PoisonError::into_inner).series.clone();
         let (known_rows, known_points): (Vec<&str>, Vec<&str>) =
             known.keys().map(String::as_str).partition(|series| known[*series]);
@@ -292,7 +292,7 @@ impl Database {
         Ok(tables)
     }
 
-    /// Asks who holds the locks that this worker waits for, and says it.
+    /// Reads who holds the locks that this worker waits for, and reports it.
     pub(in crate::database) async fn look_for_lock_holders(&self) {
         let sql = "select object, pid, application_name, username, client, state, \
                    (extract(epoch from coalesce(held_since, waiting_since)) * 1000)::bigint from ingest_lock_waits()";
@@ -322,13 +322,13 @@ impl Database {
         }
     }
 
-    /// Who holds locks that this worker waits for.
+    /// The holders of locks that this worker waits for.
     pub fn lock_holders(&self) -> Vec<LockHolder> {
         self.locks.lock().unwrap_or_else(PoisonError::into_inner).holders.values().cloned().collect()
     }
 
-    /// Records a transaction that waited for nothing long: unless something is known to be locked that only some messages need,
-    /// no session is in the way any more.
+    /// Records a transaction that did not wait long: unless something is known to be locked that only some messages need, no
+    /// session is in the way any more.
     pub(in crate::database) fn forget_lock_holders(&self) {
         let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
         if !locks.holds_some() && !locks.holders.is_empty() {
@@ -339,8 +339,8 @@ impl Database {
     }
 }
 
-/// The series of these whose rows other sessions hold. If `ingest_series` is locked as a whole nobody can ask for rows,
-/// and it is all of those whose rows are to be changed.
+/// The series of these whose rows other sessions hold. If `ingest_series` is locked as a whole, rows cannot be read, and it is
+/// all of those whose rows are to be changed.
 async fn locked_series(
     session: &mut Session,
     tables: &LockedTables,
@@ -357,7 +357,7 @@ async fn locked_series(
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
-/// How long rows of series are waited for: as long as an outage may last before it counts as one.
+/// Timeout for rows of series: the time that an outage may last before it counts as one.
 pub(in crate::database) fn row_wait(grace: Duration, lock_timeout: Duration) -> Duration {
     grace.max(MIN_ROW_WAIT).min(lock_timeout)
 }

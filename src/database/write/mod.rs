@@ -28,22 +28,22 @@ use crate::raw::{MessageAt, Source};
 use crate::telemetry::metrics;
 use bisect::Copied;
 
-/// Whether the server is known to refuse rows of a batch.
+/// How the rows of a batch are copied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum CopyStrategy {
-    /// One COPY takes them all.
+    /// In one COPY.
     Whole,
-    /// They are copied in pieces, to find those that are refused.
+    /// In pieces, to find the rows that the server refuses.
     Piecewise,
 }
 
-/// Which way a batch is claimed.
+/// The order of claim and COPY.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClaimOrder {
     /// COPY first, claim last: the locks of partitions are held for the COMMIT only. Fails if anything of it is applied
     /// already.
     CopyFirst,
-    /// Claim first, and copy only what was missing: after any doubt.
+    /// Claim first, and copy only what was missing: for a batch that may be applied already.
     ClaimFirst,
     /// As [`ClaimOrder::CopyFirst`], for what comes from a journal.
     CopyFirstFillingGaps,
@@ -57,7 +57,7 @@ impl ClaimOrder {
         matches!(self, Self::CopyFirst | Self::CopyFirstFillingGaps)
     }
 
-    /// The way that is right when an attempt has failed, or for a part of a batch.
+    /// The order to use after a failed attempt, or for a part of a batch.
     pub fn claim_first(self) -> Self {
         match self {
             Self::CopyFirst | Self::ClaimFirst => Self::ClaimFirst,
@@ -77,16 +77,16 @@ pub struct Written {
     pub duplicates: usize,
     /// The messages that became dead letters now.
     pub dead_letters: Vec<(MessageAt, Rejected)>,
-    /// How many of these are counted, and not stored.
+    /// Number of these that are counted, and not stored.
     pub only_counted: u64,
-    /// How many are neither stored nor counted.
+    /// Number of these that are neither stored nor counted.
     pub not_counted: u64,
     /// The next offset of each partition.
     pub applied: Vec<Applied>,
 }
 
-/// How many locks a transaction takes for each chunk, and how many the server has room for: `NLOCKENTS` of PostgreSQL's
-/// `lock.c`. None are taken for chunks if there are none.
+/// The query for the number of locks that a transaction takes for each chunk, and the number that the server has room for:
+/// `NLOCKENTS` of PostgreSQL's `lock.c`. None are taken for chunks if there are none.
 const ROOM_FOR_LOCKS: &str = "
     select (select count(*) + 1 from pg_index where indrelid = 'time_series_data_points'::regclass),
         current_setting('max_locks_per_transaction')::bigint * (
@@ -96,7 +96,7 @@ const ROOM_FOR_LOCKS: &str = "
             + 2),
         exists (select from pg_inherits where inhparent = 'time_series_data_points'::regclass)";
 
-/// How often it is looked for whose locks a slow transaction waits for.
+/// Interval between checks whose locks a slow transaction waits for.
 const LOOK_FOR_LOCKS: Duration = Duration::from_secs(2);
 
 /// A message whose points lie in more chunks than one transaction can ever lock.
@@ -109,9 +109,9 @@ pub struct Oversized {
 }
 
 impl Database {
-    /// The messages of a batch that the server never has room for, after a failure of [`Error::is_out_of_room`]: others may
-    /// have had the room, so that the failure alone says nothing. The last one comes first. If the server does not answer
-    /// there is none.
+    /// The messages of a batch that the server never has room for, after a failure of [`Error::is_out_of_room`]: other
+    /// transactions may have taken the room, so that the failure alone proves nothing. The last one comes first. If the server
+    /// does not answer there is none.
     pub async fn oversized(&self, failure: &Error, batch: &Batch) -> Vec<Oversized> {
         let work =
             async { self.session().await?.query(Step::Other("ask for the room for locks"), ROOM_FOR_LOCKS, &[]).await };
@@ -123,7 +123,7 @@ impl Database {
             }
         };
         let Some(row) = rows.first().filter(|row| row.get(2)) else { return Vec::new() };
-        // The server finds some more room than it promises.
+        // The server has some more room than it guarantees.
         let (of_chunk, room) = (row.get::<_, i64>(0), row.get::<_, i64>(1) / 4 * 5);
         let mut oversized: Vec<Oversized> = self
             .chunk_counts(batch)
@@ -143,7 +143,7 @@ impl Database {
         oversized
     }
 
-    /// In how many chunks the points of each message lie, by the configured interval.
+    /// The number of chunks in which the points of each message lie, by the configured interval.
     fn chunk_counts(&self, batch: &Batch) -> Vec<usize> {
         let mut counts = vec![0; batch.message_count()];
         let (mut last, mut chunks) = (None, HashSet::new());
@@ -162,7 +162,7 @@ impl Database {
     /// Writes a batch in one transaction.
     ///
     /// # Errors
-    /// [`Error::class`] says what is to be done. After any error but a refused row the batch is to be tried again on
+    /// [`Error::class`] says what to do. After any error except a refused row, the batch must be tried again with
     /// [`ClaimOrder::ClaimFirst`]: it may be committed.
     pub async fn write(&self, batch: &Batch, order: ClaimOrder) -> Result<Written, Error> {
         let start = Instant::now();
@@ -198,7 +198,7 @@ impl Database {
                 metrics::transaction_took(start.elapsed());
                 self.record_accepted(batch, written).await;
             }
-            // Whether another session's lock is in the way of all writes is for the caller to find out.
+            // The caller finds out whether another session's lock is in the way of all writes.
             Err(failure) if failure.is_lock_timeout() => metrics::database_error(failure.class().as_str()),
             Err(failure) => {
                 self.record_failure(failure, Operation::Write);
@@ -217,7 +217,7 @@ impl Database {
             || self.unknown_series != UnknownSeries::Create
     }
 
-    /// The same, and if it takes long, says whose locks it waits for.
+    /// Runs an attempt, and if it takes long, reports whose locks it waits for.
     async fn watched<T>(&self, attempt: impl Future<Output = T>) -> T {
         let mut attempt = pin!(attempt);
         if let Ok(done) = tokio::time::timeout(self.row_wait / 2, &mut attempt).await {
@@ -328,7 +328,7 @@ impl Database {
     ) -> Result<Copied, Error> {
         let points = batch.points();
         if points.is_empty() {
-            // What the transaction else writes must not be written in a restore either.
+            // The transaction's other rows must not be written in a restore either.
             series::reference(session).await?;
             return Ok(Copied::default());
         }

@@ -20,7 +20,7 @@ use crate::database::progress::ResolvedSources;
 use crate::message::Points;
 use crate::telemetry::metrics;
 
-/// What keeps points from naming a series that has no row.
+/// How the points' reference to a series' row is enforced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReferentialCheck {
     /// Each transaction locks the rows of its series, and the foreign key's trigger is skipped.
@@ -35,7 +35,7 @@ impl ReferentialCheck {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::Locked, Self::Trigger, Self::Absent];
 
-    /// The word that the migrations' function answers, and that `/status` shows.
+    /// The word that the migrations' function returns, and that `/status` shows.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Locked => "locked",
@@ -62,14 +62,14 @@ impl ReferentialCheck {
     }
 }
 
-/// How many (series, column) pairs and labels are remembered before all are forgotten.
+/// Maximum number of (series, column) pairs and labels that are remembered before all are forgotten.
 const MAX_KNOWN: usize = 1_000_000;
 
 /// The columns known to be listed in each series' row, and the labels known to be in it.
 #[derive(Debug, Default)]
 pub(in crate::database) struct KnownSeries {
     known: Mutex<Known>,
-    /// Labels may be long: of those that were written last only the hash is kept. Seeded at random, because labels come from
+    /// Labels may be long: only the hash of those that were written last is kept. Randomly seeded, because labels come from
     /// outside.
     hasher: RandomState,
 }
@@ -79,7 +79,7 @@ struct Known {
     series: HashMap<String, KnownRow>,
     /// The number of columns and labels of all of them.
     entries: usize,
-    /// The server's count of what other programs have taken away, when it was last asked.
+    /// The server's count of what other programs have removed, when it was last read.
     changes: Option<i64>,
 }
 
@@ -89,7 +89,7 @@ struct KnownRow {
     labels: Option<u64>,
 }
 
-/// What the rows of the points' series are not known to have.
+/// What the points' series need and their rows are not known to have.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Unknown<'a> {
     /// Pairs of a series and a column.
@@ -105,7 +105,7 @@ impl Unknown<'_> {
 }
 
 impl KnownSeries {
-    /// What the rows of the points' series are not known to have. A series without a column needs no row.
+    /// What the points' series need and their rows are not known to have. A series without a column needs no row.
     fn unknown<'a>(&self, points: &'a Points) -> Unknown<'a> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let mut unknown = Unknown::default();
@@ -146,7 +146,7 @@ impl KnownSeries {
         known.entries += count - replaced;
     }
 
-    /// Forgets all if another program has deleted series or columns since this was last asked.
+    /// Forgets all if another program has deleted series or columns since the last call.
     fn is_changed(&self, changes: i64) -> bool {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let is_changed = known.changes.is_some_and(|before| before != changes);
@@ -183,8 +183,8 @@ pub(in crate::database) async fn ensure_series(
     Ok(())
 }
 
-/// Whether the functions work with the tables of this session's schema: they have its name of the time they were made, and a
-/// schema can be renamed, or take another one's name.
+/// The condition that the functions work with the tables of this session's schema: they keep its name from the time they were
+/// made, and a schema can be renamed, or take another one's name.
 const SAME_SCHEMA: &str = "exists (select from pg_proc where oid = 'ingest_lock_series(text[])'::regprocedure
     and format('search_path=%I, pg_temp', current_schema()) = any (proconfig))";
 
@@ -199,11 +199,11 @@ fn referential_check(rows: &[Row]) -> Result<ReferentialCheck, Error> {
     ReferentialCheck::parse(row.get(0))
 }
 
-/// Locks the rows of the points' series until the transaction ends, and leaves the foreign key's trigger out from now on if
-/// that may be.
+/// Locks the rows of the points' series until the transaction ends, and skips the foreign key's trigger from now on if that is
+/// allowed.
 ///
 /// # Errors
-/// Also if a series has no row, or another program has deleted or changed series: the points' columns are then to be seen
+/// Also if a series has no row, or another program has deleted or changed series: the points' columns must then be ensured
 /// again.
 pub(in crate::database) async fn lock(
     session: &mut Session,
@@ -251,7 +251,7 @@ pub(in crate::database) async fn check_landing(
     session.query(Step::Other("check where points are"), sql, &[]).await.map(drop)
 }
 
-/// What looks after the points' series for this role and this table, without writing any.
+/// How the points' reference to their series is enforced, for this role and this table, without writing any.
 pub(in crate::database) async fn reference(session: &mut Session) -> Result<ReferentialCheck, Error> {
     let sql = format!("select reference, {SAME_SCHEMA} from ingest_lock_series('{{}}') as reference");
     referential_check(&session.query(Step::Other("ask for triggers"), &sql, &[]).await?)

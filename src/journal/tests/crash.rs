@@ -7,7 +7,7 @@ use super::fault_files::FaultFiles;
 use super::{Log, Sets, open, options, seed};
 use crate::journal::{Journal, Record};
 
-/// How many subsets of what was not durable are tried for each call.
+/// Number of subsets of the changes that were not durable, tried for each call.
 const SAMPLES: u64 = 6;
 
 /// Appends, rolls, removals and reopenings, until the process dies.
@@ -68,7 +68,7 @@ fn recover(files: &FaultFiles, log: &mut Log, rng: &mut StdRng) -> Result<usize,
     }
     log.check(&mut journal)?;
     drop(journal);
-    // What was found is durable: another power failure takes nothing of it.
+    // What was found is durable: another power failure loses none of it.
     let files = files.after_crash(rng.random());
     let mut journal = open(&files);
     log.acknowledged.extend(first.0);

@@ -59,7 +59,7 @@ fn segment_of(name: &str) -> Option<u64> {
     name.strip_suffix(".segment")?.parse().ok()
 }
 
-/// Opens changed files and checks what every change must leave: intact records, nothing else, the same twice. Gives the
+/// Opens changed files and checks what every change must leave: intact records, nothing else, the same twice. Returns the
 /// damage and the torn ends.
 fn check(
     small: &Small,
@@ -72,7 +72,7 @@ fn check(
             log.acknowledged.insert(set.clone());
         }
     }
-    // Without writing, as the commands look at it.
+    // Without writing, as the commands read it.
     let mut inspection = Inspection::open(files.clone(), Path::new("/journal")).map_err(|error| error.to_string())?;
     let seen: Vec<_> = inspection.records().cloned().collect();
     let seen: Vec<Plain> =
@@ -116,7 +116,7 @@ fn check(
     Ok((found, torn))
 }
 
-/// The checker for flipped bytes; `step` leaves bytes out if time is short.
+/// The checker for flipped bytes; a larger `step` skips bytes to save time.
 pub(super) fn flip_every_byte(step: usize) -> Result<String, String> {
     let small = small();
     let (mut flips, mut reported, mut torn_ends, mut unused) = (0, 0, 0, 0);
@@ -196,7 +196,7 @@ fn every_cut_off_file_delivers_what_is_left_and_says_so() {
             let expected = match segment {
                 None if name == "JOURNAL" => vec![(0, 0, DamageKind::JournalFile)],
                 Some(number) if number != small.last && (length as u64) < small.end(number) => {
-                    // What is left ends where the first record that is not whole began.
+                    // The rest ends where the first incomplete record began.
                     let mut extents = small.extents(number).into_iter();
                     let cut = extents.find(|(_, until)| *until > length as u64).map_or(0, |(from, _)| from);
                     match length < 64 {
@@ -207,7 +207,7 @@ fn every_cut_off_file_delivers_what_is_left_and_says_so() {
                 _ => Vec::new(),
             };
             assert_eq!(places, expected, "{name} cut at {length}");
-            // What is left of a record may be zeros, as if it had never been begun.
+            // The rest of a record may be zeros, as if it had never been begun.
             let is_boundary = |at: usize| {
                 at == 64
                     || small

@@ -58,7 +58,7 @@ struct Inode {
     now: Vec<u8>,
     durable: Vec<u8>,
     pending: Vec<Change>,
-    /// A write or sync has failed.
+    /// `true` if a write or sync has failed.
     failed: bool,
 }
 
@@ -106,7 +106,7 @@ fn apply_names(names: &mut BTreeMap<String, usize>, changes: impl IntoIterator<I
     }
 }
 
-/// Errors to give: the `nth` call of a kind (from 0 on) and the `times - 1` after it.
+/// Errors to inject: the `nth` call of a kind (from 0 on) and the `times - 1` after it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Fault {
     pub(super) call: Call,
@@ -120,12 +120,12 @@ pub(super) struct Fault {
 struct State {
     rng: StdRng,
     inodes: Vec<Inode>,
-    /// Which directory the path leads to; none if it leads nowhere.
+    /// The directory that the path leads to; `None` if it leads nowhere.
     directory: Option<u64>,
     directories: u64,
-    /// The directory's time of change.
+    /// The directory's change time.
     changed: i64,
-    /// Whether that time stands still, as between two steps of a file system's clock.
+    /// `true` if that time stands still, as between two steps of a file system's clock.
     is_clock_stopped: bool,
     names: BTreeMap<String, usize>,
     durable_names: BTreeMap<String, usize>,
@@ -329,7 +329,7 @@ impl FaultFiles {
         state.inodes.iter_mut().for_each(|inode| inode.failed = false);
     }
 
-    /// The power fails: what a disk may have then.
+    /// The power fails: returns what a disk may have then.
     pub(super) fn after_crash(&self, seed: u64) -> Self {
         let after = Self::new(seed);
         {
@@ -385,7 +385,7 @@ impl FaultFiles {
         state.pending_names.clear();
     }
 
-    /// Makes another, empty directory.
+    /// Creates another, empty directory.
     pub(super) fn make_other(&self) {
         self.make_directory(Path::new("/journal")).unwrap();
     }
@@ -398,7 +398,7 @@ impl FaultFiles {
         state.inodes[inode].durable.truncate(length);
     }
 
-    /// From now on the directory's time of change stays as it is.
+    /// From now on the directory's change time stays as it is.
     pub(super) fn stop_clock(&self) {
         self.state().is_clock_stopped = true;
     }

@@ -9,7 +9,7 @@ const EIO: i32 = 5;
 const ENOSPC: i32 = 28;
 const EROFS: i32 = 30;
 
-/// The checker: one or more errors at a call of a workload; afterwards all works again.
+/// The checker: one or more errors at a call of a workload; afterwards everything works again.
 pub(super) fn inject(seed: u64, fault: Fault) -> Result<bool, String> {
     let files = FaultFiles::new(seed);
     let (mut journal, mut sets, mut log) = (open(&files), Sets::new(seed), Log::default());
@@ -203,7 +203,7 @@ fn segments_in_quarantine_count_and_make_room_the_oldest_first() {
     let mut journal = Journal::open(files.clone(), limited).unwrap();
     assert_eq!((journal.usage().bytes, journal.usage().quarantined), (files_bytes(&files), 2));
 
-    // Both go before it is full, the older one first, and no record does.
+    // Both are deleted before it is full, the older one first, and no record is.
     let mut log = Log::default();
     let mut left = Vec::new();
     loop {
@@ -228,7 +228,7 @@ fn segments_in_quarantine_count_and_make_room_the_oldest_first() {
     assert_eq!(journal.usage().quarantined, 2);
 }
 
-/// What the segments take, those in quarantine among them.
+/// The size of the segments, including those in quarantine.
 fn files_bytes(files: &FaultFiles) -> u64 {
     files.contents().iter().filter(|(name, _)| name.contains('.')).map(|(_, data)| data.len() as u64).sum()
 }
@@ -283,7 +283,7 @@ fn a_place_that_cannot_be_read_is_damage_and_the_rest_is_delivered() {
     assert!(matches!(journal.read(&records[0]), Err(ReadError::Gone { .. })));
 }
 
-/// A disk that cannot read for a while: nothing is cut off or taken away for it.
+/// A disk that cannot read for a while: nothing is cut off or removed because of it.
 #[test]
 fn what_cannot_be_read_at_one_opening_is_there_at_the_next() {
     for seed in 0..4 {
@@ -339,7 +339,8 @@ fn opening_reads_headers_and_not_bodies() {
     log.check(&mut journal).unwrap();
 }
 
-/// A slow topic gives sets of few messages, and each record is kept in mind: what waits together is one record a partition.
+/// A slow topic gives sets of few messages, and each record takes memory: sets that wait together are one record per
+/// partition.
 #[test]
 fn small_sets_that_wait_together_are_one_record_of_each_partition() {
     let files = FaultFiles::new(1);

@@ -65,7 +65,7 @@ pub(super) fn lose(seed: u64, loss: Loss, is_clock_stopped: bool) -> Result<(), 
         Err(OpenError::Locked { .. }) => {}
         other => return Err(format!("another process gets it: {other:?}")),
     }
-    // An older segment is missed by the next look, while the directory's time of change may say nothing.
+    // An older segment is missed by the next check, while the directory's change time may show nothing.
     journal.probe().map_err(|error| error.to_string())?;
     let lost = journal.take_lost();
     if journal.usage().lost != lost.len() as u64 || !journal.take_lost().is_empty() {
@@ -131,7 +131,7 @@ fn a_loss_without_an_append_is_found_by_a_look() {
                 "{loss:?}"
             );
         }
-        // And a second look finds nothing.
+        // And a second check finds nothing.
         journal.probe().unwrap();
         assert_eq!(journal.take_lost(), []);
         // An examination leaves nothing.

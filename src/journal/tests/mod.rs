@@ -167,7 +167,7 @@ struct Log {
 }
 
 impl Log {
-    /// Appends and writes down what came of it.
+    /// Appends and records the result.
     fn append<F: Files>(&mut self, journal: &mut Journal<F>, sets: &[MessageSet]) -> bool {
         self.attempted.extend(Plain::all(sets));
         let is_acknowledged = journal.append(sets).is_ok();
@@ -184,7 +184,7 @@ impl Log {
         records
     }
 
-    /// The checker: acknowledged sets are there, byte by byte, and nothing is that was not given.
+    /// The checker: acknowledged sets are there, byte by byte, and nothing is there that was not appended.
     fn check<F: Files>(&self, journal: &mut Journal<F>) -> Result<(), String> {
         let delivered: BTreeSet<Plain> = delivered(journal).into_iter().collect();
         if let Some(lost) = self.acknowledged.difference(&delivered).next() {

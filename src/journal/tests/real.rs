@@ -108,7 +108,7 @@ fn links_are_not_followed() {
         symlink(&victim, directory.join(name)).unwrap();
         let result = Journal::open(RealFiles, options(&directory));
         match name {
-            // Taken away before the new one is made.
+            // Removed before the new one is created.
             "JOURNAL.new" => drop(result.unwrap()),
             _ => assert!(matches!(result, Err(OpenError::Io { .. })), "{name}: {result:?}"),
         }
