@@ -1,4 +1,4 @@
-//! The fields of a message's outermost object: where each one's value begins.
+//! The fields of a message's outermost object: the position of each one's value.
 
 use crate::message::Reason;
 use crate::message::faults::{missing, quoted};
@@ -6,7 +6,7 @@ use crate::message::json::{Cursor, Fault};
 use crate::message::timestamp::Unit;
 use crate::raw::Kind;
 
-/// The names of the fields that mean something; others are skipped.
+/// The names of the known fields; others are skipped.
 const FIELDS: [&str; 12] = [
     "type",
     "time_series_id",
@@ -22,7 +22,7 @@ const FIELDS: [&str; 12] = [
     "labels",
 ];
 
-/// Where each field's value begins in the message.
+/// The position of each field's value in the message.
 pub(super) struct Fields<'a> {
     message: &'a [u8],
     starts: [Option<usize>; FIELDS.len()],
@@ -31,8 +31,8 @@ pub(super) struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    /// Finds the fields of a message; those that mean nothing are added to `unknown`, or denied. A message that is not JSON is
-    /// rejected for that, whatever else is wrong with it.
+    /// Finds the fields of a message; unknown ones are added to `unknown`, or rejected. A message that is not JSON is rejected
+    /// for that reason, whatever else is wrong with it.
     pub(super) fn find(message: &'a [u8], deny: bool, unknown: &mut usize) -> Result<Self, Fault> {
         let mut starts = [None; FIELDS.len()];
         let mut cursor = Cursor::at(message, 0);
@@ -84,27 +84,27 @@ impl<'a> Fields<'a> {
         Some(Cursor::at(self.message, start))
     }
 
-    /// As [`Fields::cursor`], with null as if the field were missing: so do Java and Go write what is not set.
+    /// Like [`Fields::cursor`], but null counts as missing, because Java and Go write unset fields like that.
     pub(super) fn not_null(&self, field: &str) -> Option<Cursor<'a>> {
         self.cursor(field).filter(|cursor| !self.message[cursor.position()..].starts_with(b"null"))
     }
 
-    /// As [`Fields::cursor`]; a fault if the message has no such field.
+    /// Like [`Fields::cursor`]; a fault if the message has no such field.
     pub(super) fn required(&self, field: &str) -> Result<Cursor<'a>, Fault> {
         self.cursor(field).ok_or_else(|| self.missing(field))
     }
 
-    /// The position of the end of the object, for faults about what it lacks.
+    /// The end of the object, as the position of faults about missing fields.
     pub(super) fn end(&self) -> usize {
         self.end.saturating_sub(1)
     }
 
-    /// The fault that a field is missing.
+    /// The fault of a missing field.
     pub(super) fn missing(&self, field: &str) -> Fault {
         missing(self.end(), field)
     }
 
-    /// What the message is: what its `type` says, or else what is in its topic.
+    /// The kind of the message: that of its `type`, or else that of its topic.
     pub(super) fn kind(&self, of_topic: Kind) -> Result<Kind, Fault> {
         let Some(mut cursor) = self.cursor("type") else { return Ok(of_topic) };
         let at = cursor.position();
@@ -126,7 +126,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// Counts a field that means nothing, or refuses it.
+/// Counts an unknown field, or rejects it.
 pub(super) fn count_unknown(key: &str, at: usize, deny: bool, unknown: &mut usize) -> Result<(), Fault> {
     *unknown += 1;
     if deny {
