@@ -1,15 +1,15 @@
 //! glibc's allocator, set to return large blocks.
 #![allow(unsafe_code)]
 
-/// Blocks of at least this many bytes are mapped each by itself, and go back to the system when they are freed. It is glibc's
-/// own default, which it raises up to 32 MiB by itself as soon as such a block is freed.
+/// Blocks of at least this many bytes are mapped individually, and returned to the system when they are freed. It is glibc's
+/// own default, which glibc raises to up to 32 MiB as soon as such a block is freed.
 ///
-/// librdkafka allocates what the brokers send and what it decompresses on one thread, and it is freed on others. In the arenas of
-/// threads such blocks leave holes of many sizes that are never given back, several times what is in use.
+/// librdkafka allocates what the brokers send and what it decompresses on one thread, and other threads free it. In the arenas
+/// of threads such blocks leave holes of many sizes that are never returned, several times what is in use.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 const MAPPED_BYTES: libc::c_int = 128 * 1024;
 
-/// Has large blocks given back from now on; other allocators than glibc's are left alone.
+/// Returns large blocks to the system from now on; allocators other than glibc's are left alone.
 pub fn give_back_large_blocks() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {

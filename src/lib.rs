@@ -7,8 +7,8 @@
 //!                                journal
 //! ```
 //!
-//! The modules in the order in which a message meets them: [`config`], [`kafka`], [`raw`], [`input`], [`message`], [`batch`],
-//! [`pipeline`], [`database`], [`journal`]; alongside them [`telemetry`], [`allocator`] and the commands in [`cli`].
+//! The modules in the order in which a message passes through them: [`config`], [`kafka`], [`raw`], [`input`], [`message`],
+//! [`batch`], [`pipeline`], [`database`], [`journal`]; alongside them [`telemetry`], [`allocator`] and the commands in [`cli`].
 //! ARCHITECTURE.md has the guarantee and its invariants.
 
 pub mod allocator;

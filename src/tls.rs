@@ -1,5 +1,5 @@
-//! What TLS needs on either side of the program: certificates from files, this system's CAs, and words for what is wrong
-//! with a server's certificate.
+//! TLS for both sides of the program: certificates from files, this system's CAs, and descriptions of errors in a server's
+//! certificate.
 
 use std::io;
 
@@ -7,10 +7,10 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{CertificateError, RootCertStore};
 
-/// What is wrong with a server's certificate.
+/// The error in a server's certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// It is of a CA that is not known.
+    /// It was issued by an unknown CA.
     Authority,
     /// It is for another host.
     Host,
@@ -18,11 +18,11 @@ pub(crate) enum Fault {
     Expired,
     /// It is not valid yet.
     Early,
-    /// It is no server's certificate, or is damaged.
+    /// It is not a server certificate, or is damaged.
     Other,
 }
 
-/// The fault, in words that follow "the certificate".
+/// The error, and its description, which follows "the certificate".
 pub(crate) fn describe(wrong: &CertificateError) -> (Fault, String) {
     match wrong {
         CertificateError::UnknownIssuer => (Fault::Authority, "is of a CA that is not known".to_owned()),
@@ -39,12 +39,12 @@ pub(crate) fn describe(wrong: &CertificateError) -> (Fault, String) {
     }
 }
 
-/// rustls' error in one of input or output, which hides it from `source`.
+/// rustls' error inside an I/O error, whose `source` skips it.
 pub(crate) fn hidden(error: &io::Error) -> Option<&rustls::Error> {
     error.get_ref()?.downcast_ref()
 }
 
-/// The certificates of a PEM file: one at least.
+/// The certificates of a PEM file, at least one.
 pub(crate) fn certificates(file: &str) -> Result<Vec<CertificateDer<'static>>, String> {
     let read = CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
     let certificates = read.map_err(|error| format!("{file:?} cannot be read: {error}"))?;
@@ -60,7 +60,7 @@ pub(crate) fn authorities(file: &str) -> Result<RootCertStore, String> {
     Ok(roots)
 }
 
-/// This system's CAs: one at least.
+/// This system's CAs, at least one.
 pub(crate) fn system_authorities() -> Result<RootCertStore, String> {
     let found = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();

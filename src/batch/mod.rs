@@ -17,7 +17,6 @@ use crate::raw::{Budget, Charge, Interval, MessageAt, MessageSet, Partition, Raw
 pub use counts::Counts;
 pub use dead_letter::{DEAD_LETTER_PAYLOAD_BYTES, DeadLetter};
 
-/// Maximum number of holes that [`Batch::set_aside`] leaves in a partition. Progress holds 1024 islands above them, of several
 /// batches.
 pub const MAX_HOLES: usize = 128;
 

@@ -1,4 +1,4 @@
-//! Signals that end a command: a line says so, and the demo and the benchmark clean up.
+//! Signals that end a command: they are reported in a line, and the demo and the benchmark clean up.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,15 +7,15 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::Failure;
 
-/// Whether such a signal has come: signals are the process's.
+/// `true` once such a signal was received: signals are process-wide.
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
-/// Returns `true` once a signal has ended [`Interrupts::or_work`]; work on threads, which cannot be dropped, ends then.
+/// Returns `true` once a signal has ended [`Interrupts::or_work`]; work on threads, which cannot be dropped, checks this.
 pub(super) fn is_interrupted() -> bool {
     INTERRUPTED.load(Ordering::Relaxed)
 }
 
-/// The signals that end a command, from when this is made on.
+/// The signals that end a command, handled from the creation of this.
 #[derive(Debug)]
 pub(super) struct Interrupts {
     interrupt: Signal,
@@ -25,7 +25,7 @@ pub(super) struct Interrupts {
 }
 
 impl Interrupts {
-    /// Takes the signals over. It has to be done before there is anything to clean up.
+    /// Begins to handle the signals. It must be called before there is anything to clean up.
     ///
     /// # Errors
     /// If the system refuses.
@@ -38,7 +38,7 @@ impl Interrupts {
         })
     }
 
-    /// Does the work until it ends, or until a signal comes; then it is dropped.
+    /// Runs the work until it ends, or until a signal is received; then it is dropped.
     ///
     /// # Errors
     /// The work's, or [`Failure::Interrupted`].

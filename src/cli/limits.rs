@@ -1,4 +1,4 @@
-//! What the system lets this process have, compared with what the worker needs.
+//! The system's limits for this process, compared with the worker's needs.
 
 use std::fmt::Display;
 
@@ -7,20 +7,20 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 use crate::config::Config;
 use crate::telemetry::http;
 
-/// Descriptors of the runtime, the log, the listener, the signals, and of the journal's lock and segments.
+/// Descriptors for the runtime, the log, the listener, the signals, and the journal's lock and segments.
 const BASE_DESCRIPTORS: u64 = 20;
-/// Descriptors of one of librdkafka's clients: connections and the pipes that wake its threads, for one broker.
+/// Descriptors for one of librdkafka's clients: connections and the pipes that wake its threads, for one broker.
 const CLIENT_DESCRIPTORS: u64 = 12;
-/// The same for each further broker.
+/// Descriptors for each further broker.
 const BROKER_DESCRIPTORS: u64 = 4;
 /// Threads of librdkafka, the runtime, the journal and the log.
 const THREADS: u64 = 64;
-/// Address space besides `memory.limit_bytes`: the program itself, and the stacks of its threads.
+/// Address space besides `memory.limit_bytes`: for the program itself, and the stacks of its threads.
 const ADDRESS_SPACE_BYTES: u64 = 1 << 30;
-/// Where Linux has the memory limit of the process's control group.
+/// The file in which Linux has the memory limit of the process's control group.
 const CGROUP_MEMORY: &str = "/sys/fs/cgroup/memory.max";
 
-/// What the system allows; `None` is without a limit.
+/// The system's limits; `None` if there is none.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Limits {
     /// RLIMIT_NOFILE.
@@ -31,36 +31,36 @@ pub(super) struct Limits {
     file_bytes: Option<u64>,
     /// RLIMIT_AS.
     address_space_bytes: Option<u64>,
-    /// The control group's.
+    /// The control group's memory limit.
     memory_bytes: Option<u64>,
 }
 
 /// A limit that is too low.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct TooLow {
-    /// What is to be changed: a key of the configuration, or the system's name of the limit.
+    /// The setting to change: a key of the configuration, or the system's name of the limit.
     pub(super) key: &'static str,
     pub(super) text: String,
 }
 
-/// Raises the limit of descriptors as far as this process may, which is up to the hard limit.
+/// Raises the limit of descriptors as far as this process may: to the hard limit.
 pub(super) fn raise_descriptors() {
     let mut limit = getrlimit(Resource::Nofile);
     if limit.current != limit.maximum {
         limit.current = limit.maximum;
-        // If it is refused the lower limit holds, and is named if it is too low.
+        // If it is refused the lower limit applies, and is reported if it is too low.
         let _ = setrlimit(Resource::Nofile, limit);
     }
 }
 
 impl Limits {
-    /// The limits as they are now.
+    /// Reads the present limits.
     pub(super) fn read() -> Self {
         let of = |resource| getrlimit(resource).current;
         let memory = std::fs::read_to_string(CGROUP_MEMORY).ok();
         Self {
             descriptors: of(Resource::Nofile),
-            // The system counts nothing for root.
+            // The system does not enforce it for root.
             threads: of(Resource::Nproc).filter(|_| !rustix::process::geteuid().is_root()),
             file_bytes: of(Resource::Fsize),
             address_space_bytes: of(Resource::As),
@@ -68,13 +68,13 @@ impl Limits {
         }
     }
 
-    /// How many HTTP clients may be connected, so that enough descriptors are left for all else.
+    /// Maximum number of HTTP connections that leaves enough descriptors for everything else.
     pub(super) fn http_connections(&self, config: &Config) -> usize {
         let left = self.descriptors.map_or(u64::MAX, |limit| limit.saturating_sub(descriptors(config)));
         usize::try_from(left).unwrap_or(usize::MAX).clamp(http::MIN_CONNECTIONS, http::MAX_CONNECTIONS)
     }
 
-    /// The limits with which the worker cannot do its work.
+    /// The limits that are too low for the worker.
     pub(super) fn too_low(&self, config: &Config) -> Vec<TooLow> {
         let mut found = Vec::new();
         let mut compare = |key, limit: Option<u64>, needed: u64, what: &dyn Display, fix: &dyn Display| {
@@ -125,10 +125,10 @@ impl Limits {
     }
 }
 
-/// The most descriptors that the worker opens, without those of HTTP clients.
+/// Maximum number of descriptors that the worker opens, without those of HTTP clients.
 fn descriptors(config: &Config) -> u64 {
     let brokers = config.kafka.brokers.split(',').count() as u64;
-    // The consumer, the client for questions, and the one that publishes.
+    // The consumer, the client for requests, and the publisher of dead letters.
     let clients = if config.kafka.dead_letter_topic.is_empty() { 2 } else { 3 };
     let kafka = clients * (CLIENT_DESCRIPTORS + (brokers - 1) * BROKER_DESCRIPTORS);
     BASE_DESCRIPTORS + kafka + config.database.pool_size as u64 + config.database.max_overflow as u64

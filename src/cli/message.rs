@@ -1,4 +1,4 @@
-//! `message check`: what becomes of messages, without a server.
+//! `message check`: decodes messages without a server.
 
 use std::io::Read as _;
 use std::path::PathBuf;
@@ -16,10 +16,10 @@ use crate::message::{Message, Points, Rejected};
 use crate::raw::{RawMessage, Source};
 use crate::telemetry::escaped;
 
-/// Look at messages before they are published.
+/// Examine messages before they are published.
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Decode messages as an input does, and print their points or why they would be rejected. Needs no server.
+    /// Decode messages as an input does, and print their points, or why they would be rejected. Needs no server.
     #[command(after_help = "Examples:\n  \
         series-ingest message check message.json                 a native message\n  \
         series-ingest --config ingest.toml message check --input iot message.json\n  \
@@ -28,10 +28,10 @@ pub(super) enum Command {
     Check {
         /// The file, or - for standard input.
         file: PathBuf,
-        /// The input whose format it is; by default the only [[input]], or else that of kafka.points_topic.
+        /// The input whose format it has; by default the only [[input]], or else that of kafka.points_topic.
         #[arg(long, value_name = "NAME", conflicts_with = "topic")]
         input: Option<String>,
-        /// A topic of the input; templates may use it.
+        /// A topic of the input, for templates that use it.
         #[arg(long, value_name = "TOPIC")]
         topic: Option<String>,
         /// Each line is a message, instead of the whole file.
@@ -76,7 +76,7 @@ pub(super) fn run(config: &Config, command: Command) -> Result<(), Failure> {
     }
 }
 
-/// The topic whose messages these are to be.
+/// The topic that the messages are decoded for.
 fn topic_of(config: &Config, input: Option<&str>, topic: Option<String>) -> Result<String, Failure> {
     let inputs = config.inputs();
     if let Some(topic) = topic {
@@ -89,7 +89,7 @@ fn topic_of(config: &Config, input: Option<&str>, topic: Option<String>) -> Resu
     }
     let found = match input {
         Some(name) => inputs.by_name(name),
-        // A file with one input is about that.
+        // A file with one input is meant for that one.
         None => match config.input.as_slice() {
             [only] => inputs.by_name(&only.name),
             _ => inputs.by_name(crate::input::POINTS_INPUT).or_else(|| inputs.iter().next()),
@@ -153,7 +153,7 @@ impl Checker {
     }
 }
 
-/// What became of a message, and its points, a line each.
+/// The result for a message, and its points, one per line.
 fn described(line: usize, decoded: &Result<Message, Rejected>, points: &Points) -> String {
     let what = match decoded {
         Ok(Message::PointBatch { points: 1 }) => "1 point".to_owned(),

@@ -1,4 +1,4 @@
-//! `migrate`: make or update the tables.
+//! `migrate`: creates or updates the tables.
 
 use clap::Args;
 
@@ -9,7 +9,7 @@ use crate::database::schema::roles;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// Give this role, which must exist, the rights that the worker needs on the tables, and take all others from it.
+    /// Grant this role, which must exist, the rights that the worker needs on the tables, and revoke all others.
     #[arg(long, value_name = "NAME")]
     worker_role: Option<String>,
 }

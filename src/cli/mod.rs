@@ -48,7 +48,7 @@ use output::{print, print_line};
         74 standard output or a file could not be written."
 )]
 pub struct Cli {
-    /// A TOML file; what it omits has its default. The environment takes precedence over it.
+    /// A TOML file; missing keys have their defaults. The environment takes precedence over it.
     #[arg(long, value_name = "FILE", global = true)]
     config: Option<PathBuf>,
     #[command(subcommand)]
@@ -59,9 +59,9 @@ pub struct Cli {
 enum Command {
     /// Run the worker until SIGTERM or SIGINT.
     Run,
-    /// Make or update the tables.
+    /// Create or update the tables.
     Migrate(migrate::Arguments),
-    /// Change what the table of points has of indexes and constraints.
+    /// Change the indexes and constraints of the table of points.
     #[command(subcommand)]
     Schema(schema::Command),
     /// Check the configuration and both servers; name every problem, with its key and a fix.
@@ -72,20 +72,20 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Show the worker at work: publish real data, cut the database off meanwhile, ingest it, compare.
+    /// Demonstrate the worker: publish real data, cut the database off meanwhile, ingest it, compare.
     Demo(demo::Arguments),
     /// Measure: drain a topic, alongside a COPY of the same rows by the server itself.
     Bench(bench::Arguments),
-    /// Look at messages that could not be stored, send them again, or delete them.
+    /// Examine messages that could not be stored, redrive them, or delete them.
     #[command(subcommand)]
     DeadLetter(dead_letter::Command),
-    /// Look at the journal, or write it into the database.
+    /// Examine the journal, or write it into the database.
     #[command(subcommand)]
     Journal(journal::Command),
     /// Show or reset how far each partition is applied.
     #[command(subcommand)]
     Progress(progress::Command),
-    /// Look at a topic, and propose the input that would read it.
+    /// Examine a topic, and propose the input that would read it.
     #[command(subcommand)]
     Topic(topic::Command),
     /// Decode messages as an input does, without a server.
@@ -93,7 +93,7 @@ enum Command {
     Message(message::Command),
 }
 
-/// Why a command failed; its exit code says who is to act.
+/// The reason why a command failed; its exit code says who has to act.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
     /// The configuration has problems.
@@ -105,7 +105,7 @@ pub enum Failure {
     /// A server does not answer, or refuses.
     #[error("{0}")]
     Unreachable(String),
-    /// What was checked is damaged.
+    /// The checked data is damaged.
     #[error("{0}")]
     Damaged(String),
     /// Dead letters are still dead letters.
@@ -114,15 +114,15 @@ pub enum Failure {
     /// An internal error, or one of the schema.
     #[error("{0}")]
     Internal(String),
-    /// What the command printed has not arrived.
+    /// The command's output could not be written.
     #[error("standard output cannot be written, what was printed is incomplete: {0}")]
     Output(std::io::Error),
-    /// A file has not been written.
+    /// A file could not be written.
     #[error("{} cannot be written: {error}", .path.display())]
     File {
         /// The file.
         path: PathBuf,
-        /// What went wrong.
+        /// The reason.
         error: std::io::Error,
     },
     /// A signal has ended the command.
@@ -147,7 +147,7 @@ impl Failure {
             Self::Unreachable(_) => 69,
             Self::Internal(_) => 70,
             Self::Output(_) | Self::File { .. } => 74,
-            // As shells have it.
+            // As in shells.
             Self::Interrupted { number, .. } => 128 + number,
         }
     }
@@ -163,7 +163,7 @@ impl From<database::Error> for Failure {
         }
         match error.class() {
             Class::Outage => Self::Unreachable(format!("the database: {error}")),
-            // The lock's holder may release it.
+            // The holder of the lock may release it.
             Class::Retry if error.is_lock_timeout() => Self::Unreachable(format!("the database: {error}")),
             Class::Internal if error.is_missing_database() || error.is_unfit() || error.is_forbidden() => {
                 Self::Usage(format!("database.url: {error}"))
@@ -227,9 +227,9 @@ impl From<std::io::Error> for Failure {
     }
 }
 
-/// Runs the command that this process's arguments name, and returns the exit code.
+/// Runs the command in this process's arguments, and returns the exit code.
 ///
-/// `no_output`: whether the process was started without a standard output.
+/// If `no_output` is `true`, the process was started without a standard output.
 pub fn main(no_output: bool) -> u8 {
     if no_output {
         output::fail(std::io::Error::from_raw_os_error(rustix::io::Errno::BADF.raw_os_error()));
@@ -243,7 +243,7 @@ pub fn main(no_output: bool) -> u8 {
             logging::print_error(text.trim_end());
             return Failure::USAGE;
         }
-        // The help and the version.
+        // The help or the version.
         Err(text) => {
             let text = text.render();
             let terminal = std::io::stdout().is_terminal();
@@ -264,7 +264,7 @@ impl Cli {
     /// Runs the command.
     ///
     /// # Errors
-    /// What to print, with its exit code.
+    /// If the command fails, with the message to print and the exit code.
     fn run(self) -> Result<(), Failure> {
         let config = Config::load(self.config.as_deref(), std::env::vars_os())
             .inspect_err(|problems| output::set_format(problems.log_format()))?;
@@ -284,13 +284,13 @@ impl Cli {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         let result = runtime.block_on(async {
             match self.command {
-                // These have something to do before they end.
+                // These have work to do before they end.
                 Command::Run => run::run(config, self.config).await,
                 Command::Demo(arguments) => demo::run(config, arguments).await,
                 Command::Bench(arguments) => bench::run(config, self.config, arguments).await,
                 command => {
                     let mut interrupts = Interrupts::listen()?;
-                    // On its own task, so that a signal is seen also while the command blocks its thread.
+                    // On its own task, so that a signal is handled even while the command blocks its thread.
                     let command = tokio::spawn(command.run_to_its_end(config));
                     let ended = async { command.await.map_err(|error| Failure::Internal(error.to_string()))? };
                     let result = interrupts.or_work(ended).await;
@@ -301,14 +301,14 @@ impl Cli {
                 }
             }
         });
-        // A question to Kafka may still wait for its answer on a thread; nobody needs it now.
+        // A request to Kafka may still wait for its answer on a thread; it is no longer needed.
         runtime.shutdown_background();
         result
     }
 }
 
 impl Command {
-    /// Runs a command that may be dropped at any point: what it commits is whole, and running it again does the rest.
+    /// Runs a command that may be dropped at any point: what it commits is complete, and running it again does the rest.
     async fn run_to_its_end(self, config: Arc<Config>) -> Result<(), Failure> {
         match self {
             Self::Migrate(arguments) => migrate::run(&config, arguments).await,
@@ -324,7 +324,7 @@ impl Command {
     }
 }
 
-/// The brokers of the demo or the benchmark: those of `--brokers`, or else of the environment, of which an empty variable
+/// The brokers for the demo or the benchmark: those of `--brokers`, or else of the environment, in which an empty variable
 /// counts as not set.
 fn brokers_of(arguments: Option<&str>, config: &Config) -> Result<Option<String>, Failure> {
     let Some(given) = arguments else { return Ok(config.brokers_of_environment().map(str::to_owned)) };
@@ -332,7 +332,7 @@ fn brokers_of(arguments: Option<&str>, config: &Config) -> Result<Option<String>
     Ok(Some(given.trim().to_owned()))
 }
 
-/// Does work in the database, and says on standard error whose locks it waits for.
+/// Does work in the database, and reports on standard error the locks that it waits for.
 async fn saying_waits<T>(database: &Database, work: impl Future<Output = T>) -> T {
     database.saying_waits(say_wait, work).await
 }
@@ -341,7 +341,7 @@ fn say_wait(wait: &str) {
     output::complain(Level::WARN, wait);
 }
 
-/// A bar over `length` things, shown if standard error is a terminal.
+/// A progress bar over `length` things, shown if standard error is a terminal.
 fn progress_bar(length: usize, things: &str) -> ProgressBar {
     let template = format!("{{elapsed_precise}} {{wide_bar}} {{human_pos}}/{{human_len}} {things} {{per_sec}} {{msg}}");
     let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
@@ -351,8 +351,8 @@ fn progress_bar(length: usize, things: &str) -> ProgressBar {
 /// The first timestamp of synthetic points, in seconds since the Unix epoch: 2025-01-01.
 const SYNTHETIC_FIRST_S: usize = 1_735_689_600;
 
-/// The `round`-th message of a synthetic series, for the demo and the benchmark: one value a second in each column, with
-/// one decimal.
+/// The `round`-th message of a synthetic series, for the demo and the benchmark: one value per second in each column, with one
+/// decimal.
 fn synthetic_message(series: &str, round: usize, timestamps: usize, columns: usize) -> String {
     let first = SYNTHETIC_FIRST_S + round * timestamps;
     let times: Vec<usize> = (first..first + timestamps).collect();

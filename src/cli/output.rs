@@ -1,7 +1,7 @@
-//! What commands print: results on standard output, complaints on standard error.
+//! The output of commands: results on standard output, errors on standard error.
 //!
-//! A write that fails is kept, and makes the command unsuccessful at its end, so that no command can lose its output
-//! without an error. Only a reader that has closed its pipe is none.
+//! A failed write is recorded, and makes the command fail at its end, so that no command can lose its output without an error.
+//! A reader that closes its pipe is not an error.
 
 use std::fs::File;
 use std::io::{self, Write as _};
@@ -16,12 +16,12 @@ use super::Failure;
 use crate::config::LogFormat;
 use crate::telemetry::logging;
 
-/// Standard output, of which the standard library's own handle takes a descriptor that cannot be written for a success.
+/// Standard output. The standard library's own handle treats a descriptor that cannot be written as a success.
 static OUTPUT: LazyLock<io::Result<File>> =
     LazyLock::new(|| Ok(File::from(io::stdout().as_fd().try_clone_to_owned()?)));
-/// The first failure of standard output.
+/// The first error of standard output.
 static FAILED: OnceLock<io::Error> = OnceLock::new();
-/// The form of complaints, once it is known.
+/// The format of error messages, once it is known.
 static FORMAT: OnceLock<LogFormat> = OnceLock::new();
 
 /// Prints to standard output.
@@ -43,22 +43,22 @@ pub(super) fn print_line(text: impl std::fmt::Display) {
     print(&format!("{text}\n"));
 }
 
-/// Returns `true` until a write has failed. A command that prints without end stops then.
+/// Returns `true` until a write has failed. A command with unlimited output then stops.
 pub(super) fn is_open() -> bool {
     FAILED.get().is_none()
 }
 
 /// Records that standard output cannot be written.
 pub(super) fn fail(error: io::Error) {
-    // A later failure follows from the first one.
+    // Later errors follow from the first one.
     drop(FAILED.set(error));
 }
 
-/// Makes what was printed durable if standard output is a file, so that what it was printed from may be deleted.
+/// Makes the output durable if standard output is a file, so that its source may be deleted.
 pub(super) fn sync() {
     if let (true, Ok(output)) = (is_open(), &*OUTPUT) {
         match output.sync_all() {
-            // Pipes and terminals have nothing to make durable.
+            // Pipes and terminals cannot be made durable.
             Err(error)
                 if matches!(
                     error.kind(),
@@ -70,7 +70,7 @@ pub(super) fn sync() {
     }
 }
 
-/// What became of all that was printed.
+/// Returns the result of all output.
 ///
 /// # Errors
 /// If a write has failed, and not because the reader has closed its pipe.
@@ -81,14 +81,14 @@ pub(super) fn finish() -> Result<(), Failure> {
     }
 }
 
-/// Writes a file so that it has all of the text or stays as it was, also after a crash. What is no file, such as a pipe, is
-/// written to as it is.
+/// Writes a file so that it has the whole text or stays unchanged, even after a crash. Other files, such as pipes, are written
+/// directly.
 ///
 /// # Errors
-/// If any of it fails; the file is then as before.
+/// If any step fails; the file is then unchanged.
 pub(super) fn write_file(path: &Path, text: &str) -> Result<(), Failure> {
     let failed = |error| Failure::File { path: path.to_owned(), error };
-    // A link stays one: what it names is replaced.
+    // A link is kept: its target is replaced.
     let target = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     if std::fs::metadata(&target).is_ok_and(|found| !found.is_file()) {
         return File::options()
@@ -109,25 +109,25 @@ pub(super) fn write_file(path: &Path, text: &str) -> Result<(), Failure> {
         File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
     };
     replace().map_err(|error| {
-        // What is left of it is of no use, if there is anything.
+        // An incomplete file is of no use, if it exists.
         drop(std::fs::remove_file(&part));
         failed(error)
     })
 }
 
-/// Has complaints printed in the form of log lines.
+/// Sets the format of error messages to that of log lines.
 pub(super) fn set_format(format: LogFormat) {
     // A process has one configuration.
     let _ = FORMAT.set(format);
 }
 
-/// Prints a complaint to standard error, as a line of text or a JSON object, as `log.format` says.
+/// Prints an error message to standard error, as a line of text or a JSON object, according to `log.format`.
 pub(super) fn complain(level: Level, text: &str) {
-    // If even this cannot be printed, the exit code still says so.
+    // If even this cannot be printed, the exit code still reports the failure.
     drop(writeln!(io::stderr(), "{}", complaint(level, text)));
 }
 
-/// Prints the last complaint of the process, which does not wait for a reader that takes nothing.
+/// Prints the last error message of the process, without waiting for a reader that accepts nothing.
 pub(super) fn complain_last(text: &str) {
     logging::print_error(complaint(Level::ERROR, text));
 }

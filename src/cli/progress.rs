@@ -1,4 +1,4 @@
-//! `progress show|reset|adopt`: how far each partition is applied.
+//! `progress show|reset|adopt`: the progress of each partition.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,11 +25,11 @@ pub(super) enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Set the next offset of a source's partitions. Stop the pipeline's workers first. What lies below is never read
-    /// again, what lies above is written again if it was written before.
+    /// Set the next offset of a source's partitions. Stop the pipeline's workers first. Messages below it are never read again,
+    /// messages above it are written again if they were written before.
     Reset(Reset),
-    /// Let the pipeline go on in another cluster: give a topic of the configured brokers the progress of a source of the old
-    /// ones. Stop the pipeline's workers first. What lies below the offsets is never read here, what lies above is written.
+    /// Continue the pipeline in another cluster: give a topic of the configured brokers the progress of a source in the old
+    /// one. Stop the pipeline's workers first. Messages below the offsets are never read here, messages above them are written.
     ///
     /// series-ingest progress adopt --source 2 --group-offsets
     ///
@@ -43,7 +43,7 @@ pub(super) struct Reset {
     /// The source's number, as `progress show` prints it.
     #[arg(long, required_unless_present = "topic", conflicts_with = "topic")]
     source: Option<i32>,
-    /// The topic as it is in Kafka now; its source is added if it was never read.
+    /// The topic as it exists in Kafka now; its source is added if it was never read.
     #[arg(long)]
     topic: Option<String>,
     /// Only this partition.
@@ -52,7 +52,7 @@ pub(super) struct Reset {
     /// The next offset to be read.
     #[arg(long)]
     next_offset: i64,
-    /// Do it; without this the command only says what it would do.
+    /// Make the change; without this the command only prints what it would do.
     #[arg(long)]
     yes: bool,
 }
@@ -65,16 +65,16 @@ pub(super) struct Adopt {
     /// The topic in the configured cluster, if it has another name there.
     #[arg(long)]
     topic: Option<String>,
-    /// Take the offsets that the group has in the configured cluster, as a mirror has synced them.
+    /// Use the group's offsets in the configured cluster, as a mirror has synchronized them.
     #[arg(long, required_unless_present = "offsets", conflicts_with = "offsets")]
     group_offsets: bool,
     /// The next offset of each partition in the configured cluster, for instance 0=1200,1=900.
     #[arg(long, value_delimiter = ',', value_parser = partition_offset)]
     offsets: Vec<(i32, i64)>,
-    /// Also if messages above the next offset are applied, which are then written again.
+    /// Continue even if messages above the next offset are applied, which are then written again.
     #[arg(long)]
     accept_duplicates: bool,
-    /// Do it; without this the command only says what it would do.
+    /// Make the change; without this the command only prints what it would do.
     #[arg(long)]
     yes: bool,
 }
@@ -162,7 +162,7 @@ async fn reset(
     Ok(())
 }
 
-/// Sets the progress of a topic as it is in Kafka now, whether it was read before or not.
+/// Sets the progress of a topic as it exists in Kafka now, whether it was read before or not.
 async fn reset_topic(
     config: &Config,
     database: &Database,
@@ -239,7 +239,7 @@ async fn adopt(config: &Config, database: &Database, adopt: Adopt) -> Result<(),
         return Ok(());
     }
     let now = database.start(&found.source, &offsets).await?.next_offsets;
-    // A worker that still runs may have been quicker.
+    // A worker that is still running may have been faster.
     if let Some((number, offset)) = offsets.iter().find(|(number, offset)| now.get(number) != Some(offset)) {
         return Err(Failure::Usage(format!(
             "{topic} partition {number} was not set to {offset}: a worker has started it meanwhile; stop the workers"
@@ -249,21 +249,21 @@ async fn adopt(config: &Config, database: &Database, adopt: Adopt) -> Result<(),
     Ok(())
 }
 
-/// What decides about the offsets that are adopted.
+/// The facts that the adopted offsets depend on.
 struct Adoption<'a> {
     arguments: &'a Adopt,
     /// The group's id.
     group: &'a str,
     topic: &'a str,
     found: &'a InKafka,
-    /// The offsets that were given, or that the group has.
+    /// The offsets that were given, or the group's.
     given: &'a BTreeMap<i32, i64>,
-    /// The progress that the topic has in the configured cluster already.
+    /// The topic's existing progress in the configured cluster.
     known: &'a BTreeMap<i32, ProgressRow>,
 }
 
 impl Adoption<'_> {
-    /// The next offset, in the configured cluster, of the partition that has this progress in the other one.
+    /// Returns the next offset, in the configured cluster, of the partition that has this progress in the other one.
     ///
     /// # Errors
     /// If none is given, or it cannot be adopted.
@@ -307,7 +307,7 @@ fn not_negative(next_offset: i64) -> Result<(), Failure> {
     if next_offset < 0 { Err(Failure::Usage("--next-offset must be 0 or more".to_owned())) } else { Ok(()) }
 }
 
-/// Returns `true` and says so if nothing is to be changed.
+/// Returns `true`, and reports it, if nothing is to be changed.
 fn is_only_said(yes: bool) -> bool {
     if !yes {
         print_line("nothing was changed: add --yes to do it");
@@ -315,7 +315,7 @@ fn is_only_said(yes: bool) -> bool {
     !yes
 }
 
-/// A topic as the configured brokers have it.
+/// A topic's state on the configured brokers.
 struct InKafka {
     source: Arc<Source>,
     /// The start and the end of each partition's log.
@@ -349,7 +349,7 @@ async fn in_kafka(config: &Config, topic: &str) -> Result<InKafka, Failure> {
     asked.await.map_err(|failure| Failure::Internal(failure.to_string()))?
 }
 
-/// The progress that a source has, by partition.
+/// The progress of a source, by partition.
 async fn progress_of(database: &Database, source: &Source) -> Result<BTreeMap<i32, ProgressRow>, Failure> {
     let rows = database.progress(Some(&source.topic)).await?;
     let is_of_source = |row: &ProgressRow| row.cluster_id == source.cluster_id && row.topic_id == source.topic_id;

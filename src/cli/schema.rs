@@ -1,4 +1,4 @@
-//! `schema set-profile`: which indexes and constraints the table of points has.
+//! `schema set-profile`: the indexes and constraints of the table of points.
 
 use clap::{Args, Subcommand, ValueEnum};
 
@@ -9,7 +9,7 @@ use crate::database::schema::set_profile;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Bring the table of points to a profile; what is right already stays. It may be stopped, and repeated.
+    /// Convert the table of points to a profile; parts that already conform stay. It may be stopped, and repeated.
     SetProfile(SetProfile),
 }
 
@@ -18,7 +18,7 @@ pub(super) struct SetProfile {
     /// The profile.
     #[arg(value_enum)]
     profile: Name,
-    /// Only print the statements, which locks each takes, and for how long.
+    /// Only print the statements, the locks that each takes, and for how long.
     #[arg(long)]
     dry_run: bool,
 }
@@ -27,7 +27,7 @@ pub(super) struct SetProfile {
 enum Name {
     /// All indexes, the primary key and the foreign key.
     Standard,
-    /// Without both keys and the indexes that others cover: several times as fast.
+    /// Without the two keys, and the indexes that others cover: several times as fast.
     Throughput,
 }
 

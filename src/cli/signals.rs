@@ -1,4 +1,4 @@
-//! What signals do: the table is in README.md.
+//! The effects of signals; the table is in docs/operations.md.
 
 use std::io;
 
@@ -26,19 +26,20 @@ const TERM: Signal = Signal { name: "SIGTERM", number: 15 };
 const XFSZ: Signal = Signal { name: "SIGXFSZ", number: 25 };
 
 impl Signal {
-    /// The exit code of a process that the signal has ended, as shells report it.
+    /// The exit code of a process that the signal has ended, as in shells.
     fn exit_code(self) -> i32 {
         128 + self.number
     }
 }
 
-/// Has the worker react to signals; SIGHUP calls `reload`. The returned channel has the first signal that asks for the end.
+/// Handles signals; SIGHUP calls `reload`. The returned channel has the first signal that requests the end.
 ///
 /// # Errors
 /// If the system refuses a handler.
 pub(super) fn listen(reload: impl Fn() + Send + 'static) -> io::Result<watch::Receiver<Option<Signal>>> {
     let (sender, mut received) = mpsc::unbounded_channel();
-    // Beyond a limit on file sizes the system would end the process at a write of the journal: so it is an error of the write.
+    // Beyond a limit on file sizes the system would end the process at a write of the journal; ignored, it is an error of the
+    // write.
     for one in [TERM, INT, QUIT, HUP, USR1, USR2, ALRM, XFSZ] {
         let mut stream = signal(SignalKind::from_raw(one.number))?;
         let sender = sender.clone();
@@ -72,12 +73,12 @@ pub(super) fn listen(reload: impl Fn() + Send + 'static) -> io::Result<watch::Re
     Ok(stopping)
 }
 
-/// Ready when a signal has asked for the end.
+/// Returns the signal that requested the end.
 pub(super) async fn stopped(mut stopping: watch::Receiver<Option<Signal>>) -> Signal {
     let signal = stopping.wait_for(Option::is_some).await.ok().and_then(|signal| *signal);
     match signal {
         Some(signal) => signal,
-        // The sender is gone only when the process ends.
+        // The sender is dropped only when the process ends.
         None => std::future::pending().await,
     }
 }

@@ -1,4 +1,4 @@
-//! `topic inspect`: what is in a topic, and the input that would read it.
+//! `topic inspect`: the contents of a topic, and the input that would read it.
 
 use clap::Subcommand;
 use serde_json::{Value, json};
@@ -10,10 +10,10 @@ use crate::input::inspect::{self, Inspection, Proposal};
 use crate::kafka::sampler;
 use crate::telemetry::escaped;
 
-/// Look at topics before they are read.
+/// Examine topics before they are read.
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Read a sample of a topic, say what is in it, and propose an [[input]] that can be pasted. Moves no offset.
+    /// Read a sample of a topic, print what is in it, and propose an [[input]] that can be pasted. Moves no offset.
     #[command(after_help = "Examples:\n  \
         series-ingest topic inspect sensors.temperature\n  \
         series-ingest topic inspect sensors.temperature --limit 100 --json\n\n\
@@ -21,7 +21,7 @@ pub(super) enum Command {
     Inspect {
         /// The topic.
         topic: String,
-        /// How many of the newest messages are read.
+        /// Number of newest messages to read.
         #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
         limit: u32,
         /// As one JSON document.
@@ -134,7 +134,7 @@ fn proposed(proposal: &Proposal) -> Value {
     })
 }
 
-/// A point as an object; what is not finite is a string, as native messages take it.
+/// A point as an object; a value that is not finite is a string, as in native messages.
 pub(super) fn point(series: &str, column: &str, time_us: i64, value: f64) -> Value {
     let value = if value.is_nan() {
         Value::Null

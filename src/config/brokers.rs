@@ -1,11 +1,11 @@
-//! The list of brokers: `host:port`, with commas between them.
+//! The list of brokers: `host:port`, separated by commas.
 
 use super::address::is_address;
 
 /// Checks a list of brokers.
 ///
 /// # Errors
-/// What is wrong with it, and what to set. An entry with an `@` may hold a password, and is not quoted.
+/// If it is invalid, with the reason and what to set. An entry with an `@` may contain a password, and is not quoted.
 pub(crate) fn check(brokers: &str) -> Result<(), String> {
     if brokers.trim().is_empty() {
         return Err("is empty; set a value, or leave the key out for its default".to_owned());

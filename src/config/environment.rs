@@ -1,4 +1,4 @@
-//! The environment as a source of the configuration: which variables are this program's, and which are like them.
+//! The environment as a source of the configuration: this program's variables, and variables that resemble them.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -22,9 +22,9 @@ const NAMES: [(&str, &str); 5] = [
     ("DATABASE_POOL_RECYCLE", "database.pool_recycle_s"),
     ("KAFKA_BROKERS", "kafka.brokers"),
 ];
-/// What the analyzer's `POSTGRES_…` name: the parts of `database.url`.
+/// The suffixes of the analyzer's `POSTGRES_…` variables: the parts of `database.url`.
 const PARTS: [&str; 5] = ["USER", "PASSWORD", "DB", "HOST", "PORT"];
-/// Variables of this project's that are not its configuration: of its tests, and of `scripts/stack`.
+/// Variables of this project that are not its configuration: those of its tests, and of `scripts/stack`.
 const OTHERS: [&str; 7] = [
     "SERIES_INGEST_TESTS",
     "SERIES_INGEST_PLANTED_BUGS",
@@ -35,7 +35,7 @@ const OTHERS: [&str; 7] = [
     "SERIES_INGEST_BENCH_OPEN",
 ];
 const OTHERS_PREFIX: &str = "SERIES_INGEST_TEST_";
-/// Names that other programs have for what this one takes under the second name.
+/// Other programs' variables, each with this program's variable for the same value.
 const ALIASES: [(&str, &str); 6] = [
     ("KAFKA_BOOTSTRAP_SERVERS", "KAFKA_BROKERS"),
     ("KAFKA_BOOTSTRAP_SERVER", "KAFKA_BROKERS"),
@@ -46,7 +46,7 @@ const ALIASES: [(&str, &str); 6] = [
 ];
 
 impl Layers {
-    /// Puts the environment over what is there. Returns the parts of a URL that it has, and sentences on variables that are
+    /// Puts the environment over the present values. Returns its parts of a URL, and sentences about variables that are
     /// ignored.
     pub(super) fn add_environment(
         &mut self,
@@ -69,7 +69,7 @@ impl Layers {
                 continue;
             }
             match value.into_string() {
-                // A password may begin or end with spaces, and nothing else does.
+                // A password may begin or end with spaces; nothing else does.
                 Ok(value) if is_name || is_part && name != "POSTGRES_PASSWORD" => {
                     drop(variables.insert(name, value.trim().to_owned()));
                 }
@@ -102,7 +102,7 @@ impl Layers {
         (parts, notes)
     }
 
-    /// The URL made of `POSTGRES_…`, if these say which database.
+    /// The URL made of `POSTGRES_…`, if these name a database.
     fn url_of_parts(&mut self, variables: &BTreeMap<String, String>) -> Option<String> {
         let of = |part: &str| variables.get(&format!("POSTGRES_{part}")).map_or("", String::as_str);
         let (user, database, host, port) = (of("USER"), of("DB"), of("HOST"), of("PORT"));
@@ -162,7 +162,7 @@ impl Layers {
         }
         let keys = self.keys();
         let variables: Vec<String> = keys.iter().map(|key| variable_of(key)).collect();
-        // By its key, if it is one: a name in another section is found that way, too.
+        // Compared by its key, if it is one, which also finds a name in another section.
         let path = name.get(PREFIX.len()..).filter(|_| name.to_ascii_uppercase().starts_with(PREFIX));
         let by_key = path.and_then(|path| similar_key(&path.to_ascii_lowercase().replace("__", "."), &keys));
         match by_key.map(variable_of).or_else(|| similar(name, variables.iter().map(String::as_str)).map(str::to_owned))
@@ -177,7 +177,7 @@ impl Layers {
 #[derive(Debug)]
 pub(super) struct UrlParts([String; 5]);
 
-/// Says which of these parts are ignored because another URL is in force, and another one in it.
+/// Describes which of these parts are ignored because another URL is in force, and contains a different one.
 pub(super) fn ignored_parts(database: &Database, sources: &Sources, parts: &UrlParts) -> Option<String> {
     let key = if database.url_file.is_empty() { "database.url" } else { "database.url_file" };
     let source = sources.get(key);
@@ -203,7 +203,7 @@ fn variable_of(key: &str) -> String {
     format!("{PREFIX}{}", key.replace('.', "__").to_uppercase())
 }
 
-/// Returns `true` for a variable that is meant for this program, and that it does not have.
+/// Returns `true` for a variable that is meant for this program, which does not have it.
 fn is_mistaken(name: &str, value: &str) -> bool {
     const OWN: &str = "SERIES_INGEST";
     let upper = name.to_ascii_uppercase();
@@ -231,7 +231,7 @@ fn is_of_kubernetes(name: &str, value: &str) -> bool {
         || name.split("_PORT_").skip(1).any(of_port)
 }
 
-/// The variable of the analyzer's that another program's or a mistyped one is like.
+/// The variable of the analyzer that another program's or a mistyped one resembles.
 fn meant_by(name: &str) -> Option<&'static str> {
     if let Some((_, meant)) = ALIASES.iter().find(|(alias, _)| *alias == name) {
         return Some(meant);

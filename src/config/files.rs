@@ -1,4 +1,4 @@
-//! Secrets that are read from files, and the URL's last form.
+//! Secrets that are read from files, and the final form of the URL.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -46,10 +46,10 @@ pub(super) fn read(config: &mut Config, problems: &mut Problems) {
 }
 
 impl Database {
-    /// The same with the URL and the password that their files have now; without such files nothing changes.
+    /// Returns the same with the present URL and password from their files; without such files nothing changes.
     ///
     /// # Errors
-    /// What is wrong with a file, with the key that names it.
+    /// If a file cannot be used, with its key and the reason.
     pub(crate) fn with_secrets_read_again(&self) -> Result<Self, String> {
         let mut database = self.clone();
         let mut problems = Problems::default();
@@ -73,10 +73,10 @@ impl Database {
 }
 
 impl Kafka {
-    /// The same with the properties that their files have now.
+    /// Returns the same with the present properties from their files.
     ///
     /// # Errors
-    /// What is wrong with a file, with the key that names it.
+    /// If a file cannot be used, with its key and the reason.
     pub(crate) fn with_secrets_read_again(&self) -> Result<Self, String> {
         let mut kafka = self.clone();
         let mut problems = Problems::default();
@@ -88,19 +88,19 @@ impl Kafka {
         if problems.is_empty() { Ok(kafka) } else { Err(problems.in_one_line()) }
     }
 
-    /// Returns `true` if a file has the value of this property.
+    /// Returns `true` if this property's value is read from a file.
     pub(crate) fn reads_from_file(&self, property: &str) -> bool {
         self.properties_files.contains_key(property)
     }
 }
 
-/// More than any secret has. A path that names something endless must not fill the memory.
+/// More than any secret has. A path to an endless file must not fill the memory.
 const MAX_BYTES: u64 = 1 << 20;
 
 /// The text of a file with a secret.
 ///
 /// # Errors
-/// If it cannot be read, is no UTF-8, or is too long for any secret.
+/// If it cannot be read, is not UTF-8, or is too long for any secret.
 pub(crate) fn read_secret(path: impl AsRef<Path>) -> io::Result<String> {
     let mut text = String::new();
     let read = File::open(path)?.take(MAX_BYTES + 1).read_to_string(&mut text)?;
@@ -110,12 +110,12 @@ pub(crate) fn read_secret(path: impl AsRef<Path>) -> io::Result<String> {
     Ok(text)
 }
 
-/// The text without line ends at its end, which are easily added to a secret in a file or a variable without noticing.
+/// The text without line ends at its end, which are easily added to a secret in a file or a variable by mistake.
 pub(super) fn without_line_ends(text: &str) -> &str {
     text.trim_end_matches(['\r', '\n'])
 }
 
-/// What is in the file, without line ends at its end.
+/// The contents of the file, without line ends at its end.
 fn content(key: &str, path: &str, problems: &mut Problems) -> Option<String> {
     match read_secret(path) {
         Ok(text) => {

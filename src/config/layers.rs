@@ -1,7 +1,7 @@
-//! The sources of a configuration, put over each other key by key: the defaults, a file, the environment.
+//! The sources of a configuration, applied key by key: the defaults, a file, the environment.
 //!
-//! The table of defaults has every key, with a value of its type. So a key that it does not have is unknown, and a
-//! value is right if the defaults with this one value instead still make a configuration.
+//! The table of defaults has every key, with a value of its type. So a key that is missing from it is unknown, and a value is
+//! valid if the defaults with this value in place of one still form a configuration.
 
 use std::path::Path;
 
@@ -14,13 +14,13 @@ use super::sources::{Source, Sources};
 use crate::input::InputOptions;
 
 const DEFAULTS: &str = include_str!("../../config/default.toml");
-/// The key of all `[[input]]`.
+/// The key of the `[[input]]` sections.
 const INPUTS: &str = "input";
 /// The tables that take any name; their values become strings.
 const PROPERTIES: [&str; 2] = ["kafka", "properties"];
 const PROPERTIES_FILES: [&str; 2] = ["kafka", "properties_files"];
 
-/// The values so far, and what was wrong with the others.
+/// The values so far, and the problems with others.
 #[derive(Debug)]
 pub(super) struct Layers {
     defaults: Table,
@@ -42,7 +42,7 @@ impl Layers {
         }
     }
 
-    /// Puts a file over what is there.
+    /// Puts a file over the present values.
     pub(super) fn add_file(&mut self, path: &Path) {
         let source = Source::File(path.to_owned());
         let text = match std::fs::read_to_string(path) {
@@ -56,12 +56,12 @@ impl Layers {
         self.add_text(&text, &source);
     }
 
-    /// Puts a file's text over what is there.
+    /// Puts a file's text over the present values.
     pub(super) fn add_text(&mut self, text: &str, source: &Source) {
         match text.parse::<Table>() {
             Ok(table) => self.add_table(&[], table, source),
             Err(error) => {
-                // The error's own text quotes the line, which may hold a password.
+                // The error's own text quotes the line, which may contain a password.
                 let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
                 let line = before.matches('\n').count() + 1;
                 self.problems
@@ -103,7 +103,7 @@ impl Layers {
         }
     }
 
-    /// The keys of all values, with dots.
+    /// The keys of all values, with their sections, separated by dots.
     pub(super) fn keys(&self) -> Vec<String> {
         fn add(prefix: &str, table: &Table, keys: &mut Vec<String>) {
             for (name, value) in table {
@@ -118,12 +118,12 @@ impl Layers {
         keys
     }
 
-    /// Returns `true` if there is a value of this key, and not a section.
+    /// Returns `true` if there is a value, not a section, of this key.
     pub(super) fn has_key(&self, path: &[&str]) -> bool {
         get(&self.defaults, path).is_some_and(|value| !value.is_table())
     }
 
-    /// Sets a value given as text, which is read as the type of the default.
+    /// Sets a value given as text, which is parsed as the type of the default.
     pub(super) fn set_text(&mut self, path: &[&str], text: &str, source: &Source) {
         let value = match get(&self.defaults, path) {
             Some(Value::Integer(_)) => {
@@ -140,7 +140,7 @@ impl Layers {
 
     pub(super) fn set(&mut self, path: &[&str], value: Value, source: &Source) {
         let value = match value {
-            // In these a line end or a space at an end is never meant.
+            // In these a line end or a space at either end is never intended.
             Value::String(text) if path == ["database", "url"] || path == ["kafka", "brokers"] => {
                 Value::String(text.trim().to_owned())
             }
@@ -173,7 +173,7 @@ impl Layers {
         }
     }
 
-    /// The value, if it is one of this key.
+    /// Returns the value, if it is valid for this key.
     fn check(&self, path: &[&str], value: Value) -> Result<Value, String> {
         let Some(default) = get(&self.defaults, path) else {
             return Err(self.unknown_key(path));
@@ -224,8 +224,8 @@ impl Layers {
         }
     }
 
-    /// Removes what a stronger source replaces under another key: a URL and a file with a URL are one setting, and
-    /// so are a property and a file with its value.
+    /// Removes a setting that a stronger source replaces under another key: a URL and a file with a URL are one setting, and so
+    /// are a property and a file with its value.
     fn displace(&mut self, path: &[&str], value: &Value, source: &Source) {
         if value.as_str().is_some_and(str::is_empty) {
             return;
@@ -251,7 +251,7 @@ impl Layers {
         self.problems.push(format!("{} ({source})", path.join(".")), text);
     }
 
-    /// What the sources make together, with everything that was wrong in them.
+    /// Returns the configuration that the sources form, and all problems in them.
     pub(super) fn finish(self) -> Result<(Config, Sources, Problems), Problems> {
         let Self { values, sources, mut problems, .. } = self;
         match values.try_into::<Config>() {
@@ -264,7 +264,7 @@ impl Layers {
     }
 }
 
-/// The value, if it is an array of inputs; else all that is wrong with its keys, each with its name.
+/// Returns the value, if it is an array of inputs, and otherwise all problems, each with its key.
 fn inputs(value: Value) -> Result<Value, Vec<(String, String)>> {
     let Value::Array(all) = value else {
         let text = format!("is {}; write each input as a section [[{INPUTS}]]", kind(&value));
@@ -275,7 +275,7 @@ fn inputs(value: Value) -> Result<Value, Vec<(String, String)>> {
     if problems.is_empty() { Ok(Value::Array(all)) } else { Err(problems) }
 }
 
-/// What is wrong with the keys of one input. Each is tried alone, so that all of them are named at once.
+/// The problems of one input's keys. Each key is tried alone, so that all of them are reported at once.
 fn problems_of_input(number: usize, input: &Value) -> Vec<(String, String)> {
     let name = input.get("name").and_then(Value::as_str);
     let label = name.map_or_else(|| format!("input[{number}]"), |name| format!("input {name:?}"));

@@ -1,20 +1,20 @@
 //! The configuration: typed, checked as a whole, secrets masked.
 //!
-//! `config/default.toml` has every key with its default; over it lies the file of `--config`, and over that the
-//! environment.
+//! `config/default.toml` has every key with its default; the file of `--config` is applied over it, and the environment over
+//! that.
 //! [`Config::load`] reports everything that is wrong at once and repairs nothing.
 //!
 //! - `sections`: the keys, a struct for each section.
-//! - `layers`, `sources`: what the values come from, put over each other key by key.
-//! - `environment`: which variables set which keys, and which are ignored or unknown.
+//! - `layers`, `sources`: the sources of the values, applied key by key.
+//! - `environment`: the variables that set keys, and those that are ignored or unknown.
 //! - `files`: secrets that are read from files.
 //! - `validate`: ranges, and the rules between keys.
-//! - `properties`: which of librdkafka's properties are refused, and which may be shown.
+//! - `properties`: the properties of librdkafka that are refused, and those that may be shown.
 //! - `render`: the effective configuration as text.
-//! - `tls`: how the connection to PostgreSQL is protected, by the keys and by the URL.
+//! - `tls`: the protection of the connection to PostgreSQL, from the keys and from the URL.
 //! - `brokers`: the form of a list of brokers.
-//! - `similar`: the known name that a mistyped one is like.
-//! - `secret`, `url`, `problems`: what they are made of.
+//! - `similar`: the known name that a mistyped one resembles.
+//! - `secret`, `url`, `problems`: the parts of a configuration.
 
 mod address;
 mod brokers;
@@ -57,16 +57,16 @@ pub use ssl_mode::SslMode;
 pub use tls::{Authorities, Tls};
 pub use url::{mask_url, with_database, with_server};
 
-/// The pipeline that has the default group as it is.
+/// The pipeline that uses the default group unchanged.
 const DEFAULT_PIPELINE: &str = "default";
 
-/// The whole configuration. Serialised, it shows no secret.
+/// The whole configuration. Its serialized form contains no secret.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     /// The name under which progress is stored. Default `default`; not empty.
     pub pipeline: String,
-    /// Each `[[input]]`, besides the two native topics of `[kafka]`. Default none.
+    /// The `[[input]]` sections, besides the two native topics of `[kafka]`. Default none.
     pub input: Vec<InputOptions>,
     /// Section `[kafka]`.
     pub kafka: Kafka,
@@ -97,20 +97,20 @@ pub struct Config {
 }
 
 impl Config {
-    /// The defaults, under `file`, under `environment`.
+    /// Loads the defaults, then `file` over them, then `environment`.
     ///
-    /// The environment is `SERIES_INGEST__SECTION__KEY`; weaker than that, but stronger than the file, are
-    /// `DATABASE_URL` or else `POSTGRES_USER`, `_PASSWORD`, `_DB`, `_HOST` and `_PORT`, `DATABASE_POOL_SIZE`,
-    /// `DATABASE_MAX_OVERFLOW`, `DATABASE_POOL_RECYCLE` and `KAFKA_BROKERS`, which count as not set if they are
-    /// empty. In the name of a `SERIES_INGEST__KAFKA__PROPERTIES__…` variable `_` stands for `.`. Any other variable whose
-    /// name begins with `SERIES_INGEST` is an error, except those of tests, of `scripts/stack`, and those that Kubernetes
-    /// sets for a service of this name. Line ends at the end of a variable are removed.
+    /// The environment is `SERIES_INGEST__SECTION__KEY`; weaker than that, but stronger than the file, are `DATABASE_URL` or
+    /// else `POSTGRES_USER`, `_PASSWORD`, `_DB`, `_HOST` and `_PORT`, `DATABASE_POOL_SIZE`, `DATABASE_MAX_OVERFLOW`,
+    /// `DATABASE_POOL_RECYCLE` and `KAFKA_BROKERS`, which count as not set if they are empty. In the name of a
+    /// `SERIES_INGEST__KAFKA__PROPERTIES__…` variable `_` stands for `.`. Any other variable whose name begins with
+    /// `SERIES_INGEST` is an error, except those of tests, of `scripts/stack`, and those that Kubernetes sets for a service of
+    /// this name. Line ends at the end of a variable are removed.
     ///
-    /// An empty `database.url` is fine here: see [`Config::require_database`].
+    /// An empty `database.url` is accepted here: see [`Config::require_database`].
     ///
     /// # Errors
-    /// All that is wrong: files that cannot be read, unknown keys and variables, wrong types, values out of range,
-    /// refused properties, and keys that do not fit each other.
+    /// All problems at once: files that cannot be read, unknown keys and variables, wrong types, values out of range, refused
+    /// properties, and keys that contradict each other.
     pub fn load(
         file: Option<&Path>,
         environment: impl IntoIterator<Item = (OsString, OsString)>,
@@ -122,7 +122,7 @@ impl Config {
         Self::finish(layers, environment)
     }
 
-    /// As [`Config::load`], with the text of a file.
+    /// Like [`Config::load`], with the text of a file.
     #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn from_text(
         text: &str,
@@ -153,19 +153,19 @@ impl Config {
         if problems.is_empty() { Ok(config) } else { Err(problems) }
     }
 
-    /// The inputs: the native topics, and each `[[input]]`. They are compiled again with each call, and cannot be wrong in a
+    /// The inputs: the native topics, and each `[[input]]`. They are compiled again at each call, and cannot be invalid in a
     /// configuration that was loaded.
     pub fn inputs(&self) -> Inputs {
         let Kafka { series_topic, points_topic, .. } = &self.kafka;
         Inputs::compile(series_topic, points_topic, &self.input).unwrap_or_default()
     }
 
-    /// A decoder of these inputs.
+    /// Returns a decoder for these inputs.
     pub fn decoder(&self) -> Decoder {
         Decoder::new(self.message.limits(), self.inputs())
     }
 
-    /// What of the environment is ignored although an operator may rely on it, a sentence each.
+    /// Variables of the environment that are ignored although an operator may rely on them, a sentence each.
     pub fn notes(&self) -> &[String] {
         &self.notes
     }
@@ -176,7 +176,7 @@ impl Config {
             .then_some(self.kafka.brokers.as_str())
     }
 
-    /// For commands that need the database.
+    /// Checks the configuration for commands that need the database.
     ///
     /// # Errors
     /// If `database.url` is empty.
@@ -211,8 +211,8 @@ impl Config {
     }
 }
 
-/// The group of a pipeline that has none: workers of two pipelines in one group would divide the partitions, and each
-/// pipeline would get some of them only.
+/// The group of a pipeline that sets none: workers of two pipelines in one group would share the partitions, and each pipeline
+/// would get only some of them.
 fn group_of(pipeline: &str, default: String) -> String {
     if pipeline == DEFAULT_PIPELINE { default } else { format!("{default}-{pipeline}") }
 }

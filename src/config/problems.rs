@@ -1,11 +1,11 @@
-//! What is wrong with a configuration, all of it at once.
+//! The problems of a configuration, reported all at once.
 
 use std::fmt;
 
 use super::LogFormat;
 use super::sources::Sources;
 
-/// Everything that is wrong with a configuration: each with its key, what is wrong, and what to do.
+/// The problems of a configuration: each with its key, a description, and what to do.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Problems {
     found: Vec<(String, String)>,
@@ -17,7 +17,7 @@ impl Problems {
         self.found.push((key.into(), text.into()));
     }
 
-    /// All of them in one line.
+    /// All problems in one line.
     pub(super) fn in_one_line(&self) -> String {
         self.found.iter().map(|(key, text)| format!("{key}: {text}")).collect::<Vec<_>>().join("; ")
     }
@@ -26,13 +26,13 @@ impl Problems {
         self.found.is_empty()
     }
 
-    /// Says of each key where its value comes from.
+    /// Adds the source of its value to each key.
     pub(super) fn labelled(self, sources: &Sources) -> Self {
         let found = self.found.into_iter().map(|(key, text)| (sources.label(&key), text)).collect();
         Self { found, ..self }
     }
 
-    /// The form in which they are to be printed, as far as the configuration says it.
+    /// The format in which they are printed, if the configuration sets it.
     pub fn log_format(&self) -> LogFormat {
         self.log_format.unwrap_or(LogFormat::Human)
     }

@@ -1,8 +1,8 @@
-//! librdkafka's properties: which are refused, and which may be shown.
+//! librdkafka's properties: those that are refused, and those that may be shown.
 
 use super::similar::similar;
 
-/// What a refused property is refused for.
+/// The reason for most refusals.
 const GUARANTEE: &str = "exactly-once rests on the value that the program sets";
 const OWN: &str = "the program sets it itself";
 
@@ -32,7 +32,7 @@ const REFUSED: [(&str, &str); 22] = [
     ("plugin.library.paths", "a plugin could change what every other property means"),
 ];
 
-/// The properties that may be shown. Anything else may be a secret: librdkafka's list grows.
+/// The properties that may be shown. All others may be secrets, because librdkafka's list grows.
 const SHOWN: [&str; 18] = [
     "broker.address.family",
     "client.dns.lookup",
@@ -93,12 +93,12 @@ const COMMON: [&str; 34] = [
     "topic.metadata.refresh.interval.ms",
 ];
 
-/// The property of librdkafka that a name which it does not know is most like.
+/// The property of librdkafka that an unknown name resembles most.
 pub(crate) fn similar_property(name: &str) -> Option<&'static str> {
     similar(name, SHOWN.into_iter().chain(COMMON).chain(REFUSED.iter().map(|(refused, _)| *refused)))
 }
 
-/// Why a property cannot be set, or `None` if it can.
+/// Returns the reason why a property cannot be set; `None` if it can.
 pub(super) fn refusal(name: &str) -> Option<&'static str> {
     if name.ends_with("_cb") {
         return Some("a callback is no text");
@@ -106,7 +106,7 @@ pub(super) fn refusal(name: &str) -> Option<&'static str> {
     REFUSED.iter().find(|(refused, _)| *refused == name).map(|(_, reason)| *reason)
 }
 
-/// Returns `true` if the property's value is harmless to show.
+/// Returns `true` if the property's value may be shown.
 pub(super) fn is_shown(name: &str) -> bool {
     SHOWN.contains(&name) || SHOWN_PREFIXES.iter().any(|prefix| name.starts_with(prefix))
 }
@@ -114,7 +114,7 @@ pub(super) fn is_shown(name: &str) -> bool {
 /// The property that an environment variable's last part names: `SASL_USERNAME` is `sasl.username`.
 pub(super) fn from_variable(part: &str) -> String {
     match part.to_ascii_lowercase().as_str() {
-        // The one property whose name has a `_`.
+        // The only property whose name contains a `_`.
         "log_level" => "log_level".to_owned(),
         name => name.replace('_', "."),
     }

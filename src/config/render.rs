@@ -1,4 +1,4 @@
-//! The effective configuration as text, and what of it is masked.
+//! The effective configuration as text, with secrets masked.
 
 use std::collections::BTreeMap;
 
@@ -15,12 +15,12 @@ use super::url::mask_url;
 pub(super) fn render(config: &Config, sources: &Sources) -> String {
     match Table::try_from(config) {
         Ok(table) => section("", &table, sources),
-        // A number above TOML's, which no file could have set.
+        // A number above TOML's maximum, which no file could have set.
         Err(error) => format!("# {error}\n"),
     }
 }
 
-/// The same as a JSON document.
+/// The configuration as a JSON document.
 pub(super) fn json(config: &Config, sources: &Sources) -> serde_json::Value {
     fn add(
         path: &str,
@@ -38,7 +38,7 @@ pub(super) fn json(config: &Config, sources: &Sources) -> serde_json::Value {
             }
         }
     }
-    // Nothing of it can fail: all keys are strings.
+    // This cannot fail: all keys are strings.
     let values = serde_json::to_value(config).unwrap_or_default();
     let mut named = serde_json::Map::new();
     add("", &values, sources, &mut named);
@@ -63,12 +63,12 @@ fn section(name: &str, table: &Table, sources: &Sources) -> String {
     lines + &sections
 }
 
-/// Serialises a URL with its password masked.
+/// Serializes a URL with its password masked.
 pub(super) fn url<S: Serializer>(url: &Secret, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&mask_url(url.expose()))
 }
 
-/// Serialises librdkafka's properties, all masked but those known to be harmless.
+/// Serializes librdkafka's properties, all masked except those known to be harmless.
 pub(super) fn properties<S: Serializer>(values: &BTreeMap<String, Secret>, serializer: S) -> Result<S::Ok, S::Error> {
     let shown = |name: &str, value: &Secret| if is_shown(name) { value.expose().to_owned() } else { MASK.to_owned() };
     serializer.collect_map(values.iter().map(|(name, value)| (name, shown(name, value))))

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Deserialize;
 
-/// What is shown instead of a secret.
+/// The text shown instead of a secret.
 pub(super) const MASK: &str = "***";
 
 /// A string that neither `Debug` nor `Display` shows: they print `***`.
@@ -18,12 +18,12 @@ impl Secret {
         Self(value)
     }
 
-    /// The value itself, for the one who uses it.
+    /// The value itself, for its user.
     pub fn expose(&self) -> &str {
         &self.0
     }
 
-    /// Returns `true` if there is none.
+    /// Returns `true` if the value is empty.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -13,28 +13,28 @@ use super::secret::Secret;
 use super::ssl_mode::SslMode;
 use crate::message::Limits;
 
-/// Where messages come from.
+/// The source of messages.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Kafka {
-    /// The brokers to ask first, `host:port` with commas between them. Default `localhost:9092`; not empty.
+    /// The brokers to contact first, `host:port` separated by commas. Default `localhost:9092`; not empty.
     pub brokers: String,
-    /// The consumer group. Default `series-ingest`, and `series-ingest-PIPELINE` for another pipeline than `default`; not
+    /// The consumer group. Default `series-ingest`, and `series-ingest-PIPELINE` for a pipeline other than `default`; not
     /// empty.
     pub group_id: String,
     /// The topic of `series-create` messages. Default `time-series.series`.
     pub series_topic: String,
-    /// The topic of `point-batch` messages, another than `series_topic`. Default `time-series.points`.
+    /// The topic of `point-batch` messages; it must differ from `series_topic`. Default `time-series.points`.
     pub points_topic: String,
-    /// Where copies of dead letters are published, another than the two above. Default empty: nowhere.
+    /// The topic for copies of dead letters; it must differ from the two above. Default empty: none.
     pub dead_letter_topic: String,
-    /// Where a partition starts that was never read before. Default `earliest`.
+    /// The start of a partition that was never read. Default `earliest`.
     pub start: StartAt,
-    /// Where a partition starts of which the pipeline has progress in another cluster, and none in this one. Default `stop`.
+    /// The start of a partition that the pipeline has progress of in another cluster, and none in this one. Default `stop`.
     pub new_cluster: NewCluster,
-    /// How long the group waits for a silent member, in milliseconds. Default 10000; 1000 to 300000.
+    /// Timeout after which the group removes a silent member, in milliseconds. Default 10000; 1000 to 300000.
     pub session_timeout_ms: u64,
-    /// A file with the token of SASL OAUTHBEARER, read again before the token expires. Default empty: none.
+    /// A file with the token of SASL OAUTHBEARER; it is read again before the token expires. Default empty: none.
     pub oauth_token_file: String,
     #[serde(serialize_with = "render::properties")]
     pub(super) properties: BTreeMap<String, Secret>,
@@ -44,69 +44,69 @@ pub struct Kafka {
 }
 
 impl Kafka {
-    /// The operator's own properties of librdkafka, by name, with those read from files. Values may be secrets.
+    /// The operator's own properties of librdkafka, by name, including those read from files. Values may be secrets.
     pub fn properties(&self) -> impl Iterator<Item = (&str, &str)> {
         self.properties.iter().chain(&self.properties_read).map(|(name, value)| (name.as_str(), value.expose()))
     }
 }
 
-/// Where a partition starts that was never read before.
+/// The start of a partition that was never read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum StartAt {
-    /// At the oldest message that Kafka still has.
+    /// The oldest message that Kafka still has.
     Earliest,
     /// After the newest message.
     Latest,
 }
 
-/// Where a partition starts of which the pipeline has progress in another cluster, and none in this one.
+/// The start of a partition that the pipeline has progress of in another cluster, and none in this one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum NewCluster {
-    /// Nowhere: it waits for `progress adopt`, and the worker is not ready.
+    /// None: the partition waits for `progress adopt`, and the worker is not ready.
     Stop,
-    /// At the offset that the group has in this cluster, as a mirror has synced it; a partition without one waits.
+    /// The group's offset in this cluster, as a mirror has synchronized it; a partition without one waits.
     GroupOffsets,
-    /// As a partition that was never read: what both clusters have is written again.
+    /// The start of a partition that was never read: messages that both clusters have are written again.
     Start,
 }
 
-/// Where points go.
+/// The destination of points.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Database {
-    /// The URL, `postgres://` or `postgresql://`, with the password; of `url_file` and `password_file` too, once
-    /// loaded.
+    /// The URL, `postgres://` or `postgresql://`, with the password; once loaded, also from `url_file` and `password_file`.
     /// Default empty: not set.
     #[serde(serialize_with = "render::url")]
     pub url: Secret,
-    /// A file that holds the URL. Default empty: none.
+    /// A file that contains the URL. Default empty: none.
     pub url_file: String,
-    /// A file that holds the password of a URL without one. Default empty: none.
+    /// A file that contains the password of a URL without one. Default empty: none.
     pub password_file: String,
-    /// How the connection is protected; the URL's `sslmode` says the same. Default `auto`.
+    /// The protection of the connection, like the URL's `sslmode`. Default `auto`.
     pub sslmode: SslMode,
-    /// A PEM file with the CAs that the server's certificate may be of, or `system`; the URL's `sslrootcert` says the
-    /// same. Default empty: this system's.
+    /// A PEM file with the CAs that may have issued the server's certificate, or `system`; like the URL's `sslrootcert`.
+    /// Default empty: this system's.
     pub sslrootcert: String,
-    /// A PEM file with the client's certificate; the URL's `sslcert` says the same. Default empty: none.
+    /// A PEM file with the client's certificate; like the URL's `sslcert`. Default empty: none.
     pub sslcert: String,
-    /// A PEM file with its key; the URL's `sslkey` says the same. Default empty: none.
+    /// A PEM file with its key; like the URL's `sslkey`. Default empty: none.
     pub sslkey: String,
-    /// The schema of the tables and functions; `migrate` creates it. Default `public`; 1 to 63 bytes, none of the server's own.
+    /// The schema of the tables and functions; `migrate` creates it. Default `public`; 1 to 63 bytes, not a schema of the
+    /// server.
     pub schema: String,
-    /// Connections that are kept. Default 5; 1 to 1000.
+    /// Number of connections that are kept open. Default 5; 1 to 1000.
     pub pool_size: usize,
-    /// Connections that may come on top. Default 10; 0 to 1000.
+    /// Maximum number of additional connections. Default 10; 0 to 1000.
     pub max_overflow: usize,
     /// The age at which a connection is replaced, in seconds. Default 3600; at least 1.
     pub pool_recycle_s: u64,
-    /// How long to wait for a free connection, in milliseconds. Default 10000; 1 to 86400000.
+    /// Timeout for a free connection, in milliseconds. Default 10000; 1 to 86400000.
     pub pool_wait_timeout_ms: u64,
-    /// How long a connection beyond `pool_size` may be idle, in milliseconds. Default 60000; 1 to 86400000.
+    /// Maximum idle time of a connection beyond `pool_size`, in milliseconds. Default 60000; 1 to 86400000.
     pub overflow_idle_ms: u64,
-    /// How long making or trying a connection may take, in milliseconds. Default 5000; 1 to 86400000.
+    /// Timeout for opening or testing a connection, in milliseconds. Default 5000; 1 to 86400000.
     pub connect_timeout_ms: u64,
     /// PostgreSQL's `statement_timeout`, in milliseconds. Default 60000; 1 to 86400000.
     pub statement_timeout_ms: u64,
@@ -114,20 +114,20 @@ pub struct Database {
     pub lock_timeout_ms: u64,
     /// PostgreSQL's `idle_in_transaction_session_timeout`, in milliseconds. Default 60000; 1 to 86400000.
     pub idle_in_transaction_timeout_ms: u64,
-    /// How long a connection may be silent before it is probed, in milliseconds. Default 10000; 1000 to 86400000.
+    /// Time without traffic after which a connection is probed, in milliseconds. Default 10000; 1000 to 86400000.
     pub keepalive_idle_ms: u64,
-    /// How long sent data may stay unacknowledged, in milliseconds. Default 20000; 1 to 86400000.
+    /// Maximum time for which sent data may remain unacknowledged, in milliseconds. Default 20000; 1 to 86400000.
     pub tcp_user_timeout_ms: u64,
-    /// For how long the database may fail before an outage is declared and messages go to the journal, in milliseconds.
+    /// Time for which the database may fail before an outage is declared and messages go to the journal, in milliseconds.
     /// Default 2000; 0 to 86400000.
     pub outage_grace_ms: u64,
-    /// The first pause before a failed write is tried again, in milliseconds. Default 100; 1 to `retry_max_ms`.
+    /// The first pause before a failed write is retried, in milliseconds. Default 100; 1 to `retry_max_ms`.
     pub retry_min_ms: u64,
-    /// The longest such pause, in milliseconds. Default 1000; up to 86400000.
+    /// Maximum of this pause, in milliseconds. Default 1000; up to 86400000.
     pub retry_max_ms: u64,
-    /// Batches written at the same time: 1 to `pool_size + max_overflow`, or 0 for [`Writers::Auto`]. Default 0.
+    /// Number of batches written at the same time: 1 to `pool_size + max_overflow`, or 0 for [`Writers::Auto`]. Default 0.
     pub writers: Writers,
-    /// Whether `run` makes or updates the tables itself. Default false.
+    /// If it is `true`, `run` creates or updates the tables itself. Default false.
     pub migrate_on_start: bool,
     /// The time span of a chunk of the hypertable, in seconds. Default 86400; 60 to 315360000.
     pub chunk_interval_s: u64,
@@ -135,13 +135,13 @@ pub struct Database {
     pub compress_after_s: u64,
 }
 
-/// How many batches are written at the same time; 0 in the configuration is [`Writers::Auto`].
+/// Number of batches written at the same time; 0 in the configuration is [`Writers::Auto`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(from = "usize", into = "usize")]
 pub enum Writers {
-    /// As many as raise the throughput, of the connections that are kept.
+    /// As many as increase the throughput, limited by the connections that are kept open.
     Auto,
-    /// Just as many.
+    /// This number.
     Fixed(usize),
 }
 
@@ -161,8 +161,8 @@ impl From<Writers> for usize {
 }
 
 impl Database {
-    /// The least and the largest number of batches that may be written at the same time. They are the same if the number is
-    /// fixed; else one of the connections that are kept is left for questions.
+    /// The minimum and maximum number of batches that may be written at the same time. They are equal if the number is fixed;
+    /// otherwise one of the connections that are kept open is reserved for queries.
     pub fn writer_range(&self) -> RangeInclusive<usize> {
         match self.writers {
             Writers::Auto => 1..=self.pool_size.saturating_sub(1).max(1),
@@ -170,7 +170,7 @@ impl Database {
         }
     }
 
-    /// The pauses between attempts, without an end.
+    /// The unlimited sequence of pauses between attempts.
     pub fn backoff(&self) -> ExponentialBuilder {
         ExponentialBuilder::default()
             .with_min_delay(Duration::from_millis(self.retry_min_ms))
@@ -188,50 +188,50 @@ impl Database {
     }
 }
 
-/// When a batch is written: at the first of these.
+/// A batch is written when it reaches the first of these limits.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Batch {
-    /// Points. Default 200000; 1 to 10000000.
+    /// Number of points. Default 200000; 1 to 10000000.
     pub max_points: usize,
-    /// Bytes of messages. Default 16 MiB; 1024 to a quarter of `memory.limit_bytes`.
+    /// Size of its messages, in bytes. Default 16 MiB; 1024 to a quarter of `memory.limit_bytes`.
     pub max_bytes: usize,
-    /// How long the first message waits, in milliseconds. Default 200; 0 to 3600000.
+    /// Time for which its first message waits, in milliseconds. Default 200; 0 to 3600000.
     pub linger_ms: u64,
 }
 
-/// What the worker may hold.
+/// The worker's memory.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Memory {
-    /// Bytes of memory. Default 256 MiB; at least 96 MiB.
+    /// Memory limit, in bytes. Default 256 MiB; at least 96 MiB.
     pub limit_bytes: usize,
 }
 
-/// What a message may be.
+/// The limits for a message.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MessageRules {
-    /// The length of a message, of its key and of its headers, in bytes each. Default 1 MiB; 1 to a quarter of
+    /// Maximum length of a message, of its key and of its headers, in bytes each. Default 1 MiB; 1 to a quarter of
     /// `memory.limit_bytes`.
     pub max_bytes: usize,
-    /// Points in a message. Default 100000; at least 1.
+    /// Maximum number of points in a message. Default 100000; at least 1.
     pub max_points: usize,
-    /// The length of a series' id and of a column's name, in bytes. Default 1024; 1 to 1300.
+    /// Maximum length of a series' id and of a column's name, in bytes. Default 1024; 1 to 1300.
     pub max_name_bytes: usize,
     /// The first accepted time. Default 1900-01-01T00:00:00Z; not before the year 1.
     pub min_timestamp: Timestamp,
-    /// The first time that is no longer accepted. Default 2200-01-01T00:00:00Z; after `min_timestamp`.
+    /// The first time that is too late. Default 2200-01-01T00:00:00Z; after `min_timestamp`.
     pub max_timestamp: Timestamp,
-    /// Whether a message with a field that means nothing is invalid. Default `false`: such fields are skipped and counted.
+    /// If it is `true`, a message with an unknown field is invalid. Default `false`: such fields are ignored and counted.
     pub deny_unknown_fields: bool,
-    /// The rejected messages after which a topic is paused of which nothing was accepted yet. Default 1000; 0 to 1000000000, 0
-    /// for never.
+    /// Number of rejected messages after which a topic is paused of which nothing was accepted yet. Default 1000; 0 to
+    /// 1000000000, 0 for never.
     pub rejections_before_pause: u64,
 }
 
 impl MessageRules {
-    /// The limits as the decoder takes them: times in microseconds since the Unix epoch.
+    /// The limits in the decoder's form: times in microseconds since the Unix epoch.
     pub fn limits(&self) -> Limits {
         Limits {
             max_bytes: self.max_bytes,
@@ -244,30 +244,30 @@ impl MessageRules {
     }
 }
 
-/// What points mean.
+/// The handling of points.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Points {
-    /// What happens to points of a series that no `series-create` has named. Default `create`.
+    /// Points of a series that no `series-create` has named. Default `create`.
     pub unknown_series: UnknownSeries,
-    /// What happens to points that are there already, of other messages. Default `append`.
+    /// Points that already exist, from other messages. Default `append`.
     pub on_duplicate: OnDuplicate,
 }
 
-/// What happens to points of a series, column and time that are there already.
+/// The handling of points of a series, column and time that already exist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum OnDuplicate {
-    /// They become rows of their own.
+    /// They are stored as additional rows.
     Append,
-    /// What is there stays.
+    /// The existing point stays.
     Ignore,
-    /// The value of the later message counts, in whatever order they are written.
+    /// The value of the later message is kept, in whatever order they are written.
     Replace,
 }
 
 impl OnDuplicate {
-    /// The word in the configuration.
+    /// The value in the configuration.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Append => "append",
@@ -277,42 +277,42 @@ impl OnDuplicate {
     }
 }
 
-/// What happens to points of a series that no `series-create` has named.
+/// The handling of points of a series that no `series-create` has named.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum UnknownSeries {
-    /// A placeholder row is made, which a later `series-create` completes.
+    /// A placeholder row is created, which a later `series-create` completes.
     Create,
     /// Their message becomes a dead letter.
     DeadLetter,
 }
 
-/// What becomes of messages that cannot be stored.
+/// The handling of messages that cannot be stored.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DeadLetters {
-    /// The dead letters that are stored; beyond it, they are counted, and the newest of each partition and reason is stored.
-    /// Default 100000; 0 to 1000000000.
+    /// Maximum number of dead letters that are stored; beyond it all are counted, and the newest of each partition and reason
+    /// is stored. Default 100000; 0 to 1000000000.
     pub max_rows: u64,
-    /// The attempts to send a dead letter again after which it is parked. Default 5; 1 to 1000000.
+    /// Number of unsuccessful attempts to redrive a dead letter after which it is parked. Default 5; 1 to 1000000.
     pub max_attempts: u32,
 }
 
-/// Where messages are kept while the database is away.
+/// The journal, which keeps messages while the database is not available.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Journal {
-    /// Whether there is one; without it, reading pauses while the database is away. Default true.
+    /// If it is `false`, there is no journal, and reading pauses while the database is not available. Default true.
     pub enabled: bool,
-    /// Its directory, of this worker alone. Default `journal`; not empty.
+    /// Its directory, for this worker only. Default `journal`; not empty.
     pub directory: String,
-    /// What it may take on disk, in bytes. Default 10 GiB; at least twice `segment_bytes`.
+    /// Maximum disk space that it uses, in bytes. Default 10 GiB; at least twice `segment_bytes`.
     pub max_bytes: u64,
-    /// What it leaves free on its disk, in bytes. Default 1 GiB.
+    /// Space that it leaves free on its disk, in bytes. Default 1 GiB.
     pub min_free_bytes: u64,
     /// The length of a segment, in bytes. Default 64 MiB; 1 MiB to 1 GiB.
     pub segment_bytes: u64,
-    /// How long a segment stays after the database has all of it, in seconds. Default 600; up to 31536000.
+    /// Time for which a segment is kept after the database has all of it, in seconds. Default 600; up to 31536000.
     pub grace_s: u64,
 }
 
@@ -322,23 +322,23 @@ pub struct Journal {
 pub struct Http {
     /// `host:port`; empty for no server. Default `127.0.0.1:9464`.
     pub listen: String,
-    /// How long the worker's loop may stand still before `/livez` fails, in milliseconds. Default 60000; 1 to 86400000.
+    /// Maximum time without progress of the worker's loop before `/livez` fails, in milliseconds. Default 60000; 1 to 86400000.
     pub watchdog_ms: u64,
-    /// How long waiting data may stand still before `/readyz` fails, in milliseconds. Default 60000; 1 to 86400000.
+    /// Maximum time without progress while data waits before `/readyz` fails, in milliseconds. Default 60000; 1 to 86400000.
     pub stall_ms: u64,
 }
 
-/// What is logged, and how.
+/// The log.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Log {
-    /// The form of a line. Default `human`.
+    /// The format of a line. Default `human`.
     pub format: LogFormat,
-    /// What is logged, in the syntax of tracing's `EnvFilter`. Default `info`; not empty.
+    /// The filter, in the syntax of tracing's `EnvFilter`. Default `info`; not empty.
     pub filter: String,
 }
 
-/// The form of a line of the log.
+/// The format of a log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum LogFormat {
@@ -348,11 +348,10 @@ pub enum LogFormat {
     Json,
 }
 
-/// How the worker stops.
+/// The shutdown of the worker.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Shutdown {
-    /// How long what was read may still be written, in milliseconds. Default 5000; 0 up, less than
-    /// `kafka.session_timeout_ms`.
+    /// Timeout for writing what was read, in milliseconds. Default 5000; 0 up, less than `kafka.session_timeout_ms`.
     pub drain_timeout_ms: u64,
 }

@@ -1,8 +1,8 @@
-//! "Did you mean": the known name that a mistyped one is most like.
+//! "Did you mean": the known name that a mistyped one resembles most.
 
 use strsim::damerau_levenshtein;
 
-/// The candidate that `name` is most like, whatever the case and the separators; `None` if it is like none of them.
+/// The candidate that `name` resembles most, regardless of case and separators; `None` if it resembles none of them.
 pub(crate) fn similar<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let wanted = plain(name);
     let nearest = candidates.into_iter().map(|candidate| (damerau_levenshtein(&wanted, &plain(candidate)), candidate));
@@ -10,12 +10,12 @@ pub(crate) fn similar<'a>(name: &str, candidates: impl IntoIterator<Item = &'a s
     (distance <= (wanted.chars().count() / 4).clamp(1, 3)).then_some(candidate)
 }
 
-/// `; did you mean …?` for such a candidate, and nothing without one.
+/// `; did you mean …?` for such a candidate, empty without one.
 pub(crate) fn did_you_mean<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> String {
     similar(name, candidates).map_or_else(String::new, |candidate| format!("; did you mean {candidate}?"))
 }
 
-/// The key that `path` is most like: as a whole, or its last name in another section.
+/// The key that `path` resembles most: as a whole, or its last name in another section.
 pub(super) fn similar_key<'a>(path: &str, keys: &'a [String]) -> Option<&'a str> {
     let last = |key: &'a str| key.rsplit('.').next().unwrap_or(key);
     let name = path.rsplit('.').next().unwrap_or(path);
@@ -32,7 +32,7 @@ fn parent(key: &str) -> &str {
     key.rsplit_once('.').map_or("", |(parent, _)| parent)
 }
 
-/// The name in lower case, each run of separators as one.
+/// The name in lower case, with each run of separators as one.
 fn plain(name: &str) -> String {
     let words = name.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty());
     words.collect::<Vec<_>>().join("_").to_lowercase()

@@ -1,10 +1,10 @@
-//! Where each value comes from.
+//! The sources of values.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
-/// Where a value comes from, the weakest first.
+/// The source of a value, the weakest first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Source {
     Default,
@@ -16,7 +16,7 @@ pub(super) enum Source {
 }
 
 impl Source {
-    /// Returns `true` if this source stands above `other`, whatever their names.
+    /// Returns `true` if this source is stronger than `other`, regardless of their names.
     pub(super) fn is_above(&self, other: &Self) -> bool {
         let rank = |source: &Self| match source {
             Self::Default => 0,
@@ -32,7 +32,7 @@ impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Default => f.write_str("default"),
-            // A line break in a name would end the comment that this is printed in.
+            // A line break in a name would end the comment in which it is printed.
             Self::File(path) => write!(f, "file {}", path.display().to_string().escape_debug()),
             Self::Name(name) | Self::Variable(name) => f.write_str(name),
         }
@@ -52,12 +52,12 @@ impl Sources {
         self.0.insert(key, source);
     }
 
-    /// Takes the key back to its default.
+    /// Resets the key to its default.
     pub(super) fn forget(&mut self, key: &str) {
         self.0.remove(key);
     }
 
-    /// The key, with where its value comes from unless that is the default.
+    /// The key, with the source of its value unless that is the default.
     pub(super) fn label(&self, key: &str) -> String {
         match self.get(key) {
             Source::Default => key.to_owned(),

@@ -6,16 +6,16 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SslMode {
-    /// As the URL says; without that `disable` for this machine's loopback and sockets, and `verify-full` for any other
-    /// host, or if a file is named.
+    /// As the URL says; otherwise `disable` for this machine's loopback and sockets, and `verify-full` for any other host, or
+    /// if a file is named.
     Auto,
     /// In plaintext.
     Disable,
-    /// Encrypted if the server can, without looking at its certificate; else in plaintext.
+    /// Encrypted if the server supports it, without checking its certificate; otherwise in plaintext.
     Prefer,
-    /// Encrypted, without looking at the server's certificate.
+    /// Encrypted, without checking the server's certificate.
     Require,
-    /// Encrypted, with a certificate of a known CA, whatever host it is for.
+    /// Encrypted, with a certificate of a known CA, for any host.
     VerifyCa,
     /// Encrypted, with a certificate of a known CA for the URL's host.
     VerifyFull,

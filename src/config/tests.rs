@@ -27,7 +27,7 @@ fn url_of(environment: &[(&str, &str)]) -> String {
     from_environment(environment).unwrap().database.connection().expose().to_owned()
 }
 
-/// Fails unless the report has each of `expected`, and `lines` problems.
+/// Fails unless the report contains each of `expected`, and `lines` problems.
 #[track_caller]
 fn assert_problems(result: Result<Config, Problems>, expected: &[&str]) {
     let report = result.unwrap_err().to_string();
@@ -572,7 +572,7 @@ fn line_ends_and_spaces_at_an_end_are_left_out() {
     let token = file("secret\n\r\n");
     let text = format!("[kafka.properties_files]\nsasl.password = {:?}", token.path());
     assert_eq!(load(&text, &[]).unwrap().kafka.properties().collect::<Vec<_>>(), [("sasl.password", "secret")]);
-    // What is only a line end is not set.
+    // A value that is only a line end is not set.
     assert_eq!(url_of(&[("DATABASE_URL", "\n"), ("POSTGRES_HOST", "h")]), "postgresql://h:5432/");
     assert_eq!(from_environment(&[("KAFKA_BROKERS", " \n")]).unwrap().kafka.brokers, "localhost:9092");
 }
@@ -792,7 +792,7 @@ proptest! {
             ];
             let config = match from_environment(&environment) {
                 Ok(config) => config,
-                // A raw character is refused, without the password.
+                // An unencoded character is refused, without the password in the message.
                 Err(problems) => {
                     let report = format!("{problems} {problems:?}");
                     prop_assert!(hidden(&report) && report.contains("percent-encode it"), "{}", report);

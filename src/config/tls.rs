@@ -1,11 +1,11 @@
-//! How the connection to PostgreSQL is protected: the keys `database.sslmode` and its files, and the same as parameters of
-//! the URL, as libpq spells them. What they make together is never weaker than either.
+//! The protection of the connection to PostgreSQL: the keys `database.sslmode` and its files, and the same as parameters of the
+//! URL, as libpq spells them. The combination is never weaker than either.
 
 use super::Database;
 use super::ssl_mode::SslMode;
 use super::url;
 
-/// The CAs whose word is taken for the server's certificate.
+/// The CAs that are trusted for the server's certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Authorities {
     /// Those of this system.
@@ -14,25 +14,25 @@ pub enum Authorities {
     File(String),
 }
 
-/// What the settings make together.
+/// The combined settings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tls {
     /// The mode; [`SslMode::Auto`] if the host decides.
     pub mode: SslMode,
-    /// Whose certificates are taken, if the mode looks at them.
+    /// The trusted CAs, if the mode checks them.
     pub authorities: Authorities,
     /// The files of the client's certificate and of its key.
     pub client: Option<(String, String)>,
 }
 
-/// The URL's parameters that are about TLS: the mode and the three files.
+/// The URL's parameters for TLS: the mode and the three files.
 pub(super) const PARAMETERS: [&str; 4] = ["sslmode", "sslrootcert", "sslcert", "sslkey"];
 
 impl Database {
-    /// How its connections are protected.
+    /// Returns the protection of its connections.
     ///
     /// # Errors
-    /// The key, and what is wrong with it.
+    /// If a setting is invalid, with its key and the reason.
     pub fn tls(&self) -> Result<Tls, (&'static str, String)> {
         let [mode, root, certificate, key] = self.tls_settings()?;
         let mode = match mode.as_str() {
@@ -52,12 +52,12 @@ impl Database {
             (mode, "") => (mode, Authorities::System),
             (SslMode::Disable | SslMode::Prefer, _) => return Err(without_effect("database.sslrootcert", mode)),
             (SslMode::VerifyFull, "system") => (mode, Authorities::System),
-            // Anybody gets a certificate of such a CA, for a host of his own.
+            // Anyone can get a certificate from such a CA, for their own host.
             (_, "system") => {
                 let text = format!("is system, and sslmode is {}; set sslmode to verify-full", mode.as_str());
                 return Err(("database.sslrootcert", text));
             }
-            // As libpq does it: a CA that is named is meant to be checked.
+            // Like libpq: a CA that is named is meant to be checked.
             (SslMode::Require, file) => (SslMode::VerifyCa, Authorities::File(file.to_owned())),
             (mode, file) => (mode, Authorities::File(file.to_owned())),
         };
@@ -75,7 +75,7 @@ impl Database {
         Ok(Tls { mode, authorities, client })
     }
 
-    /// The URL as the driver takes it: without the parameters that are about TLS.
+    /// The URL in the driver's form: without the parameters for TLS.
     pub fn url_without_tls(&self) -> super::Secret {
         super::Secret::new(url::without_parameters(self.url.expose(), &PARAMETERS))
     }
@@ -95,7 +95,7 @@ impl Database {
             let mut values = in_url.iter().map(String::as_str).chain([own]).filter(|value| !value.is_empty());
             let first = values.next().unwrap_or_default();
             if let Some(other) = values.find(|value| *value != first) {
-                // Which of them is meant is not for us to guess.
+                // It is not known which one is intended.
                 return Err((key, format!("is both {first:?} (the URL's {parameter}) and {other:?}; set one of them")));
             }
             *setting = first.to_owned();

@@ -1,13 +1,12 @@
-//! The database's URL: its parts, its password, and how it is shown.
+//! The database's URL: its parts, its password, and its masked form.
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 use super::secret::MASK;
 
-/// The URL with its password masked, in the user part as in a `password` parameter. What is no URL is masked as a
-/// whole.
+/// The URL with its password masked, in the user part and in a `password` parameter. Text that is not a URL is masked entirely.
 ///
-/// A password may hold any character unencoded by mistake, so rather too much is masked than too little.
+/// A password may contain any character unencoded by mistake, so too much is masked rather than too little.
 pub fn mask_url(url: &str) -> String {
     const PARAMETER: &str = "password=";
     if url.is_empty() {
@@ -43,15 +42,15 @@ pub(super) fn is_postgres(url: &str) -> bool {
     matches!(url.split_once("://"), Some(("postgres" | "postgresql", _)))
 }
 
-/// Characters that end a part of a URL, and how each is written in one.
+/// Characters that end a part of a URL, each with its encoded form.
 const SPECIAL: [(char, &str); 7] =
     [('@', "%40"), (':', "%3A"), ('/', "%2F"), ('?', "%3F"), ('#', "%23"), ('[', "%5B"), (']', "%5D")];
 
-/// What is wrong with the form of a URL of PostgreSQL, without a part of it: its password may stand anywhere in a URL with a
-/// raw character.
+/// Describes the error in the form of a URL of PostgreSQL, without quoting any part of it: in a URL with an unencoded character
+/// its password may stand anywhere.
 ///
-/// Stricter than the driver, which takes all before the first `@` for user and password, and so a part of a password
-/// with an `@` for the host.
+/// It is stricter than the driver, which takes all before the first `@` for user and password, and so a part of a password with
+/// an `@` for the host.
 pub(super) fn fault(url: &str) -> Option<String> {
     let (_, rest) = url.split_once("://")?;
     let encode = |what: &str| format!("has {what}; percent-encode it, or use password_file");
@@ -88,7 +87,7 @@ pub(super) fn fault(url: &str) -> Option<String> {
     None
 }
 
-/// The parts of a URL with one host, decoded; what it does not have is empty.
+/// The parts of a URL with one host, decoded; missing parts are empty.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Parts {
     pub(super) user: String,
@@ -98,7 +97,7 @@ pub(super) struct Parts {
     pub(super) database: String,
 }
 
-/// The parts of a URL in which [`fault`] finds none.
+/// The parts of a URL in which [`fault`] finds no error.
 pub(super) fn parts(url: &str) -> Parts {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     let (credentials, server) = rest.split_once('@').map_or(("", rest), |(before, after)| (before, after));
@@ -140,14 +139,14 @@ pub(super) fn has_password(url: &str) -> bool {
     [password, parameter].into_iter().flatten().any(|(_, password)| !password.is_empty())
 }
 
-/// The URL with this password, as a parameter: there it needs no user alongside it.
+/// The URL with this password, as a parameter, which needs no user.
 pub(super) fn with_password(url: &str, password: &str) -> String {
     let separator = if url.contains('?') { '&' } else { '?' };
     format!("{url}{separator}password={}", percent_encoded(password))
 }
 
-/// A URL of parts that are not encoded yet; an empty one has its default: host 127.0.0.1, port 5432, database as the
-/// user.
+/// The URL with these parts, which are not encoded yet; an empty one has its default: host 127.0.0.1, port 5432, database like
+/// the user.
 pub(super) fn from_parts(user: &str, password: &str, database: &str, host: &str, port: &str) -> String {
     let or = |text: &str, default: &str| percent_encoded(if text.is_empty() { default } else { text });
     let credentials = match (user.is_empty(), password.is_empty()) {
@@ -160,7 +159,7 @@ pub(super) fn from_parts(user: &str, password: &str, database: &str, host: &str,
     if user.is_empty() && !password.is_empty() { with_password(&url, password) } else { url }
 }
 
-/// Everything but what RFC 3986 calls unreserved.
+/// All characters except those that RFC 3986 calls unreserved.
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// The text with all reserved characters percent-encoded.
@@ -168,7 +167,7 @@ fn percent_encoded(text: &str) -> String {
     utf8_percent_encode(text, RESERVED).to_string()
 }
 
-/// The URL before its query, and the query. As the driver reads it, all before the first `@` is user and password.
+/// The URL before its query, and the query. Like in the driver, all before the first `@` is user and password.
 fn split_query(url: &str) -> Option<(&str, &str)> {
     let start = url.find("://").map_or(0, |at| at + 3);
     let start = url[start..].find('@').map_or(start, |at| start + at + 1);
@@ -194,7 +193,7 @@ pub(super) fn without_parameters(url: &str, names: &[&str]) -> String {
 /// The parameters that name a server.
 const SERVER_PARAMETERS: [&str; 3] = ["host", "hostaddr", "port"];
 
-/// The URL with another server in it, `host:port`; `None` if it is no URL.
+/// The URL with another server, `host:port`; `None` if it is not a URL.
 pub fn with_server(url: &str, server: &str) -> Option<String> {
     let url = without_parameters(url, &SERVER_PARAMETERS);
     let (before, _) = url.split_once("://")?;
@@ -204,7 +203,7 @@ pub fn with_server(url: &str, server: &str) -> Option<String> {
     Some(format!("{}{server}{}", &url[..host], &url[end..]))
 }
 
-/// The URL with another database in it; `None` if it is no URL.
+/// The URL with another database; `None` if it is not a URL.
 pub fn with_database(url: &str, name: &str) -> Option<String> {
     let (base, query) = split_query(url).map_or((url, None), |(base, query)| (base, Some(query)));
     let (scheme, rest) = base.split_once("://")?;
@@ -213,7 +212,7 @@ pub fn with_database(url: &str, name: &str) -> Option<String> {
     Some(format!("{scheme}://{server}/{name}{query}"))
 }
 
-/// The text with each `%XX` as the byte that it stands for; an incomplete one stays as it is.
+/// The text with each `%XX` replaced by its byte; an incomplete one stays unchanged.
 fn percent_decoded(text: &str) -> String {
     percent_decode_str(text).decode_utf8_lossy().into_owned()
 }

@@ -13,11 +13,10 @@ const MIB: usize = 1024 * 1024;
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 /// A year, in seconds.
 const YEAR_S: u64 = 365 * 24 * 60 * 60;
-/// 0001-01-01T00:00:00Z, in seconds since the Unix epoch. The last day of the year 9999 is where `jiff::Timestamp`
-/// itself ends.
+/// 0001-01-01T00:00:00Z, in seconds since the Unix epoch. `jiff::Timestamp` itself ends at the last day of the year 9999.
 const YEAR_ONE_S: i64 = -62_135_596_800;
 
-/// Adds everything that is wrong with the configuration to `problems`.
+/// Adds all problems of the configuration to `problems`.
 pub(super) fn validate(config: &Config, problems: &mut Problems) {
     not_empty("pipeline", &config.pipeline, problems);
     kafka(&config.kafka, problems);
@@ -58,7 +57,7 @@ fn kafka(kafka: &Kafka, problems: &mut Problems) {
         let text = format!("is the same as {key}: each dead letter would come back for ever; set another one");
         problems.push("kafka.dead_letter_topic", text);
     }
-    // librdkafka takes no session longer than its max.poll.interval.ms, which is 300000.
+    // librdkafka accepts no session longer than its max.poll.interval.ms, which is 300000.
     within("kafka.session_timeout_ms", kafka.session_timeout_ms, 1000..=300_000, problems);
     let set = kafka.properties.keys().map(|name| ("kafka.properties", name));
     let read = kafka.properties_files.keys().map(|name| ("kafka.properties_files", name));
@@ -91,7 +90,7 @@ fn inputs(config: &Config, problems: &mut Problems) {
             problems.push("input", text);
         }
         Ok(inputs) => {
-            // A regular expression that matches it does not mean it, and the two native topics are compared above.
+            // A regular expression that matches it is not meant for it, and the two native topics are compared above.
             if let Some(input) = inputs.iter().find(|input| !input.is_built_in() && input.names(dead_letter_topic)) {
                 let text = format!(
                     "is a topic of the input {:?}: each dead letter would come back for ever; set another one",
@@ -153,8 +152,8 @@ fn database(database: &Database, problems: &mut Problems) {
     within("database.compress_after_s", database.compress_after_s, 1..=100 * YEAR_S, problems);
 }
 
-/// Why this cannot be the schema of the tables. PostgreSQL cuts longer names, and reads `$user` in a search_path as the role's
-/// name, also if it is quoted.
+/// Returns the reason why this cannot be the schema of the tables. PostgreSQL truncates longer names, and reads `$user` in a
+/// search_path as the role's name, even if it is quoted.
 fn refused_schema(name: &str) -> Option<&'static str> {
     let of_timescaledb = |name: &str| name.starts_with("_timescaledb_") || name.starts_with("timescaledb_");
     match name {
@@ -199,7 +198,7 @@ fn message(message: &MessageRules, memory: usize, problems: &mut Problems) {
     at_least("message.max_bytes", message.max_bytes, 1, problems);
     quarter_of_memory("message.max_bytes", message.max_bytes, memory, problems);
     at_least("message.max_points", message.max_points, 1, problems);
-    // A key of an index may have 2704 bytes, and one index holds a series and a column.
+    // An index key may have 2704 bytes, and one index contains a series and a column.
     within("message.max_name_bytes", message.max_name_bytes, 1..=1300, problems);
     within("message.rejections_before_pause", message.rejections_before_pause, 0..=1_000_000_000, problems);
     for (key, time) in
@@ -209,7 +208,7 @@ fn message(message: &MessageRules, memory: usize, problems: &mut Problems) {
             problems.push(key, format!("is {time}; set a time from 0001-01-01T00:00:00Z up"));
         }
     }
-    // Compared as they are stored: two times within a microsecond make an empty window.
+    // Compared as they are stored: two times within a microsecond form an empty window.
     if message.min_timestamp.as_microsecond() >= message.max_timestamp.as_microsecond() {
         let text =
             format!("is {}; set a time after message.min_timestamp, {}", message.max_timestamp, message.min_timestamp);

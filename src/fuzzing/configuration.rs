@@ -1,19 +1,19 @@
-//! Any text as a configuration file, with any variables over it.
+//! Any text as a configuration file, with any variables applied over it.
 
 use std::ffi::OsString;
 
 use crate::config::Config;
 
-/// Stands where secrets do; it must not be seen.
+/// Placed where secrets are; it must not be shown.
 const SECRET: &str = "x7Qk2v9Zsecret";
 
-/// The input is a file's text and, each after a NUL, variables as `NAME=value`.
+/// The input is a file's text and variables as `NAME=value`, each after a NUL.
 ///
 /// # Panics
-/// If a secret is shown, or the effective configuration, as it is printed, is none.
+/// If a secret is shown, or the printed effective configuration is not valid.
 pub fn configuration(input: &[u8]) {
     let text = String::from_utf8_lossy(input);
-    // The files that secrets are read from: a fuzzer would read the whole machine.
+    // The keys of files with secrets: a fuzzer would read any file of the machine.
     if text.to_ascii_lowercase().contains("_file") || text.contains(SECRET) {
         return;
     }

@@ -1,4 +1,4 @@
-//! What is encoded for COPY, read back.
+//! Reads back what is encoded for COPY.
 
 use bytes::{Buf, BytesMut};
 
@@ -12,19 +12,19 @@ type Row = (Vec<u8>, Vec<u8>, i64, Option<u64>);
 /// 2000-01-01, PostgreSQL's epoch.
 const EPOCH_US: i64 = 946_684_800_000_000;
 
-/// Encodes points made of the input, in chunks, and reads them as the server does.
+/// Encodes points from the input, in chunks, and reads them as the server does.
 ///
 /// # Panics
-/// If a row is another than was encoded, one is missing or too many, or they are in another order.
+/// If a row differs from the encoded one, is missing or is extra, or the order differs.
 pub fn copy(input: &[u8]) {
     let mut input = Input(input);
-    // An encoder that may fill nothing never ends.
+    // An encoder without room never ends.
     let limit = 1 + input.below(4096);
     let mut points = Points::default();
     let mut expected: Vec<Row> = Vec::new();
     while !input.is_empty() {
         let (series, column) = (name(&mut input), name(&mut input));
-        // The years 1 to 9999, as the configuration bounds them.
+        // The years 1 to 9999, the limits of the configuration.
         let time = i64::from_le_bytes(input.array()).rem_euclid(315_537_897_600_000_000) - 62_135_596_800_000_000;
         let value = match input.byte() % 8 {
             0 => f64::NAN,
@@ -51,19 +51,19 @@ pub fn copy(input: &[u8]) {
     }
     let read = rows(&stream).expect("the stream is whole");
     let place = |(series, column, time, _): &Row| (series.clone(), column.clone(), *time);
-    // Stable, as the order of points is.
+    // Stable, like the order of points.
     expected.sort_by_key(place);
     assert_eq!(read, expected);
 }
 
-/// Text with whatever characters a name may have.
+/// Text of any characters that a name may have.
 fn name(input: &mut Input<'_>) -> String {
     let bytes = usize::from(input.byte() % 32);
     let text = String::from_utf8_lossy(input.take(bytes)).replace('\0', "\\.");
     if text.is_empty() { "\n".to_owned() } else { text }
 }
 
-/// A reader of COPY's binary format, as PostgreSQL's documentation has it; `None` if the bytes are none.
+/// A reader of COPY's binary format, by PostgreSQL's documentation; `None` if the bytes are invalid.
 fn rows(stream: &[u8]) -> Option<Vec<Row>> {
     let mut rest = stream.strip_prefix(b"PGCOPY\n\xff\r\n\0")?;
     let (_flags, extension) = (rest.try_get_u32().ok()?, rest.try_get_u32().ok()?);

@@ -10,7 +10,7 @@ use crate::journal::{Access, Files, Seen};
 /// An open file, and the file itself.
 type File = Arc<Mutex<Vec<u8>>>;
 
-/// The file system; clones are the same one.
+/// The file system; clones share it.
 #[derive(Debug, Clone, Default)]
 pub(super) struct MemoryFiles(Arc<Mutex<BTreeMap<PathBuf, File>>>);
 

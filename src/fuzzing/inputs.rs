@@ -9,7 +9,7 @@ use crate::raw::{Kind, RawMessage, Source, headers};
 /// 1970-01-01 to 2200-01-01.
 const WINDOW_US: std::ops::Range<i64> = 0..7_258_118_400_000_000;
 
-/// Inputs, each with a message that it takes.
+/// Inputs, each with a message that it accepts.
 pub(super) const INPUTS: [(&str, &str); 16] = [
     ("format = 'influx'", "s,a=b c=1 1"),
     ("format = 'influx'\nunit = 's'\nstrings = 'number'\nbooleans = '0-1'", "s,a=b c=t,d=\"1\" 1"),
@@ -59,7 +59,7 @@ pub(super) const INPUTS: [(&str, &str); 16] = [
     ),
 ];
 
-/// Those of native messages, with a window that begins later.
+/// The limits of native messages, with a window that begins later.
 fn limits() -> Limits {
     Limits { min_us: WINDOW_US.start, ..super::message::limits() }
 }
@@ -76,10 +76,10 @@ fn compiled() -> &'static [Inputs] {
     })
 }
 
-/// The series, the column, the time, and the value's bits; all of NaN are one.
+/// The series, the column, the time, and the value's bits; all NaN are equal.
 type Row = (String, String, i64, u64);
 
-/// All that a batch has.
+/// The contents of a batch.
 #[derive(Debug, Clone, Default, PartialEq)]
 struct Stored {
     rows: Vec<Row>,
@@ -105,11 +105,11 @@ fn stored(points: &Points) -> Stored {
     }
 }
 
-/// Decodes bytes as a message of each format, by many inputs.
+/// Decodes bytes as a message of each format, with many inputs.
 ///
 /// # Panics
-/// If a rejected message leaves something in the batch, a detail names no place, points are outside the limits, labels are not
-/// JSON, or a message becomes something else alone than after others.
+/// If a rejected message leaves something in the batch, a detail has no position, points are outside the limits, labels are not
+/// JSON, or a message is decoded differently alone than after others.
 pub fn inputs(input: &[u8]) {
     let headers = headers::encode([(&b"h"[..], Some(&b"v"[..]))]);
     let event =

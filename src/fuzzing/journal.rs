@@ -13,11 +13,11 @@ use crate::raw::{MessageSet, MessageSetBuilder, RawMessage, Source};
 const DIRECTORY: &str = "/journal";
 const ID: [u8; 16] = *b"a journal's id..";
 
-/// Opens and reads a journal made of the input: segments of its bytes, or a real one with changes.
+/// Opens and reads a journal built from the input: segments of its bytes, or a real one with changes.
 ///
 /// # Panics
-/// If a set is not its record's, an intact record is not delivered, what cannot be read is no damage, opening a second
-/// time gives something else, or what is appended is not there.
+/// If a set does not match its record, an intact record is not delivered, what cannot be read is not reported as damage,
+/// opening a second time returns something else, or what is appended is missing.
 pub fn journal(input: &[u8]) {
     let mut input = Input(input);
     let choice = input.byte();
@@ -31,7 +31,7 @@ pub fn journal(input: &[u8]) {
         let before: BTreeMap<PathBuf, Vec<u8>> = files.contents().into_iter().collect();
         change(&files, &mut input);
         let after: BTreeMap<PathBuf, Vec<u8>> = files.contents().into_iter().collect();
-        // Without the file, a segment's header must say the id, and may be changed too.
+        // Without the file, the id must be in a segment's header, and may be changed too.
         if has_identity && !is_sealed && before.get(&path) == after.get(&path) {
             let bytes = |files: &BTreeMap<PathBuf, Vec<u8>>, record: &Record| {
                 let (from, until) = (record.position as usize, (record.position + record.bytes()) as usize);
@@ -67,7 +67,7 @@ pub fn journal(input: &[u8]) {
 fn open(files: &MemoryFiles) -> Option<Journal<MemoryFiles>> {
     let options =
         Options { directory: PathBuf::from(DIRECTORY), segment_bytes: 512, max_bytes: 1 << 40, min_free_bytes: 0 };
-    // What is refused is a version that this program does not know.
+    // Only an unknown version is refused.
     Journal::open(files.clone(), options).ok()
 }
 
@@ -102,7 +102,7 @@ fn set(input: &mut Input<'_>, from: i64) -> MessageSet {
     builder.build(None)
 }
 
-/// Changes some bytes, or cuts a file off.
+/// Changes some bytes, or truncates a file.
 fn change(files: &MemoryFiles, input: &mut Input<'_>) {
     for _ in 0..input.below(8) {
         let mut contents = files.contents();
@@ -119,7 +119,7 @@ fn change(files: &MemoryFiles, input: &mut Input<'_>) {
     }
 }
 
-/// A record's place and interval, with its messages.
+/// A record's position and interval, with its messages.
 type Read = (u64, u64, i64, i64, Vec<(i64, Option<Vec<u8>>)>);
 
 /// A record's messages; `None` if they are damaged.
@@ -162,10 +162,10 @@ fn check(files: &MemoryFiles, is_sealed: bool, intact: &[Record]) {
         let is_damaged = damage
             .iter()
             .any(|d| d.segment == record.segment && d.from <= record.position && record.position < d.until);
-        // Verifying compares checksums alone.
+        // Verification compares checksums only.
         assert!(is_read || is_damaged || is_sealed, "verify passes what cannot be read: {record:?}");
     }
-    // Opening may repair the end, and no more.
+    // Opening may repair the end, and nothing else.
     let first = delivered(&mut open(files).expect("what can be inspected opens"));
     assert_eq!(first, seen, "an inspection sees something else");
     let mut journal = open(files).expect("it opened before");

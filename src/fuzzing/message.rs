@@ -12,7 +12,7 @@ use crate::raw::Kind;
 /// 1900-01-01 to 2200-01-01.
 const WINDOW_US: std::ops::Range<i64> = -2_208_988_800_000_000..7_258_118_400_000_000;
 
-/// Small enough that a fuzzer reaches them.
+/// Small enough that a fuzzer reaches the limits.
 pub(super) fn limits() -> Limits {
     Limits {
         max_bytes: 4096,
@@ -40,16 +40,16 @@ fn names(points: &Points) -> Vec<(String, Vec<String>)> {
     points.series_columns().into_iter().map(|(series, columns)| (series.to_owned(), owned(columns))).collect()
 }
 
-/// Decodes the input as a message of either topic, and if it is one, as a number and as a text of a message.
+/// Decodes the input as a message of either topic, and if it is valid, as a number and as a text of a message.
 ///
 /// # Panics
-/// If a rejected message leaves something in the batch, a detail names no place, points are outside the limits, what is not JSON
-/// is taken, a field that is unknown is not counted, or a number or a time is read otherwise than by others.
+/// If a rejected message leaves something in the batch, a detail has no position, points are outside the limits, what is not
+/// JSON is accepted, an unknown field is not counted, or a number or a time is parsed differently than by others.
 pub fn message(input: &[u8]) {
     for kind in [Kind::Points, Kind::Series] {
         decode(kind, input);
     }
-    // Any bytes as headers: they are refused or not.
+    // Any bytes as headers, whether they are accepted or not.
     drop(NativeDecoder::new(limits()).check_envelope(Some(input), Some(input)));
     if let Ok(text) = std::str::from_utf8(input) {
         if text.starts_with(|c: char| c == '-' || c.is_ascii_digit()) && is_json(input) && text.trim_end() == text {
@@ -78,10 +78,10 @@ fn decode(kind: Kind, payload: &[u8]) {
             let mut strict = NativeDecoder::new(Limits { deny_unknown_fields: true, ..limits() });
             let is_strict = strict.decode(kind, Some(payload), &mut Points::default()).is_ok();
             assert_eq!(is_strict, decoder.take_unknown_fields() == 0, "what is counted is what can be denied");
-            // What only Python writes, serde does not read.
+            // serde does not parse words that only Python writes.
             let has_word = |word: &[u8]| payload.windows(word.len()).any(|window| window == word);
             if !has_word(b"NaN") && !has_word(b"Infinity") {
-                // It bounds the nesting to fewer levels.
+                // serde limits the nesting to fewer levels.
                 let others = serde_json::from_slice::<IgnoredAny>(payload);
                 let is_fine = others.as_ref().err().is_none_or(|error| error.to_string().contains("recursion limit"));
                 assert!(is_fine, "{others:?}");
@@ -144,7 +144,7 @@ fn read(times: &str, values: &str) -> Result<(i64, f64), Rejected> {
 
 /// A JSON number as a value and as a time.
 fn number(text: &str) {
-    // Beyond it a message would be too large, and an integer is too long for the JSON reader.
+    // A longer one would make a message too large, and an integer too long for the JSON reader.
     if text.len() > 4000 {
         return;
     }
@@ -162,7 +162,7 @@ fn number(text: &str) {
     }
 }
 
-/// A text as a time: two readers that both take it read the same.
+/// A text as a time: two readers that both accept it return the same.
 fn time(text: &str) {
     let quoted = serde_json::Value::from(text).to_string();
     let Ok((time, _)) = read(&quoted, "0") else { return };

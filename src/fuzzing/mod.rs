@@ -1,5 +1,5 @@
-//! What the fuzz targets of `fuzz/` do with their input. The tests here give the same functions random input, so that they
-//! also run on a stable compiler. A function panics if the code breaks a promise.
+//! The functions that the fuzz targets of `fuzz/` call with their input. The tests here call the same functions with random
+//! input, so that they also run on a stable compiler. A function panics if the code violates a guarantee.
 
 mod configuration;
 mod copy;
@@ -14,7 +14,7 @@ pub use inputs::inputs;
 pub use journal::journal;
 pub use message::message;
 
-/// Takes decisions from a fuzzer's bytes; zeros if they have run out.
+/// Derives values from a fuzzer's bytes; zeros if they are used up.
 struct Input<'a>(&'a [u8]);
 
 impl<'a> Input<'a> {
@@ -52,7 +52,7 @@ mod tests {
 
     use super::*;
 
-    /// Pieces of messages, put together at random, are nearer to the contract than random bytes.
+    /// Pieces of messages, which are closer to the contract when combined at random than random bytes are.
     const PIECES: [&str; 44] = [
         "{",
         "}",
@@ -100,7 +100,7 @@ mod tests {
         "\"labels\":{\"a\":\"b\",\"c\":1}",
     ];
 
-    /// Pieces of payloads of the formats that are not native.
+    /// Pieces of payloads in formats other than native.
     const PIECES_OF_INPUTS: [&str; 64] = [
         "{",
         "}",
@@ -172,7 +172,7 @@ mod tests {
         prop::collection::vec(any::<u8>(), 0..up_to)
     }
 
-    /// Segments whose header is whole, and says how many records came before them.
+    /// Segments with a valid header that says how many records precede them.
     #[test]
     fn journals_whose_sequence_numbers_have_run_out() {
         for first_sequence in [u64::MAX, u64::MAX / 2, u64::MAX / 2 - 1, u64::MAX / 2 - 2] {

@@ -1,6 +1,6 @@
-//! What a plan reads alongside a payload, and what it makes of a message.
+//! The inputs of a plan besides the payload, and its result.
 
-/// What a plan reads of a message besides the payload.
+/// The parts of a message besides the payload.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Around<'a> {
     pub(super) key: Option<&'a [u8]>,
@@ -10,11 +10,11 @@ pub(super) struct Around<'a> {
     pub(super) groups: &'a [String],
 }
 
-/// What a plan made of a message.
+/// The result of a plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Made {
-    /// Points, which are added.
+    /// Points, which were added.
     Points,
-    /// Nothing, as the input is configured.
+    /// Nothing, because of the input's configuration.
     Nothing,
 }

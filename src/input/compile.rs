@@ -1,4 +1,4 @@
-//! Compiles an input from its configuration, and finds what is wrong with it.
+//! Compiles an input from its configuration, and reports its problems.
 
 use std::collections::HashSet;
 
@@ -11,7 +11,7 @@ use super::topics::TopicPattern;
 use super::{Input, POINTS_INPUT, Plan, SERIES_INPUT};
 use crate::raw::Kind;
 
-/// Compiles the input of this number.
+/// Compiles the input with this number.
 pub(super) fn compile(number: usize, options: &InputOptions) -> Result<Input, Vec<Problem>> {
     let label = if options.name.is_empty() { format!("input[{number}]") } else { format!("input {:?}", options.name) };
     let mut problems = Problems::new(label);
@@ -52,7 +52,7 @@ pub(super) fn compile(number: usize, options: &InputOptions) -> Result<Input, Ve
     }
 }
 
-/// Reports keys that the input's format does not read: an operator believes that they mean something.
+/// Reports keys that the input's format does not read, although an operator expects an effect.
 fn has_no_effect(options: &InputOptions, problems: &mut Problems) {
     use Format::{Cloudevents, DebeziumJson, Influx, Json, PrometheusJson, TelegrafJson};
     let mapped = [Json, DebeziumJson, Cloudevents];
@@ -79,7 +79,7 @@ fn has_no_effect(options: &InputOptions, problems: &mut Problems) {
     }
 }
 
-/// Reports names that several inputs have.
+/// Reports names that are used by several inputs.
 pub(super) fn same_names(options: &[InputOptions]) -> Vec<Problem> {
     let mut seen = HashSet::new();
     let twice = options.iter().filter(|one| !one.name.is_empty() && !seen.insert(one.name.as_str()));

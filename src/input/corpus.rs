@@ -14,7 +14,7 @@ use crate::raw::{Kind, RawMessage, Source, headers};
 /// The time of each message in Kafka: 2024-01-02T03:04:12Z.
 const TIME_MS: i64 = 1_704_164_652_000;
 
-/// What stands in `NAME.toml`; `NAME.msg` is the payload.
+/// The contents of `NAME.toml`; `NAME.msg` is the payload.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Case {
@@ -23,7 +23,7 @@ struct Case {
     key: Option<String>,
     #[serde(default)]
     headers: Vec<(String, String)>,
-    /// Whether the message has no time in Kafka.
+    /// If it is `true`, the message has no time in Kafka.
     #[serde(default)]
     without_time: bool,
     outcome: Outcome,
@@ -80,7 +80,7 @@ fn inputs(case: &Case) -> Inputs {
     Inputs::compile("", "", &[options]).unwrap()
 }
 
-/// What becomes of a case.
+/// The result of decoding a case.
 fn decoded(case: &Case, payload: &[u8], decoder: &mut Decoder) -> Found {
     let source = Arc::new(Source {
         kind: Kind::Other,

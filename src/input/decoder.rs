@@ -1,4 +1,4 @@
-//! One message into the points of a batch, by the plan of its topic.
+//! Decodes one message into the points of a batch, with the plan of its topic.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::message::json::Fault;
 use crate::message::{Limits, Message, Points, Reason, Rejected};
 use crate::raw::{Kind, RawMessage, Source};
 
-/// Decodes messages. It keeps its buffers from message to message; a clone has the same inputs and rules, and empty buffers.
+/// Decodes messages. It reuses its buffers; a clone has the same inputs and rules, and empty buffers.
 #[derive(Debug)]
 pub struct Decoder {
     inputs: Inputs,
@@ -21,13 +21,13 @@ pub struct Decoder {
     selected: Option<Selected>,
 }
 
-/// The topic of the messages that are decoded.
+/// The topic of the messages being decoded.
 #[derive(Debug)]
 struct Selected {
     source: Arc<Source>,
-    /// The number of its input; `None` if it is of none.
+    /// The number of its input; `None` if no input reads it.
     input: Option<usize>,
-    /// What the groups of the input's regular expression are in the topic's name; the first is all of it.
+    /// The groups that the input's regular expression matched in the topic's name; the first is the whole name.
     groups: Vec<String>,
 }
 
@@ -38,7 +38,7 @@ impl Clone for Decoder {
 }
 
 impl Decoder {
-    /// A decoder of these inputs, with these limits.
+    /// A decoder for these inputs, with these limits.
     pub fn new(limits: Limits, inputs: Inputs) -> Self {
         Self::with_rules(Rules::new(limits), inputs)
     }
@@ -53,12 +53,12 @@ impl Decoder {
         &self.inputs
     }
 
-    /// From now on points of these series are rejected, instead of those named before.
+    /// Rejects points of these series from now on, instead of those set before.
     pub fn reject_series(&mut self, ids: impl IntoIterator<Item = String>) {
         self.native.reject_series(ids);
     }
 
-    /// How many fields that mean nothing there were since this was last asked.
+    /// Returns the number of unknown fields since the last call.
     pub fn take_unknown_fields(&mut self) -> usize {
         self.native.take_unknown_fields()
     }
@@ -67,7 +67,7 @@ impl Decoder {
     /// a tombstone in every format.
     ///
     /// # Errors
-    /// If the message is not of its input's format, or has what no point can hold: with the reason and the place.
+    /// If the message is not of its input's format, or contains what no point can hold: with the reason and the position.
     pub fn decode(
         &mut self,
         source: &Arc<Source>,
@@ -111,7 +111,7 @@ impl Decoder {
         }
     }
 
-    /// Checks what stands alongside a payload; `headers` are in the form of [`headers`](crate::raw::headers).
+    /// Checks the key and the headers of a message; `headers` are in the form of [`headers`](crate::raw::headers).
     ///
     /// # Errors
     /// If key or headers are too long or cannot be read, or a native message is of another version of the contract.
@@ -129,23 +129,23 @@ impl Decoder {
         }
     }
 
-    /// The plan of the selected topic; `None` if it is of no input.
+    /// The plan of the selected topic; `None` if no input reads it.
     fn plan(&self) -> Option<&Plan> {
         let number = self.selected.as_ref()?.input?;
         self.inputs.0.get(number).map(|input| &input.plan)
     }
 
-    /// What the messages of the selected topic are where they do not say, if they are native.
+    /// The kind of the selected topic's messages if they do not name one, for a native topic.
     fn native_kind(&self, source: &Source) -> Option<Kind> {
         match self.plan() {
             Some(Plan::Native(kind)) => Some(*kind),
-            // The journal knows what a native topic was, also if it is configured no longer.
+            // The journal records the kind of a native topic, even if the topic is no longer configured.
             None if source.kind != Kind::Other => Some(source.kind),
             _ => None,
         }
     }
 
-    /// Makes the source the one whose messages are decoded.
+    /// Selects the source of the messages to decode.
     fn select(&mut self, source: &Arc<Source>) {
         if self.selected.as_ref().is_some_and(|selected| Arc::ptr_eq(&selected.source, source)) {
             return;
@@ -158,7 +158,7 @@ impl Decoder {
 }
 
 impl Input {
-    /// What the groups of the first pattern that matches are in a topic's name.
+    /// The groups that the first matching pattern has in a topic's name.
     fn groups(&self, topic: &str) -> Vec<String> {
         self.topics.iter().find_map(|pattern| pattern.groups(topic)).unwrap_or_default()
     }

@@ -1,19 +1,18 @@
-//! The labels of a series as an object of JSON.
+//! The labels of a series as a JSON object.
 
-/// The exponent that a number may have at most, up or down. What is beyond it is beyond a double, and jsonb does not take all
-/// of it.
+/// Maximum exponent of a number, positive or negative. Larger ones are beyond a double, and jsonb does not accept all of them.
 const MAX_EXPONENT: u32 = 400;
 
-/// Returns `true` if jsonb takes a number as it is written.
+/// Returns `true` if jsonb accepts a number as it is written.
 pub(super) fn is_number_of_jsonb(text: &str) -> bool {
     let exponent = text.rsplit_once(['e', 'E']).map_or("0", |(_, exponent)| exponent.trim_start_matches(['+', '-']));
-    // A long row of zeros counts for nothing.
+    // Leading zeros do not count.
     let exponent = exponent.trim_start_matches('0');
     let is_near = exponent.is_empty() || exponent.parse().is_ok_and(|exponent: u32| exponent <= MAX_EXPONENT);
     is_near && text.parse().is_ok_and(f64::is_finite)
 }
 
-/// Writes a text as a string of JSON.
+/// Writes a text as a JSON string.
 pub(super) fn quote(json: &mut String, text: &str) {
     json.push('"');
     for c in text.chars() {

@@ -1,15 +1,16 @@
-//! Inputs: which topics are read, and how the messages of each become points. Pure, no I/O.
+//! Inputs: the topics that are read, and the conversion of their messages into points. Pure, no I/O.
 //!
-//! An [`Input`] is a name, topics, and a plan that is compiled from its configuration once, at start. A plan reads the bytes
-//! of a message as they stand, and adds points to [`Points`](crate::message::Points): what comes after it knows no format.
+//! An [`Input`] is a name, topics, and a plan that is compiled from its configuration once, at start. A plan reads the bytes of
+//! a message in place, and adds points to [`Points`](crate::message::Points): everything after it is independent of the format.
 //!
-//! - [`Inputs`]: all of them, and which one a topic is of.
-//! - [`Decoder`]: one message into the points of a batch, by the plan of its topic.
-//! - `options`: what an operator writes, and `compile`, which makes a plan of it; `topics`, `template`, `time`, `pointer`: the parts of it that have a syntax.
+//! - [`Inputs`]: all inputs, and the one that reads a topic.
+//! - [`Decoder`]: decodes one message into the points of a batch, with the plan of its topic.
+//! - `options`: the keys of an input, and `compile`, which compiles them into a plan; `topics`, `template`, `time`, `pointer`:
+//! the keys that have a syntax.
 //! - `native`, `json`, `influx`: a folder or a file for each kind of plan; the formats of docs/inputs.md are these, or `json`
 //!   with defaults.
-//! - [`inspect`]: what is in a topic, and the input that would read it.
-//! - `rules`: what holds for the messages of all formats; `values`, `series_id`: what several formats read and write.
+//! - [`inspect`]: the contents of a topic, and the input that would read it.
+//! - `rules`: the rules for messages of all formats; `values`, `series_id`: what several formats read and write.
 
 mod around;
 mod compile;
@@ -45,18 +46,18 @@ use influx::InfluxPlan;
 use json::JsonPlan;
 pub use problems::Problem;
 
-/// What is reported before messages are decoded that were read some time ago, maybe with another configuration.
+/// The report before messages are decoded that were read some time ago, possibly with another configuration.
 pub const DECODED_NOW: &str = "messages of [[input]] topics are decoded by the inputs as they are configured now";
 
-/// The name of the input that `kafka.series_topic` is.
+/// The name of the input for `kafka.series_topic`.
 pub const SERIES_INPUT: &str = "series";
-/// The name of the input that `kafka.points_topic` is.
+/// The name of the input for `kafka.points_topic`.
 pub const POINTS_INPUT: &str = "points";
 
 /// Topics whose messages have one format.
 #[derive(Debug)]
 pub struct Input {
-    /// Its name: a label of metrics, and what dead letters are said to be of.
+    /// Its name: a label of metrics, and the input that dead letters name.
     pub name: String,
     /// Its topics.
     pub topics: Vec<TopicPattern>,
@@ -66,17 +67,17 @@ pub struct Input {
 }
 
 impl Input {
-    /// Returns `true` if it is one of the two native topics of `[kafka]`, which have to exist.
+    /// Returns `true` if it is one of the two native topics of `[kafka]`, which must exist.
     pub fn is_built_in(&self) -> bool {
         [SERIES_INPUT, POINTS_INPUT].contains(&self.name.as_str())
     }
 
-    /// Returns `true` if the topic is one of its topics by name.
+    /// Returns `true` if it lists the topic by name.
     pub fn names(&self, topic: &str) -> bool {
         self.topics.iter().any(|pattern| pattern.is_name(topic))
     }
 
-    /// The key of the configuration that has its topics.
+    /// The key of the configuration that sets its topics.
     pub fn key(&self) -> String {
         match self.name.as_str() {
             SERIES_INPUT => "kafka.series_topic".to_owned(),
@@ -85,7 +86,7 @@ impl Input {
         }
     }
 
-    /// What its messages are where they do not say: [`Kind::Other`] unless its format is native.
+    /// The kind of its messages if they do not name one: [`Kind::Other`] unless its format is native.
     pub fn kind(&self) -> Kind {
         match self.plan {
             Plan::Native(kind) => kind,
@@ -94,7 +95,7 @@ impl Input {
     }
 }
 
-/// How the messages of an input become points.
+/// The compiled plan of an input.
 #[derive(Debug)]
 enum Plan {
     Native(Kind),
@@ -102,15 +103,15 @@ enum Plan {
     Influx(InfluxPlan),
 }
 
-/// All inputs. A clone is the same ones.
+/// All inputs. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub struct Inputs(Arc<[Input]>);
 
 impl Inputs {
-    /// Compiles inputs from the configuration: the two native topics, each unless it is empty, and what else there is.
+    /// Compiles inputs from the configuration: the two native topics, each unless it is empty, and the configured ones.
     ///
     /// # Errors
-    /// All that is wrong with any of them, each with its key below `input`, such as `input "iot".series`.
+    /// If any of them has problems: all of them, each with its key below `input`, such as `input "iot".series`.
     pub fn compile(series_topic: &str, points_topic: &str, options: &[InputOptions]) -> Result<Self, Vec<Problem>> {
         let native = [(SERIES_INPUT, series_topic, Kind::Series), (POINTS_INPUT, points_topic, Kind::Points)];
         let native = native.into_iter().filter(|(_, topic, _)| !topic.is_empty()).map(|(name, topic, kind)| Input {
@@ -137,13 +138,13 @@ impl Inputs {
         self.0.iter()
     }
 
-    /// The input that a topic is of; `None` if it is of none, or if the regular expressions of several match it.
+    /// The input that reads a topic; `None` if there is none, or if the regular expressions of several match it.
     pub fn of_topic(&self, topic: &str) -> Option<&Input> {
         let mut claiming = self.claiming(topic);
         claiming.next().filter(|_| claiming.next().is_none())
     }
 
-    /// The inputs that a topic may be of: the one that names it, or else those with a regular expression that matches it.
+    /// The inputs that may read a topic: the one that names it, or else those with a regular expression that matches it.
     fn claiming(&self, topic: &str) -> impl Iterator<Item = &Input> {
         let named = self.iter().find(|input| input.names(topic));
         let is_named = named.is_some();
@@ -156,13 +157,13 @@ impl Inputs {
         source.kind != Kind::Other || self.of_topic(&source.topic).is_some()
     }
 
-    /// Returns `true` if the messages of a topic are decoded as an operator has configured it, and not always in the same way.
+    /// Returns `true` if the decoding of a topic's messages depends on the configuration.
     pub fn is_configured(&self, topic: &str) -> bool {
         self.of_topic(topic).is_some_and(|input| input.kind() == Kind::Other)
     }
 
-    /// The name of the input that a source's messages are of, as metrics have it. The journal knows what a native topic was, also
-    /// if it is configured no longer.
+    /// The name of the input of a source's messages, as in metrics. The journal records the kind of a native topic, even if the
+    /// topic is no longer configured.
     pub fn label(&self, source: &Source) -> &str {
         match (self.of_topic(&source.topic), source.kind) {
             (Some(input), _) => &input.name,
@@ -172,12 +173,12 @@ impl Inputs {
         }
     }
 
-    /// The input of this name.
+    /// The input with this name.
     pub fn by_name(&self, name: &str) -> Option<&Input> {
         self.iter().find(|input| input.name == name)
     }
 
-    /// The topics that are given by their names.
+    /// The topics that are given by name.
     pub fn topic_names(&self) -> impl Iterator<Item = &str> {
         self.iter().flat_map(|input| &input.topics).filter_map(TopicPattern::name)
     }
@@ -187,7 +188,7 @@ impl Inputs {
         self.iter().flat_map(|input| &input.topics).any(|pattern| pattern.name().is_none())
     }
 
-    /// What a topic's messages are where they do not say.
+    /// The kind of a topic's messages if they do not name one.
     pub fn kind_of(&self, topic: &str) -> Kind {
         self.of_topic(topic).map_or(Kind::Other, Input::kind)
     }

@@ -1,4 +1,4 @@
-//! What an operator writes in `[[input]]`.
+//! The keys of `[[input]]`.
 
 use std::collections::BTreeMap;
 
@@ -14,13 +14,13 @@ pub enum Format {
     Json,
     /// Line protocol of InfluxDB.
     Influx,
-    /// What Telegraf's `data_format = "json"` writes.
+    /// The output of Telegraf's `data_format = "json"`.
     TelegrafJson,
-    /// Changes of rows as Debezium's JSON converter writes them.
+    /// Changes of rows in the form of Debezium's JSON converter.
     DebeziumJson,
     /// Events of the CloudEvents specification 1.0, with JSON in them.
     Cloudevents,
-    /// Samples as prometheus-kafka-adapter writes them.
+    /// Samples in the form of prometheus-kafka-adapter.
     PrometheusJson,
 }
 
@@ -36,7 +36,7 @@ impl Format {
         Self::PrometheusJson,
     ];
 
-    /// The word in the configuration.
+    /// The value in the configuration.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Native => "native",
@@ -50,26 +50,26 @@ impl Format {
     }
 }
 
-/// One `[[input]]`, as it is written.
+/// One `[[input]]`, as configured.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct InputOptions {
-    /// The input's name; not empty, and of no other input.
+    /// The input's name; not empty, and unique.
     pub name: String,
     /// Names of topics, and regular expressions that begin with `^`; at least one.
     pub topics: Vec<String>,
     /// The format.
     pub format: Format,
-    /// A JSON Pointer to the array of records; none: the message is one record.
+    /// A JSON Pointer to the array of records; if it is not set, the message is one record.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub each: Option<String>,
     /// The template of the series' ids.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub series: Option<String>,
-    /// Where the time stands, and its form.
+    /// The place of the time, and its form.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time: Option<Time>,
-    /// Which fields become columns.
+    /// The fields that become columns.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub columns: Option<Columns>,
     /// In the long form, a JSON Pointer to the column's name, or a template of it.
@@ -78,19 +78,19 @@ pub struct InputOptions {
     /// In the long form, a JSON Pointer to the value.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub value: Option<String>,
-    /// JSON Pointers to what is kept as labels of the series.
+    /// JSON Pointers to the values that are kept as labels of the series.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub labels: Vec<String>,
-    /// What strings among the values are. Default `skip`; `number` for `prometheus-json`.
+    /// The handling of strings among the values. Default `skip`; `number` for `prometheus-json`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub strings: Option<Strings>,
-    /// What booleans among the values are. Default `skip`.
+    /// The handling of booleans among the values. Default `skip`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub booleans: Option<Booleans>,
-    /// What objects and arrays among the values are. Default `flatten`.
+    /// The handling of objects and arrays among the values. Default `flatten`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nested: Option<Nested>,
-    /// Of `influx` and `telegraf-json`, the unit of timestamps: `s`, `ms`, `us` or `ns`. Default `ns`, and `s`.
+    /// For `influx` and `telegraf-json`, the unit of timestamps: `s`, `ms`, `us` or `ns`. Default `ns`, and `s`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unit: Option<String>,
 }
@@ -117,7 +117,7 @@ impl InputOptions {
     }
 }
 
-/// Where a record's time stands.
+/// The place of a record's time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Time {
     /// The message's own time in Kafka.
@@ -126,21 +126,21 @@ pub enum Time {
     At {
         /// A JSON Pointer to it.
         at: String,
-        /// What a number counts: `s`, `ms`, `us` or `ns`.
+        /// The unit of a number: `s`, `ms`, `us` or `ns`.
         unit: Option<String>,
         /// `rfc3339`, `postgresql`, or a pattern of strftime.
         format: Option<String>,
     },
 }
 
-/// Which fields of a record are columns.
+/// The fields of a record that are columns.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Columns {
-    /// JSON Pointers to fields that are none; all others are.
+    /// JSON Pointers to fields that are not columns; all others are.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub except: Vec<String>,
-    /// JSON Pointers to those that are; no other is.
+    /// JSON Pointers to fields that are columns; no others are.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub only: Vec<String>,
     /// Names of columns, by the pointers to their fields.
@@ -148,41 +148,41 @@ pub struct Columns {
     pub rename: BTreeMap<String, String>,
 }
 
-/// What strings among the values are.
+/// The handling of strings among the values.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Strings {
-    /// Numbers; a message with another string is rejected.
+    /// They are parsed as numbers; a message with any other string is rejected.
     Number,
-    /// Nothing.
+    /// They are skipped.
     #[default]
     Skip,
-    /// A fault of their message.
+    /// Their message is rejected.
     Reject,
 }
 
-/// What booleans among the values are.
+/// The handling of booleans among the values.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Booleans {
     /// False is 0, true is 1.
     #[serde(rename = "0-1")]
     ZeroOne,
-    /// Nothing.
+    /// They are skipped.
     #[default]
     Skip,
-    /// A fault of their message.
+    /// Their message is rejected.
     Reject,
 }
 
-/// What objects and arrays among the values are.
+/// The handling of objects and arrays among the values.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Nested {
-    /// Their values are columns, named with dots.
+    /// Their values become columns, with names separated by dots.
     #[default]
     Flatten,
-    /// Nothing.
+    /// They are skipped.
     Skip,
 }
 

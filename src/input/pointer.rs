@@ -1,11 +1,11 @@
 //! JSON Pointers (RFC 6901).
 
-/// The keys from the outside to the inside; none is the whole value. An element of an array is its number.
+/// The keys from the outside to the inside; an empty list is the whole value. The key of an array's element is its index.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Pointer(pub(super) Vec<String>);
 
 impl Pointer {
-    /// Reads a pointer.
+    /// Parses a pointer.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         if text.is_empty() {
             return Ok(Self(Vec::new()));
@@ -23,12 +23,12 @@ impl Pointer {
         Ok(Self(rest.split('/').map(unescaped).collect::<Result<_, _>>()?))
     }
 
-    /// The name that a column or a label has by default: the keys with dots between them.
+    /// The default name of a column or a label: the keys with dots between them.
     pub(super) fn dotted(&self) -> String {
         self.0.join(".")
     }
 
-    /// This pointer, and `other` inside what it points to.
+    /// This pointer followed by `other`.
     pub(super) fn join(&self, other: &Self) -> Self {
         Self(self.0.iter().chain(&other.0).cloned().collect())
     }
@@ -40,7 +40,7 @@ impl std::fmt::Display for Pointer {
     }
 }
 
-/// A key as a token of a pointer.
+/// A key escaped as a token of a pointer.
 pub(super) fn escape(token: &str) -> String {
     token.replace('~', "~0").replace('/', "~1")
 }

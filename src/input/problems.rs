@@ -1,15 +1,15 @@
-//! What is wrong with inputs, all of it at once.
+//! The problems of inputs, reported all at once.
 
-/// One thing that is wrong with an input.
+/// A problem of an input.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     /// The key.
     pub key: String,
-    /// What is wrong with it, and what to do.
+    /// A description of the problem, and what to do.
     pub text: String,
 }
 
-/// Collects what is wrong with one input.
+/// Collects the problems of one input.
 #[derive(Debug)]
 pub(super) struct Problems {
     label: String,
@@ -17,12 +17,12 @@ pub(super) struct Problems {
 }
 
 impl Problems {
-    /// None so far; `label` names the input.
+    /// An empty collection; `label` names the input.
     pub(super) fn new(label: String) -> Self {
         Self { label, found: Vec::new() }
     }
 
-    /// All of them.
+    /// All problems.
     pub(super) fn into_found(self) -> Vec<Problem> {
         self.found
     }
@@ -32,7 +32,7 @@ impl Problems {
         self.found.push(Problem { key, text: text.into() });
     }
 
-    /// The value, if there is nothing wrong with it.
+    /// Returns the value; an error is added to the problems.
     pub(super) fn take<T>(&mut self, key: &str, result: Result<T, String>) -> Option<T> {
         result.map_err(|text| self.push(key, text)).ok()
     }

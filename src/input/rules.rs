@@ -1,4 +1,4 @@
-//! What holds for messages of all formats.
+//! The rules for messages of all formats.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ impl Rules {
         Self { limits, rejected_series: Arc::default() }
     }
 
-    /// From now on points of these series are rejected, instead of those named before.
+    /// Rejects points of these series from now on, instead of those set before.
     pub(super) fn reject_series(&mut self, ids: impl IntoIterator<Item = String>) {
         self.rejected_series = Arc::new(ids.into_iter().collect());
     }
@@ -30,7 +30,7 @@ impl Rules {
         !self.rejected_series.is_empty() && self.rejected_series.contains(id)
     }
 
-    /// The text that begins at the byte `at`, if it can be a series' id or a column's name.
+    /// Returns the text, which begins at the byte `at`, if it is valid as a series' id or a column's name.
     pub(super) fn name<'a>(&self, text: &'a str, at: usize) -> Result<&'a str, Fault> {
         if text.as_bytes().contains(&0) {
             return Err(Fault::nul(at));
@@ -38,7 +38,7 @@ impl Rules {
         checked_name(at, text, self.limits.max_name_bytes)
     }
 
-    /// The index of a series of the message's byte `at`, if points of it are not rejected.
+    /// Returns the index of a series named at the message's byte `at`, unless its points are rejected.
     pub(super) fn series(&self, id: &str, at: usize, points: &mut Points) -> Result<SeriesIndex, Fault> {
         let id = self.name(id, at)?;
         if self.rejects(id) {
@@ -47,7 +47,7 @@ impl Rules {
         Ok(points.series(id))
     }
 
-    /// Checks what stands alongside a payload; `headers` are in the form of [`headers`].
+    /// Checks the key and the headers of a message; `headers` are in the form of [`headers`].
     pub(super) fn check_envelope(&self, key: Option<&[u8]>, headers: Option<&[u8]>) -> Result<(), Rejected> {
         for (what, bytes) in [("key has", key), ("headers have", headers)] {
             let (length, limit) = (bytes.map_or(0, <[u8]>::len), self.limits.max_bytes);
@@ -63,8 +63,8 @@ impl Rules {
         Ok(())
     }
 
-    /// The text of a payload, if it is not too large, and UTF-8 without a byte order mark; `expected` is what it should hold,
-    /// in the syntax of this name.
+    /// Returns the text of a payload, if it is not too large, and UTF-8 without a byte order mark; `expected` names its
+    /// contents, in the syntax of this name.
     pub(super) fn check_text<'a>(&self, payload: &'a [u8], expected: &str, syntax: &str) -> Result<&'a str, Rejected> {
         if payload.is_empty() {
             return Err(Rejected::new(Reason::Empty, format!("the payload is empty: expected {expected}")));

@@ -1,20 +1,20 @@
-//! The ids of the series of metrics: a name and its tags, `cpu,host=a,region=eu`. The same from every format.
+//! The ids of the series of metrics: a name and its tags, `cpu,host=a,region=eu`. All formats produce the same ids.
 
 use super::labels::quote;
 use super::rules::Rules;
 use crate::message::json::Fault;
 use crate::message::{Points, Reason, SeriesIndex};
 
-/// One tag: where its name and its value stand in a buffer of text.
+/// One tag: the positions of its name and its value in a text buffer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Tag {
     pub(super) name: std::ops::Range<usize>,
     pub(super) value: std::ops::Range<usize>,
-    /// The byte of the message at which it begins.
+    /// Its position in the message.
     pub(super) at: usize,
 }
 
-/// The id and the labels of a series; buffers that are kept from one to the next.
+/// The id and the labels of a series; the buffers are reused.
 #[derive(Debug, Default)]
 pub(super) struct Names {
     pub(super) id: String,
@@ -22,7 +22,8 @@ pub(super) struct Names {
 }
 
 impl Names {
-    /// The index of the series of a metric that begins at the byte `at`. Its tags are its labels, unless the batch has some.
+    /// Returns the index of the series of a metric at the message's byte `at`. Its tags become its labels, unless the batch has
+    /// some.
     pub(super) fn metric(
         &mut self,
         name: &str,
@@ -52,7 +53,7 @@ impl Names {
 }
 
 /// Writes the id to `id`: the tags sorted by their names, with the escapes of line protocol. Tags without a value are omitted,
-/// as line protocol cannot say them.
+/// because line protocol cannot express them.
 fn write(id: &mut String, name: &str, tags: &mut [Tag], text: &str) {
     escape(id, name, &[',', ' ']);
     let name_of = |tag: &Tag| &text[tag.name.clone()];
@@ -68,7 +69,7 @@ fn write(id: &mut String, name: &str, tags: &mut [Tag], text: &str) {
     }
 }
 
-/// Writes the labels to `json` as an object: the tags as [`write`] has sorted them.
+/// Writes the labels to `json` as an object: the tags in the order of [`write`].
 fn write_labels(json: &mut String, tags: &[Tag], text: &str) {
     json.push('{');
     for tag in tags.iter().filter(|tag| !tag.value.is_empty()) {
@@ -89,7 +90,7 @@ fn escape(id: &mut String, text: &str, special: &[char]) {
     }
     let mut rest = text.chars();
     while let Some(c) = rest.next() {
-        // Before these, or at the end, backslashes would be taken for escapes, and make two series one.
+        // Before these, or at the end, backslashes would be read as escapes, and would merge two series into one.
         let after = || rest.clone().find(|next| *next != '\\');
         let is_escape = c == '\\' && after().is_none_or(|next| special.contains(&next));
         if special.contains(&c) || is_escape {

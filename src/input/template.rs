@@ -1,10 +1,10 @@
-//! Templates of names, such as `{/site}/{/sensor}`: text, and in braces what a message, its key, its headers or its topic say.
+//! Templates of names, such as `{/site}/{/sensor}`: text, and in braces parts of a message, its key, its headers or its topic.
 
 use super::around::Around;
 use super::pointer::Pointer;
 use crate::raw::headers;
 
-/// A template. `P` is what a pointer into the payload became: itself, or the number of the slot that holds its value.
+/// A template. `P` is the compiled form of a pointer into the payload: itself, or the number of the slot that holds its value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Template<P>(Vec<Part<P>>);
 
@@ -13,13 +13,13 @@ enum Part<P> {
     Text(String),
     Pointer(P),
     Key,
-    /// The topic's name, or a group of the regular expression that it was found by.
+    /// The topic's name, or a group of the regular expression that matched it.
     Topic(usize),
     Header(String),
 }
 
 impl Template<Pointer> {
-    /// Reads a template; `{{` and `}}` are braces.
+    /// Parses a template; `{{` and `}}` are braces.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let mut parts = Vec::new();
         let mut literal = String::new();
@@ -53,17 +53,17 @@ impl Template<Pointer> {
         Ok(Self(parts))
     }
 
-    /// Returns `true` if it is the same text for every message.
+    /// Returns `true` if it yields the same text for every message.
     pub(super) fn is_constant(&self) -> bool {
         self.0.iter().all(|part| matches!(part, Part::Text(_)))
     }
 
-    /// The highest number of a group of the topic's expression; 0 if it names none.
+    /// The highest number of a group of the topic's expression; 0 if it has none.
     pub(super) fn most_groups(&self) -> usize {
         self.0.iter().map(|part| if let Part::Topic(group) = part { *group } else { 0 }).max().unwrap_or(0)
     }
 
-    /// The same with what `slot` makes of each pointer.
+    /// The same template, with `slot` applied to each pointer.
     pub(super) fn map<P>(self, mut slot: impl FnMut(Pointer) -> P) -> Template<P> {
         let part = |part| match part {
             Part::Pointer(pointer) => Part::Pointer(slot(pointer)),
@@ -93,30 +93,30 @@ fn part(template: &str, inside: &str) -> Result<Part<Pointer>, String> {
     }
 }
 
-/// What a template needs and a message does not have.
+/// A part that a template needs and a message does not have.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Lacks<'a> {
     /// A value in the payload, by its slot.
     Slot(usize),
-    /// Its key, or one that is not text.
+    /// Its key, which is missing or not text.
     Key,
-    /// A header, or one that is not text.
+    /// A header, which is missing or not text.
     Header(&'a str),
 }
 
 impl Template<usize> {
-    /// A template of one slot.
+    /// A template that consists of one slot.
     pub(super) fn slot(slot: usize) -> Self {
         Self(vec![Part::Pointer(slot)])
     }
 
-    /// A template that is always this text.
+    /// A template that consists of this text.
     pub(super) fn text(text: &str) -> Self {
         Self(vec![Part::Text(text.to_owned())])
     }
 
-    /// Writes the text to `out`; `slot` returns a slot's text, `None` if the message has none. An empty part is as if it were
-    /// missing: it would name other series than it seems to.
+    /// Writes the text to `out`; `slot` returns a slot's text, `None` if the message has none. An empty part counts as missing:
+    /// it would name other series than it seems to.
     pub(super) fn write<'s>(
         &self,
         out: &mut String,

@@ -1,4 +1,4 @@
-//! The same metrics, written in each format by a writer of the test's own, decode to the same series, labels and points.
+//! The same metrics, written in each format by the test's own writer, decode to the same series, labels and points.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -16,14 +16,14 @@ struct Metric {
     tags: BTreeMap<String, String>,
     fields: BTreeMap<String, f64>,
     time_us: i64,
-    /// Whether integers are written as such.
+    /// `true` if integers are written as such.
     has_integers: bool,
 }
 
 /// Series, column, time, the value's bits.
 type Row = (String, String, i64, u64);
 
-/// What a message becomes.
+/// The result of decoding a message.
 #[derive(Debug, Default, PartialEq)]
 struct Stored {
     rows: Vec<Row>,
@@ -31,7 +31,7 @@ struct Stored {
 }
 
 impl Metric {
-    /// The id, as docs/inputs.md says it.
+    /// The id, as described in docs/inputs.md.
     fn id(&self) -> String {
         let escape = |text: &str, special: &str| -> String {
             let ends = |at: usize| text[at..].trim_start_matches('\\').chars().next();
@@ -57,7 +57,7 @@ fn expected(metrics: &[Metric]) -> Stored {
     stored
 }
 
-/// Decodes messages by an input of these keys.
+/// Decodes messages with an input of these keys.
 fn decoded(keys: &str, payloads: &[String]) -> Result<Stored, TestCaseError> {
     let table: toml::Table = format!("name = \"i\"\ntopics = [\"t\"]\n{keys}").parse().unwrap();
     let options: InputOptions = table.try_into().unwrap();
@@ -91,7 +91,7 @@ fn decoded(keys: &str, payloads: &[String]) -> Result<Stored, TestCaseError> {
 }
 
 fn number(value: f64, has_integers: bool) -> String {
-    // A double's integers are exact up to here, and minus zero is none.
+    // A double's integers are exact up to here, and minus zero is not an integer.
     let is_integer = value.fract() == 0.0 && value.abs() < 1e15 && value.to_bits() != (-0.0_f64).to_bits();
     match (has_integers && is_integer, value > 0.0) {
         (true, true) => format!("{value}u"),
@@ -100,7 +100,7 @@ fn number(value: f64, has_integers: bool) -> String {
     }
 }
 
-/// A unit, and what one of it is in microseconds.
+/// A unit, and its length in microseconds.
 const UNITS: [(&str, i64); 4] = [("s", 1_000_000), ("ms", 1000), ("us", 1), ("ns", 0)];
 
 fn timestamp(us: i64, (_, micros): (&str, i64)) -> i64 {
@@ -142,7 +142,7 @@ fn flat(metric: &Metric) -> String {
     record.to_string()
 }
 
-/// What line protocol can say: no name ends with a backslash, or has the end of a line in it.
+/// A name that line protocol can express: it does not end with a backslash, and contains no line end.
 fn name() -> impl Strategy<Value = String> {
     prop_oneof!["[a-c,= \\\\\"#/~.\té]{0,5}[a-c,= \"#/~.é]", "[^\u{0}\n\\\\]{1,8}"]
 }
@@ -163,7 +163,7 @@ fn value() -> impl Strategy<Value = f64> {
 fn metric() -> impl Strategy<Value = Metric> {
     let tags = prop::collection::btree_map(name(), name(), 0..4);
     let fields = prop::collection::btree_map(name(), value(), 1..5);
-    // In whole seconds, so that each unit can say it; and with microseconds.
+    // In whole seconds, so that each unit can express it; and with microseconds.
     let time = (0_i64..7_258_118_400, prop_oneof![Just(0_i64), 0_i64..1_000_000]);
     (measurement(), tags, fields, time, any::<bool>()).prop_map(|(name, tags, fields, (s, us), has_integers)| Metric {
         name,
@@ -178,12 +178,12 @@ proptest! {
     #[test]
     fn metrics_decode_to_the_same_from_each_format(mut metrics in prop::collection::vec(metric(), 1..5), unit in 0_usize..4, crlf in any::<bool>()) {
         let unit = UNITS[unit];
-        // Each unit has the times that it can say.
+        // Times are rounded to those that the unit can express.
         metrics.iter_mut().for_each(|metric| metric.time_us -= metric.time_us % unit.1.max(1));
         let mut taken: BTreeSet<String> = metrics.iter().flat_map(|metric| metric.tags.keys().cloned()).collect();
         taken.extend(["series".to_owned(), "ts".to_owned()]);
         for metric in &mut metrics {
-            // In a flat record a field has another key than a tag.
+            // In a flat record a field must not have the key of a tag.
             let free = |mut name: String| { while taken.contains(&name) { name.push('x') } name };
             metric.fields = std::mem::take(&mut metric.fields).into_iter().map(|(name, value)| (free(name), value)).collect();
             metric.tags.remove("__name__");

@@ -1,4 +1,4 @@
-//! The times of records, as an input says where they stand and in which form.
+//! The times of records, by the place and the form that an input configures.
 
 use jiff::fmt::strtime;
 use jiff::tz::TimeZone;
@@ -11,16 +11,16 @@ use crate::message::{Limits, Reason};
 /// The form of a time in a payload.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum TimeForm {
-    /// A text as native messages have it, or a number of this unit; a number may stand in quotes if the unit was set.
+    /// A text as in native messages, or a number of this unit; a number may be quoted if the unit was set.
     Any { unit: Unit, takes_quoted_numbers: bool },
-    /// RFC 3339 and its relatives, and what PostgreSQL prints.
+    /// RFC 3339 and its relatives, and PostgreSQL's output.
     Text,
-    /// A pattern of strftime; without a zone in it, times are UTC.
+    /// A pattern of strftime; if it has no zone, times are UTC.
     Pattern(String),
 }
 
 impl TimeForm {
-    /// Reads the form from what the configuration says.
+    /// Parses the form from the configuration.
     pub(super) fn parse(unit: Option<&str>, format: Option<&str>) -> Result<Self, (&'static str, String)> {
         match (unit, format) {
             (Some(_), Some(_)) => {
@@ -44,7 +44,7 @@ impl TimeForm {
         }
     }
 
-    /// A time that is a text, in microseconds since the Unix epoch; `at` is its byte in the message.
+    /// Parses a time that is a text into microseconds since the Unix epoch; `at` is its position in the message.
     pub(super) fn of_text(&self, text: &str, at: usize, limits: &Limits) -> Result<i64, Fault> {
         let time = match self {
             Self::Any { unit, takes_quoted_numbers: true } if is_number(text) => {
@@ -62,7 +62,7 @@ impl TimeForm {
         Ok(time)
     }
 
-    /// A time that is a number as JSON writes it.
+    /// Parses a time that is a JSON number.
     pub(super) fn of_number(&self, number: &str, at: usize, limits: &Limits) -> Result<i64, Fault> {
         match self {
             Self::Any { unit, .. } => timestamp::of_number(number.as_bytes(), *unit, at, limits, "the unit"),
@@ -77,24 +77,24 @@ impl TimeForm {
     }
 }
 
-/// A time as microseconds since the Unix epoch. Without a zone it is UTC, and a date alone is its midnight: which of them a
-/// pattern has was checked when it was configured.
+/// Parses a time into microseconds since the Unix epoch. Without a zone it is UTC, and a date alone is its midnight: that a
+/// pattern has one of these was checked when it was configured.
 fn of_pattern(pattern: &str, text: &str) -> Result<i64, jiff::Error> {
     let parsed = strtime::parse(pattern, text)?;
-    // Asked for first, because an error is allocated.
+    // Checked first, because an error would be allocated.
     let moment = if parsed.offset().is_some() {
         parsed.to_timestamp()?
     } else {
         let local = if parsed.hour().is_some() { parsed.to_datetime()? } else { parsed.to_date()?.at(0, 0, 0, 0) };
         local.to_zoned_datetime(TimeZone::UTC)?.timestamp()
     };
-    // Towards the past, as everywhere.
+    // Rounded towards the past, as everywhere.
     let microseconds = moment.as_nanosecond().div_euclid(1000);
     // jiff's timestamps end in the year 9999.
     Ok(i64::try_from(microseconds).unwrap_or(i64::MAX))
 }
 
-/// Checks that a pattern reads what it prints: two moments of one day, up to the last part of a time that it has.
+/// Checks that a pattern parses what it formats: two moments of one day, up to the smallest part of a time that it has.
 fn check_pattern(pattern: &str) -> Result<(), String> {
     if pattern.contains("%s") {
         return Err("which has %s; set unit = \"s\" instead of a format".to_owned());
@@ -102,7 +102,7 @@ fn check_pattern(pattern: &str) -> Result<(), String> {
     if pattern.contains("%Q") || pattern.contains("%:Q") {
         return Err("which has the name of a zone; only offsets such as %z can be read".to_owned());
     }
-    // 2024-05-01, in the afternoon and in the night before, with all parts of a time.
+    // 2024-05-01, in the afternoon and the night before, with all parts of a time.
     let moments = [1_714_576_029_123_456_i64, 1_714_532_645_678_901];
     let mut texts = Vec::new();
     let mut precisions = Vec::new();
@@ -117,7 +117,7 @@ fn check_pattern(pattern: &str) -> Result<(), String> {
         precisions.push(precision.ok_or("which does not say all of a time: a part is missing, such as %p after %I")?);
         texts.push(text);
     }
-    // Texts that differ have a time of the day, which must not be dropped.
+    // Texts that differ contain a time of day, which must not be dropped.
     let is_date = precisions.contains(&86_400_000_000);
     if is_date && texts[0] != texts[1] {
         return Err("which does not say all of a time of the day".to_owned());
@@ -125,19 +125,19 @@ fn check_pattern(pattern: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// The unit of timestamps that a word of the configuration is.
+/// Parses a unit of timestamps from the configuration.
 pub(super) fn parse_unit(word: &str) -> Result<Unit, String> {
     Unit::from_word(word).ok_or_else(|| format!("is {word:?}; set \"s\", \"ms\", \"us\" or \"ns\""))
 }
 
-/// The message's own time in Kafka, for what stands at the byte `at`.
+/// The message's own time in Kafka; `at` is the position for a fault.
 pub(super) fn of_kafka(around: &Around<'_>, at: usize, limits: &Limits) -> Result<i64, Fault> {
     let what = "expected a time of the message in Kafka, which has none";
     let time_ms = around.time_ms.ok_or_else(|| Fault::new(Reason::Schema, at, what))?;
     timestamp::checked(time_ms.saturating_mul(1000), at, limits)
 }
 
-/// Returns `true` for a decimal number as JSON writes it.
+/// Returns `true` if the text is a decimal number in JSON's syntax.
 pub(super) fn is_number(text: &str) -> bool {
     let digits = text.strip_prefix('-').unwrap_or(text);
     digits.starts_with(|c: char| c.is_ascii_digit())

@@ -1,4 +1,4 @@
-//! Which topics an input has: names, and regular expressions.
+//! The topics of an input: names, and regular expressions.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -8,23 +8,23 @@ use regex::Regex;
 use super::problems::Problem;
 use super::{Input, Inputs};
 
-/// One of an input's topics, or many of one name's form.
+/// One of an input's topics, or a pattern of names.
 #[derive(Debug, Clone)]
 pub enum TopicPattern {
     /// A name.
     Name(String),
-    /// A regular expression that begins with `^`; a topic's whole name has to match it.
+    /// A regular expression that begins with `^`; it must match a topic's whole name.
     Regex(Regex),
 }
 
 impl TopicPattern {
-    /// Reads a name or a regular expression.
+    /// Parses a name or a regular expression.
     ///
     /// # Errors
-    /// If it can be neither, with what to write instead.
+    /// If it is neither, with what to write instead.
     pub fn parse(text: &str) -> Result<Self, String> {
         if text.starts_with('^') {
-            // The whole name has to match: "^site" would else be every topic that begins so.
+            // The whole name must match: "^site" would otherwise match every topic that begins with it.
             let whole = format!("{BEFORE}{text}{AFTER}");
             return Regex::new(&whole)
                 .map(Self::Regex)
@@ -40,7 +40,7 @@ impl TopicPattern {
         }
     }
 
-    /// What the operator has written.
+    /// The text in the configuration.
     pub fn text(&self) -> &str {
         match self {
             Self::Name(name) => name,
@@ -63,7 +63,7 @@ impl TopicPattern {
         self.name() == Some(topic)
     }
 
-    /// Returns `true` if the topic is one of these.
+    /// Returns `true` if it matches the topic.
     pub fn matches(&self, topic: &str) -> bool {
         match self {
             Self::Name(name) => name == topic,
@@ -71,7 +71,7 @@ impl TopicPattern {
         }
     }
 
-    /// What the groups are in a topic's name, the whole name first; `None` if it is not one of these.
+    /// The groups in a topic's name, the whole name first; `None` if it does not match.
     pub(super) fn groups(&self, topic: &str) -> Option<Vec<String>> {
         match self {
             Self::Name(name) => (name == topic).then(|| vec![topic.to_owned()]),
@@ -81,7 +81,7 @@ impl TopicPattern {
         }
     }
 
-    /// The number of groups that `{topic:N}` may name.
+    /// Number of groups that `{topic:N}` may name.
     pub(super) fn group_count(&self) -> usize {
         match self {
             Self::Name(_) => 0,
@@ -90,23 +90,23 @@ impl TopicPattern {
     }
 }
 
-/// What stands around a regular expression, so that it has to match the whole name.
+/// Surrounds a regular expression, so that it must match the whole name.
 const BEFORE: &str = "^(?:";
 const AFTER: &str = ")$";
 
-/// What the names of Kafka's own topics begin with: no regular expression is meant to match them.
+/// The prefix of Kafka's own topics, which no regular expression is meant to match.
 const INTERNAL: &str = "__";
 
 /// The topics that are read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TopicsRead {
-    /// In the order of their names: those that an input names, and those there are that a regular expression matches.
+    /// In the order of their names: those that an input names, and existing ones that a regular expression matches.
     pub topics: Vec<String>,
-    /// Those that nobody reads.
+    /// Those that are not read.
     pub contested: Vec<Contested>,
 }
 
-/// A topic that regular expressions of several inputs match: which of them its messages are for, the configuration does not say.
+/// A topic that regular expressions of several inputs match: the configuration does not say which input reads it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Contested {
     /// The topic.
@@ -135,8 +135,8 @@ impl fmt::Display for Contested {
 }
 
 impl Inputs {
-    /// The topics to read if these exist. Of those that regular expressions match, Kafka's own and `except` are omitted: the
-    /// topic for copies of dead letters, each of which would come back for ever.
+    /// The topics to read if these exist. Among those that regular expressions match, Kafka's own and `except` are omitted: the
+    /// topic for copies of dead letters, each of which would return for ever.
     pub fn topics_to_read<'a>(&self, existing: impl IntoIterator<Item = &'a str>, except: &str) -> TopicsRead {
         let mut topics: BTreeSet<&str> = self.topic_names().collect();
         let mut contested = Vec::new();
@@ -154,20 +154,20 @@ impl Inputs {
     }
 }
 
-/// Returns `true` if Kafka takes it as a topic's name.
+/// Returns `true` if Kafka accepts it as a topic's name.
 pub fn is_topic_name(name: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
     (1..=249).contains(&name.len()) && name.bytes().all(allowed) && name != "." && name != ".."
 }
 
-/// Topics that are named in two inputs. A name that another input's regular expression matches is the first one's; two
-/// regular expressions can only be compared by the topics that there are.
+/// Topics that are named in two inputs. A name takes precedence over another input's regular expression that matches it; two
+/// regular expressions can only be compared by the existing topics.
 pub(super) fn overlaps(inputs: &[Input]) -> Vec<Problem> {
     let mut problems = Vec::new();
     for (number, input) in inputs.iter().enumerate() {
         for name in input.topics.iter().filter_map(TopicPattern::name) {
             let other = inputs[..number].iter().find(|other| other.names(name));
-            // That the two native topics are different is a rule of `[kafka]`.
+            // `[kafka]` has the rule that the two native topics differ.
             if let Some(other) = other.filter(|other| !(other.is_built_in() && input.is_built_in())) {
                 let text = format!("has {name:?}, which is a topic of the input {:?}, too; remove one", other.name);
                 problems.push(Problem { key: input.key(), text });
@@ -177,7 +177,7 @@ pub(super) fn overlaps(inputs: &[Input]) -> Vec<Problem> {
     problems
 }
 
-/// The end of a regular expression's error: its head repeats the expression over several lines.
+/// The last line of a regular expression's error: the lines before repeat the expression.
 fn last_line(text: &str) -> &str {
     text.lines().last().unwrap_or(text).trim().trim_start_matches("error: ")
 }
@@ -230,7 +230,7 @@ mod tests {
         );
         assert_eq!(read.contested, [contested]);
         let input_of = |topic| inputs.of_topic(topic).map(|input| input.name.as_str());
-        // A name counts before a regular expression that matches it.
+        // A name takes precedence over a regular expression that matches it.
         assert_eq!(input_of("lab.1"), Some("iot"));
         assert_eq!(input_of("site.named"), Some("lab"));
         assert_eq!(input_of("points"), Some("points"));

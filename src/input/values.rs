@@ -1,10 +1,10 @@
-//! Values that are not numbers, as an input says.
+//! Values that are not numbers, as the input is configured.
 
 use super::{Booleans, Strings};
 use crate::message::Reason;
 use crate::message::json::Fault;
 
-/// The number that a string is, as the input says; `None`: it is skipped.
+/// The number for a string, as the input is configured; `None` if it is skipped.
 pub(super) fn number_of_text(text: &str, strings: Strings, at: usize) -> Result<Option<f64>, Fault> {
     match strings {
         Strings::Skip => Ok(None),
@@ -21,7 +21,7 @@ pub(super) fn number_of_text(text: &str, strings: Strings, at: usize) -> Result<
     }
 }
 
-/// The number that a boolean is, as the input says; `None`: it is skipped.
+/// The number for a boolean, as the input is configured; `None` if it is skipped.
 pub(super) fn number_of_boolean(value: bool, booleans: Booleans, at: usize) -> Result<Option<f64>, Fault> {
     match booleans {
         Booleans::Skip => Ok(None),

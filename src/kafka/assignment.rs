@@ -1,4 +1,4 @@
-//! The partitions this consumer owns, and how far each is read. Owned by the consumer's thread.
+//! The partitions this consumer owns, and the position of each. Owned by the consumer's thread.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -6,34 +6,35 @@ use std::time::Instant;
 use super::partition::TopicPartition;
 use crate::raw::{Budget, MessageSet, MessageSetBuilder, RawMessage, Source};
 
-/// A set is handed on when it holds this many bytes.
+/// Size at which a set is handed on, in bytes.
 const SET_BYTES: usize = 128 * 1024;
 
 /// All owned partitions.
 #[derive(Debug, Default)]
 pub(super) struct Assignment {
     topics: Vec<(String, Vec<Option<Owned>>)>,
-    /// The topic that was last asked for: messages of one follow each other, and there may be hundreds of topics.
+    /// Index of the topic that was last looked up: messages of one topic follow each other, and there may be hundreds of
+    /// topics.
     last: usize,
 }
 
 /// One owned partition.
 #[derive(Debug)]
 pub(super) struct Owned {
-    /// Which assignment of the partition this is: what was said of an earlier one does not count.
+    /// Identifies this assignment of the partition: events of an earlier one do not count.
     pub(super) epoch: u64,
     /// `None` until its start offset is known.
     pub(super) reader: Option<Reader>,
 }
 
-/// How far a partition is read.
+/// The reading state of a partition.
 #[derive(Debug)]
 pub(super) struct Reader {
     source: Arc<Source>,
     partition: i32,
     building: MessageSetBuilder,
     opened: Instant,
-    /// The consumer's position when it last left the partition: until it has begun again it still names that one.
+    /// The consumer's position when it last left the partition: until fetching has begun again, the consumer still reports it.
     left_at: Option<i64>,
 }
 
@@ -66,7 +67,7 @@ impl Assignment {
         self.topics[self.last].1.get_mut(usize::try_from(partition).ok()?)
     }
 
-    /// The partitions that are read, in no order.
+    /// The partitions being read, in no order.
     pub(super) fn readers(&mut self) -> impl Iterator<Item = (u64, &mut Reader)> {
         self.topics
             .iter_mut()
@@ -74,7 +75,7 @@ impl Assignment {
             .filter_map(|owned| owned.reader.as_mut().map(|reader| (owned.epoch, reader)))
     }
 
-    /// All owned partitions, read or not.
+    /// All owned partitions, whether read or not.
     pub(super) fn owned(&self) -> Vec<TopicPartition> {
         self.topics
             .iter()
@@ -113,7 +114,8 @@ impl Reader {
         self.building.until()
     }
 
-    /// Adds a message; whether the set is now full. `None` if the message lies before the position: it was read before.
+    /// Adds a message. Returns `true` if the set is now full, and `None` if the message lies before the position, so that it
+    /// was read before.
     pub(super) fn push(&mut self, message: &RawMessage<'_>) -> Option<bool> {
         if message.offset < self.position() {
             return None;
@@ -126,7 +128,7 @@ impl Reader {
         Some(self.building.bytes() >= SET_BYTES)
     }
 
-    /// What was read since the last call.
+    /// Returns what was read since the last call.
     pub(super) fn take_set(&mut self, budget: &Budget) -> Option<MessageSet> {
         if self.building.is_empty() {
             return None;
@@ -138,14 +140,14 @@ impl Reader {
         Some(std::mem::replace(&mut self.building, next).build(budget))
     }
 
-    /// When the first message of the set being built came; `None` while it is empty.
+    /// The arrival of the first message in the set being built; `None` while it is empty.
     pub(super) fn waiting_since(&self) -> Option<Instant> {
         (!self.building.is_empty()).then_some(self.opened)
     }
 
-    /// Skips positions that hold no message: a transaction's markers, or what compaction has removed. `position` is
-    /// the consumer's own. At the end of the log nothing else reports them, and without this the last message of every
-    /// transaction would look unread.
+    /// Skips offsets without a message: a transaction's markers, or what compaction has removed. `position` is the consumer's
+    /// own. At the end of the log nothing else reports them, and without this the last message of every transaction would look
+    /// unread.
     pub(super) fn pass_over(&mut self, position: i64) {
         if self.left_at == Some(position) {
             return;

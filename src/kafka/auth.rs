@@ -1,4 +1,4 @@
-//! Who this client says it is, and what the brokers say to that.
+//! This client's credentials, and the brokers' answers to them.
 
 use std::error::Error as StdError;
 use std::path::{Path, PathBuf};
@@ -21,13 +21,13 @@ use crate::config::{Kafka, read_secret};
 use crate::telemetry::escaped;
 use crate::telemetry::log_limit::LogLimit;
 
-/// How long a token is taken for good that does not say when it expires.
+/// Lifetime assumed for a token that does not say when it expires.
 const TOKEN_LIFETIME_MS: i64 = 300_000;
 
 /// librdkafka's name of its log lines about connections that fail or end.
 const CONNECTION: &str = "FAIL";
 
-/// A client's credentials, and what was refused lately. As a context it serves every client that needs no more.
+/// A client's credentials, and its latest refusals. It is the context of every client that needs nothing more.
 #[derive(Debug, Default)]
 pub(super) struct AuthContext {
     token_file: Option<PathBuf>,
@@ -40,13 +40,13 @@ pub(super) struct AuthContext {
 struct Refusals {
     connection: Option<String>,
     group: Option<String>,
-    /// How a broker has ended the last connection, in librdkafka's log.
+    /// The end of the last connection by a broker, from librdkafka's log.
     end: Option<String>,
-    /// Why the last connection was not made, or has ended, in librdkafka's log.
+    /// The reason why the last connection failed or ended, from librdkafka's log.
     failure: Option<String>,
 }
 
-/// What was asked for and refused.
+/// The kind of request that was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Refused {
     /// A connection: its TLS or its credentials.
@@ -64,18 +64,18 @@ impl AuthContext {
         Self { token_file, credentials: Credentials::new(kafka), ..Self::default() }
     }
 
-    /// Gives the client, whose context this is, the user and the password that their files have now.
+    /// Passes the present user and password from their files to the client whose context this is.
     pub(super) fn renew<C: ClientContext>(&self, client: &Client<C>) {
         self.credentials.renew(client);
     }
 
-    /// Returns `true` if a token is still to be given before anything can be asked.
+    /// Returns `true` if the client still needs a token before any request.
     pub(super) fn waits_for_token(&self) -> bool {
         self.token_file.is_some() && !self.has_token.load(Ordering::Acquire)
     }
 
-    /// Records an error that librdkafka reports by itself; its words if it is a refusal.
-    pub(super) fn note(&self, error: &KafkaError, reason: &str) -> Option<String> {
+    /// Records an error that librdkafka reports by itself. Returns the explanation if it is a refusal.
+    pub(super) fn record_error(&self, error: &KafkaError, reason: &str) -> Option<String> {
         let code = error.rdkafka_error_code()?;
         let ended = failed_handshake(code, reason).map(|advice| (Refused::Connection, advice));
         let (refused, advice) = ended.or_else(|| refusal(code))?;
@@ -89,13 +89,13 @@ impl AuthContext {
         Some(text)
     }
 
-    /// What was refused last, of what has not been granted since.
+    /// The last refusal that no success has followed.
     pub(super) fn refused(&self) -> Option<String> {
         let refusals = self.lock();
         refusals.connection.as_ref().or(refusals.group.as_ref()).cloned()
     }
 
-    /// Records how a connection has ended, which librdkafka reports to its log only.
+    /// Records how a connection ended, which librdkafka reports only in its log.
     fn record_end(&self, facility: &str, message: &str) {
         if facility == "FAIL" {
             let mut refusals = self.lock();
@@ -104,24 +104,24 @@ impl AuthContext {
         }
     }
 
-    /// Why the last connection was not made, or has ended; `None` if something was granted since.
+    /// Returns the reason why the last connection failed or ended; `None` if a request succeeded since.
     pub(super) fn failure(&self) -> Option<String> {
         self.lock().failure.clone()
     }
 
-    /// How a broker has ended the last connection, if nothing was granted since.
+    /// Returns the end of the last connection by a broker, if no request succeeded since.
     pub(super) fn end(&self) -> Option<String> {
         self.lock().end.clone()
     }
 
-    /// Returns `true` if the brokers grant no connection, or have ended the last one.
+    /// Returns `true` if the brokers refuse connections, or have ended the last one.
     pub(super) fn is_shut_out(&self) -> bool {
         let refusals = self.lock();
         refusals.connection.is_some() || refusals.end.is_some()
     }
 
-    /// Forgets a refusal: it was granted.
-    pub(super) fn granted(&self, what: Refused) {
+    /// Records that a request of this kind succeeded, and forgets its refusal.
+    pub(super) fn record_success(&self, what: Refused) {
         let mut refusals = self.lock();
         refusals.connection = None;
         refusals.end = None;
@@ -135,7 +135,7 @@ impl AuthContext {
         self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The token as it is in the file now.
+    /// Returns the present token from its file.
     pub(super) fn token(&self) -> Result<OAuthToken, Box<dyn StdError>> {
         let file = self.token_file.as_ref().ok_or("kafka.oauth_token_file is not set")?;
         let token = read_token(file, Timestamp::now().as_millisecond())?;
@@ -149,7 +149,7 @@ fn of_broker(message: &str) -> &str {
     message.strip_prefix("[thrd:").and_then(|rest| rest.split_once("]: ")).map_or(message, |(_, rest)| rest)
 }
 
-/// What an error of librdkafka refuses, and what to do; `None` if it is none of that kind.
+/// The kind of request that an error of librdkafka refuses, and what to do; `None` if it is not a refusal.
 pub(super) fn refusal(code: RDKafkaErrorCode) -> Option<(Refused, &'static str)> {
     Some(match code {
         RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SaslAuthenticationFailed => (
@@ -172,7 +172,7 @@ pub(super) fn refusal(code: RDKafkaErrorCode) -> Option<(Refused, &'static str)>
     })
 }
 
-/// Why the group does not let a worker join, and what to do; `None` if the error says something else.
+/// Explains why the group does not let a worker join, and what to do; `None` if the error says something else.
 pub(super) fn group_refusal(code: RDKafkaErrorCode, kafka: &Kafka) -> Option<String> {
     let group = &kafka.group_id;
     let text = match code {
@@ -203,7 +203,7 @@ pub(super) fn group_refusal(code: RDKafkaErrorCode, kafka: &Kafka) -> Option<Str
     Some(format!("{text} ({code})"))
 }
 
-/// What a failed handshake means by librdkafka's words, and what to do; `None` if they may mean anything.
+/// Explains a failed handshake from librdkafka's message, and what to do; `None` if it is ambiguous.
 fn failed_handshake(code: RDKafkaErrorCode, reason: &str) -> Option<&'static str> {
     let says = |any: &[&str]| any.iter().any(|words| reason.contains(words));
     if code == RDKafkaErrorCode::Authentication && says(&["not valid in current SASL state"]) {
@@ -227,7 +227,8 @@ fn failed_handshake(code: RDKafkaErrorCode, reason: &str) -> Option<&'static str
     }
 }
 
-/// The token in the file. Of a JWT the times and the name are its own claims, which the brokers check and we do not.
+/// Reads the token from its file. The times and the name of a JWT are its own claims, which the brokers verify, not this
+/// client.
 fn read_token(file: &Path, now_ms: i64) -> Result<OAuthToken, Box<dyn StdError>> {
     let of_file = |what: &str| format!("kafka.oauth_token_file: {} {what}", file.display());
     let text = read_secret(file).map_err(|error| of_file(&format!("cannot be read: {error}")))?;
@@ -250,8 +251,8 @@ fn read_token(file: &Path, now_ms: i64) -> Result<OAuthToken, Box<dyn StdError>>
     Ok(OAuthToken { token: token.to_owned(), principal_name, lifetime_ms })
 }
 
-/// Logs a line of librdkafka's, which repeats itself at each attempt to connect. What comes as an error as well is logged as
-/// that.
+/// Logs a line of librdkafka, which it repeats at each attempt to connect. Lines that also arrive as errors are logged as
+/// errors.
 pub(super) fn log(limit: &LogLimit, level: RDKafkaLogLevel, facility: &str, message: &str) {
     let is_serious = match level {
         RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical | RDKafkaLogLevel::Error => true,
@@ -271,7 +272,7 @@ pub(super) fn log(limit: &LogLimit, level: RDKafkaLogLevel, facility: &str, mess
     }
 }
 
-/// The address of the broker that a line of librdkafka is about, empty if it names none, and what happened to it, without the
+/// Returns the address of the broker in a line of librdkafka, empty if there is none, and what happened to it, without the
 /// state of the connection and the count of repetitions. The same broker has several names: `host:port/1`,
 /// `host:port/bootstrap`, and `GroupCoordinator: host:port`.
 pub(super) fn broker_and_failure(text: &str) -> (&str, &str) {
@@ -288,12 +289,12 @@ impl ClientContext for AuthContext {
 
     fn log(&self, _level: RDKafkaLogLevel, facility: &str, message: &str) {
         self.record_end(facility, message);
-        // The consumer has the same to say, and says it louder.
+        // The consumer reports the same, at a higher level.
         debug!(facility, message, "librdkafka, outside the consumer");
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        drop(self.note(&error, reason));
+        drop(self.record_error(&error, reason));
         debug!(%error, reason, "librdkafka reports an error outside the consumer");
     }
 
@@ -405,13 +406,13 @@ mod tests {
     fn a_refusal_lasts_until_the_same_is_granted() {
         let login = AuthContext::default();
         let refused = |code| KafkaError::Global(code);
-        assert!(login.note(&refused(RDKafkaErrorCode::OperationTimedOut), "slow").is_none());
-        assert!(login.note(&refused(RDKafkaErrorCode::GroupAuthorizationFailed), "g").is_some());
-        assert!(login.note(&refused(RDKafkaErrorCode::Authentication), "a\nb").unwrap().contains("a\\nb"));
+        assert!(login.record_error(&refused(RDKafkaErrorCode::OperationTimedOut), "slow").is_none());
+        assert!(login.record_error(&refused(RDKafkaErrorCode::GroupAuthorizationFailed), "g").is_some());
+        assert!(login.record_error(&refused(RDKafkaErrorCode::Authentication), "a\nb").unwrap().contains("a\\nb"));
         assert!(login.refused().unwrap().contains("credentials"));
-        login.granted(Refused::Topic);
+        login.record_success(Refused::Topic);
         assert!(login.refused().unwrap().contains("group"), "answers about topics say nothing of the group");
-        login.granted(Refused::Group);
+        login.record_success(Refused::Group);
         assert_eq!(login.refused(), None);
         login.record_end("FAIL", "a:1/1: Disconnected: connection closed by peer");
         assert!(login.is_shut_out());

@@ -1,5 +1,5 @@
-//! What librdkafka calls back. All of it runs inside `poll`, on the consumer's thread: it notes what happened and returns,
-//! and the thread acts on it after the poll.
+//! librdkafka's callbacks. All of them run inside `poll`, on the consumer's thread: they record what happened and return, and
+//! the thread handles it after the poll.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -20,15 +20,15 @@ use crate::telemetry::log_limit::LogLimit;
 /// librdkafka's name of the log line about the end of the session in the group (rdkafka_cgrp.c).
 const SESSION_ENDED: &str = "SESSTMOUT";
 
-/// What happened inside a poll.
+/// An event inside a poll.
 #[derive(Debug)]
 pub(super) enum Notice {
     Assigned(Vec<TopicPartition>),
     Revoked {
         partitions: Vec<TopicPartition>,
-        /// The position at which the consumer left each of them that it fetched from.
+        /// The position at which the consumer left each of them that it was fetching.
         left_at: HashMap<TopicPartition, i64>,
-        /// Whether the membership in the group was lost with them.
+        /// `true` if the membership in the group was lost with them.
         lost: bool,
     },
     /// The session in the group has ended, because its coordinator did not answer.
@@ -48,12 +48,12 @@ impl Context {
         Self { notices: Mutex::default(), login, log: LogLimit::default() }
     }
 
-    /// Gives the consumer the user and the password that their files have now.
+    /// Passes the present user and password from their files to the consumer.
     pub(super) fn renew_credentials(&self, consumer: &BaseConsumer<Self>) {
         self.login.renew(consumer.client());
     }
 
-    /// What has happened since the last call, in order.
+    /// Returns the events since the last call, in order.
     pub(super) fn take_notices(&self) -> Vec<Notice> {
         std::mem::take(&mut *self.lock())
     }
@@ -71,7 +71,7 @@ impl ClientContext for Context {
     const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
 
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        // Of a member without partitions librdkafka reports nothing else.
+        // librdkafka reports nothing else about a member without partitions.
         if facility == SESSION_ENDED {
             self.push(Notice::SessionEnded);
         }
@@ -79,8 +79,8 @@ impl ClientContext for Context {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        if let Some(refusal) = self.login.note(&error, reason) {
-            // Without the connection's state and the count of repetitions, which are others each time.
+        if let Some(refusal) = self.login.record_error(&error, reason) {
+            // Without the connection's state and the count of repetitions, which differ each time.
             let (_, what) = auth::broker_and_failure(reason);
             if let Some(repeated) = self.log.lasts("refusal", what) {
                 let (seconds, unlogged) = (repeated.seconds, repeated.unlogged);
@@ -88,9 +88,9 @@ impl ClientContext for Context {
             }
             return;
         }
-        // They come out of the poll as well, without the reason, which names the broker or the topic.
+        // These errors are also returned by the poll, but without the reason, which names the broker or the topic.
         match error.rdkafka_error_code() {
-            // The end of a partition is no error, and the poll's own event says more of a lost offset.
+            // The end of a partition is not an error, and the poll's own event says more about a lost offset.
             None | Some(RDKafkaErrorCode::PartitionEOF | RDKafkaErrorCode::AutoOffsetReset) => {}
             Some(code) => {
                 let (broker, what) = auth::broker_and_failure(reason);
@@ -108,8 +108,8 @@ impl ClientContext for Context {
 }
 
 impl ConsumerContext for Context {
-    /// Accepts the new partitions without fetching from them: their start offsets are not known yet, and asking for them
-    /// here would stop the poll. They are assigned, with their offsets, when they are known.
+    /// Accepts the new partitions without fetching from them: their start offsets are not known yet, and requesting them here
+    /// would block the poll. They are assigned when their offsets are known.
     fn rebalance(&self, consumer: &BaseConsumer<Self>, what: RDKafkaRespErr, partitions: &mut TopicPartitionList) {
         let named = partitions.elements().iter().map(|p| TopicPartition::new(p.topic(), p.partition())).collect();
         if what == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS {
@@ -135,7 +135,7 @@ impl ConsumerContext for Context {
     }
 }
 
-/// The partitions among `named` that the consumer fetches from; only these can be unassigned.
+/// Returns those of the partitions that the consumer fetches from; only these can be unassigned.
 fn fetched_of(consumer: &BaseConsumer<Context>, named: &Vec<TopicPartition>) -> KafkaResult<TopicPartitionList> {
     let assignment = consumer.assignment()?;
     let mut list = TopicPartitionList::new();
@@ -147,8 +147,8 @@ fn fetched_of(consumer: &BaseConsumer<Context>, named: &Vec<TopicPartition>) -> 
     Ok(list)
 }
 
-/// For each partition that the consumer fetches from: the offset up to which it has handed over, or skipped, everything.
-/// Only the thread that polls may take it for exact: nobody else moves it.
+/// Returns, for each partition that the consumer fetches from, the offset up to which everything was handed over or skipped. It
+/// is exact only on the polling thread, which alone moves it.
 pub(super) fn positions(consumer: &BaseConsumer<Context>) -> HashMap<TopicPartition, i64> {
     let list = match consumer.position() {
         Ok(list) => list,

@@ -15,16 +15,16 @@ use tracing::{info, warn};
 use crate::config::Kafka;
 use crate::telemetry::log_limit::LogLimit;
 
-/// The properties that librdkafka takes while it runs; the other secrets hold for as long as the client.
+/// The properties that librdkafka accepts while it runs; the other secrets are fixed for the client's lifetime.
 const USER: &str = "sasl.username";
 const PASSWORD: &str = "sasl.password";
 
-/// How often the files are read.
+/// Interval between reads of the files.
 const READ_INTERVAL: Duration = Duration::from_secs(1);
-/// After this time a read that has not ended is reported.
+/// Time after which a read that has not ended is reported.
 const HANGING_AFTER: Duration = Duration::from_secs(10);
 
-/// The user and the password of one client, if a file has either.
+/// The user and the password of one client, if either is read from a file.
 #[derive(Debug, Default)]
 pub(super) struct Credentials {
     files: Option<Arc<SecretFiles>>,
@@ -32,8 +32,8 @@ pub(super) struct Credentials {
     log: LogLimit,
 }
 
-/// The files, and what a thread has read of them. They may be on a network file system that hangs, and the thread that polls
-/// must not wait for that.
+/// The files, and the result of a thread that reads them. They may be on a network file system that hangs, and the polling
+/// thread must not wait for it.
 #[derive(Debug)]
 struct SecretFiles {
     kafka: Kafka,
@@ -43,9 +43,9 @@ struct SecretFiles {
 #[derive(Debug, Default)]
 struct Reading {
     has_thread: bool,
-    /// When the read that is under way began.
+    /// When the read in progress began.
     since: Option<Instant>,
-    /// What the last one found, until it is taken.
+    /// The result of the last read, until it is taken.
     found: Option<Result<Kafka, String>>,
 }
 
@@ -71,12 +71,12 @@ impl SecretFiles {
     }
 }
 
-/// Reads the files again and again, until nothing else has them.
+/// Reads the files repeatedly, until nothing else uses them.
 fn read_again(files: &Weak<SecretFiles>) {
     while let Some(before) = files.upgrade() {
         before.lock().since = Some(Instant::now());
         let kafka = before.kafka.clone();
-        // A client that ends meanwhile does not wait for this.
+        // A client that ends meanwhile does not wait for this thread.
         drop(before);
         let found = kafka.with_secrets_read_again();
         let Some(after) = files.upgrade() else { return };
@@ -87,15 +87,15 @@ fn read_again(files: &Weak<SecretFiles>) {
 }
 
 impl Credentials {
-    /// Those that the configuration has.
+    /// The credentials of the configuration.
     pub(super) fn new(kafka: &Kafka) -> Self {
         let is_rotated = [USER, PASSWORD].iter().any(|property| kafka.reads_from_file(property));
         let files = SecretFiles { kafka: kafka.clone(), reading: Mutex::default() };
         Self { files: is_rotated.then(|| Arc::new(files)), given: Mutex::new(pair(kafka)), log: LogLimit::default() }
     }
 
-    /// Gives them to the client if their files have changed; does not wait for the files. A file that cannot be read leaves
-    /// what it said before.
+    /// Passes the credentials to the client if their files have changed, without waiting for the files. A file that cannot be
+    /// read leaves the previous value.
     pub(super) fn renew<C: ClientContext>(&self, client: &Client<C>) {
         let Some(now) = self.read() else { return };
         let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
@@ -137,7 +137,7 @@ impl Credentials {
     }
 }
 
-/// The user and the password, if both are there.
+/// The user and the password, if both exist.
 fn pair(kafka: &Kafka) -> Option<[CString; 2]> {
     let value =
         |wanted| kafka.properties().find(|(name, _)| *name == wanted).and_then(|(_, value)| CString::new(value).ok());
@@ -185,7 +185,7 @@ mod tests {
         while until_read(&credentials) != "user:second" {}
     }
 
-    /// A pipe that nothing writes to is as slow as a network file system that hangs.
+    /// A pipe without a writer is as slow as a network file system that hangs.
     #[test]
     fn a_file_that_cannot_be_read_in_time_is_not_waited_for() {
         let folder = tempfile::tempdir().unwrap();

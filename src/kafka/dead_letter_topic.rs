@@ -1,5 +1,5 @@
-//! Copies of dead letters in a topic, with the headers that Kafka Connect's `DeadLetterQueueReporter` adds, so that what reads
-//! its topics reads ours. Key, payload, time and all other headers are those of the message.
+//! Copies of dead letters in a topic, with the headers that Kafka Connect's `DeadLetterQueueReporter` adds, so that tools for
+//! its topics can read them. Key, payload, time and all other headers are those of the message.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -17,19 +17,19 @@ use super::settings;
 use crate::config::Kafka;
 use crate::telemetry::log_limit::LogLimit;
 
-/// How long librdkafka tries to deliver a copy. What it has not delivered is tried again later.
-const TIMEOUT: Duration = Duration::from_secs(20);
-/// How much longer to wait for its word on it.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Timeout for librdkafka to deliver a copy. A copy that is not delivered is retried later.
+const DELIVERY_TIMEOUT: Duration = Duration::from_secs(20);
+/// Further timeout for librdkafka's delivery report.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The reasons for which the first of these stages of Kafka Connect failed; for all others it was the writing.
+/// Kafka Connect's failed stage of messages that could not be decoded; that of all others is `WRITING`.
 const BEFORE_WRITING: &str = "VALUE_CONVERTER";
 const WRITING: &str = "TASK_PUT";
 
-/// What the names of Kafka Connect's headers begin with.
+/// The prefix of Kafka Connect's header names.
 const PREFIX: &str = "__connect.errors.";
 
-/// A message, and why it became a dead letter.
+/// A message, and the reason why it became a dead letter.
 #[derive(Debug)]
 pub struct Letter {
     /// Its topic.
@@ -46,24 +46,24 @@ pub struct Letter {
     pub headers: Vec<(String, Option<Vec<u8>>)>,
     /// The payload.
     pub payload: Option<Vec<u8>>,
-    /// Of what only the head is there, `key`, `headers` or `payload`, each with its full length.
+    /// The parts that are truncated, `key`, `headers` or `payload`, each with its full length.
     pub cut_from: Vec<(&'static str, i64)>,
-    /// Whether it could not be decoded; else the database has refused it.
+    /// `true` if it could not be decoded, `false` if the database refused it.
     pub undecodable: bool,
     /// A word of the closed list.
     pub reason: String,
-    /// Where the fault is.
+    /// The details of the error.
     pub detail: String,
 }
 
-/// What became of a copy.
+/// The result of publishing a copy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Published {
     /// The broker has it.
     Delivered,
-    /// It is to be tried again.
+    /// It is retried later.
     Failed,
-    /// It will never be taken.
+    /// The broker refuses it, and always will.
     Refused,
 }
 
@@ -81,7 +81,7 @@ impl ClientContext for Deliveries {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        match self.login.note(&error, reason) {
+        match self.login.record_error(&error, reason) {
             Some(refusal) => {
                 if let Some(repeated) = self.log.lasts("refusal", &refusal) {
                     let (seconds, unlogged) = (repeated.seconds, repeated.unlogged);
@@ -106,8 +106,8 @@ impl ProducerContext for Deliveries {
     }
 }
 
-/// What an error means for the copy that met it.
-fn of(error: &KafkaError) -> Published {
+/// Classifies the error of a copy.
+fn classify(error: &KafkaError) -> Published {
     match error.rdkafka_error_code() {
         Some(
             RDKafkaErrorCode::MessageSizeTooLarge
@@ -133,14 +133,14 @@ impl std::fmt::Debug for DeadLetterTopic {
 }
 
 impl DeadLetterTopic {
-    /// A publisher to the configured topic, in the name of a pipeline.
+    /// A publisher for the configured topic, in the name of a pipeline.
     ///
     /// # Errors
     /// If librdkafka refuses a property.
     pub fn new(kafka: &Kafka, pipeline: &str) -> Result<Self, KafkaError> {
         let mut properties = settings::client(kafka);
-        properties.set("message.timeout.ms", TIMEOUT.as_millis().to_string());
-        // What the broker takes is for it to say.
+        properties.set("message.timeout.ms", DELIVERY_TIMEOUT.as_millis().to_string());
+        // The broker decides which sizes it accepts.
         properties.set("message.max.bytes", "100000000");
         let deliveries =
             Deliveries { login: AuthContext::new(kafka), log: LogLimit::default(), outcomes: Mutex::default() };
@@ -148,13 +148,13 @@ impl DeadLetterTopic {
         Ok(Self { producer, topic: kafka.dead_letter_topic.clone(), pipeline: pipeline.to_owned() })
     }
 
-    /// Publishes letters, and waits until it is known of each what became of it; with why one is to be tried again. Blocks,
-    /// for less than half a minute.
+    /// Publishes letters, and waits for the result of each. Returns the results, and the reason why one must be retried.
+    /// Blocks, for less than half a minute.
     pub fn publish(&self, letters: &[Letter]) -> (Vec<Published>, Option<String>) {
         let mut outcomes = vec![Published::Failed; letters.len()];
         let mut why = None;
         self.producer.context().login.renew(self.producer.client());
-        // Those of an earlier call that was given up.
+        // Delivery reports of an earlier call that was given up.
         self.deliveries().clear();
         let mut waiting = 0;
         for (index, letter) in letters.iter().enumerate() {
@@ -165,25 +165,25 @@ impl DeadLetterTopic {
             record.timestamp = letter.time_ms;
             match self.producer.send(record) {
                 Ok(()) => waiting += 1,
-                Err((error, _)) => self.note_failure(&error, &mut outcomes[index], &mut why),
+                Err((error, _)) => self.record_failure(&error, &mut outcomes[index], &mut why),
             }
         }
-        let deadline = Instant::now() + TIMEOUT + PATIENCE;
+        let deadline = Instant::now() + DELIVERY_TIMEOUT + ANSWER_TIMEOUT;
         while waiting > 0 && Instant::now() < deadline {
             self.producer.poll(Duration::from_millis(100));
             for (index, outcome) in self.deliveries().drain(..) {
                 match outcome {
                     Ok(()) => {
                         outcomes[index] = Published::Delivered;
-                        self.producer.context().login.granted(Refused::Connection);
+                        self.producer.context().login.record_success(Refused::Connection);
                     }
-                    Err(error) => self.note_failure(&error, &mut outcomes[index], &mut why),
+                    Err(error) => self.record_failure(&error, &mut outcomes[index], &mut why),
                 }
                 waiting -= 1;
             }
         }
         if waiting > 0 {
-            // Their words must not come in a later call.
+            // Their delivery reports must not arrive in a later call.
             self.producer.purge(rdkafka::producer::PurgeConfig::default().queue().inflight());
             self.producer.poll(Duration::ZERO);
             why.get_or_insert_with(|| "Kafka does not say what became of copies".to_owned());
@@ -191,16 +191,16 @@ impl DeadLetterTopic {
         (outcomes, why)
     }
 
-    /// Notes why a copy is not there.
-    fn note_failure(&self, error: &KafkaError, outcome: &mut Published, why: &mut Option<String>) {
+    /// Records why a copy was not published.
+    fn record_failure(&self, error: &KafkaError, outcome: &mut Published, why: &mut Option<String>) {
         debug!(%error, "a copy of a dead letter was not published");
-        *outcome = of(error);
+        *outcome = classify(error);
         if *outcome == Published::Failed {
-            *why = Some(self.words(error));
+            *why = Some(self.explain(error));
         }
     }
 
-    fn words(&self, error: &KafkaError) -> String {
+    fn explain(&self, error: &KafkaError) -> String {
         let topic = &self.topic;
         match error.rdkafka_error_code() {
             Some(RDKafkaErrorCode::TopicAuthorizationFailed) => format!(
@@ -219,8 +219,9 @@ impl DeadLetterTopic {
     }
 }
 
-/// The message's own headers, and after them those of Kafka Connect. It leaves those of an earlier copy before its own, for
-/// readers that take the last of a name; here they are omitted, because not all readers do, and not all names come again.
+/// The message's own headers, followed by those of Kafka Connect. Kafka Connect leaves the headers of an earlier copy before
+/// its own, for readers that take the last of a name; here they are omitted, because not all readers do, and not all names are
+/// repeated.
 fn headers(letter: &Letter, pipeline: &str) -> OwnedHeaders {
     let stage = if letter.undecodable { BEFORE_WRITING } else { WRITING };
     let class =

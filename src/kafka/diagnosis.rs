@@ -1,6 +1,6 @@
-//! What is wrong with a connection to a broker. librdkafka has one sentence for all faults of a certificate, so after a failed
-//! handshake the same is tried once more by rustls, which distinguishes them; and if a connection in plaintext was ended,
-//! rustls asks for TLS. Nothing is sent but the handshake, and nothing rests on the answer.
+//! Diagnosis of failed connections to a broker. librdkafka has one message for all faults of a certificate, so after a failed
+//! handshake rustls repeats it, which distinguishes them; and if a connection in plaintext was ended, rustls tries TLS. Only
+//! the handshake is sent, and nothing depends on the answer.
 
 use std::net::{TcpStream, ToSocketAddrs};
 use std::sync::Arc;
@@ -13,14 +13,14 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore};
 use crate::config::Kafka;
 use crate::tls::{self, Fault};
 
-/// How soon a listener for SASL has heard enough of a client without credentials.
+/// Maximum age of a connection that a listener for SASL ends because the client has no credentials.
 const SOON_MS: u64 = 2000;
-/// The most addresses that are tried.
+/// Maximum number of addresses that are tried.
 const MAX_ADVERTISED: usize = 5;
-/// How long each step of the handshake may take.
+/// Timeout for each step of the handshake.
 const TIMEOUT: Duration = Duration::from_secs(3);
 
-/// The fault of the certificate of the broker that `reason` names; `None` if its certificate is not what is wrong.
+/// Describes the fault in the certificate of the broker that `reason` names; `None` if the certificate is not at fault.
 pub(super) fn of_certificate(kafka: &Kafka, reason: &str) -> Option<String> {
     if !reason.contains("certificate verify failed") {
         return None;
@@ -40,12 +40,12 @@ pub(super) fn of_certificate(kafka: &Kafka, reason: &str) -> Option<String> {
     Some(format!("The certificate of broker {address} {words}: {advice}"))
 }
 
-/// Why a broker ends connections, if it is for the protocol that they speak; `end` is librdkafka's line on the last one.
+/// Explains why a broker ends connections, if the protocol is the reason; `end` is librdkafka's line about the last one.
 pub(super) fn of_end(kafka: &Kafka, end: &str) -> Option<String> {
     let protocol = property(kafka, "security.protocol").unwrap_or("PLAINTEXT").to_ascii_uppercase();
     let (name, _) = end.split_once(": Disconnected")?;
     let address = name.rsplit(' ').next()?.rsplit("//").next()?.split('/').next()?;
-    // A server that shows a certificate speaks TLS, whosever it is.
+    // A server that presents a certificate speaks TLS, whatever the certificate.
     let answer = if protocol.ends_with("SSL") { None } else { handshake(address, RootCertStore::empty()) };
     if let Some(rustls::Error::InvalidCertificate(_) | rustls::Error::AlertReceived(_)) = answer {
         return Some(format!(
@@ -53,7 +53,7 @@ pub(super) fn of_end(kafka: &Kafka, end: &str) -> Option<String> {
              SASL_SSL"
         ));
     }
-    // It has answered with its versions, and then got a question that it takes of users only.
+    // It has answered with its versions, and then received a request that requires authentication.
     (!protocol.starts_with("SASL") && ended_soon(end)).then(|| {
         format!(
             "Broker {address} ends connections when it is asked something, as listeners for SASL do, and security.protocol \
@@ -62,7 +62,7 @@ pub(super) fn of_end(kafka: &Kafka, end: &str) -> Option<String> {
     })
 }
 
-/// Which of the addresses that the brokers advertise cannot be reached from here; `None` if all can.
+/// Describes which of the addresses that the brokers advertise cannot be reached from here; `None` if all can.
 pub(super) fn of_advertised(kafka: &Kafka, advertised: &[(String, u16)]) -> Option<String> {
     let unreachable: Vec<String> = advertised
         .iter()
@@ -79,7 +79,7 @@ pub(super) fn of_advertised(kafka: &Kafka, advertised: &[(String, u16)]) -> Opti
     })
 }
 
-/// Why no connection can be made; `None` if one can.
+/// Returns the reason why no connection can be made; `None` if one can.
 fn unreachable(host: &str, port: u16) -> Option<String> {
     let addresses = match (host.trim_matches(['[', ']']), port).to_socket_addrs() {
         Ok(addresses) => addresses,
@@ -95,7 +95,7 @@ fn unreachable(host: &str, port: u16) -> Option<String> {
     Some(reason)
 }
 
-/// Returns `true` if the connection was ended soon after it was fit for use.
+/// Returns `true` if the connection was ended soon after it was established.
 fn ended_soon(end: &str) -> bool {
     let age = end.rsplit_once("(after ").and_then(|(_, rest)| rest.split_once("ms in state UP"));
     age.and_then(|(ms, _)| ms.parse::<u64>().ok()).is_some_and(|ms| ms < SOON_MS)
@@ -118,7 +118,7 @@ fn authorities(kafka: &Kafka) -> Option<RootCertStore> {
     }
 }
 
-/// rustls' reason for ending the handshake; `None` if it does not, or the broker is not there.
+/// Returns rustls' reason for ending the handshake; `None` if it does not, or the broker is not reachable.
 fn handshake(address: &str, roots: RootCertStore) -> Option<rustls::Error> {
     let host = address.rsplit_once(':')?.0.trim_matches(['[', ']']);
     let provider = Arc::new(rustls::crypto::ring::default_provider());

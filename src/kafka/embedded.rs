@@ -6,7 +6,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 
-/// The running broker; it ends when this is dropped.
+/// The running broker; it ends when dropped.
 pub struct EmbeddedKafka {
     cluster: MockCluster<'static, DefaultProducerContext>,
 }
@@ -31,7 +31,7 @@ impl EmbeddedKafka {
         self.cluster.bootstrap_servers()
     }
 
-    /// Makes a topic.
+    /// Creates a topic.
     ///
     /// # Errors
     /// If librdkafka refuses it.

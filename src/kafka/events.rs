@@ -1,4 +1,4 @@
-//! What the consumer's thread says, and what it is asked to do.
+//! The events and the commands of the consumer's thread.
 
 use std::sync::Arc;
 
@@ -11,39 +11,39 @@ use crate::raw::{MessageSet, Source};
 pub struct Assigned {
     /// The topic and the partition's number.
     pub partition: TopicPartition,
-    /// Which assignment of it this is; never used twice.
+    /// Identifies this assignment; never used twice.
     pub epoch: u64,
 }
 
 /// The next messages of a partition, of the assignment with this epoch.
 pub type Messages = (MessageSet, u64);
 
-/// What happens to the thread's partitions. Messages come by a channel of their own: while these wait for the database, the
-/// pipeline still hears of rebalances. Their epochs tell what belongs together.
+/// Events of the thread's partitions. Messages have a separate channel: while they wait for the database, the pipeline still
+/// receives rebalances. Epochs relate the two.
 #[derive(Debug)]
 pub enum Event {
-    /// These partitions are ours, and wait for a [`Command::Start`].
+    /// These partitions are owned now, and wait for a [`Command::Start`].
     Assigned {
         /// The new assignments.
         assigned: Vec<Assigned>,
-        /// How many message sets were sent before: among them may be some of the same partitions.
+        /// Number of message sets sent before: some may be of the same partitions.
         sets_before: u64,
     },
-    /// These partitions are no longer ours.
+    /// These partitions are no longer owned.
     Revoked {
         /// The partitions; none if a member without partitions has lost its membership.
         partitions: Vec<TopicPartition>,
-        /// Whether this worker is no longer a member of its group: nobody knows yet whether others have the partitions.
+        /// `true` if this worker is no longer a member of its group: whether others have the partitions is not known yet.
         lost: bool,
     },
-    /// Some partition's position is no longer, or not yet, in Kafka's log; it is not read from until it is moved. With the
-    /// position after what was handed on of each partition that is read.
+    /// Some partition's position is no longer, or not yet, in Kafka's log; it is not read until it is moved. It has the
+    /// position after what was handed on of each partition being read.
     OffsetsLost(Vec<(Assigned, Arc<Source>, i64)>),
-    /// The group's leaving is done, or was given up.
+    /// The consumer has left the group, or has given up leaving it.
     Stopped,
 }
 
-/// Where to read a partition from.
+/// The start of a partition.
 #[derive(Debug, Clone)]
 pub struct Start {
     /// The assignment it is for; an older one is ignored.
@@ -52,18 +52,18 @@ pub struct Start {
     pub source: Arc<Source>,
     /// The first position to read.
     pub offset: i64,
-    /// Every offset below it is applied; what lies between the two is on its way.
+    /// Every offset below it is applied; what lies between the two is in flight.
     pub next_offset: i64,
 }
 
-/// What the thread is asked to do.
+/// The commands to the thread.
 #[derive(Debug)]
 pub enum Command {
     /// Join the consumer group: until then no partition is assigned.
     Join,
-    /// Read these topics and no others; none is a list, too.
+    /// Read these topics and no others; the list may be empty.
     Subscribe(Vec<String>),
-    /// Be this member of the group: the database turned out to be another one.
+    /// Take this name in the group: the database turned out to be another one.
     Rename(Member),
     /// Read these partitions from these offsets; a partition that is read already is moved.
     Start(Vec<Start>),

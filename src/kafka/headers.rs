@@ -1,4 +1,4 @@
-//! A message's headers. rdkafka 0.39 panics at a name that is not UTF-8, and a producer may send any bytes: so they are read
+//! A message's headers. rdkafka 0.39 panics at a name that is not UTF-8, and a producer may send any bytes, so they are read
 //! through the C interface.
 #![allow(unsafe_code)]
 
@@ -11,11 +11,11 @@ use rdkafka::types::RDKafkaRespErr;
 
 use crate::raw::headers;
 
-/// The headers of a message in the form of [`headers`]; `None` if it has none. librdkafka reads no more than 100,000 of
-/// them, or none at all, and says so by an error.
+/// The headers of a message in the form of [`headers`]; `None` if it has none. librdkafka reads at most 100,000 of them, and
+/// otherwise returns an error.
 pub(super) fn encode_of(message: &BorrowedMessage<'_>) -> Option<Vec<u8>> {
     let mut list = ptr::null_mut();
-    // SAFETY: the message is alive, and librdkafka only writes the list's pointer, which is the message's own.
+    // SAFETY: the message is alive, and librdkafka only writes the list's pointer, which belongs to the message.
     let found = unsafe { c::rd_kafka_message_headers(message.ptr(), &mut list) };
     match found {
         RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR => {}
@@ -25,8 +25,8 @@ pub(super) fn encode_of(message: &BorrowedMessage<'_>) -> Option<Vec<u8>> {
     let mut all = Vec::new();
     loop {
         let (mut name, mut value, mut length) = (ptr::null(), ptr::null(), 0);
-        // SAFETY: the list lives as long as the message, and so do names and values, which nobody changes; librdkafka ends
-        // names by a zero, and a value that is not null has this length.
+        // SAFETY: the list lives as long as the message, and so do names and values, which are never changed; librdkafka ends
+        // names with a zero, and a value that is not null has this length.
         let header = unsafe {
             match c::rd_kafka_header_get_all(list, all.len(), &mut name, &mut value, &mut length) {
                 RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR => Some((

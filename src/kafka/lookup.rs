@@ -1,5 +1,5 @@
-//! Questions about topics and offsets, asked by a client of their own so that the consumer's thread never waits for an
-//! answer. All calls block for up to [`TIMEOUT`]: call them where blocking is allowed.
+//! Requests about topics and offsets, sent by their own client so that the consumer's thread never waits for an answer. All
+//! calls block for up to [`TIMEOUT`]: call them where blocking is allowed.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -21,20 +21,20 @@ use super::settings;
 use crate::config::Kafka;
 use crate::telemetry::escaped;
 
-/// How long one question may take.
+/// Timeout of one request.
 pub const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Timeout for the question for a group's members: it is asked again soon.
+/// Timeout of the request for a group's members, which is soon repeated.
 const MEMBERS_TIMEOUT: Duration = Duration::from_secs(2);
-/// The type of a group of consumers, in the protocol of groups.
+/// The type of a group of consumers, in the group protocol.
 const CONSUMER: &str = "consumer";
-/// Timeout for the addresses of the brokers, which is a question to any of them.
+/// Timeout of the request for the addresses of the brokers, which any of them answers.
 const METADATA_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long to wait for librdkafka to ask for the first token.
+/// Timeout for librdkafka to request the first token.
 const TOKEN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A client that asks.
+/// A client for requests.
 pub struct Lookup {
     client: BaseConsumer<AuthContext>,
     pub(super) kafka: Kafka,
@@ -48,28 +48,28 @@ impl std::fmt::Debug for Lookup {
 }
 
 impl Lookup {
-    /// A client for the configured brokers; connects when it is first asked.
+    /// A client for the configured brokers; it connects at the first request.
     ///
     /// # Errors
     /// If librdkafka refuses a property.
     pub fn new(kafka: &Kafka) -> Result<Self, KafkaError> {
         let mut properties = settings::client(kafka);
         properties.set("isolation.level", "read_committed");
-        // How connections end is logged at this level.
+        // The ends of connections are logged at this level.
         properties.set_log_level(RDKafkaLogLevel::Info);
-        // It asks for the group's offsets, and never joins the group.
+        // It requests the group's offsets, and never joins the group.
         properties.set("group.id", &kafka.group_id);
         properties.set("enable.auto.commit", "false");
         let client = properties.create_with_context(AuthContext::new(kafka)).map_err(settings::without_value)?;
         Ok(Self { client, kafka: kafka.clone(), answered: Mutex::default() })
     }
 
-    /// When a broker last described topics, or said that it may not.
+    /// When a broker last described topics, or refused to.
     pub fn answered(&self) -> Option<Instant> {
         *self.answered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Why a question got no answer, and what to do; `None` if the error is the brokers' answer.
+    /// Explains why a request was not answered, and what to do; `None` if the error is the brokers' answer.
     pub fn silence(&self, error: &KafkaError) -> Option<String> {
         if !is_silence(error) {
             return None;
@@ -82,13 +82,13 @@ impl Lookup {
         )
     }
 
-    /// Why the last connection was not made, or has ended, in librdkafka's words; `None` if a question was answered since.
+    /// Returns the reason why the last connection failed or ended, from librdkafka; `None` if a request succeeded since.
     pub fn failure(&self) -> Option<String> {
         self.client.context().failure()
     }
 
-    /// The addresses of the brokers as one of them advertises them; `None` if none answers. A new client asks: once librdkafka
-    /// has an address of a broker, it no longer uses the configured one.
+    /// The addresses of the brokers as one of them advertises them; `None` if none answers. This takes a new client: once
+    /// librdkafka has an address of a broker, it no longer uses the configured one.
     fn advertised(&self) -> Option<Vec<(String, u16)>> {
         let client: BaseConsumer<AuthContext> =
             settings::client(&self.kafka).create_with_context(AuthContext::new(&self.kafka)).ok()?;
@@ -97,8 +97,8 @@ impl Lookup {
         Some(metadata.brokers().iter().filter_map(|broker| address(broker.host(), broker.port())).collect())
     }
 
-    /// Why the group would not let this worker join, each with the key of the configuration; the group is asked, not
-    /// joined. What this client may not ask for is omitted. To be called on a thread of tokio for blocking work.
+    /// Returns why the group would not let this worker join, each reason with its configuration key; it does not join the
+    /// group. Facts that this client may not request are omitted. To be called on a blocking thread of tokio.
     pub fn group_problems(&self, own: &Member) -> Vec<(&'static str, String)> {
         let kafka = &self.kafka;
         let mut problems = Vec::new();
@@ -119,7 +119,7 @@ impl Lookup {
             let members = group.members().len() as u64;
             let is_consumer = group.protocol_type() == CONSUMER;
             let theirs = if is_consumer { group.protocol() } else { group.protocol_type() };
-            // There is none while the members agree on one.
+            // It is empty until the members agree on one.
             if members > 0 && !theirs.is_empty() && !(is_consumer && theirs == settings::ASSIGNOR) {
                 let fact = format!("its {members} members use {theirs}");
                 problem("kafka.group_id", RDKafkaErrorCode::InconsistentGroupProtocol, fact);
@@ -136,7 +136,7 @@ impl Lookup {
         problems
     }
 
-    /// What is wrong with a group that has members of other pipelines or databases; `None` if there are none.
+    /// Describes the problem of a group that has members of other pipelines or databases; `None` if there are none.
     fn shared_by(&self, mut strangers: Vec<String>) -> Option<String> {
         strangers.sort();
         strangers.dedup();
@@ -151,7 +151,7 @@ impl Lookup {
         })
     }
 
-    /// What the brokers allow groups and their members.
+    /// The brokers' limits for groups and their members.
     fn group_limits(&self) -> Option<HashMap<String, ConfigEntry>> {
         let metadata = self.client.client().fetch_metadata(self.any_topic(), METADATA_TIMEOUT).ok()?;
         let broker = ResourceSpecifier::Broker(metadata.brokers().first()?.id());
@@ -163,8 +163,8 @@ impl Lookup {
         Some(entries.into_iter().map(|entry| (entry.name.clone(), entry)).collect())
     }
 
-    /// Why the brokers do not let this client do its work, after a question that got this error; `None` if it failed for
-    /// another reason.
+    /// Explains why the brokers do not let this client do its work, after a request failed with this error; `None` if it failed
+    /// for another reason.
     pub fn refusal(&self, error: &KafkaError) -> Option<String> {
         if let Some((_, advice)) = code_of(error).and_then(refusal) {
             return Some(format!("{advice}: {error}"));
@@ -172,7 +172,7 @@ impl Lookup {
         self.refused()
     }
 
-    /// What the brokers refused last, of what they have not granted since.
+    /// The brokers' last refusal that no success has followed.
     pub fn refused(&self) -> Option<String> {
         let login = self.client.context();
         let Some(refused) = login.refused() else { return diagnosis::of_end(&self.kafka, &login.end()?) };
@@ -182,13 +182,13 @@ impl Lookup {
         })
     }
 
-    /// Returns `true` if the brokers grant no connection, or have ended the last one: a further question would most likely
-    /// wait unsuccessfully.
+    /// Returns `true` if the brokers refuse connections, or have ended the last one: a further request would most likely time
+    /// out.
     pub fn is_shut_out(&self) -> bool {
         self.client.context().is_shut_out()
     }
 
-    /// Asks; nobody else polls this client, so what librdkafka has to say by itself is heard before and after.
+    /// Sends a request. Nothing else polls this client, so librdkafka's own events are handled before and after.
     pub(super) fn ask<T>(
         &self,
         what: Refused,
@@ -203,19 +203,19 @@ impl Lookup {
         }
         let answer = question(&self.client);
         match answer.as_ref().map_err(code_of) {
-            Ok(_) => login.granted(what),
-            // A broker that says so has accepted this client.
+            Ok(_) => login.record_success(what),
+            // A broker that answers this has accepted the client.
             Err(Some(
                 RDKafkaErrorCode::TopicAuthorizationFailed
                 | RDKafkaErrorCode::GroupAuthorizationFailed
                 | RDKafkaErrorCode::UnknownTopicOrPartition,
-            )) => login.granted(Refused::Connection),
+            )) => login.record_success(Refused::Connection),
             Err(_) => self.listen(Duration::from_millis(50)),
         }
         answer
     }
 
-    /// Lets librdkafka say what it has to say for as long as `wait`; the context records what matters of it.
+    /// Handles librdkafka's events for as long as `wait`; the context records those that matter.
     fn listen(&self, wait: Duration) {
         while self.client.poll(wait).is_some() {}
     }
@@ -263,13 +263,14 @@ impl Lookup {
         Ok(offsets(&self.ask(Refused::Group, |client| client.committed_offsets(question, TIMEOUT))?))
     }
 
-    /// Who is in the group of this worker.
+    /// Returns the members of this worker's group.
     ///
     /// # Errors
     /// If the brokers do not answer.
     pub fn group_members(&self, own: &Member) -> Result<GroupMembers, KafkaError> {
         let group = &self.kafka.group_id;
-        // A group that this client may not read has no members here, and no error: that grants nothing.
+        // A group that this client may not read appears without members and without an error, so an answer does not prove the
+        // right.
         let groups = self.ask(Refused::Connection, |client| client.fetch_group_list(Some(group), MEMBERS_TIMEOUT))?;
         Ok(GroupMembers {
             count: groups.groups().iter().map(|group| group.members().len()).sum(),
@@ -293,9 +294,9 @@ impl Lookup {
 /// The members of a consumer group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GroupMembers {
-    /// Their number; 0 if there is no such group.
+    /// Number of members; 0 if there is no such group.
     pub count: usize,
-    /// What is wrong if some of them work for another pipeline or database.
+    /// The problem, if some of them work for another pipeline or database.
     pub shared: Option<String>,
 }
 
@@ -336,7 +337,7 @@ pub(super) fn is_silence(error: &KafkaError) -> bool {
     )
 }
 
-/// The code of an error of librdkafka; rdkafka leaves it out for an administrator's question.
+/// The code of an error of librdkafka; rdkafka omits it for admin requests.
 fn code_of(error: &KafkaError) -> Option<RDKafkaErrorCode> {
     match error {
         KafkaError::AdminOp(code) => Some(*code),
@@ -344,7 +345,7 @@ fn code_of(error: &KafkaError) -> Option<RDKafkaErrorCode> {
     }
 }
 
-/// The offsets of a list, without the partitions that have an error or none.
+/// The offsets of a list, without partitions that have an error or no offset.
 fn offsets(list: &TopicPartitionList) -> HashMap<TopicPartition, i64> {
     list.elements()
         .iter()

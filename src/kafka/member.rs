@@ -1,5 +1,5 @@
-//! For which pipeline and database a member of a consumer group works: its client id says it. Workers of two pipelines, or
-//! of two databases, must not share a group: each would read some of the partitions, and nobody would read all.
+//! The pipeline and the database that a member of a consumer group works for, as its client id says. Workers of two pipelines,
+//! or of two databases, must not share a group: each would read some of the partitions, and none would read all.
 
 use std::fmt;
 
@@ -7,14 +7,14 @@ use uuid::Uuid;
 
 use crate::config::Kafka;
 
-/// What the client ids of this program's workers begin with.
+/// The prefix of the client ids of this program's workers.
 const PROGRAM: &str = "series-ingest";
-/// In the place of a database that was not known when the worker joined.
+/// Stands for a database that was not known when the worker joined.
 const UNKNOWN: &str = "-";
-/// The property that has the client id.
+/// The property for the client id.
 const PROPERTY: &str = "client.id";
 
-/// A worker, as far as its group needs to tell it from others.
+/// A worker, as its group identifies it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Member {
     pipeline: String,
@@ -29,19 +29,19 @@ impl Member {
         Self { pipeline: pipeline.to_owned(), database: database.map(short) }
     }
 
-    /// Returns `true` if its name says for which database it works.
+    /// Returns `true` if its name contains the database that it works for.
     pub fn knows_database(&self) -> bool {
         self.database.is_some()
     }
 
-    /// The client id that it has in the group, if the operator has set none.
+    /// The client id that it has in the group, unless the operator has set one.
     pub(super) fn client_id(&self, kafka: &Kafka) -> Option<String> {
         let is_set = kafka.properties().any(|(name, _)| name == PROPERTY);
         let database = self.database.as_deref().unwrap_or(UNKNOWN);
         (!is_set).then(|| format!("{PROGRAM}/{}/{database}", self.pipeline))
     }
 
-    /// The worker that has this client id; `None` if it does not say.
+    /// The worker with this client id; `None` if the client id is not a worker's.
     fn parse(client_id: &str) -> Option<Self> {
         let (pipeline, database) = client_id.strip_prefix(PROGRAM)?.strip_prefix('/')?.rsplit_once('/')?;
         let database = (database != UNKNOWN).then(|| database.to_owned());

@@ -1,5 +1,5 @@
-//! One message read once more, by its offset: for a dead letter of which the database has only the head. All calls block: make
-//! them where blocking is allowed.
+//! Reads a single message again, by its offset: for a dead letter of which the database has only the head. All calls block:
+//! call them where blocking is allowed.
 
 use std::mem::ManuallyDrop;
 use std::time::{Duration, Instant};
@@ -27,9 +27,9 @@ pub struct FullMessage {
     pub payload: Option<Vec<u8>>,
 }
 
-/// Reads messages once more.
+/// Reads messages again.
 pub struct MessageFetcher {
-    /// Destroying a consumer waits for its brokers without a limit; who has this needs it until the process ends.
+    /// Destroying a consumer waits for its brokers without a limit; its owner needs it until the process ends.
     consumer: ManuallyDrop<BaseConsumer<AuthContext>>,
     lookup: Lookup,
 }
@@ -41,13 +41,13 @@ impl std::fmt::Debug for MessageFetcher {
 }
 
 impl MessageFetcher {
-    /// A reader of the configured brokers; connects when it is first asked.
+    /// A reader for the configured brokers; it connects at the first request.
     ///
     /// # Errors
     /// If librdkafka refuses a property.
     pub fn new(kafka: &Kafka) -> Result<Self, KafkaError> {
         let mut properties = settings::consumer(kafka);
-        // What is next is not wanted.
+        // Only one message is needed at a time.
         properties.set("enable.partition.eof", "true");
         properties.set("queued.max.messages.kbytes", "2048");
         properties.set("fetch.max.bytes", (2 * 1024 * 1024).to_string());
@@ -55,7 +55,7 @@ impl MessageFetcher {
         Ok(Self { consumer: ManuallyDrop::new(consumer), lookup: Lookup::new(kafka)? })
     }
 
-    /// The message at an offset; `None` if Kafka no longer has it, or the topic is another one now.
+    /// The message at an offset; `None` if Kafka no longer has it, or the topic was recreated.
     ///
     /// # Errors
     /// If the brokers do not answer.
@@ -73,7 +73,7 @@ impl MessageFetcher {
         self.consumer.assign(&list)?;
         let message = self.poll(offset);
         self.consumer.unassign()?;
-        // Ids do not come back: a topic that has its id after the message was read had it when it was read.
+        // Ids are not reused: a topic that has its id after the message was read had it when it was read.
         if self.lookup.topic_ids(&[&source.topic])?.get(&source.topic) != Some(&source.topic_id) {
             return Ok(None);
         }
@@ -92,7 +92,7 @@ impl MessageFetcher {
                         payload: message.payload().map(<[u8]>::to_vec),
                     }));
                 }
-                // It is gone: the offset is below or above the log, or holds nothing any more.
+                // It no longer exists: the offset is below or above the log, or has no message any more.
                 Some(Ok(_) | Err(KafkaError::PartitionEOF(_))) => return Ok(None),
                 Some(Err(error)) if is_gone(&error) => return Ok(None),
                 Some(Err(error)) => return Err(error),
@@ -102,8 +102,8 @@ impl MessageFetcher {
     }
 }
 
-/// Returns `true` if the log does not reach to the offset. A topic that is not there says nothing of its messages: a broker
-/// that has just started does not know its topics yet.
+/// Returns `true` if the log does not contain the offset. A missing topic says nothing about its messages: a broker that has
+/// just started does not know its topics yet.
 fn is_gone(error: &KafkaError) -> bool {
     matches!(error.rdkafka_error_code(), Some(Code::AutoOffsetReset | Code::OffsetOutOfRange))
 }

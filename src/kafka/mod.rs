@@ -1,26 +1,26 @@
-//! Reading from Kafka: one thread of the operating system owns the consumer, polls it always, and hands on what it read as
-//! [`MessageSet`](crate::raw::MessageSet)s. It is given each partition's start, and what the database has.
+//! Reading from Kafka: one operating-system thread owns the consumer, polls it always, and hands on what it read as
+//! [`MessageSet`](crate::raw::MessageSet)s. It receives each partition's start, and the database's progress.
 //!
 //! - [`consumer`]: the thread, its events and its commands.
-//! - [`lookup`]: questions about topics and offsets, asked alongside the consumer.
-//! - `topics`: those of them that are about topics.
-//! - [`member`]: for which pipeline and database a member of a group works.
-//! - [`topic_settings`]: which settings of a topic remove messages before they are read.
-//! - [`message_fetcher`]: one message, read once more.
+//! - [`lookup`]: requests about topics and offsets, alongside the consumer.
+//! - `topics`: the requests about topics.
+//! - [`member`]: the pipeline and the database that a member of a group works for.
+//! - [`topic_settings`]: the settings of a topic that remove messages before they are read.
+//! - [`message_fetcher`]: reads a single message again.
 //! - [`dead_letter_topic`]: copies of dead letters.
-//! - `auth`, `credentials`, `diagnosis`: credentials, also rotated ones, and what the brokers say to them.
-//! - [`topic_id`]: the one question that rdkafka has no safe call for.
+//! - `auth`, `credentials`, `diagnosis`: credentials, also rotated ones, and the brokers' answers to them.
+//! - [`topic_id`]: the one request for which rdkafka has no safe call.
 //! - [`publisher`], [`embedded`]: publishing, and a broker in this process, for the demo and the benchmark.
 //!
-//! librdkafka's pitfalls, and where each is met:
+//! librdkafka's pitfalls, and how each is avoided:
 //! callbacks run on the polling thread and must not wait (the rebalance callback assigns nothing and returns; partitions are
-//! assigned when their start offsets are known); start offsets stand in the partition list of the first assignment, there is
-//! no seek; partition queues are not used; events of an assignment carry its epoch; a paused consumer is still polled; a pause
-//! throws away what was fetched ahead, so it comes late and ends late; a partition assigned while all are paused is paused
-//! too; `auto.offset.reset=error` makes lost offsets an event; commits are asynchronous and their failure costs nothing;
-//! closing has a deadline and is left to its thread after that; lag is counted from the end of what transactions have
-//! committed; checksums are checked; metrics are not pushed to the broker; static membership and `group.protocol=consumer`
-//! are refused by the configuration.
+//! assigned when their start offsets are known); start offsets are set in the partition list of the first assignment, without a
+//! seek; partition queues are not used; events of an assignment carry its epoch; a paused consumer is still polled; a pause
+//! discards what was fetched ahead, so it begins late and ends late; a partition assigned while all are paused is paused too;
+//! `auto.offset.reset=error` makes lost offsets an event; commits are asynchronous and their failure has no consequences;
+//! closing has a deadline and is left to its thread after that; lag is counted from the end of committed transactions;
+//! checksums are checked; metrics are not pushed to the broker; static membership and `group.protocol=consumer` are refused by
+//! the configuration.
 
 pub mod consumer;
 pub mod dead_letter_topic;

@@ -1,11 +1,11 @@
-//! A partition by its topic's name, as Kafka's clients name it, and what its log has.
+//! A partition by its topic's name, as Kafka's clients name it, and the range of its log.
 
 use std::fmt;
 
 use crate::raw::Partition;
 
-/// A topic's name and the number of one of its partitions. Unlike [`Partition`] it does not say which
-/// topic of that name it is.
+/// A topic's name and the number of one of its partitions. Unlike [`Partition`] it does not identify which topic of that name
+/// it is.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TopicPartition {
     /// The topic's name.
@@ -33,10 +33,10 @@ impl fmt::Display for TopicPartition {
     }
 }
 
-/// The offsets that a partition's log has: `[start, end)`, its end being that of the last committed transaction.
+/// The offsets in a partition's log: `[start, end)`, where `end` is the end of the last committed transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LogRange {
-    /// The first offset that retention has left.
+    /// The first offset that retention has kept.
     pub start: i64,
     /// The offset after the last message that may be read.
     pub end: i64,

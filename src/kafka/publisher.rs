@@ -11,7 +11,7 @@ use super::auth::AuthContext;
 use super::settings;
 use crate::config::Kafka;
 
-/// How long a full queue or a final flush may take.
+/// Timeout for a full queue, or a final flush.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Publishes without waiting for each message.
@@ -27,7 +27,7 @@ impl std::fmt::Debug for Publisher {
 }
 
 impl Publisher {
-    /// A publisher for these brokers. It is idempotent: its own retries publish nothing twice.
+    /// A publisher for these brokers. It is idempotent: its own retries publish no duplicates.
     ///
     /// # Errors
     /// If librdkafka refuses a property.
@@ -68,7 +68,7 @@ impl Publisher {
         let options = AdminOptions::new().operation_timeout(Some(TIMEOUT));
         for result in self.admin.delete_topics(topics, &options).await? {
             match result {
-                // It was never created, because its creator was interrupted.
+                // It was never created, because the program was interrupted before.
                 Ok(_) | Err((_, RDKafkaErrorCode::UnknownTopicOrPartition)) => {}
                 Err((_, code)) => return Err(KafkaError::AdminOp(code)),
             }
@@ -97,10 +97,10 @@ impl Publisher {
         }
     }
 
-    /// Waits until the broker has all of it. Blocks.
+    /// Waits until the broker has all messages. Blocks.
     ///
     /// # Errors
-    /// If it has not within a minute.
+    /// If it does not have them within a minute.
     pub fn flush(&self) -> KafkaResult<()> {
         self.producer.flush(TIMEOUT)
     }

@@ -1,5 +1,5 @@
 //! The newest messages of a topic, read without a group: nothing is committed, and no other consumer notices. All calls block:
-//! make them where blocking is allowed.
+//! call them where blocking is allowed.
 
 use std::collections::BTreeMap;
 use std::mem::ManuallyDrop;
@@ -18,8 +18,8 @@ use super::settings;
 use crate::config::Kafka;
 use crate::input::inspect::Sample;
 
-/// Reads at most `limit` of the newest messages of a topic, about as many of each partition; `None` if there is no such topic.
-/// Offsets without a message, after compaction or in transactions, make the sample smaller.
+/// Reads at most `limit` of the newest messages of a topic, about as many from each partition; `None` if there is no such
+/// topic. Offsets without a message, after compaction or in transactions, make the sample smaller.
 ///
 /// # Errors
 /// If the brokers do not answer, or librdkafka refuses a property.
@@ -35,12 +35,12 @@ pub fn sample(kafka: &Kafka, topic: &str, limit: usize) -> Result<Option<Vec<Sam
     let partitions: Vec<TopicPartition> =
         (0..).take(described.partitions).map(|number| TopicPartition::new(topic, number)).collect();
     let mut ranges: Vec<(TopicPartition, LogRange)> = lookup.log_ranges(&partitions)?.into_iter().collect();
-    // The smallest first: what they do not have is taken from the others.
+    // The smallest first: what they lack is taken from the others.
     ranges.sort_by_key(|(partition, range)| (range.end - range.start, partition.number));
     let mut left = i64::try_from(limit).unwrap_or(i64::MAX);
     let mut others = i64::try_from(ranges.len()).unwrap_or(i64::MAX);
     let mut wanted = TopicPartitionList::new();
-    // Where each partition ends now.
+    // The present end of each partition.
     let mut ends: BTreeMap<i32, i64> = BTreeMap::new();
     for (partition, range) in ranges {
         let count = (left + others - 1).div_euclid(others).min(range.end - range.start);
@@ -90,7 +90,7 @@ fn read(
                     headers: headers::encode_of(&message),
                 });
             }
-            // A transaction's marker, or what compaction has removed, may stand at the end.
+            // The partition may end with a transaction's marker, or with offsets that compaction has emptied.
             Some(Err(KafkaError::PartitionEOF(partition))) => drop(ends.remove(&partition)),
             Some(Err(error)) => return Err(error),
         }

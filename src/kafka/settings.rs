@@ -1,4 +1,4 @@
-//! librdkafka's properties: ours, which the guarantee rests on, and the operator's.
+//! librdkafka's properties: those that the guarantee depends on, and the operator's.
 
 use rdkafka::ClientConfig;
 use rdkafka::config::RDKafkaLogLevel;
@@ -6,32 +6,32 @@ use rdkafka::error::KafkaError;
 
 use crate::config::Kafka;
 
-/// What librdkafka may hold of messages fetched ahead, in KiB. Its default is 64 MiB for each consumer.
+/// Maximum size of the messages that librdkafka fetches ahead, in KiB. Its default is 64 MiB for each consumer.
 const FETCHED_AHEAD_KIB: usize = 16 * 1024;
 
-/// The bytes that librdkafka may hold of messages fetched ahead.
+/// Maximum size of the messages that librdkafka fetches ahead, in bytes.
 pub const FETCHED_AHEAD_BYTES: usize = FETCHED_AHEAD_KIB * 1024;
 
-/// How the group divides its partitions: a rebalance takes only those from a worker that another one gets.
+/// The group's partition assignor: a rebalance takes from a worker only the partitions that another one gets.
 pub(super) const ASSIGNOR: &str = "cooperative-sticky";
 
-/// What librdkafka asks a broker for at a time. All of an answer is decompressed at once, whatever waits already: of compressed
-/// messages it may be a hundred times as much in memory. Its default is 50 MiB.
+/// Maximum size of one fetch. An answer is decompressed at once, whatever is waiting already: compressed messages may take a
+/// hundred times as much memory. librdkafka's default is 50 MiB.
 const ANSWER_BYTES: usize = 1024 * 1024;
 
-/// How long librdkafka waits, while it holds as much as it may, before it looks again. Its default of a second is long against
-/// the time in which so few bytes are written.
+/// Time that librdkafka waits while its fetch queue is full. Its default of a second is long compared with the time in which so
+/// little data is written.
 const FETCHED_AHEAD_BACKOFF_MS: usize = 10;
 
-/// What librdkafka takes of one answer, and up to which it decompresses what is compressed by zstd. Of the other codecs it knows no
-/// limit but the broker's, on what is compressed.
+/// Maximum size of one answer, and of its decompressed contents if they are compressed with zstd. For the other codecs
+/// librdkafka has no limit except the broker's, on the compressed size.
 const UNPACKED_BYTES: usize = 100_000_000;
 
-/// How long a broker waits for messages before it answers with none.
+/// Time for which a broker waits for messages before it returns an empty answer.
 const FETCH_WAIT_MS: usize = 100;
 
-/// How often a client asks for the topics and their partitions: so soon it reads a partition that was added, and a topic that
-/// was created after its start. librdkafka's default is 5 minutes.
+/// Interval between a client's requests for the topics and their partitions, after which it reads a partition that was added,
+/// or a topic that was created after its start. librdkafka's default is 5 minutes.
 const METADATA_REFRESH_MS: usize = 10_000;
 
 /// The properties of every client of this program: the brokers and the operator's own.
@@ -41,10 +41,10 @@ pub fn client(kafka: &Kafka) -> ClientConfig {
     properties.set("client.id", "series-ingest");
     properties.set("enable.metrics.push", "false");
     properties.set("topic.metadata.refresh.interval.ms", METADATA_REFRESH_MS.to_string());
-    // librdkafka forgets what it knows of a topic after this time; its documentation advises three refreshes.
+    // librdkafka forgets the metadata of a topic after this time; its documentation advises three refreshes.
     properties.set("metadata.max.age.ms", (3 * METADATA_REFRESH_MS).to_string());
     properties.set_log_level(RDKafkaLogLevel::Notice);
-    // A client that is made later than the others has the secrets that are valid then.
+    // A client that is created later gets the secrets that are valid then.
     let read_again = kafka.with_secrets_read_again().ok();
     for (name, value) in read_again.as_ref().unwrap_or(kafka).properties() {
         properties.set(name, value);
@@ -52,10 +52,10 @@ pub fn client(kafka: &Kafka) -> ClientConfig {
     properties
 }
 
-/// The properties of the consumer. Those set last cannot be changed by the operator: the guarantee rests on them.
+/// The properties of the consumer. Those set last cannot be changed by the operator, because the guarantee depends on them.
 pub fn consumer(kafka: &Kafka) -> ClientConfig {
     let mut properties = client(kafka);
-    // What the other clients log as well, this one logs for all of them.
+    // The consumer logs at the configured level, for all clients.
     properties.log_level = ClientConfig::new().log_level;
     let ours = [
         ("queued.max.messages.kbytes", FETCHED_AHEAD_KIB),
@@ -69,7 +69,7 @@ pub fn consumer(kafka: &Kafka) -> ClientConfig {
             properties.set(name, value.to_string());
         }
     }
-    // librdkafka refuses a smaller one.
+    // librdkafka refuses a smaller value.
     let bytes_of = |name| properties.get(name).and_then(|value| value.parse::<usize>().ok()).unwrap_or(0);
     let largest_message = bytes_of("message.max.bytes");
     if bytes_of("fetch.max.bytes") < largest_message {
@@ -89,7 +89,7 @@ pub fn consumer(kafka: &Kafka) -> ClientConfig {
     properties
 }
 
-/// librdkafka names the value of a property that it refuses, and that may be a secret.
+/// Hides the value of a property that librdkafka refuses, because its error contains the value, which may be a secret.
 pub(super) fn without_value(error: KafkaError) -> KafkaError {
     match error {
         KafkaError::ClientConfig(result, description, name, _) => {

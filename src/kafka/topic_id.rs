@@ -24,9 +24,9 @@ pub struct Topic {
     pub id: Option<String>,
     /// The number of its partitions.
     pub partitions: usize,
-    /// The partitions that have no leader now: nothing of them can be read.
+    /// The partitions that have no leader now: they cannot be read.
     pub leaderless: Vec<i32>,
-    /// Whether this client may read it; `None` if the broker does not say.
+    /// `true` if this client may read it; `None` if the broker does not say.
     pub may_read: Option<bool>,
 }
 
@@ -42,10 +42,10 @@ impl<T> Drop for Guard<T> {
     }
 }
 
-/// What the brokers say of each topic that was asked for: an error where it does not exist, or may not be seen.
+/// The brokers' answer for each requested topic: an error if it does not exist, or may not be seen.
 pub type Described = Vec<(String, Result<Topic, KafkaError>)>;
 
-/// Describes `topics` with one question, waiting up to `timeout`.
+/// Describes `topics` with one request, waiting up to `timeout`.
 ///
 /// # Errors
 /// If the brokers do not answer in time.
@@ -76,7 +76,7 @@ pub fn describe<C: ClientContext>(
         if set != RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
             return Err(KafkaError::AdminOp(set.into()));
         }
-        // Brokers before Kafka 2.3 cannot say; an error means that only.
+        // Brokers before Kafka 2.3 cannot answer this; an error means only that.
         drop(Guard(
             c::rd_kafka_AdminOptions_set_include_authorized_operations(options.0, 1),
             c::rd_kafka_error_destroy,
@@ -110,8 +110,8 @@ pub fn describe<C: ClientContext>(
     }
 }
 
-/// A broker that answers. librdkafka would ask the controller, although every broker knows the topics, and would wait for it
-/// if it is away, or if there is none, as in an embedded broker.
+/// Returns a broker that answers. librdkafka would ask the controller, although every broker knows the topics, and would wait
+/// for it if it is not available, or does not exist, as in an embedded broker.
 fn any_broker<C: ClientContext>(client: &Client<C>, topics: &[&str], timeout: Duration) -> Result<i32, KafkaError> {
     let metadata = client.fetch_metadata(topics.first().copied(), timeout)?;
     let first = metadata.brokers().first().map(|broker| broker.id());
@@ -157,5 +157,5 @@ unsafe fn topic(description: *const c::rd_kafka_TopicDescription_t) -> (String, 
     }
 }
 
-/// How a UUID of zeros looks in base 64: the broker has no topic ids.
+/// The base64 form of a UUID of zeros, which means that the broker has no topic ids.
 const NO_ID: &str = "AAAAAAAAAAAAAAAAAAAAAA";

@@ -1,4 +1,4 @@
-//! The settings of a topic that decide which of its messages are still there when they are read.
+//! The settings of a topic that decide which of its messages still exist when they are read.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,12 +13,12 @@ use crate::config::{Kafka, MessageRules};
 
 /// Timeout for the answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// A retention below this is shorter than an outage or a weekend's stop that nobody attends to.
+/// A shorter retention may be exceeded by an outage, or by a stop over an unattended weekend.
 const SHORT_RETENTION_MS: i64 = 24 * 60 * 60 * 1000;
-/// What Kafka adds to a message, at most, as far as `max.message.bytes` counts it.
+/// Maximum overhead that Kafka adds to a message and counts towards `max.message.bytes`.
 const OVERHEAD_BYTES: i64 = 1024;
 
-/// Asks for the settings of topics, with a client that is kept.
+/// Requests the settings of topics, with its own client.
 pub struct TopicSettings {
     admin: Arc<AdminClient<AuthContext>>,
 }
@@ -29,21 +29,21 @@ impl std::fmt::Debug for TopicSettings {
     }
 }
 
-/// What a topic's settings may do to messages before they are read.
+/// The effect of a topic's settings on messages before they are read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Finding {
-    /// Messages are removed while they are wanted: nothing can be exact.
+    /// Messages are removed while they are still needed: nothing can be exact.
     Loss(String),
     /// Messages may be removed or refused in some case.
     Risk(String),
 }
 
-/// The answer to a question for a topic's settings.
+/// The answer to a request for a topic's settings.
 #[derive(Debug, Clone)]
 pub enum Answer {
     /// The settings by name.
     Known(Settings),
-    /// This client's user may not ask: the reason.
+    /// This client's user may not request them, with the reason.
     Refused(String),
     /// There is no such topic.
     Missing,
@@ -54,7 +54,7 @@ pub enum Answer {
 pub struct Settings(HashMap<String, String>);
 
 impl TopicSettings {
-    /// A client for the configured brokers; it connects when it first asks.
+    /// A client for the configured brokers; it connects at the first request.
     ///
     /// # Errors
     /// If librdkafka refuses a property.
@@ -64,7 +64,7 @@ impl TopicSettings {
         Ok(Self { admin: Arc::new(admin) })
     }
 
-    /// Asks for the settings of topics, with one question for all of them; the answers have the topics' order.
+    /// Requests the settings of topics, all in one request; the answers have the topics' order.
     ///
     /// # Errors
     /// If the brokers do not answer.
@@ -90,7 +90,7 @@ impl TopicSettings {
         Ok(topics.iter().filter_map(|topic| Some((topic.clone(), answers.remove(topic)?))).collect())
     }
 
-    /// Why the brokers give no settings of topics: rdkafka drops what they say, and returns none.
+    /// Determines why the brokers returned no settings of topics: rdkafka drops their answer, and returns none.
     async fn why_none(&self, topics: Vec<String>) -> Result<HashMap<String, Answer>, KafkaError> {
         if topics.is_empty() {
             return Ok(HashMap::new());
@@ -119,8 +119,8 @@ impl TopicSettings {
 }
 
 impl Settings {
-    /// What they may do to messages. Compaction leaves the last message of each key, which of definitions of series is the
-    /// one that counts, and of points is one of many.
+    /// The effects on messages. Compaction keeps the last message of each key, which for definitions of series is the one that
+    /// counts, and for points is one of many.
     pub fn findings(&self, topic: &str, has_points: bool, rules: &MessageRules) -> Vec<Finding> {
         let mut findings = Vec::new();
         let policy = self.text("cleanup.policy");

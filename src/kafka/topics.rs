@@ -1,4 +1,4 @@
-//! Questions about topics, each for all of them at once.
+//! Requests about topics, each for all of them at once.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::PoisonError;
@@ -12,7 +12,7 @@ use super::lookup::{Lookup, TIMEOUT, is_missing_topic, is_silence};
 use super::topic_id::{self, Described, Topic};
 
 impl Lookup {
-    /// The topics as the brokers describe them, with one question for all of them; a name that is given twice is asked for once.
+    /// The topics as the brokers describe them, in one request; a name that is given twice is requested once.
     ///
     /// # Errors
     /// If the brokers do not answer.
@@ -20,7 +20,7 @@ impl Lookup {
         if names.is_empty() {
             return Ok(Vec::new());
         }
-        // librdkafka refuses a list in which a name is a duplicate.
+        // librdkafka refuses a list that contains a duplicate name.
         let mut seen = HashSet::new();
         let names: Vec<&str> = names.iter().copied().filter(|name| seen.insert(*name)).collect();
         let described = self.ask(Refused::Topic, |client| topic_id::describe(client.client(), &names, TIMEOUT));
@@ -52,7 +52,7 @@ impl Lookup {
         Ok(ids)
     }
 
-    /// The names of all topics that there are, as far as this client's user may see them.
+    /// The names of all topics that this client's user may see.
     ///
     /// # Errors
     /// If the brokers do not answer.
@@ -62,7 +62,7 @@ impl Lookup {
         Ok(there.map(|topic| topic.name().to_owned()).collect())
     }
 
-    /// Records that a broker has answered, unless it has not.
+    /// Records that a broker has answered, unless the answer is silence.
     fn note_answer<T>(&self, answer: Result<T, KafkaError>) -> Result<T, KafkaError> {
         if answer.as_ref().err().is_none_or(|error| !is_silence(error)) {
             *self.answered.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
@@ -70,7 +70,7 @@ impl Lookup {
         answer
     }
 
-    /// A topic to name in a question that is about none; `None`, which means all topics, if the configuration names none.
+    /// A topic to name in a request about no topic; `None`, which means all topics, if the configuration names none.
     pub(super) fn any_topic(&self) -> Option<&str> {
         [&self.kafka.points_topic, &self.kafka.series_topic]
             .into_iter()

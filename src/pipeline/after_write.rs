@@ -1,4 +1,4 @@
-//! What follows a batch that was written, or was not.
+//! The handling of a batch's outcome.
 
 use std::time::Instant;
 
@@ -12,7 +12,7 @@ use crate::kafka::partition::TopicPartition;
 use crate::telemetry::{escaped, metrics};
 
 impl Pipeline {
-    /// A writer has ended.
+    /// Handles the end of a writer.
     pub(super) fn on_written(&mut self, ended: Result<Outcome, JoinError>) {
         match ended {
             Ok(outcome) => self.on_outcome(outcome),
@@ -22,8 +22,8 @@ impl Pipeline {
         }
     }
 
-    /// What the task held is lost to this process, not to Kafka or the journal: all is read again from where the database is.
-    /// Which task it was is not known, so the others end, too.
+    /// The task's messages are lost to this process, not to Kafka or the journal: all are read again from the database's
+    /// progress. Which task it was is not known, so the others are aborted, too.
     fn on_writer_lost(&mut self, failure: &JoinError) {
         error!(%failure, "a writer ended by an internal error; its messages are read again");
         self.writers.abort();
@@ -34,7 +34,7 @@ impl Pipeline {
     }
 
     fn on_outcome(&mut self, mut outcome: Outcome) {
-        // What a partition without progress has in the journal stays known: its progress must begin no later.
+        // Journal records of a partition without progress stay recorded: its progress must begin no later.
         let done = if outcome.lost && outcome.replayed { &outcome.damaged } else { &outcome.intervals };
         self.partitions.mark_done(done);
         self.writers.on_written(&outcome);
@@ -51,7 +51,7 @@ impl Pipeline {
         self.advance(&outcome);
     }
 
-    /// Keeps what was not written because of another session's lock, and records in the journal's side what was replayed.
+    /// Keeps what was not written because of another session's lock, and reports replayed records to the journaling.
     fn keep_locked(&mut self, outcome: &mut Outcome) {
         let waits = !outcome.aside.is_empty();
         for set in &outcome.aside {
@@ -65,7 +65,7 @@ impl Pipeline {
             return;
         }
         self.journaling.on_replayed(outcome.unread.take(), waits);
-        // The journal is written oldest first: a partition may have to wait until it is its turn.
+        // Records are replayed oldest first: a partition may have to wait until its turn.
         if !outcome.applied.is_empty() {
             self.times.movable_since = Instant::now();
         }
@@ -102,7 +102,7 @@ impl Pipeline {
         }
     }
 
-    /// Takes over the progress that the database has now, and has it committed to Kafka.
+    /// Records the database's present progress, and has it committed to Kafka.
     fn advance(&mut self, outcome: &Outcome) {
         let mut commits = Vec::new();
         let mut fallen_back = Vec::new();

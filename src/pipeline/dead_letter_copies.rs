@@ -1,5 +1,5 @@
-//! Copies of dead letters for a topic, published from their rows: so a worker that ends before the broker has a copy loses
-//! none, and no writer waits for it. A copy may be duplicated, and is never missing, while its row is there.
+//! Copies of dead letters for a topic, published from their rows: a worker that ends before the broker has a copy loses none,
+//! and no writer waits for it. A copy may be duplicated, and is never missing while its row exists.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,20 +21,21 @@ use crate::telemetry::health::Health;
 use crate::telemetry::log_limit::LogLimit;
 use crate::telemetry::metrics;
 
-/// How many are published together, and so held in memory.
+/// Maximum number of letters that are published together, and held in memory.
 const PAGE: i32 = 50;
-/// How long the letters of a page are read from Kafka, because their rows are locked meanwhile; the rest comes with the
-/// next page. A partition of which so long a read finds nothing is silent.
+/// Timeout for reading the letters of a page from Kafka, because their rows are locked meanwhile; the rest follows with the
+/// next page. A partition that returns nothing for this long is silent.
 const PAGE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often the rows are checked if nothing wakes it: for what failed, and for what a worker left that has ended.
+/// Interval between checks of the rows without a notification: for letters that failed, and for those of a worker that has
+/// ended.
 const ROUND_INTERVAL: Duration = Duration::from_secs(5);
 
-/// What becomes of an attempt, as the metric's label.
+/// The result of an attempt, as the metric's label.
 const DELIVERED: &str = "delivered";
 const FAILED: &str = "failed";
 const REFUSED: &str = "refused";
 
-/// The publishing alongside the pipeline; it ends with it.
+/// Publishes alongside the pipeline, and ends with it.
 pub(in crate::pipeline) struct CopyPublisher {
     wake: Arc<Notify>,
     task: JoinHandle<()>,
@@ -67,7 +68,7 @@ impl CopyPublisher {
         Ok(Self { wake, task })
     }
 
-    /// There are new dead letters.
+    /// Reports new dead letters.
     pub(in crate::pipeline) fn wake(&self) {
         self.wake.notify_one();
     }
@@ -89,8 +90,8 @@ struct Copies {
 /// The state of a topic that takes no copies, in the log.
 const NOT_PUBLISHED: &str = "dead-letter-copies";
 
-/// Partitions that gave no answer in time, with the letters that have waited for them. In each round one letter waits for a
-/// partition, the next one each time: one that is at fault itself then hides no other.
+/// Partitions that did not answer in time, with the last letter that waited for each. In each round one letter waits for a
+/// partition, the next one each time, so that a letter that is itself the cause does not block the others.
 #[derive(Default)]
 struct SilentPartitions(HashMap<(String, i32), Waited>);
 
@@ -101,7 +102,7 @@ struct Waited {
 }
 
 impl SilentPartitions {
-    /// Why a letter is skipped in this round.
+    /// Returns the reason why a letter is skipped in this round.
     fn why(&self, partition: &(String, i32), letter: i64) -> Option<&str> {
         let waited = self.0.get(partition)?;
         (waited.in_this_round || letter <= waited.letter).then_some(waited.failure.as_str())
@@ -111,22 +112,22 @@ impl SilentPartitions {
         self.0.insert(partition, Waited { letter, in_this_round: true, failure });
     }
 
-    /// A partition for which none has waited in this round begins again with its oldest letter.
+    /// Restarts partitions that no letter has waited for in this round with their oldest letter.
     fn end_round(&mut self) {
         self.0.retain(|_, waited| std::mem::take(&mut waited.in_this_round));
     }
 }
 
-/// What became of the letters of a page.
+/// The result of publishing a page of letters.
 #[derive(Default)]
 struct Page {
-    /// Those that are done with.
+    /// Letters that need no further attempt.
     done: Vec<i64>,
-    /// How many are to be tried again.
+    /// Number of letters to retry.
     left: usize,
-    /// Why.
+    /// The reason.
     problem: Option<String>,
-    /// The letter after which to go on; `None` if this was the last page, or the topic took none of its copies.
+    /// The letter after which the next page begins; `None` if this was the last page, or the topic accepted none of its copies.
     next: Option<i64>,
 }
 
@@ -140,14 +141,14 @@ async fn publish(database: Database, copies: Arc<Copies>, wake: Arc<Notify>, rep
                 continue;
             }
             Ok(None) => {}
-            // It reports its outages itself; here they are waited out.
+            // The database reports its outages itself; this only waits.
             Err(failure) => debug!(%failure, "dead letters are not published now"),
         }
         drop(tokio::time::timeout(ROUND_INTERVAL, wake.notified()).await);
     }
 }
 
-/// Publishes all letters, from the oldest on, and skips those that cannot be read from Kafka now; why some are left.
+/// Publishes all letters, oldest first, and skips those that cannot be read from Kafka now. Returns why some are left.
 async fn publish_all(
     database: &Database,
     copies: &Arc<Copies>,
@@ -195,7 +196,7 @@ async fn publish_all(
 }
 
 impl Copies {
-    /// Publishes letters, in the order of their ids.
+    /// Publishes letters in the order of their ids.
     fn publish(&self, letters: Vec<LetterToPublish>) -> Page {
         let count = letters.len();
         let (mut ids, mut whole) = (Vec::with_capacity(count), Vec::with_capacity(count));
@@ -248,10 +249,10 @@ impl Copies {
         self.silent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The letter with all of its message, as far as Kafka still has it.
+    /// Completes a letter with its whole message, if Kafka still has it.
     ///
     /// # Errors
-    /// If Kafka does not answer, in words.
+    /// If Kafka does not answer, with the reason.
     fn complete(&self, letter: LetterToPublish) -> Result<Letter, String> {
         let LetterToPublish { message, source: (cluster_id, topic, topic_id) } = letter;
         let cut_from = message.cut().into_iter().map(|cut| (cut.part, cut.bytes)).collect();
@@ -277,12 +278,12 @@ impl Copies {
             let read = match silent {
                 Some(failure) => Err(failure),
                 None => {
-                    // What its messages are is not asked here.
+                    // The kind of its messages does not matter here.
                     let source = Source { kind: Kind::Points, cluster_id, topic: copy.topic.clone(), topic_id };
                     let began = Instant::now();
                     let read = self.fetcher.read(&source, copy.partition, copy.offset);
                     let read = read.map_err(|failure| failure.to_string());
-                    // Also if it is gone with its topic, which Kafka says late.
+                    // Also if it was deleted with its topic, which Kafka reports late.
                     if !matches!(read, Ok(Some(_))) && began.elapsed() >= PAGE_TIMEOUT {
                         let failure =
                             read.as_ref().err().map_or("another one of its partition was waited for", String::as_str);

@@ -1,20 +1,20 @@
-//! Which batch is written next: the open one, records of the journal, or none.
+//! The choice of the next batch to write: the open one, records of the journal, or none.
 
 use super::Pipeline;
 use crate::journal::Record;
 use crate::raw::Interval;
 use crate::telemetry::metrics;
 
-/// What the decision needs to know.
+/// The facts that the choice depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Facts {
     /// The open batch has messages.
     has_messages: bool,
-    /// It has as much as one transaction is to have.
+    /// It has reached the size of one transaction.
     is_full: bool,
     /// Its first message has waited for `batch.linger_ms`, or the worker stops.
     has_lingered: bool,
-    /// The memory budget is used up: what is paused brings nothing more that would be worth waiting for.
+    /// The memory budget is used up: a paused consumer brings no further messages that would be worth waiting for.
     memory_is_full: bool,
     /// A writer is free.
     has_free_writer: bool,
@@ -29,15 +29,15 @@ impl Facts {
         (is_due || self.is_full) && self.has_free_writer && self.is_live_turn
     }
 
-    /// Returns `true` if writing it shows nothing of how fast more writers would be: with a backlog batches are full before
-    /// they have lingered.
+    /// Returns `true` if writing it does not show how fast more writers would be: with a backlog, batches are full before they
+    /// have lingered.
     fn is_without_backlog(self) -> bool {
         !self.is_full && !self.memory_is_full
     }
 }
 
 impl Pipeline {
-    /// Gives the open batch or records of the journal to a writer, if they are due and one is free.
+    /// Hands the open batch or records of the journal to a writer, if they are due and one is free.
     pub(super) fn dispatch(&mut self, is_stopping: bool) {
         let (busy, limit) = (self.writers.busy(), self.writers.limit());
         let memory_is_full = self.open_batch.budget().is_full();
@@ -55,7 +55,7 @@ impl Pipeline {
             }
             self.write_open_batch();
         } else if !is_stopping && let Some(records) = self.journaling.next_records(busy, limit, memory_is_full) {
-            // When the worker stops, what the journal has stays there.
+            // When the worker stops, journaled messages stay in the journal.
             let intervals: Vec<Interval> = records.iter().map(Record::interval).collect();
             let known = self.partitions.next_offsets(&intervals);
             let (journal, budget) = (self.journaling.journal().clone(), self.open_batch.budget().clone());

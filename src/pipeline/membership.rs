@@ -1,12 +1,12 @@
-//! When this worker joins the consumer group, and who else is in it.
+//! When this worker joins the consumer group, and the group's other members.
 //!
 //! A worker that was killed stays a member until its session ends. A worker that joins meanwhile waits for that, and if it is
 //! killed in turn, the group hands partitions to it and waits for its session as well: each kill adds one session. So a worker
 //! joins a group at once only while the group has no members, and otherwise after the time in which a dead member is removed:
 //! one session, however many workers were killed. If the members are alive, they read all partitions meanwhile.
 //!
-//! A group that has members of another pipeline or database is not joined: the other pipeline would go without the partitions
-//! that this worker gets. If both are members, because they came at the same time, both say so and are not ready.
+//! A group that has members of another pipeline or database is not joined: the other pipeline would lose the partitions that
+//! this worker gets. If both are members because they joined at the same time, both report it and are not ready.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,9 +27,9 @@ use crate::telemetry::log_limit::LogLimit;
 const CONDITION: &str = "group";
 /// The condition while the group has members of another pipeline or database.
 const SHARED: &str = "group_shared";
-/// How often the group is asked for its members before it is joined.
+/// Interval between requests for the group's members before it is joined.
 const JOIN_INTERVAL: Duration = Duration::from_millis(500);
-/// How often after that.
+/// Interval after that.
 const WATCH_INTERVAL: Duration = Duration::from_secs(5);
 
 /// This worker's place in its consumer group.
@@ -41,10 +41,10 @@ pub(super) struct Membership {
     consumer: ConsumerHandle,
     health: Arc<Health>,
     member: Member,
-    /// As the consumer is named in the group.
+    /// The consumer's present name in the group.
     named: Member,
     joined: bool,
-    /// Since when the group has strangers.
+    /// Time since which the group has members of another pipeline or database.
     shared_since: Option<Instant>,
     log: LogLimit,
 }
@@ -71,7 +71,7 @@ impl Membership {
         }
     }
 
-    /// Has the consumer join the group when it is time, and looks after the group until it is dropped.
+    /// Has the consumer join the group when it is time, and watches the group until dropped.
     pub(super) async fn keep(mut self) {
         self.join().await;
         loop {
@@ -83,8 +83,8 @@ impl Membership {
         }
     }
 
-    /// The time after which a member that was killed is none any more. The broker counts from the last heartbeat, which was
-    /// before the member's end.
+    /// The time after which a killed member has left the group. The broker counts from the last heartbeat, which was before the
+    /// member's end.
     fn longest_death(&self) -> Duration {
         Duration::from_millis(self.config.kafka.session_timeout_ms) + JOIN_INTERVAL
     }
@@ -114,7 +114,7 @@ impl Membership {
         self.set_shared(None);
         self.joined = true;
         info!(group, "joining the consumer group");
-        // From now on the sign of readiness of the same name shows whether the group lets it join, and why not.
+        // From now on the readiness condition of the same name shows whether the group lets it join, and why not.
         self.health.set_condition(CONDITION, None);
         self.consumer.send(Command::Join);
     }
@@ -137,8 +137,8 @@ impl Membership {
         self.health.set_condition(CONDITION, Some(reason));
     }
 
-    /// Records what is wrong with the group. A stranger that was killed, or the consumer that had this worker's name before, is a
-    /// member for a while.
+    /// Records what is wrong with the group. A foreign member that was killed, or the consumer that had this worker's name
+    /// before, stays a member for a while.
     fn set_shared(&mut self, shared: Option<String>) {
         let Some(reason) = shared else {
             self.shared_since = None;
@@ -160,8 +160,8 @@ impl Membership {
         self.health.set_condition(SHARED, Some(reason));
     }
 
-    /// Has the consumer take another name in the group if the database is another one than when it got its name: what others
-    /// see of it must not be out of date. A name that does not say the database is not worth a rebalance.
+    /// Gives the consumer a new name in the group if the database has changed since it was named: what other members see must
+    /// not be out of date. A name without a database is not worth a rebalance.
     fn rename(&mut self) {
         let Some(identity) = self.database.identity() else { return };
         self.member = Member::new(&self.config.pipeline, Some(identity));

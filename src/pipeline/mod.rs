@@ -4,20 +4,21 @@
 //! full, or when its first message has waited long enough. While all writers are busy and the batch is full it takes no
 //! more messages: they stay charged to the memory budget, and the consumer pauses when that is used up.
 //!
-//! - [`partitions`](self): each partition's state: how far read, how far applied, what is on its way.
-//! - `setup`: how all of it is put together.
-//! - `membership`: when this worker joins the consumer group, and who else is in it.
-//! - `guard`: what keeps an input of the wrong shape from turning a topic into dead letters.
-//! - `journaling`: the modes, and what goes to the journal and comes back from it.
-//! - `survey`: what of it the database has, and what is nowhere.
+//! - [`partitions`](self): each partition's state: what is read, what is applied, what is in flight.
+//! - `setup`: assembles and runs the pipeline.
+//! - `membership`: when this worker joins the consumer group, and the group's other members.
+//! - `guard`: keeps an input of the wrong shape from turning a topic into dead letters.
+//! - `journaling`: the modes, appends to the journal and replay from it.
+//! - `survey`: compares the journal with the database, and finds what is in neither.
 //! - `starts`, `start`, `start_topics`: when and where a partition starts, asked of the database and of Kafka.
 //! - `open_batch`, `dispatch`: the batch being filled, and when it goes to a writer.
-//! - `writers`, `writer`: the batches being written; one batch until it is committed, through outages, overlaps and refused rows.
-//! - `after_write`: what follows a batch that was written.
-//! - `tick`: what is done ten times a second, and what `/status` and the metrics are given.
+//! - `writers`, `writer`: the batches being written; one batch until it is committed, through outages, overlaps and refused
+//! rows.
+//! - `after_write`: the handling of a batch's outcome.
+//! - `tick`: what is done ten times a second, and what `/status` and the metrics show.
 //! - `dead_letter_copies`: copies of dead letters for a topic.
 //! - `subscription`: which topics are read.
-//! - `topic_settings`: whether a topic is compacted.
+//! - `topic_settings`: checks that topics are not compacted.
 //! - `watch`: lag, topic identities and health, checked every few seconds.
 
 mod after_write;
@@ -75,9 +76,9 @@ use watch::{Monitor, Observation};
 pub use watch::{ask_brokers, show_server};
 use writers::Writers;
 
-/// How often the loop looks at its clock when nothing happens.
+/// Interval at which the loop checks the clock when nothing happens.
 const TICK: Duration = Duration::from_millis(100);
-/// How long the consumer may take to say leaving.
+/// Timeout for the consumer to leave the group.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 struct Pipeline {
@@ -90,7 +91,7 @@ struct Pipeline {
     writers: Writers,
     journaling: Journaling,
     surveyor: Surveyor,
-    /// The publishing of copies of dead letters, if they are published.
+    /// Publishes copies of dead letters, if configured.
     copies: Option<CopyPublisher>,
     watch: Monitor,
     subscription: Subscription,
@@ -98,15 +99,15 @@ struct Pipeline {
     log: LogLimit,
 }
 
-/// Since when it is known that nothing but a fault holds data up, and how long it may.
+/// The times since which only a fault can delay data, and the timeouts for it.
 struct Times {
-    /// Since when data could have moved: an outage is no stall, nor is what is written of the journal after it.
+    /// Time since which data could move. An outage is not a stall, nor is the replay after it.
     movable_since: Instant,
-    /// Since when nothing but the consumer could hold messages up.
+    /// Time since which only the consumer could delay messages.
     calm_since: Instant,
-    /// How long waiting data may stand still.
+    /// Maximum time without progress while data waits.
     stall: Duration,
-    /// How long what was read may still be written after the end was asked for.
+    /// Timeout for writing what was read, after shutdown was requested.
     drain_timeout: Duration,
 }
 
@@ -195,7 +196,7 @@ impl Pipeline {
         );
     }
 
-    /// Takes what waits in memory for its time: to be journaled, until the database is back, or for what others have locked.
+    /// Takes messages that waited in memory: to be journaled, for the end of an outage, or for a lock.
     fn add_waiting_sets(&mut self) {
         while !self.open_batch.is_full() {
             let Some(set) = self.journaling.take_waiting_for_append() else { break };
@@ -248,7 +249,7 @@ impl Pipeline {
 
     fn on_survey(&mut self, survey: Survey) {
         self.journaling.on_survey(&survey);
-        // What was appended since it began is not in it.
+        // What was appended since the survey began is not in it.
         if self.journaling.appends() == survey.appends {
             self.partitions.keep_journaled(&survey.journaled);
         }
@@ -256,7 +257,7 @@ impl Pipeline {
             self.partitions.mark_journaled(record);
         }
         self.partitions.mark_done(&survey.covered);
-        // While messages go to the journal a start could record no gap, and would read the same again and again.
+        // While messages go to the journal, a start could record no gap, and would read the same messages again and again.
         if !survey.holes.is_empty() && !self.is_journaling() {
             let holes = survey.holes;
             if let Some(unlogged) = self.log.happened("holes", 1) {
@@ -308,7 +309,7 @@ impl Pipeline {
         }
     }
 
-    /// Writes what was read, until the drain's time is over, and leaves the group.
+    /// Writes what was read, until the drain timeout, and leaves the group.
     async fn drain(mut self, mut events: UnboundedReceiver<Event>) {
         let deadline = tokio::time::Instant::now() + self.times.drain_timeout;
         loop {
@@ -334,19 +335,19 @@ impl Pipeline {
     }
 }
 
-/// Partitions as they stand in a log line.
+/// Formats partitions for a log line.
 fn named(assigned: &[Assigned]) -> String {
     telemetry::partitions(assigned.iter().map(|one| (one.partition.topic.as_str(), one.partition.number)))
 }
 
-/// The next offset of partitions as it was known when a batch was handed to its writer.
+/// The next offset of each partition when a batch was handed to its writer.
 type NextOffsets = HashMap<TopicPartition, i64>;
 
-/// The release of Kafka 0.10.0, the first whose records have a time: 2016-05-22T00:00:00Z, in milliseconds since the Unix epoch.
+/// The release of Kafka 0.10.0, the first with times in records: 2016-05-22T00:00:00Z, in milliseconds since the Unix epoch.
 const FIRST_RECORD_TIME_MS: i64 = 1_463_875_200_000;
 
-/// Returns `true` if a record that is there at `now_ms` can have this time. Producers set it, and some do in another unit: seconds are
-/// in 1970, microseconds and nanoseconds in the future.
+/// Returns `true` if a record that exists at `now_ms` can have this time. Producers set it, and some use another unit: seconds
+/// lie in 1970, microseconds and nanoseconds in the future.
 fn is_plausible(time_ms: i64, now_ms: i64) -> bool {
     (FIRST_RECORD_TIME_MS..=now_ms).contains(&time_ms)
 }

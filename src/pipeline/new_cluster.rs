@@ -1,12 +1,12 @@
-//! Partitions that the pipeline has read in another cluster: whether they start in this one.
+//! The start of partitions that the pipeline has read in another cluster.
 
 use tracing::{info, warn};
 
 use crate::config::NewCluster;
 use crate::database::{Elsewhere, NO_ISLANDS};
 
-/// Returns why a partition that the pipeline has read in another cluster does not start in this one, given the offset that the
-/// group has of it; `None` if it starts.
+/// Returns why a partition that the pipeline has read in another cluster does not start in this one, given the group's offset
+/// of it; `None` if it starts.
 pub(crate) fn refused_move(rule: NewCluster, elsewhere: &Elsewhere, group_offset: Option<i64>) -> Option<String> {
     let Elsewhere { cluster_id, source_id, next_offset, ahead, .. } = elsewhere;
     let found = format!(
@@ -36,7 +36,7 @@ pub(crate) fn islands_elsewhere(ahead: &str) -> String {
     format!("offsets {ahead} above its next offset are applied there, and would be written again here")
 }
 
-/// Logs a start in another cluster than before.
+/// Logs a start in a cluster other than before.
 pub(super) fn log_move(rule: NewCluster, elsewhere: &Elsewhere, group_offset: Option<i64>) {
     let Elsewhere { partition, cluster_id, source_id, next_offset, .. } = elsewhere;
     match group_offset.filter(|_| rule == NewCluster::GroupOffsets) {

@@ -1,4 +1,4 @@
-//! The batch that is being filled.
+//! The batch being filled.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,10 +11,10 @@ use crate::message::Rejected;
 use crate::raw::{Budget, MessageSet};
 use crate::telemetry::metrics::{self, Step};
 
-/// Decodes messages into a batch until that is taken.
+/// Decodes messages into a batch until it is taken.
 pub(super) struct OpenBatch {
     batch: Batch,
-    /// When its first message came; `None` while it has none.
+    /// Arrival of its first message; `None` while it is empty.
     since: Option<Instant>,
     decoder: Decoder,
     points_in_series: PointsInSeries,
@@ -41,7 +41,7 @@ impl OpenBatch {
         }
     }
 
-    /// The memory that the worker is to use, in bytes.
+    /// The worker's memory limit, in bytes.
     pub(super) fn memory_limit(&self) -> usize {
         self.memory_limit
     }
@@ -62,7 +62,7 @@ impl OpenBatch {
         counts
     }
 
-    /// Why the last message of the batch that cannot be read was rejected.
+    /// The reason why the batch's last unreadable message was rejected.
     pub(super) fn last_rejected(&self) -> Option<&Rejected> {
         self.batch.dead_letters().last().map(|letter| &letter.rejected)
     }
@@ -84,22 +84,22 @@ impl OpenBatch {
         counts
     }
 
-    /// Returns `true` if no message was added since it was last taken.
+    /// Returns `true` if no message was added since the batch was last taken.
     pub(super) fn is_empty(&self) -> bool {
         self.since.is_none()
     }
 
-    /// Returns `true` if it has as much as one transaction is to have.
+    /// Returns `true` if the batch has reached the size of one transaction.
     pub(super) fn is_full(&self) -> bool {
         self.batch.is_full(self.max_points, self.max_bytes)
     }
 
-    /// Returns `true` if its first message has waited long enough for others.
+    /// Returns `true` if the batch's first message has waited long enough for others.
     pub(super) fn has_lingered(&self) -> bool {
         self.since.is_some_and(|since| since.elapsed() >= self.linger)
     }
 
-    /// The batch; an empty one takes its place.
+    /// Returns the batch, and leaves an empty one.
     pub(super) fn take(&mut self) -> Batch {
         self.since = None;
         std::mem::replace(&mut self.batch, Batch::charged(self.decoder.clone(), &self.budget))

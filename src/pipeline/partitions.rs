@@ -1,4 +1,4 @@
-//! Each partition's state: how far it is read, how far it is applied, and what is on its way.
+//! Each partition's state: what is read, what is applied, and what is in flight.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::kafka::partition::{LogRange, TopicPartition};
 use crate::raw::{Interval, MessageSet, Partition, Source};
 use crate::telemetry::readiness::LOGS_TIMEOUT;
 
-/// All owned partitions, and what is on its way of any.
+/// All owned partitions, and what is in flight of any partition.
 #[derive(Debug, Default)]
 pub(super) struct Partitions {
     owned: HashMap<TopicPartition, Owned>,
@@ -22,18 +22,18 @@ pub(super) struct Partitions {
 #[derive(Debug)]
 struct Owned {
     epoch: u64,
-    /// The name of the input that its messages are of.
+    /// The name of its input.
     input: Arc<str>,
     assigned_at: Instant,
     reading: Option<Reading>,
     log: Option<LogRange>,
-    /// When the log's range was last learned; when the partition was assigned if it never was.
+    /// When the log's range was last read; when the partition was assigned if it never was.
     log_at: Instant,
-    /// What Kafka has of the group, for as long as the database has not been asked.
+    /// The group's offset in Kafka, used until the database has been asked.
     committed: Option<i64>,
-    /// Since when there is something that is not applied.
+    /// Time since which some of what it has is not applied.
     behind_since: Option<Instant>,
-    /// When something of it was last applied.
+    /// When progress was last made.
     applied_at: Instant,
 }
 
@@ -42,11 +42,11 @@ struct Reading {
     source: Arc<Source>,
     position: i64,
     next_offset: i64,
-    /// When it was started, or messages came.
+    /// When reading started, or messages last came.
     moved_at: Instant,
-    /// Whether nothing more of it is read until it is restarted.
+    /// `true` if no more of it is read until it is restarted.
     is_held: bool,
-    /// The time of the first message that is not read then.
+    /// The time of the first message that is then not read.
     held_ms: Option<i64>,
 }
 
@@ -54,14 +54,14 @@ struct Reading {
 struct InFlight {
     until: i64,
     oldest_ms: Option<i64>,
-    /// Whether the journal has it, so that no fault of a writer loses it.
+    /// `true` if the journal has it, so that a writer's failure cannot lose it.
     is_journaled: bool,
 }
 
-/// Intervals `[from, until)` that were read or journaled and are not applied, by source and partition, in their order.
+/// Intervals `[from, until)` that were read or journaled and are not applied, by partition, in ascending order.
 pub(super) type InFlightPartitions = HashMap<Partition, Vec<(i64, i64)>>;
 
-/// The first offset from `next` on that lies in none of the intervals.
+/// Returns the first offset from `next` on that is in none of the intervals.
 pub(super) fn first_beyond(next: i64, intervals: Option<&Vec<(i64, i64)>>) -> i64 {
     intervals
         .into_iter()
@@ -73,19 +73,19 @@ pub(super) fn first_beyond(next: i64, intervals: Option<&Vec<(i64, i64)>>) -> i6
 #[derive(Debug, Clone)]
 pub(super) struct Lag {
     pub(super) partition: TopicPartition,
-    /// The name of the input that its messages are of.
+    /// The name of the partition's input.
     pub(super) input: Arc<str>,
     pub(super) next_offset: Option<i64>,
     pub(super) position: Option<i64>,
     pub(super) log_end: Option<i64>,
     /// Messages that are not applied; `None` until the log's end is known.
     pub(super) messages: Option<i64>,
-    /// The age of the oldest of them.
+    /// Age of the oldest of them.
     pub(super) seconds: f64,
 }
 
 impl Partitions {
-    /// Records an assignment of a partition, whose messages are of the input of this name.
+    /// Records the assignment of a partition, with the name of its input.
     pub(super) fn assign(&mut self, assigned: &Assigned, input: &str) {
         let now = Instant::now();
         let partition = self.owned.entry(assigned.partition.clone()).or_insert_with(|| Owned {
@@ -99,7 +99,7 @@ impl Partitions {
             behind_since: None,
             applied_at: now,
         });
-        // A partition that is restarted has had a lag all the time.
+        // A restarted partition has had a lag all the time.
         partition.epoch = assigned.epoch;
         partition.reading = None;
     }
@@ -122,15 +122,15 @@ impl Partitions {
         }
     }
 
-    /// Records that nothing more of a partition is read until it is restarted; the first message that is not has this time.
+    /// Records that no more of a partition is read until it is restarted; the first message not read has this time.
     pub(super) fn hold(&mut self, assigned: &Assigned, oldest_ms: Option<i64>) {
         if let Some(reading) = self.current_mut(assigned).and_then(|owned| owned.reading.as_mut()) {
             (reading.is_held, reading.held_ms) = (true, oldest_ms);
         }
     }
 
-    /// Records messages that came; whether their partition is ours. Those of an earlier assignment of it are as good as any:
-    /// what is read twice is applied once.
+    /// Records messages that were read. Returns `true` if the partition is owned. Messages of an earlier assignment of it are
+    /// equally valid: what is read twice is applied once.
     pub(super) fn mark_read(&mut self, set: &MessageSet, epoch: u64, now_ms: i64) -> bool {
         let interval = set.interval();
         let partition = TopicPartition::from(&interval.partition);
@@ -139,7 +139,7 @@ impl Partitions {
             reading.position = interval.until;
             reading.moved_at = Instant::now();
         }
-        // A time that cannot be true makes no age: then it is the time since the message was read.
+        // An implausible time has no age: the time since the message was read is used instead.
         let time_ms = set.messages().next().and_then(|first| first.time_ms);
         let oldest_ms = Some(time_ms.filter(|time_ms| is_plausible(*time_ms, now_ms)).unwrap_or(now_ms));
         self.in_flight
@@ -149,7 +149,7 @@ impl Partitions {
         true
     }
 
-    /// Records an interval that the journal has.
+    /// Records an interval that is in the journal.
     pub(super) fn mark_journaled(&mut self, record: &Record) {
         self.in_flight
             .entry(record.partition.clone())
@@ -159,14 +159,14 @@ impl Partitions {
             .is_journaled = true;
     }
 
-    /// Forgets what the journal no longer has although it did: a record was damaged, or its segment is gone.
+    /// Forgets journaled intervals that are no longer in the journal: a record was damaged, or its segment was deleted.
     pub(super) fn keep_journaled(&mut self, journaled: &InFlightPartitions) {
         for (key, sets) in &mut self.in_flight {
             let mut spans = journaled.get(key).cloned().unwrap_or_default();
             spans.sort_unstable();
             let mut spans = spans.into_iter().peekable();
             let mut reached = i64::MIN;
-            // Both go up: a set lies in what one record or several that touch hold.
+            // Both are ascending: a set lies in one record, or in several adjacent ones.
             sets.retain(|from, set| {
                 while let Some((start, end)) = spans.next_if(|(start, _)| *start <= *from) {
                     reached = if start <= reached { reached.max(end) } else { end };
@@ -177,7 +177,7 @@ impl Partitions {
         self.in_flight.retain(|_, sets| !sets.is_empty());
     }
 
-    /// Records a set that was on its way and has to wait for what another session has locked; the journal has it, or does not yet.
+    /// Records an in-flight set that has to wait for another session's lock; `is_journaled` says whether the journal has it.
     pub(super) fn mark_waiting(&mut self, set: &MessageSet, is_journaled: bool) {
         let interval = set.interval();
         let oldest_ms = set.messages().next().and_then(|first| first.time_ms);
@@ -187,7 +187,7 @@ impl Partitions {
             .insert(interval.from, InFlight { until: interval.until, oldest_ms, is_journaled });
     }
 
-    /// Records that the journal has what was read of these intervals.
+    /// Records that what was read of these intervals is in the journal.
     pub(super) fn mark_saved(&mut self, intervals: &[Interval]) {
         for interval in intervals {
             let sets = self.in_flight.get_mut(&interval.partition);
@@ -197,7 +197,7 @@ impl Partitions {
         }
     }
 
-    /// Records that these intervals are no longer on their way.
+    /// Records that these intervals are no longer in flight.
     pub(super) fn mark_done(&mut self, intervals: &[Interval]) {
         for interval in intervals {
             if let Some(sets) = self.in_flight.get_mut(&interval.partition) {
@@ -209,13 +209,13 @@ impl Partitions {
         }
     }
 
-    /// Records a partition's progress; its assignment, if it is ours and still of this source.
+    /// Records a partition's progress. Returns its assignment, if it is owned and still reads this source.
     pub(super) fn mark_applied(&mut self, applied: &Applied) -> Option<Assigned> {
         let key = TopicPartition::from(&applied.partition);
         let owned = self.owned.get_mut(&key)?;
         let reading = owned.reading.as_mut().filter(|reading| reading.source == applied.partition.source)?;
         reading.next_offset = reading.next_offset.max(applied.next_offset);
-        // Islands above it are progress, too.
+        // Islands above the next offset are progress, too.
         owned.applied_at = Instant::now();
         Some(Assigned { partition: key, epoch: owned.epoch })
     }
@@ -237,7 +237,7 @@ impl Partitions {
         }
     }
 
-    /// Forgets what is on its way, except what the journal has.
+    /// Forgets what is in flight, except what is in the journal.
     pub(super) fn forget_in_flight(&mut self) {
         for sets in self.in_flight.values_mut() {
             sets.retain(|_, set| set.is_journaled);
@@ -254,7 +254,7 @@ impl Partitions {
         self.owned.get(partition).map(|owned| Assigned { partition: partition.clone(), epoch: owned.epoch })
     }
 
-    /// The assignment of an interval's partition, if it still reads this source.
+    /// Returns the assignment of an interval's partition, if it still reads this source.
     pub(super) fn reading(&self, interval: &Interval) -> Option<Assigned> {
         let partition = TopicPartition::from(&interval.partition);
         let reading = self.owned.get(&partition)?.reading.as_ref()?;
@@ -285,7 +285,7 @@ impl Partitions {
             .collect()
     }
 
-    /// The partitions of which nothing was read for this long although their logs have more.
+    /// The partitions of which nothing was read for this long although their logs contain more.
     pub(super) fn stuck(&mut self, after: Duration) -> Vec<Assigned> {
         let mut stuck = Vec::new();
         for (key, owned) in &mut self.owned {
@@ -298,7 +298,7 @@ impl Partitions {
         stuck
     }
 
-    /// The partitions that are read of a topic whose id is now another one.
+    /// The partitions being read whose topic now has another id.
     pub(super) fn of_changed_topics(&self, topic_ids: &HashMap<String, String>) -> Vec<Assigned> {
         self.positions()
             .into_iter()
@@ -320,24 +320,24 @@ impl Partitions {
             .collect()
     }
 
-    /// The number of partitions, and of those that are read.
+    /// The number of partitions, and of those being read.
     pub(super) fn counts(&self) -> (usize, usize) {
         (self.owned.len(), self.owned.values().filter(|partition| partition.reading.is_some()).count())
     }
 
-    /// The partition whose log's end was learned the longest ago, when, and whether it was ever learned.
+    /// The partition whose log end was read the longest ago, the time of that, and whether it was ever read.
     pub(super) fn oldest_log(&self) -> Option<(String, Instant, bool)> {
         let (key, partition) =
             self.owned.iter().min_by_key(|(_, partition)| (partition.log.is_some(), partition.log_at))?;
         Some((format!("{}/{}", key.topic, key.number), partition.log_at, partition.log.is_some()))
     }
 
-    /// The longest time for which some partition had something to apply, and nothing of it was applied, although data could
-    /// move since `movable_since`.
+    /// The longest time for which a partition had something to apply and made no progress, although data could move since
+    /// `movable_since`.
     pub(super) fn stalled_for(&self, movable_since: Instant) -> Option<Duration> {
         let since = self.owned.values().filter_map(|partition| {
             let behind = match (&partition.reading, partition.log) {
-                // It is a condition by itself that the rest of it is not read.
+                // That the rest of it is not read is a separate condition.
                 (Some(reading), Some(_)) if reading.is_held => reading.position > reading.next_offset,
                 (Some(reading), Some(log)) => log.end > reading.next_offset,
                 (None, _) => true,
@@ -349,8 +349,8 @@ impl Partitions {
         Some(since.min()?.elapsed())
     }
 
-    /// Each partition's lag. While the ends of the logs cannot be learned, the age is at least the time since they
-    /// were known: what has come since may be as old.
+    /// Each partition's lag. While the ends of the logs are not available, the age is at least the time since they were known:
+    /// what has arrived since may be as old.
     pub(super) fn lags(&mut self, now_ms: i64, brokers_answer: bool) -> Vec<Lag> {
         let mut lags: Vec<Lag> = Vec::with_capacity(self.owned.len());
         for (key, partition) in &mut self.owned {
@@ -361,7 +361,7 @@ impl Partitions {
             });
             let held_ms = reading.and_then(|reading| reading.held_ms).filter(|time_ms| is_plausible(*time_ms, now_ms));
             // If the log's end is older than what was read since, the position is the better end. Before the database was
-            // asked, Kafka's own offset of the group has to do: it is never above what the database has.
+            // asked, the group's offset in Kafka is used: it is never above the database's progress.
             let messages = partition.log.map(|log| match reading {
                 Some(reading) => log.end.max(reading.position) - reading.next_offset,
                 None => log.end - partition.committed.unwrap_or(log.start).max(log.start),
@@ -425,7 +425,7 @@ mod tests {
         set.build(None)
     }
 
-    /// What happens to the partition; whether it was taken into account.
+    /// An event of the partition. Returns `true` if it was taken into account.
     type Step = Box<dyn Fn(&mut Partitions) -> bool>;
 
     fn always(step: impl Fn(&mut Partitions) + 'static) -> Step {
@@ -496,7 +496,7 @@ mod tests {
         always(Partitions::forget_in_flight)
     }
 
-    /// What is in flight, `j` after what the journal has; position, next offset and lag.
+    /// The intervals in flight, with `j` after journaled ones; position, next offset and lag.
     type State = (String, [Option<i64>; 3]);
 
     fn state(partitions: &mut Partitions) -> State {

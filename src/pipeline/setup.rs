@@ -1,4 +1,4 @@
-//! How the pipeline is put together, and run.
+//! Assembly and execution of the pipeline.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -35,29 +35,29 @@ use crate::raw::Budget;
 use crate::telemetry::health::Health;
 use crate::telemetry::log_limit::LogLimit;
 
-/// How much longer than its longest statement a healthy database may be silent: the worker's own timeout, and a question's
-/// interval.
+/// Time for which a healthy database may be silent beyond its longest statement: the worker's own timeout, and the interval
+/// between probes.
 const DATABASE_MARGIN: Duration = Duration::from_secs(15);
 
-/// Why the pipeline did not start, or ended by itself.
+/// The reason why the pipeline did not start, or ended by itself.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     /// The consumer cannot start.
     #[error(transparent)]
     Consumer(#[from] consumer::StartError),
-    /// The client for questions cannot start.
+    /// The client for metadata requests cannot start.
     #[error("librdkafka refuses the client: {0}")]
     Lookup(#[from] crate::kafka::Error),
-    /// Topics are of several inputs.
+    /// Topics match several inputs.
     #[error("{}", .0.iter().map(|one| format!("{}: {one}", one.key())).collect::<Vec<_>>().join("; "))]
     Contested(Vec<Contested>),
-    /// Nobody has the journal any more; a new process opens it again.
+    /// The journal's thread has ended; only a new process can open the journal again.
     #[error("the journal's thread has ended by an internal error; start the worker again")]
     JournalEnded,
 }
 
 impl RunError {
-    /// The name of the property that librdkafka refuses, if that is the reason.
+    /// The property that librdkafka refuses, if that is the reason.
     pub fn refused_property(&self) -> Option<&str> {
         match self {
             Self::Consumer(consumer::StartError::Kafka(error)) | Self::Lookup(error) => {
@@ -68,7 +68,7 @@ impl RunError {
     }
 }
 
-/// Runs until `shutdown` is ready, and then until what was read is written or the drain's time is over.
+/// Runs until `shutdown` is ready, and then until what was read is written or the drain timeout has passed.
 ///
 /// # Errors
 /// If it cannot start, or has lost its journal. Faults of Kafka and of the database are waited out.
@@ -140,7 +140,7 @@ impl Times {
     }
 }
 
-/// The partitions of which the journal has messages.
+/// The partitions that have messages in the journal.
 async fn journaled(journal: &JournalHandle) -> Partitions {
     let mut partitions = Partitions::default();
     for record in journal.records().await.into_iter().flatten() {
@@ -149,7 +149,7 @@ async fn journaled(journal: &JournalHandle) -> Partitions {
     partitions
 }
 
-/// Starts the publishing of copies of dead letters, if they are published.
+/// Starts publishing copies of dead letters, if configured.
 fn start_copies(
     config: &Arc<Config>,
     database: &Database,
@@ -161,7 +161,7 @@ fn start_copies(
     Ok(Some(CopyPublisher::start(config, database.clone(), Arc::clone(health))?))
 }
 
-/// Sets the facts of health that the configuration has.
+/// Sets the facts of health that follow from the configuration.
 pub fn set_expectations(config: &Config, health: &Health) {
     let timeout = Duration::from_millis(config.database.statement_timeout_ms) + DATABASE_MARGIN;
     health.update_facts(|facts| {
@@ -172,8 +172,8 @@ pub fn set_expectations(config: &Config, health: &Health) {
     });
 }
 
-/// The part of the memory limit for messages and points. The rest is for what librdkafka fetches ahead, for encoding, and
-/// for the program itself.
+/// The part of the memory limit for messages and points. The rest is for librdkafka's fetch queue, for encoding, and for the
+/// program itself.
 fn buffer_bytes(config: &Config) -> usize {
     (config.memory.limit_bytes.saturating_sub(2 * settings::FETCHED_AHEAD_BYTES) / 3).max(settings::FETCHED_AHEAD_BYTES)
 }

@@ -1,4 +1,4 @@
-//! Where a partition starts: at the database's progress, and at the log's start if it was never read or if Kafka no longer has
+//! The start of a partition: at the database's progress, or at the log's start if it was never read or if Kafka no longer has
 //! what comes next. What Kafka no longer has is recorded as a gap first.
 
 use std::collections::HashMap;
@@ -25,12 +25,12 @@ use crate::telemetry::metrics;
 
 /// The reason of a gap whose messages were deleted before they were read.
 const RETENTION: &str = "retention";
-/// The number of topics that the database is asked about at the same time.
+/// Maximum number of topics that are requested from the database at the same time.
 const MOST_AT_ONCE: usize = 4;
 /// The state of partitions that cannot start, in the log.
 const NOT_STARTED: &str = "start";
 
-/// Finds starts; each call is one attempt.
+/// Finds the starts of partitions; each call is one attempt.
 #[derive(Debug, Clone)]
 pub(super) struct Starter {
     pub(super) kafka: Kafka,
@@ -38,7 +38,7 @@ pub(super) struct Starter {
     pub(super) lookup: Arc<Lookup>,
     pub(super) database: Database,
     pub(super) journal: JournalHandle,
-    /// Whether messages go to the journal, so that partitions start without the database.
+    /// `true` if messages go to the journal, so that partitions start without the database.
     pub(super) journaling: bool,
     pub(super) log: LogLimit,
 }
@@ -54,11 +54,11 @@ pub(super) struct Resolution {
     pub(super) restarts: Vec<Assigned>,
     /// The ranges of their logs.
     pub(super) log_ranges: HashMap<TopicPartition, LogRange>,
-    /// Whether the attempt was about lost offsets.
+    /// `true` if the attempt was about lost offsets.
     pub(super) found_lost: bool,
-    /// Why some partitions cannot be read yet.
+    /// The reason why some partitions cannot be read yet.
     pub(super) problem: Option<String>,
-    /// What the database knows of the sources.
+    /// The acceptance of the sources, as the database has it.
     pub(super) acceptance: Vec<(Arc<Source>, Acceptance)>,
 }
 
@@ -114,8 +114,8 @@ impl Starter {
         resolution
     }
 
-    /// Adds all that the journal has, also what was known to be in the database: it may have been restored since, and a gap
-    /// must name nothing that the next survey finds here.
+    /// Adds all that is in the journal, including what was known to be in the database: the database may have been restored
+    /// since, and a gap must not name anything that the next survey finds here.
     async fn add_journaled(&self, in_flight: &mut InFlightPartitions) {
         for record in self.journal.records().await.into_iter().flatten() {
             in_flight.entry(record.partition.clone()).or_default().push((record.from, record.until));
@@ -125,14 +125,14 @@ impl Starter {
         }
     }
 
-    /// Finds out which of the partitions that are read have lost their position, and where they go on.
+    /// Finds which of the partitions being read have lost their position, and where they continue.
     pub(super) async fn find_lost(self, reading: Vec<(Assigned, Arc<Source>, i64)>) -> Resolution {
         let mut resolution = Resolution { found_lost: true, ..Resolution::default() };
         let partitions: Vec<TopicPartition> = reading.iter().map(|(one, ..)| one.partition.clone()).collect();
         let topics = match self.ask_kafka(partitions).await {
             Ok(topics) => topics,
             Err(failure) => {
-                // The event does not come again: all partitions are resolved again when Kafka answers.
+                // The event is not repeated: all partitions are resolved again when Kafka answers.
                 resolution.restarts = reading.into_iter().map(|(one, ..)| one).collect();
                 return self.with_problem(resolution, &failure);
             }
@@ -142,9 +142,9 @@ impl Starter {
         for (assigned, source, position) in reading {
             let was_recreated = source.was_recreated(topics.ids.get(&source.topic).map(String::as_str));
             match topics.ranges.get(&assigned.partition) {
-                // Another partition's event, or one that can be read again; if not, the loop would find it stuck.
+                // The event was about another partition, or one that can be read again; if not, the loop finds it stuck.
                 Some(range) if !was_recreated && (range.start..=range.end).contains(&position) => {}
-                // The position is the consumer's own: what it has handed on lies below, and is claimed by its own batch.
+                // The position is the consumer's: what it has handed on is below it, and is claimed by its own batch.
                 Some(range) if !was_recreated && position < range.start => {
                     let number = assigned.partition.number;
                     let spans =
@@ -178,7 +178,7 @@ impl Starter {
         resolution
     }
 
-    /// Logs that partitions start again.
+    /// Logs that partitions are started again.
     fn log_started(&self) {
         if let Some(ended) = self.log.ends(NOT_STARTED) {
             info!(seconds = ended.seconds, "all partitions have started");
@@ -188,7 +188,7 @@ impl Starter {
     async fn ask_kafka(&self, partitions: Vec<TopicPartition>) -> Result<Topics, StartError> {
         let lookup = Arc::clone(&self.lookup);
         let topics = tokio::task::spawn_blocking(move || Topics::ask(&lookup, partitions)).await??;
-        // Another id is another source, of which all would be read again: none is better than an empty one.
+        // Another id is another source, which would be read again from its start: no id is better than an empty one.
         topics.ok_or_else(|| StartError::Wait("the brokers do not give the cluster's id".to_owned()))
     }
 
@@ -208,7 +208,7 @@ impl Starter {
         }
     }
 
-    /// Finds the starts of a topic's partitions, and why one of them cannot start yet, if there is one.
+    /// Finds the starts of a topic's partitions, and the reason why one of them cannot start yet, if any.
     async fn starts_of_topic(
         &self,
         topic: &str,
@@ -226,7 +226,7 @@ impl Starter {
         (found, result.unwrap_or_else(Some))
     }
 
-    /// Finds the starts of a topic's partitions. Returns why one of them cannot start yet, if there is one.
+    /// Finds the starts of a topic's partitions. Returns the reason why one of them cannot start yet, if any.
     async fn starts_of(
         &self,
         topic: &Topic<'_>,
@@ -263,9 +263,9 @@ impl Starter {
         Ok(problem)
     }
 
-    /// Returns, by partition, the offset at which it starts if the database has no progress of it. What was journaled before it
-    /// had progress is to be written, too: this worker knows its own journal's offsets, and the group's offset bounds those of
-    /// another worker's.
+    /// Returns the offset at which each partition starts if the database has no progress of it. Messages that were journaled
+    /// before it had progress must be written, too: this worker knows the offsets in its own journal, and the group's offset
+    /// bounds those of another worker's.
     fn first_offsets(
         &self,
         topic: &Topic<'_>,
@@ -321,7 +321,7 @@ impl Starter {
         Ok(next_offsets)
     }
 
-    /// Returns where a partition is read from, given its next offset. Records what Kafka no longer has as gaps.
+    /// Returns the offset from which a partition is read, given its next offset. Records what Kafka no longer has as gaps.
     async fn start_at(
         &self,
         topic: &Topic<'_>,
@@ -333,14 +333,14 @@ impl Starter {
         let number = assigned.partition.number;
         let spans = topic.in_flight(number);
         let next = next.ok_or_else(|| wait(assigned, "the database has no progress of it"))?;
-        // What was read or journaled before, and is still in flight, need not be read again.
+        // What was read or journaled before, and is still in flight, is not read again.
         let mut offset = first_beyond(next, spans);
         if offset < range.start && !self.journaling {
             let lost = holes(next, range.start, spans.map_or(&[], Vec::as_slice));
             self.record_gaps(source, number, lost).await?;
             offset = first_beyond(range.start, spans);
         }
-        // The database records the gap when it is available again: its progress is then below what is read now.
+        // The database records the gap when it is available again: its progress is then below the offset read from now.
         offset = if self.journaling { offset.max(range.start) } else { offset };
         if offset > range.end {
             let state = format!("log-end {} {number}", source.topic);
@@ -359,7 +359,7 @@ impl Starter {
         Ok(Start { assigned: assigned.clone(), source: Arc::clone(source), offset, next_offset: next })
     }
 
-    /// Returns the progress of those partitions that the pipeline has read in another cluster only.
+    /// Returns the progress of the partitions that the pipeline has read in another cluster only.
     async fn moved(
         &self,
         source: &Arc<Source>,
@@ -367,7 +367,7 @@ impl Starter {
     ) -> Result<HashMap<i32, Elsewhere>, StartError> {
         let numbers: Vec<i32> = assigned.iter().map(|(one, _)| one.partition.number).collect();
         match self.database.progress_elsewhere(source, &numbers).await {
-            // Their progress is asked for when the database is back, before anything that is journaled now is written.
+            // Their progress is read when the database is available again, before anything that is journaled now is written.
             Err(failure) if self.journaling && failure.class() != Class::Data => Ok(HashMap::new()),
             found => Ok(found?.into_iter().map(|elsewhere| (elsewhere.partition, elsewhere)).collect()),
         }

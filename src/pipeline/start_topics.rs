@@ -1,4 +1,4 @@
-//! What Kafka says about topics whose partitions are to start, and what the log says of their starts.
+//! Kafka's answers about topics whose partitions are to start, and the log lines of their starts.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,23 +14,23 @@ use crate::kafka::partition::{LogRange, TopicPartition};
 use crate::raw::{Partition, Source};
 use crate::telemetry;
 
-/// The number of partitions that have a line each in the log when they start.
+/// Maximum number of partitions that are logged individually when they start.
 const MOST_LOGGED: usize = 20;
 
-/// What Kafka says about the topics.
+/// Kafka's answer about the topics.
 pub(super) struct Topics {
     pub(super) cluster_id: String,
-    /// The topics that there are, each with its id; an empty one if the broker gives none.
+    /// The topics that exist, each with its id; empty if the broker gives none.
     pub(super) ids: HashMap<String, String>,
-    /// Why nothing is known of the others.
+    /// The errors of the other topics.
     pub(super) failures: HashMap<String, kafka::Error>,
     pub(super) ranges: HashMap<TopicPartition, LogRange>,
-    /// The group's offsets: never above what the database has.
+    /// The group's offsets, which are never above the database's progress.
     pub(super) committed: HashMap<TopicPartition, i64>,
 }
 
 impl Topics {
-    /// Asks for the topics of these partitions; `None` if the brokers do not give the cluster's id. Blocks.
+    /// Requests the topics of these partitions; `None` if the brokers do not give the cluster's id. Blocks.
     pub(super) fn ask(lookup: &Lookup, mut partitions: Vec<TopicPartition>) -> Result<Option<Self>, kafka::Error> {
         let mut names: Vec<&str> = partitions.iter().map(|one| one.topic.as_str()).collect();
         names.sort_unstable();
@@ -49,12 +49,12 @@ impl Topics {
     }
 }
 
-/// What was found of one topic.
+/// The result for one topic.
 #[derive(Debug, Default)]
 pub(super) struct Found {
     pub(super) starts: Vec<Start>,
     pub(super) commits: Vec<(Assigned, i64)>,
-    /// What the database knows of it.
+    /// The acceptance of its source, as the database has it.
     pub(super) acceptance: Option<(Arc<Source>, Acceptance)>,
 }
 
@@ -66,7 +66,7 @@ pub(super) struct Topic<'a> {
 }
 
 impl Topic<'_> {
-    /// Returns the offset that the group has of the partition.
+    /// Returns the group's offset of the partition.
     pub(super) fn group_offset(&self, assigned: &Assigned) -> Option<i64> {
         self.kafka.committed.get(&assigned.partition).copied()
     }
@@ -76,7 +76,7 @@ impl Topic<'_> {
     }
 }
 
-/// Logs where partitions start: a line for each, or one for all if there are many.
+/// Logs where partitions start, in a line for each, or in one line if there are many.
 pub(super) fn log_starts(starts: &[Start], ranges: &HashMap<TopicPartition, LogRange>) {
     if starts.len() > MOST_LOGGED {
         let partitions = telemetry::partitions(starts.iter().map(|start| {

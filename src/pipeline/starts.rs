@@ -1,4 +1,4 @@
-//! The partitions that are assigned and not read yet: when the next ones are asked for, and what came of it.
+//! The partitions that are assigned and not read yet, and the attempts to find their starts.
 
 use std::future::pending;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::kafka::events::Assigned;
 use crate::kafka::partition::TopicPartition;
 use crate::raw::Source;
 
-/// The pause after an attempt that found no start for some partition; it doubles up to [`MAX_DELAY`].
+/// Delay after an attempt that found no start for some partition; it doubles up to [`MAX_DELAY`].
 const MIN_DELAY: Duration = Duration::from_millis(100);
 const MAX_DELAY: Duration = Duration::from_secs(5);
 
@@ -22,15 +22,15 @@ const MAX_DELAY: Duration = Duration::from_secs(5);
 pub(super) struct Starts {
     starter: Starter,
     waiting: Waiting,
-    /// Whether it is being found out which partitions have lost their offsets.
+    /// `true` while an attempt searches for partitions that have lost their offsets.
     is_finding_lost: bool,
     delay: Duration,
     next_at: Instant,
     tasks: JoinSet<Resolution>,
 }
 
-/// Assignments without a start offset, each with the number of message sets that must be taken before it is asked for: what
-/// was read of a partition's last assignment must be known to be in flight, or it would look lost.
+/// Assignments without a start offset, each with the number of message sets that must be handled before its attempt: what was
+/// read of a partition's last assignment must be known to be in flight, or it would look lost.
 #[derive(Debug, Default)]
 struct Waiting {
     assigned: Vec<(Assigned, u64)>,
@@ -38,8 +38,8 @@ struct Waiting {
 }
 
 impl Waiting {
-    /// A partition that is assigned again before it was started is asked for once: Kafka refuses a question that names a
-    /// partition twice.
+    /// Adds assignments. A partition that is assigned again before it was started is requested once: Kafka refuses a request
+    /// that names a partition twice.
     fn add(&mut self, assigned: Vec<Assigned>, sets_before: u64) {
         self.assigned.retain(|(earlier, _)| assigned.iter().all(|one| one.partition != earlier.partition));
         self.assigned.extend(assigned.into_iter().map(|one| (one, sets_before)));
@@ -49,7 +49,7 @@ impl Waiting {
         self.assigned.retain(|(assigned, _)| !partitions.contains(&assigned.partition));
     }
 
-    /// Those that can be asked for now.
+    /// The assignments that can be resolved now.
     fn due(&self) -> Vec<Assigned> {
         let is_due = |sets_before: u64| sets_before <= self.sets_taken;
         self.assigned.iter().filter(|(_, sets)| is_due(*sets)).map(|(assigned, _)| assigned.clone()).collect()
@@ -72,7 +72,7 @@ impl Starts {
         &self.starter.database
     }
 
-    /// New assignments, after which this many message sets had been sent.
+    /// Adds new assignments, before which `sets_before` message sets had been sent.
     pub(super) fn on_assigned(&mut self, assigned: Vec<Assigned>, sets_before: u64) {
         self.waiting.add(assigned, sets_before);
         self.delay = Duration::ZERO;
@@ -83,12 +83,12 @@ impl Starts {
         self.waiting.remove(partitions);
     }
 
-    /// One more message set was taken.
+    /// Counts a message set that was handled.
     pub(super) fn on_set_taken(&mut self) {
         self.waiting.sets_taken += 1;
     }
 
-    /// Some of the partitions that are read have lost their offsets. One question at a time: the answer to a second one would
+    /// Searches for the partitions that have lost their offsets, in one attempt at a time: the result of a second one would
     /// move what the first has moved. What is lost meanwhile is found as stuck.
     pub(super) fn on_offsets_lost(&mut self, reading: Vec<(Assigned, Arc<Source>, i64)>) {
         if !self.is_finding_lost {
@@ -102,8 +102,8 @@ impl Starts {
         self.waiting.assigned.is_empty() && self.tasks.is_empty()
     }
 
-    /// Asks for the partitions that are due, if it is time. `is_journaling`: whether messages go to the journal, so that
-    /// partitions start without the database.
+    /// Begins an attempt for the partitions that are due, if it is time. If `is_journaling`, messages go to the journal, so
+    /// that partitions start without the database.
     pub(super) fn tick(&mut self, is_journaling: bool, in_flight: impl FnOnce() -> InFlightPartitions) {
         self.starter.journaling = is_journaling;
         if !self.tasks.is_empty() || Instant::now() < self.next_at {
@@ -115,7 +115,7 @@ impl Starts {
         }
     }
 
-    /// What the next attempt to end has found; never ready while none is under way.
+    /// Returns the result of the next attempt to end; never ready while none is under way.
     pub(super) async fn next(&mut self) -> Resolution {
         match self.tasks.join_next().await {
             Some(ended) => self.on_ended(ended),
@@ -126,7 +126,7 @@ impl Starts {
     fn on_ended(&mut self, ended: Result<Resolution, JoinError>) -> Resolution {
         let resolution = ended.unwrap_or_else(|failure| {
             error!(%failure, "finding the start of partitions ended by an internal error; trying again");
-            // It may have been the search for lost offsets, which is then free for the next event.
+            // It may have been the search for lost offsets; the next event can then begin another one.
             Resolution { found_lost: true, ..Resolution::default() }
         });
         self.is_finding_lost &= !resolution.found_lost;
@@ -147,10 +147,10 @@ mod tests {
         Assigned { partition: TopicPartition::new("t", number), epoch }
     }
 
-    /// What is due after each step, as numbers and epochs.
+    /// The partitions that are due after each step, as numbers and epochs.
     #[test]
     fn a_partition_is_due_when_what_was_read_of_it_before_was_taken() {
-        /// What is done, how, and what is due then.
+        /// The step's name, the step, and what is due after it.
         type Step = (&'static str, fn(&mut Waiting), &'static [(i32, u64)]);
         let steps: [Step; 8] = [
             ("nothing was read before", |w| w.add(vec![assigned(0, 1), assigned(1, 2)], 0), &[(0, 1), (1, 2)]),

@@ -1,7 +1,7 @@
-//! The topics that are read: those that inputs name, and those there are that their regular expressions match.
+//! The topics that are read: those that inputs name, and existing ones that match their regular expressions.
 //!
-//! Kafka's topics are listed by this program and not by librdkafka, whose regular expressions are others: what is matched here
-//! is what the decoder finds the input of.
+//! This program lists Kafka's topics itself, because librdkafka's regular expressions differ: a topic must match here exactly
+//! if the decoder finds its input.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use crate::pipeline::Pipeline;
 use crate::telemetry;
 use crate::telemetry::log_limit::LogLimit;
 
-/// How often the topics are listed. A new one is read after this time, and after the group has divided its partitions.
+/// Interval between lists of the topics. A new topic is read after this time, and after the group has assigned its partitions.
 const LIST_INTERVAL: Duration = Duration::from_secs(10);
 /// The condition while a topic is not read because several inputs match it.
 const CONTESTED: &str = "contested_topics";
@@ -35,25 +35,25 @@ pub(super) struct Subscription {
     dead_letter_topic: String,
     lookup: Arc<Lookup>,
     topics: watch::Sender<Arc<[String]>>,
-    /// Those that the last list of Kafka's topics did not have.
+    /// Topics that were missing from the last list of Kafka's topics.
     missed: HashSet<String>,
-    /// Whether the topics were ever listed.
+    /// `true` if the topics were ever listed.
     is_listed: bool,
     asked: Option<Instant>,
     questions: JoinSet<Result<Vec<String>, kafka::Error>>,
     log: LogLimit,
 }
 
-/// What a list of Kafka's topics has changed.
+/// The changes in a list of Kafka's topics.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Change {
     /// Topics to read from now on.
     added: Vec<String>,
-    /// Topics that are no longer there.
+    /// Topics that no longer exist.
     removed: Vec<String>,
     /// Topics that are not read because several inputs match them.
     contested: Vec<Contested>,
-    /// Whether it is the first list since the start.
+    /// `true` if it is the first list since the start.
     is_first: bool,
 }
 
@@ -73,7 +73,7 @@ impl Subscription {
         }
     }
 
-    /// The inputs whose topics these are.
+    /// The inputs that select the topics.
     pub(super) fn inputs(&self) -> &Inputs {
         &self.inputs
     }
@@ -88,7 +88,7 @@ impl Subscription {
         self.topics.subscribe()
     }
 
-    /// Lists Kafka's topics, if it is time, and if some topics are given by a regular expression.
+    /// Lists Kafka's topics, if it is time, and if some inputs have a regular expression.
     pub(super) fn tick(&mut self) {
         let is_due = self.asked.is_none_or(|asked| asked.elapsed() >= LIST_INTERVAL);
         if !is_due || !self.questions.is_empty() || !self.inputs.has_patterns() {
@@ -99,7 +99,7 @@ impl Subscription {
         self.questions.spawn_blocking(move || lookup.topic_names());
     }
 
-    /// What the next list has changed; never ready while none is asked for.
+    /// Returns the changes in the next list; never ready while none is requested.
     pub(super) async fn next(&mut self) -> Change {
         loop {
             match self.questions.join_next().await {
@@ -116,20 +116,20 @@ impl Subscription {
     fn listed(&self, listed: Result<Result<Vec<String>, kafka::Error>, JoinError>) -> Option<Vec<String>> {
         match listed {
             Ok(Ok(existing)) => return Some(existing),
-            // The brokers' silence is reported by what asks them more often.
+            // Silent brokers are reported by `watch`, which asks them more often.
             Ok(Err(failure)) => debug!(%failure, "the topics cannot be listed"),
             Err(failure) => debug!(%failure, "the question for the topics ended early"),
         }
         None
     }
 
-    /// Takes the names of Kafka's topics over.
+    /// Updates the topics from the names of Kafka's topics.
     fn update(&mut self, existing: &[String]) -> Change {
         let read = self.inputs.topics_to_read(existing.iter().map(String::as_str), &self.dead_letter_topic);
         let known: HashSet<String> = self.topics.borrow().iter().cloned().collect();
         let found: HashSet<String> = read.topics.into_iter().collect();
         let added: Vec<String> = found.difference(&known).cloned().collect();
-        // A broker that has just started may not know all topics yet: only what two lists do not have is gone.
+        // A broker that has just started may not know all topics yet: a topic is removed only if it is missing from two lists.
         let missing: HashSet<String> = known.difference(&found).cloned().collect();
         let removed: Vec<String> = missing.intersection(&self.missed).cloned().collect();
         self.missed = missing.into_iter().filter(|topic| !removed.contains(topic)).collect();
@@ -162,9 +162,9 @@ impl Subscription {
 }
 
 impl Pipeline {
-    /// Takes over what a list of Kafka's topics has changed. Returns the topics because of which the worker must not start.
+    /// Applies the changes in a list of Kafka's topics. Returns the topics that prevent the worker from starting.
     pub(super) fn on_topics(&mut self, change: Change) -> Result<(), Vec<Contested>> {
-        // At the start an operator is there who can correct it; later the other topics are read on.
+        // At the start an operator can correct it; later the other topics are still read.
         if change.is_first && !change.contested.is_empty() {
             return Err(change.contested);
         }
@@ -175,7 +175,7 @@ impl Pipeline {
         Ok(())
     }
 
-    /// Has the consumer read the topics that there are to read.
+    /// Has the consumer read the present topics.
     fn read_topics(&self) {
         let topics = self.subscription.topics();
         let has_none = topics.is_empty();

@@ -1,6 +1,6 @@
-//! The comparison of what the database has with what was read and journaled, every few seconds and whenever the database
-//! answers again. It finds what of the journal is drained, and what is nowhere: a database that was restored, or a standby
-//! that was promoted, has lost its last transactions, and a damaged record is lost to the journal.
+//! The comparison of the database with what was read and journaled, every few seconds and whenever the database answers again.
+//! It finds which records are drained, and what is nowhere: a database that was restored, or a standby that was promoted, has
+//! lost its last transactions, and a damaged record is lost to the journal.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -16,47 +16,47 @@ use crate::kafka::events::Assigned;
 use crate::raw::{Interval, Partition, Source};
 use crate::telemetry::log_limit::LogLimit;
 
-/// How often the database is asked while the journal holds records.
+/// Interval between surveys while the journal holds records.
 const SURVEY_INTERVAL: Duration = Duration::from_secs(5);
-/// How often otherwise.
+/// Interval between surveys otherwise.
 const CALM_SURVEY_INTERVAL: Duration = Duration::from_secs(15);
 
-/// What was found.
+/// The result of a survey.
 #[derive(Debug, Default)]
 pub(super) struct Survey {
     /// Records that the database does not have, oldest first.
     pub(super) missing: Vec<Record>,
-    /// Intervals of records that it has.
+    /// Intervals of records that the database has.
     pub(super) covered: Vec<Interval>,
-    /// Segments of which all is covered, and whether nothing more is written to them.
+    /// Segments that are entirely covered, and whether they are sealed, so that nothing more is written to them.
     pub(super) covered_segments: Vec<(u64, bool)>,
-    /// How many records wait for the progress of a partition that this worker does not read, and that the database does not
-    /// know.
+    /// Number of records that wait for the progress of a partition that this worker does not read, and of which the database
+    /// has no progress.
     pub(super) without_progress: usize,
-    /// All that the journal has; what is known to be in it and is not there was damaged.
+    /// All that is in the journal; what should be in it and is not was damaged.
     pub(super) journaled: InFlightPartitions,
-    /// How many appends had ended when it began.
+    /// Number of appends that had ended when it began.
     pub(super) appends: u64,
-    /// The assignments of partitions of which something that was read is neither in the database, nor in the journal, nor on
-    /// its way.
+    /// The assignments of partitions of which something that was read is neither in the database, nor in the journal, nor in
+    /// flight.
     pub(super) holes: Vec<Assigned>,
 }
 
-/// Asks for surveys, one at a time.
+/// Runs surveys, one at a time.
 pub(super) struct Surveyor {
     journal: JournalHandle,
     database: Database,
-    /// Whether the database answered when it was last checked.
+    /// `true` if the database answered when it was last checked.
     answered: bool,
     at: Instant,
     running: JoinSet<Option<Result<Survey, Error>>>,
     log: LogLimit,
 }
 
-/// The state of surveys that fail, in the log.
+/// The state of failing surveys, in the log.
 const FAILED: &str = "survey";
 
-/// What was read when a survey began. What is committed meanwhile was on its way then, so it is no hole.
+/// The state of reading when a survey began. Offsets that are committed meanwhile were in flight then, so they are not holes.
 struct Reading {
     positions: Vec<(Assigned, Arc<Source>, i64)>,
     in_flight: InFlightPartitions,
@@ -91,12 +91,12 @@ impl Surveyor {
         self.running.spawn(survey(self.journal.clone(), self.database.clone(), reading));
     }
 
-    /// Has the next one begin at once.
+    /// Requests that the next survey begins at once.
     pub(super) fn request(&mut self) {
         self.at = Instant::now();
     }
 
-    /// The next survey; never ready while none is under way.
+    /// Returns the next survey; never ready while none is under way.
     pub(super) async fn next(&mut self) -> Survey {
         loop {
             match self.running.join_next().await {
@@ -106,7 +106,7 @@ impl Surveyor {
                     }
                     return survey;
                 }
-                // Without the journal's thread nothing is known of it; the loop finds that, too.
+                // Without the journal's thread the survey has no result; the loop notices that, too.
                 Some(Ok(None)) => {}
                 Some(Ok(Some(Err(failure)))) => {
                     if let Some(repeated) = self.log.lasts(FAILED, &failure.to_string()) {
@@ -125,9 +125,9 @@ impl Surveyor {
     }
 }
 
-/// `None` if the journal's thread has ended.
+/// Compares the database with the journal; `None` if the journal's thread has ended.
 async fn survey(journal: JournalHandle, database: Database, reading: Reading) -> Option<Result<Survey, Error>> {
-    // In this order: a segment that is made in between must not look as if it had no records.
+    // In this order: a segment that is created in between must not appear to be without records.
     let (segments, records) = (journal.segments().await?, journal.records().await?);
     Some(compare(records, segments, database, reading).await)
 }
@@ -168,7 +168,7 @@ async fn compare(
         let key = record.partition.clone();
         let coverage = coverage.get(&key);
         if coverage.is_none() && !read.contains(&key) {
-            // The worker that reads the partition makes its progress begin.
+            // The worker that reads the partition creates its progress.
             open_segments.insert(record.segment);
             survey.without_progress += 1;
         } else if coverage.is_some_and(|coverage| coverage.covers(record.from, record.until)) {
@@ -195,7 +195,7 @@ impl Reading {
         let Self { positions, mut in_flight, .. } = self;
         let is_whole = |(assigned, source, position): &(Assigned, Arc<Source>, i64)| {
             let key = Partition::new(Arc::clone(source), assigned.partition.number);
-            // A partition whose progress is not there at all has lost everything.
+            // A partition that has no progress at all has lost everything.
             let Some(coverage) = coverage.get(&key) else { return false };
             let mut known = in_flight.remove(&key).unwrap_or_default();
             known.extend(&coverage.ahead);

@@ -1,4 +1,4 @@
-//! What is done ten times a second: what waits for its time, and what the metrics and `/status` show.
+//! Periodic work, ten times a second: messages that wait in memory, and the contents of the metrics and `/status`.
 
 use std::time::{Duration, Instant};
 
@@ -8,12 +8,12 @@ use super::{Pipeline, named, unix_ms, watch};
 use crate::kafka::events::{Assigned, Command};
 use crate::telemetry::{lag, metrics};
 
-/// How long nothing may come of a partition that has more. What could hold it, a broker that is away among it, is not known
-/// here, and starting again does no harm.
+/// Time after which a partition that has more messages and yields none is restarted. What delays it, such as an unavailable
+/// broker, is not known here, and a restart does no harm.
 const STUCK_AFTER: Duration = Duration::from_secs(30);
 
 impl Pipeline {
-    /// Does what is due, while `waiting` message sets wait to be taken.
+    /// Does what is due, while `waiting` message sets wait to be handled.
     pub(super) fn tick(&mut self, waiting: usize) {
         self.restart_stuck(waiting);
         if self.starts.is_empty() {
@@ -36,9 +36,9 @@ impl Pipeline {
         self.measure();
     }
 
-    /// Starts partitions again of which nothing comes, while this many message sets wait to be taken.
+    /// Restarts partitions that yield nothing, while `waiting` message sets wait to be handled.
     fn restart_stuck(&mut self, waiting: usize) {
-        // What waits here, or a pause, is no reason: both end by themselves.
+        // Waiting messages, or a pause, are no reason: both end by themselves.
         if waiting > 0 || !self.open_batch.budget().has_room() {
             self.times.calm_since = Instant::now();
         }
@@ -59,11 +59,11 @@ impl Pipeline {
         self.consumer.send(Command::Restart(stuck));
     }
 
-    /// Lets the mode change, and follows what that means for the messages in memory.
+    /// Updates the mode, and moves the messages in memory accordingly.
     fn tick_journal(&mut self) {
         if self.journaling.update() {
-            // It may have to outlive this process, and Kafka may not have it any more by then. Held by nobody else, the messages
-            // leave room in memory for what comes.
+            // The messages may have to outlive this process, and Kafka may have deleted them by then. Once the writers have
+            // released them, they leave room in memory for new ones.
             let in_flight = self.writers.abort();
             let open = self.open_batch.take();
             self.journaling.save(in_flight.into_iter().chain(open.sets().iter().cloned()).collect::<Vec<_>>());
@@ -99,7 +99,7 @@ impl Pipeline {
         self.health.update_facts(|facts| {
             facts.partitions.assigned = assigned;
             facts.partitions.reading = reading;
-            // Before the group has been joined, having no partitions is no sign.
+            // Before the worker has joined the group, having no partitions says nothing.
             if assigned == reading && (assigned > 0 || facts.group.joined.is_some()) {
                 facts.partitions.complete = Some(Instant::now());
             }
@@ -113,7 +113,7 @@ impl Pipeline {
         self.health.review();
         let now_ms = unix_ms();
         let stall = self.times.stall;
-        // Only time counts in which data could have moved to the database.
+        // Only time in which data could move to the database counts.
         let can_move = self.watch.database_is_up() && self.health.brokers_answer();
         if !can_move || self.is_journaling() {
             self.times.movable_since = Instant::now();

@@ -1,4 +1,4 @@
-//! The settings of the topics that are read, asked for again and again: if a topic of points is compacted, Kafka removes points
+//! The settings of the topics that are read, checked periodically: if a topic of points is compacted, Kafka removes points
 //! before they are read.
 
 use std::sync::Arc;
@@ -18,17 +18,17 @@ use crate::telemetry;
 use crate::telemetry::health::Health;
 use crate::telemetry::log_limit::LogLimit;
 
-/// How often the settings are asked for.
+/// Interval between checks of the settings.
 const CHECK_INTERVAL: Duration = Duration::from_secs(20);
 /// The condition while a topic loses messages.
 const CONDITION: &str = "topic";
 
-/// Whether points were read from the topic of series. Clones share it.
+/// `true` once points were read from the topic of series, with a notification of it. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub(super) struct PointsInSeries(Arc<(AtomicBool, Notify)>);
 
 impl PointsInSeries {
-    /// Records what the messages of a set were that was read from this source.
+    /// Records the kinds of a set's messages, which were read from this source.
     pub(super) fn record(&self, source: &Source, counts: Counts) {
         if source.kind == Kind::Series && counts.point_batches > 0 && !self.0.0.swap(true, Ordering::Relaxed) {
             self.0.1.notify_one();
@@ -39,13 +39,13 @@ impl PointsInSeries {
         self.0.0.load(Ordering::Relaxed)
     }
 
-    /// Ready when there is news, or it is time to ask again.
+    /// Becomes ready when there is news, or when it is time for the next check.
     async fn changed(&self) {
         drop(tokio::time::timeout(CHECK_INTERVAL, self.0.1.notified()).await);
     }
 }
 
-/// Asks until it is dropped, and reports what was found.
+/// Checks periodically until dropped, and reports the result.
 pub(super) async fn watch(
     config: Arc<Config>,
     (inputs, topics, settings): (Inputs, Topics, TopicSettings),
@@ -60,7 +60,7 @@ pub(super) async fn watch(
         match settings.ask(&read).await {
             Ok(answers) => {
                 for (topic, answer) in answers {
-                    // A topic of series has points only if some were seen there.
+                    // A topic of series contains points only if some were read there.
                     let has_points = inputs.kind_of(&topic) != Kind::Series || points_in_series.is_known();
                     found.add(&config, &topic, has_points, answer);
                 }
@@ -92,13 +92,13 @@ pub(super) async fn watch(
     }
 }
 
-/// What the answers say.
+/// The result of a check.
 #[derive(Debug, Default)]
 struct Found {
     losses: Vec<String>,
-    /// The topics whose settings are not known, each with the reason.
+    /// The topics whose settings are not available, each with the reason.
     refusals: Vec<(String, String)>,
-    /// Whether the settings of some topic of points are not known: what they were is the last that is known.
+    /// `true` if the settings of some topic of points are not available: its last known settings still count.
     is_partial: bool,
 }
 

@@ -1,5 +1,4 @@
-//! What is checked every few seconds, alongside the loop: the ends of the logs, the topics' identities, the database's
-//! health.
+//! Checks every few seconds, alongside the loop: the ends of the logs, the topics' identities, the database's health.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,38 +17,38 @@ use crate::kafka::lookup::{Lookup, is_missing_topic};
 use crate::kafka::partition::{LogRange, TopicPartition};
 use crate::telemetry::health::{Health, PartitionStatus, Status};
 
-/// How often Kafka and the database are asked.
+/// Interval between requests to Kafka and the database.
 const WATCH_INTERVAL: Duration = Duration::from_secs(2);
 
-/// How often a database that is away is asked.
+/// Interval between probes of an unavailable database.
 const PROBE_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Interval at which a database that stays up is asked which server it is: connections may go to another one without an
-/// outage that is seen.
+/// Interval between requests for the server's identity while the database stays up: connections may go to another server
+/// without a visible outage.
 const SERVER_INTERVAL: Duration = Duration::from_secs(30);
 
-/// How often it is asked what this worker may do: while nothing comes, no write shows it.
+/// Interval between checks of this worker's rights: while no messages arrive, no write shows that one is missing.
 const RIGHTS_INTERVAL: Duration = Duration::from_secs(5);
 /// The condition while topics that inputs name do not exist.
 const MISSING: &str = "missing_topics";
 /// The condition while the worker's role lacks a right, or a function of the schema is missing.
 const RIGHTS: &str = "rights";
 
-/// What Kafka says.
+/// Kafka's answer.
 #[derive(Debug, Default)]
 pub(super) struct Observation {
     pub(super) log_ranges: HashMap<TopicPartition, LogRange>,
     pub(super) topic_ids: HashMap<String, String>,
     pub(super) committed: HashMap<TopicPartition, i64>,
-    /// Why the brokers do not let this worker do its work.
+    /// The reason why the brokers do not let this worker do its work.
     refusal: Option<String>,
-    /// Why they do not answer.
+    /// The reason why they do not answer.
     silence: Option<String>,
-    /// The topics that do not exist, of those that are to be read.
+    /// The topics to read that do not exist.
     missing_topics: Vec<String>,
 }
 
-/// Looks at Kafka and the database.
+/// Observes Kafka and the database.
 #[derive(Debug)]
 pub(super) struct Monitor {
     inputs: Inputs,
@@ -60,7 +59,7 @@ pub(super) struct Monitor {
     probed: Option<Instant>,
     questions: JoinSet<Option<Observation>>,
     probes: JoinSet<()>,
-    /// Since when the database was up, and when it was asked which server it is.
+    /// When the database came up, and when the server's identity was last requested.
     server_asked: Option<(Instant, Instant)>,
     servers: JoinSet<()>,
     rights_asked: Option<Instant>,
@@ -85,14 +84,14 @@ impl Monitor {
         }
     }
 
-    /// The next answer; never ready while nothing was asked.
+    /// Returns the next answer; never ready while nothing was requested.
     pub(super) async fn next(&mut self) -> Option<Observation> {
         loop {
             match self.questions.join_next().await {
                 Some(Ok(Some(mut observation))) => {
                     let (silence, missing_topics) =
                         (observation.silence.take(), observation.missing_topics.split_off(0));
-                    // While no broker answers, nobody knows of topics.
+                    // While no broker answers, the topics are not known.
                     if silence.is_none() {
                         self.report_missing(&missing_topics);
                     }
@@ -107,8 +106,8 @@ impl Monitor {
         }
     }
 
-    /// The native topics have to exist. Those that other inputs name may come later, and those that a regular expression matches
-    /// may go.
+    /// Reports missing topics. Native topics must exist. Those that other inputs name may be created later, and those that
+    /// match a regular expression may be deleted.
     fn report_missing(&self, topics: &[String]) {
         let (mut required, mut expected) = (Vec::new(), Vec::new());
         for topic in topics {
@@ -123,14 +122,15 @@ impl Monitor {
         self.health.set_warning(MISSING, (!expected.is_empty()).then(reason));
     }
 
-    /// Returns `true` if the database does what it is asked.
+    /// Returns `true` if the database executes requests.
     pub(super) fn database_is_up(&self) -> bool {
         self.database.state().up
     }
 
-    /// Asks, if it is time.
+    /// Begins the requests that are due.
     ///
-    /// `topics`: those that are read. `journal`: while messages go to the journal instead of the database, when it last took some.
+    /// `topics`: those being read. `journal`: while messages go to the journal instead of the database, the time of its last
+    /// append.
     pub(super) fn tick(&mut self, partitions: &Partitions, topics: &Arc<[String]>, journal: Option<Option<Instant>>) {
         self.report_database(journal);
         self.probe();
@@ -148,7 +148,7 @@ impl Monitor {
         self.questions.spawn_blocking(move || ask(&lookup, &topics, &owned));
     }
 
-    /// Asks a silent database for a sign of life, one question at a time.
+    /// Probes an unavailable database, one probe at a time.
     fn probe(&mut self) {
         while self.probes.try_join_next().is_some() {}
         let state = self.database.state();
@@ -160,7 +160,7 @@ impl Monitor {
             if !state.up || state.last_success.is_none_or(|last| last.elapsed() >= WATCH_INTERVAL) {
                 let database = self.database.clone();
                 self.probes.spawn(async move {
-                    // The answer is recorded where it is given.
+                    // The answer is recorded where it is received.
                     if let Err(failure) = database.probe().await {
                         debug!(%failure, "the database gives no sign of life");
                     }
@@ -169,7 +169,7 @@ impl Monitor {
         }
     }
 
-    /// Asks which server it is, once it is up again, and now and then.
+    /// Requests the server's identity, once the database is up again, and periodically.
     fn ask_server(&mut self) {
         while self.servers.try_join_next().is_some() {}
         let state = self.database.state();
@@ -189,7 +189,7 @@ impl Monitor {
         });
     }
 
-    /// Asks what this worker may do, now and then.
+    /// Checks this worker's rights, periodically.
     fn ask_rights(&mut self) {
         while self.rights.try_join_next().is_some() {}
         let is_due = self.rights_asked.is_none_or(|asked| asked.elapsed() >= RIGHTS_INTERVAL);
@@ -206,11 +206,11 @@ impl Monitor {
         });
     }
 
-    /// While messages go to the journal, a database that is away keeps nothing from moving. One that refuses this worker does
-    /// not come back by itself.
+    /// Reports the database's state. While messages go to the journal, an unavailable database does not delay data. One that
+    /// refuses this worker does not recover by itself.
     fn report_database(&self, journal: Option<Option<Instant>>) {
         let state = self.database.state();
-        // A locked table is waited for as an outage is.
+        // A lock of a table is waited for like an outage.
         let passes = |class| matches!(class, Class::Outage | Class::Retry);
         let journal =
             journal.filter(|_| !state.refused && state.failure.as_ref().is_none_or(|(_, class)| passes(*class)));
@@ -251,7 +251,7 @@ fn ask(lookup: &Lookup, topics: &[String], owned: &[TopicPartition]) -> Option<O
             observation.silence = lookup.silence(&failure);
         }
     }
-    // Each further question would take its whole time.
+    // Each further request would take its whole timeout.
     if observation.silence.is_some() || lookup.is_shut_out() {
         return Some(observation);
     }
@@ -261,7 +261,7 @@ fn ask(lookup: &Lookup, topics: &[String], owned: &[TopicPartition]) -> Option<O
         Ok(ranges) => observation.log_ranges = ranges,
         Err(failure) => debug!(%failure, "the ends of the logs are not known"),
     }
-    // A client that may not use the group owns nothing, and the refusal has to be reported.
+    // A client without rights on the group owns nothing, and the refusal must be reported.
     let any = topics.last().map(|topic| TopicPartition::new(topic.clone(), 0));
     match lookup.committed(if owned.is_empty() { any.as_slice() } else { &owned }) {
         Ok(offsets) => observation.committed = offsets,
@@ -275,10 +275,10 @@ fn ask(lookup: &Lookup, topics: &[String], owned: &[TopicPartition]) -> Option<O
     Some(observation)
 }
 
-/// Asks for all topics at once.
+/// Requests all topics at once.
 fn describe(lookup: &Lookup, topics: &[String], observation: &mut Observation) -> Result<(), kafka::Error> {
     if topics.is_empty() {
-        // So that the brokers show that they answer.
+        // This still shows that the brokers answer.
         return lookup.topic_names().map(drop);
     }
     let names: Vec<&str> = topics.iter().map(String::as_str).collect();
@@ -306,7 +306,7 @@ fn describe(lookup: &Lookup, topics: &[String], observation: &mut Observation) -
     Ok(())
 }
 
-/// Shows on the status page which server the database is, and logs it if it is another one.
+/// Shows the database server on the status page, and logs it if it has changed.
 pub fn show_server(health: &Health, server: &Server) {
     let (version, edition) = (Some(server.version.clone()), Some(server.edition.as_str().to_owned()));
     let mut is_news = false;
@@ -328,8 +328,8 @@ pub fn show_server(health: &Health, server: &Server) {
     }
 }
 
-/// Asks the brokers for an answer every few seconds, and reports it to health; ends only when it is dropped. For the time in
-/// which the worker waits for its schema, and nothing else asks them.
+/// Sends a request to the brokers every few seconds, and reports the answers to health; ends only when dropped. It is used
+/// while the worker waits for its schema, and nothing else asks the brokers.
 pub async fn ask_brokers(config: &Config, health: &Health) {
     // The pipeline reports a property that librdkafka refuses.
     let Ok(lookup) = Lookup::new(&config.kafka) else { return std::future::pending().await };
@@ -352,7 +352,7 @@ pub async fn ask_brokers(config: &Config, health: &Health) {
     }
 }
 
-/// Writes what is known of the partitions into the status page.
+/// Fills the partitions' state into the status page.
 pub(super) fn fill_status(status: &mut Status, lags: &[Lag], (buffered, limit, in_flight): (usize, usize, usize)) {
     status.buffered_bytes = buffered as u64;
     status.memory_limit_bytes = limit as u64;

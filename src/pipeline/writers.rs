@@ -1,4 +1,4 @@
-//! The batches that are being written.
+//! The batches being written.
 
 use std::collections::HashMap;
 use std::time::Instant;
@@ -13,14 +13,14 @@ use crate::config;
 use crate::journal::{JournalHandle, Record};
 use crate::raw::{Budget, MessageSet};
 
-/// Writer tasks, as many at a time as help.
+/// Writer tasks, as many at a time as increase the throughput.
 pub(super) struct Writers {
     writer: Writer,
     tasks: JoinSet<Outcome>,
     count: WriterCount,
-    /// The messages of the batches from Kafka, by the batches' numbers: for the journal, if an outage begins.
+    /// The messages of the batches from Kafka, by batch number, to be journaled if an outage begins.
     in_flight_messages: HashMap<u64, Vec<MessageSet>>,
-    /// Whether there is a journal.
+    /// `true` if there is a journal.
     keeps_messages: bool,
     last_batch_number: u64,
 }
@@ -37,12 +37,12 @@ impl Writers {
         }
     }
 
-    /// How many batches may be written at a time now.
+    /// Maximum number of batches that may be written at the same time now.
     pub(super) fn limit(&self) -> usize {
         self.count.get()
     }
 
-    /// How many batches are being written.
+    /// Number of batches being written.
     pub(super) fn busy(&self) -> usize {
         self.tasks.len()
     }
@@ -61,24 +61,24 @@ impl Writers {
         self.tasks.spawn(self.writer.clone().replay(journal, records, known, budget));
     }
 
-    /// What became of the next batch to end; `None` if none is being written.
+    /// Returns the outcome of the next batch to end; `None` if none is being written.
     pub(super) async fn next(&mut self) -> Option<Result<Outcome, JoinError>> {
         self.tasks.join_next().await
     }
 
-    /// Counts what was written, and forgets its messages.
+    /// Counts what was written, and releases its messages.
     pub(super) fn on_written(&mut self, outcome: &Outcome) {
         self.in_flight_messages.remove(&outcome.number);
         self.count.written(outcome.points + outcome.skipped, Instant::now());
     }
 
-    /// What is written now says nothing of how fast it could be.
+    /// Discards the present measurement, because the throughput says nothing about the number of writers.
     pub(super) fn interrupt(&mut self) {
         self.count.interrupt(Instant::now());
     }
 
-    /// Ends all tasks, and returns the messages that they held. A transaction that is cut off is one whose end is not known,
-    /// and the claim answers that.
+    /// Ends all tasks, and returns their messages. A transaction that is cut off has an unknown outcome, which the claim
+    /// resolves.
     pub(super) fn abort(&mut self) -> Vec<MessageSet> {
         self.tasks.abort_all();
         std::mem::take(&mut self.in_flight_messages).into_values().flatten().collect()

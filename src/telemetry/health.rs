@@ -1,4 +1,4 @@
-//! Whether the worker is alive and moves data, and what `/status` shows.
+//! The worker's health: signs of life, conditions, and the contents of `/status`.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -12,7 +12,7 @@ use super::log_limit::LogLimit;
 use super::readiness::{self, BROKERS, Facts, Sign};
 use super::{escaped, metrics};
 
-/// A part of the worker that has to show that it is alive.
+/// A part of the worker that must report signs of life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Component {
     /// The loop between Kafka and the database.
@@ -34,7 +34,7 @@ impl Component {
     }
 }
 
-/// What `/status` shows.
+/// The contents of `/status`.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Status {
     /// The pipeline's name.
@@ -43,17 +43,17 @@ pub struct Status {
     pub version: String,
     /// When the program started, in RFC 3339.
     pub started_at: String,
-    /// For how long it has been running.
+    /// Time since the program started, in seconds.
     pub uptime_seconds: u64,
     /// The database.
     pub database: DatabaseStatus,
-    /// Messages and points in memory, in bytes.
+    /// Size of messages and points in memory, in bytes.
     pub buffered_bytes: u64,
-    /// The limit of the program's memory, in bytes.
+    /// The memory limit, in bytes.
     pub memory_limit_bytes: u64,
-    /// Batches that are being written.
+    /// Number of batches being written.
     pub in_flight_batches: u64,
-    /// Batches that may be written at the same time.
+    /// Number of batches that may be written at the same time.
     pub writers: u64,
     /// The journal; `null` if it is off.
     pub journal: Option<JournalStatus>,
@@ -63,14 +63,14 @@ pub struct Status {
     pub partitions: Vec<PartitionStatus>,
     /// The signs that readiness needs, by name, each with its age.
     pub signs: BTreeMap<&'static str, Sign>,
-    /// Why the worker is not ready, or will not be in an outage, by name; empty while all is well.
+    /// The reasons why the worker is not ready, or will not be in an outage, by name; empty while there are none.
     pub conditions: BTreeMap<&'static str, Condition>,
 }
 
 /// The database's state.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct DatabaseStatus {
-    /// Whether it took the last write, or gave the last sign of life.
+    /// `true` if the last write or probe succeeded.
     pub up: bool,
     /// PostgreSQL's version.
     pub server_version: Option<String>,
@@ -78,38 +78,39 @@ pub struct DatabaseStatus {
     pub timescaledb: Option<String>,
     /// TimescaleDB's edition.
     pub edition: Option<String>,
-    /// What keeps points from naming a series without a row: `locked`, `trigger` or `absent`.
+    /// The mechanism that keeps points from naming a series without a row: `locked`, `trigger` or `absent`.
     pub reference: Option<&'static str>,
-    /// The profile of the table of points; `null` before it was read.
+    /// The profile of the table of points; `null` until it was read.
     pub profile: Option<String>,
-    /// Whether the server compresses what is copied directly: `on`, or `off` and why; `null` before it was read.
+    /// The server's direct compression of copied points: `on`, or `off` with the reason; `null` until it was read.
     pub direct_compress: Option<String>,
-    /// Other sessions' locks that keep points from being written, each as a sentence: what is locked, by whom, since when.
+    /// Other sessions' locks that keep points from being written, each as a sentence: what is locked, by which session, since
+    /// when.
     pub locks: Vec<String>,
-    /// The last failure; `null` after the database came back.
+    /// The last failure; `null` once the database is available again.
     pub last_error: Option<String>,
     /// When it happened, in RFC 3339.
     pub last_error_at: Option<String>,
 }
 
-/// The journal, and where messages go.
+/// The journal and the mode.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct JournalStatus {
-    /// `streaming`: to the database. `journaling`: to the journal, the database is away. `replaying`: to the database, and
-    /// what is journaled as well.
+    /// `streaming`: messages go to the database. `journaling`: to the journal, because the database is not available.
+    /// `replaying`: to the database, and journaled messages are written as well.
     pub mode: &'static str,
-    /// For how long.
+    /// Time in this mode, in seconds.
     pub mode_seconds: u64,
-    /// What it takes on disk, in bytes.
+    /// Its disk usage, in bytes.
     pub bytes: u64,
-    /// What it may take.
+    /// Maximum disk usage, in bytes.
     pub limit_bytes: u64,
-    /// Its records, written or not; they go with their segment.
+    /// Number of its records, written or not; they are deleted with their segment.
     pub records: u64,
-    /// Segments that were set aside because of damage.
+    /// Number of segments that were set aside because of damage.
     pub quarantined_segments: u64,
-    /// Records that were journaled and are not there any more, since the start; the database has them, or they were read from
-    /// Kafka again.
+    /// Number of journaled records that have been lost since the start; the database has them, or they were read from Kafka
+    /// again.
     pub lost_records: u64,
 }
 
@@ -118,14 +119,14 @@ pub struct JournalStatus {
 pub struct DeadLetterTopicStatus {
     /// Its name.
     pub name: String,
-    /// Why copies are not published now; `null` while they are. They are tried again, and no data waits for them.
+    /// The reason why copies are not published now; `null` while they are. They are retried, and no data waits for them.
     pub problem: Option<Condition>,
 }
 
-/// How far a partition is.
+/// A partition's progress.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct PartitionStatus {
-    /// The name of the input that its messages are of.
+    /// The name of its input.
     pub input: String,
     /// The topic.
     pub topic: String,
@@ -137,24 +138,24 @@ pub struct PartitionStatus {
     pub position: Option<i64>,
     /// The offset that the next message in Kafka gets.
     pub log_end_offset: Option<i64>,
-    /// Messages that are not in the database yet.
+    /// Number of messages that are not in the database yet.
     pub lag_messages: Option<i64>,
-    /// The age of the oldest of them, in seconds.
+    /// Age of the oldest of them, in seconds.
     pub lag_seconds: f64,
 }
 
-/// A reason why data does not move, or will not move in an outage.
+/// The reason why data does not move, or will not move in an outage.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Condition {
-    /// The reason, for a person.
+    /// The reason as text.
     pub reason: String,
-    /// Since when, in RFC 3339.
+    /// The beginning of the condition, in RFC 3339.
     pub since: String,
-    /// Whether data moves nevertheless, so that it does not make the worker unready.
+    /// `true` if data moves nevertheless, so that the worker stays ready.
     pub warning: bool,
 }
 
-/// The worker's health; its parts report to it, and [`http`](super::http) asks it.
+/// The worker's health; its parts report to it, and [`http`](super::http) reads it.
 #[derive(Debug)]
 pub struct Health {
     watchdog: Duration,
@@ -169,17 +170,17 @@ struct State {
     beats: [Instant; Component::ALL.len()],
     status: Status,
     facts: Facts,
-    /// The signs that are missing, each with the time since when.
+    /// The signs that are missing, each with the time since which it is.
     missing: BTreeMap<&'static str, String>,
-    /// Whether all signs were there once.
+    /// `true` if all signs were present once.
     was_ready: bool,
 }
 
-/// Time in which a worker that starts is expected to become ready: until then nothing is logged about what it waits for.
+/// Time in which a starting worker is expected to become ready: until then, missing signs are not logged.
 const QUIET_START: Duration = Duration::from_secs(2);
 
 impl Health {
-    /// The health of a worker that starts now. Each component has to beat within `watchdog` from now, and ever after.
+    /// The health of a worker that starts now. Each component must report a sign of life within `watchdog`, from now on.
     pub fn new(pipeline: &str, watchdog: Duration) -> Self {
         let started = Instant::now();
         let status = Status {
@@ -194,7 +195,7 @@ impl Health {
         Self { watchdog, started, state: Mutex::new(state), log: LogLimit::default() }
     }
 
-    /// Changes the facts of which readiness is computed.
+    /// Changes the facts from which readiness is derived.
     pub fn update_facts(&self, change: impl FnOnce(&mut Facts)) {
         change(&mut self.lock().facts);
     }
@@ -205,7 +206,7 @@ impl Health {
         readiness::signs(&state.facts, Instant::now()).iter().any(|sign| sign.name == BROKERS && sign.ok)
     }
 
-    /// Logs which signs of readiness are missing, as often as [`LogLimit`] says, and which are there again.
+    /// Logs the signs of readiness that are missing, as often as [`LogLimit`] allows, and those that have returned.
     pub fn review(&self) {
         let now_at = Instant::now();
         let (missing, over, was_ready) = {
@@ -229,7 +230,7 @@ impl Health {
             let mut missing = Vec::new();
             for (name, reason) in reasons {
                 state.missing.entry(name).or_insert_with(now);
-                // A condition of the same name says more, and is logged where it is set.
+                // A condition of the same name says more, and is logged when it is set.
                 if !state.status.conditions.contains_key(name) {
                     missing.push((name, reason.to_owned()));
                 }
@@ -238,7 +239,7 @@ impl Health {
             state.was_ready |= is_ready;
             (missing, over, was_ready)
         };
-        // Logging waits for stderr: it is done without the lock.
+        // Logging waits for stderr, so it is done without the lock.
         for (condition, reason) in missing {
             if let Some(repeated) = self.log.lasts(&sign_key(condition), &reason) {
                 let seconds = repeated.seconds;
@@ -256,32 +257,32 @@ impl Health {
         }
     }
 
-    /// A sign of life.
+    /// Records a sign of life.
     pub fn beat(&self, component: Component) {
         self.lock().beats[component as usize] = Instant::now();
     }
 
-    /// Sets or, with `None`, clears a reason why data does not move. The worker is not ready while there is any.
+    /// Sets or, with `None`, clears a reason why data does not move. The worker is not ready while there is one.
     pub fn set_condition(&self, name: &'static str, reason: Option<String>) {
         self.set(name, reason, false);
     }
 
-    /// Sets or, with `None`, clears what is wrong while data moves nevertheless: a condition that leaves the worker ready.
+    /// Sets or, with `None`, clears a problem despite which data moves: a condition that leaves the worker ready.
     pub fn set_warning(&self, name: &'static str, reason: Option<String>) {
         self.set(name, reason, true);
     }
 
-    /// Sets or, with `None`, clears a condition of which the caller logs more than `/readyz` shows; a warning leaves the worker
-    /// ready.
+    /// Sets or, with `None`, clears a condition that the caller logs in more detail than `/readyz` shows it; a warning leaves
+    /// the worker ready.
     pub fn show_condition(&self, name: &'static str, reason: Option<&str>, warning: bool) {
         self.put_condition(name, reason, warning);
     }
 
-    /// It is called again and again while a condition lasts: what is logged of it, [`LogLimit`] decides.
+    /// Called repeatedly while a condition lasts: [`LogLimit`] decides what is logged.
     fn set(&self, name: &'static str, reason: Option<String>, warning: bool) {
         self.put_condition(name, reason.as_deref(), warning);
         let what = if warning { "something is wrong, and data moves nevertheless" } else { "data does not move" };
-        // Logging waits for stderr: it is done without the lock.
+        // Logging waits for stderr, so it is done without the lock.
         match reason {
             Some(reason) => {
                 if let Some(repeated) = self.log.lasts(name, &format!("{what}: {reason}")) {
@@ -309,7 +310,8 @@ impl Health {
         condition.warning = warning;
     }
 
-    /// Records why copies of dead letters are not published to their topic, or that they are. The worker is ready nevertheless.
+    /// Records the reason why copies of dead letters are not published to their topic, or that they are. The worker stays
+    /// ready.
     pub fn set_copies_problem(&self, topic: &str, problem: Option<String>) {
         let status = &mut self.lock().status.dead_letter_topic;
         let known = status.take().and_then(|status| status.problem);
@@ -318,12 +320,12 @@ impl Health {
         *status = Some(DeadLetterTopicStatus { name: topic.to_owned(), problem });
     }
 
-    /// Changes what `/status` shows.
+    /// Changes the contents of `/status`.
     pub fn update(&self, change: impl FnOnce(&mut Status)) {
         change(&mut self.lock().status);
     }
 
-    /// What `/status` shows now.
+    /// The present contents of `/status`.
     pub fn status(&self) -> Status {
         let state = self.lock();
         let mut status = state.status.clone();
@@ -341,8 +343,8 @@ impl Health {
         status
     }
 
-    /// The components that gave no sign of life within the watchdog's time, each as a line for a person; none while the
-    /// worker is alive.
+    /// The components without a sign of life within the watchdog's time, each as a readable line; empty while the worker is
+    /// alive.
     pub fn not_live(&self) -> Vec<String> {
         self.not_live_at(Instant::now())
     }
@@ -358,7 +360,7 @@ impl Health {
             .collect()
     }
 
-    /// Why the worker is not ready, each reason as a line for a person; none while it is.
+    /// The reasons why the worker is not ready, each as a readable line; empty while it is ready.
     pub fn not_ready(&self) -> Vec<String> {
         self.not_ready_at(Instant::now())
     }
@@ -379,7 +381,7 @@ impl Health {
     }
 }
 
-/// The key of a sign's lines: a condition may have the sign's name.
+/// The log key of a sign, because a condition may have the same name.
 fn sign_key(name: &str) -> String {
     format!("sign {name}")
 }
@@ -460,7 +462,7 @@ mod tests {
         health.set_warning("journal", Some("no room".to_owned()));
         assert!(health.not_ready().is_empty());
         assert_eq!(health.status().conditions["journal"].reason, "no room");
-        // It is in the way now, and then no more.
+        // It prevents readiness now, and later no longer.
         health.set_condition("journal", Some("no room".to_owned()));
         assert_eq!(health.not_ready(), ["journal: no room"]);
         health.set_warning("journal", Some("no room".to_owned()));

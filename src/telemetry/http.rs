@@ -1,8 +1,9 @@
 //! `/metrics`, `/livez`, `/readyz` and `/status` over HTTP/1.
 //!
-//! Anyone who can reach the port can ask, so what clients take is bounded: the number of connections, the size of a request,
-//! the time for sending one, and a connection's life. A connection serves one request, and no request's body is read. If
-//! there are as many connections as allowed, a new one takes the place of the oldest: an idle client keeps nobody out.
+//! Anyone who can reach the port can send requests, so the resources of clients are limited: the number of connections, the
+//! size of a request, the time for sending one, and the lifetime of a connection. A connection serves one request, and no
+//! request's body is read. If the limit of connections is reached, a new one replaces the oldest, so that idle clients block no
+//! others.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -26,9 +27,9 @@ use tracing::{debug, error, warn};
 use super::health::Health;
 use super::metrics::{self, Rendered};
 
-/// How long to wait after a connection could not be accepted: most often there are no file descriptors left.
+/// Delay after a connection could not be accepted: most often there are no file descriptors left.
 const ACCEPT_DELAY: Duration = Duration::from_millis(100);
-/// The most that is kept of a request, in bytes.
+/// Maximum number of bytes kept of a request.
 const MAX_REQUEST_BYTES: usize = 16 * 1024;
 
 const TEXT: &str = "text/plain; charset=utf-8";
@@ -36,26 +37,27 @@ const METRICS_TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 const JSON: &str = "application/json";
 const INDEX: &str = concat!("series-ingest ", env!("CARGO_PKG_VERSION"), ": /metrics /livez /readyz /status\n");
 
-/// What a client may take.
+/// The limits for clients.
 #[derive(Debug, Clone, Copy)]
 struct Limits {
-    /// Connections at once.
+    /// Maximum number of connections at the same time.
     connections: usize,
-    /// How long a client may take to send a request.
+    /// Timeout for sending a request.
     request: Duration,
-    /// How long a connection may live.
+    /// Maximum lifetime of a connection.
     connection: Duration,
 }
 
 const LIMITS: Limits =
     Limits { connections: MAX_CONNECTIONS, request: Duration::from_secs(5), connection: Duration::from_secs(60) };
 
-/// The maximum of clients' connections, and how many are allowed however few descriptors there are.
+/// Maximum number of clients' connections.
 pub const MAX_CONNECTIONS: usize = 64;
-/// See [`MAX_CONNECTIONS`].
+/// Number of connections that are always allowed, however few file descriptors there are.
 pub const MIN_CONNECTIONS: usize = 4;
 
-/// Answers on `listener`, with `connections` at once, until `stopped` is ready; then open connections are closed.
+/// Serves requests on `listener`, with up to `connections` at the same time, until `stopped` is ready; then open connections
+/// are closed.
 pub async fn serve(
     listener: TcpListener,
     connections: usize,
@@ -91,7 +93,7 @@ async fn serve_within(
                     {
                         oldest.abort();
                     }
-                    // Its descriptor is free when its task has ended: until then no further one is taken.
+                    // Its descriptor is free when its task has ended: until then no further connection is accepted.
                     while connections.len() >= limits.connections
                         && let Some(ended) = connections.join_next().await
                     {
@@ -235,7 +237,7 @@ mod tests {
         }
     }
 
-    /// What comes until the server closes; also when it closes hard.
+    /// Returns what is received until the server closes, also if it resets the connection.
     fn rest(stream: &mut TcpStream) -> String {
         let mut bytes = Vec::new();
         if let Err(failure) = stream.read_to_end(&mut bytes) {
@@ -350,7 +352,7 @@ mod tests {
         let answer = server.get("/livez");
         assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
         assert!(start.elapsed() < limits.request, "{:?}", start.elapsed());
-        // The oldest were closed; the newest three are still served.
+        // The oldest were closed; the three newest are still served.
         for stream in &mut idle[..17] {
             assert_eq!(rest(stream), "");
         }

@@ -1,5 +1,5 @@
-//! The lag of each partition of this worker. The recorder of metrics cannot forget a gauge, and a partition that went to
-//! another worker must not stay: so the lag is kept and rendered here.
+//! The lag of each partition of this worker. The metrics recorder cannot remove a gauge, and a partition that moved to another
+//! worker must disappear, so the lag is stored and rendered here.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,18 +9,18 @@ type Lags = BTreeMap<(String, i32), Lag>;
 
 #[derive(Debug, Clone)]
 struct Lag {
-    /// The name of the input that the partition's messages are of.
+    /// The name of the partition's input.
     input: Arc<str>,
     messages: i64,
     seconds: f64,
     at: Instant,
-    /// Whether the brokers have taken the partition from this worker only because it could not reach them: nobody knows then
-    /// what has come since.
+    /// `true` if the partition was revoked only because the worker could not reach the brokers: what has arrived since is not
+    /// known.
     lost: bool,
 }
 
 impl Lag {
-    /// A message that waits grows older also while nobody looks after it.
+    /// A waiting message ages even while nothing updates its lag.
     fn seconds_at(&self, now: Instant) -> f64 {
         if self.messages > 0 || self.lost {
             self.seconds + now.saturating_duration_since(self.at).as_secs_f64()
@@ -35,31 +35,31 @@ fn lags() -> MutexGuard<'static, Lags> {
     LAGS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A partition's lag: messages that are not in the database, and the age of the oldest of them in seconds.
+/// Sets a partition's lag: messages that are not in the database, and the age of the oldest of them in seconds.
 pub fn set(input: &Arc<str>, topic: &str, partition: i32, messages: i64, seconds: f64) {
     let lag = Lag { input: Arc::clone(input), messages, seconds, at: Instant::now(), lost: false };
     lags().insert((topic.to_owned(), partition), lag);
 }
 
-/// The membership in the group was lost, and with it the partition: its lag stays as it was, and grows older, until the worker
-/// is a member again.
+/// Keeps a partition's lag after the membership in the group was lost: it stays, and ages, until the worker is a member again.
 pub fn keep(topic: &str, partition: i32) {
     if let Some(lag) = lags().get_mut(&(topic.to_owned(), partition)) {
         lag.lost = true;
     }
 }
 
-/// The worker is a member again: what was lost is another worker's, unless it is among what is assigned to this one.
+/// Removes lost partitions when the worker is a member again: they belong to another worker, unless they are assigned to this
+/// one.
 pub fn forget_lost() {
     lags().retain(|_, lag| !lag.lost);
 }
 
-/// The partition is another worker's; its lag is no longer reported here.
+/// Removes a partition that belongs to another worker; its lag is no longer reported here.
 pub fn forget(topic: &str, partition: i32) {
     lags().remove(&(topic.to_owned(), partition));
 }
 
-/// Adds both gauges, whose names these are, to a text in Prometheus' format; `help` has their help texts.
+/// Appends both gauges, which have these names, to a text in Prometheus' format; `help` returns their help texts.
 pub(super) fn render(text: &mut String, messages: &str, seconds: &str, help: impl Fn(&str) -> &'static str) {
     render_lags(text, &lags(), [(messages, help(messages)), (seconds, help(seconds))], Instant::now());
 }

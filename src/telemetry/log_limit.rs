@@ -1,32 +1,32 @@
-//! How often a line is logged that a loop would repeat: a state when it begins, when it changes, every few minutes while it
-//! lasts, and when it ends; an event a few times a minute.
+//! Limits repeated log lines: a state is logged when it begins, when it changes, every few minutes while it lasts, and when it
+//! ends; an event a few times a minute.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How often a state that lasts is logged again.
+/// Interval at which a lasting state is logged again.
 const REPEAT: Duration = Duration::from_secs(300);
-/// The time after which a state that was not reported again counts as over.
+/// Time after which a state that was not reported again counts as ended.
 const FORGET: Duration = Duration::from_secs(60);
-/// Within this time at most [`BURST`] lines are logged for a key: a state may begin and end again and again.
+/// Time within which at most [`BURST`] lines are logged for a key, because a state may begin and end repeatedly.
 const WINDOW: Duration = Duration::from_secs(60);
 /// Maximum number of lines for a key within [`WINDOW`], not counting the ends of states.
 const BURST: u32 = 5;
-/// Maximum number of keys. With more, those that were silent for longest are dropped.
+/// Maximum number of keys. Above it, those that were silent for longest are dropped.
 const MAX_KEYS: usize = 1000;
 
-/// The lines that were logged lately, by key. Clones share them. Keys are from bounded sets: names of this program, topics,
+/// The lines that were logged recently, by key. Clones share them. Keys are from bounded sets: names of this program, topics,
 /// brokers.
 #[derive(Debug, Clone, Default)]
 pub struct LogLimit(Arc<Mutex<HashMap<String, Entry>>>);
 
-/// What a line may say about the reports since the last one.
+/// The repetitions since the last line, for the next line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Repeated {
-    /// The number of reports without a line since the last line, this one not counted; `None` if there were none.
+    /// Number of reports without a line since the last line, not counting this one; `None` if there were none.
     pub unlogged: Option<u64>,
-    /// How long the state has lasted, in seconds.
+    /// Duration of the state, in seconds.
     pub seconds: u64,
 }
 
@@ -34,7 +34,7 @@ pub struct Repeated {
 struct Entry {
     since: Instant,
     reported: Instant,
-    /// When a line was last logged; `None` if the state's begin was not.
+    /// When a line was last logged; `None` if the state's beginning was not.
     logged: Option<Instant>,
     unlogged: u64,
     /// The reasons that were logged since the state began, without their digits.
@@ -68,8 +68,8 @@ impl Entry {
 }
 
 impl LogLimit {
-    /// Reports that the state `key` lasts, for this reason. Returns `Some` if a line is due: the state begins, its reason is
-    /// another one (numbers not compared), or the last line is `REPEAT` old.
+    /// Reports that the state `key` lasts, for this reason. Returns `Some` if a line is due: the state begins, its reason has
+    /// changed (ignoring numbers), or the last line is `REPEAT` old.
     pub fn lasts(&self, key: &str, reason: &str) -> Option<Repeated> {
         self.lasts_at(key, reason, Instant::now())
     }
@@ -97,7 +97,7 @@ impl LogLimit {
         Some(entry.repeated(now))
     }
 
-    /// Reports that the state `key` is over. Returns `Some` if its begin was logged.
+    /// Reports that the state `key` has ended. Returns `Some` if its beginning was logged.
     pub fn ends(&self, key: &str) -> Option<Repeated> {
         self.ends_at(key, Instant::now())
     }
@@ -108,13 +108,13 @@ impl LogLimit {
         let was_logged = entry.logged.is_some();
         let repeated = was_logged.then(|| entry.repeated(now));
         entry.begin(now);
-        // The next report is another state's, however soon it comes.
+        // The next report begins another state, however soon it follows.
         entry.reported = now;
         repeated
     }
 
-    /// Reports this many events of the kind `key`. Returns the number of those without a line since the last one if a line is
-    /// due for one of them; the inner `None` if there were none.
+    /// Reports `count` events of the kind `key`. If a line is due for one of them, returns the number of events without a line
+    /// since the last one; the inner `None` if there were none.
     pub fn happened(&self, key: &str, count: u64) -> Option<Option<u64>> {
         self.happened_at(key, count, Instant::now())
     }
@@ -142,7 +142,7 @@ impl Entry {
     }
 }
 
-/// A count as a line shows it: 0 is not worth a word.
+/// A count for a line; 0 is omitted.
 fn counted(count: u64) -> Option<u64> {
     (count > 0).then_some(count)
 }
@@ -150,7 +150,7 @@ fn counted(count: u64) -> Option<u64> {
 fn entry<'a>(entries: &'a mut HashMap<String, Entry>, key: &str, now: Instant) -> &'a mut Entry {
     if entries.len() >= MAX_KEYS && !entries.contains_key(key) {
         entries.retain(|_, entry| now.saturating_duration_since(entry.reported) < FORGET);
-        // Not even a flood of keys takes memory without a limit.
+        // Even a flood of keys takes a limited amount of memory.
         if entries.len() >= MAX_KEYS {
             entries.clear();
         }
@@ -158,7 +158,7 @@ fn entry<'a>(entries: &'a mut HashMap<String, Entry>, key: &str, now: Instant) -
     entries.entry(key.to_owned()).or_insert_with(|| Entry::new(now))
 }
 
-/// A text as it is compared with another one: its numbers, such as durations and offsets, do not count.
+/// A text in the form in which reasons are compared: without its numbers, such as durations and offsets.
 fn without_digits(text: &str) -> String {
     text.chars().filter(|character| !character.is_ascii_digit()).collect()
 }

@@ -1,7 +1,7 @@
-//! The way of log lines to stderr: a bounded queue, and a thread that writes.
+//! The output of log lines to stderr: a bounded queue, and a thread that writes.
 //!
-//! Logging never waits: a line that the queue has no room for is dropped and counted, as is one that cannot be
-//! written. Stderr may be a pipe that nobody reads, a full disk, or a terminal that was stopped; the data goes on moving.
+//! Logging never waits: a line that does not fit into the queue is dropped and counted, as is one that cannot be written.
+//! Stderr may be a pipe without a reader, a full disk, or a stopped terminal; data continues to move.
 
 use std::cell::RefCell;
 use std::io::{self, ErrorKind, Write};
@@ -11,21 +11,21 @@ use std::sync::mpsc::{self, Receiver, SyncSender, TryRecvError, TrySendError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// The maximum of lines, and of their bytes, that wait to be written.
+/// Maximum number of lines that wait to be written, and of their bytes.
 const MAX_LINES: usize = 2048;
 const MAX_BYTES: usize = 2 << 20;
-/// How often dropped lines are reported while there are always more to write.
+/// Interval between reports of dropped lines while the queue is never empty.
 const REPORT_INTERVAL: Duration = Duration::from_secs(10);
-/// How long to wait before a write is tried again, if stderr is in non-blocking mode and takes nothing.
+/// Delay before a write is retried, if stderr is in non-blocking mode and accepts nothing.
 const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 
 thread_local! {
-    /// What is logged on the writing thread itself, which must not wait for its own queue.
+    /// Lines that are logged on the writing thread itself, which must not wait for its own queue.
     static OWN: RefCell<Option<Vec<u8>>> = const { RefCell::new(None) };
 }
 
-/// Writes lines on its own thread. `&LogWriter` is a [`Write`] that never blocks and never fails; each call of
-/// `write` is a line.
+/// Writes lines on its own thread. `&LogWriter` is a [`Write`] that never blocks and never fails; each call of `write` is a
+/// line.
 #[derive(Debug)]
 pub(super) struct LogWriter {
     queue: SyncSender<Entry>,
@@ -46,11 +46,11 @@ struct Counts {
 }
 
 impl LogWriter {
-    /// Starts the thread. `report` is called on it with the number of lines that were dropped, once lines are written
-    /// again; what it logs is written directly.
+    /// Starts the thread. `report` is called on it with the number of dropped lines, once lines are written again; its own
+    /// lines are written directly.
     ///
     /// # Errors
-    /// If the system has no thread.
+    /// If the system cannot start a thread.
     pub(super) fn start(
         output: impl Write + Send + 'static,
         report: impl Fn(u64) + Send + 'static,
@@ -70,12 +70,12 @@ impl LogWriter {
         Ok(Self { queue, counts })
     }
 
-    /// Lines that were dropped since the start.
+    /// Number of lines that were dropped since the start.
     pub(super) fn dropped(&self) -> u64 {
         self.counts.dropped.load(Ordering::Relaxed)
     }
 
-    /// Waits until what was logged before is written, for `timeout` at most.
+    /// Waits until all lines logged before are written, up to `timeout`.
     pub(super) fn flush(&self, timeout: Duration) {
         let deadline = Instant::now() + timeout;
         let (done, written) = mpsc::sync_channel(1);
@@ -87,7 +87,7 @@ impl LogWriter {
             entry = returned;
             thread::sleep(RETRY_INTERVAL);
         }
-        // What is not written by then is lost: the process must end.
+        // Lines not written by then are lost: the process must end.
         let _ = written.recv_timeout(deadline.saturating_duration_since(Instant::now()));
     }
 
@@ -118,11 +118,11 @@ struct Thread<W, R> {
     output: W,
     report: R,
     counts: Arc<Counts>,
-    /// Whether the last write ended in the middle of a line.
+    /// `true` if the last write ended in the middle of a line.
     is_torn: bool,
-    /// Whether the last line could not be written.
+    /// `true` if the last line could not be written.
     fails: bool,
-    /// How many of the dropped lines were reported, and when that was last checked.
+    /// Number of dropped lines that were reported.
     reported: u64,
     reported_at: Instant,
 }
@@ -174,7 +174,7 @@ impl<W: Write, R: Fn(u64)> Thread<W, R> {
         }
     }
 
-    /// Returns `true` if all of the line was written. Waits for as long as that takes.
+    /// Returns `true` if the whole line was written. Waits for as long as that takes.
     #[expect(clippy::disallowed_methods, reason = "what a failed write has written of a line must be known")]
     fn write(&mut self, line: &[u8]) -> bool {
         let whole = if self.is_torn { &[b"\n", line].concat() } else { line };
@@ -204,18 +204,18 @@ mod tests {
 
     const TIMEOUT: Duration = Duration::from_secs(20);
 
-    /// What an output does with the next writes.
+    /// The behaviour of an output at the next writes.
     #[derive(Debug, Clone, Copy, PartialEq)]
     enum Behaviour {
         Takes,
         Blocks,
         IsFull,
-        /// Takes three bytes of each line, and then is full.
+        /// Accepts three bytes of each line, and is full then.
         TakesThree,
         WouldBlock,
     }
 
-    /// What an output does, and what it has taken.
+    /// An output's behaviour, and what was written to it.
     type OutputState = Mutex<(Behaviour, Vec<u8>)>;
 
     #[derive(Debug, Clone)]
@@ -258,7 +258,7 @@ mod tests {
         }
     }
 
-    /// A writer whose reports are logged by itself, as in the program.
+    /// A writer that logs its own reports, as in the program.
     fn writer(output: &Output) -> Arc<LogWriter> {
         static WRITERS: Mutex<Vec<Arc<LogWriter>>> = Mutex::new(Vec::new());
         let number = Arc::new(AtomicUsize::new(usize::MAX));
@@ -300,7 +300,7 @@ mod tests {
         for number in 0..lines {
             log(&writer, &format!("{number}\n"));
         }
-        // The thread has taken one at most.
+        // The thread has taken at most one.
         let dropped = writer.dropped();
         assert!((999..=1000).contains(&dropped), "{dropped}");
         writer.flush(Duration::from_millis(100));

@@ -1,6 +1,6 @@
 //! Log lines on stderr.
 //!
-//! Nobody who logs waits for stderr: `log_writer` has a bounded queue, and drops and counts what does not fit.
+//! Logging never waits for stderr: `log_writer` has a bounded queue, and drops and counts the lines that do not fit.
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal as _, Write as _};
@@ -21,7 +21,7 @@ use super::log_writer::LogWriter;
 use super::one_line::OneLine;
 use crate::config::LogFormat;
 
-/// How long the end of the process may wait for stderr.
+/// Maximum time for which the end of the process waits for stderr.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 static WRITER: OnceLock<LogWriter> = OnceLock::new();
@@ -30,7 +30,7 @@ static FILTER: OnceLock<Reload> = OnceLock::new();
 /// Replaces the filter.
 type Reload = Box<dyn Fn(EnvFilter) -> Result<(), reload::Error> + Send + Sync>;
 
-/// Why logging cannot start, or the filter cannot be replaced.
+/// The reason why logging cannot start, or the filter cannot be replaced.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
     /// The filter is not in the form `level,target=level,…`.
@@ -39,7 +39,7 @@ pub enum LogError {
     /// This process logs already.
     #[error("logging was started before: {0}")]
     Started(#[from] TryInitError),
-    /// There is no thread for it.
+    /// No thread can be started for it.
     #[error("no thread can be started: {0}. Raise the limit of processes and threads (ulimit -u, pids.max)")]
     Thread(#[from] io::Error),
     /// The filter cannot be replaced.
@@ -47,11 +47,11 @@ pub enum LogError {
     Reload(#[from] reload::Error),
 }
 
-/// Sends log lines that pass `filter` (`level,target=level,…`) to stderr, from here to the end of the process. Colours
+/// Sends log lines that pass `filter` (`level,target=level,…`) to stderr, from now to the end of the process. They are coloured
 /// only if stderr is a terminal. The message of a panic is a log line as well.
 ///
 /// # Errors
-/// If the filter cannot be read, if no thread can be started, and in a process that logs already.
+/// If the filter cannot be read, if no thread can be started, or if the process logs already.
 pub fn init(format: LogFormat, filter: &str) -> Result<(), LogError> {
     let filter = EnvFilter::builder().parse(filter)?;
     let writer = writer()?;
@@ -82,12 +82,12 @@ fn panic_message<'a>(panic: &'a PanicHookInfo<'_>) -> &'a str {
 /// Replaces the filter of a process that logs.
 ///
 /// # Errors
-/// If it cannot be read; the old one then stays.
+/// If it cannot be read; the old one is then kept.
 pub fn set_filter(filter: &str) -> Result<(), LogError> {
     let filter = EnvFilter::builder().parse(filter)?;
     if let Some(reload) = FILTER.get() {
         reload(filter)?;
-        // Libraries that log by the crate `log` ask this number first.
+        // Libraries that log with the crate `log` check this level first.
         if let Ok(level) = LevelFilter::current().to_string().parse() {
             log::set_max_level(level);
         }
@@ -95,27 +95,27 @@ pub fn set_filter(filter: &str) -> Result<(), LogError> {
     Ok(())
 }
 
-/// Log lines that were dropped because stderr did not take them.
+/// Number of log lines that were dropped because stderr did not accept them.
 pub fn dropped_lines() -> u64 {
     WRITER.get().map_or(0, LogWriter::dropped)
 }
 
 /// Prints a line to stderr, for people, without waiting for it.
 pub fn print_error(text: impl Display) {
-    // If even a thread is not available, the exit code still says so.
+    // If even a thread is not available, the exit code still reports the failure.
     if let Ok(mut writer) = writer() {
         drop(writer.write_all(format!("{text}\n").as_bytes()));
     }
 }
 
-/// Waits until all log lines are written, for a second at most.
+/// Waits until all log lines are written, for at most a second.
 pub fn flush() {
     if let Some(writer) = WRITER.get() {
         writer.flush(FLUSH_TIMEOUT);
     }
 }
 
-/// Calls [`flush`] when it is dropped, also by a panic.
+/// Calls [`flush`] when dropped, also by a panic.
 #[derive(Debug)]
 pub struct FlushOnDrop;
 
@@ -132,7 +132,7 @@ fn writer() -> io::Result<&'static LogWriter> {
     let started = LogWriter::start(io::stderr(), |dropped| {
         error!(dropped, "log lines were dropped, because stderr did not take them");
     })?;
-    // If another thread was faster, this one's has nothing to do and ends.
+    // If another thread was faster, the thread started here is unused and ends.
     Ok(WRITER.get_or_init(|| started))
 }
 
@@ -140,9 +140,9 @@ fn dispatch<W>(format: LogFormat, filter: EnvFilter, writer: W, terminal: bool) 
 where
     W: for<'writer> MakeWriter<'writer> + Send + Sync + 'static,
 {
-    // A line that cannot be written is dropped: to report it on the same stderr would not be better.
+    // A line that cannot be written is dropped: reporting it on the same stderr would not help.
     let lines = tracing_subscriber::fmt().log_internal_errors(false);
-    // On a terminal the library decides about colours: it knows NO_COLOR.
+    // On a terminal the library decides on colours: it respects NO_COLOR.
     let lines = if terminal { lines } else { lines.with_ansi(false) };
     match format {
         LogFormat::Human => {
@@ -252,7 +252,7 @@ mod tests {
     fn a_bad_filter_and_a_second_start_are_errors() {
         let failure = init(LogFormat::Human, "series_ingest=loud").unwrap_err();
         assert!(matches!(failure, LogError::Filter(_)), "{failure}");
-        // Another test of this process may have been first.
+        // Another test of this process may have initialized it first.
         drop(init(LogFormat::Human, "error"));
         let failure = init(LogFormat::Json, "info").unwrap_err();
         assert!(matches!(failure, LogError::Started(_)), "{failure}");

@@ -1,12 +1,12 @@
-//! What the worker reports of itself: metrics, health, both over HTTP, and log lines.
+//! The worker's reports: metrics, health, both over HTTP, and log lines.
 //!
 //! - [`metrics`]: every metric by name, and the functions that feed them.
-//! - [`health`]: whether the parts are alive, and why data does not move.
+//! - [`health`]: signs of life of the parts, and the reasons why data does not move.
 //! - [`readiness`]: the signs that readiness needs, as a pure function of facts.
 //! - [`http`]: `/metrics`, `/livez`, `/readyz` and `/status`.
-//! - `one_line`: what comes from outside begins no new line.
-//! - [`logging`]: log lines on stderr, for people or as JSON; `log_writer` writes them without holding anybody up.
-//! - [`log_limit`]: how often a line is logged that a loop would repeat.
+//! - `one_line`: text from outside cannot begin a new line.
+//! - [`logging`]: log lines on stderr, for people or as JSON; `log_writer` writes them without blocking the caller.
+//! - [`log_limit`]: limits repeated log lines.
 
 pub mod health;
 pub mod http;
@@ -21,18 +21,18 @@ pub mod readiness;
 use std::borrow::Cow;
 use std::fmt::{self, Display, Write as _};
 
-/// The maximum number of names in a list in a log line.
+/// Maximum number of names in a list in a log line.
 const MAX_NAMES: usize = 30;
-/// How many characters of a text from outside reach a log line.
+/// Maximum number of characters of a text from outside in a log line.
 const MAX_CHARACTERS: usize = 256;
 
-/// Text from outside as it may stand in a log line: control characters are escaped, and what is longer than 256
-/// characters is cut, with `…` in place of the rest.
+/// Text from outside in the form for a log line: control characters are escaped, and text longer than 256 characters is
+/// truncated, with `…` in place of the rest.
 pub fn escaped(text: &str) -> impl Display {
     Escaped(text)
 }
 
-/// All of a text from outside, as one line: control characters are escaped.
+/// All of a text from outside on one line: control characters are escaped.
 pub fn one_line(text: &str) -> Cow<'_, str> {
     if !text.contains(misleads) {
         return text.into();
@@ -44,12 +44,12 @@ pub fn one_line(text: &str) -> Cow<'_, str> {
     line.into()
 }
 
-/// Partitions as they stand in a log line: `topic[0], topic[1]`.
+/// Partitions in the form for a log line: `topic[0], topic[1]`.
 pub fn partitions<'a>(list: impl IntoIterator<Item = (&'a str, i32)>) -> String {
     list_of(list.into_iter().map(|(topic, partition)| format!("{topic}[{partition}]")))
 }
 
-/// Names as they stand in a log line.
+/// Names in the form for a log line.
 pub fn list<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     list_of(names.into_iter().map(str::to_owned))
 }
@@ -62,7 +62,7 @@ fn list_of(mut names: impl Iterator<Item = String>) -> String {
     }
 }
 
-/// A time as it stands in a log line, by RFC 3339; `us` is in microseconds since the Unix epoch.
+/// A time in the form for a log line, by RFC 3339; `us` is in microseconds since the Unix epoch.
 pub fn time_us(us: i64) -> String {
     jiff::Timestamp::from_microsecond(us).map_or_else(|_| format!("{us} us"), |time| time.to_string())
 }
@@ -83,8 +83,8 @@ impl Display for Escaped<'_> {
     }
 }
 
-/// Returns `true` if a terminal or a viewer does something else with the character than show it: controls, line separators, and
-/// what changes the direction of the text around it.
+/// Returns `true` if a terminal or a viewer does not just show the character: controls, line separators, and characters that
+/// change the direction of the text around them.
 fn misleads(character: char) -> bool {
     character.is_control()
         || matches!(

@@ -1,4 +1,4 @@
-//! One line a log line: whatever a server, a trigger or a message says, it begins no new one, and moves no cursor.
+//! One line for each log line: text of a server, a trigger or a message cannot begin a new one, or move the cursor.
 
 use std::io::{self, Write};
 
@@ -10,7 +10,7 @@ use super::misleads;
 #[derive(Debug, Clone)]
 pub(super) struct OneLine<W> {
     writer: W,
-    /// Whether sequences that change colours, as the library writes them, stay.
+    /// `true` if sequences that change colours, as the library writes them, are kept.
     keeps_colours: bool,
 }
 
@@ -35,7 +35,7 @@ fn is_colour(text: &str) -> bool {
     parameters.is_some_and(|rest| rest.starts_with('m'))
 }
 
-/// Takes one log line with each write.
+/// Writes one log line with each call of `write`.
 #[derive(Debug)]
 pub(super) struct LineWriter<W> {
     writer: W,

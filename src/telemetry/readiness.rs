@@ -1,27 +1,27 @@
-//! Whether the worker is ready: facts in, reasons out.
+//! The worker's readiness, derived from facts, with the reasons.
 //!
-//! Ready needs positive signs, each of which has an age. A sign that is missing, or too old, is the reason why the worker is
-//! not ready: so a fault that nobody thought of makes the worker unready as well. Pure: the time is an argument.
+//! Readiness requires positive signs, each of which has an age. A sign that is missing, or too old, is the reason why the
+//! worker is not ready, so an unforeseen fault makes the worker unready as well. Pure: the time is an argument.
 
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-/// The brokers are asked every 2 s, and a question waits 10 s for its answer: an older answer is no sign any more.
+/// The brokers are asked every 2 s, and a request has a timeout of 10 s: an older answer does not count.
 pub const BROKERS_TIMEOUT: Duration = Duration::from_secs(12);
-/// The ends of the logs are asked for in the same round as other questions. If some broker does not answer, the round lasts
-/// until all of them have timed out.
+/// The ends of the logs are requested in the same round as other facts. If some broker does not answer, the round lasts until
+/// all requests have timed out.
 pub const LOGS_TIMEOUT: Duration = Duration::from_secs(40);
-/// While the journal takes the database's place, it is probed every 5 s, and an append that hangs is a problem itself
-/// after 10 s: an older success is no sign any more.
+/// While the journal replaces the database, it is probed every 5 s, and an append that hangs is a problem itself after 10 s: an
+/// older success does not count.
 pub const JOURNAL_TIMEOUT: Duration = Duration::from_secs(30);
-/// Time for which partitions may be without a start offset after a rebalance before that is a reason.
+/// Time for which partitions may be without a start offset after a rebalance until that is a reason.
 pub const PARTITIONS_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What the parts of the worker have seen.
+/// The facts that the parts of the worker have reported.
 #[derive(Debug, Clone)]
 pub struct Facts {
-    /// When the worker started to wait for the signs.
+    /// When the worker began to wait for the signs.
     pub started: Instant,
     /// The brokers.
     pub brokers: Brokers,
@@ -31,7 +31,7 @@ pub struct Facts {
     pub partitions: Partitions,
     /// The ends of their logs.
     pub logs: Logs,
-    /// The database, and the journal that takes its place in an outage.
+    /// The database, and the journal that replaces it in an outage.
     pub database: Database,
 }
 
@@ -40,9 +40,9 @@ pub struct Facts {
 pub struct Brokers {
     /// The configured addresses.
     pub addresses: String,
-    /// When a broker last answered a question.
+    /// When a broker last answered a request.
     pub answered: Option<Instant>,
-    /// Why the last question was not answered.
+    /// The reason why the last request was not answered.
     pub problem: Option<String>,
 }
 
@@ -53,13 +53,13 @@ pub struct Group {
     pub name: String,
     /// The time after which the group removes a silent member.
     pub session_timeout: Duration,
-    /// When this worker started to wait for the group, first or after it had lost its membership; `None` before that.
+    /// When this worker began to wait for the group, first or after losing its membership; `None` before that.
     pub asked: Option<Instant>,
-    /// When the group last gave this worker an assignment, which may be empty; `None` while it is not a member.
+    /// When the group last assigned partitions to this worker, possibly none; `None` while it is not a member.
     pub joined: Option<Instant>,
-    /// Why the group does not let this worker join.
+    /// The reason why the group does not let this worker join.
     pub problem: Option<String>,
-    /// Whether there is no topic to read, so that the worker asks for no membership.
+    /// `true` if there is no topic to read, so that the worker does not join the group.
     pub has_nothing_to_read: bool,
 }
 
@@ -68,11 +68,11 @@ pub struct Group {
 pub struct Partitions {
     /// The number of assigned partitions.
     pub assigned: usize,
-    /// The number of those that are being read.
+    /// The number of those being read.
     pub reading: usize,
     /// When all assigned partitions were last being read.
     pub complete: Option<Instant>,
-    /// Why some of them cannot be read yet.
+    /// The reason why some of them cannot be read yet.
     pub problem: Option<String>,
     /// Configured topics that do not exist.
     pub missing_topics: Vec<String>,
@@ -81,8 +81,8 @@ pub struct Partitions {
 /// Facts about the ends of the logs of this worker's partitions.
 #[derive(Debug, Clone, Default)]
 pub struct Logs {
-    /// The partition whose log's end has been unknown for the longest time, since when, and whether it was known before; `None`
-    /// if the worker has no partition.
+    /// The partition whose log's end has been unknown for the longest time, the beginning of that time, and whether it was
+    /// known before; `None` if the worker has no partition.
     pub oldest: Option<(String, Instant, bool)>,
 }
 
@@ -91,35 +91,35 @@ pub struct Logs {
 pub struct Database {
     /// When it last answered.
     pub answered: Option<Instant>,
-    /// The longest time for which a healthy server may be silent: that of its longest statement.
+    /// Maximum time for which a healthy server may be silent: that of its longest statement.
     pub timeout: Duration,
-    /// Since when and why it does not do what it is asked.
+    /// The beginning of its failure, and the reason.
     pub failure: Option<(Instant, String)>,
-    /// Whether messages go to the journal instead, and when the journal last took some. A journal that takes nothing is a
-    /// condition by itself.
+    /// Set while messages go to the journal instead, with the time of the journal's last append. A journal that accepts nothing
+    /// is a separate condition.
     pub journal: Option<Option<Instant>>,
 }
 
 impl Group {
-    /// The worker has started to wait for the group.
+    /// Records that the worker has begun to wait for the group.
     pub fn ask(&mut self) {
         self.asked.get_or_insert_with(Instant::now);
     }
 
-    /// The group has given this worker an assignment.
+    /// Records that the group has assigned partitions to this worker.
     pub fn join(&mut self) {
         self.problem = None;
         self.joined = Some(Instant::now());
     }
 
-    /// The worker is no longer a member, and waits for the group again.
+    /// Records that the worker is no longer a member, and waits for the group again.
     pub fn leave(&mut self) {
         if self.joined.take().is_some() {
             self.asked = Some(Instant::now());
         }
     }
 
-    /// The group does not let this worker join.
+    /// Records that the group does not let this worker join.
     pub fn refuse(&mut self, reason: String) {
         self.leave();
         self.problem = Some(reason);
@@ -127,7 +127,7 @@ impl Group {
 }
 
 impl Facts {
-    /// Nothing has been seen yet.
+    /// No facts have been reported yet.
     pub fn new(started: Instant) -> Self {
         Self {
             started,
@@ -142,7 +142,7 @@ impl Facts {
 
 #[cfg(test)]
 impl Facts {
-    /// All signs are there.
+    /// All signs are present.
     pub(crate) fn ready(now: Instant) -> Self {
         let mut facts = Self::new(now);
         facts.brokers.answered = Some(now);
@@ -153,17 +153,17 @@ impl Facts {
     }
 }
 
-/// A sign that readiness needs.
+/// A sign that readiness requires.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Sign {
     /// Its name, as in `/readyz`.
     #[serde(skip)]
     pub name: &'static str,
-    /// Whether it is there.
+    /// `true` if it is present.
     pub ok: bool,
-    /// Seconds since it was last seen; of the group, since this worker joined it. `null` if it was never seen.
+    /// Seconds since it was last seen; for the group, since this worker joined it. `null` if it was never seen.
     pub age_seconds: Option<u64>,
-    /// Why it is missing.
+    /// The reason why it is missing.
     pub reason: Option<String>,
 }
 
@@ -183,7 +183,7 @@ pub fn signs(facts: &Facts, now: Instant) -> [Sign; 5] {
     [brokers(facts, now), group(facts, now), partitions(facts, now), logs(facts, now), database(facts, now)]
 }
 
-/// The reasons to show: of the signs that need one another only the first that is missing, because the others follow from it.
+/// The reasons to show: among signs that depend on one another only the first missing one, because the others follow from it.
 pub fn reasons(signs: &[Sign]) -> impl Iterator<Item = (&'static str, &str)> {
     let missing = |name: &str| signs.iter().any(|sign| sign.name == name && !sign.ok);
     let (no_brokers, no_group) = (missing(BROKERS), missing(GROUP));
@@ -295,7 +295,7 @@ fn database(facts: &Facts, now: Instant) -> Sign {
 mod tests {
     use super::*;
 
-    /// All signs are there; `now` is an hour after the start.
+    /// All signs are present; `now` is an hour after the start.
     fn ready() -> (Facts, Instant) {
         let started = Instant::now();
         let now = started + Duration::from_secs(3600);
@@ -319,7 +319,7 @@ mod tests {
 
     type Case = (&'static str, fn(&mut Facts, Instant), &'static [&'static str]);
 
-    /// A change of the facts of a worker that is ready, and the reasons that follow.
+    /// A change in the facts of a ready worker, and the resulting reasons.
     const CASES: &[Case] = &[
         ("nothing", |_, _| (), &[]),
         ("brokers silent within their time", |f, now| f.brokers.answered = before(now, 12), &[]),

@@ -1,4 +1,4 @@
-//! What is measured, and with which points: the arguments, and the messages and rows that they stand for.
+//! The arguments of the benchmark, and the messages and rows that follow from them.
 
 use std::path::PathBuf;
 
@@ -11,77 +11,77 @@ pub(in crate::cli) struct Arguments {
     /// The broker to preload, `host:port`. Also KAFKA_BROKERS.
     #[arg(long, value_name = "HOST:PORT")]
     pub(super) brokers: Option<String>,
-    /// How many points.
+    /// Number of points.
     #[arg(long, default_value_t = 1_000_000)]
     pub(super) points: usize,
-    /// Over how many series they are spread, one after the other.
+    /// Number of series that the points are spread over, one after the other.
     #[arg(long, default_value_t = 1000)]
     pub(super) series: usize,
-    /// Columns of a message.
+    /// Number of columns of a message.
     #[arg(long, default_value_t = 5)]
     pub(super) columns: usize,
-    /// Timestamps of a message.
+    /// Number of timestamps of a message.
     #[arg(long, default_value_t = 20)]
     pub(super) timestamps: usize,
-    /// Where the figures go as JSON, besides the table; the file is whole after each part.
+    /// A file for the figures as JSON, besides the table; it is complete after each part.
     #[arg(long, value_name = "FILE")]
     pub(super) json: Option<PathBuf>,
-    /// Only this part; may be given several times, and with commas. All by default.
+    /// Only this part; may be repeated, or a list separated by commas. All by default.
     #[arg(long, value_enum, value_name = "PART", value_delimiter = ',')]
     pub(super) only: Vec<Part>,
 }
 
-/// A part of the benchmark, in the order in which they are measured.
+/// A part of the benchmark, in the order of measurement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Part {
-    /// Drain a topic, alongside COPY of the same rows by the server itself.
+    /// Drain a topic, and compare with COPY of the same rows by the server itself.
     Drain,
     /// Replay the same messages from a journal.
     Replay,
-    /// Drain into a table of the profile throughput, alongside COPY.
+    /// Drain into a table of the profile throughput, and compare with COPY.
     Throughput,
     /// Drain messages of one point.
     OnePoint,
     /// Drain the points of a hundred times as many series.
     ManySeries,
-    /// Delays from send to commit at 20,000 points/s, and at half of the drain's rate if that is measured.
+    /// Delays from send to commit at 20,000 points/s, and at half of the drain's rate if that was measured.
     Live,
     /// Drain with points.on_duplicate = "ignore" and "replace".
     OnceEach,
-    /// Drain into a table with a CHECK that refuses nothing, and with one that refuses 0.01 % of the rows.
+    /// Drain into a table with a CHECK that rejects nothing, and with one that rejects 0.01 % of the rows.
     Refused,
 }
 
 impl Part {
-    /// Its name, as the arguments have it.
+    /// Its name in the arguments.
     pub(super) fn name(self) -> String {
         self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
     }
 }
 
 impl Arguments {
-    /// As many points and columns, with one point a message: each column has its own series.
+    /// The same number of points and columns, with one point per message: each column has its own series.
     pub(super) fn with_one_point(&self) -> Self {
         Self { series: self.series * self.columns, columns: 1, timestamps: 1, ..self.clone() }
     }
 
-    /// As many points of a hundred times as many series, in messages with fewer timestamps.
+    /// The same number of points in a hundred times as many series, in messages with fewer timestamps.
     pub(super) fn with_many_series(&self) -> Self {
         let series = (100 * self.series).min(self.points.div_ceil(self.columns));
         Self { series, timestamps: (self.points / (series * self.columns)).max(1), ..self.clone() }
     }
 
-    /// The points of a message.
+    /// Number of points in a message.
     pub(super) fn points_a_message(&self) -> usize {
         self.columns * self.timestamps
     }
 
-    /// Whole rounds over all series.
+    /// Number of complete rounds over all series.
     pub(super) fn rounds(&self) -> usize {
         self.points.div_ceil(self.points_a_message() * self.series)
     }
 
-    /// The number of all points.
+    /// Total number of points.
     pub(super) fn total(&self) -> usize {
         self.rounds() * self.series * self.points_a_message()
     }
@@ -91,7 +91,8 @@ impl Arguments {
         synthetic_message(&series_id(series), round, self.timestamps, self.columns)
     }
 
-    /// The rows of these series' messages: in the order of the messages and within each as the worker reads them, or sorted.
+    /// SQL for the rows of these series' messages: in the order of the messages, and within each as the worker reads them, or
+    /// sorted.
     pub(super) fn rows_sql(&self, from: usize, until: usize, sorted: bool) -> String {
         let order = if sorted { "series, col, round, time" } else { "round, series, col, time" };
         format!(
@@ -107,7 +108,7 @@ impl Arguments {
         )
     }
 
-    /// Adds all series.
+    /// SQL that adds all series.
     pub(super) fn series_sql(&self) -> String {
         format!(
             "insert into time_series_metadata (id, name) select 'bench-' || lpad(n::text, 6, '0'), n::text \
@@ -116,7 +117,7 @@ impl Arguments {
         )
     }
 
-    /// Makes the chunks of all rows, empty: by a row of each day, which is deleted again.
+    /// SQL that creates the chunks of all rows, empty: it inserts a row for each day, and deletes it.
     pub(super) fn chunks_sql(&self) -> String {
         let last = SYNTHETIC_FIRST_S + self.rounds() * self.timestamps - 1;
         format!(

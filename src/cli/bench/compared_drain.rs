@@ -1,4 +1,4 @@
-//! A drain, compared with what the server does at most, before it and after it.
+//! A drain, compared with the server's maximum rates before and after it.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use crate::cli::Failure;
 use crate::config::Config;
 use crate::database::scratch::ScratchDatabase;
 
-/// A drain, and the server's limits before and after it in points a second.
+/// A drain, and the server's maximum rates before and after it, in points per second.
 pub(super) struct ComparedDrain {
     limits: Vec<Limit>,
     before: Vec<f64>,
@@ -19,7 +19,7 @@ pub(super) struct ComparedDrain {
 }
 
 impl ComparedDrain {
-    /// Adds all of it, the names and keys with something before them.
+    /// Adds all figures, with prefixes for names and keys.
     pub(super) fn report(&self, report: &mut Report, name: &str, key: &str, others: &[(&str, &str, f64)]) {
         let mut faster_ones = Vec::new();
         for ((limit, before), after) in self.limits.iter().zip(&self.before).zip(&self.after) {
@@ -40,7 +40,7 @@ impl ComparedDrain {
     }
 }
 
-/// Drains the topic once, and measures before and after it what the server does in these ways.
+/// Drains the topic once, and measures these ways to copy before and after it.
 pub(super) async fn compared_drain(
     bench: &Config,
     file: Option<&Path>,

@@ -11,25 +11,25 @@ use crate::config::Config;
 use crate::database::scratch::ScratchDatabase;
 use crate::telemetry::metrics::{self, Step};
 
-/// How long the worker may take without a single new message.
+/// Maximum time for which the worker may apply no new message.
 const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What the worker took for the drain.
+/// The resources that the worker used for the drain.
 pub(super) struct Drain {
     points: usize,
     pub(super) points_a_second: f64,
     cpu: Duration,
-    /// The database's; `None` if it runs elsewhere.
+    /// CPU time of the database; `None` if it runs elsewhere.
     database_cpu: Option<Duration>,
     peak_rss_bytes: u64,
-    /// The seconds of each step, of all of the worker's threads together.
+    /// The seconds of each step, summed over all of the worker's threads.
     steps: Vec<(Step, f64)>,
-    /// Points in compressed rows.
+    /// Number of points in compressed rows.
     pub(super) compressed: usize,
 }
 
 impl Drain {
-    /// Adds what it took, the keys with something before them.
+    /// Adds the resources, with a prefix for the keys.
     pub(super) fn report_cost(&self, report: &mut Report, key: &str) {
         for (whose, cpu) in [("worker", Some(self.cpu)), ("database", self.database_cpu)] {
             let Some(cpu) = cpu else { continue };
@@ -79,8 +79,8 @@ pub(super) async fn drain(
     Ok(Drain { points, points_a_second, cpu, database_cpu, peak_rss_bytes, steps, compressed })
 }
 
-/// Asks for the number of messages that are applied, again after `every`, until it is `expected`; each count goes to `report`.
-/// Reading the progress costs nothing, unlike counting rows.
+/// Reads the number of applied messages every `every`, until it is `expected`; each count is passed to `report`. Reading the
+/// progress costs nothing, unlike counting rows.
 pub(super) async fn until_applied(
     scratch: &ScratchDatabase,
     worker: &mut Worker,
@@ -105,7 +105,7 @@ pub(super) async fn until_applied(
     }
 }
 
-/// Fails if the table does not have each point once.
+/// Fails unless the table has each point exactly once.
 pub(super) async fn check_points(scratch: &ScratchDatabase, arguments: &Arguments) -> Result<(), Failure> {
     let summary = scratch.summary().await?;
     if summary.points != arguments.total() || summary.distinct_points != arguments.total() {

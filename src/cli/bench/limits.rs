@@ -1,4 +1,4 @@
-//! What the server does at most: COPY of the same rows from the server's own files, into the same table.
+//! The server's maximum rates: COPY of the same rows from the server's own files, into the same table.
 
 use std::time::{Duration, Instant};
 
@@ -15,12 +15,12 @@ pub(super) struct Limit {
     pub(super) key: &'static str,
     sorted: bool,
     connections: usize,
-    /// What the session runs before.
+    /// Settings of the session, run before.
     settings: &'static str,
 }
 
-/// The ways for the profile `standard`. The chunks are there before; a transaction that makes one keeps all others from
-/// writing.
+/// The ways for the profile `standard`. The chunks are created before, because a transaction that creates one blocks all other
+/// writers.
 pub(super) const STANDARD: [Limit; 5] = [
     limit("arrival order, 1 connection", "arrival_1", false, 1, ""),
     limit("arrival order, 2 connections", "arrival_2", false, 2, ""),
@@ -42,7 +42,7 @@ pub(super) const WITHOUT_TRIGGER: Limit = limit(
 pub(super) const THROUGHPUT: [Limit; 2] =
     [limit("sorted, 1 connection", "sorted_1", true, 1, ""), limit("sorted, 2 connections", "sorted_2", true, 2, "")];
 
-/// The ways for a server that compresses what is copied.
+/// The ways for a server that compresses copied rows.
 pub(super) const DIRECT_COMPRESS: [Limit; 2] = [
     limit("compressed, sorted, 1 connection", "compressed_1", true, 1, COMPRESSED),
     limit("compressed, sorted, 2 connections", "compressed_2", true, 2, COMPRESSED),
@@ -88,7 +88,8 @@ impl Files {
     }
 }
 
-/// Copies all rows in each way, into tables that are empty before and after; points a second, in the order of the ways.
+/// Copies all rows in each way, into tables that are empty before and after. Returns points per second, in the order of the
+/// ways.
 pub(super) async fn measure(
     scratch: &ScratchDatabase,
     arguments: &Arguments,
@@ -115,7 +116,7 @@ async fn copy(
     print_line(format_args!("COPY by the server: {}", limit.name));
     let files = if limit.sorted { &files.sorted } else { &files.arrival };
     let start = Instant::now();
-    // One connection copies both files, or each one of them.
+    // One connection copies both files, or one connection each.
     let connections = files.chunks(files.len() / limit.connections);
     let copies = connections.map(|files| scratch.copy_from_files(files, limit.settings));
     futures_util::future::try_join_all(copies).await?;

@@ -1,4 +1,4 @@
-//! How long a message takes from being sent to being committed, at a steady rate.
+//! The delay from sending a message to its commit, at a steady rate.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -12,12 +12,12 @@ use crate::cli::{Failure, print_line};
 use crate::config::Config;
 use crate::database::scratch::ScratchDatabase;
 
-/// How long messages are sent.
+/// Duration of sending.
 const LASTS: Duration = Duration::from_secs(15);
-/// How often it is asked what is committed: so exact is what is measured.
+/// Interval between reads of the committed messages, which is the resolution of the measurement.
 const POLL: Duration = Duration::from_millis(5);
 
-/// The delays of all messages: the n-th one sent is taken for the n-th one committed.
+/// The delays of all messages: the n-th one sent is matched with the n-th one committed.
 #[derive(Debug)]
 pub(super) struct Delays(Vec<Duration>);
 
@@ -29,7 +29,7 @@ impl Delays {
     }
 }
 
-/// Sends messages at this many points a second to a worker that has nothing else to do.
+/// Sends messages at this many points per second to a worker without other work.
 pub(super) async fn measure(
     bench: &Config,
     file: Option<&Path>,
@@ -58,7 +58,7 @@ pub(super) async fn measure(
             if is_interrupted() {
                 break;
             }
-            // Sleeps are longer than asked; what is due is then sent at once.
+            // Sleeps are longer than requested; overdue messages are then sent at once.
             if let Some(early) = (start + pause * number as u32).checked_duration_since(Instant::now()) {
                 std::thread::sleep(early);
             }

@@ -1,6 +1,6 @@
-//! `bench`: drains a topic with the real worker, alongside COPY of the same rows into the same table by the server itself, and
-//! alongside a replay of the same messages from a journal. Then it drains the same points in the ways that cost more: one a
-//! message, stored once each, and into a table that refuses some rows. At last it sends messages at a steady rate.
+//! `bench`: drains a topic with the real worker, and compares it with COPY of the same rows into the same table by the server
+//! itself, and with a replay of the same messages from a journal. Then it drains the same points in the more expensive ways:
+//! one per message, stored once each, and into a table that rejects some rows. Finally it sends messages at a steady rate.
 
 mod arguments;
 mod compared_drain;
@@ -28,7 +28,7 @@ use parts::Run;
 use report::Report;
 use topics::delete_topics;
 
-/// When the policy compresses a chunk: later than any benchmark lasts, whose points are of years ago.
+/// Age at which the policy compresses a chunk: longer than any benchmark lasts, and older than its points.
 const COMPRESS_AFTER_S: u64 = 100 * 365 * 86_400;
 
 pub(super) async fn run(config: Arc<Config>, file: Option<PathBuf>, arguments: Arguments) -> Result<(), Failure> {
@@ -39,7 +39,7 @@ pub(super) async fn run(config: Arc<Config>, file: Option<PathBuf>, arguments: A
     let brokers = brokers_of(arguments.brokers.as_deref(), &config)?;
     let brokers = brokers
         .ok_or_else(|| Failure::Usage("bench needs a broker: give --brokers, or set KAFKA_BROKERS".to_owned()))?;
-    // A file that cannot be written is better known before than after.
+    // A file that cannot be written is reported before the measurements.
     let mut report = Report::new(arguments.json.clone())?;
     let mut interrupts = Interrupts::listen()?;
     let scratch = ScratchDatabase::create(&config.database, "series_ingest_bench").await?;
@@ -49,7 +49,7 @@ pub(super) async fn run(config: Arc<Config>, file: Option<PathBuf>, arguments: A
     bench.kafka.brokers = brokers;
     bench.kafka.group_id = name.replace('_', "-");
     bench.database.url = Secret::new(scratch.url().to_owned());
-    // What is compressed is compressed as it is copied, and not by the policy meanwhile.
+    // Rows are compressed as they are copied, and not by the policy meanwhile.
     bench.database.compress_after_s = COMPRESS_AFTER_S;
     let run = Run::new(&bench, file.as_deref(), &arguments, &scratch, &mut report);
     let measured = interrupts.or_work(run.measure()).await;

@@ -10,7 +10,7 @@ use crate::config::{Config, OnDuplicate};
 use crate::database::schema;
 use crate::database::scratch::ScratchDatabase;
 
-/// Drains it again, each point stored once: there are no duplicates, so that this is the cost of looking for them.
+/// Drains the topic again, with each point stored once: there are no duplicates, so that this is the cost of looking for them.
 pub(super) async fn drain_once_each(
     bench: &Config,
     file: Option<&Path>,

@@ -1,4 +1,4 @@
-//! The parts of the benchmark, one after the other, and what each of them adds to the report.
+//! The parts of the benchmark, one after the other, and their figures.
 
 use std::path::Path;
 
@@ -20,26 +20,26 @@ use crate::config::{Config, OnDuplicate};
 use crate::database::schema;
 use crate::database::scratch::ScratchDatabase;
 
-/// The rate at which messages are sent, besides half of the drain's.
+/// Rate at which messages are sent, besides half of the drain's.
 const LIVE_POINTS_A_SECOND: f64 = 20_000.0;
 
-/// What the parts share, and what the later ones need of the earlier ones.
+/// The state that the parts share, and results that later ones need.
 pub(super) struct Run<'a> {
     bench: &'a Config,
     file: Option<&'a Path>,
     arguments: &'a Arguments,
     scratch: &'a ScratchDatabase,
     report: &'a mut Report,
-    /// Whether the topic that most parts drain is filled.
+    /// `true` if the topic that most parts drain is filled.
     is_published: bool,
     /// The server's files with the same rows.
     files: Option<Files>,
-    /// The rate of the drain, in points a second, if it was measured.
+    /// The rate of the drain, in points per second, if it was measured.
     drained: Option<f64>,
 }
 
 impl<'a> Run<'a> {
-    /// Nothing is measured yet.
+    /// A run in which nothing is measured yet.
     pub(super) fn new(
         bench: &'a Config,
         file: Option<&'a Path>,
@@ -50,7 +50,7 @@ impl<'a> Run<'a> {
         Self { bench, file, arguments, scratch, report, is_published: false, files: None, drained: None }
     }
 
-    /// Measures the parts that are asked for, or all of them.
+    /// Measures the parts that were requested, or all of them.
     pub(super) async fn measure(mut self) -> Result<(), Failure> {
         for note in schema::migrate(self.bench).await?.notes {
             print_line(note);
@@ -80,7 +80,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// The configuration of the topic that most parts drain, which is filled by the first of them.
+    /// The configuration of the topic that most parts drain, which the first of them fills.
     async fn many(&mut self) -> Result<Config, Failure> {
         let many = with_own_topics(self.bench, "many");
         if !self.is_published {
@@ -97,7 +97,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// The drain, for ratios to it.
+    /// The drain's rate, for ratios to it.
     fn beside(&self) -> Vec<(&'static str, &'static str, f64)> {
         self.drained.map(|rate| ("the drain", "drain", rate)).into_iter().collect()
     }

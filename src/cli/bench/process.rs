@@ -1,4 +1,4 @@
-//! Processes of this program, and what Linux knows of them by proc(5).
+//! Processes of this program, and their resources from proc(5).
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use crate::cli::Failure;
 use crate::config::Config;
 use crate::database::scratch::ScratchDatabase;
 
-/// How often it is asked whether a process has ended.
+/// Interval between checks whether a process has ended.
 const POLL: Duration = Duration::from_millis(5);
 
 /// This program with the benchmark's servers and topics.
@@ -40,7 +40,7 @@ pub(super) fn program(bench: &Config, file: Option<&Path>, scratch: &ScratchData
     Ok(command)
 }
 
-/// A process that is ended if it is not waited for.
+/// A process that is killed unless it was waited for.
 pub(super) struct Running(Child);
 
 impl Running {
@@ -61,12 +61,12 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // After its end there is nothing to end.
+        // If it has ended, there is nothing to kill.
         drop((self.0.kill(), self.0.wait()));
     }
 }
 
-/// The worker's process, and where it answers for its metrics.
+/// The worker's process, and the address of its metrics.
 pub(super) struct Worker {
     child: Child,
     address: SocketAddr,
@@ -74,14 +74,14 @@ pub(super) struct Worker {
 
 impl Worker {
     pub(super) fn start(bench: &Config, file: Option<&Path>, scratch: &ScratchDatabase) -> Result<Self, Failure> {
-        // A port that is free now, and that nobody else is given so soon.
+        // A port that is free now, and that nothing else is given so soon.
         let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
         let mut program = program(bench, file, scratch)?;
         let child = program.arg("run").env("SERIES_INGEST__HTTP__LISTEN", address.to_string()).spawn()?;
         Ok(Self { child, address })
     }
 
-    /// What it serves as `/metrics`.
+    /// The contents of `/metrics`.
     pub(super) async fn metrics(&self) -> Result<String, Failure> {
         let failed = |error: &dyn std::error::Error| Failure::Internal(format!("the worker's metrics: {error}"));
         let stream = TokioIo::new(TcpStream::connect(self.address).await?);
@@ -99,7 +99,7 @@ impl Worker {
         Ok(self.child.try_wait()?.is_some())
     }
 
-    /// The processor time so far, and the most memory that was resident, in bytes.
+    /// The CPU time so far, and the maximum resident memory, in bytes.
     pub(super) fn usage(&self) -> Result<(Duration, u64), Failure> {
         let folder = PathBuf::from(format!("/proc/{}", self.child.id()));
         let stat = std::fs::read_to_string(folder.join("stat"))?;
@@ -121,14 +121,14 @@ impl Worker {
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        // After a stop there is nothing left to end.
+        // If it was stopped, there is nothing left to stop.
         drop(self.stop());
     }
 }
 
-/// Processor time of a process: the first two of `counts` are its own, the next two those of its children that have ended.
+/// CPU time of a process: the first two of `counts` are its own, the next two those of its children that have ended.
 fn cpu(stat: &str, counts: usize) -> Duration {
-    // The second field, the program's name in brackets, may hold spaces; utime is the 14th.
+    // The second field, the program's name in brackets, may contain spaces; utime is the 14th.
     let after_name = stat.rsplit(')').next().unwrap_or_default();
     let ticks: u64 =
         after_name.split_whitespace().skip(11).take(counts).filter_map(|field| field.parse::<u64>().ok()).sum();
@@ -136,7 +136,7 @@ fn cpu(stat: &str, counts: usize) -> Duration {
     Duration::from_millis(ticks * 10)
 }
 
-/// Processor time of all processes named `postgres` on this machine, and of their children; `None` if there are none.
+/// CPU time of all processes named `postgres` on this machine, and of their children; `None` if there are none.
 pub(super) fn postgres_cpu() -> Option<Duration> {
     let stats = std::fs::read_dir("/proc")
         .ok()?

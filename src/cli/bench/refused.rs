@@ -1,4 +1,4 @@
-//! A drain into a table that refuses some rows.
+//! A drain into a table that rejects some rows.
 
 use std::path::Path;
 
@@ -9,11 +9,11 @@ use crate::cli::{Failure, print_line};
 use crate::config::Config;
 use crate::database::scratch::ScratchDatabase;
 
-/// Every 10,000th row, in no order that the worker knows.
+/// A condition for every 10,000th row, in an order unrelated to the worker's.
 const EVERY_10000TH: &str =
     "abs(hashtext(time_series_id || column_name)::bigint + extract(epoch from \"timestamp\")::bigint * 7919) % 10000";
 
-/// Drains it again into a table that refuses those of 10,000 rows that have this number.
+/// Drains the topic again into a table that rejects those of 10,000 rows that have this number.
 pub(super) async fn drain_with_check(
     bench: &Config,
     file: Option<&Path>,

@@ -16,12 +16,12 @@ use crate::database::scratch::ScratchDatabase;
 use crate::journal::{Journal, Options, RealFiles};
 use crate::raw::{Kind, MessageSetBuilder, RawMessage, Source};
 
-/// What the consumer hands on at once, in bytes.
+/// Size of the sets that the consumer hands on, in bytes.
 const SET_BYTES: usize = 128 * 1024;
-/// Sets of one append.
+/// Number of sets in one append.
 const APPEND_SETS: usize = 64;
 
-/// Writes the messages into a journal, and has `journal replay` write them into empty tables; returns how long that took.
+/// Writes the messages into a journal, and has `journal replay` write them into empty tables. Returns how long that took.
 pub(super) async fn replay(
     bench: &Config,
     file: Option<&Path>,

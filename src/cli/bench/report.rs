@@ -1,4 +1,4 @@
-//! What the benchmark has found, as a table and as JSON, from part to part.
+//! The benchmark's results, as a table and as JSON, which grow from part to part.
 
 use std::path::PathBuf;
 
@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use crate::cli::{Failure, output, print_line};
 
-/// The width of names, so that lines which are printed as they come stand in columns.
+/// The width of names, so that lines that are printed one by one form columns.
 const WIDTH: usize = 62;
 
 /// Figures in the order in which they are measured.
@@ -19,21 +19,21 @@ pub(super) struct Report {
 }
 
 impl Report {
-    /// An empty report, also in the file.
+    /// An empty report, which is also written to the file.
     pub(super) fn new(file: Option<PathBuf>) -> Result<Self, Failure> {
         let report = Self { lines: Vec::new(), values: Map::new(), parts: Vec::new(), file };
         report.write(false)?;
         Ok(report)
     }
 
-    /// A figure with its words, by a name for people and a key for programs; it is printed at once.
+    /// Adds a figure and its text, under a name for people and a key for programs; it is printed at once.
     pub(super) fn add(&mut self, name: &str, key: &str, text: String, value: impl Into<Value>) {
         print_line(format_args!("  {name:<WIDTH$}  {text}"));
         self.lines.push((name.to_owned(), text));
         self.values.insert(key.to_owned(), value.into());
     }
 
-    /// A rate, and what it is to others.
+    /// Adds a rate, and its ratios to others.
     pub(super) fn rate(&mut self, name: &str, key: &str, points_a_second: f64, beside: &[(&str, &str, f64)]) {
         let mut text = format!("{points_a_second:>8.0} points/s");
         for (words, to, other) in beside {
@@ -44,7 +44,7 @@ impl Report {
         self.add(name, &format!("{key}_points_per_s"), text, points_a_second.round());
     }
 
-    /// Writes what is known when a part is measured to the file.
+    /// Writes the figures so far to the file, when a part is measured.
     pub(super) fn done(&mut self, part: &str) -> Result<(), Failure> {
         self.parts.push(part.to_owned());
         self.write(false)
@@ -58,7 +58,7 @@ impl Report {
         }
     }
 
-    /// Writes to the file that all parts are measured.
+    /// Writes to the file that all parts were measured.
     pub(super) fn complete(&self) -> Result<(), Failure> {
         self.write(true)
     }
@@ -72,7 +72,7 @@ impl Report {
     }
 }
 
-/// Three decimals are more than a benchmark knows.
+/// Further decimals are below the accuracy of a benchmark.
 pub(super) fn rounded(value: f64) -> f64 {
     (value * 1000.0).round() / 1000.0
 }

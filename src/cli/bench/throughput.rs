@@ -13,8 +13,8 @@ use crate::database::schema::profile::Profile;
 use crate::database::schema::set_profile;
 use crate::database::scratch::ScratchDatabase;
 
-/// Drains it again into a table of the profile `throughput`, and gives the table its profile back. Returns the drain, and in
-/// words whether the server could compress what was copied.
+/// Drains the topic again into a table of the profile `throughput`, and restores the table's profile. Returns the drain, and a
+/// text that says whether the server could compress the copied rows.
 pub(super) async fn drain_on_throughput(
     bench: &Config,
     file: Option<&Path>,

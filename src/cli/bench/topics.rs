@@ -6,13 +6,14 @@ use crate::cli::{Failure, print_line, progress_bar};
 use crate::config::Config;
 use crate::kafka::publisher::Publisher;
 
-/// The partitions of the topic of points.
+/// Number of partitions of the topic of points.
 pub(super) const PARTITIONS: i32 = 8;
 
-/// The ends of the names of all topics that are created.
+/// The suffixes of the names of all topics that are created.
 const TOPICS: [&str; 5] = ["many", "one", "wide", "live", "half"];
 
-/// A killed worker is a member of its group for a while, and the next one would wait for that.
+/// The benchmark with its own group: a killed worker remains a member of its group for a while, and the next one would wait for
+/// that.
 pub(super) fn with_own_group(bench: &Config, name: &str) -> Config {
     let mut bench = bench.clone();
     bench.kafka.group_id = format!("{}-{name}", bench.kafka.group_id);

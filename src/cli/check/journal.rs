@@ -1,4 +1,4 @@
-//! The journal's place, alongside a worker that may have it.
+//! The journal's directory, also while a worker uses it.
 
 use std::path::Path;
 

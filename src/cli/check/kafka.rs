@@ -20,7 +20,7 @@ use crate::{kafka, pipeline, telemetry};
 pub(super) async fn check(config: &Arc<Config>, report: &mut Report) -> Result<(), Failure> {
     let config = Arc::clone(config);
     let mut found = std::mem::take(report);
-    // librdkafka's questions block.
+    // Requests of librdkafka block.
     let asked = tokio::task::spawn_blocking(move || {
         ask(&config, &mut found);
         found
@@ -58,7 +58,7 @@ fn ask(config: &Config, report: &mut Report) {
     }
 }
 
-/// The topics that a worker would read, by what there is now; `None` if the brokers do not answer.
+/// The topics that a worker would read now; `None` if the brokers do not answer.
 fn topics_to_read(config: &Config, inputs: &Inputs, lookup: &Lookup, report: &mut Report) -> Option<Vec<String>> {
     let existing = if inputs.has_patterns() {
         lookup.topic_names().map_err(|error| report_silence(lookup, &error, report)).ok()?
@@ -93,7 +93,7 @@ fn is_of(inputs: &Inputs, topic: &str, input: &Input) -> bool {
     inputs.of_topic(topic).is_some_and(|one| one.name == input.name)
 }
 
-/// Reports that the brokers do not answer, if the error means that; returns whether it does.
+/// Reports that the brokers do not answer, if that is the error. Returns `true` if it is.
 fn report_silence(lookup: &Lookup, error: &kafka::Error, report: &mut Report) -> bool {
     let Some(silence) = lookup.silence(error) else { return false };
     let key = if lookup.refused().is_some() { "kafka.properties" } else { "kafka.brokers" };
@@ -101,7 +101,7 @@ fn report_silence(lookup: &Lookup, error: &kafka::Error, report: &mut Report) ->
     true
 }
 
-/// Whether the pipeline has read these topics in another cluster only, so that a worker would not start in this one.
+/// Reports whether the pipeline has read these topics in another cluster only, so that a worker would not start in this one.
 fn check_cluster(
     config: &Config,
     inputs: &Inputs,
@@ -109,7 +109,7 @@ fn check_cluster(
     (lookup, cluster_id): (&Lookup, &str),
     report: &mut Report,
 ) {
-    // A database that does not answer, or has no tables yet, is another problem.
+    // A database that does not answer, or has no tables yet, is a separate problem.
     let Ok(database) = Database::new(config) else { return };
     let Ok(described) = lookup.topics(&read.iter().map(String::as_str).collect::<Vec<_>>()) else { return };
     for (name, topic) in described {
@@ -139,7 +139,7 @@ fn check_cluster(
     }
 }
 
-/// Checks the topics; returns `false` if the brokers do not answer, and every further question would have to wait for that.
+/// Checks the topics. Returns `false` if the brokers do not answer, because every further request would have to time out.
 fn check_topics(config: &Config, inputs: &Inputs, read: &[String], lookup: &Lookup, report: &mut Report) -> bool {
     let copies = Some(config.kafka.dead_letter_topic.as_str()).filter(|topic| !topic.is_empty());
     let names: Vec<&str> = read.iter().map(String::as_str).chain(copies).collect();
@@ -156,7 +156,7 @@ fn check_topics(config: &Config, inputs: &Inputs, read: &[String], lookup: &Look
         let input = inputs.of_topic(&name);
         let key = input.map_or_else(|| "kafka.dead_letter_topic".to_owned(), Input::key);
         match (topic, input) {
-            // The dead-letter topic is written only, and Kafka is not asked for that right.
+            // The dead-letter topic is only written to, and Kafka cannot be asked for that right.
             (Ok(topic), _) => report_topic(&key, &topic, input.is_some(), report),
             (Err(error), Some(input)) if is_missing_topic(&error) && !input.is_built_in() => {
                 let text = format_args!(
@@ -192,7 +192,7 @@ fn report_topic(key: &str, topic: &Topic, is_read: bool, report: &mut Report) {
     }
 }
 
-/// What the settings of the topics may do to messages before they are read.
+/// Reports the effect of the topics' settings on messages before they are read.
 fn check_topic_settings(config: &Config, inputs: &Inputs, read: &[String], report: &mut Report) {
     let settings = match TopicSettings::new(&config.kafka) {
         Ok(settings) => settings,
@@ -215,7 +215,7 @@ fn check_topic_settings(config: &Config, inputs: &Inputs, read: &[String], repor
                     }
                 }
             }
-            // A topic that is missing was reported already.
+            // A missing topic was reported already.
             Answer::Missing => {}
             Answer::Refused(reason) => report.warn(&input.key(), reason),
         }
@@ -230,7 +230,7 @@ fn check_group(config: &Config, read: &[String], lookup: &Lookup, report: &mut R
     {
         return report.problem("kafka.group_id", format_args!("group {group}: {text}"));
     }
-    // A database that does not answer is another problem.
+    // A database that does not answer is a separate problem.
     let identity = Database::new(config).ok().and_then(|database| {
         let identity = Handle::current().block_on(database.identify()).ok().flatten();
         database.close();

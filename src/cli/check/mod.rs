@@ -1,5 +1,5 @@
-//! `check`: the configuration, both servers, the journal, and what the system allows. Each part is its own file, and
-//! calls what `run` calls.
+//! `check`: the configuration, both servers, the journal, and the system's limits. Each part is a separate file, and calls what
+//! `run` calls.
 
 mod database;
 mod journal;
@@ -17,7 +17,7 @@ use crate::config::Config;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// As one JSON document, also if there are problems.
+    /// Print one JSON document, also if there are problems.
     #[arg(long)]
     json: bool,
 }
@@ -36,35 +36,35 @@ pub(super) async fn run(config: &Arc<Config>, arguments: Arguments) -> Result<()
     report.finish()
 }
 
-/// What the parts of `check` have found.
+/// The results of the parts of `check`.
 #[derive(Debug, Default)]
 struct Report {
     json: bool,
-    /// Facts for JSON, each with what it is about.
+    /// Facts for JSON, each with its subject.
     facts: Vec<Fact>,
     problems: Vec<Problem>,
 }
 
-/// A fact that is no problem.
+/// A fact that is not a problem.
 #[derive(Debug, Serialize)]
 struct Fact {
     subject: String,
     text: String,
 }
 
-/// Something that `run` would refuse or suffer from.
+/// Something that `run` would refuse, or be affected by.
 #[derive(Debug, Serialize)]
 struct Problem {
-    /// The key of the configuration that it is about.
+    /// The key of the configuration that it concerns.
     key: String,
-    /// What is wrong, and what to do.
+    /// The problem, and what to do.
     text: String,
-    /// Whether a server does not answer, or does not let us in: the exit code is another one.
+    /// `true` if a server does not answer, or refuses this client, which has a different exit code.
     unreachable: bool,
 }
 
 impl Report {
-    /// States a fact that is no problem.
+    /// States a fact that is not a problem.
     fn say(&mut self, what: &str, text: impl std::fmt::Display) {
         if self.json {
             self.facts.push(Fact { subject: what.to_owned(), text: text.to_string() });
@@ -73,7 +73,7 @@ impl Report {
         }
     }
 
-    /// States what may go wrong, or means nothing yet.
+    /// States what may become a problem, or has no effect yet.
     fn warn(&mut self, key: &str, text: impl std::fmt::Display) {
         self.say("warning", format_args!("{key}: {text}"));
     }
@@ -86,10 +86,10 @@ impl Report {
         self.problems.push(Problem { key: key.into(), text: text.to_string(), unreachable: true });
     }
 
-    /// Adds what a command would fail with, so that the exit code is the same.
+    /// Adds the failure that a command would have, so that the exit code is the same.
     fn failure(&mut self, key: &str, failure: &Failure) {
         let text = failure.to_string();
-        // A failure that names its key needs no other name of what it is about.
+        // A failure that names its key needs no other subject.
         let text = text.strip_prefix(key).and_then(|rest| rest.strip_prefix(": ")).unwrap_or(&text);
         match failure {
             Failure::Unreachable(_) => self.unreachable(key, text),

@@ -1,4 +1,4 @@
-//! What the system lets the worker have, and its port.
+//! The system's limits for the worker, and its port.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs as _};
@@ -8,7 +8,7 @@ use super::Report;
 use crate::cli::limits::{self, Limits};
 use crate::config::Config;
 
-/// How long the program that has the port may take to say what it is.
+/// Timeout for the program that uses the port to identify itself.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
 pub(super) fn check(config: &Config, report: &mut Report) {
@@ -24,7 +24,7 @@ pub(super) fn check(config: &Config, report: &mut Report) {
 fn check_port(listen: &str, report: &mut Report) {
     match TcpListener::bind(listen) {
         Ok(_) => report.say("http", format_args!("{listen} is free")),
-        // `check` may run alongside the worker that it is about.
+        // `check` may run alongside the worker that it checks.
         Err(error) if error.kind() == ErrorKind::AddrInUse && is_worker(listen) => {
             report.say("http", format_args!("a worker serves {listen} already"));
         }

@@ -1,4 +1,4 @@
-//! Which dead letters a command is about, read page by page.
+//! The filter of dead letters for a command, which are read page by page.
 
 use clap::Args;
 use jiff::Timestamp;
@@ -10,12 +10,12 @@ use crate::database::dead_letters::{Letter, LetterFilter};
 use crate::input::Inputs;
 use crate::message::series_of;
 
-/// The number of letters that are read at once, and so held in memory.
+/// Number of letters that are read at once, and held in memory.
 pub(super) const PAGE: usize = 500;
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Filter {
-    /// Only this one; may be given several times.
+    /// Only this dead letter; may be repeated.
     #[arg(long, value_name = "ID")]
     id: Vec<i64>,
     /// Only this reason, such as `schema`.
@@ -27,7 +27,7 @@ pub(in crate::cli) struct Filter {
     /// Only this partition.
     #[arg(long)]
     partition: Option<i32>,
-    /// Only this series, as far as the payloads tell.
+    /// Only this series, if the payloads name it.
     #[arg(long, value_name = "ID")]
     pub(super) series: Option<String>,
     /// Only from this offset on.
@@ -36,16 +36,16 @@ pub(in crate::cli) struct Filter {
     /// Only below this offset.
     #[arg(long)]
     until_offset: Option<i64>,
-    /// Only messages that were made at this time or later, such as 2026-01-31T12:00:00Z.
+    /// Only messages that were produced at this time or later, such as 2026-01-31T12:00:00Z.
     #[arg(long)]
     from_time: Option<Timestamp>,
-    /// Only messages that were made before this time.
+    /// Only messages that were produced before this time.
     #[arg(long)]
     until_time: Option<Timestamp>,
-    /// Only what became a dead letter at this time or later.
+    /// Only messages that became dead letters at this time or later.
     #[arg(long)]
     created_from: Option<Timestamp>,
-    /// Only what became a dead letter before this time.
+    /// Only messages that became dead letters before this time.
     #[arg(long)]
     created_until: Option<Timestamp>,
 }
@@ -94,8 +94,8 @@ impl<'a> Letters<'a> {
         Self { inputs: config.inputs(), database, filter, asked: filter.in_database(), above: i64::MIN, page: PAGE }
     }
 
-    /// Returns the next page without the letters of other series, and the number that the database had; `None` after the last
-    /// page.
+    /// Returns the next page without the letters of other series, and the number of letters that the database returned; `None`
+    /// after the last page.
     pub(super) async fn next(&mut self) -> Result<Option<(Vec<Letter>, usize)>, Failure> {
         let kind_of = |topic: &str| self.inputs.kind_of(topic);
         let mut page = self.database.letters(&self.asked, self.above, self.page, kind_of).await?;

@@ -1,4 +1,4 @@
-//! `dead-letter list|show|redrive|purge|export`: messages that could not be stored, until they are written or given up.
+//! `dead-letter list|show|redrive|purge|export`: messages that could not be stored, until they are written or deleted.
 
 mod filter;
 mod list;
@@ -18,17 +18,17 @@ use purge::Purge;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Print a line for each dead letter, and what was only counted.
+    /// Print a line for each dead letter, and the numbers of those that were only counted.
     List {
         #[command(flatten)]
         filter: Filter,
-        /// Only those that are parked: their attempts to be sent again are used up.
+        /// Only those that are parked: their attempts are used up.
         #[arg(long)]
         parked: bool,
         /// As JSON lines, without the payloads.
         #[arg(long)]
         json: bool,
-        /// The maximum; 0 for all.
+        /// Maximum number of dead letters; 0 for all.
         #[arg(long, default_value_t = 100)]
         limit: usize,
     },
@@ -40,25 +40,26 @@ pub(super) enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Print the numbers of dead letters by partition and reason: stored, only counted, and written since by `redrive`.
+    /// Print the numbers of dead letters by partition and reason: stored, only counted, and since written by `redrive`.
     Counts {
         /// As one JSON document.
         #[arg(long)]
         json: bool,
     },
-    /// Decode dead letters again and write them, exactly once; safe to stop, to repeat, and to run twice at a time.
+    /// Decode dead letters again and write them, exactly once; safe to stop, to repeat, and to run concurrently.
     Redrive(redrive::Redrive),
     /// Delete dead letters.
     Purge {
         #[command(flatten)]
         filter: Filter,
-        /// Also forget the numbers of those that were only counted; of the filter, the reason, the topic and the partition count.
+        /// Also reset the numbers of those that were only counted; of the filter, only the reason, the topic and the partition
+        /// apply to them.
         #[arg(long)]
         counts: bool,
-        /// Only say how many it would be.
+        /// Only print how many would be deleted.
         #[arg(long)]
         dry_run: bool,
-        /// Do not ask.
+        /// Do not ask for confirmation.
         #[arg(long)]
         yes: bool,
     },
@@ -90,7 +91,7 @@ async fn run_with(config: &Arc<Config>, database: &Database, command: Command) -
     }
 }
 
-/// Returns the number of attempts after which a letter is parked, as the database counts them.
+/// Returns the number of attempts after which a letter is parked, in the database's type.
 fn max_attempts(config: &Config) -> i32 {
     i32::try_from(config.dead_letter.max_attempts).unwrap_or(i32::MAX)
 }

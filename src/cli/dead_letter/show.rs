@@ -41,7 +41,7 @@ pub(super) async fn show(config: &Config, database: &Database, id: i64, json: bo
     Ok(())
 }
 
-/// A text in full, without what would make the terminal do something.
+/// A text in full, without characters that control the terminal.
 fn for_terminal(text: &str) -> String {
     text.chars().map(|c| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c }).collect()
 }
@@ -60,7 +60,7 @@ pub(super) async fn export(config: &Config, database: &Database, filter: &Filter
     Ok(())
 }
 
-/// Returns the message's place, as `journal export` prints it, and the letter's state.
+/// Returns the message's position, as `journal export` prints it, and the letter's state.
 pub(super) fn described(letter: &Letter, max_attempts: i32) -> Map<String, Value> {
     let mut line = Map::new();
     let mut set = |name: &str, value: Value| line.insert(name.to_owned(), value);
@@ -80,7 +80,7 @@ pub(super) fn described(letter: &Letter, max_attempts: i32) -> Map<String, Value
     set("key_bytes", letter.message.key_bytes.into());
     set("headers_bytes", letter.message.headers_bytes.into());
     set("payload_bytes", letter.message.payload_bytes.into());
-    // Of these only the head is there.
+    // Only the head of these is stored.
     set("cut", letter.message.cut().iter().map(|cut| cut.part).collect());
     line
 }

@@ -1,4 +1,4 @@
-//! What the demo publishes: real data, and among it synthetic points.
+//! The messages that the demo publishes: real data, mixed with synthetic points.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -12,13 +12,13 @@ use crate::kafka::publisher::Publisher;
 const SEATTLE: &str = include_str!("../../../examples/seattle-weather.csv");
 const SEATTLE_COLUMNS: [&str; 4] = ["precipitation", "temp_max", "temp_min", "wind"];
 const DAYS_A_MESSAGE: usize = 100;
-/// The points of one synthetic message: 20 timestamps of 5 columns.
+/// Number of timestamps in a synthetic message, each with 5 columns.
 const SYNTHETIC_TIMES: usize = 20;
 const SYNTHETIC_COLUMNS: usize = 5;
 const SYNTHETIC_SERIES: usize = 100;
 const SYNTHETIC_POINTS: usize = SYNTHETIC_TIMES * SYNTHETIC_COLUMNS;
 
-/// What was published. All values have one decimal, so that their sum can be compared exactly.
+/// The published messages and points. All values have one decimal, so that their sum can be compared exactly.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Published {
     pub(super) messages: usize,
@@ -34,7 +34,7 @@ impl std::ops::AddAssign for Published {
     }
 }
 
-/// A numbered list of messages, made when they are published.
+/// A numbered list of messages, built when they are published.
 #[derive(Debug)]
 pub(super) struct Load {
     publisher: Publisher,
@@ -53,13 +53,13 @@ impl Load {
         Self { publisher, series_topic, points_topic, seattle, messages }
     }
 
-    /// All points of it.
+    /// Total number of points.
     pub(super) fn points(&self) -> usize {
         let real: usize = self.seattle.iter().map(|(_, points)| points).sum();
         real + (self.messages - self.seattle.len()) * SYNTHETIC_POINTS
     }
 
-    /// Publishes some eighths of it, and waits until Kafka has them.
+    /// Publishes some eighths of the load, and waits until Kafka has them.
     pub(super) async fn publish(self: &Arc<Self>, eighths: Range<usize>) -> Result<Published, Failure> {
         let load = Arc::clone(self);
         tokio::task::spawn_blocking(move || {
@@ -78,7 +78,7 @@ impl Load {
     }
 
     fn send(&self, number: usize) -> Result<Published, Failure> {
-        // The real messages are spread evenly, so that some take each way.
+        // The real messages are spread evenly, so that every phase has some.
         let stride = self.messages / self.seattle.len();
         let (topic, series, payload, points) = match self.seattle.get(number / stride) {
             Some((payload, points)) if number.is_multiple_of(stride) => {

@@ -1,5 +1,5 @@
-//! `demo`: real data and a larger load through the real worker, with an outage of the database in the middle, and the table
-//! compared with what was published.
+//! `demo`: real data and a larger load through the real worker, with a database outage in the middle, and a comparison of the
+//! table with what was published.
 
 mod load;
 mod outage;
@@ -33,26 +33,26 @@ use proxy::Proxy;
 const PARTITIONS: i32 = 8;
 /// The time span of the demo's chunks: 26 weeks.
 const CHUNK_S: u64 = 26 * 7 * 86_400;
-/// For how long the database may be away before the demo's worker journals.
+/// Time for which the database may fail before the demo's worker journals.
 const OUTAGE_GRACE_MS: u64 = 500;
-/// The length of a segment of the demo's journal, and what all may take.
+/// The length of a segment of the demo's journal, and the maximum size of the journal.
 const SEGMENT_BYTES: u64 = 1 << 20;
 const JOURNAL_BYTES: u64 = 1 << 30;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
-    /// A Kafka to use instead of the one embedded in the demo: `host:port`. Also KAFKA_BROKERS.
+    /// A Kafka to use instead of the embedded one: `host:port`. Also KAFKA_BROKERS.
     #[arg(long, value_name = "HOST:PORT")]
     brokers: Option<String>,
-    /// The synthetic points, besides the real ones.
+    /// Number of synthetic points, besides the real ones.
     #[arg(long, default_value_t = 300_000)]
     points: usize,
-    /// Leave the demo's database and topics there.
+    /// Keep the demo's database and topics.
     #[arg(long)]
     keep: bool,
 }
 
-/// A directory of this process alone, which goes when this is dropped.
+/// A directory for this process only, which is removed when dropped.
 #[derive(Debug)]
 struct JournalDirectory(String);
 
@@ -75,7 +75,7 @@ impl Drop for JournalDirectory {
 
 pub(super) async fn run(config: Arc<Config>, arguments: Arguments) -> Result<(), Failure> {
     config.require_database()?;
-    // The worker's own story is not the demo's, and a warning of the outage is not new: only what goes wrong.
+    // The worker's log lines are not part of the demo, and its warnings of the outage are expected: only errors are shown.
     logging::init(config.log.format, "error").map_err(|error| Failure::Usage(error.to_string()))?;
     let mut interrupts = Interrupts::listen()?;
     let given = brokers_of(arguments.brokers.as_deref(), &config)?;
@@ -101,7 +101,7 @@ pub(super) async fn run(config: Arc<Config>, arguments: Arguments) -> Result<(),
     demo.journal.segment_bytes = SEGMENT_BYTES;
     demo.journal.max_bytes = JOURNAL_BYTES;
     demo.journal.min_free_bytes = 0;
-    // What the database has need not stay: so an empty journal is one that is drained.
+    // Nothing that the database has is kept, so that an empty journal is a drained one.
     demo.journal.grace_s = 0;
     // Four years of daily values: chunks of a day would hold four points each.
     demo.database.chunk_interval_s = CHUNK_S;
@@ -138,7 +138,7 @@ async fn clean_up(demo: &Config, scratch: ScratchDatabase, delete_topics: bool) 
     }
 }
 
-/// Makes the tables and the topics, and publishes the first half of the load.
+/// Creates the tables and the topics, and publishes the first half of the load.
 async fn prepare(
     demo: &Arc<Config>,
     arguments: &Arguments,
@@ -191,7 +191,7 @@ async fn ingest(
         Story { load: &load, scratch, proxy, journal: &journal, health: &health, bar, published, rate: None };
     let told = interrupts.or_work(story.run()).await;
     story.bar.finish_and_clear();
-    // If the worker has ended already, its result says why.
+    // If the worker has ended already, its result has the reason.
     let _ = stop.send(());
     worker.await.map_err(|error| Failure::Internal(error.to_string()))??;
     journal.close().await;
@@ -203,10 +203,10 @@ async fn ingest(
     if agrees { Ok(()) } else { Err(Failure::Internal("the table does not hold what was published".to_owned())) }
 }
 
-/// Prints what is in the table alongside what was published; whether they agree.
+/// Prints the contents of the table alongside what was published. Returns `true` if they agree.
 fn report(summary: &TableSummary, scratch: &ScratchDatabase, story: &Story<'_>) -> bool {
     let published = story.published;
-    // Every published point has its own (series, column, time), so a duplicate was written twice.
+    // Every published point has its own (series, column, time), so a duplicate row is a point written twice.
     let duplicated = summary.points - summary.distinct_points;
     let lost = published.points.saturating_sub(summary.distinct_points);
     let rate = story.rate.map_or_else(|| "-".to_owned(), |rate| format!("{rate:.0}"));

@@ -1,4 +1,4 @@
-//! The load with an outage of the database in its middle, and what is seen of it.
+//! The load with a database outage in its middle, and its observation.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,12 +12,12 @@ use crate::database::scratch::ScratchDatabase;
 use crate::journal::JournalHandle;
 use crate::telemetry::health::Health;
 
-/// How long the worker may take without anything that is seen of it changing.
+/// Maximum time for which nothing observed may change.
 const STALL_TIMEOUT: Duration = Duration::from_secs(60);
-/// How often that is checked.
+/// Interval between observations.
 const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// What happens, and what it is seen by.
+/// The course of the demo, and the parts that it controls and observes.
 #[derive(Debug)]
 pub(super) struct Story<'a> {
     pub(super) load: &'a Arc<Load>,
@@ -26,20 +26,20 @@ pub(super) struct Story<'a> {
     pub(super) journal: &'a JournalHandle,
     pub(super) health: &'a Health,
     pub(super) bar: ProgressBar,
-    /// What is in Kafka: at first the half that is written straight.
+    /// The messages in Kafka: at first the half that is written directly.
     pub(super) published: Published,
-    /// How fast the first half was written, in points per second, with the worker's start.
+    /// The rate of the first half, in points per second, including the worker's start.
     pub(super) rate: Option<f64>,
 }
 
-/// What is seen at one moment.
+/// One observation.
 #[derive(Debug, Default, PartialEq)]
 struct Seen {
     points: usize,
-    /// Messages that the database has.
+    /// Number of messages that the database has.
     applied: usize,
     mode: &'static str,
-    /// The messages in the journal, its records and their bytes.
+    /// Numbers of messages and records in the journal, and its size.
     messages: usize,
     records: usize,
     bytes: u64,
@@ -53,8 +53,8 @@ impl std::fmt::Display for Seen {
 }
 
 impl Story<'_> {
-    /// The half of the load that is in Kafka is written straight. An eighth is on its way when the database is cut off, a
-    /// quarter comes while it is away, and an eighth while the journal drains.
+    /// Runs the load. The half that is in Kafka is written directly. An eighth is in flight when the database is cut off, a
+    /// quarter arrives while it is not available, and an eighth while the journal drains.
     pub(super) async fn run(&mut self) -> Result<(), Failure> {
         let start = Instant::now();
         let straight = self.published;
@@ -105,7 +105,7 @@ impl Story<'_> {
         Ok(())
     }
 
-    /// Waits for something to be seen, and shows all that is seen meanwhile.
+    /// Waits for a state to be observed, and shows each observation.
     async fn until(&self, what: &str, reached: impl Fn(&Seen) -> bool) -> Result<Seen, Failure> {
         let mut last = (Seen::default(), Instant::now());
         loop {

@@ -1,4 +1,4 @@
-//! A proxy before the database, by which the demo cuts it off.
+//! A proxy in front of the database, with which the demo cuts it off.
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 
 use crate::database::scratch::Address;
 
-/// Passes all connections on until it is cut. It ends, with its connections, when it is dropped.
+/// Forwards all connections until it is cut. It ends, with its connections, when dropped.
 #[derive(Debug)]
 pub(super) struct Proxy {
     port: u16,
@@ -20,7 +20,7 @@ pub(super) struct Proxy {
 }
 
 impl Proxy {
-    /// Listens on a free port of loopback, and passes on to the first of these addresses that answers.
+    /// Listens on a free port of loopback, and forwards to the first of these addresses that answers.
     pub(super) async fn start(servers: Vec<Address>) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let port = listener.local_addr()?.port();
@@ -34,12 +34,12 @@ impl Proxy {
         self.port
     }
 
-    /// Closes all connections, and from now on each new one at once.
+    /// Closes all connections, and each new one immediately.
     pub(super) fn cut(&self) {
         self.open.send_replace(false);
     }
 
-    /// Lets connections through again.
+    /// Forwards connections again.
     pub(super) fn fix(&self) {
         self.open.send_replace(true);
     }
@@ -66,7 +66,7 @@ async fn connect(client: TcpStream, servers: &[Address]) {
         match server {
             Address::Tcp(host, port) => {
                 if let Ok(server) = TcpStream::connect((host.as_str(), *port)).await {
-                    // The worker's questions are small, and it waits for their answers.
+                    // The worker's requests are small, and it waits for their answers.
                     drop((client.set_nodelay(true), server.set_nodelay(true)));
                     return pass(client, server).await;
                 }
@@ -81,6 +81,6 @@ async fn connect(client: TcpStream, servers: &[Address]) {
 }
 
 async fn pass(mut client: TcpStream, mut server: impl AsyncRead + AsyncWrite + Unpin) {
-    // Either end may go at any time; the other one then sees it go.
+    // Either end may close at any time; the other one then sees that.
     drop(copy_bidirectional(&mut client, &mut server).await);
 }

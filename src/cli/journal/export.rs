@@ -35,7 +35,7 @@ pub(super) fn export(journal: &mut Inspection, filter: &Filter, times: &Times) -
             insert(&mut line, "key", message.key);
             insert(&mut line, "payload", message.payload);
             if let Some(encoded) = message.headers {
-                // An array, because a name may come more than once.
+                // An array, because a name may occur more than once.
                 let of = |(name, value): (String, Option<&[u8]>)| {
                     let mut header = Map::new();
                     header.insert("name".to_owned(), name.into());

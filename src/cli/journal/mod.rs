@@ -24,7 +24,7 @@ pub(super) use export::insert;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// What is in it, by source and partition.
+    /// Print what is in the journal, by source and partition.
     Status {
         #[command(flatten)]
         at: Where,
@@ -32,7 +32,7 @@ pub(super) enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Read all of it, and report exact damage; exit code 65 if there is any.
+    /// Read the whole journal, and report exact damage; exit code 65 if there is any.
     Verify {
         #[command(flatten)]
         at: Where,
@@ -40,7 +40,7 @@ pub(super) enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Print its messages as JSON lines.
+    /// Print the journal's messages as JSON lines.
     Export {
         #[command(flatten)]
         at: Where,
@@ -49,7 +49,7 @@ pub(super) enum Command {
         #[command(flatten)]
         times: Times,
     },
-    /// Write what the database lacks of it; safe to stop, to repeat, and to run alongside workers.
+    /// Write into the database what it lacks of the journal; safe to stop, to repeat, and to run alongside workers.
     Replay {
         #[command(flatten)]
         at: Where,
@@ -84,7 +84,7 @@ pub(super) struct Filter {
     until_offset: Option<i64>,
 }
 
-/// Only `export` takes these: progress is kept by offsets, so a replay of some times would leave holes in it.
+/// Only `export` accepts these: progress is kept by offsets, so a replay of a time range would leave holes in it.
 #[derive(Debug, Args)]
 pub(super) struct Times {
     /// Only messages from this time on, such as 2026-01-31T12:00:00Z.
@@ -103,7 +103,7 @@ impl Filter {
             && self.until_offset.is_none_or(|until| record.from < until)
     }
 
-    /// The part of a set with the offsets that are asked for.
+    /// The part of a set with the requested offsets.
     fn clip(&self, set: &MessageSet) -> Option<MessageSet> {
         set.clip(self.from_offset.unwrap_or(i64::MIN), self.until_offset.unwrap_or(i64::MAX))
     }
@@ -138,7 +138,7 @@ impl Where {
 /// Refuses records that no input decodes: their messages would all become dead letters.
 ///
 /// # Errors
-/// With the topics, and what to do.
+/// If there are any, with their topics and what to do.
 pub(super) fn refuse_undecodable<'a>(
     inputs: &Inputs,
     records: impl IntoIterator<Item = &'a Record>,
@@ -253,7 +253,7 @@ fn verify(journal: &Inspection, json: bool) -> Result<(), Failure> {
     Err(Failure::Damaged(format!("the journal is damaged in {} places", damage.len())))
 }
 
-/// Reports the damage that was found when the journal was opened; returns the number of damaged places.
+/// Reports the damage that was found when the journal was opened. Returns the number of damaged places.
 fn known_damage(journal: &Inspection) -> usize {
     for damage in journal.damage() {
         complain(Level::WARN, &format!("damaged: {damage}"));

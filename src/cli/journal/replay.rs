@@ -17,7 +17,7 @@ use crate::input::DECODED_NOW;
 use crate::journal::{Inspection, ReadError, Record};
 use crate::raw::{Interval, MessageSet, Partition};
 
-/// The pause after the database refused.
+/// Delay after the database refused.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The result of a replay, or of a dry run.
@@ -87,7 +87,7 @@ async fn replay_into(
                 done.damaged += 1;
             }
         }
-        // As large as a worker's batches, so that their points are sorted as far.
+        // As large as a worker's batches, so that points are sorted over as many messages.
         if batch.is_full(config.batch.max_points, config.batch.max_bytes) {
             if writers.len() >= most_writers {
                 done.add_one_of(&mut writers).await?;
@@ -112,7 +112,7 @@ async fn replay_into(
     Ok(())
 }
 
-/// Returns what the database has of each partition of the records.
+/// Returns the database's coverage of each partition of the records.
 async fn coverage_of(database: &Database, records: &[Record]) -> Result<HashMap<Partition, Coverage>, Failure> {
     let mut firsts: HashMap<Partition, i64> = HashMap::new();
     for record in records {
@@ -123,7 +123,7 @@ async fn coverage_of(database: &Database, records: &[Record]) -> Result<HashMap<
     for (partition, first) in firsts {
         let Partition { source, number } = &partition;
         let known = database.coverage(source, &[*number]).await?.remove(number);
-        // To begin its progress here would skip what Kafka has before the journal's first message.
+        // Beginning its progress here would skip what Kafka has before the journal's first message.
         let known = known.ok_or_else(|| {
             Failure::Usage(format!(
                 "partition {number} of {} was never read by this pipeline: run a worker first, or leave it out (first offset {first})",
@@ -135,14 +135,14 @@ async fn coverage_of(database: &Database, records: &[Record]) -> Result<HashMap<
     Ok(coverage)
 }
 
-/// Returns the parts of the set that the database lacks.
+/// Returns the parts of the set that the database does not have.
 fn missing_parts(set: &MessageSet, coverage: &Coverage) -> Vec<MessageSet> {
     let Interval { from, until, .. } = set.interval();
     coverage.missing(from, until).into_iter().filter_map(|(from, until)| set.clip(from, until)).collect()
 }
 
-/// Writes a batch. The locks on its partitions are held for the commit only, so that several are written at a time; after
-/// any failure the next attempt first asks what the database has.
+/// Writes a batch. The locks on its partitions are held during the commit only, so that several batches are written at the same
+/// time; after any failure the next attempt first asks the database what it has.
 async fn finish(database: Database, batch: Batch, dry_run: bool) -> Result<Done, Failure> {
     let mut done = Done::default();
     if batch.is_empty() {
@@ -154,7 +154,7 @@ async fn finish(database: Database, batch: Batch, dry_run: bool) -> Result<Done,
         done.dead_letters = batch.dead_letters().len();
         return Ok(done);
     }
-    // As in a worker, a message that the database refuses takes no other with it.
+    // As in a worker, a message that the database rejects does not affect others.
     let mut pieces = vec![(batch, ClaimOrder::CopyFirstFillingGaps, 0)];
     while let Some((piece, order, missing_series)) = pieces.pop() {
         let messages = piece.message_count();
@@ -190,7 +190,7 @@ async fn finish(database: Database, batch: Batch, dry_run: bool) -> Result<Done,
                 pieces.push((piece, order, attempts.missing_series));
                 tokio::time::sleep(RETRY_INTERVAL).await;
             }
-            // What is written stays written: the next run goes on from there.
+            // What is written stays written: the next run continues from there.
             Verdict::Retry | Verdict::TooManyIslands | Verdict::NoProgress => return Err(failure.into()),
         }
     }

@@ -28,7 +28,7 @@ use schema_wait::{Schema, Wait, await_schema};
 /// Timeout for the journal's last write.
 const JOURNAL_CLOSE: Duration = Duration::from_secs(5);
 
-/// Runs the worker with the configuration that `file` and the environment give.
+/// Runs the worker with the configuration from `file` and the environment.
 pub(super) async fn run(config: Arc<Config>, file: Option<PathBuf>) -> Result<(), Failure> {
     config.require_database()?;
     logging::init(config.log.format, &config.log.filter).map_err(|error| Failure::Usage(error.to_string()))?;
@@ -63,13 +63,13 @@ pub(super) async fn run(config: Arc<Config>, file: Option<PathBuf>) -> Result<()
 
     let result = work(&config, &health, stopping).await;
     if let Some(server) = server {
-        // Its connections are read-only: none is worth waiting for.
+        // Its connections are read-only: there is nothing to wait for.
         server.abort();
     }
     result
 }
 
-/// Reads the configuration again, of which the log filter is the one key that can be changed while the worker runs.
+/// Reads the configuration again; only the log filter can be changed while the worker runs.
 fn reload(file: Option<&Path>) {
     let reloaded = Config::load(file, std::env::vars_os())
         .map_err(|problems| problems.to_string())
@@ -87,7 +87,7 @@ async fn work(
     stopping: watch::Receiver<Option<Signal>>,
 ) -> Result<(), Failure> {
     let journal = if config.journal.enabled {
-        // A long journal takes a while to open; what is not opened need not be closed.
+        // Opening a long journal takes a while; a journal that is not open needs no closing.
         tokio::select! {
             opened = open_journal(config) => opened?,
             _ = signals::stopped(stopping.clone()) => return Ok(()),
@@ -95,11 +95,11 @@ async fn work(
     } else {
         JournalHandle::absent()
     };
-    // With a journal the worker does not wait for a database that is away: its messages are kept meanwhile.
+    // With a journal the worker does not wait for an unavailable database: its messages are kept meanwhile.
     let timeout = (!journal.is_absent()).then(|| Duration::from_millis(config.database.outage_grace_ms));
     let database = Database::new(config)?;
     match await_schema(config, health, stopping.clone(), Wait { timeout, alone: true }).await? {
-        // So that the group can tell this worker from those of other databases.
+        // So that the group can distinguish this worker from those of other databases.
         Schema::Verified => drop(database.identify().await),
         Schema::Later => {
             let (config, health, stopping) = (Arc::clone(config), Arc::clone(health), stopping.clone());
@@ -107,7 +107,7 @@ async fn work(
                 if let Err(failure) =
                     await_schema(&config, &health, stopping, Wait { timeout: None, alone: false }).await
                 {
-                    // What is journaled stays there until an operator has fixed it.
+                    // Journaled messages stay in the journal until an operator has fixed it.
                     health.set_condition("schema", Some(failure.to_string()));
                 }
             });
@@ -123,14 +123,14 @@ async fn work(
     Ok(())
 }
 
-/// The records of the journal that the database lacks, or may lack while it does not answer.
+/// The records of the journal that the database does not have, or may not have if it does not answer.
 async fn lacking(database: &Database, journal: &JournalHandle) -> Vec<Record> {
     let mut lacking = Vec::new();
     let mut answers = true;
     let mut partitions: HashMap<Partition, Option<Coverage>> = HashMap::new();
     for record in journal.records().await.into_iter().flatten() {
         let Partition { source, number } = &record.partition;
-        // Native messages are decoded in any case.
+        // Native messages can always be decoded.
         if source.kind != Kind::Other {
             continue;
         }
@@ -138,7 +138,7 @@ async fn lacking(database: &Database, journal: &JournalHandle) -> Vec<Record> {
             Some(known) => known.clone(),
             None if answers => {
                 let known = database.coverage(source, &[*number]).await;
-                // Each further question would take its whole time.
+                // Each further request would take its whole timeout.
                 answers = known.is_ok();
                 known.ok().and_then(|mut known| known.remove(number))
             }
@@ -152,7 +152,7 @@ async fn lacking(database: &Database, journal: &JournalHandle) -> Vec<Record> {
     lacking
 }
 
-/// How the journal is opened.
+/// The options for opening the journal.
 pub(super) fn journal_options(journal: &config::Journal) -> Options {
     Options {
         directory: PathBuf::from(&journal.directory),
@@ -162,7 +162,7 @@ pub(super) fn journal_options(journal: &config::Journal) -> Options {
     }
 }
 
-/// Opens the journal, with what an earlier process left there.
+/// Opens the journal, with the records of an earlier process.
 pub(super) async fn open_journal(config: &Config) -> Result<JournalHandle, Failure> {
     let options = journal_options(&config.journal);
     let opened = tokio::task::spawn_blocking(move || {
@@ -189,7 +189,7 @@ pub(super) async fn open_journal(config: &Config) -> Result<JournalHandle, Failu
     Ok(JournalHandle::start(journal)?)
 }
 
-/// Ready when the worker is to stop.
+/// Becomes ready when the worker is to stop.
 async fn until(stopping: watch::Receiver<Option<Signal>>) {
     signals::stopped(stopping).await;
 }

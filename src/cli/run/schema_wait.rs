@@ -1,4 +1,4 @@
-//! Waits until the schema is what this program needs.
+//! Waits until the schema is the one that this program needs.
 
 use std::convert::Infallible;
 use std::sync::{Mutex, PoisonError};
@@ -16,33 +16,33 @@ use crate::pipeline;
 use crate::telemetry::health::{Component, Health};
 use crate::telemetry::log_limit::LogLimit;
 
-/// The time after which unfinished work on the schema is a reason not to be ready.
+/// Time after which unfinished work on the schema makes the worker unready.
 const SCHEMA_SILENCE: Duration = Duration::from_secs(2);
-/// The pause before a schema that cannot be read is asked for again.
+/// Delay before a schema that cannot be read is read again.
 const SCHEMA_RETRY: Duration = Duration::from_millis(500);
-/// The state of a database that the start waits for, in the log.
+/// The state of a database that is not available at the start, in the log.
 const AWAY: &str = "database";
 
-/// How to wait for the schema.
+/// The conditions of the wait for the schema.
 pub(super) struct Wait {
-    /// The time after which the caller goes on without a database that is away; `None` for no limit.
+    /// Time after which the caller continues without an unavailable database; `None` for no limit.
     pub(super) timeout: Option<Duration>,
-    /// Whether nothing else runs that would show that the worker is alive.
+    /// `true` if nothing else runs that would show that the worker is alive.
     pub(super) alone: bool,
 }
 
-/// How the wait for the schema has ended.
+/// The result of the wait for the schema.
 pub(super) enum Schema {
     Verified,
-    /// The database is away, and there is a journal.
+    /// The database is not available, and there is a journal.
     Later,
     Stopping,
 }
 
-/// Waits until the schema is verified. A database that is away is waited for, for as long as `timeout` says.
+/// Waits until the schema is verified. The wait for an unavailable database is limited by `timeout`.
 ///
 /// # Errors
-/// If the schema is not what this program needs.
+/// If the schema is not the one that this program needs.
 pub(super) async fn await_schema(
     config: &Config,
     health: &Health,
@@ -52,7 +52,7 @@ pub(super) async fn await_schema(
     let start = Instant::now();
     let log = LogLimit::default();
     let mut stopped = std::pin::pin!(signals::stopped(stopping));
-    // The pipeline does this as soon as it runs.
+    // The pipeline does this once it runs.
     let mut asking = std::pin::pin!(async {
         if wait.alone { pipeline::ask_brokers(config, health).await } else { std::future::pending().await }
     });
@@ -104,7 +104,7 @@ struct Attempt<'a> {
     health: &'a Health,
     alone: bool,
     began: Instant,
-    /// The last lock that the migration waited for, and when it did.
+    /// The last lock that the migration waited for, and the time of the report.
     waited: Mutex<Option<(Instant, String)>>,
 }
 
@@ -122,7 +122,7 @@ impl Attempt<'_> {
         schema::verify_and_report(self.config, &report_wait).await
     }
 
-    /// Shows that the worker is alive, since a migration takes as long as it needs; never returns.
+    /// Reports that the worker is alive, because a migration takes as long as it needs; never returns.
     async fn beat(&self) -> Infallible {
         loop {
             if self.alone {
@@ -141,12 +141,12 @@ impl Attempt<'_> {
         if self.config.database.migrate_on_start { "migrate" } else { "verify" }
     }
 
-    /// Returns why the worker is not ready yet.
+    /// Returns the reason why the worker is not ready yet.
     fn reason_to_wait(&self) -> String {
         let step = self.step();
         let seconds = self.began.elapsed().as_secs();
         let waits = self.waited.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        // A wait is reported again while it lasts.
+        // A wait is reported repeatedly while it lasts.
         let waits = waits.filter(|(at, _)| at.elapsed() < WAIT_REPORT_INTERVAL + SCHEMA_SILENCE);
         let why = waits.map_or_else(
             || "another session may hold a lock on its tables, see pg_stat_activity".to_owned(),
@@ -156,7 +156,7 @@ impl Attempt<'_> {
     }
 }
 
-/// Returns `true` if the failure is one to wait out: an outage, another session's lock, or a restore in progress.
+/// Returns `true` if the failure will pass: an outage, another session's lock, or a restore in progress.
 fn is_passing(failure: &SchemaError) -> bool {
     let is_passing =
         |error: &database::Error| matches!(error.class(), Class::Outage | Class::Retry) || error.is_restoring();

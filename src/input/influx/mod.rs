@@ -2,8 +2,8 @@
 //!
 //! - `reader`: the parts of a line.
 //!
-//! A line's names are read without their escapes; the series' id then has those of all formats of metrics. Nothing is
-//! allocated for a line once the buffers have grown.
+//! A line's names are read without their escapes; the series' id is then escaped like that of all formats of metrics. Nothing
+//! is allocated for a line once the buffers have grown.
 
 mod reader;
 #[cfg(test)]
@@ -21,7 +21,7 @@ use crate::message::timestamp::{self, Unit};
 use crate::message::{KeyIndex, Points, Reason};
 use reader::{Policies, Reader};
 
-/// How lines become points.
+/// Compiled options for decoding lines into points.
 #[derive(Debug)]
 pub(super) struct InfluxPlan {
     unit: Unit,
@@ -42,20 +42,20 @@ impl InfluxPlan {
 pub(super) struct Scratch {
     /// The line's measurement, and then its tags.
     text: String,
-    /// Up to here `text` is the measurement.
+    /// Length of the measurement at the beginning of `text`.
     measurement: usize,
     tags: Vec<Tag>,
     names: Names,
-    /// The line's points, whose time stands after them.
+    /// The line's values, kept because the time follows them.
     values: Vec<(KeyIndex, f64)>,
     unescaped: String,
     string: String,
-    /// The points of the message so far.
+    /// Number of points of the message so far.
     count: usize,
 }
 
 impl Scratch {
-    /// Adds the points of a message; what it has added of a message with a fault is for the caller to remove.
+    /// Adds the points of a message; if it fails, the caller removes the points that were added.
     pub(super) fn decode(
         &mut self,
         plan: &InfluxPlan,
@@ -111,7 +111,7 @@ impl Scratch {
         self.name_and_tags(reader)?;
         points.begin_record();
         self.fields(plan, reader, start, rules, points)?;
-        // A line whose values are skipped is checked like any other.
+        // A line whose values are all skipped is checked like any other.
         let time = match reader.timestamp()? {
             Some((text, at)) => timestamp::of_number(text.as_bytes(), plan.unit, at, &rules.limits, "unit")?,
             None => of_kafka(around, start, &rules.limits)?,
@@ -163,7 +163,7 @@ impl Scratch {
                 }
                 let series = match series {
                     Some(series) => series,
-                    // A line of which nothing is stored has no series either.
+                    // A line of which nothing is stored adds no series either.
                     None => {
                         let measurement = &self.text[..self.measurement];
                         let found = self.names.metric(measurement, &mut self.tags, &self.text, start, rules, points)?;

@@ -1,20 +1,20 @@
-//! The parts of a line, read where they stand. Only ASCII ends a part, so that each is text again.
+//! The parts of a line, read in place. Only ASCII ends a part, so that each part is valid text.
 
 use crate::input::values::{number_of_boolean, number_of_text};
 use crate::input::{Booleans, Strings};
 use crate::message::Reason;
 use crate::message::json::Fault;
 
-/// What ends a measurement; a backslash before a comma or a space is an escape.
+/// The bytes that end a measurement; a backslash before a comma or a space is an escape.
 const MEASUREMENT: u8 = 1;
-/// What ends a key, or a tag's value; a backslash before a comma, a space or an equals sign is an escape.
+/// The bytes that end a key, or a tag's value; a backslash before a comma, a space or an equals sign is an escape.
 const KEY: u8 = 2;
-/// What ends a value without quotes.
+/// The bytes that end a value without quotes.
 const BARE: u8 = 4;
-/// What a string is read up to.
+/// The bytes at which reading a string stops.
 const STRING: u8 = 8;
 
-/// Of each byte, which parts it ends.
+/// For each byte, the parts that it ends.
 const ENDS: [u8; 256] = {
     let mut ends = [0; 256];
     ends[b',' as usize] = MEASUREMENT | KEY | BARE;
@@ -27,7 +27,7 @@ const ENDS: [u8; 256] = {
     ends
 };
 
-/// What strings and booleans are, as the input says.
+/// The input's policies for strings and booleans.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Policies {
     pub(super) strings: Strings,
@@ -46,12 +46,12 @@ impl<'a> Reader<'a> {
         Self { text, at: 0 }
     }
 
-    /// The byte that is read next.
+    /// The position of the next byte.
     pub(super) fn position(&self) -> usize {
         self.at
     }
 
-    /// Goes to the start of the next line that has something; `false` if there is none. Comments have nothing.
+    /// Moves to the start of the next line that is not empty; `false` if there is none. Comments count as empty.
     pub(super) fn next_line(&mut self) -> bool {
         loop {
             let is_space = |byte: &u8| b" \t\r\n".contains(byte);
@@ -86,7 +86,7 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// Reads a field's key and the equals sign after it. The key is as it stands, or `unescaped` holds it.
+    /// Reads a field's key and the equals sign after it. Returns the key in place, or in `unescaped`.
     pub(super) fn field_key<'b>(&mut self, unescaped: &'b mut String) -> Result<&'b str, Fault>
     where
         'a: 'b,
@@ -125,7 +125,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Reads what stands after the fields: spaces, and an integer if there is one.
+    /// Reads the rest of a line after the fields: spaces, and an integer if there is one.
     pub(super) fn timestamp(&mut self) -> Result<Option<(&'a str, usize)>, Fault> {
         if self.is_at_end() {
             return Ok(None);
@@ -151,7 +151,7 @@ impl<'a> Reader<'a> {
         Ok(Some((text, start)))
     }
 
-    /// Reads a byte, if it is the next one.
+    /// Consumes a byte, if it is the next one.
     pub(super) fn take(&mut self, byte: u8) -> bool {
         let is_next = self.byte() == Some(byte);
         self.at += usize::from(is_next);
@@ -163,7 +163,7 @@ impl<'a> Reader<'a> {
         while self.take(b' ') {}
     }
 
-    /// The fault that something else stands at `at`.
+    /// The fault of a part at `at` that is not the expected one.
     pub(super) fn expected(&self, what: &str, at: usize) -> Fault {
         let found = match self.text[at..].chars().next() {
             None => "the end of the payload".to_owned(),
@@ -178,7 +178,7 @@ impl<'a> Reader<'a> {
         self.text.as_bytes().get(self.at).copied()
     }
 
-    /// Where the part ends that is read.
+    /// The end of the part being read.
     fn end_of(&self, part: u8) -> usize {
         let rest = &self.text.as_bytes()[self.at..];
         self.at + rest.iter().position(|byte| ENDS[usize::from(*byte)] & part != 0).unwrap_or(rest.len())
@@ -195,7 +195,7 @@ impl<'a> Reader<'a> {
         if out.len() == len { Err(self.expected(what, start)) } else { Ok(()) }
     }
 
-    /// Adds to `out` what stands up to the end of the part, without escapes. A backslash that escapes nothing is text.
+    /// Adds the text up to the end of the part to `out`, without escapes. A backslash that escapes nothing is text.
     fn unescape(&mut self, part: u8, out: &mut String) {
         loop {
             let end = self.end_of(part);
@@ -218,7 +218,7 @@ impl<'a> Reader<'a> {
         if self.take(b'=') { Ok(()) } else { Err(self.expected(what, self.at)) }
     }
 
-    /// Reads a string in quotes. It is as it stands, or `unescaped` holds it.
+    /// Reads a string in quotes. Returns it in place, or in `unescaped`.
     fn string<'b>(&mut self, unescaped: &'b mut String) -> Result<&'b str, Fault>
     where
         'a: 'b,

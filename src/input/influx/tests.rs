@@ -46,7 +46,7 @@ fn rows_of(points: &Points) -> Vec<String> {
     (0..points.len()).map(row).collect()
 }
 
-/// What a message becomes; its time in Kafka is seven seconds after T.
+/// The result of decoding a message; its time in Kafka is seven seconds after T.
 fn decoded(more: &str, payload: &str) -> Result<Vec<String>, String> {
     let mut points = Points::default();
     let result = decode(&mut decoder(more), Some(T_US / 1000 + 7000), payload.as_bytes(), &mut points);
@@ -94,13 +94,13 @@ fn a_line_has_a_series_and_a_point_for_each_field() {
 fn escapes_are_read_and_written_as_all_formats_of_metrics_have_them() {
     for (line, expected) in [
         (r"a\ b\,c v=1", r"a\ b\,c v 7 1"),
-        // In a measurement an equals sign is one, so the backslash before it is, too.
+        // In a measurement an equals sign is plain text, so the backslash before it is, too.
         (r"a\=b v=1", r"a\=b v 7 1"),
         (r"a,b\ c\,d\=e=f\ g\,h\=i v=1", r"a,b\ c\,d\=e=f\ g\,h\=i v 7 1"),
         (r"a b\ c\,d\=e=1", "a b c,d=e 7 1"),
-        // A backslash before another character is one.
+        // A backslash before any other character is plain text.
         (r"a\b\\c,d\e=f\\g h\i=1", r"a\b\\c,d\e=f\\g h\i 7 1"),
-        // Before an escape it has another one before it in the id.
+        // In the id, one before an escape has another one before it.
         (r"a\\ b,c=d\\\ e v=1", r"a\\\ b,c=d\\\\\ e v 7 1"),
         (r#"a,b=\" v=1"#, r#"a,b=\" v 7 1"#),
     ] {
@@ -172,7 +172,7 @@ fn booleans_and_strings_are_what_the_input_says() {
         decoded("strings = \"reject\"", "m v=\"1\"").unwrap_err(),
         "schema: line 1: expected a number, found a string, and strings = \"reject\" (byte 4)"
     );
-    // A string may have everything in it.
+    // A string may contain anything.
     for text in
         [r#""""#, r#""a b,c=d""#, "\"a\nb\r\nc\"", r#""a\"b""#, r#""a\\""#, r#""\\\"""#, r#""a\b""#, "\"#\"", "\"é\""]
     {
@@ -193,7 +193,7 @@ fn a_message_of_which_all_is_skipped_is_skipped() {
         assert!(points.is_empty() && points.series_columns().is_empty());
     }
     assert!(why("m v=\"x\" 99999999999999999999999").starts_with("time_window: line 1: the timestamp"));
-    // A line of it alone has no series.
+    // A line with nothing else has no series.
     let mut points = Points::default();
     decode(&mut decoder(""), Some(0), b"m v=\"x\"\nn w=1", &mut points).unwrap();
     assert_eq!(points.series_columns(), [("n", vec!["w"])]);

@@ -1,4 +1,4 @@
-//! Which values of a topic's messages are the time, the series and the columns.
+//! Chooses the values of a topic's messages that are the time, the series and the columns.
 
 use serde_json::Value;
 
@@ -25,10 +25,10 @@ const PATTERNS: [&str; 10] = [
     "%a %b %d %H:%M:%S %Y",
     "%d/%b/%Y:%H:%M:%S %z",
 ];
-/// Times before 1990 and from 2100 on are hardly of measurements: what looks so is not a time, or one of another unit.
+/// Times before 1990 and from 2100 on are hardly those of measurements: such numbers are not times, or have another unit.
 const PLAUSIBLE_S: std::ops::Range<f64> = 631_152_000.0..4_102_444_800.0;
 
-/// The input that fits messages of one format, and sentences on what it omits.
+/// The input for messages of one format, and sentences about what it omits.
 pub(super) fn options(
     topic: &str,
     format: Format,
@@ -45,7 +45,7 @@ pub(super) fn options(
     (options, Vec::new())
 }
 
-/// A name for an input, made of a topic's.
+/// Derives a name for an input from a topic's name.
 fn name_of(topic: &str) -> String {
     let name: String =
         topic.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect();
@@ -87,7 +87,7 @@ fn mapped(mut options: InputOptions, limits: &Limits, samples: &[&Sample]) -> (I
     let inside = Leaves::of(records.iter().map(|record| &record.value));
     let around = Leaves::of(records.iter().map(|record| &record.around));
     options.time = match time(&inside, &around, &records, limits) {
-        // An event has its own time, or its message has.
+        // The time is that of the event, or of its message.
         None if options.format == Format::Cloudevents => None,
         None => Some(Time::Kafka),
         time => time,
@@ -104,16 +104,16 @@ fn mapped(mut options: InputOptions, limits: &Limits, samples: &[&Sample]) -> (I
     (options, omitted)
 }
 
-/// The time: the place with the surest name whose values are times.
+/// Finds the time: the place with the surest name whose values are times.
 fn time(inside: &Leaves, around: &Leaves, records: &[Record], limits: &Limits) -> Option<Time> {
     let places = |leaves: &Leaves, far: usize| {
         let always = leaves.all.iter().filter(|(_, leaf)| leaves.is_always_there(leaf));
         always
             .map(|(place, leaf)| {
-                // What stands in an array is of a part of the record.
+                // An element of an array belongs to a part of the record.
                 let in_array =
                     place.split('/').any(|key| !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_digit()));
-                // A date alone is the time of a day's values at best.
+                // A date alone is at best the time of daily values.
                 let is_date = leaf.is_string() && leaf.distinct.iter().all(|text| text.len() <= "2024-05-01".len());
                 let rank = time_rank(place);
                 let rank = rank.map(|rank| rank + far + if in_array { 50 } else { 0 } + if is_date { 60 } else { 0 });
@@ -125,7 +125,7 @@ fn time(inside: &Leaves, around: &Leaves, records: &[Record], limits: &Limits) -
                     leaf.is_number() || leaf.is_numeric_string(),
                 )
             })
-            // A text may be a time whatever it is called; a number may be anything.
+            // A text may be a time whatever its name; a number may be anything.
             .filter(|(rank, .., is_number)| rank.is_some() || !is_number)
             .collect::<Vec<_>>()
     };
@@ -135,7 +135,7 @@ fn time(inside: &Leaves, around: &Leaves, records: &[Record], limits: &Limits) -
     candidates.into_iter().find_map(|(.., place, is_number)| {
         let all = records.iter().filter_map(|one| text_at(&one.value, &place).or_else(|| text_at(&one.around, &place)));
         let texts: Vec<String> = all.take(500).collect();
-        // Measurements are not all of one time, unless there are few.
+        // Measurements do not all have the same time, unless there are few.
         if texts.len() >= 10 && texts.iter().all(|text| *text == texts[0]) {
             return None;
         }
@@ -147,7 +147,7 @@ fn time(inside: &Leaves, around: &Leaves, records: &[Record], limits: &Limits) -
     })
 }
 
-/// The form that nearly all of the texts have as times: a unit, or a format.
+/// The form in which nearly all of the texts are times: a unit, or a format.
 fn form(texts: &[String], is_number: bool, limits: &Limits) -> Option<(Option<&'static str>, Option<&'static str>)> {
     let numbers: Vec<f64> = texts.iter().filter_map(|text| text.parse().ok()).collect();
     if numbers.len() == texts.len() {
@@ -169,7 +169,7 @@ fn form(texts: &[String], is_number: bool, limits: &Limits) -> Option<(Option<&'
     Some((None, Some(pattern)))
 }
 
-/// The long form, where a record has one number, and a text that says of what.
+/// Sets the long form if a record has one number, and a text that names its quantity.
 fn long_form(options: &mut InputOptions, inside: &Leaves, time_at: &str, omitted: &mut Vec<String>) {
     let is_measured = |place: &str, leaf: &Leaf| place != time_at && (leaf.is_number() || leaf.is_numeric_string());
     let measured: Vec<(&String, &Leaf)> =
@@ -185,7 +185,7 @@ fn long_form(options: &mut InputOptions, inside: &Leaves, time_at: &str, omitted
         .filter(|(place, leaf)| *place != time_at && leaf.distinct.len() <= MAX_LABEL_VALUES)
         .filter_map(|(place, leaf)| Some((quantity_rank(place)?, leaf.place, place)))
         .min();
-    // Where the name leaves no doubt, what stands next to the value is of it, such as its quality.
+    // If the name is unambiguous, the numbers next to the value describe it, such as its quality.
     let is_sure = |rank: usize| others.is_empty() || rank < SURE_QUANTITIES && others.len() <= 2;
     if let Some((.., place)) = quantity.filter(|(rank, ..)| is_sure(*rank)) {
         omitted.extend((!others.is_empty()).then(|| format!("numbers next to the value: {}", listed(&others))));
@@ -194,7 +194,7 @@ fn long_form(options: &mut InputOptions, inside: &Leaves, time_at: &str, omitted
     }
 }
 
-/// Sets what strings and booleans are, and which places are no columns. Returns what is omitted.
+/// Sets the policies for strings and booleans, and the places that are not columns. Returns what is omitted.
 fn policies(options: &mut InputOptions, inside: &Leaves, named: &[String], time_at: &str) -> Vec<String> {
     if options.column.is_some() {
         return Vec::new();
@@ -212,7 +212,7 @@ fn policies(options: &mut InputOptions, inside: &Leaves, named: &[String], time_
         .collect();
     if !numeric.is_empty() {
         options.strings = Some(Strings::Number);
-        // Of these, a string that is no number would reject its message.
+        // A string that is not a number would otherwise reject its message.
         options.columns =
             Some(Columns { except: texts.iter().map(|place| (*place).clone()).collect(), ..Columns::default() });
     }

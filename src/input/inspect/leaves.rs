@@ -6,16 +6,16 @@ use serde_json::Value;
 
 use crate::input::pointer::escape;
 
-/// How many different values are counted of one place.
+/// Maximum number of distinct values counted for one place.
 pub(super) const MAX_DISTINCT: usize = 2000;
-/// How deep values are examined, and how many elements of an array.
+/// Maximum depth, and maximum number of an array's elements, that are examined.
 const MAX_DEPTH: usize = 8;
 const MAX_ELEMENTS: usize = 16;
 
-/// What stands at one place of many records.
+/// The values at one place of many records.
 #[derive(Debug, Default)]
 pub(super) struct Leaf {
-    /// In how many records it stands.
+    /// Number of records that have a value there.
     pub(super) seen: usize,
     pub(super) numbers: usize,
     pub(super) integers: usize,
@@ -24,9 +24,9 @@ pub(super) struct Leaf {
     pub(super) numeric_strings: usize,
     pub(super) booleans: usize,
     pub(super) nulls: usize,
-    /// The different strings and integers.
+    /// The distinct strings and integers.
     pub(super) distinct: HashSet<String>,
-    /// The order in which the places came.
+    /// The place's position in the order of their first appearance.
     pub(super) place: usize,
 }
 
@@ -116,13 +116,13 @@ impl Leaf {
         self.is_string() && self.numeric_strings == self.strings
     }
 
-    /// Returns `true` if it may name something: strings or integers.
+    /// Returns `true` if it may be a name: strings or integers.
     pub(super) fn may_be_name(&self) -> bool {
         self.is_string() || self.numbers > 0 && self.integers == self.seen
     }
 }
 
-/// Returns `true` if a string is a number and not a code that has digits: `00120` is one, and so are words.
+/// Returns `true` if a string is a number, and not a code that consists of digits, such as `00120`.
 fn is_number(text: &str) -> bool {
     let digits = text.trim_start_matches(['-', '+']);
     let is_code = digits.len() > 1 && digits.starts_with('0') && digits.as_bytes()[1].is_ascii_digit();

@@ -1,10 +1,10 @@
-//! What is in a topic, and the input that would read it: for `topic inspect`. Nothing here is fast, and nothing has to be.
+//! The contents of a topic, and the input that would read it: for `topic inspect`. Performance does not matter here.
 //!
-//! - `shape`: which format a message has.
+//! - `shape`: the format of a message.
 //! - `leaves`: the values of many records, by their places.
-//! - `names`: what the name of a key says of its value.
+//! - `names`: the meaning of a value, from the name of its key.
 //! - `records`: the records of messages.
-//! - `choose`: which values are the time and the columns, and `series`, what series are named by.
+//! - `choose`: the choice of the time and the columns, and `series`, that of the series' ids and labels.
 //! - `trial`: the proposed input, tried on the sample.
 
 mod choose;
@@ -40,33 +40,33 @@ pub struct Sample {
     pub headers: Option<Vec<u8>>,
 }
 
-/// What a sample of a topic shows.
+/// The results of inspecting a sample of a topic.
 #[derive(Debug)]
 pub struct Inspection {
-    /// What messages look like, each with their number, the most frequent first.
+    /// Descriptions of the messages, each with their number, the most frequent first.
     pub shapes: Vec<(String, usize)>,
     /// The input that would read most of them; `None` if there is none.
     pub proposal: Option<Proposal>,
 }
 
-/// An input, and what it makes of the sample.
+/// An input, and its results on the sample.
 #[derive(Debug)]
 pub struct Proposal {
     /// The input.
     pub options: InputOptions,
-    /// The same as a section of the configuration.
+    /// The input as a section of the configuration.
     pub text: String,
-    /// The number of messages whose points would be stored.
+    /// Number of messages whose points would be stored.
     pub stored: usize,
-    /// The number of those points.
+    /// Number of those points.
     pub points: usize,
-    /// The number of messages of which nothing would be stored, as the input says: deletes, tombstones, only strings.
+    /// Number of messages of which nothing would be stored, as the input is configured: deletes, tombstones, only strings.
     pub skipped: usize,
-    /// Why messages would be rejected, each with their number and the head of one of them, the most frequent first.
+    /// The reasons why messages would be rejected, each with their number and the head of one of them, the most frequent first.
     pub rejected: Vec<(String, usize, String)>,
-    /// What would be omitted from the stored messages, a sentence each.
+    /// The parts of the stored messages that would be omitted, a sentence each.
     pub omitted: Vec<String>,
-    /// What looks as if the proposal were wrong, a sentence each.
+    /// Signs that the proposal is wrong, a sentence each.
     pub warnings: Vec<String>,
     /// Some messages, each with its points.
     pub examples: Vec<Example>,
@@ -81,7 +81,7 @@ pub struct Example {
     pub points: Vec<(String, String, i64, f64)>,
 }
 
-/// Looks at a sample of a topic, and proposes an input.
+/// Examines a sample of a topic, and proposes an input.
 pub fn inspect(topic: &str, limits: &Limits, samples: &[Sample]) -> Inspection {
     let shapes: Vec<Shape> = samples.iter().map(|sample| shape::of(limits, sample)).collect();
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();

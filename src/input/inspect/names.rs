@@ -1,6 +1,6 @@
-//! What the name of a key says of its value.
+//! Guesses the meaning of a value from the name of its key.
 
-/// Names of what sends measurements, the surest first.
+/// Names of the sender of measurements, the surest first.
 const SENDERS: [&str; 31] = [
     "device",
     "sensor",
@@ -34,12 +34,12 @@ const SENDERS: [&str; 31] = [
     "equip",
     "id",
 ];
-/// Names of where that is.
+/// Names of the sender's place.
 const PLACES: [&str; 15] = [
     "site", "location", "building", "room", "plant", "area", "zone", "region", "floor", "line", "city", "country",
     "farm", "field", "tenant",
 ];
-/// Names of what is measured, where a record has one value.
+/// Names of the measured quantity, in records with one value.
 const QUANTITIES: [&str; 17] = [
     "metric",
     "measurement",
@@ -59,9 +59,9 @@ const QUANTITIES: [&str; 17] = [
     "datapoint",
     "item",
 ];
-/// How many of the names of quantities mean nothing else.
+/// Number of the names of quantities that have no other meaning.
 pub(super) const SURE_QUANTITIES: usize = 7;
-/// Names of that value.
+/// Names of the value of a quantity.
 const VALUES: [&str; 8] = ["value", "v", "val", "reading", "measure", "result", "vn", "data"];
 /// Names of arrays of records.
 const ARRAYS: [&str; 17] = [
@@ -84,7 +84,7 @@ const ARRAYS: [&str; 17] = [
     "datapoints",
 ];
 
-/// The words of the last key of a pointer, in small letters: `deviceId` is `device` and `id`.
+/// The words of the last key of a pointer, in lower case: `deviceId` is `device` and `id`.
 pub(super) fn words(pointer: &str) -> Vec<String> {
     let last = pointer.rsplit('/').next().unwrap_or_default();
     let mut words = vec![String::new()];
@@ -102,7 +102,7 @@ pub(super) fn words(pointer: &str) -> Vec<String> {
     words
 }
 
-/// The first of the names that is a word of the key, or its end or beginning with what a name is made of, such as `deveui`.
+/// The index of the first name that is a word of the key, alone or followed by a suffix such as in `deveui`.
 fn rank(pointer: &str, names: &[&str]) -> Option<usize> {
     const OF_NAMES: [&str; 7] = ["id", "name", "eui", "uid", "no", "number", "address"];
     let words = words(pointer);
@@ -112,8 +112,8 @@ fn rank(pointer: &str, names: &[&str]) -> Option<usize> {
     names.iter().position(|name| is_of(name))
 }
 
-/// How surely a key names what sends measurements: 0 is the surest. `device_temp` does not: its last word has to be of a name, or
-/// the sender itself.
+/// The rank of a key as the name of a sender: 0 is the surest. `device_temp` has none: its last word must mean a name, or the
+/// sender itself.
 pub(super) fn sender_rank(pointer: &str) -> Option<usize> {
     let words = words(pointer);
     let last = words.last()?;
@@ -123,7 +123,7 @@ pub(super) fn sender_rank(pointer: &str) -> Option<usize> {
     if is_name { rank(pointer, &SENDERS) } else { None }
 }
 
-/// Returns `true` if a number may be a name: its key says so.
+/// Returns `true` if numbers of this key may be names.
 pub(super) fn is_of_numbers_that_name(pointer: &str) -> bool {
     let words = words(pointer);
     let is_sender = words.len() == 1 && SENDERS.contains(&words[0].as_str());
@@ -135,7 +135,7 @@ pub(super) fn is_place(pointer: &str) -> bool {
     rank(pointer, &PLACES).is_some()
 }
 
-/// Returns `true` if the key may name each message rather than its sender.
+/// Returns `true` if the key may identify each message rather than its sender.
 pub(super) fn may_be_of_message(pointer: &str) -> bool {
     let words = words(pointer);
     let of_message = [
@@ -174,11 +174,11 @@ pub(super) fn is_array_of_records(pointer: &str) -> bool {
     words.last().is_some_and(|last| ARRAYS.contains(&last.as_str()))
 }
 
-/// How surely a key names the time of a measurement: 0 is the surest.
+/// The rank of a key as the name of a measurement's time: 0 is the surest.
 pub(super) fn time_rank(pointer: &str) -> Option<usize> {
     let words = words(pointer);
     let last = words.last()?.as_str();
-    // Times of other things than a measurement.
+    // Words for times of something other than a measurement.
     let others = [
         "until",
         "valid",
@@ -215,7 +215,7 @@ pub(super) fn time_rank(pointer: &str) -> Option<usize> {
         || all.ends_with("date");
     is_time.then(|| {
         let is_of_measurement = of_measurement.iter().any(|word| all.contains(word));
-        // When a row was made or a message arrived is seldom when something was measured.
+        // The time at which a row was created or a message arrived is seldom the time of the measurement.
         let is_of_transport = ["create", "update", "receive", "ingest", "insert", "process", "commit"]
             .iter()
             .any(|word| all.contains(word));

@@ -1,4 +1,4 @@
-//! The records of messages, as a format and an array in it have them.
+//! The records of messages, by a format and an array in it.
 
 use std::collections::HashMap;
 
@@ -11,7 +11,7 @@ use super::shape::values;
 use crate::input::options::Format;
 use crate::input::template::header;
 
-/// A record, and the message around it, where that is another value.
+/// A record, and the message around it, if that is another value.
 pub(super) struct Record {
     pub(super) value: Value,
     pub(super) around: Value,
@@ -20,7 +20,7 @@ pub(super) struct Record {
     pub(super) message: usize,
 }
 
-/// The messages as values: of a change its payload, of an event in headers the data with the attributes around it.
+/// The messages as values: the payload of a change; the data of an event in headers, with the attributes around it.
 pub(super) fn messages(format: Format, samples: &[&Sample]) -> Vec<(Value, Option<String>)> {
     let mut messages = Vec::new();
     for sample in samples {
@@ -46,7 +46,7 @@ pub(super) fn messages(format: Format, samples: &[&Sample]) -> Vec<(Value, Optio
     messages
 }
 
-/// Where the record stands in a message of the format.
+/// The place of the record in a message of the format.
 fn place_of_record(format: Format) -> &'static str {
     match format {
         Format::DebeziumJson => "/after",

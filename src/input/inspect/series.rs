@@ -1,4 +1,4 @@
-//! What series are named by, and what is kept of them as labels.
+//! Chooses the values that name series, and those that are kept as labels.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
@@ -7,7 +7,7 @@ use super::names::{is_of_numbers_that_name, is_place, may_be_of_message, quantit
 use super::records::Record;
 use crate::input::options::{Format, InputOptions};
 
-/// Labels have few different values.
+/// Maximum number of distinct values of a label.
 pub(super) const MAX_LABEL_VALUES: usize = 100;
 
 /// Sets the template of the series' ids. Returns the places that it names.
@@ -39,7 +39,7 @@ pub(super) fn series(
     named
 }
 
-/// A text of few different values, which may tell series apart where nothing that is called so does.
+/// Finds a text with few distinct values, which may distinguish series if no key has the name of a sender.
 fn telling(inside: &Leaves, time_at: &str) -> Option<(usize, String)> {
     let of_few = |leaf: &Leaf| leaf.distinct.len() > 1 && leaf.distinct.len() * 5 <= inside.records;
     let texts = inside.all.iter().filter(|(place, leaf)| {
@@ -55,7 +55,7 @@ fn telling(inside: &Leaves, time_at: &str) -> Option<(usize, String)> {
         .max()
 }
 
-/// The places that may name a series, the surest first. `is_used`: what a place is already used for otherwise.
+/// The places that may name a series, the surest first. `is_used` returns `true` for a place that has another use.
 fn candidates(
     format: Format,
     (inside, around, messages): (&Leaves, &Leaves, usize),
@@ -82,7 +82,7 @@ fn candidates(
         }
     }
     if format == Format::Cloudevents && candidates.iter().all(|(far, ..)| *far == 1) {
-        // What an event is about names it better than words that happen to be attributes.
+        // The source and subject of an event name it better than attributes that happen to have such words.
         candidates = ["/source", "/subject"]
             .iter()
             .zip(0..)
@@ -94,7 +94,7 @@ fn candidates(
     candidates.into_iter().map(|(.., place)| place).collect()
 }
 
-/// The first place, and those after it that tell more series apart.
+/// The first place, and those after it that distinguish more series.
 fn refining(places: Vec<String>, records: &[Record]) -> Vec<String> {
     let mut named: Vec<String> = Vec::new();
     let mut known = 0;
@@ -104,7 +104,7 @@ fn refining(places: Vec<String>, records: &[Record]) -> Vec<String> {
             .iter()
             .map(|one| with.iter().map(|at| text_at(&one.value, at).or_else(|| text_at(&one.around, at))).collect())
             .collect();
-        // One that divides a series into as many as there are records is no name of it.
+        // A place with as many values in a series as there are records does not name it.
         let refines = named.is_empty() || ids.len() > known && ids.len() * 2 <= records.len();
         if refines {
             known = ids.len();
@@ -117,7 +117,7 @@ fn refining(places: Vec<String>, records: &[Record]) -> Vec<String> {
     named
 }
 
-/// Keeps as labels what the series is named by, and other texts that are the same for all of a series.
+/// Keeps the values that name the series as labels, and other texts that are constant within each series.
 pub(super) fn labels(options: &mut InputOptions, inside: &Leaves, records: &[Record], named: &[String], time_at: &str) {
     let of = |one: &Record, at: &str| text_at(&one.value, at).or_else(|| text_at(&one.around, at));
     let mut values: HashMap<(&str, Vec<Option<String>>), BTreeSet<String>> = HashMap::new();

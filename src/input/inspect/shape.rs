@@ -1,4 +1,4 @@
-//! Which format a message has.
+//! Determines the format of a message.
 
 use std::sync::Arc;
 
@@ -12,16 +12,16 @@ use crate::input::{Decoder, Inputs};
 use crate::message::{Limits, Message, Points};
 use crate::raw::{Kind, RawMessage, Source};
 
-/// How many keys are named of an object.
+/// Maximum number of keys that are listed of an object.
 const NAMED_KEYS: usize = 8;
 
-/// What a message looks like.
+/// The shape of a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Shape {
     Tombstone,
-    /// Of a format, with what else there is to say of it.
+    /// It has a format, with further details.
     Of(Format, String),
-    /// Of none, with what it seems to be.
+    /// It has no known format, with its apparent kind.
     Unknown(String),
 }
 
@@ -40,7 +40,7 @@ impl Shape {
     }
 }
 
-/// What a message looks like.
+/// Returns the shape of a message.
 pub(super) fn of(limits: &Limits, sample: &Sample) -> Shape {
     let Some(payload) = &sample.payload else { return Shape::Tombstone };
     if let Some(detail) = native(limits, payload) {
@@ -59,7 +59,7 @@ pub(super) fn of(limits: &Limits, sample: &Sample) -> Shape {
     Shape::Unknown(unknown(payload))
 }
 
-/// The JSON values of a payload, one after the other; none if it is not JSON.
+/// The JSON values of a payload, one after the other; empty if it is not JSON.
 pub(super) fn values(payload: &[u8]) -> Vec<Value> {
     let read = serde_json::Deserializer::from_slice(payload).into_iter::<Value>();
     match read.collect::<Result<Vec<Value>, _>>() {
@@ -69,7 +69,7 @@ pub(super) fn values(payload: &[u8]) -> Vec<Value> {
     }
 }
 
-/// A payload with the bare words that Python writes for what is not finite.
+/// Parses a payload with the bare words that Python writes for numbers that are not finite.
 fn without_words(payload: &[u8]) -> Option<Value> {
     let value = jiter::JsonValue::parse(payload, true).ok()?;
     let value = to_serde(&value);
@@ -82,7 +82,7 @@ fn to_serde(value: &jiter::JsonValue<'_>) -> Value {
         jiter::JsonValue::Bool(value) => (*value).into(),
         jiter::JsonValue::Int(value) => (*value).into(),
         jiter::JsonValue::BigInt(value) => value.to_string().parse::<f64>().map_or(Value::Null, Value::from),
-        // What is not finite is a number nevertheless; which one does not matter here.
+        // A value that is not finite is a number nevertheless; which one does not matter here.
         jiter::JsonValue::Float(value) => if value.is_finite() { *value } else { 0.5 }.into(),
         jiter::JsonValue::Str(text) => text.as_ref().into(),
         jiter::JsonValue::Array(all) => Value::Array(all.iter().map(to_serde).collect()),
@@ -153,7 +153,7 @@ fn is_line_protocol(limits: &Limits, payload: &[u8]) -> bool {
     Decoder::new(window, inputs).decode(&Arc::new(source), &message, &mut Points::default()).is_ok()
 }
 
-/// What a payload seems to be that no format reads.
+/// Describes a payload that no format reads.
 fn unknown(payload: &[u8]) -> String {
     match payload {
         [] => "empty".to_owned(),

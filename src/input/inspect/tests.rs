@@ -1,4 +1,4 @@
-//! The proposals for messages of public shapes, and for topics that are none.
+//! The proposals for messages of public shapes, and for topics without a known one.
 
 #[path = "../../../tests/shapes/mod.rs"]
 mod shapes;
@@ -47,7 +47,7 @@ fn the_block_for_each_public_shape_stores_nearly_all_of_it() {
         assert_eq!(proposal.options.format.as_str(), shape.format, "{}", shape.name);
         assert!(proposal.stored + proposal.skipped >= 990, "{}: {:?}", shape.name, proposal.rejected);
         assert!(proposal.stored >= 980 && proposal.points >= proposal.stored * shape.points, "{}", shape.name);
-        // What is printed is what was tried.
+        // The printed input is the one that was tried.
         let table: toml::Table = proposal.text.parse().unwrap();
         let pasted: InputOptions = table["input"].as_array().unwrap()[0].clone().try_into().unwrap();
         assert_eq!(pasted, proposal.options, "{}", shape.name);
@@ -112,10 +112,10 @@ fn what_no_input_reads_is_named() {
     assert!(proposal.text.contains("points_topic = \"t\""));
 }
 
-/// Makes the payload of the message of a number.
+/// Creates the payload of the message with a number.
 type Payload = Box<dyn Fn(usize) -> String>;
 
-/// The template of the series' ids in what is proposed for messages that `payload` makes.
+/// The template of the series' ids in the proposal for messages from `payload`.
 fn series_of(payload: impl Fn(usize) -> String) -> String {
     let payloads: Vec<String> = (0..60).map(payload).collect();
     let text = inspected(&payloads.iter().map(String::as_str).collect::<Vec<_>>()).proposal.unwrap().text;

@@ -9,13 +9,13 @@ use crate::input::{Decoder, Inputs};
 use crate::message::{Limits, Message, Points};
 use crate::raw::{Kind, RawMessage, Source};
 
-/// How many messages are shown with their points, and how many points of each.
+/// Maximum number of messages that are shown with their points, and of points of each.
 const EXAMPLES: usize = 5;
 const EXAMPLE_POINTS: usize = 10;
-/// How much of a message is shown, in characters.
+/// Maximum number of characters that are shown of a message.
 const SHOWN: usize = 200;
 
-/// Decodes the sample by the input.
+/// Decodes the sample with the input.
 pub(super) fn run(
     options: InputOptions,
     omitted: Vec<String>,
@@ -25,7 +25,7 @@ pub(super) fn run(
 ) -> Option<Proposal> {
     let native = if options.format == Format::Native { topic } else { "" };
     let foreign: &[InputOptions] = if options.format == Format::Native { &[] } else { std::slice::from_ref(&options) };
-    // Keys that no template can name make an input that cannot be compiled: there is none to propose.
+    // Keys that no template can name form an input that does not compile: there is nothing to propose.
     let inputs = Inputs::compile("", native, foreign).ok()?;
     let mut decoder = Decoder::new(limits.clone(), inputs);
     let source = Arc::new(Source {
@@ -83,7 +83,7 @@ fn untried(options: InputOptions, omitted: Vec<String>) -> Proposal {
     }
 }
 
-/// A detail without the place in one message.
+/// A detail without the position in one message.
 fn general(detail: &str) -> String {
     detail.split(" (byte ").next().unwrap_or(detail).to_owned()
 }
@@ -155,7 +155,7 @@ fn text(options: &InputOptions) -> String {
     lines.join("\n") + "\n"
 }
 
-/// A text as TOML writes it, in one line, without what would act on a terminal.
+/// A text in TOML's form, on one line, without characters that control the terminal.
 fn quoted(text: &str) -> String {
     let mut quoted = String::from("\"");
     for c in text.chars() {
@@ -173,7 +173,7 @@ fn quoted(text: &str) -> String {
     quoted
 }
 
-/// Points of the sample that have the series, column and time of another one, and its series.
+/// Points of the sample that have the same series, column and time as another one, and its series.
 #[derive(Default)]
 struct Collisions {
     places: HashSet<(String, String, i64)>,
@@ -192,7 +192,7 @@ impl Collisions {
         }
     }
 
-    /// What looks as if the proposal were wrong.
+    /// The signs that the proposal is wrong.
     fn warnings(&self, proposal: &Proposal) -> Vec<String> {
         let mut warnings = Vec::new();
         if self.count * 100 > proposal.points {

@@ -1,4 +1,4 @@
-//! Compiles a JSON input: its pointers into trees, with the defaults of its format.
+//! Compiles a JSON input: its pointers become trees, with the defaults of its format.
 
 use super::plan::{Envelope, JsonPlan, Layout, RecordTime, SeriesName, Tree};
 use crate::input::options::{Format, InputOptions, Time};
@@ -12,7 +12,7 @@ use crate::input::{Booleans, Strings};
 const ATTRIBUTES: [&str; 6] = ["id", "source", "type", "subject", "time", "dataschema"];
 
 impl JsonPlan {
-    /// Compiles an input of a format that is JSON; `None` if something is wrong with it.
+    /// Compiles an input of a JSON format; `None` if it has a problem.
     pub(in crate::input) fn compile(options: &InputOptions, problems: &mut Problems) -> Option<Self> {
         match options.format {
             Format::TelegrafJson => telegraf(options, problems),
@@ -22,7 +22,7 @@ impl JsonPlan {
     }
 }
 
-/// Gives numbers to the pointers whose values are kept.
+/// Assigns slots to the pointers whose values are kept.
 #[derive(Default)]
 struct Slots(Vec<Pointer>);
 
@@ -34,7 +34,7 @@ impl Slots {
         })
     }
 
-    /// Its own slot, also if another has the same pointer.
+    /// Returns a new slot, even if another one has the same pointer.
     fn another(&mut self, pointer: Pointer) -> usize {
         self.0.push(pointer);
         self.0.len() - 1
@@ -102,7 +102,7 @@ fn prometheus(options: &InputOptions) -> JsonPlan {
     }
 }
 
-/// Compiles `json`, `debezium-json` and `cloudevents`, whose records are mapped by the keys of the input.
+/// Compiles `json`, `debezium-json` and `cloudevents`, whose records are mapped by the input's keys.
 fn mapped(options: &InputOptions, problems: &mut Problems) -> Option<JsonPlan> {
     let mut slots = Slots::default();
     let each = options.each.as_ref().and_then(|text| problems.take("each", Pointer::parse(text)));
@@ -150,14 +150,14 @@ fn mapped(options: &InputOptions, problems: &mut Problems) -> Option<JsonPlan> {
         long,
         labels,
         strings: options.strings.unwrap_or_default(),
-        // Only if the configuration says so: by default, a mapping that reads nothing must be seen.
+        // Only if the configuration says so: by default, a mapping that reads nothing must be noticed.
         skips_messages: options.strings == Some(Strings::Skip) || options.booleans == Some(Booleans::Skip),
         booleans: options.booleans.unwrap_or_default(),
         nested: options.nested.unwrap_or_default(),
     })
 }
 
-/// The template of series' ids; one that is a pointer without braces would be the same text for all messages.
+/// The template of series' ids; a pointer without braces would be the same text for all messages.
 fn series_template(text: &str) -> Result<Template<Pointer>, String> {
     let template = Template::parse(text)?;
     if template.is_constant() && (text.starts_with('/') || text.starts_with("{{")) {
@@ -170,9 +170,9 @@ fn series_template(text: &str) -> Result<Template<Pointer>, String> {
     Ok(template)
 }
 
-/// Checks that a name from the configuration can be one in the tables.
+/// Checks that a name from the configuration is valid in the tables.
 fn nameable(name: &str) -> Result<(), String> {
-    // As message.max_name_bytes may be at most: what its own value is, messages are compared with.
+    // The maximum of message.max_name_bytes; the configured value applies to messages.
     const MAX_BYTES: usize = 1300;
     if name.contains('\0') {
         return Err(format!("is {name:?}; PostgreSQL's text cannot hold the character U+0000"));
@@ -183,7 +183,7 @@ fn nameable(name: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// The labels, each its name and its slot.
+/// The labels, each with its name and its slot.
 fn labels(options: &InputOptions, slots: &mut Slots, problems: &mut Problems) -> Vec<(String, usize)> {
     let mut labels = Vec::new();
     for text in &options.labels {
@@ -198,7 +198,7 @@ fn labels(options: &InputOptions, slots: &mut Slots, problems: &mut Problems) ->
     labels
 }
 
-/// The time, as far as the configuration says where it stands.
+/// The time, if the configuration has its place.
 fn configured_time(options: &InputOptions, slots: &mut Slots, problems: &mut Problems) -> Option<RecordTime> {
     match &options.time {
         Some(Time::Kafka) => Some(RecordTime::Kafka),
@@ -208,7 +208,7 @@ fn configured_time(options: &InputOptions, slots: &mut Slots, problems: &mut Pro
             let form = form.map_err(|(key, text)| problems.push(&format!("time.{key}"), text)).ok();
             at.zip(form).map(|(at, form)| RecordTime::Slot { slot: slots.of(at), form, or_kafka: false })
         }
-        // The event's own.
+        // The event's own time.
         None if options.format == Format::Cloudevents => None,
         None => {
             let text = "is missing; set where it stands, such as { at = \"/ts\", unit = \"ms\" }, or \"kafka\"";
@@ -236,7 +236,7 @@ fn long_form(options: &InputOptions, slots: &mut Slots, problems: &mut Problems)
     if options.columns.is_some() {
         problems.push("columns", "is set alongside column and value; remove either: a record has one value or many");
     }
-    // A pointer alone is the template of it.
+    // A pointer alone is short for its template.
     let template = if column.starts_with('/') {
         Pointer::parse(column).and_then(|pointer| Template::parse(&format!("{{{pointer}}}")))
     } else {
@@ -251,7 +251,7 @@ fn long_form(options: &InputOptions, slots: &mut Slots, problems: &mut Problems)
     Some((template?.map(|pointer| slots.of(pointer)), slots.of(value?)))
 }
 
-/// Marks in the record which fields are columns.
+/// Marks the fields of the record that are columns.
 fn columns(options: &InputOptions, is_wide: bool, record: &mut Tree, problems: &mut Problems) {
     let none = Default::default();
     let columns = options.columns.as_ref().unwrap_or(&none);
@@ -303,8 +303,8 @@ fn columns(options: &InputOptions, is_wide: bool, record: &mut Tree, problems: &
     }
 }
 
-/// Where the records stand; for an event also the slots of its time and of its source. The slot of a record's value, in the
-/// long form, is not read around the record: there it would be another value.
+/// The place of the records; for an event also the slots of its time and of its source. The slot of a record's value, in the
+/// long form, is not read outside the record, where it would be another value.
 fn layout(
     format: Format,
     each: Option<&Pointer>,
@@ -336,7 +336,7 @@ fn layout(
         Format::DebeziumJson => {
             let places = ["/payload/after", "/after"].map(|place| pointer(place).join(inside));
             let mut around = around(&places, &["/payload", ""]);
-            // A template may point to the operation, too: then both are the same value.
+            // A template may point to the operation, too: then both share one slot.
             let operation = around.at(&pointer("/op")).slot.unwrap_or_else(|| slots.another(pointer("/op")));
             around.at(&pointer("/payload/op")).slot = Some(operation);
             around.at(&pointer("/op")).slot = Some(operation);
@@ -344,7 +344,7 @@ fn layout(
         }
         Format::Cloudevents => {
             let mut around = around(&[pointer("/data").join(inside)], &[""]);
-            // Templates and labels may point to these as well: then both are the same value.
+            // Templates and labels may point to these as well: then both share one slot.
             let [time, source] = ["/time", "/source"].map(|place| {
                 let slot = around.at(&pointer(place)).slot.unwrap_or_else(|| slots.another(pointer(place)));
                 around.at(&pointer(place)).slot = Some(slot);

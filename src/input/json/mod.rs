@@ -1,11 +1,11 @@
-//! JSON of any shape: `json`, and the formats that are it with defaults.
+//! JSON of any shape: `json`, and the formats that are `json` with defaults.
 //!
-//! - `plan`: what an input is compiled into; `compile`: from its configuration.
-//! - `walk`: a value read along a tree of the keys that mean something.
+//! - `plan`: the compiled form of an input; `compile`: its creation from the configuration.
+//! - `walk`: reads a value along a tree of mapped keys.
 //! - `record`: the points of a record.
 //!
-//! A message is read once, or twice where its records stand inside it: what is around them is read first, because it may stand
-//! after them. Nothing is allocated for a record once the buffers have grown.
+//! A message is read once, or twice if its records are nested in it: the values around them are read first, because they may
+//! follow the records. Nothing is allocated for a record once the buffers have grown.
 
 mod compile;
 mod plan;
@@ -27,39 +27,39 @@ use crate::message::{Points, Reason};
 use plan::{Envelope, Layout};
 use walk::{Field, Scalar, Walk};
 
-/// How Telegraf begins a batch.
+/// The beginning of a batch from Telegraf.
 const METRICS: &[u8] = b"{\"metrics\":[";
 
-/// Buffers, and what was read of the message and of the record.
+/// Buffers, and the values read of the message and of the record.
 #[derive(Debug, Default)]
 pub(super) struct JsonScratch {
     /// The texts of slots, tags and fields.
     text: String,
     /// The values of the slots.
     slots: Vec<Option<Scalar>>,
-    /// Those that stand around the records.
+    /// The values of the slots around the records.
     slots_around: Vec<Option<Scalar>>,
-    /// Up to here `text` is of what stands around the records.
+    /// Length of the text around the records, at the beginning of `text`.
     text_around: usize,
     tags: Vec<Tag>,
     fields: Vec<Field>,
-    /// The names of the keys around a value, each after the one of its outer value; a column's name begins at `base`.
+    /// The names of the keys around a value, from the outside to the inside; a column's name begins at `base`.
     column: String,
     base: usize,
-    /// Where the records begin, and the node of that; `None` until it is found.
+    /// The position of the records, and their node; `None` until it is found.
     records: Option<(usize, usize)>,
     names: Names,
     column_name: String,
-    /// Values of the message that are skipped, as the input is configured.
+    /// Number of the message's values that are skipped, as the input is configured.
     skipped: usize,
-    /// Values of the message that are points.
+    /// Number of the message's values that are points.
     values: usize,
-    /// Records of the message.
+    /// Number of records of the message.
     records_read: usize,
 }
 
 impl JsonScratch {
-    /// Adds the points of a message; what it has added of a message with a fault is for the caller to remove.
+    /// Adds the points of a message; if it fails, the caller removes the points that were added.
     pub(super) fn decode(
         &mut self,
         plan: &JsonPlan,
@@ -70,7 +70,7 @@ impl JsonScratch {
     ) -> Result<Made, Fault> {
         (self.skipped, self.values, self.records_read) = (0, 0, 0);
         let mut made = Made::Nothing;
-        // One value, or several one after the other, as in files of JSON lines.
+        // One value, or several one after the other, like in JSON Lines.
         let mut next = Some(0);
         while let Some(at) = next {
             let mut cursor = Cursor::at(payload, at);
@@ -89,7 +89,7 @@ impl JsonScratch {
                 );
                 return Err(Fault::new(Reason::Schema, 0, what));
             }
-            // An array without a record is nothing to store, and a record without a value is not what was expected.
+            // An empty array has nothing to store; a record without a value is unexpected.
             if self.skipped == 0 && self.records_read > 0 {
                 return Err(Fault::new(Reason::Schema, 0, "expected a value to store, found none"));
             }
@@ -143,7 +143,7 @@ impl JsonScratch {
                 let place = tree.nodes[node].records.as_deref().unwrap_or_default();
                 made.map_err(|fault| fault.at_token(place.trim_start_matches('/')))
             }
-            // One metric alone.
+            // A single metric.
             None => {
                 let mut record = Cursor::at(payload, start);
                 self.record(plan, &mut record, around, rules, points)?;
@@ -152,7 +152,7 @@ impl JsonScratch {
         }
     }
 
-    /// Reads a message that begins with Telegraf's metrics, around which nothing has to be read first: so it is read once.
+    /// Reads a message that begins with Telegraf's metrics: nothing around them has to be read first, so it is read once.
     fn metrics(
         &mut self,
         plan: &JsonPlan,
@@ -176,7 +176,7 @@ impl JsonScratch {
         Ok(Made::Points)
     }
 
-    /// What ends a message before its records are read: there are none, as its format says, or they are missing.
+    /// Returns the result of a message without records, if its format allows that, or the fault that they are missing.
     fn ended(&self, plan: &JsonPlan, layout: &Layout, start: usize) -> Result<Option<Made>, Fault> {
         let missing = |what: &str| Err(Fault::new(Reason::Schema, start, format!("expected {what}, which is missing")));
         match &layout.envelope {

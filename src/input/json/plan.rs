@@ -1,60 +1,60 @@
-//! What a JSON input is compiled into: a tree of the keys that mean something, walked along with the message.
+//! The compiled form of a JSON input: a tree of mapped keys, walked along with the message.
 
 use crate::input::pointer::Pointer;
 use crate::input::template::Template;
 use crate::input::time::TimeForm;
 use crate::input::{Booleans, Nested, Strings};
 
-/// How JSON becomes points.
+/// Compiled options for decoding JSON into points.
 #[derive(Debug)]
 pub(in crate::input) struct JsonPlan {
     pub(super) layout: Layout,
-    /// What is read of a record.
+    /// The mapped keys of a record.
     pub(super) record: Tree,
-    /// The number of values that are kept of a record by their slots.
+    /// Number of a record's values that are kept in slots.
     pub(super) slots: usize,
-    /// The pointer of each slot, to name what is missing.
+    /// The pointer of each slot, to name a missing value.
     pub(super) slot_names: Vec<String>,
     pub(super) series: SeriesName,
     pub(super) time: RecordTime,
     /// In the long form, the column's name and the slot of its value.
     pub(super) long: Option<(Template<usize>, usize)>,
-    /// Labels: each its name and its slot.
+    /// The labels, each with its name and its slot.
     pub(super) labels: Vec<(String, usize)>,
     pub(super) strings: Strings,
-    /// Whether a message whose values are all skipped is skipped as well, instead of being rejected.
+    /// `true` if a message whose values are all skipped is skipped as well; otherwise it is rejected.
     pub(super) skips_messages: bool,
     pub(super) booleans: Booleans,
     pub(super) nested: Nested,
 }
 
-/// Where the records stand in a message.
+/// The place of the records in a message.
 #[derive(Debug)]
 pub(super) struct Layout {
-    /// What is read of the message around its records, and where these stand; `None`: the message itself is the record, or
-    /// the array of them.
+    /// The mapped keys of the message around its records, and the place of these; `None` if the message itself is the record,
+    /// or the array of records.
     pub(super) around: Option<Tree>,
-    /// Whether there is an array of records, each element one.
+    /// `true` if there is an array of records, each element one.
     pub(super) is_array: bool,
-    /// What else the format has.
+    /// The rest of the format.
     pub(super) envelope: Envelope,
 }
 
-/// What is particular to a format's messages around their records.
+/// The parts that a format's messages have around their records.
 #[derive(Debug)]
 pub(super) enum Envelope {
     /// Nothing.
     Plain,
     /// Telegraf's: one metric alone, or several in an array.
     Metrics,
-    /// Debezium's: the kind of change is in this slot.
+    /// Debezium's: the operation is in this slot.
     Change { operation: usize },
-    /// That of CloudEvents: around the data, or in the message's headers. Then these attributes are read from there, each with
-    /// its slot, and the data is laid out by `binary`.
+    /// CloudEvents': around the data, or in the message's headers. In the latter case these attributes are read from there,
+    /// each into its slot, and the data has the layout `binary`.
     Event { attributes: Vec<(String, usize)>, binary: Box<Layout> },
 }
 
-/// Where a record's series comes from.
+/// The source of a record's series.
 #[derive(Debug)]
 pub(super) enum SeriesName {
     Template(Template<usize>),
@@ -62,32 +62,32 @@ pub(super) enum SeriesName {
     Tags(usize),
 }
 
-/// Where a record's time comes from.
+/// The source of a record's time.
 #[derive(Debug)]
 pub(super) enum RecordTime {
     Kafka,
     Slot { slot: usize, form: TimeForm, or_kafka: bool },
 }
 
-/// Keys that mean something; the first node is the value itself.
+/// The mapped keys; the first node is the value itself.
 #[derive(Debug, Default)]
 pub(super) struct Tree {
     pub(super) nodes: Vec<Node>,
 }
 
-/// What the value of a key is.
+/// The use of a key's value.
 #[derive(Debug, Default)]
 pub(super) struct Node {
     children: Vec<(String, usize)>,
-    /// The slot that keeps it.
+    /// The slot for it.
     pub(super) slot: Option<usize>,
-    /// Whether it is, or its values are, columns from here on; `None`: as around it.
+    /// `true` if it, or its values, are columns from here on, `false` if not; `None`: like the outer value.
     pub(super) columns: Option<bool>,
-    /// What its column is called, or what the names of its columns begin with.
+    /// The name of its column, or the prefix of its columns' names.
     pub(super) name: Option<String>,
-    /// Whether its members are tags.
+    /// `true` if its members are tags.
     pub(super) tags: bool,
-    /// If it is the record, or the array of them: its own place in the message.
+    /// If it is the record, or the array of records: its place in the message.
     pub(super) records: Option<String>,
 }
 
@@ -96,7 +96,7 @@ impl Tree {
         Self { nodes: vec![Node::default()] }
     }
 
-    /// The node at a place; it is made if there is none.
+    /// The node at a place, which is created if it does not exist.
     pub(super) fn at(&mut self, pointer: &Pointer) -> &mut Node {
         let mut index = 0;
         for key in &pointer.0 {
@@ -119,7 +119,7 @@ impl Tree {
         children.iter().find_map(|(name, child)| (name == key).then_some(*child))
     }
 
-    /// Returns `true` if something below the node means something.
+    /// Returns `true` if the node has mapped keys below it.
     pub(super) fn has_children(&self, node: Option<usize>) -> bool {
         node.is_some_and(|node| !self.nodes[node].children.is_empty())
     }

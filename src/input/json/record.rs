@@ -38,7 +38,7 @@ impl JsonScratch {
         let mark = points.begin_record();
         let series = self.series(plan, start, around, rules, points)?;
         if self.fields.is_empty() && long.is_none() {
-            // A series is not added without a point.
+            // A series without a point is not added.
             points.cut_back(mark);
             return Ok(());
         }
@@ -61,7 +61,7 @@ impl JsonScratch {
         Ok(())
     }
 
-    /// The value of a record in the long form, and its byte; `None` in the wide form, and if it is skipped.
+    /// The value of a record in the long form, and its position; `None` in the wide form, and if it is skipped.
     fn long_value(&mut self, plan: &JsonPlan, start: usize, rules: &Rules) -> Result<Option<(f64, usize)>, Fault> {
         let Some((_, slot)) = &plan.long else { return Ok(None) };
         let Some(scalar) = &self.slots[*slot] else { return Err(missing(plan, *slot, start)) };
@@ -166,7 +166,7 @@ impl JsonScratch {
     }
 }
 
-/// Writes the labels as an object of JSON; those that are missing are omitted.
+/// Writes the labels as a JSON object; missing ones are omitted.
 fn write_labels(json: &mut String, labels: &[(String, usize)], slots: &[Option<Scalar>], text: &str) {
     json.push('{');
     for (name, scalar) in labels.iter().filter_map(|(name, slot)| Some((name, slots[*slot].as_ref()?))) {

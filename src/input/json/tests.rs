@@ -20,7 +20,7 @@ fn limits() -> Limits {
     }
 }
 
-/// The inputs of a text like a configuration's `[[input]]`.
+/// The inputs of a text in the form of a configuration's `[[input]]`.
 fn inputs(toml: &str) -> Result<Inputs, String> {
     let table: toml::Table = toml.parse().unwrap();
     let options: InputOptions = table.try_into().map_err(|error| error.to_string())?;
@@ -29,7 +29,7 @@ fn inputs(toml: &str) -> Result<Inputs, String> {
     })
 }
 
-/// What a message becomes: its points as `series column seconds-after-T value`, and the labels of each series.
+/// The result of decoding a message: its points as `series column seconds-after-T value`, and the labels of each series.
 struct Decoded {
     result: Result<Message, String>,
     rows: Vec<String>,
@@ -234,7 +234,7 @@ fn telegrafs_metrics_are_named_as_in_line_protocol() {
     assert_eq!(alone.labels, [r#"cpu,host=a\ b,region=eu {"host":"a b","region":"eu"}"#]);
     let batch = format!(r#"{{"metrics":[{},{}]}}"#, metric("cpu"), metric("mem"));
     assert_eq!(rows(toml, &batch), [r"cpu,host=a\ b,region=eu idle 0 91.5", r"mem,host=a\ b,region=eu idle 0 91.5"]);
-    // However it is written: a batch as Telegraf writes it is read once, another one twice.
+    // In any form: a batch as Telegraf writes it is read once, another one twice.
     for written in [
         format!(r#"{{"a":[1],"metrics":[{}],"b":2}}"#, metric("mem")),
         format!(r#"{{"metrics":[{}],"b":{{}},"metrics":null}}"#, metric("mem")),
@@ -345,7 +345,7 @@ fn nothing_vanishes_in_silence() {
     let each = "format = \"json\"\neach = \"/r\"\nseries = \"{/s}\"\ntime = \"kafka\"\n";
     let long = format!("{each}column = \"/n\"\nvalue = \"/v\"\n");
     for (toml, payload, part) in [
-        // Of two arrays of records one would be lost, and of two tags of one name.
+        // One of two arrays of records would be lost, and one of two tags of the same name.
         (each, r#"{"s":"o","r":[{"v":1}],"r":[{"v":2}]}"#, "/r: the field is a duplicate"),
         (
             "format = \"telegraf-json\"",
@@ -354,22 +354,22 @@ fn nothing_vanishes_in_silence() {
         ),
         // A record whose values are skipped is checked like any other.
         (each, r#"{"r":[{"a":"x"},{"s":"o","a":1}]}"#, "/r/0: expected /s, which is missing"),
-        // What stands around the records is no value of theirs, and null hides it.
+        // A value around the records is not theirs, and null hides it.
         (&long, r#"{"s":"o","v":99,"r":[{"n":"x"}]}"#, "expected /v, which is missing"),
         (each, r#"{"s":"o","r":[{"s":null,"v":1}]}"#, "expected /s, which is missing"),
-        // What is named has to be a text or a number.
+        // A value that names something must be a text or a number.
         (each, r#"{"s":{"id":1},"r":[{"v":1}]}"#, "/s: expected a string, a number or a boolean, found an object"),
     ] {
         let found = why(toml, payload);
         assert!(found.contains(part), "{payload}: {found}");
     }
-    // A place may be both: the time and a column.
+    // A place may be both the time and a column.
     let both = FLAT.replace("time =", "columns = { only = [\"/ts\", \"/x\"] }\ntime =");
     let payload = r#"{"site":"a","id":"b","ts":1704164645,"x":1,"y":2}"#;
     assert_eq!(rows(&both, payload), ["a/b ts 0 1704164645", "a/b x 0 1"]);
-    // What is skipped may hold anything.
+    // A skipped value may contain anything.
     assert_eq!(rows(FLAT, &payload.replace("\"y\":2", "\"y\":\"\\u0000\"")), ["a/b x 0 1"]);
-    // Only if it is said is a message skipped with its only value.
+    // A message is skipped with its only value only if the configuration says so.
     let skips = format!("{long}strings = \"skip\"");
     let text = r#"{"s":"o","r":[{"n":"x","v":"on"}]}"#;
     assert_eq!(decode_as(&PLAIN, &skips, text).result, Ok(Message::Skipped));

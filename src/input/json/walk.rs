@@ -1,4 +1,4 @@
-//! A value read along a tree of keys: what has a slot is kept as text, what is a column as a number.
+//! Reads a value along a tree of keys: values with a slot are kept as text, columns as numbers.
 
 use std::ops::Range;
 
@@ -15,19 +15,19 @@ use crate::message::Reason;
 use crate::message::faults::{checked_name, too_many_points};
 use crate::message::json::{Cursor, Fault};
 
-/// How deep objects and arrays are flattened into columns.
+/// Maximum depth of objects and arrays that are flattened into columns.
 const MAX_DEPTH: usize = 16;
 /// The label that Prometheus keeps a metric's name in; the name is not one of its tags.
 const NAME_LABEL: &str = "__name__";
 
-/// A value that is kept by its slot.
+/// A value that is kept in a slot.
 #[derive(Debug, Clone)]
 pub(super) struct Scalar {
     pub(super) kind: ScalarKind,
     text: Range<usize>,
-    /// Its byte in the message.
+    /// Its position in the message.
     pub(super) at: usize,
-    /// Whether it stands around the record, and gives way to a value inside it.
+    /// `true` if it is outside the record, so that a value inside the record replaces it.
     pub(super) is_around: bool,
 }
 
@@ -55,16 +55,16 @@ impl Scalar {
     }
 }
 
-/// A value that is a column's.
+/// A value of a column.
 #[derive(Debug)]
 pub(super) struct Field {
     pub(super) name: Range<usize>,
     pub(super) value: f64,
-    /// Its byte in the message.
+    /// Its position in the message.
     pub(super) at: usize,
 }
 
-/// What a value is read by, all the way down.
+/// The parameters of a walk, which do not change on the way.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Walk<'a> {
     pub(super) plan: &'a JsonPlan,
@@ -72,14 +72,14 @@ pub(super) struct Walk<'a> {
     pub(super) rules: &'a Rules,
 }
 
-/// What was before a key was entered.
+/// The state before a key was entered.
 struct Outer {
     len: usize,
     base: usize,
 }
 
 impl JsonScratch {
-    /// Reads a value along the whole tree. `columns` says whether what stands in it is columns, where the tree does not say.
+    /// Reads a value along the whole tree. `columns` says whether its members are columns, unless the tree says otherwise.
     pub(super) fn walk(&mut self, walk: Walk<'_>, columns: bool, cursor: &mut Cursor<'_>) -> Result<(), Fault> {
         self.nested(walk, Some(0), (columns, 0), cursor)
     }
@@ -94,7 +94,7 @@ impl JsonScratch {
         let peek = cursor.peek()?;
         let known = node.map(|node| &walk.tree.nodes[node]);
         if let (Some(number), true) = (node, known.is_some_and(|node| node.records.is_some())) {
-            // Null is as if it were missing.
+            // Null counts as missing.
             if peek != Peek::Null {
                 if self.records.is_some() {
                     return Err(Fault::new(Reason::Schema, cursor.position(), "the field is a duplicate"));
@@ -112,7 +112,7 @@ impl JsonScratch {
         if known.is_some_and(|node| node.slot.is_some()) {
             return Err(cursor.unexpected("a string, a number or a boolean", peek));
         }
-        // What a record consists of is not nested in it.
+        // The record itself is not a nested value.
         let is_outermost = depth == 0 || known.is_some_and(|node| node.columns == Some(true));
         let is_flattened = columns && (walk.plan.nested == Nested::Flatten || is_outermost);
         if !is_flattened && !walk.tree.has_children(node) {
@@ -171,7 +171,7 @@ impl JsonScratch {
         Ok(())
     }
 
-    /// Goes to the value of a key: its node, and whether it is columns.
+    /// Moves to the value of a key. Returns its node, and `true` if it is columns.
     fn enter(
         &mut self,
         tree: &Tree,
@@ -223,7 +223,7 @@ impl JsonScratch {
             if self.slots[slot].as_ref().is_some_and(|known| !known.is_around) {
                 return Err(Fault::new(Reason::Schema, at, "the field is a duplicate"));
             }
-            // Null is as if it were missing, and hides what stands around the record; only a value may be null.
+            // Null counts as missing, and hides the value around the record; only a value may be null.
             let is_value = plan.long.as_ref().is_some_and(|(_, value)| *value == slot);
             let is_column = node.is_some_and(|node| node.columns == Some(true));
             let value = if is_column { value_of(&scalar, plan, &self.text)? } else { None };
@@ -237,14 +237,14 @@ impl JsonScratch {
             return cursor.skip().map(drop);
         }
         let value = match peek {
-            // What is skipped may hold anything.
+            // A skipped value may contain anything.
             Peek::String if plan.strings == Strings::Skip => {
                 cursor.skip()?;
                 None
             }
             Peek::String => number_of_text(cursor.known_text()?, plan.strings, at)?,
             Peek::True | Peek::False => number_of_boolean(cursor.boolean(peek)?, plan.booleans, at)?,
-            // Where the configuration names the column, its value may be unknown; else null may stand for anything.
+            // If the configuration names the column, its value may be unknown; otherwise null may stand for anything.
             Peek::Null => {
                 cursor.skip()?;
                 node.is_some_and(|node| node.columns == Some(true)).then_some(f64::NAN)
@@ -272,7 +272,7 @@ impl JsonScratch {
         Ok(())
     }
 
-    /// Reads an object whose members are tags: strings as they are, and other scalars as they are written.
+    /// Reads an object whose members are tags: strings as they are, and other scalars as written.
     fn tags(&mut self, cursor: &mut Cursor<'_>, peek: Peek) -> Result<(), Fault> {
         if peek != Peek::Object {
             return Err(cursor.unexpected("an object of tags", peek));
@@ -293,7 +293,7 @@ impl JsonScratch {
     }
 }
 
-/// The value of a column that is kept by a slot as well; `None` if it is skipped.
+/// The value of a column that is kept in a slot as well; `None` if it is skipped.
 pub(super) fn value_of(scalar: &Scalar, plan: &JsonPlan, buffer: &str) -> Result<Option<f64>, Fault> {
     let (text, at) = (scalar.text(buffer), scalar.at);
     match scalar.kind {
@@ -304,7 +304,7 @@ pub(super) fn value_of(scalar: &Scalar, plan: &JsonPlan, buffer: &str) -> Result
     }
 }
 
-/// A number as JSON writes it, or one of Python's words.
+/// Parses a JSON number, or one of Python's words.
 fn number(text: &str, at: usize) -> Result<f64, Fault> {
     let value = match text {
         "NaN" => f64::NAN,
@@ -318,10 +318,10 @@ fn number(text: &str, at: usize) -> Result<f64, Fault> {
     Ok(value)
 }
 
-/// What a number is written as at most.
+/// Maximum number of digits of an index.
 const MAX_DIGITS: usize = 20;
 
-/// The number of an element, as a key.
+/// The index of an element, as a key.
 fn digits(mut number: usize, buffer: &mut [u8; MAX_DIGITS]) -> &str {
     let mut start = MAX_DIGITS;
     loop {
@@ -355,7 +355,7 @@ fn read_scalar(cursor: &mut Cursor<'_>, peek: Peek, buffer: &mut String) -> Resu
             Scalar::new(ScalarKind::Null, "", at, buffer)
         }
         peek if peek.is_num() => {
-            // What JSON writes a number with is ASCII.
+            // A JSON number consists of ASCII characters.
             let text = std::str::from_utf8(cursor.number(peek)?).unwrap_or_default();
             Scalar::new(ScalarKind::Number, text, at, buffer)
         }

@@ -5,7 +5,7 @@ use crate::message::json::{Cursor, Fault};
 use crate::message::timestamp::{self, Unit};
 use crate::message::{KeyIndex, Limits, Points, Reason, SeriesIndex};
 
-/// Reads the timestamps into `times`, instead of those that are there.
+/// Reads the timestamps into `times`, and removes those that are there.
 pub(super) fn read_timestamps(
     cursor: &mut Cursor<'_>,
     unit: Unit,
@@ -46,7 +46,7 @@ pub(super) fn add_points(
         if columns * times.len() > limits.max_points {
             return Err(too_many_points(cursor.position(), limits.max_points));
         }
-        // Without timestamps there are no points to be counted, but each name is held and looked up.
+        // Without timestamps there are no points to be counted, but each name is kept and looked up.
         if columns > limits.max_points {
             let mut count = columns;
             cursor.skip()?;
@@ -84,7 +84,7 @@ fn add_column(cursor: &mut Cursor<'_>, key: KeyIndex, times: &[i64], points: &mu
     Ok(())
 }
 
-/// The key of a column that is named next in a message.
+/// The key of the next column of a message.
 fn column(
     name_found: Option<&str>,
     at: usize,

@@ -9,14 +9,14 @@ use crate::config::Config;
 use crate::raw::Kind;
 use cases::{Case, Outcome, Topic};
 
-/// A point, its value by its bits; all of NaN are one.
+/// A point, with its value as bits; all NaN are equal.
 type Row = (String, String, i64, u64);
 
 fn bits(value: f64) -> u64 {
     if value.is_nan() { f64::NAN.to_bits() } else { value.to_bits() }
 }
 
-/// What should become of a case, and its points.
+/// The expected result of a case, and its points.
 fn expected(case: &Case) -> (Result<Message, (String, String)>, Vec<Row>) {
     match case.outcome.clone() {
         Outcome::PointBatch { points } | Outcome::Refused { points, .. } => {
@@ -32,7 +32,7 @@ fn expected(case: &Case) -> (Result<Message, (String, String)>, Vec<Row>) {
     }
 }
 
-/// What becomes of a case.
+/// The result of decoding a case.
 fn decoded(
     case: &Case,
     decoder: &mut NativeDecoder,
@@ -71,7 +71,7 @@ fn every_case_of_the_corpus_has_its_outcome() {
             }
         }
     }
-    // Of what the database refuses, an unknown series is reported by the decoder, when it knows of it.
+    // Of the database's reasons, the decoder reports only an unknown series, once it is known.
     decoder.reject_series(["nobodys".to_owned()]);
     for case in &cases {
         if let Outcome::Refused { reason, detail, .. } = &case.outcome

@@ -1,4 +1,4 @@
-//! The fields of a message's outermost object: where each one's value begins.
+//! The fields of a message's outermost object: the position of each one's value.
 
 use crate::message::Reason;
 use crate::message::faults::{missing, quoted};
@@ -63,7 +63,7 @@ impl Field {
     }
 }
 
-/// Where each field's value begins in the message.
+/// The position of each field's value in the message.
 pub(super) struct Fields<'a> {
     message: &'a [u8],
     /// By a field's number.
@@ -73,8 +73,8 @@ pub(super) struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    /// Finds the fields of a message; those that mean nothing are added to `unknown`, or denied. A message that is not JSON is
-    /// rejected for that, whatever else is wrong with it.
+    /// Finds the fields of a message; unknown ones are added to `unknown`, or rejected. A message that is not JSON is rejected
+    /// for that reason, whatever else is wrong with it.
     pub(super) fn find(message: &'a [u8], deny: bool, unknown: &mut usize) -> Result<Self, Fault> {
         let mut starts = [None; Field::ALL.len()];
         let mut cursor = Cursor::at(message, 0);
@@ -135,7 +135,7 @@ impl<'a> Fields<'a> {
         self.cursor(field).ok_or_else(|| self.missing(field))
     }
 
-    /// The position of the end of the object, for faults about what it lacks.
+    /// The end of the object, as the position of faults about missing fields.
     pub(super) fn end(&self) -> usize {
         self.end.saturating_sub(1)
     }
@@ -145,7 +145,7 @@ impl<'a> Fields<'a> {
         missing(self.end(), field.name())
     }
 
-    /// What the message is: what its `type` says, or else what is in its topic.
+    /// The kind of the message: that of its `type`, or else that of its topic.
     pub(super) fn kind(&self, of_topic: Kind) -> Result<Kind, Fault> {
         let Some(mut cursor) = self.cursor(Field::Type) else { return Ok(of_topic) };
         let at = cursor.position();
@@ -167,7 +167,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// Counts a field that means nothing, or refuses it.
+/// Counts an unknown field, or rejects it.
 pub(super) fn count_unknown(key: &str, at: usize, deny: bool, unknown: &mut usize) -> Result<(), Fault> {
     *unknown += 1;
     if deny {

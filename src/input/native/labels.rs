@@ -9,10 +9,10 @@ use crate::message::faults::checked_name;
 use crate::message::json::{Cursor, Fault};
 use crate::message::{Limits, Reason};
 
-/// How many labels a series may be given by one message.
+/// Maximum number of labels in one message.
 const MAX_LABELS: usize = 100;
 
-/// Reads an object of labels, and writes it with its keys sorted and without white space; null is an empty one.
+/// Reads an object of labels, and writes it with sorted keys and without white space; null is an empty object.
 pub(super) fn read(cursor: &mut Cursor<'_>, limits: &Limits) -> Result<String, Fault> {
     let mut labels: BTreeMap<String, String> = BTreeMap::new();
     if cursor.peek()? != Peek::Null {

@@ -1,11 +1,11 @@
-//! The format `native`: messages that were written for this program. docs/messages.md has it in words.
+//! The format `native`: messages that were written for this program. It is described in docs/messages.md.
 //!
 //! - `fields`: the fields of a message.
 //! - `column_form`, `row_form`: its points, in either form.
 //! - `labels`: the labels of a series.
 //!
-//! JSON objects have no order, but the unit must be known before the timestamps, and these before the columns. So a message
-//! is read twice: first its fields are found, and skipped, then they are decoded in the order in which they are needed.
+//! JSON objects have no order, but the unit must be known before the timestamps, and these before the columns. So a message is
+//! read twice: first its fields are found, and skipped, then they are decoded in the required order.
 
 mod column_form;
 mod fields;
@@ -26,12 +26,12 @@ use crate::message::{Limits, Message, Points, Reason, Rejected, SeriesCreate};
 use crate::raw::{Kind, headers};
 use fields::{Field, Fields};
 
-/// The header by which a producer may say of which version of the contract a message is.
+/// The header by which a producer may state the version of the contract.
 pub const VERSION_HEADER: &str = "series-ingest-version";
-/// The one version there is.
+/// The only version.
 const VERSION: &str = "1";
 
-/// Decodes native messages. It keeps its buffers from message to message.
+/// Decodes native messages. It reuses its buffers.
 #[derive(Debug)]
 pub struct NativeDecoder {
     pub(super) rules: Rules,
@@ -49,20 +49,20 @@ impl NativeDecoder {
         Self { rules, times: Vec::new(), unknown_fields: 0 }
     }
 
-    /// From now on points of these series are rejected, instead of those named before.
+    /// Rejects points of these series from now on, instead of those set before.
     pub fn reject_series(&mut self, ids: impl IntoIterator<Item = String>) {
         self.rules.reject_series(ids);
     }
 
-    /// How many fields that mean nothing there were since this was last asked.
+    /// Returns the number of unknown fields since the last call.
     pub fn take_unknown_fields(&mut self) -> usize {
         std::mem::take(&mut self.unknown_fields)
     }
 
-    /// Checks what stands alongside a payload; `headers` are in the form of [`headers`].
+    /// Checks the key and the headers of a message; `headers` are in the form of [`headers`].
     ///
     /// # Errors
-    /// If key or headers are too long or cannot be read, or the message is of another version of the contract than this
+    /// If key or headers are too long or cannot be read, or the message has a version of the contract other than this
     /// program's.
     pub fn check_envelope(&self, key: Option<&[u8]>, headers: Option<&[u8]>) -> Result<(), Rejected> {
         self.rules.check_envelope(key, headers)?;
@@ -79,11 +79,11 @@ impl NativeDecoder {
         Ok(())
     }
 
-    /// Decodes a payload, and adds its points to `points`; nothing of a rejected message is added. `kind` is what the
-    /// message is if it does not say; `None` is Kafka's null payload.
+    /// Decodes a payload, and adds its points to `points`; nothing of a rejected message is added. `kind` is the kind of the
+    /// message if it does not name one; `None` is Kafka's null payload.
     ///
     /// # Errors
-    /// If the message is not of the contract, with the reason and the place.
+    /// If the message violates the contract, with the reason and the position.
     pub fn decode(&mut self, kind: Kind, payload: Option<&[u8]>, points: &mut Points) -> Result<Message, Rejected> {
         let Some(payload) = payload else { return Ok(Message::Tombstone) };
         let mark = points.begin_message();

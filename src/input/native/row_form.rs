@@ -6,7 +6,7 @@ use crate::message::json::{Cursor, Fault};
 use crate::message::timestamp::{self, Unit};
 use crate::message::{KeyIndex, Limits, Points, Reason, SeriesIndex};
 
-/// Adds the point of each row. Fields that mean nothing are added to `unknown`, or refused.
+/// Adds the point of each row. Unknown fields are added to `unknown`, or rejected.
 pub(super) fn add_points(
     cursor: &mut Cursor<'_>,
     series: SeriesIndex,
@@ -29,7 +29,7 @@ pub(super) fn add_points(
     Ok(())
 }
 
-/// What is the same for all rows of a message.
+/// The parts that all rows of a message share.
 struct Rows<'a> {
     series: SeriesIndex,
     unit: Unit,
@@ -37,7 +37,7 @@ struct Rows<'a> {
     unknown: &'a mut usize,
 }
 
-/// What is read of a row.
+/// The values of a row.
 #[derive(Default)]
 struct Row {
     time: Option<i64>,

@@ -425,7 +425,7 @@ fn points_of_a_series_that_is_to_be_rejected() {
 }
 
 fn name() -> impl Strategy<Value = String> {
-    // Whatever JSON can say and PostgreSQL can hold.
+    // Anything that JSON can express and PostgreSQL can store.
     "[^\u{0}]{1,20}"
 }
 
@@ -433,7 +433,7 @@ fn value() -> impl Strategy<Value = f64> {
     any::<f64>()
 }
 
-/// As a producer may write it; what is not finite, in one of its forms.
+/// A value as a producer may write it; one that is not finite, in one of its forms.
 fn write_value(value: f64, as_word: bool) -> String {
     let word = |word: &str| if as_word { format!("\"{word}\"") } else { word.to_owned() };
     if value.is_nan() {
@@ -471,7 +471,7 @@ proptest! {
         form in any::<u8>(),
     ) {
         let times_text: Vec<(String, &str)> = times.iter().map(|us| write_time(*us, form)).collect();
-        // One unit a message: where nanoseconds do not fit, microseconds are written.
+        // One unit per message: if nanoseconds do not fit, microseconds are written.
         let unit = if times_text.iter().any(|(_, unit)| *unit == "us") { "us" } else { times_text[0].1 };
         let times_text: Vec<String> = if unit == "us" {
             times.iter().map(ToString::to_string).collect()

@@ -1,4 +1,4 @@
-//! The offsets that the consumer commits to Kafka. They are for tools that show the lag: the database says where to start.
+//! The offsets that the consumer commits to Kafka. They are for tools that show the lag: the start is read from the database.
 
 use std::time::Instant;
 
@@ -19,7 +19,7 @@ impl ConsumerThread {
         }
     }
 
-    /// Commits the queued offsets of partitions that are still ours.
+    /// Commits the queued offsets of partitions that are still owned.
     pub(super) fn commit(&mut self, mode: CommitMode) {
         self.last_commit = Instant::now();
         let mut list = TopicPartitionList::new();

@@ -1,4 +1,4 @@
-//! What follows an error of the consumer.
+//! Error handling of the consumer.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::kafka::auth;
 use crate::kafka::events::{Assigned, Event};
 
 impl ConsumerThread {
-    /// Handles an error of the consumer; returns `true` if it is the end of this consumer.
+    /// Handles an error of the consumer. Returns `true` if the consumer must be replaced.
     pub(super) fn on_error(&mut self, error: &KafkaError) -> bool {
         match error {
             KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset) => {
@@ -31,13 +31,13 @@ impl ConsumerThread {
                 self.record_refusal(*code);
                 return true;
             }
-            // The reason is logged once, when it begins: librdkafka repeats it at each attempt to join.
+            // The reason is logged once, when it begins: librdkafka repeats the error at each attempt to join.
             KafkaError::MessageConsumption(code) if self.record_refusal(*code) => {}
             KafkaError::MessageConsumption(RDKafkaErrorCode::PollExceeded) => {
                 warn!("this worker did not poll Kafka for max.poll.interval.ms and has left its group; it joins again");
                 self.send_event(Event::Revoked { partitions: Vec::new(), lost: true });
             }
-            // librdkafka does not say of which partition. It stays where it is, and the others go on.
+            // librdkafka does not name the partition. It stays at its position, and the others continue.
             KafkaError::MessageConsumption(
                 code @ (RDKafkaErrorCode::BadMessage
                 | RDKafkaErrorCode::BadCompression
@@ -53,17 +53,17 @@ impl ConsumerThread {
                 }
             }
             // Brokers come and go; librdkafka reconnects by itself, and lag shows whether it matters. The reason was logged by
-            // the context, which learns more of it.
+            // the context, which gets more details.
             other => debug!(error = %other, "reading from Kafka is disturbed"),
         }
         false
     }
 
-    /// Records why the group does not let this worker join; returns `true` if the error says that.
+    /// Records why the group does not let this worker join. Returns `true` if that is what the error says.
     fn record_refusal(&self, code: RDKafkaErrorCode) -> bool {
         let Some(reason) = auth::group_refusal(code, &self.kafka) else { return false };
-        // This one is not only about joining: librdkafka reports it of the question for the coordinator as well, and the member
-        // keeps its partitions. If it loses them, a revocation says so.
+        // This one is not only about joining: librdkafka reports it of the request for the coordinator as well, and the member
+        // keeps its partitions. If it loses them, a revocation follows.
         if code != RDKafkaErrorCode::GroupAuthorizationFailed || self.assignment.owned().is_empty() {
             self.health.update_facts(|facts| facts.group.refuse(reason));
         }

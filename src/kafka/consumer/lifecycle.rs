@@ -1,4 +1,4 @@
-//! How a consumer is built, recreated after it has failed for good, and closed.
+//! How a consumer is built, recreated after a fatal failure, and closed.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -18,11 +18,11 @@ use crate::telemetry::health::Component;
 
 /// Timeout for the last commit, and for leaving the group.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long to wait before a consumer that failed for good is recreated.
+/// Delay before a consumer that has failed fatally is recreated.
 const REBUILD_DELAY: Duration = Duration::from_secs(5);
 
 impl ConsumerThread {
-    /// A consumer without partitions.
+    /// Builds a consumer without partitions.
     pub(super) fn build(kafka: &Kafka, member: &Member) -> Result<BaseConsumer<Context>, KafkaError> {
         let mut properties = settings::consumer(kafka);
         if let Some(client_id) = member.client_id(kafka) {
@@ -37,7 +37,7 @@ impl ConsumerThread {
         self.subscribe();
     }
 
-    /// Reads these topics from now on; what the group gives this member of them comes as an assignment.
+    /// Reads these topics from now on; the partitions that the group gives this member arrive as an assignment.
     pub(super) fn read_topics(&mut self, topics: Vec<String>) {
         self.topics = topics;
         if self.joined {
@@ -45,7 +45,8 @@ impl ConsumerThread {
         }
     }
 
-    /// Subscribes to the topics to read, unless that is done. A list of none leaves the group: librdkafka takes no empty one.
+    /// Subscribes to the topics to read, unless that is done. An empty list leaves the group, because librdkafka accepts no
+    /// empty subscription.
     fn subscribe(&mut self) {
         if self.topics == self.subscribed {
             return;
@@ -62,7 +63,7 @@ impl ConsumerThread {
         log_failure("subscribe", result);
     }
 
-    /// A consumer that failed for good is replaced; all its partitions are lost.
+    /// Replaces a consumer that has failed fatally; all its partitions are lost.
     pub(super) fn rebuild(&mut self) {
         self.lose_all();
         loop {
@@ -79,7 +80,7 @@ impl ConsumerThread {
         }
     }
 
-    /// A client id cannot be changed: another consumer takes the place of this one.
+    /// Replaces the consumer by one of this name, because a client id cannot be changed.
     pub(super) fn rename(&mut self, member: Member) {
         match Self::build(&self.kafka, &member) {
             Ok(consumer) => {
@@ -106,14 +107,14 @@ impl ConsumerThread {
         if self.joined {
             self.join();
         }
-        // Destroying a consumer waits for its brokers without a limit: not on the thread that must poll.
+        // Destroying a consumer waits for its brokers without a limit, which the polling thread must not do.
         if let Err(error) = thread::Builder::new().name("kafka-end".into()).spawn(move || drop(before)) {
             error!(%error, "the consumer before cannot be ended on its own thread");
         }
     }
 
-    /// Commits, leaves the group and ends. Leaving matters to the others, who get our partitions at once; it is given up
-    /// when it takes too long.
+    /// Commits, leaves the group and ends. Leaving lets the other members get this worker's partitions at once; it is given up
+    /// after a timeout.
     pub(super) fn close(mut self) {
         let committing = !self.commits.is_empty();
         self.commit(CommitMode::Async);

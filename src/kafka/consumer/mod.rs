@@ -1,10 +1,10 @@
-//! The consumer's thread. It owns the consumer, polls it always, also while partitions are paused, and never waits for
-//! anything else: what it reads and what happens to it goes out as [`Event`]s, what it is to do comes in as [`Command`]s.
+//! The consumer's thread. It owns the consumer, polls it always, even while partitions are paused, and never waits for anything
+//! else: it sends messages and [`Event`]s, and receives [`Command`]s.
 //!
-//! - `partitions`: what happens to its partitions, and where it starts each of them.
-//! - `sets`: messages into sets, and the sets to the pipeline.
-//! - `errors`: what follows an error of the consumer.
-//! - `commits`: the offsets that it commits to Kafka.
+//! - `partitions`: assignment, revocation and start offsets of its partitions.
+//! - `sets`: collects messages into sets, and sends these to the pipeline.
+//! - `errors`: handles errors of the consumer.
+//! - `commits`: the offsets that the consumer commits to Kafka.
 //! - `lifecycle`: how a consumer is built, recreated and closed.
 
 mod commits;
@@ -37,27 +37,27 @@ use crate::telemetry::log_limit::LogLimit;
 use crate::telemetry::metrics::{self, Step};
 use sets::{SetSender, add_message};
 
-/// How long a poll waits for a message; also how late a command may be.
+/// Timeout of a poll; also the maximum delay of a command.
 const POLL: Duration = Duration::from_millis(10);
-/// How long a set waits to become full while messages keep coming.
+/// Time for which a set waits to become full while messages keep arriving.
 const SET_LINGER: Duration = Duration::from_millis(20);
-/// How often it is looked which sets have waited so long: there may be hundreds of partitions, and many more messages.
+/// Interval between checks for sets that have waited that long: there may be hundreds of partitions, and many more messages.
 const LINGER_CHECK_INTERVAL: Duration = Duration::from_millis(5);
-/// How often the consumer is asked for its position, for what holds no message.
+/// Interval between reads of the consumer's position, for offsets without a message.
 const SKIP_INTERVAL: Duration = Duration::from_millis(500);
-/// How often offsets are committed to Kafka.
+/// Interval between commits of offsets to Kafka.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
-/// How often the thread's processor time is measured.
+/// Interval between measurements of the thread's CPU time.
 const MEASURE_INTERVAL: Duration = Duration::from_millis(100);
 
-/// The thread's other end.
+/// A handle for sending commands to the thread.
 #[derive(Debug, Clone)]
 pub struct ConsumerHandle {
     commands: mpsc::Sender<Command>,
 }
 
 impl ConsumerHandle {
-    /// Hands a command over; after the thread's end it goes nowhere.
+    /// Sends a command; it is ignored after the thread's end.
     pub fn send(&self, command: Command) {
         if self.commands.send(command).is_err() {
             debug!("the consumer's thread has ended already");
@@ -107,7 +107,7 @@ pub fn spawn(
     Ok(ConsumerHandle { commands: sender })
 }
 
-/// Why the consumer cannot start.
+/// The reason why the consumer cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// librdkafka's reason.
@@ -139,7 +139,7 @@ struct ConsumerThread {
     passed_over: Instant,
     linger_checked: Instant,
     measured: Instant,
-    /// The thread's processor time when it was last measured.
+    /// The thread's CPU time when it was last measured.
     processor_time: Duration,
     /// The consumer's positions when it last left partitions.
     left_at: HashMap<TopicPartition, i64>,
@@ -164,7 +164,7 @@ impl ConsumerThread {
                 }
             }
             let idle = self.poll();
-            // Once for all: this is done for each message.
+            // Read once, because it is needed for each message.
             let now = Instant::now();
             self.pass_over(now);
             self.hand_on_due(idle, now);
@@ -177,7 +177,7 @@ impl ConsumerThread {
         }
     }
 
-    /// Records the processor time of this thread since it was last measured; most of the thread's time is waiting.
+    /// Records this thread's CPU time since the last measurement; the thread mostly waits.
     fn measure(&mut self, now: Instant) {
         if now.saturating_duration_since(self.measured) < MEASURE_INTERVAL {
             return;
@@ -188,7 +188,7 @@ impl ConsumerThread {
         self.processor_time = time;
     }
 
-    /// Polls once; returns `true` if nothing came.
+    /// Polls once. Returns `true` if nothing was received.
     fn poll(&mut self) -> bool {
         let polled = self.consumer.poll(POLL);
         let idle = polled.is_none();
@@ -219,7 +219,7 @@ impl ConsumerThread {
         idle
     }
 
-    /// Lets each partition reach up to the consumer's own position, now and then.
+    /// Periodically extends each partition to the consumer's own position.
     fn pass_over(&mut self, now: Instant) {
         if now.saturating_duration_since(self.passed_over) < SKIP_INTERVAL {
             return;
@@ -233,7 +233,7 @@ impl ConsumerThread {
         }
     }
 
-    /// Hands on the sets that have waited long enough: all of them if nothing more comes.
+    /// Hands on the sets that have waited long enough, or all sets if no message arrives.
     fn hand_on_due(&mut self, idle: bool, now: Instant) {
         if !idle && now.saturating_duration_since(self.linger_checked) < LINGER_CHECK_INTERVAL {
             return;
@@ -267,7 +267,7 @@ impl ConsumerThread {
         }
     }
 
-    /// The pipeline ends only with the process, when nobody needs what is sent.
+    /// Sends an event. The pipeline ends only with the process, when the event no longer matters.
     fn send_event(&self, event: Event) {
         if self.events.send(event).is_err() {
             debug!("the pipeline has ended already");

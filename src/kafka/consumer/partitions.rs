@@ -1,4 +1,4 @@
-//! What happens to the consumer's partitions, and where it starts each of them.
+//! Assignment, revocation and start offsets of the consumer's partitions.
 
 use rdkafka::consumer::Consumer;
 use rdkafka::{Offset, TopicPartitionList};
@@ -20,7 +20,7 @@ impl ConsumerThread {
         self.send_event(Event::Assigned { assigned, sets_before: self.sets.sent() });
     }
 
-    /// What was read and not handed on yet is dropped: the next owner reads it.
+    /// Drops what was read and not handed on yet: the next owner reads it.
     pub(super) fn on_revoked(&mut self, partitions: Vec<TopicPartition>, lost: bool) {
         info!(partitions = named(&partitions), lost, "partitions revoked");
         for partition in &partitions {
@@ -30,7 +30,7 @@ impl ConsumerThread {
         self.send_event(Event::Revoked { partitions, lost });
     }
 
-    /// Reads partitions from these offsets; one that is read already is moved.
+    /// Reads partitions from these offsets; a partition that is read already is moved.
     pub(super) fn start(&mut self, starts: Vec<Start>) {
         let mut fresh = TopicPartitionList::new();
         let mut moved = TopicPartitionList::new();
@@ -59,7 +59,7 @@ impl ConsumerThread {
         }
     }
 
-    /// Stops reading these assignments; each comes back with a new epoch.
+    /// Stops reading these assignments; each returns with a new epoch.
     pub(super) fn restart(&mut self, assignments: &[Assigned]) {
         let mut reading = TopicPartitionList::new();
         let mut again = Vec::new();
@@ -106,7 +106,7 @@ impl ConsumerThread {
     }
 }
 
-/// Partitions as they stand in a log line.
+/// Formats partitions for a log line.
 fn named(partitions: &[TopicPartition]) -> String {
     telemetry::partitions(partitions.iter().map(|partition| (partition.topic.as_str(), partition.number)))
 }

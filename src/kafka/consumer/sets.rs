@@ -1,4 +1,4 @@
-//! Messages into the sets of their partitions, and the sets to the pipeline.
+//! Collects messages into the sets of their partitions, and sends these to the pipeline.
 
 use rdkafka::message::{BorrowedMessage, Message as _};
 use tokio::sync::mpsc::UnboundedSender;
@@ -21,7 +21,7 @@ impl SetSender {
         Self { budget, messages, sent: 0 }
     }
 
-    /// What the sets are charged to.
+    /// The budget that the sets are charged to.
     pub(super) fn budget(&self) -> &Budget {
         &self.budget
     }
@@ -31,18 +31,18 @@ impl SetSender {
         self.sent
     }
 
-    /// Sends what a reader holds, if it holds anything.
+    /// Sends the reader's set, unless it is empty.
     pub(super) fn hand_on(&mut self, reader: &mut Reader, epoch: u64) {
         let Some(set) = reader.take_set(&self.budget) else { return };
         self.sent += 1;
-        // The pipeline ends only with the process, when nobody needs what is sent.
+        // The pipeline ends only with the process, when the set no longer matters.
         if self.messages.send((set, epoch)).is_err() {
             debug!("the pipeline has ended already");
         }
     }
 }
 
-/// Adds a message to its partition's set; returns the reader if the set is now full.
+/// Adds a message to its partition's set. Returns the reader if the set is now full.
 pub(super) fn add_message<'a>(
     assignment: &'a mut Assignment,
     message: &BorrowedMessage<'_>,

@@ -1,15 +1,15 @@
 //! The guard against an input of the wrong shape: it must not turn a whole topic into dead letters.
 //!
-//! Of a source of which nothing was ever accepted, each message that comes is decoded on trial, until one is accepted; from then
-//! on everything flows without it. If `message.rejections_before_pause` were rejected before that, its partitions are not read
-//! any more, and it is a reason why the worker is not ready. A source that was accepted is never stopped: it is only reported
-//! if the last messages of a partition were all rejected.
+//! Each message of a source of which nothing was ever accepted is decoded on trial, until one is accepted; from then on
+//! messages skip the trial. If `message.rejections_before_pause` messages were rejected before that, the source's partitions
+//! are no longer read, and the worker is not ready for that reason. A source that was accepted is never stopped: it is only
+//! reported if the last messages of a partition were all rejected.
 //!
-//! The number of rejections begins with that of the dead letters in the database, so that it holds across restarts. Several
-//! workers do not know of each other's: each lets as many through.
+//! The number of rejections begins with the number of dead letters in the database, so that it holds across restarts. Several
+//! workers do not know each other's numbers: each accepts the full number.
 //!
-//! - `trial`: what is known of a source, and how much of a set may go on.
-//! - `report`: what `/readyz`, `/status`, the metrics and the log say.
+//! - `trial`: the state of a source on trial, and the part of a set that is admitted.
+//! - `report`: the state in `/readyz`, `/status`, the metrics and the log.
 
 mod report;
 mod trial;
@@ -33,12 +33,12 @@ use crate::raw::{MessageSet, Partition, Source};
 use crate::telemetry::log_limit::LogLimit;
 use trial::{Admission, Trial};
 
-/// How often it is asked whether another worker, or one before this, has had a message accepted of a source that is stopped.
+/// Interval between checks whether another worker, or an earlier one, has had a message of a stopped source accepted.
 const ASK_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Which sources may be read, and which are stopped.
+/// Decides which sources are read, and which are stopped.
 pub(super) struct Guard {
-    /// The number of rejections; 0 if nothing is ever stopped.
+    /// Maximum number of rejections; 0 if nothing is ever stopped.
     limit: u64,
     decoder: Decoder,
     trials: HashMap<Arc<Source>, Trial>,
@@ -47,7 +47,7 @@ pub(super) struct Guard {
     runs: HashMap<TopicPartition, Run>,
     asked: Instant,
     questions: JoinSet<(Arc<Source>, Result<Acceptance, database::Error>)>,
-    /// The topics that have a gauge, with their inputs, and whether they are rejecting.
+    /// The topics that have a gauge, with their inputs; `true` if the topic is rejecting.
     reported: HashMap<String, (String, bool)>,
     log: LogLimit,
 }
@@ -57,11 +57,11 @@ pub(super) struct Guard {
 struct Held {
     epoch: u64,
     source: Arc<Source>,
-    /// Whether the consumer was asked to start it again.
+    /// `true` if the consumer was asked to start it again.
     is_released: bool,
 }
 
-/// Messages of a partition that were rejected one after the other.
+/// Consecutive rejected messages of a partition.
 #[derive(Debug)]
 struct Run {
     source: Arc<Source>,
@@ -84,7 +84,7 @@ impl Guard {
         }
     }
 
-    /// Takes over what the database knows of a source; returns the partitions that can be read again.
+    /// Records a source's acceptance in the database. Returns the partitions that can be read again.
     pub(super) fn learn(&mut self, source: &Arc<Source>, acceptance: Acceptance) -> Vec<Assigned> {
         let trial = self.trials.entry(Arc::clone(source)).or_default();
         trial.learn(acceptance);
@@ -101,7 +101,7 @@ impl Guard {
         .collect()
     }
 
-    /// Returns `true` if nothing is stopped, and nothing of this source would be.
+    /// Returns `true` if nothing is stopped, and nothing of this source could be.
     fn is_idle(&self, source: &Arc<Source>) -> bool {
         self.held.is_empty() && (self.limit == 0 || self.trials.get(source).is_some_and(Trial::is_accepted))
     }
@@ -111,13 +111,13 @@ impl Guard {
         self.held.get(&assigned.partition).is_some_and(|held| assigned.epoch <= held.epoch)
     }
 
-    /// A partition is assigned again, or is no longer ours.
+    /// Forgets a partition that is assigned again, or is no longer owned.
     pub(super) fn forget(&mut self, partition: &TopicPartition) {
         self.held.remove(partition);
         self.runs.remove(partition);
     }
 
-    /// Records what the messages of a set were.
+    /// Records the results of a set's messages.
     pub(super) fn record(&mut self, of: &Partition, counts: Counts, last: Option<&Rejected>) {
         if self.limit == 0 || (counts.rejected_last == 0 && self.runs.is_empty()) {
             return;
@@ -135,7 +135,8 @@ impl Guard {
         run.last = last.cloned();
     }
 
-    /// Asks for the sources that are stopped, if it is time. In an outage it may not even be known that they were accepted.
+    /// Requests the acceptance of the sources that are stopped, if it is time. In an outage it may not even be known that they
+    /// were accepted.
     fn ask(&mut self, database: &Database) {
         let is_due = self.asked.elapsed() >= ASK_INTERVAL && self.questions.is_empty();
         if self.held.is_empty() || !is_due || !database.state().answers {
@@ -168,7 +169,7 @@ impl Guard {
 }
 
 impl Pipeline {
-    /// Returns what may go on of a set that has come; nothing of the rest is kept, because it is read again.
+    /// Returns the part of a new set that is admitted; the rest is dropped, because it is read again.
     pub(super) fn admit(&mut self, set: MessageSet, epoch: u64) -> Option<MessageSet> {
         if self.guard.is_idle(set.source()) {
             return Some(set);
@@ -186,7 +187,7 @@ impl Pipeline {
                 Some(set)
             }
             Admission::Part { head, oldest_ms } => {
-                // Of an earlier assignment, the rest is read again anyway.
+                // The rest of an earlier assignment's set is read again anyway.
                 if assigned.epoch == epoch {
                     let source = Arc::clone(set.source());
                     self.guard.held.insert(partition, Held { epoch, source, is_released: false });
@@ -204,7 +205,7 @@ impl Pipeline {
         }
     }
 
-    /// Takes over what was found of the sources of partitions that start, and returns those that may.
+    /// Records the acceptance of the sources of partitions that start, and returns the partitions that may start.
     pub(super) fn admit_starts(&mut self, starts: Vec<Start>, known: Vec<(Arc<Source>, Acceptance)>) -> Vec<Start> {
         for (source, acceptance) in known {
             let again = self.guard.learn(&source, acceptance);
@@ -213,7 +214,7 @@ impl Pipeline {
         starts.into_iter().filter(|start| !self.guard.holds(&start.assigned)).collect()
     }
 
-    /// Has stopped partitions read again if there is a reason to, and reports the others.
+    /// Restarts stopped partitions if there is a reason to, and reports the others.
     pub(super) fn tick_guard(&mut self) {
         self.guard.ask(self.starts.database());
         let again = self.guard.answers();

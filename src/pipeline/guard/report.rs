@@ -1,4 +1,4 @@
-//! What `/readyz`, `/status`, the metrics and the log say of topics whose messages are rejected.
+//! Reports topics whose messages are rejected in `/readyz`, `/status`, the metrics and the log.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,12 +12,12 @@ use crate::telemetry::{escaped, metrics};
 /// The condition while topics are not read, or are read and have all messages rejected.
 const CONDITION: &str = "rejecting";
 
-/// What is reported of a topic.
+/// The reported state of a topic.
 #[derive(Debug, PartialEq, Eq)]
 struct Report {
     input: String,
     topic: String,
-    /// Whether it is not read.
+    /// `true` if it is not read.
     is_held: bool,
     /// A sentence for `/readyz`.
     sentence: String,
@@ -30,7 +30,7 @@ impl Guard {
         self.decoder.inputs().label(source).to_owned()
     }
 
-    /// The topics of which partitions are not read.
+    /// The topics with partitions that are not read.
     fn held_topics(&self) -> Vec<Report> {
         let mut topics: BTreeMap<&str, (usize, &Held)> = BTreeMap::new();
         for held in self.held.values().filter(|held| !held.is_released) {
@@ -54,7 +54,7 @@ impl Guard {
         topics.into_iter().map(report).collect()
     }
 
-    /// The topics that are read, and of which the last messages of a partition were all rejected.
+    /// The topics that are read, and have a partition whose last messages were all rejected.
     fn rejecting_topics(&self) -> Vec<Report> {
         let mut topics: BTreeMap<&str, (i32, &Run)> = BTreeMap::new();
         for (partition, run) in self.runs.iter().filter(|(_, run)| run.length >= self.limit) {
@@ -78,7 +78,7 @@ impl Guard {
         topics.into_iter().map(report).collect()
     }
 
-    /// All that is to be reported, each topic once.
+    /// All reports, each topic once.
     fn reports(&self) -> Vec<Report> {
         let mut reports = self.held_topics();
         let held: BTreeSet<String> = reports.iter().map(|report| report.topic.clone()).collect();
@@ -86,7 +86,7 @@ impl Guard {
         reports
     }
 
-    /// Updates the gauge of each topic, and logs what begins, lasts and ends.
+    /// Updates the gauge of each topic, and logs the beginning, the continuation and the end of each state.
     fn log(&mut self, reports: &[Report]) {
         for Report { input, topic, is_held, sentence, payload } in reports {
             let is_new = self.reported.insert(topic.clone(), (input.clone(), true)).is_none_or(|(_, before)| !before);
@@ -94,7 +94,7 @@ impl Guard {
                 metrics::input_rejecting(input, topic, true);
             }
             let key = format!("{CONDITION} {is_held} {topic}");
-            // What is counted in the sentence is no other reason.
+            // A change of the numbers in the sentence is not a new reason.
             let Some(repeated) = self.log.lasts(&key, sentence) else { continue };
             let seconds = repeated.seconds;
             if *is_held {

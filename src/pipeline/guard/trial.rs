@@ -1,4 +1,4 @@
-//! What is known of a source, and how much of a set of its messages may go on.
+//! A source on trial, and the part of a set of its messages that is admitted.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,22 +9,22 @@ use crate::message::{Message, Points, Rejected};
 use crate::raw::{MessageSet, RawMessage};
 use crate::telemetry::escaped;
 
-/// How much of a payload is shown, in bytes.
+/// Maximum number of bytes shown of a payload.
 const SHOWN_BYTES: usize = 200;
-/// The word for a message of which nothing is stored, as its input is configured.
+/// The reason shown for a message of which its input's configuration stores nothing.
 const SKIPPED: &str = "skipped";
 
-/// How much of a set may go on.
+/// The part of a set that is admitted.
 #[derive(Debug)]
 pub(super) enum Admission {
     /// All of it.
     All,
-    /// All of it, and it has the first message of its source that is accepted.
+    /// All of it, including the first message of its source that is accepted.
     Accepted,
-    /// Its head, if there is one.
+    /// Its head, if any.
     Part {
         head: Option<MessageSet>,
-        /// The time of the first message that may not.
+        /// The time of the first message that is not admitted.
         oldest_ms: Option<i64>,
     },
 }
@@ -33,20 +33,21 @@ pub(super) enum Admission {
 #[derive(Debug, Default)]
 pub(super) struct Trial {
     is_accepted: bool,
-    /// The messages that were not accepted, those of earlier processes among them.
+    /// Number of messages that were not accepted, including those of earlier processes.
     rejected: u64,
-    /// The offset after the last message of each partition that is counted: one that is read again is not counted again.
+    /// For each partition, the offset after the last message that is counted: a message that is read again is not counted
+    /// again.
     counted: HashMap<i32, i64>,
-    /// The number of messages that were seen with each reason, and what the last one's is in words.
+    /// Number of messages by reason, and the details of the last one.
     reasons: HashMap<&'static str, (u64, String)>,
     /// The head of the last payload that was rejected.
     payload: Option<String>,
 }
 
-/// What a message on trial is.
+/// The result of a message on trial.
 enum Verdict {
     Accepted,
-    /// It says nothing about the shape: a record without a value.
+    /// A record without a value, which says nothing about the shape.
     Neutral,
     Rejected(&'static str, String),
 }
@@ -64,7 +65,7 @@ impl Trial {
         self.payload.as_deref()
     }
 
-    /// Takes over what the database knows. Its dead letters may be those that were counted here.
+    /// Records the acceptance in the database. Its dead letters may be those that were counted here.
     pub(super) fn learn(&mut self, acceptance: Acceptance) {
         self.is_accepted |= acceptance.is_accepted;
         #[cfg(feature = "planted-bugs")]
@@ -74,7 +75,7 @@ impl Trial {
         self.rejected = self.rejected.max(acceptance.dead_letters);
     }
 
-    /// The most frequent reason, its share of all that were seen, in percent, and its words.
+    /// The most frequent reason, its share of all messages seen, in percent, and its details.
     pub(super) fn commonest(&self) -> Option<(&'static str, u64, &str)> {
         let all: u64 = self.reasons.values().map(|(count, _)| count).sum();
         let (reason, (count, detail)) =
@@ -82,13 +83,13 @@ impl Trial {
         Some((reason, count * 100 / all.max(1), detail))
     }
 
-    /// Returns how much of a set may go on; `decode` tries a message.
+    /// Returns the part of a set that is admitted; `decode` decodes a message on trial.
     fn admit(&mut self, set: &MessageSet, limit: u64, mut decode: impl FnMut(&RawMessage<'_>) -> Verdict) -> Admission {
         let number = set.partition().number;
         let counted = self.counted.get(&number).copied().unwrap_or_default();
         let room = limit.saturating_sub(self.rejected);
         let mut fresh = 0;
-        // The first message for which there is no room, with its number.
+        // The first message that exceeds the limit, with its index.
         let mut cut = None;
         for (at, message) in set.messages().enumerate() {
             match decode(&message) {
@@ -121,7 +122,7 @@ impl Trial {
     }
 }
 
-/// The beginning of a payload, for people.
+/// The readable beginning of a payload.
 fn head(payload: &[u8]) -> String {
     let shown = &payload[..payload.len().min(SHOWN_BYTES)];
     let text = escaped(&String::from_utf8_lossy(shown)).to_string();
@@ -129,7 +130,7 @@ fn head(payload: &[u8]) -> String {
 }
 
 impl Guard {
-    /// Returns how much of a set may go on.
+    /// Returns the part of a set that is admitted.
     pub(super) fn admission(&mut self, set: &MessageSet) -> Admission {
         if self.limit == 0 {
             return Admission::All;
@@ -139,7 +140,7 @@ impl Guard {
             return Admission::All;
         }
         let (decoder, source) = (&mut self.decoder, set.source());
-        // Nothing of a rejected message stays in it.
+        // No points of a rejected message remain in it.
         let mut points = Points::default();
         trial.admit(set, self.limit, |message| verdict(decoder.decode(source, message, &mut points)))
     }
@@ -180,7 +181,7 @@ mod tests {
         }
     }
 
-    /// The offsets that go on, and where the rest begins; `None` if there is no rest.
+    /// The offsets that are admitted, and where the rest begins; `None` if there is no rest.
     fn admitted(trial: &mut Trial, set: &MessageSet, limit: u64) -> ((i64, i64), Option<i64>) {
         let interval = set.interval();
         match trial.admit(set, limit, decode) {
@@ -212,7 +213,7 @@ mod tests {
         }
         assert_eq!(trial.commonest(), Some(("schema", 100, "expected /ts")));
         assert_eq!(trial.payload(), Some("."));
-        // One that is accepted after those for which there is no room.
+        // A message is accepted after those that exceed the limit.
         assert_eq!(admitted(&mut trial, &set(0, 5, "....+."), LIMIT), ((5, 11), None));
         assert!(trial.is_accepted());
     }
@@ -225,7 +226,7 @@ mod tests {
         };
         learn(&mut trial, 3, false);
         assert_eq!(admitted(&mut trial, &set(0, 0, "...."), 5), ((0, 2), Some(2)));
-        // They are now among those of the database.
+        // They are now counted among those of the database.
         learn(&mut trial, 5, false);
         assert_eq!(trial.rejected(), 5);
         learn(&mut trial, 4, true);

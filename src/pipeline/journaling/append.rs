@@ -1,4 +1,4 @@
-//! Appends to the journal, one at a time, and what waits for the next.
+//! Appends to the journal, one at a time, and the messages that wait for the next one.
 
 use std::collections::VecDeque;
 use std::future::pending;
@@ -15,53 +15,53 @@ use crate::pipeline::writer::Writer;
 use crate::raw::{Interval, MessageSet};
 use crate::telemetry::log_limit::LogLimit;
 
-/// Maximum of one append, in bytes of messages.
+/// Maximum size of one append, in bytes of messages.
 const MAX_APPEND_BYTES: usize = 8 * 1024 * 1024;
-/// Maximum of what waits for an append before no more is taken, in bytes of messages.
+/// Maximum size of the messages that wait for an append, in bytes; above it no more are accepted.
 const MAX_WAITING_BYTES: usize = 16 * 1024 * 1024;
-/// The time between two appends if few messages come and the journal has few records. Each append makes a record of each
+/// Interval between two appends if few messages arrive and the journal has few records. Each append writes a record for each
 /// partition, and each record takes memory.
 const APPEND_INTERVAL: Duration = Duration::from_millis(100);
-/// The maximum of it, however many records there are.
+/// Maximum of this interval, for any number of records.
 const MAX_APPEND_INTERVAL: Duration = Duration::from_secs(10);
-/// With each `RECORDS_PER_INTERVAL` records more, the time is longer by [`APPEND_INTERVAL`].
+/// Number of records for which the interval grows by [`APPEND_INTERVAL`].
 const RECORDS_PER_INTERVAL: u64 = 10_000;
-/// How long to wait after a failed append.
+/// Delay after a failed append.
 const APPEND_RETRY_INTERVAL: Duration = Duration::from_secs(1);
-/// After this time an append or a probe that has not ended counts as failed.
+/// Time after which an append or a probe that has not ended counts as failed.
 const HANGING_AFTER: Duration = Duration::from_secs(10);
 
 /// The state of the journal in the log.
 const NOT_APPENDED: &str = "journal-append";
 
-/// What an append has done.
+/// The result of an append.
 #[derive(Debug, Default)]
 pub(in crate::pipeline) struct Appended {
     /// Intervals that are durable now.
     pub(in crate::pipeline) saved: Vec<Interval>,
     /// Intervals that were dropped: their topic was deleted and recreated.
     pub(in crate::pipeline) dropped: Vec<Interval>,
-    /// What was refused, and why.
+    /// The sets that were refused, and the reason.
     refused: Option<(Vec<MessageSet>, AppendError)>,
 }
 
-/// The append that is under way, and what waits for the next one.
+/// The append that is under way, and the messages that wait for the next one.
 pub(super) struct Appends {
     journal: JournalHandle,
     writer: Writer,
     waiting_for_append: VecDeque<MessageSet>,
-    /// The bytes of what waits, and of what is being appended.
+    /// Size of the messages that wait or are being appended, in bytes.
     waiting_bytes: usize,
-    /// When the next append may begin, if there is no full one before.
+    /// The time from which the next append may begin, unless a full one is waiting.
     next_at: Instant,
-    /// Maximum of the next append, in sets: it is halved while the journal has too little room.
+    /// Maximum number of sets in the next append; it is halved while the journal has too little room.
     max_sets: usize,
     running: JoinSet<Appended>,
-    /// What the append that is under way holds.
+    /// The intervals in the append that is under way.
     in_append: Vec<Interval>,
-    /// When the journal got it; Kafka is asked about its topics before.
+    /// When the journal received it; Kafka is asked about its topics before.
     running_since: Arc<OnceLock<Instant>>,
-    /// Why the last append failed.
+    /// The reason why the last append failed.
     problem: Option<String>,
     succeeded_at: Option<Instant>,
     /// The number of appends that have ended.
@@ -88,7 +88,7 @@ impl Appends {
         }
     }
 
-    /// Returns why the journal accepts nothing.
+    /// Returns the reason why the journal accepts nothing.
     pub(super) fn problem(&self) -> Option<String> {
         let since = self.running_since.get().copied().filter(|_| self.is_running());
         self.problem.clone().or_else(|| hanging("an append to the journal", since))
@@ -135,8 +135,8 @@ impl Appends {
         Some(set)
     }
 
-    /// Starts an append, if there is something to append and none is under way: what comes meanwhile is part of the next.
-    /// `is_awaited`: the end of an outage waits for what is to be appended, so that it is not to wait itself.
+    /// Starts an append, if there is something to append and none is under way; messages that arrive meanwhile are part of the
+    /// next one. If `is_awaited`, the end of an outage depends on this append, so that it begins at once.
     pub(super) fn start(&mut self, mode: Mode, is_awaited: bool, set_aside: &mut SetAside) {
         let takes_waiting = mode == Mode::Journaling && !self.waiting_for_append.is_empty();
         let may = !self.is_running() && (takes_waiting || !set_aside.is_empty());
@@ -170,7 +170,7 @@ impl Appends {
         }
     }
 
-    /// Records what an append has done. What was refused waits for the next one.
+    /// Records the result of an append. Refused sets wait for the next one.
     pub(super) fn on_appended(
         &mut self,
         done: Result<Appended, JoinError>,
@@ -182,7 +182,7 @@ impl Appends {
         let mut appended = match done {
             Ok(appended) => appended,
             Err(failure) => {
-                // What it held is not on its way any more: a survey finds it missing, and has it read again.
+                // Its intervals are no longer in flight: a survey finds them missing, and has them read again.
                 error!(%failure, "an append ended by an internal error");
                 return Appended { dropped: in_append, ..Appended::default() };
             }
@@ -217,7 +217,7 @@ impl Appends {
     /// Records that an append of `sets` sets was refused.
     fn record_failure(&mut self, failure: &AppendError, sets: usize) {
         if sets > 1 && matches!(failure, AppendError::Full { .. }) {
-            // There may be room for less.
+            // There may be room for fewer.
             self.max_sets = sets / 2;
             self.next_at = Instant::now();
             return;
@@ -240,7 +240,7 @@ async fn append(
     sets: Vec<MessageSet>,
     since: Arc<OnceLock<Instant>>,
 ) -> Appended {
-    // What was read of a topic that is now another one must not be kept under the old one's name.
+    // Messages of a topic that was recreated must not be stored under the old topic's id.
     let (sets, dropped) = writer.without_deleted(sets).await;
     let intervals = sets.iter().map(MessageSet::interval).collect();
     since.get_or_init(Instant::now);
@@ -250,13 +250,13 @@ async fn append(
     }
 }
 
-/// Returns the problem of an operation on the journal's disk that began at `since` and has not ended, if it takes too long.
+/// Returns the problem of an operation on the journal's disk that began at `since` and takes too long.
 pub(super) fn hanging(what: &str, since: Option<Instant>) -> Option<String> {
     let seconds = since.map(|since| since.elapsed()).filter(|time| *time >= HANGING_AFTER)?.as_secs();
     Some(format!("{what} has taken {seconds} s: its disk does not answer"))
 }
 
-/// Returns the time between two appends, with this number of records in the journal.
+/// Returns the time between two appends, for this number of records in the journal.
 fn append_interval(records: u64) -> Duration {
     let times = u32::try_from(1 + records / RECORDS_PER_INTERVAL).unwrap_or(u32::MAX);
     APPEND_INTERVAL.saturating_mul(times).min(MAX_APPEND_INTERVAL)

@@ -1,19 +1,19 @@
-//! Without a journal: messages that wait in memory for what another session has locked.
+//! Without a journal: messages that wait in memory for a lock that another session holds.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::raw::MessageSet;
 
-/// How often they are tried again.
+/// Interval between two turns of attempts.
 const LOCKED_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The messages, in turns: those that come back in one wait for the next.
+/// The messages, in turns: those that are still locked in one wait for the next.
 #[derive(Debug)]
 pub(super) struct LockedMessages {
     sets: VecDeque<MessageSet>,
     next_turn: Instant,
-    /// How many sets are still to be tried in this turn.
+    /// Number of sets left in this turn.
     left: usize,
 }
 
@@ -27,7 +27,7 @@ impl LockedMessages {
         self.sets.extend(sets);
     }
 
-    /// The next messages to try again, if it is time.
+    /// Returns the next set to try again, if it is time.
     pub(super) fn take(&mut self) -> Option<MessageSet> {
         if self.left == 0 && !self.sets.is_empty() && Instant::now() >= self.next_turn {
             self.left = self.sets.len();

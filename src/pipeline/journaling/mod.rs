@@ -1,22 +1,22 @@
-//! The modes, and what goes to the journal and comes back from it.
+//! The modes, appends to the journal and replay from it.
 //!
-//! - *Streaming*: messages go straight to the database.
-//! - *Journaling*: the database is not available; messages go to the journal instead. What was on its way to the database is
-//!   journaled as well: it may have to outlive this process.
-//! - *Replaying*: the database is available again; what is journaled is written, oldest first, while new messages go straight
-//!   to the database.
+//! - *Streaming*: messages are written to the database directly.
+//! - *Journaling*: the database is not available; messages go to the journal instead. Messages in flight to the database are
+//! journaled as well, because they may have to outlive this process.
+//! - *Replaying*: the database is available again; journaled messages are written, oldest first, while new messages are written
+//! directly.
 //!
-//! A database that answers questions may still accept no rows, for instance if its disk is full. So a first record is written
-//! on trial while the rest still goes to the journal, and the mode ends when that succeeds.
+//! A database that answers queries may still accept no rows, for instance if its disk is full. So a first record is written on
+//! trial while all other messages still go to the journal, and the mode ends when that succeeds.
 //!
 //! Without a journal the mode is always *Streaming*, and nothing is ever appended.
 //!
-//! The surveys of `survey` read from the database's progress what is drained, again and again. There is no other record of it.
+//! The surveys of `survey` determine repeatedly, from the database's progress, what is drained. There is no other record of it.
 //!
-//! - `mode`: the modes, and what follows which.
-//! - `append`: appends to the journal, and what waits for the next.
-//! - `probe`: the check that the journal still works, while nothing is appended.
-//! - `replay`: which records are written next, and by which of the writers.
+//! - `mode`: the modes, and the transitions between them.
+//! - `append`: appends to the journal, and the messages that wait for the next one.
+//! - `probe`: the check that the journal works, while nothing is appended.
+//! - `replay`: the records that are written next, and the share of the writers for them.
 //! - `unread`: records that cannot be read now.
 //! - `set_aside`: messages that wait for a lock; `locked`: the same without a journal, in memory.
 //! - `removal`: covered segments, until they are deleted.
@@ -55,12 +55,12 @@ use removal::CoveredSegments;
 use replay::{NextWriter, Replay};
 use set_aside::SetAside;
 
-/// The state of records of inputs that the database lacks, in the log.
+/// The state of records of inputs that the database does not have, in the log.
 const OF_INPUTS: &str = "journal-of-inputs";
 /// The state of the journal's records in the log.
 const WITHOUT_PROGRESS: &str = "journal-without-progress";
 
-/// The journal's side of the pipeline.
+/// The pipeline's use of the journal.
 pub(super) struct Journaling {
     journal: JournalHandle,
     database: Database,
@@ -104,7 +104,7 @@ impl Journaling {
         &self.journal
     }
 
-    /// Returns why the journal accepts nothing, or does not return what it has.
+    /// Returns the reason why the journal accepts nothing, or does not return its records.
     pub(super) fn problem(&self) -> Option<String> {
         self.appends.problem().or_else(|| self.probe.problem()).or_else(|| self.replay.problem())
     }
@@ -119,7 +119,7 @@ impl Journaling {
         self.mode == Mode::Journaling || self.replay.problem().is_some()
     }
 
-    /// Returns what was journaled and is not in the journal any more.
+    /// Returns what was journaled and is no longer in the journal.
     pub(super) fn take_lost(&mut self) -> Vec<Interval> {
         let lost = self.journal.take_lost();
         if !lost.is_empty() {
@@ -133,8 +133,8 @@ impl Journaling {
         self.appends.may_take()
     }
 
-    /// Sets the mode by the state of the database and of the journal. Returns `true` if an outage begins now, so that what is
-    /// on its way has to be saved.
+    /// Sets the mode by the state of the database and of the journal. Returns `true` if an outage begins now, so that messages
+    /// in flight must be saved.
     pub(super) fn update(&mut self) -> bool {
         let state = self.database.state();
         let facts = self.facts(&state);
@@ -197,7 +197,7 @@ impl Journaling {
         self.appends.ended()
     }
 
-    /// Takes sets for the journal.
+    /// Saves sets to the journal.
     pub(super) fn save(&mut self, sets: impl IntoIterator<Item = MessageSet>) {
         for set in sets {
             self.appends.push(set);
@@ -205,7 +205,7 @@ impl Journaling {
         self.start_append();
     }
 
-    /// Takes sets that wait for a lock. They are tried again as the journal's records are; without a journal they wait in memory,
+    /// Keeps sets that wait for a lock. They are tried again like the journal's records; without a journal they wait in memory,
     /// charged to `budget`.
     pub(super) fn set_aside(&mut self, sets: Vec<MessageSet>, budget: &Budget) {
         if self.journal.is_absent() {
@@ -216,19 +216,19 @@ impl Journaling {
             self.set_aside.push(set);
         }
         if self.appends.has_failed() {
-            // What the journal refuses comes back from the database's side: not at once again.
+            // Sets that the journal refuses return from the attempt at the database: they are not tried again at once.
             self.set_aside.retry_later();
         }
         self.start_append();
     }
 
-    /// Returns `true` if the set must wait as well, because messages of its partition wait for a lock in such number that its progress
-    /// cannot hold many more holes.
+    /// Returns `true` if the set must wait as well, because so much of its partition waits for a lock that its progress cannot
+    /// hold many more holes.
     pub(super) fn is_crowded(&self, set: &MessageSet) -> bool {
         self.set_aside.is_crowded(set.partition())
     }
 
-    /// Returns what was not journaled before the database was available again: it is written directly.
+    /// Returns a set that was not journaled before the database was available again: it is written directly.
     pub(super) fn take_waiting_for_append(&mut self) -> Option<MessageSet> {
         if self.mode == Mode::Journaling {
             return None;
@@ -236,12 +236,12 @@ impl Journaling {
         self.appends.pop().or_else(|| self.take_refused())
     }
 
-    /// Without a journal: returns what waits for a lock, if it is to be tried again.
+    /// Without a journal: returns a set that waits for a lock, if it is to be tried again.
     pub(super) fn take_locked(&mut self) -> Option<MessageSet> {
         self.locked.take()
     }
 
-    /// Returns what waits for a lock if the journal refuses it: the database is tried again, at intervals.
+    /// Returns a set that waits for a lock if the journal refuses it: the database is tried again, at intervals.
     fn take_refused(&mut self) -> Option<MessageSet> {
         if !self.appends.has_failed() || self.appends.is_running() || !self.set_aside.may_retry() {
             return None;
@@ -254,7 +254,7 @@ impl Journaling {
     }
 
     fn start_append(&mut self) {
-        // The end of an outage waits for the next record to be tried.
+        // The end of an outage depends on the next record to be tried.
         let is_awaited = self.replay.is_surveyed() && !self.replay.has_records() && self.database.state().answers;
         self.appends.start(self.mode, is_awaited, &mut self.set_aside);
     }
@@ -267,7 +267,7 @@ impl Journaling {
         appended
     }
 
-    /// Records what of the journal the database has, and deletes segments that it covers.
+    /// Records which of the journal's records the database has, and deletes the segments that it covers.
     pub(super) fn on_survey(&mut self, survey: &Survey) {
         if survey.without_progress == 0 {
             if let Some(ended) = self.log.ends(WITHOUT_PROGRESS) {
@@ -295,14 +295,14 @@ impl Journaling {
         self.covered_segments.on_survey(survey, has_all_appends && self.appends.is_idle(), &self.journal);
     }
 
-    /// Returns who may have the next of `writers` writers, `busy` of which write something.
+    /// Returns who may have the next of `writers` writers, of which `busy` are in use.
     fn next_writer(&self, busy: usize, writers: usize, memory_is_full: bool) -> NextWriter {
         let may_read = match self.mode {
-            // What fills the memory waits for the end of the outage, and so for this one record.
+            // What fills the memory waits for the end of the outage, and thus for this one record.
             Mode::Journaling => {
                 !self.replay.is_replaying() && self.replay.is_surveyed() && self.database.state().answers
             }
-            // What fills the memory may be what waits for room in the journal, which comes from what is written of it.
+            // What fills the memory may wait for room in the journal, which only replay can free.
             Mode::Streaming | Mode::Replaying => {
                 !memory_is_full || (!self.replay.is_replaying() && !self.set_aside.is_empty())
             }
@@ -310,12 +310,12 @@ impl Journaling {
         self.replay.next_writer(self.mode, may_read, busy, writers)
     }
 
-    /// Returns `true` if a batch from Kafka may have one more of the writers, `busy` of which write something.
+    /// Returns `true` if a batch from Kafka may have one more of the writers, of which `busy` are in use.
     pub(super) fn may_write_live(&self, busy: usize, writers: usize, memory_is_full: bool) -> bool {
         self.next_writer(busy, writers, memory_is_full).may_be_live()
     }
 
-    /// Returns the records for the next batch, if one may have a writer: no batch from Kafka needs it.
+    /// Returns the records for the next batch, if it may have a writer: no batch from Kafka needs it.
     pub(super) fn next_records(&mut self, busy: usize, writers: usize, memory_is_full: bool) -> Option<Vec<Record>> {
         let may = self.next_writer(busy, writers, memory_is_full).may_be_journals();
         may.then(|| self.replay.next_records(self.mode))
@@ -326,8 +326,8 @@ impl Journaling {
         self.replay.on_live_batch();
     }
 
-    /// Records that a batch of the journal is done, why records of it could not be read (`unread`), and whether some of it
-    /// waits for a lock.
+    /// Records the end of a batch of the journal, the reason why records of it could not be read (`unread`), and whether some
+    /// of it waits for a lock.
     pub(super) fn on_replayed(&mut self, unread: Option<String>, waits: bool) {
         if waits {
             self.set_aside.retry_later();
@@ -335,12 +335,12 @@ impl Journaling {
         self.replay.on_replayed(self.mode, unread, waits);
     }
 
-    /// Records that the batches of the journal that were being written were given up.
+    /// Records that the batches of the journal that were being written were aborted.
     pub(super) fn on_abandoned(&mut self) {
         self.replay.on_abandoned();
     }
 
-    /// What `/status` shows of the journal.
+    /// The journal's state for `/status`.
     pub(super) fn status(&self) -> Option<JournalStatus> {
         let usage = self.journal.usage();
         (!self.journal.is_absent()).then(|| JournalStatus {

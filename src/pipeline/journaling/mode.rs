@@ -1,43 +1,43 @@
-//! The modes, and what follows which.
+//! The modes, and the transitions between them.
 
-/// Where messages go.
+/// The destination of messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::pipeline) enum Mode {
     /// To the database.
     Streaming,
-    /// To the journal: the database is not available.
+    /// To the journal, because the database is not available.
     Journaling,
     /// To the database, which is available again. The journal's records are written as well, oldest first.
     Replaying,
 }
 
-/// What decides the mode, as it is at a tick of the loop.
+/// The facts that determine the mode, at a tick of the loop.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Facts {
     /// There is a journal.
     pub(super) has_journal: bool,
     /// The database has failed for the whole `database.outage_grace_ms`.
     pub(super) is_outage: bool,
-    /// The database does what it is asked, writes included.
+    /// The database executes requests, including writes.
     pub(super) is_up: bool,
-    /// The database answers questions; it may still refuse rows, for instance if its disk is full.
+    /// The database answers queries; it may still refuse rows, for instance if its disk is full.
     pub(super) answers: bool,
-    /// The database lacks nothing of the journal, and nothing waits for the journal.
+    /// The database has all of the journal, and nothing waits for the journal.
     pub(super) is_drained: bool,
-    /// The journal was compared with the database, and none of its records is to be written or being written.
+    /// The journal was compared with the database, and none of its records is to be written or is being written.
     pub(super) is_trial_over: bool,
-    /// The journal refuses records, or does not return what it has.
+    /// The journal refuses records, or does not return its records.
     pub(super) has_problem: bool,
 }
 
-/// What happens to the trial of a database that answers questions and may refuse rows: a first record of the journal is
+/// The decision about the trial of a database that answers queries and may refuse rows: a first record of the journal is
 /// written, and an outage ends when that succeeds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Trial {
-    /// There is none, or it goes on.
+    /// There is none, or it continues.
     Unchanged,
-    /// There is no record to write, or the journal refuses what waits in memory, which then is the trial: the database counts
-    /// as up.
+    /// There is no record to write, or the journal refuses the messages in memory, which are then the trial: the database
+    /// counts as up.
     TrustAnswers,
     /// The last record was not written: a survey finds the next.
     SurveyAgain,
@@ -61,13 +61,13 @@ impl Mode {
             Self::Streaming | Self::Replaying if facts.is_outage => Self::Journaling,
             Self::Journaling if facts.is_up => Self::Replaying,
             Self::Replaying if facts.is_drained => Self::Streaming,
-            // A journal that an earlier process left.
+            // The journal of an earlier process.
             Self::Streaming if !facts.is_drained => Self::Replaying,
             unchanged => unchanged,
         }
     }
 
-    /// Returns what happens to the trial that may end an outage.
+    /// Returns the decision about the trial that may end an outage.
     pub(super) fn trial(self, facts: Facts) -> Trial {
         if self != Self::Journaling || facts.is_up || !facts.answers || !facts.is_trial_over {
             Trial::Unchanged
@@ -89,7 +89,7 @@ mod tests {
     const NO: &[bool] = &[false];
     const ANY: &[bool] = &[true, false];
 
-    /// All facts there are.
+    /// All combinations of facts.
     fn all_facts() -> impl Iterator<Item = Facts> {
         (0..128).map(|bits| Facts {
             is_outage: bits & 1 != 0,
@@ -102,7 +102,7 @@ mod tests {
         })
     }
 
-    /// The one result of a table's rows that fit.
+    /// The one result among a table's rows that match.
     fn only<T: Copy>(fitting: impl Iterator<Item = T>, case: impl std::fmt::Debug) -> T {
         let fitting: Vec<T> = fitting.collect();
         assert_eq!(fitting.len(), 1, "rows that fit {case:?}");

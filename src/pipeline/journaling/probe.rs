@@ -1,4 +1,4 @@
-//! The check that the journal still works, while nothing is appended.
+//! The check that the journal works, while nothing is appended.
 
 use std::time::{Duration, Instant};
 
@@ -7,16 +7,16 @@ use tokio::task::JoinSet;
 use super::append::hanging;
 use crate::journal::{AppendError, JournalHandle};
 
-/// The time between two probes.
+/// Interval between two probes.
 const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 
-/// The probes of the journal, one at a time.
+/// Probes the journal, one probe at a time.
 pub(super) struct Probe {
     running: JoinSet<Result<(), AppendError>>,
-    /// When the last one began.
+    /// When the last probe began.
     since: Instant,
     next_at: Instant,
-    /// What the last one found.
+    /// The result of the last probe.
     problem: Option<String>,
     succeeded_at: Option<Instant>,
 }
@@ -32,7 +32,7 @@ impl Probe {
         }
     }
 
-    /// Records what the last probe found, and starts the next one if it is due.
+    /// Records the result of the last probe, and starts the next one if it is due.
     pub(super) fn tick(&mut self, journal: &JournalHandle) {
         while let Some(done) = self.running.try_join_next() {
             self.problem = match done {

@@ -10,9 +10,9 @@ use crate::pipeline::survey::Survey;
 
 /// Segments of which the database has all records.
 pub(super) struct CoveredSegments {
-    /// How long they are kept. After a failover the database may have lost its last commits.
+    /// Time for which they are kept. After a failover the database may have lost its last commits.
     grace: Duration,
-    /// Since when each is covered.
+    /// Time since which each segment is covered.
     since: HashMap<u64, Instant>,
     removing: JoinSet<()>,
 }
@@ -22,8 +22,8 @@ impl CoveredSegments {
         Self { grace, since: HashMap::new(), removing: JoinSet::new() }
     }
 
-    /// Records which segments a survey found covered, and deletes those whose time is over. The segment that is being written
-    /// is deleted only if nothing was appended since the survey began (`is_unchanged`).
+    /// Records the segments that a survey found covered, and deletes those whose time has passed. The segment being written is
+    /// deleted only if nothing was appended since the survey began (`is_unchanged`).
     pub(super) fn on_survey(&mut self, survey: &Survey, is_unchanged: bool, journal: &JournalHandle) {
         let covered = &survey.covered_segments;
         self.since.retain(|segment, _| covered.iter().any(|(number, _)| number == segment));
@@ -42,7 +42,7 @@ impl CoveredSegments {
             due
         };
         while self.removing.try_join_next().is_some() {}
-        // One at a time, and alongside the loop: each takes a sync of the directory. The journal's thread does it before any
+        // One at a time, and alongside the loop: each requires a sync of the directory. The journal's thread does it before any
         // append that is requested later.
         if !due.is_empty() && self.removing.is_empty() {
             self.removing.spawn(journal.remove_segments(due));

@@ -1,4 +1,4 @@
-//! What of the journal is written to the database next, and by which of the writers.
+//! The records of the journal that are written to the database next, and the share of the writers for them.
 
 use std::collections::VecDeque;
 
@@ -7,10 +7,10 @@ use super::unread::Unread;
 use crate::journal::Record;
 use crate::pipeline::survey::Survey;
 
-/// Maximum of one batch of the journal, in bytes on disk, if messages are compressed.
+/// Maximum size of one batch of the journal, in bytes on disk, if messages are compressed.
 const MAX_REPLAY_BYTES: u64 = 512 * 1024;
 
-/// What decides who gets the next free writer.
+/// The facts that determine who gets the next free writer.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct WriterFacts {
     pub(super) mode: Mode,
@@ -18,15 +18,15 @@ pub(super) struct WriterFacts {
     pub(super) has_records: bool,
     /// The number of writers.
     pub(super) writers: usize,
-    /// How many of them write something.
+    /// Number of writers in use.
     pub(super) busy: usize,
-    /// How many of those write a batch of the journal.
+    /// Number of those that write a batch of the journal.
     pub(super) replaying: usize,
     /// The last batch was one from Kafka.
     pub(super) is_journals_turn: bool,
 }
 
-/// Who may have the next free writer. What comes from Kafka is *live*.
+/// The user of the next free writer. Batches from Kafka are *live*.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum NextWriter {
     /// A live batch only.
@@ -39,9 +39,9 @@ pub(super) enum NextWriter {
 }
 
 impl NextWriter {
-    /// Decides who may have the next free writer. One is kept for what comes from Kafka, and one for the journal if it has
-    /// something. A single writer they have in turn. The one record that is tried during an outage takes no writer from
-    /// anybody, since nothing live is written.
+    /// Decides who may have the next free writer. One is reserved for batches from Kafka, and one for the journal if it has
+    /// records. A single writer alternates between them. The one record that is tried during an outage occupies no writer,
+    /// because nothing live is written.
     pub(super) fn choose(facts: WriterFacts) -> Self {
         let WriterFacts { mode, has_records, writers, busy, replaying, is_journals_turn } = facts;
         if !has_records {
@@ -69,21 +69,22 @@ impl NextWriter {
     }
 }
 
-/// The records that the database lacks, on their way to it.
+/// The records that the database does not have, and their replay.
 pub(super) struct Replay {
     /// Those to be written, oldest first.
     records: VecDeque<Record>,
     /// The number of batches that are being written.
     replaying: usize,
-    /// Whether the next record on trial is the newest: the last one waits for a lock.
+    /// `true` if the next record on trial is the newest, because the last one waits for a lock.
     tries_newest: bool,
-    /// Whether the last batch was one from Kafka.
+    /// `true` if the last batch was one from Kafka.
     is_journals_turn: bool,
-    /// Whether the journal was compared with the database since that came back, and since a batch of the journal was written.
+    /// `true` if the journal was compared with the database since the database came back, and since a batch of the journal was
+    /// written.
     is_surveyed: bool,
-    /// The number of appends that the last survey has seen.
+    /// Number of appends that the last survey has seen.
     surveyed_appends: u64,
-    /// The number of records that the database did not have at the last survey.
+    /// Number of records that the database did not have at the last survey.
     undrained: usize,
     unread: Unread,
 }
@@ -102,7 +103,7 @@ impl Replay {
         }
     }
 
-    /// Returns why the journal does not return what it has.
+    /// Returns the reason why the journal does not return its records.
     pub(super) fn problem(&self) -> Option<String> {
         self.unread.problem(self.undrained)
     }
@@ -111,7 +112,7 @@ impl Replay {
         self.is_surveyed
     }
 
-    /// Requires another survey before anything is concluded from the last one.
+    /// Requires another survey before anything is derived from the last one.
     pub(super) fn forget_survey(&mut self) {
         self.is_surveyed = false;
     }
@@ -141,8 +142,8 @@ impl Replay {
         !self.has_records() && !self.is_replaying()
     }
 
-    /// Returns who may have the next of `writers` writers, `busy` of which write something; `may_read`: records of the journal
-    /// may be written now.
+    /// Returns who may have the next of `writers` writers, of which `busy` are in use. If `may_read` is `true`, records of the
+    /// journal may be written now.
     pub(super) fn next_writer(&self, mode: Mode, may_read: bool, busy: usize, writers: usize) -> NextWriter {
         NextWriter::choose(WriterFacts {
             mode,
@@ -154,13 +155,13 @@ impl Replay {
         })
     }
 
-    /// Returns the records for the next batch; during an outage this is one, on trial.
+    /// Returns the records for the next batch; during an outage it is a single record, on trial.
     pub(super) fn next_records(&mut self, mode: Mode) -> Vec<Record> {
         self.is_journals_turn = false;
         self.replaying += 1;
         let mut records = Vec::new();
         if mode == Mode::Journaling {
-            // What one waits for is mostly what its neighbours in time wait for as well.
+            // A record mostly waits for the same lock as its neighbours in time.
             records.extend(if self.tries_newest { self.records.pop_back() } else { self.records.pop_front() });
             return records;
         }
@@ -180,8 +181,8 @@ impl Replay {
         self.is_journals_turn = true;
     }
 
-    /// Records that a batch of the journal is done, why records of it could not be read (`unread`), and whether some of it
-    /// waits for a lock.
+    /// Records the end of a batch of the journal, the reason why records of it could not be read (`unread`), and whether some
+    /// of it waits for a lock.
     pub(super) fn on_replayed(&mut self, mode: Mode, unread: Option<String>, waits: bool) {
         self.replaying = self.replaying.saturating_sub(1);
         if mode != Mode::Journaling {
@@ -196,19 +197,19 @@ impl Replay {
         }
     }
 
-    /// Records that the batches of the journal that were being written were given up.
+    /// Records that the batches of the journal that were being written were aborted.
     pub(super) fn on_abandoned(&mut self) {
         self.replaying = 0;
         self.records.clear();
     }
 
-    /// Records that the journal has lost records: which of those to be written are left, a survey finds.
+    /// Records that the journal has lost records: a survey finds which of those to be written are left.
     pub(super) fn on_lost(&mut self) {
         self.records.clear();
         self.is_surveyed = false;
     }
 
-    /// Takes the records that the database lacks from a survey, unless some are being written.
+    /// Takes over the records that the database does not have from a survey, unless some are being written.
     pub(super) fn on_survey(&mut self, survey: &Survey) {
         self.is_surveyed = true;
         if self.is_replaying() {
@@ -234,19 +235,19 @@ mod tests {
         #[rustfmt::skip]
         let table = [
             // mode   records  writers  busy  of them the journal's  journal's turn  next
-            // Nothing in the journal: all are for what comes from Kafka.
+            // Nothing in the journal: all writers are for batches from Kafka.
             (after,   false,   1,       0,    0,                     true,           Live),
             (after,   false,   4,       3,    0,                     true,           Live),
             (outage,  false,   4,       0,    0,                     false,          Live),
             // One record on trial, even if all writers are busy.
             (outage,  true,    1,       0,    0,                     false,          LiveThenJournal),
             (outage,  true,    4,       4,    0,                     true,           LiveThenJournal),
-            // A single writer: in turn, and nothing from Kafka is waited for.
+            // A single writer: in turn, without waiting for messages from Kafka.
             (after,   true,    1,       0,    0,                     false,          LiveThenJournal),
             (after,   true,    1,       0,    0,                     true,           Journal),
             (after,   true,    1,       1,    0,                     true,           Nobody),
             (after,   true,    1,       1,    1,                     true,           Nobody),
-            // Several: one is kept for each.
+            // Several: one is reserved for each.
             (after,   true,    2,       0,    0,                     false,          LiveThenJournal),
             (after,   true,    2,       0,    0,                     true,           LiveThenJournal),
             (after,   true,    2,       1,    0,                     true,           Journal),
@@ -255,7 +256,7 @@ mod tests {
             (after,   true,    4,       2,    1,                     true,           LiveThenJournal),
             (after,   true,    4,       3,    3,                     false,          Live),
             (after,   true,    4,       3,    0,                     true,           Journal),
-            // Fewer writers than are busy, since their number went down.
+            // More writers in use than there are, because their number was reduced.
             (after,   true,    2,       4,    1,                     true,           Nobody),
         ];
         for (mode, has_records, writers, busy, replaying, is_journals_turn, next) in table {

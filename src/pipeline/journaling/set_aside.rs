@@ -7,17 +7,17 @@ use crate::journal::Record;
 use crate::pipeline::partitions::InFlightPartitions;
 use crate::raw::{MessageSet, Partition};
 
-/// From this number of holes on, a partition is left alone until they are filled. Its progress holds 1024 islands above them.
+/// Number of holes from which on a partition is not tried until they are filled. Its progress holds 1024 islands above them.
 const MAX_HOLES: usize = 384;
-/// The shortest time between two attempts at records that wait for a lock.
+/// Minimum time between two attempts at records that wait for a lock.
 const LOCK_RETRY_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Messages that wait for a lock, and are to be journaled in any mode.
+/// Messages that wait for a lock, and are journaled in any mode.
 pub(super) struct SetAside {
     sets: VecDeque<MessageSet>,
     /// The number of holes that such messages leave in each partition.
     holes: HashMap<Partition, usize>,
-    /// Nothing that waits for a lock is tried before.
+    /// The time before which nothing that waits for a lock is tried.
     retry_at: Instant,
 }
 
@@ -35,7 +35,7 @@ impl SetAside {
         self.sets.push_back(set);
     }
 
-    /// Takes back what the journal refused.
+    /// Takes back a set that the journal refused.
     pub(super) fn push_refused(&mut self, set: MessageSet) {
         self.sets.push_front(set);
     }
@@ -58,13 +58,13 @@ impl SetAside {
         self.holes.get(partition).is_some_and(|holes| *holes >= MAX_HOLES)
     }
 
-    /// Sets the holes to those of the journal's records that the database lacks.
+    /// Sets the holes to those of the journal's records that the database does not have.
     pub(super) fn set_holes(&mut self, missing: &[Record]) {
         self.holes = holes(missing);
     }
 }
 
-/// Returns the number of holes that these records would fill in each partition; those that touch fill one.
+/// Returns the number of holes in each partition that these records would fill; adjacent records fill one.
 fn holes(records: &[Record]) -> HashMap<Partition, usize> {
     let mut intervals = InFlightPartitions::new();
     for record in records {

@@ -2,16 +2,17 @@
 
 use std::time::{Duration, Instant};
 
-/// How long to wait before records that cannot be read are tried again, at first.
+/// Delay before records that cannot be read are tried again, at first.
 const READ_RETRY_INTERVAL: Duration = Duration::from_secs(1);
-/// The maximum of it: it doubles with each round.
+/// Maximum of this delay, which doubles with each round.
 const MAX_READ_RETRY_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Records that cannot be read now. They are not drained: they are tried again, in rounds over all that the database lacks.
+/// Records that cannot be read now. They are not drained: they are tried again, in rounds over all that the database does not
+/// have.
 #[derive(Debug)]
 pub(super) struct Unread {
     why: Option<String>,
-    /// Whether some were found in this round.
+    /// `true` if some were found in this round.
     is_in_round: bool,
     next_round: Instant,
     retry_interval: Duration,
@@ -22,7 +23,7 @@ impl Unread {
         Self { why: None, is_in_round: false, next_round: Instant::now(), retry_interval: READ_RETRY_INTERVAL }
     }
 
-    /// Returns why the database still lacks `undrained` records, if some of them could not be read.
+    /// Returns the reason why the database still lacks `undrained` records, if some of them could not be read.
     pub(super) fn problem(&self, undrained: usize) -> Option<String> {
         let why = self.why.as_ref().filter(|_| undrained > 0)?;
         Some(format!("{undrained} records of the journal are not in the database and cannot all be read: {why}"))

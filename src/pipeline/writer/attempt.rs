@@ -1,4 +1,4 @@
-//! The attempts to write one piece of a batch, until it is written or something else has to be done with it.
+//! The attempts to write one piece of a batch, until it is written or needs to be handled differently.
 
 use std::time::{Duration, Instant};
 
@@ -12,20 +12,20 @@ use crate::database::{self, ClaimOrder, Class, Oversized, Written};
 use crate::message::Rejected;
 use crate::raw::MessageSet;
 
-/// The state of a database that does not write batches, in the log.
+/// The state of a database that does not accept batches, in the log.
 const NOT_WRITTEN: &str = "write";
 
-/// What became of one attempt's batch.
+/// The result of the attempts for one piece.
 pub(super) enum Piece {
     Written,
     Rejected(Rejected),
-    /// It is to be written in this many parts.
+    /// It must be written in this many parts.
     Split(usize),
-    /// A single message that takes long is to be written after the others.
+    /// A single slow message, to be written after the others.
     Slow,
-    /// The messages marked here are to wait: what they need is locked.
+    /// The messages marked here must wait: another session has locked what they need.
     Locked(Vec<bool>),
-    /// Progress has no room for more islands of one of its partitions.
+    /// Progress has no room for further islands of one of its partitions.
     TooManyIslands,
     /// These messages can never be written.
     Oversized(Vec<Oversized>),
@@ -33,7 +33,7 @@ pub(super) enum Piece {
 }
 
 impl Writer {
-    /// Tries to write a piece until it is written, or until something else has to be done with it.
+    /// Tries to write a piece until it is written, or must be handled differently.
     pub(super) async fn write_piece(
         &self,
         piece: &Batch,
@@ -73,7 +73,7 @@ impl Writer {
                 Verdict::TooManyIslands => return Piece::TooManyIslands,
                 Verdict::NoProgress => return Piece::NoProgress,
                 Verdict::SetAside => {
-                    // A server that is slow or full for any other reason does the same: it is no dead letter.
+                    // A server that is slow or full for another reason fails in the same way: the message is not a dead letter.
                     if is_slow {
                         self.log_slow(&failure, piece);
                         tokio::time::sleep(self.longest_pause).await;
@@ -126,7 +126,7 @@ impl Writer {
             if needs.contains(&true) {
                 return Some(Piece::Locked(needs));
             }
-            // One that has just ended is no reason to give the database up.
+            // A lock that has just ended is no reason to report an outage.
             if begun.elapsed() >= self.blocked_after {
                 self.database.record_blocked(failure, begun);
             }

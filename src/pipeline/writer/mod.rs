@@ -1,6 +1,6 @@
 //! One batch until it is committed: through outages, overlaps and refused rows. A writer never gives up.
 //!
-//! - `attempt`: the attempts to write one piece of it.
+//! - `attempt`: the attempts to write one piece of a batch.
 //! - `recreated`: drops what was read of a topic that was deleted and recreated.
 //! - `writer_count`: the number of writers.
 
@@ -29,40 +29,41 @@ use crate::telemetry::log_limit::LogLimit;
 use crate::telemetry::metrics::{self, Step};
 use attempt::Piece;
 
-/// What became of a batch.
+/// The result of writing a batch.
 #[derive(Debug, Default)]
 pub(super) struct Outcome {
-    /// What the batch covers.
+    /// The intervals that the batch covers.
     pub(super) intervals: Vec<Interval>,
     /// Points written now.
     pub(super) points: usize,
     /// Points that were applied already.
     pub(super) skipped: usize,
-    /// Points that change nothing, because of others of the same series, column and time.
+    /// Points without effect, because of others of the same series, column and time.
     pub(super) duplicates: usize,
-    /// By input and reason, how many messages became dead letters now, and the first of them: a storm of them is not held.
+    /// For each input and reason, the number of messages that became dead letters now, and the first of them: a flood of them
+    /// is not kept in memory.
     pub(super) dead_letters: BTreeMap<(String, &'static str), (u64, MessageAt, Rejected)>,
-    /// The number of these that are counted and not stored.
+    /// Number of these that are counted and not stored.
     pub(super) only_counted: u64,
-    /// The number of these that are not even counted.
+    /// Number of these that are not even counted.
     pub(super) not_counted: u64,
     /// The next offset of each partition.
     pub(super) applied: Vec<Applied>,
-    /// The next offset of each partition as it was known before.
+    /// The next offset of each partition that was known before.
     pub(super) known: NextOffsets,
-    /// The oldest message's Kafka time.
+    /// Kafka's time of the oldest message.
     pub(super) oldest_ms: Option<i64>,
-    /// Whether the batch was dropped because the database has no progress row of a partition.
+    /// `true` if the batch was dropped because the database has no progress row of a partition.
     pub(super) lost: bool,
     /// Intervals of journal records that could not be read.
     pub(super) damaged: Vec<Interval>,
-    /// Why records of the journal could not be read now.
+    /// The reason why records of the journal could not be read now.
     pub(super) unread: Option<String>,
-    /// Whether the batch came from the journal.
+    /// `true` if the batch came from the journal.
     pub(super) replayed: bool,
     /// The batch's number, if the pipeline holds its messages.
     pub(super) number: u64,
-    /// What was not written because another session has locked what it needs.
+    /// Messages that were not written because another session has locked what they need.
     pub(super) aside: Vec<MessageSet>,
     /// Intervals that were not written, because their topic was recreated meanwhile.
     pub(super) of_deleted_topics: Vec<Interval>,
@@ -79,7 +80,7 @@ pub(super) struct Writer {
     backoff: ExponentialBuilder,
     longest_pause: Duration,
     log: LogLimit,
-    /// How long locks of whole tables may last before nothing can be written.
+    /// Time after which locks of whole tables count as an outage.
     blocked_after: Duration,
 }
 
@@ -104,7 +105,7 @@ impl Writer {
         }
     }
 
-    /// Writes the batch, and returns when all of it is committed.
+    /// Writes the batch, and returns when it is entirely committed.
     pub(super) async fn write(self, number: u64, batch: Batch, known: NextOffsets) -> Outcome {
         let intervals = batch.intervals();
         let mut outcome = Outcome { number, intervals, oldest_ms: batch.oldest_ms(), known, ..Outcome::default() };
@@ -112,8 +113,8 @@ impl Writer {
         self.write_pieces(batch, ClaimOrder::CopyFirst, outcome).await
     }
 
-    /// Writes the messages of these records of the journal. Their topics were checked before they were journaled, and may be
-    /// deleted since.
+    /// Writes the messages of these records of the journal. Their topics were checked before they were journaled, and may have
+    /// been deleted since.
     pub(super) async fn replay(
         self,
         journal: JournalHandle,
@@ -144,7 +145,7 @@ impl Writer {
                     }
                     outcome.damaged.push(interval);
                 }
-                // It is still there, or the database has it: the next survey finds out.
+                // The record is still there, or the database has it: the next survey finds out.
                 Err(failure) => {
                     debug!(%failure, %interval, "a record of the journal cannot be read now");
                     if let ReadError::Io { .. } = failure {
@@ -165,7 +166,8 @@ impl Writer {
         self.write_journaled(batch, outcome).await
     }
 
-    /// The locks of the partitions are held for the commit only: new messages of them are written meanwhile.
+    /// Writes a batch of the journal. The locks of the partitions are held during the commit only, so that new messages of them
+    /// are written meanwhile.
     async fn write_journaled(&self, batch: Batch, mut outcome: Outcome) -> Outcome {
         if batch.is_empty() {
             return outcome;
@@ -174,10 +176,10 @@ impl Writer {
         self.write_pieces(batch, ClaimOrder::CopyFirstFillingGaps, outcome).await
     }
 
-    /// Writes a batch, in as many parts as the database asks for.
+    /// Writes a batch, in as many parts as the database requires.
     async fn write_pieces(&self, batch: Batch, order: ClaimOrder, mut outcome: Outcome) -> Outcome {
         let mut pieces = vec![(batch, order)];
-        // Single messages that are written when no other waits for them.
+        // Single messages that are written last.
         let mut slow_messages = VecDeque::new();
         loop {
             let next = pieces.pop().map(|(piece, order)| (piece, order, false));
@@ -198,7 +200,7 @@ impl Writer {
                     outcome.lost = true;
                     return outcome;
                 }
-                // The last part goes below, so that the parts are written in the order of their offsets.
+                // The last part is pushed first, so that the parts are written in the order of their offsets.
                 Piece::Split(parts) => {
                     pieces.extend(piece.split_into(parts).into_iter().rev().map(|part| (part, order)));
                 }
@@ -208,7 +210,7 @@ impl Writer {
                     pieces.push((Self::set_aside(&piece, &needs, &mut outcome), order));
                 }
                 Piece::TooManyIslands => match piece.by_partition() {
-                    // All of it waits, also what holds no message.
+                    // All parts wait, including those without messages.
                     Some(parts) => pieces.extend(parts.into_iter().map(|part| (part, order))),
                     None => outcome.aside.extend(piece.sets().iter().cloned()),
                 },
@@ -219,7 +221,8 @@ impl Writer {
         }
     }
 
-    /// Returns the batch without what needs something that another session had locked when it was last asked for, and still has.
+    /// Returns the batch without the messages that need something that another session had locked at the last check, and still
+    /// has.
     async fn without_locked(&self, batch: Batch, outcome: &mut Outcome) -> Batch {
         if !self.database.knows_locked() {
             return batch;
@@ -237,7 +240,7 @@ impl Writer {
     }
 }
 
-/// Returns the messages that are too large as dead letters, each in its own batch, and all others in the last one.
+/// Returns messages that are too large as dead letters, each in its own batch, and all others in the last batch.
 fn without_oversized(piece: Batch, all: Vec<Oversized>) -> Vec<Batch> {
     let (mut parts, mut rest) = (Vec::new(), Some(piece));
     for Oversized { number, rejected } in all {
@@ -255,7 +258,7 @@ fn without_oversized(piece: Batch, all: Vec<Oversized>) -> Vec<Batch> {
     parts
 }
 
-/// Twice the time that rows are waited for, so that a second attempt has met the lock, too.
+/// Twice the lock timeout of rows, so that a second attempt has met the lock, too.
 fn database_blocked_after(config: &Config) -> Duration {
     let grace = config.database.outage_grace_ms.min(config.database.lock_timeout_ms);
     Duration::from_millis(2 * grace)

@@ -1,7 +1,7 @@
 //! Topics that were deleted and recreated while their messages were in flight.
 //!
-//! A consumer does not notice when a topic is deleted and recreated: it continues at its offset, in the new topic. Ids are never
-//! reused, so a topic that still has its id *after* messages were read had it when they were read.
+//! A consumer does not notice when a topic is deleted and recreated: it continues at its offset, in the new topic. Ids are
+//! never reused, so a topic that still has its id *after* messages were read had it when they were read.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,11 +15,11 @@ use crate::batch::Batch;
 use crate::raw::{Interval, MessageSet, Source};
 use crate::telemetry;
 
-/// The state of topics whose ids cannot be asked for, in the log.
+/// The state of topics whose ids cannot be requested, in the log.
 const TOPIC_IDS: &str = "topic-ids";
 
 impl Writer {
-    /// Returns the batch without what was read of a topic that was recreated since.
+    /// Returns the batch without messages of topics that were recreated since.
     pub(super) async fn without_deleted_topics(&self, batch: Batch, outcome: &mut Outcome) -> Batch {
         let deleted = self.deleted(outcome.intervals.iter().map(|interval| &interval.partition.source)).await;
         if deleted.is_empty() {
@@ -31,7 +31,7 @@ impl Writer {
         batch.keep(&kept)
     }
 
-    /// Returns the sets without those of topics that were recreated since, and the intervals of those.
+    /// Returns the sets without those of topics that were recreated since, and the intervals of the removed ones.
     pub(in crate::pipeline) async fn without_deleted(
         &self,
         mut sets: Vec<MessageSet>,
@@ -45,8 +45,8 @@ impl Writer {
         (sets, dropped)
     }
 
-    /// Returns those of the sources whose topics were recreated: there is one of the same name with another id now. If there is none
-    /// of this name, what was read is of the one that was there.
+    /// Returns those of the sources whose topics were recreated: a topic of the same name has another id now. If there is no
+    /// topic of this name, the messages are of the deleted one.
     async fn deleted(&self, sources: impl Iterator<Item = &Arc<Source>>) -> Vec<Arc<Source>> {
         let mut sources: Vec<Arc<Source>> =
             sources.filter(|source| !source.topic_id.is_empty()).map(Arc::clone).collect();
@@ -61,7 +61,7 @@ impl Writer {
         sources
     }
 
-    /// The ids that topics have now, asked for until the brokers answer.
+    /// Requests the present ids of topics, until the brokers answer.
     async fn topic_ids(&self, topics: &Arc<[String]>) -> HashMap<String, String> {
         let mut delays = self.backoff.build();
         loop {

@@ -1,8 +1,8 @@
-//! How many batches are written at the same time: with a backlog, as many as raise the throughput.
+//! The number of batches that are written at the same time: with a backlog, as many as increase the throughput.
 //!
-//! Once in a while a number alongside the present one is tried for a while. One more stays if it is clearly faster, one fewer
-//! if it is not slower: a connection that does not help costs the server memory and locks. Without a backlog there is
-//! nothing to measure, and the number stays.
+//! From time to time another number is tried for a while. One more writer stays if it is clearly faster, one fewer if it is not
+//! slower: a connection that does not help costs the server memory and locks. Without a backlog there is nothing to measure,
+//! and the number stays.
 
 use std::time::{Duration, Instant};
 
@@ -10,34 +10,35 @@ use tracing::info;
 
 use crate::config;
 
-/// The number to begin with: one transaction's COMMIT and the next one's COPY overlap.
+/// The initial number: one transaction's COMMIT and the next one's COPY overlap.
 const FIRST: usize = 2;
-/// The least time of a measurement.
+/// Minimum duration of a measurement.
 const WINDOW: Duration = Duration::from_secs(5);
-/// The least batches of a measurement for each writer. At its begin and its end a batch is counted that is half in it.
+/// Minimum number of batches for each writer in a measurement. A batch that is half in it is counted at its beginning and at
+/// its end.
 const WINDOW_BATCHES: usize = 8;
-/// How long the number stays after a measurement that changed nothing. What helps changes with the server's load.
+/// Time until the next trial after a measurement that changed nothing. The best number changes with the server's load.
 const REST: Duration = Duration::from_secs(120);
-/// What one more writer must bring: rates of the same load differ by some percent.
+/// Minimum throughput with one more writer, relative to before: rates of the same load differ by some percent.
 const GAIN: f64 = 1.1;
-/// What one fewer may lose.
+/// Minimum throughput with one writer fewer, relative to before.
 const LOSS: f64 = 0.98;
 
-/// Chooses the number.
+/// Chooses the number of writers.
 #[derive(Debug)]
 pub(in crate::pipeline) struct WriterCount {
     count: usize,
-    /// Fixed if both are the same.
+    /// The number is fixed if `least` and `most` are equal.
     least: usize,
     most: usize,
     window: Window,
-    /// The number before the one that is tried, and its points a second.
+    /// The number before the trial, and its points per second.
     trying: Option<(usize, f64)>,
     upward: bool,
     rest_until: Instant,
 }
 
-/// What is written since.
+/// The batches and points written in a measurement.
 #[derive(Debug)]
 struct Window {
     since: Instant,
@@ -58,12 +59,12 @@ impl WriterCount {
         Self { count, least, most, window: Window::new(now), trying: None, upward: true, rest_until: now }
     }
 
-    /// The number now.
+    /// The present number.
     pub(in crate::pipeline) fn get(&self) -> usize {
         self.count
     }
 
-    /// There is no backlog, or the database is away: what was measured says nothing.
+    /// Discards the measurement: there is no backlog, or the database is not available.
     pub(in crate::pipeline) fn interrupt(&mut self, now: Instant) {
         if let Some((before, _)) = self.trying.take() {
             self.count = before;
@@ -71,7 +72,7 @@ impl WriterCount {
         self.window = Window::new(now);
     }
 
-    /// A batch with `points` points was written.
+    /// Records that a batch with `points` points was written.
     pub(in crate::pipeline) fn written(&mut self, points: usize, now: Instant) {
         self.window.points += points;
         self.window.batches += 1;
@@ -116,7 +117,7 @@ impl WriterCount {
         }
     }
 
-    /// The other way is tried after a rest.
+    /// Reverses the direction of the trials, and waits before the next one.
     fn turn(&mut self, now: Instant) {
         self.upward = !self.upward;
         self.rest_until = now + REST;
@@ -134,7 +135,8 @@ mod tests {
         WriterCount::new(&config.database, now)
     }
 
-    /// The numbers of writers that a backlog of `minutes` minutes brings, if that number gives these points a second.
+    /// The numbers of writers that result from a backlog of `minutes` minutes, with the throughput of each number in `rates`,
+    /// in points per second.
     fn numbers(count: &mut WriterCount, now: &mut Instant, minutes: u64, rates: &[f64]) -> Vec<usize> {
         let mut numbers = vec![count.get()];
         let end = *now + Duration::from_secs(60 * minutes);
@@ -163,7 +165,7 @@ mod tests {
     fn writers_that_bring_nothing_are_given_up() {
         let mut now = Instant::now();
         let mut count = writer_count(0, 5, now);
-        // Two are faster than one, and more are as fast as two.
+        // Two are faster than one, and more are no faster than two.
         let flat = [1e5, 1.7e5, 1.75e5, 1.75e5];
         assert_eq!(numbers(&mut count, &mut now, 2, &flat), [2, 3, 2]);
         assert_eq!(numbers(&mut count, &mut now, 2, &flat), [2, 1, 2]);
@@ -171,7 +173,7 @@ mod tests {
         let after = numbers(&mut count, &mut now, 10, &only_one);
         assert_eq!(after.iter().filter(|number| **number > 2).max(), Some(&3), "{after:?}");
         assert_eq!(after.iter().min(), Some(&1), "{after:?}");
-        // And what helps again is found again.
+        // A number that helps again is found again.
         assert!(numbers(&mut count, &mut now, 10, &[1e5, 2e5, 3e5, 4e5]).contains(&4));
     }
 
@@ -185,7 +187,7 @@ mod tests {
             count.interrupt(now);
             assert_eq!(count.get(), 2);
         }
-        // What was being tried ends with the backlog.
+        // The trial ends with the backlog.
         while count.get() == 2 {
             now += Duration::from_secs(1);
             count.written(100_000, now);

@@ -1,7 +1,7 @@
-//! Every metric of the program: its name, and the function that feeds it. All names are in [`METRICS`].
+//! Every metric of the program: its name, and the function that records it. All names are in [`METRICS`].
 //!
-//! Labels come from bounded sets only: configured inputs, topics, their partitions, and words of this program. Before [`install`]
-//! the functions do nothing, except that the lag is remembered.
+//! Labels have values from bounded sets only: configured inputs, topics, their partitions, and names of this program. Before
+//! [`install`] the functions do nothing, except that the lag is stored.
 
 mod table;
 
@@ -18,10 +18,10 @@ use super::lag;
 use table::*;
 pub use table::{Kind, METRICS, Metric};
 
-/// A step of the way from Kafka to the database.
+/// A step between Kafka and the database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
-    /// Taking messages from librdkafka: the processor time of the consumer's thread, observed ten times a second.
+    /// Taking messages from librdkafka: the CPU time of the consumer's thread, observed ten times a second.
     Fetch,
     /// Decoding a set of messages.
     Decode,
@@ -31,9 +31,9 @@ pub enum Step {
     Encode,
     /// Waiting for a connection of the pool.
     Pool,
-    /// Sources, series and chunks that have to be there, and their locks.
+    /// Sources, series and chunks that must exist, and their locks.
     Prepare,
-    /// Sending a batch's points, and the server's work on them.
+    /// Sending a batch's points, and the server's processing of them.
     Copy,
     /// The claim.
     Claim,
@@ -42,7 +42,7 @@ pub enum Step {
 }
 
 impl Step {
-    /// All of them, in the order of the way.
+    /// All steps, in order.
     pub const ALL: [Self; 9] = [
         Self::Fetch,
         Self::Decode,
@@ -71,14 +71,14 @@ impl Step {
     }
 }
 
-/// Maximum number of topics that counters have.
+/// Maximum number of topics with their own counters.
 const MAX_TOPICS: usize = 1000;
-/// What counters have for further ones; no name of a topic.
+/// The topic label of all further topics; it cannot be the name of a topic.
 const OTHER_TOPICS: &str = "(others)";
 
 static INSTALLED: OnceLock<Rendered> = OnceLock::new();
 
-/// Gives the metrics as text.
+/// Renders the metrics as text.
 #[derive(Debug, Clone)]
 pub struct Rendered {
     handle: PrometheusHandle,
@@ -95,8 +95,8 @@ impl Rendered {
     }
 }
 
-/// Starts measuring, once in a process; a later call returns the same metrics. Metrics without labels are there from now on,
-/// at zero.
+/// Starts recording, once in a process; a later call returns the same metrics. From now on metrics without labels exist, at
+/// zero.
 pub fn install() -> Rendered {
     INSTALLED.get_or_init(start).clone()
 }
@@ -139,8 +139,8 @@ fn start() -> Rendered {
     rendered
 }
 
-/// Lets the counters of a closed set of labels begin at zero, so that Prometheus sees their first increase: all classes of
-/// database errors, and all reasons of dead letters of each input.
+/// Sets the counters of a bounded set of labels to zero, so that Prometheus sees their first increase: all classes of database
+/// errors, and all reasons of dead letters of each input.
 pub fn preset<'a>(
     classes: impl IntoIterator<Item = &'static str>,
     inputs: impl IntoIterator<Item = &'a str>,
@@ -156,13 +156,13 @@ pub fn preset<'a>(
     }
 }
 
-/// `n` messages of a kind came from a topic of an input.
+/// Counts `n` messages of a kind that were read from a topic of an input.
 pub fn messages_received(input: &str, topic: &str, kind: &'static str, n: u64) {
     let topic = bounded_topic(topic);
     counter!(MESSAGES, "input" => input.to_owned(), "topic" => topic, "type" => kind).increment(n);
 }
 
-/// The topic as a label of counters, which the recorder keeps for ever: those that a regular expression matches may come and go.
+/// The topic as a label of counters, which the recorder never removes: topics that match a regular expression may come and go.
 fn bounded_topic(topic: &str) -> String {
     static TOPICS: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
     bounded(&mut TOPICS.lock().unwrap_or_else(PoisonError::into_inner), topic).to_owned()
@@ -180,114 +180,114 @@ fn bounded<'a>(topics: &mut BTreeSet<String>, topic: &'a str) -> &'a str {
     topic
 }
 
-/// Whether all messages of a topic of this input are rejected, or the last ones of a partition of it.
+/// Records whether a topic of this input is rejecting: all its messages, or the last ones of a partition, were rejected.
 pub fn input_rejecting(input: &str, topic: &str, is_rejecting: bool) {
     let labels = [("input", input.to_owned()), ("topic", topic.to_owned())];
     gauge!(INPUT_REJECTING, &labels).set(f64::from(u8::from(is_rejecting)));
 }
 
-/// `n` points were committed.
+/// Counts `n` committed points.
 pub fn points_written(n: u64) {
     counter!(POINTS_WRITTEN).increment(n);
 }
 
-/// `n` points were in the database already.
+/// Counts `n` points that were in the database already.
 pub fn points_skipped(n: u64) {
     counter!(POINTS_SKIPPED).increment(n);
 }
 
-/// `n` points were committed that change nothing, because of others of the same series, column and time.
+/// Counts `n` committed points without effect, because of others of the same series, column and time.
 pub fn points_duplicate(n: u64) {
     counter!(POINTS_DUPLICATE).increment(n);
 }
 
-/// `n` fields of messages mean nothing.
+/// Counts `n` unknown fields of messages.
 pub fn unknown_fields(n: u64) {
     counter!(UNKNOWN_FIELDS).increment(n);
 }
 
-/// `n` definitions of series differ from those of other messages.
+/// Counts `n` definitions of series that differ from those of other messages.
 pub fn series_conflicts(n: u64) {
     counter!(SERIES_CONFLICTS).increment(n);
 }
 
-/// `n` messages of an input became dead letters.
+/// Counts `n` messages of an input that became dead letters.
 pub fn dead_letters(input: &str, reason: &'static str, n: u64) {
     counter!(DEAD_LETTERS, "input" => input.to_owned(), "reason" => reason).increment(n);
 }
 
-/// `n` dead letters were counted and not stored.
+/// Counts `n` dead letters that were counted and not stored.
 pub fn dead_letters_only_counted(n: u64) {
     counter!(DEAD_LETTERS_ONLY_COUNTED).increment(n);
 }
 
-/// `n` dead letters were neither stored nor counted.
+/// Counts `n` dead letters that were neither stored nor counted.
 pub fn dead_letters_not_counted(n: u64) {
     counter!(DEAD_LETTERS_NOT_COUNTED).increment(n);
 }
 
-/// `n` copies of dead letters were published, were not and are tried again, or were refused for good.
+/// Counts `n` copies of dead letters that were published, that failed and are retried, or that were refused.
 pub fn dead_letters_published(outcome: &'static str, n: u64) {
     counter!(DEAD_LETTERS_PUBLISHED, "outcome" => outcome).increment(n);
 }
 
-/// A batch was committed, `seconds` after its oldest message was produced.
+/// Records that a batch was committed, `seconds` after its oldest message was produced.
 pub fn produce_to_commit(seconds: f64) {
     record(PRODUCE_TO_COMMIT_SECONDS, seconds);
 }
 
-/// A batch went to a writer; `bytes` are those of its messages.
+/// Records that a batch was handed to a writer; `bytes` is the size of its messages.
 pub fn batch_sealed(points: usize, bytes: usize) {
     record(BATCH_POINTS, points as f64);
     record(BATCH_BYTES, bytes as f64);
 }
 
-/// The bytes in memory now.
+/// Records the bytes in memory.
 pub fn buffered_bytes(bytes: u64) {
     gauge!(BUFFERED_BYTES).set(bytes as f64);
 }
 
-/// Kafka deleted a range of messages before it was read.
+/// Counts a range of messages that Kafka deleted before it was read.
 pub fn gap() {
     counter!(GAPS).increment(1);
 }
 
-/// Whether the worker is ready.
+/// Records whether the worker is ready.
 pub fn ready(ready: bool) {
     gauge!(READY).set(if ready { 1.0 } else { 0.0 });
 }
 
-/// Whether the brokers answer.
+/// Records whether the brokers answer.
 pub fn kafka_up(up: bool) {
     gauge!(KAFKA_UP).set(if up { 1.0 } else { 0.0 });
 }
 
-/// Partitions were assigned again.
+/// Counts a rebalance.
 pub fn rebalance() {
     counter!(REBALANCES).increment(1);
 }
 
-/// Whether the foreign key's trigger fires for each point.
+/// Records whether the foreign key's trigger fires for each point.
 pub fn foreign_key_trigger(fires: bool) {
     gauge!(FOREIGN_KEY_TRIGGER).set(if fires { 1.0 } else { 0.0 });
 }
 
-/// Whether the database takes writes.
+/// Records whether the database accepts writes.
 pub fn database_up(up: bool) {
     gauge!(DATABASE_UP).set(if up { 1.0 } else { 0.0 });
 }
 
-/// Whether the server can compress a COPY directly.
+/// Records whether the server can compress a COPY directly.
 pub fn direct_compress(can: bool) {
     gauge!(DIRECT_COMPRESS).set(if can { 1.0 } else { 0.0 });
 }
 
-/// A step of the work with the database failed.
+/// Counts a failed step of the work with the database.
 pub fn database_error(class: &'static str) {
     counter!(DATABASE_ERRORS, "class" => class).increment(1);
 }
 
-/// The pool of connections now.
+/// Records the state of the connection pool.
 pub fn pool(size: usize, available: usize, waiting: usize, max: usize) {
     gauge!(POOL_SIZE).set(size as f64);
     gauge!(POOL_AVAILABLE).set(available as f64);
@@ -295,22 +295,22 @@ pub fn pool(size: usize, available: usize, waiting: usize, max: usize) {
     gauge!(POOL_MAX).set(max as f64);
 }
 
-/// A caller had waited this long when the pool gave a connection, or none.
+/// Records the time that a caller waited until the pool returned a connection, or failed.
 pub fn pool_waited(time: Duration) {
     record(POOL_WAIT_SECONDS, time.as_secs_f64());
 }
 
-/// Whether messages go this way now.
+/// Records whether this mode is active.
 pub fn mode(mode: &'static str, is_on: bool) {
     gauge!(MODE, "mode" => mode).set(if is_on { 1.0 } else { 0.0 });
 }
 
-/// Whether the journal takes messages.
+/// Records whether the journal accepts messages.
 pub fn journal_up(up: bool) {
     gauge!(JOURNAL_UP).set(if up { 1.0 } else { 0.0 });
 }
 
-/// What the journal holds.
+/// Records the contents of the journal.
 pub fn journal(bytes: u64, limit_bytes: u64, records: u64, oldest_seconds: f64, quarantined: u64) {
     gauge!(JOURNAL_BYTES).set(bytes as f64);
     gauge!(JOURNAL_LIMIT_BYTES).set(limit_bytes as f64);
@@ -319,37 +319,37 @@ pub fn journal(bytes: u64, limit_bytes: u64, records: u64, oldest_seconds: f64, 
     counter!(JOURNAL_QUARANTINED).absolute(quarantined);
 }
 
-/// The number of journaled records that are not there any more, since the start.
+/// Records the number of journaled records that were lost since the start.
 pub fn journal_lost(records: u64) {
     counter!(JOURNAL_LOST).absolute(records);
 }
 
-/// An fdatasync of the journal took this long.
+/// Records the duration of an fdatasync of the journal.
 pub fn journal_synced(time: Duration) {
     record(JOURNAL_FSYNC_SECONDS, time.as_secs_f64());
 }
 
-/// A write transaction took this long.
+/// Records the duration of a write transaction.
 pub fn transaction_took(time: Duration) {
     record(TRANSACTION_SECONDS, time.as_secs_f64());
 }
 
-/// A COPY took this long.
+/// Records the duration of a COPY.
 pub fn copy_took(time: Duration) {
     record(COPY_SECONDS, time.as_secs_f64());
 }
 
-/// The number of batches that may be written at the same time.
+/// Records the number of batches that may be written at the same time.
 pub fn writers(count: usize) {
     gauge!(WRITERS).set(count as f64);
 }
 
-/// A step has taken so long.
+/// Records the duration of a step.
 pub fn step_took(step: Step, time: Duration) {
     observe(histogram!(STEP_SECONDS, "step" => step.as_str()), time.as_secs_f64());
 }
 
-/// The time that each step has taken so far in seconds, of metrics as [`Rendered::render`] returns them.
+/// The total time of each step in seconds, from metrics as [`Rendered::render`] returns them.
 pub fn step_seconds(rendered: &str) -> Vec<(Step, f64)> {
     let seconds_of = |step: Step| {
         let line = format!("{STEP_SECONDS}_sum{{step=\"{}\"}} ", step.as_str());
@@ -358,15 +358,15 @@ pub fn step_seconds(rendered: &str) -> Vec<(Step, f64)> {
     Step::ALL.map(|step| (step, seconds_of(step))).to_vec()
 }
 
-/// How many observations may wait for a render.
+/// Number of observations after which they are merged without a render.
 const MAX_WAITING: u64 = 1024;
 
 fn record(name: &'static str, value: f64) {
     observe(histogram!(name), value);
 }
 
-/// Records an observation. The recorder keeps each until it is rendered, so if nobody asks for `/metrics` they have to be
-/// merged into their buckets here.
+/// Records an observation. The recorder keeps each until it is rendered, so without requests for `/metrics` they must be merged
+/// into their buckets here.
 fn observe(histogram: ::metrics::Histogram, value: f64) {
     static OBSERVATIONS: AtomicU64 = AtomicU64::new(0);
     histogram.record(value);
@@ -383,7 +383,7 @@ mod tests {
 
     use super::*;
 
-    /// Feeds every metric.
+    /// Records every metric.
     fn feed() -> String {
         let rendered = install();
         preset(["outage", "data"], ["feed"], ["bad-json"]);
@@ -591,7 +591,7 @@ mod tests {
         for _ in 0..3 * MAX_WAITING {
             copy_took(Duration::from_millis(1));
         }
-        // Another test adds its own.
+        // Another test adds its own observations.
         let counted = count() - before;
         assert!((3 * MAX_WAITING..3 * MAX_WAITING + 10).contains(&counted), "{counted}");
     }

@@ -46,7 +46,7 @@ pub(super) const JOURNAL_LOST: &str = "series_ingest_journal_lost_records_total"
 pub(super) const LOG_LINES_DROPPED: &str = "series_ingest_log_lines_dropped_total";
 pub(super) const BUILD_INFO: &str = "series_ingest_build_info";
 
-/// What a metric is.
+/// The kind of a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// Only grows, from zero at the program's start.
@@ -68,16 +68,16 @@ impl Kind {
     }
 }
 
-/// A metric as it is described to people and to Prometheus.
+/// A metric's description, for people and for Prometheus.
 #[derive(Debug, Clone, Copy)]
 pub struct Metric {
     /// The full name.
     pub name: &'static str,
-    /// What it is.
+    /// Its kind.
     pub kind: Kind,
     /// The labels' names.
     pub labels: &'static [&'static str],
-    /// What it says; the unit is the name's end.
+    /// Its meaning; the unit is the end of the name.
     pub help: &'static str,
 }
 
@@ -284,7 +284,7 @@ pub(super) const BUCKETS: &[(&str, &[f64])] = &[
     (STEP_SECONDS, &[0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0]),
     (COPY_SECONDS, SECONDS),
     (TRANSACTION_SECONDS, SECONDS),
-    // From a stream that keeps up to a backlog of days.
+    // From a stream without lag to a backlog of days.
     (
         PRODUCE_TO_COMMIT_SECONDS,
         &[

@@ -16,13 +16,13 @@ use crate::telemetry::escaped;
 
 /// The result of writing an edited letter.
 enum Edited {
-    /// There is nothing more to do for it.
+    /// It needs nothing further.
     Finished,
     Rejected(Rejected),
 }
 
 impl Work<'_> {
-    /// Edits a letter until it is written or given up; returns `false` if the operator stops.
+    /// Edits a letter until it is written or skipped. Returns `false` if the operator stops.
     pub(super) async fn edit(&mut self, letter: &Letter, payload: Option<Vec<u8>>) -> Result<bool, Failure> {
         print_line(format_args!(
             "dead letter {}, {} partition {} offset {}: {}: {}",
@@ -75,7 +75,7 @@ impl Work<'_> {
             return Ok(Edited::Rejected(rejected));
         }
         let asked = [Redrive { letter, payload: Some(text) }];
-        // The row has the message as it came: what is wrong with another text is not its fault.
+        // The row has the original message: an error in an edited text is not recorded in it.
         let mode = RedriveMode::WriteOnly;
         let redriven = self.database.redrive(&asked, mode, &self.decoder, &mut self.defined, &self.pauses).await?;
         match redriven.fates.into_iter().next() {
@@ -116,7 +116,7 @@ fn ask_again(rejected: &Rejected) -> Next {
     }
 }
 
-/// Returns the text as the operator's editor leaves it, through a file that only this user may read.
+/// Returns the text as edited in the operator's editor, through a file that only this user may read.
 fn edited(id: i64, text: &[u8]) -> Result<Vec<u8>, Failure> {
     let editor = ["VISUAL", "EDITOR"].iter().find_map(|name| std::env::var_os(name).filter(|value| !value.is_empty()));
     let editor =
@@ -128,13 +128,13 @@ fn edited(id: i64, text: &[u8]) -> Result<Vec<u8>, Failure> {
     let mut writer = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&file.0)?;
     writer.write_all(text)?;
     drop(writer);
-    // As other programs do: an editor may be given with arguments.
+    // As in other programs, the variable may contain arguments for the editor.
     let status = Command::new("sh").arg("-c").arg("$0 \"$1\"").arg(&editor).arg(&file.0).status()?;
     if !status.success() {
         return Err(Failure::Usage(format!("the editor ended with {status}: nothing was written of dead letter {id}")));
     }
     let mut text = std::fs::read(&file.0)?;
-    // Editors end the last line; that is no part of the message.
+    // Editors end the last line; the line end is not part of the message.
     if text.ends_with(b"\n") {
         text.pop();
     }

@@ -1,4 +1,4 @@
-//! Reads messages of which the database has only the head from Kafka again.
+//! Reads messages from Kafka again of which the database has only the head.
 
 use std::sync::Arc;
 
@@ -6,11 +6,11 @@ use crate::config::Config;
 use crate::database::dead_letters::Letter;
 use crate::kafka::message_fetcher::{FullMessage, MessageFetcher};
 
-/// Reads the whole messages of cut letters from Kafka.
+/// Reads the whole messages of truncated letters from Kafka.
 pub(super) struct Wholes {
     config: Arc<Config>,
     rereader: Option<Arc<MessageFetcher>>,
-    /// Whether the brokers did not answer: they are asked once, because each request takes its timeout.
+    /// `true` if the brokers did not answer: they are asked only once, because each request takes its whole timeout.
     unreachable: bool,
 }
 

@@ -1,4 +1,4 @@
-//! `dead-letter redrive`: letters into the database, each once.
+//! `dead-letter redrive`: writes letters into the database, each once.
 
 mod edit;
 mod message_fetcher;
@@ -25,26 +25,26 @@ use crate::message::Rejected;
 use message_fetcher::Wholes;
 use report::{Again, Done};
 
-/// What one transaction takes: more is faster, and less is held when it is given up.
+/// Maximum number of letters in one transaction: more is faster, and less is lost when it is rolled back.
 const MAX_LETTERS: usize = 500;
 const MAX_BYTES: usize = 8 * 1024 * 1024;
-/// Maximum number of rejected letters that are named one by one.
+/// Maximum number of rejected letters that are listed individually.
 const MAX_NAMED: usize = 20;
 
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Redrive {
     #[command(flatten)]
     filter: Filter,
-    /// Also those that are parked.
+    /// Also redrive parked dead letters.
     #[arg(long)]
     parked: bool,
     /// Repair each payload in $VISUAL or $EDITOR first.
     #[arg(long, conflicts_with = "dry_run")]
     edit: bool,
-    /// Do all of it but the COMMIT, and say what would be written; it is no attempt.
+    /// Do everything except the COMMIT, and print what would be written; it does not count as an attempt.
     #[arg(long)]
     dry_run: bool,
-    /// Print what was done as one JSON document, with all that were rejected.
+    /// Print the result as one JSON document, with all that were rejected.
     #[arg(long, conflicts_with = "edit")]
     json: bool,
 }
@@ -88,11 +88,11 @@ struct Work<'a> {
     wholes: Wholes,
     decoder: Decoder,
     defined: HashSet<String>,
-    /// Whether it was said that inputs decode as they are configured now.
+    /// `true` if it was reported that inputs decode with their present configuration.
     is_said: bool,
     done: Done,
     max_attempts: i32,
-    /// Maximum number of rejected letters that are kept to be named.
+    /// Maximum number of rejected letters that are kept for the list.
     max_named: usize,
     mode: RedriveMode,
     pauses: ExponentialBuilder,
@@ -134,8 +134,8 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Returns the letter with its whole key and headers, and its whole payload, if these are available: what stands alongside
-    /// the payload is checked, too.
+    /// Returns the letter with its whole key and headers, and its whole payload, if these are available: key and headers are
+    /// checked, too.
     async fn complete(&mut self, mut letter: Letter) -> Option<(Letter, Option<Vec<u8>>)> {
         let cut = letter.message.cut();
         if cut.is_empty() {

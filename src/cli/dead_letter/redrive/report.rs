@@ -1,4 +1,4 @@
-//! What a redrive has done, for an operator and as JSON.
+//! The result of a redrive, for an operator and as JSON.
 
 use std::collections::BTreeMap;
 
@@ -15,11 +15,11 @@ pub(super) struct Done {
     pub(super) written: usize,
     pub(super) points: usize,
     pub(super) rejected: usize,
-    /// The number of those by reason.
+    /// Number of those by reason.
     pub(super) reasons: BTreeMap<&'static str, usize>,
     /// The first of them, or all for JSON.
     pub(super) named: Vec<Again>,
-    /// Those whose attempts were used up by this.
+    /// Number of those whose attempts are used up now.
     pub(super) parked: usize,
     pub(super) elsewhere: usize,
     pub(super) cut: usize,
@@ -34,7 +34,7 @@ pub(super) struct Again {
     pub(super) partition: i32,
     pub(super) offset: i64,
     pub(super) rejected: Rejected,
-    /// With this one, unless it was only tried.
+    /// Including this attempt, unless it was a dry run.
     pub(super) attempts: i32,
 }
 
@@ -110,7 +110,7 @@ impl Done {
         })
     }
 
-    /// Returns an error if letters are left that this command has tried to write.
+    /// Returns an error if this command has tried to write letters that are left.
     pub(super) fn verdict(&self, dry_run: bool) -> Result<(), Failure> {
         let verb = if dry_run { "would be" } else { "were" };
         match (self.rejected, self.cut) {
