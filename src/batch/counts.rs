@@ -9,6 +9,8 @@ pub struct Counts {
     pub point_batches: usize,
     /// Definitions of series.
     pub series_creates: usize,
+    /// Deletions of series.
+    pub series_deletes: usize,
     /// Null payloads.
     pub tombstones: usize,
     /// Messages of which nothing is stored, as configured for their input.
@@ -23,10 +25,11 @@ pub struct Counts {
 
 impl Counts {
     /// Each count with the name of its type, as in the metrics.
-    pub fn by_type(&self) -> [(&'static str, usize); 5] {
+    pub fn by_type(&self) -> [(&'static str, usize); 6] {
         [
             (Kind::Points.as_str(), self.point_batches),
             (Kind::Series.as_str(), self.series_creates),
+            ("series-delete", self.series_deletes),
             ("tombstone", self.tombstones),
             ("skipped", self.skipped),
             ("rejected", self.rejected),

@@ -49,8 +49,8 @@ pub use problems::Problems;
 pub(crate) use properties::similar_property;
 pub use secret::Secret;
 pub use sections::{
-    Batch, Database, DeadLetters, Http, Journal, Kafka, Log, LogFormat, Memory, MessageRules, NewCluster, OnDuplicate,
-    Points, Shutdown, StartAt, UnknownSeries, Writers,
+    Batch, Database, DeadLetters, Http, Journal, Kafka, Log, LogFormat, Memory, MessageRules, NewCluster, NullPayload,
+    OnDuplicate, Points, Series, Shutdown, StartAt, UnknownSeries, Writers,
 };
 use sources::Sources;
 pub use ssl_mode::SslMode;
@@ -78,6 +78,8 @@ pub struct Config {
     pub memory: Memory,
     /// Section `[message]`.
     pub message: MessageRules,
+    /// Section `[series]`.
+    pub series: Series,
     /// Section `[points]`.
     pub points: Points,
     /// Section `[dead_letter]`.
@@ -162,7 +164,8 @@ impl Config {
 
     /// Returns a decoder for these inputs.
     pub fn decoder(&self) -> Decoder {
-        Decoder::new(self.message.limits(), self.inputs())
+        let deletes = self.series.tombstones == NullPayload::Delete;
+        Decoder::new(self.message.limits(), self.inputs()).deleting_by_tombstone(deletes)
     }
 
     /// Variables of the environment that are ignored although an operator may rely on them, a sentence each.

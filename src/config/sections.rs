@@ -244,6 +244,24 @@ impl MessageRules {
     }
 }
 
+/// The handling of messages about series.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Series {
+    /// A null payload in a topic of series. Default `ignore`.
+    pub tombstones: NullPayload,
+}
+
+/// The handling of null payloads in a topic of series.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NullPayload {
+    /// Nothing is done.
+    Ignore,
+    /// The series that the key names is deleted.
+    Delete,
+}
+
 /// The handling of points.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

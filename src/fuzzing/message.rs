@@ -125,6 +125,10 @@ fn check_points(message: &Message, points: &Points, before: usize) {
             let texts = [series.name.as_ref(), series.description.as_ref()];
             assert!(texts.into_iter().flatten().all(|text| !text.contains('\0')));
         }
+        Message::SeriesDelete { id } => {
+            assert_eq!(before, points.len());
+            assert!(is_name(id));
+        }
         Message::Tombstone => panic!("a payload is not a tombstone"),
         Message::Skipped => panic!("no native message is skipped"),
     }

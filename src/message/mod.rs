@@ -25,6 +25,11 @@ pub enum Message {
     },
     /// A series' definition.
     SeriesCreate(SeriesCreate),
+    /// The deletion of a series with its points.
+    SeriesDelete {
+        /// The id of the series.
+        id: String,
+    },
     /// A null payload: in Kafka, the deletion of a key. There is nothing to store.
     Tombstone,
     /// Nothing of it is stored, as configured for its input: a row that was deleted, or fields that are skipped.

@@ -80,6 +80,7 @@ impl Pipeline {
     fn count_written(&self, outcome: &Outcome) {
         metrics::points_written(outcome.points as u64);
         metrics::points_skipped(outcome.skipped as u64);
+        metrics::points_deleted(outcome.deleted as u64);
         metrics::points_duplicate(outcome.duplicates as u64);
         metrics::dead_letters_only_counted(outcome.only_counted);
         metrics::dead_letters_not_counted(outcome.not_counted);

@@ -36,11 +36,6 @@ impl Kind {
             Self::Other => "other",
         }
     }
-
-    /// The kind that a message's `type` names.
-    pub fn from_word(word: &str) -> Option<Self> {
-        [Self::Series, Self::Points].into_iter().find(|kind| kind.as_str() == word)
-    }
 }
 
 /// One creation of a topic in one cluster, for one pipeline; progress is kept for it. Its kind is not part of its identity:

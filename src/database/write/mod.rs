@@ -73,6 +73,8 @@ pub struct Written {
     pub points: usize,
     /// Points of the batch that were applied already.
     pub skipped: usize,
+    /// Points left out because their series was deleted after their messages were sent.
+    pub deleted: usize,
     /// Points that change nothing, because of others of the same series, column and time.
     pub duplicates: usize,
     /// The messages that became dead letters now.
@@ -169,10 +171,15 @@ impl Database {
         let mut rows = if self.expects_refusals() { CopyStrategy::Piecewise } else { CopyStrategy::Whole };
         let mut letters = OnRefusal::Fail;
         let mut order = order;
+        let mut rest: Option<Batch> = None;
         let attempt = async {
             loop {
-                let result = self.try_write(batch, order, (rows, letters)).await;
+                let result = self.try_write(rest.as_ref().unwrap_or(batch), order, (rows, letters)).await;
                 match &result {
+                    Err(deleted) if deleted.is_series_deleted() => match self.without_deleted(batch).await {
+                        Ok(part) => rest = Some(part),
+                        Err(failure) => break Err(failure),
+                    },
                     Err(refused) if refused.is_refused_row() && rows == CopyStrategy::Whole => {
                         debug!(%refused, messages = batch.message_count(), "the database refuses a row; looking for its message");
                         rows = CopyStrategy::Piecewise;
@@ -208,6 +215,14 @@ impl Database {
             }
         }
         result
+    }
+
+    /// Returns the batch without the points that deletions of their series apply to.
+    async fn without_deleted(&self, batch: &Batch) -> Result<Batch, Error> {
+        let ids: Vec<&str> = batch.points().series_columns().into_iter().map(|(series, _)| series).collect();
+        let tombstones = series::tombstones(&mut self.session().await?, &ids).await?;
+        debug!(series = tombstones.iter().count(), "series were deleted after messages of the batch were sent");
+        Ok(batch.without_deleted(tombstones))
     }
 
     /// Returns `true` if the transaction of the batch may have stored dead letters.
@@ -246,10 +261,11 @@ impl Database {
         let intervals = batch.intervals();
         let sources: Vec<&Arc<Source>> = intervals.iter().map(|interval| &interval.partition.source).collect();
         let ids = self.sources.resolve(&mut session, &self.pipeline, &sources).await?;
+        series::delete(&mut session, batch.deletions()).await?;
         series::define(&mut session, &ids, batch.definitions()).await?;
         let without_unknown = self.without_unknown_series(&mut session, batch).await?;
         let batch = without_unknown.as_ref().unwrap_or(batch);
-        series::ensure_series(&mut session, &self.known_series, batch.points()).await?;
+        series::ensure_series(&mut session, &self.known_series, batch).await?;
         let left_to_copy = chunks::make(&mut session, &self.known_chunks, batch.points()).await?;
         metrics::step_took(metrics::Step::Prepare, begun.elapsed());
 
@@ -333,7 +349,7 @@ impl Database {
             return Ok(Copied::default());
         }
         let begun = Instant::now();
-        let reference = series::lock(session, &self.known_series, points).await?;
+        let reference = series::lock(session, &self.known_series, batch).await?;
         // After the lock, so that the table stays as it is read.
         let store = self.prepare_store(session, batch, ids).await?;
         metrics::step_took(metrics::Step::Prepare, begun.elapsed());
@@ -373,6 +389,7 @@ impl Database {
         Ok(Written {
             points: copied.rows,
             skipped,
+            deleted: batch.deleted_points(),
             duplicates: copied.points.saturating_sub(copied.rows),
             dead_letters: letters.into_iter().map(|letter| (letter.at.clone(), letter.rejected.clone())).collect(),
             only_counted,

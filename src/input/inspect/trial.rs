@@ -47,7 +47,7 @@ pub(super) fn run(
             headers: sample.headers.as_deref(),
         };
         match decoder.decode(&source, &message, &mut points) {
-            Ok(Message::PointBatch { .. } | Message::SeriesCreate(_)) => {
+            Ok(Message::PointBatch { .. } | Message::SeriesCreate(_) | Message::SeriesDelete { .. }) => {
                 proposal.stored += 1;
                 proposal.points += points.len();
                 collisions.add(&points);

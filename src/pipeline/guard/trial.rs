@@ -148,7 +148,7 @@ impl Guard {
 
 fn verdict(decoded: Result<Message, Rejected>) -> Verdict {
     match decoded {
-        Ok(Message::PointBatch { .. } | Message::SeriesCreate(_)) => Verdict::Accepted,
+        Ok(Message::PointBatch { .. } | Message::SeriesCreate(_) | Message::SeriesDelete { .. }) => Verdict::Accepted,
         Ok(Message::Tombstone) => Verdict::Neutral,
         Ok(Message::Skipped) => {
             Verdict::Rejected(SKIPPED, "nothing of it is stored, as its input is configured".into())

@@ -89,6 +89,7 @@ impl Writer {
     fn on_written(&self, written: Written, outcome: &mut Outcome) {
         outcome.points += written.points;
         outcome.skipped += written.skipped;
+        outcome.deleted += written.deleted;
         outcome.duplicates += written.duplicates;
         for (at, rejected) in written.dead_letters {
             let input = self.decoder.inputs().label(&at.partition.source).to_owned();

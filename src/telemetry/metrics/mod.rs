@@ -196,6 +196,11 @@ pub fn points_skipped(n: u64) {
     counter!(POINTS_SKIPPED).increment(n);
 }
 
+/// Counts `n` points that were not stored, because their series was deleted after their messages were sent.
+pub fn points_deleted(n: u64) {
+    counter!(POINTS_DELETED).increment(n);
+}
+
 /// Counts `n` committed points without effect, because of others of the same series, column and time.
 pub fn points_duplicate(n: u64) {
     counter!(POINTS_DUPLICATE).increment(n);
@@ -390,6 +395,7 @@ mod tests {
         messages_received("feed", "feed", "point-batch", 2);
         points_written(1);
         points_skipped(1);
+        points_deleted(1);
         points_duplicate(1);
         input_rejecting("feed", "feed", true);
         unknown_fields(1);
