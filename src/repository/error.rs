@@ -1,0 +1,78 @@
+//! What can go wrong with series and points.
+
+use crate::database;
+use crate::files;
+use crate::telemetry::{list, time_us};
+
+/// Series or points were not read.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The server does not answer, or refuses.
+    #[error(transparent)]
+    Database(#[from] database::Error),
+    /// The tables are missing.
+    #[error(
+        "the schema {0:?} has no table time_series_data_points: run `series-ingest migrate`, or name the schema of the tables in \
+         database.schema"
+    )]
+    NotMigrated(String),
+    /// There is no such series.
+    #[error("there is no series {}", list(.0.iter().map(String::as_str)))]
+    UnknownSeries(Vec<String>),
+    /// A pattern cannot be read.
+    #[error("the pattern {pattern:?} {why}")]
+    Pattern {
+        /// The pattern.
+        pattern: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// None of the series has the column.
+    #[error("{} has no column {column:?}: it has {}", .series, list(.known.iter().map(String::as_str)))]
+    UnknownColumn {
+        /// The series.
+        series: String,
+        /// What was asked for.
+        column: String,
+        /// The columns that it has.
+        known: Vec<String>,
+    },
+    /// A column of values would have the name of the column of times.
+    #[error(
+        "the series {series:?} has a value column {column:?}, which is the name of its time column, too: name the time column \
+         with --time-column NAME, choose columns with --column, or use --long"
+    )]
+    TimeColumn {
+        /// The series.
+        series: String,
+        /// The name.
+        column: String,
+    },
+    /// A point exists more than once.
+    #[error(
+        "the series {series:?} has {count} points of the column {column:?} at {}: choose one of them with --duplicates last or \
+         first, or all of them with --long --duplicates all", time_us(*.time_us)
+    )]
+    Duplicate {
+        /// The series.
+        series: String,
+        /// The column.
+        column: String,
+        /// The time, in microseconds since the Unix epoch.
+        time_us: i64,
+        /// How many there are.
+        count: usize,
+    },
+    /// A time is not one that files can hold.
+    #[error(
+        "the series {series:?} has a point at a time that is infinite or beyond what 64 bits count in microseconds: leave it out \
+         with --from and --until"
+    )]
+    Time {
+        /// The series.
+        series: String,
+    },
+    /// A file was not written.
+    #[error(transparent)]
+    File(#[from] files::Error),
+}

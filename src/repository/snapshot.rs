@@ -1,0 +1,125 @@
+//! The database at one moment.
+
+use std::time::Duration;
+
+use futures_util::{FutureExt as _, StreamExt as _};
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, Row, SimpleQueryMessage};
+
+use super::Error;
+use crate::config;
+use crate::database::{self, Step};
+
+/// How much longer than the server's own limit an answer may take before we call the server frozen.
+const ANSWER_MARGIN: Duration = Duration::from_secs(5);
+/// The table of points.
+const POINTS: &str = "time_series_data_points";
+
+/// One transaction that reads: whatever it is asked, and however long it takes, it answers as of the moment of its first
+/// question, also while workers write. It has a connection of its own.
+#[derive(Debug)]
+pub struct Snapshot {
+    client: Client,
+    limit: Duration,
+}
+
+impl Snapshot {
+    /// Begins to read.
+    ///
+    /// # Errors
+    /// If the server does not answer or refuses, or the tables are missing.
+    pub async fn open(config: &config::Database) -> Result<Self, Error> {
+        let client = database::connect(config).await?;
+        let snapshot = Self { client, limit: Duration::from_millis(config.statement_timeout_ms) + ANSWER_MARGIN };
+        // Compiling a query of each window takes longer than it saves.
+        let begin = "begin isolation level repeatable read read only; set local jit = off";
+        snapshot.within(Step::Other("begin to read"), snapshot.client.batch_execute(begin)).await?;
+        let sql = "select to_regclass($1) is not null";
+        let rows = snapshot.query(Step::Other("look for the tables"), sql, &[&POINTS]).await?;
+        if !rows.first().is_some_and(|row| row.get(0)) {
+            return Err(Error::NotMigrated(config.schema.clone()));
+        }
+        Ok(snapshot)
+    }
+
+    async fn within<T>(
+        &self,
+        step: Step,
+        work: impl Future<Output = Result<T, tokio_postgres::Error>>,
+    ) -> Result<T, Error> {
+        match tokio::time::timeout(self.limit, work).await {
+            Ok(Ok(done)) => Ok(done),
+            Ok(Err(source)) => Err(database::Error::Server { step, source }.into()),
+            Err(_) => Err(database::Error::TimedOut { step, seconds: self.limit.as_secs() }.into()),
+        }
+    }
+
+    /// Asks a question.
+    pub(super) async fn query(
+        &self,
+        step: Step,
+        sql: &str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, Error> {
+        self.within(step, self.client.query(sql, parameters)).await
+    }
+
+    /// The number of rows that the server expects a query to return.
+    pub(super) async fn estimate(&self, sql: &str) -> Result<u64, Error> {
+        let step = Step::Other("estimate the number of points");
+        let answer = self.within(step, self.client.simple_query(&format!("explain (format json) {sql}"))).await?;
+        let text: String = answer
+            .iter()
+            .filter_map(|message| match message {
+                SimpleQueryMessage::Row(row) => row.get(0),
+                _ => None,
+            })
+            .collect();
+        let plan: serde_json::Value = serde_json::from_str(&text)
+            .map_err(|error| database::Error::Unexpected(format!("the server's plan cannot be read: {error}")))?;
+        Ok(plan[0]["Plan"]["Plan Rows"].as_u64().unwrap_or(0))
+    }
+
+    /// Copies the rows of a query in the binary format; `take` gets them piece by piece.
+    pub(super) async fn copy(
+        &self,
+        sql: &str,
+        mut take: impl FnMut(&[u8]) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let step = Step::Other("read points");
+        let copy = format!("copy ({sql}) to stdout (format binary)");
+        let stream = self.within(step, self.client.copy_out(copy.as_str())).await?;
+        let mut stream = std::pin::pin!(stream);
+        loop {
+            // Nearly all pieces are there already, and need no clock.
+            let next = match stream.next().now_or_never() {
+                Some(next) => next,
+                None => {
+                    let waiting = tokio::time::timeout(self.limit, stream.next()).await;
+                    waiting.map_err(|_| database::Error::TimedOut { step, seconds: self.limit.as_secs() })?
+                }
+            };
+            match next {
+                Some(Ok(piece)) => take(&piece)?,
+                Some(Err(source)) => return Err(database::Error::Server { step, source }.into()),
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// Where the chunks of the points begin and end, in microseconds since the Unix epoch, in order; empty if they are a plain
+    /// table.
+    pub(super) async fn chunk_bounds(&self, from_us: i64, until_us: i64) -> Result<Vec<i64>, Error> {
+        let step = Step::Other("look for chunks");
+        let has_any = "select to_regclass('timescaledb_information.chunks') is not null";
+        if !self.query(step, has_any, &[]).await?.first().is_some_and(|row| row.get(0)) {
+            return Ok(Vec::new());
+        }
+        let sql = "select distinct (extract(epoch from bound) * 1000000)::bigint as us
+                   from timescaledb_information.chunks, unnest(array[range_start, range_end]) as bound
+                   where hypertable_schema = current_schema() and hypertable_name = $1 and isfinite(bound)
+                   order by us";
+        let rows = self.query(step, sql, &[&POINTS]).await?;
+        Ok(rows.iter().map(|row| row.get(0)).filter(|bound| (from_us..until_us).contains(bound)).collect())
+    }
+}
