@@ -16,6 +16,7 @@ pub mod batch;
 pub mod cli;
 pub mod config;
 pub mod database;
+pub mod files;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 pub mod input;
@@ -26,5 +27,6 @@ pub mod pipeline;
 #[cfg(feature = "planted-bugs")]
 pub mod planted_bugs;
 pub mod raw;
+pub mod repository;
 pub mod telemetry;
 mod tls;

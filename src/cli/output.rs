@@ -24,6 +24,18 @@ static FAILED: OnceLock<io::Error> = OnceLock::new();
 /// The format of error messages, once it is known.
 static FORMAT: OnceLock<LogFormat> = OnceLock::new();
 
+/// Standard output as a file, for bytes that are no text.
+///
+/// # Errors
+/// If the process has none.
+pub(super) fn file() -> Result<File, Failure> {
+    let file = match &*OUTPUT {
+        Ok(output) => output.try_clone(),
+        Err(error) => Err(copy_of(error)),
+    };
+    file.map_err(Failure::Output)
+}
+
 /// Prints to standard output.
 pub(super) fn print(text: &str) {
     if !is_open() {

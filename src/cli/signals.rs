@@ -73,6 +73,15 @@ pub(super) fn listen(reload: impl Fn() + Send + 'static) -> io::Result<watch::Re
     Ok(stopping)
 }
 
+/// Makes a write beyond a limit on file sizes an error of the write: the system would end the process otherwise.
+///
+/// # Errors
+/// If the system refuses the handler.
+pub(super) fn survive_file_limit() -> io::Result<()> {
+    // The handler stays when its stream is dropped.
+    signal(SignalKind::from_raw(XFSZ.number)).map(drop)
+}
+
 /// Returns the signal that requested the end.
 pub(super) async fn stopped(mut stopping: watch::Receiver<Option<Signal>>) -> Signal {
     let signal = stopping.wait_for(Option::is_some).await.ok().and_then(|signal| *signal);

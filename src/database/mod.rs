@@ -30,17 +30,19 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+pub use connection::step::Step;
 pub use error::{Class, Error};
 use health::Operation;
 pub use health::State;
 pub use progress::admin::{NO_ISLANDS, ProgressRow};
 pub use progress::{Acceptance, Applied, Coverage, Elsewhere, Started};
+pub(crate) use schema::{connect, quoted_text};
+pub(crate) use write::copy::POSTGRES_EPOCH_US;
 pub use write::series::ReferentialCheck;
 pub use write::{ClaimOrder, Oversized, Written};
 
 use crate::batch::Batch;
 use crate::config::{self, OnDuplicate, UnknownSeries};
-use crate::database::connection::step::Step;
 use crate::message::Points;
 use crate::raw::Source;
 

@@ -5,17 +5,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::sources;
 
 /// The rooms, from the lowest to the highest: a room imports only from those before it.
-const ROOMS: [&str; 12] = [
+const ROOMS: [&str; 14] = [
     "raw",
     "message",
     "input",
     "batch",
     "config",
     "tls",
+    "files",
     "telemetry",
     "journal",
     "kafka",
     "database",
+    "repository",
     "pipeline",
     "cli",
 ];

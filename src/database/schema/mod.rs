@@ -52,7 +52,7 @@ pub use verify::{Examination, Verified, examine, examine_and_report, verify, ver
 
 /// A connection outside the pool, without timeouts of statements and transactions, whatever those of the role or the database
 /// are: migrations take as long as they need.
-pub(super) async fn connect(database: &config::Database) -> Result<Client, Error> {
+pub(crate) async fn connect(database: &config::Database) -> Result<Client, Error> {
     // An invalid configuration is not a failed connection.
     connection_config(database)?;
     let (client, _) = Connector::new(database)
@@ -92,6 +92,6 @@ pub(super) async fn in_time<T>(
 }
 
 /// A text as a literal in SQL, for sessions with `standard_conforming_strings`.
-pub(super) fn quoted_text(text: &str) -> String {
+pub(crate) fn quoted_text(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }

@@ -15,7 +15,7 @@ const NULL: i32 = -1;
 const FIELDS: i16 = 4;
 
 /// 2000-01-01 UTC, PostgreSQL's epoch, in microseconds since the Unix epoch.
-pub(in crate::database) const POSTGRES_EPOCH_US: i64 = 946_684_800_000_000;
+pub(crate) const POSTGRES_EPOCH_US: i64 = 946_684_800_000_000;
 
 /// Encodes points, in an order, chunk by chunk.
 #[derive(Debug)]
