@@ -1,0 +1,264 @@
+//! Batches of rows into a file of any of the formats.
+//!
+//! - `metadata`: what a file says of its series, and for pandas.
+//! - `text`: CSV and JSON lines; `rfc3339`: times in them.
+//! - `sink`: where the bytes go.
+
+mod metadata;
+mod rfc3339;
+mod sink;
+mod text;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow_array::RecordBatch;
+use arrow_ipc::CompressionType;
+use arrow_ipc::writer::{FileWriter, IpcWriteOptions};
+use arrow_schema::{ArrowError, Schema, SchemaRef};
+use parquet::arrow::ArrowWriter;
+use parquet::basic::{Compression as ParquetCompression, Encoding, ZstdLevel};
+use parquet::errors::ParquetError;
+use parquet::file::properties::WriterProperties;
+use parquet::schema::types::ColumnPath;
+
+use super::whole::WholeFile;
+use super::{Definition, Error};
+use text::{TextSink, TextWriter};
+
+pub use sink::Sink;
+
+/// The rows of a group in Parquet.
+const GROUP_ROWS: usize = 128 * 1024;
+/// A group of many columns ends earlier, so that it fits into memory, but not before it has rows that are worth one.
+const GROUP_BYTES: usize = 64 * 1024 * 1024;
+const GROUP_MIN_ROWS: usize = 1024;
+
+/// The format of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// Apache Parquet.
+    Parquet,
+    /// Apache Arrow's IPC file, which is Feather 2 as well.
+    Arrow,
+    /// Comma-separated values with a header.
+    Csv,
+    /// A JSON object in each line.
+    JsonLines,
+}
+
+impl Format {
+    /// How names of such files end.
+    pub fn ending(self) -> &'static str {
+        match self {
+            Self::Parquet => "parquet",
+            Self::Arrow => "arrow",
+            Self::Csv => "csv",
+            Self::JsonLines => "jsonl",
+        }
+    }
+
+    /// Returns `true` if a file of it has a place for definitions.
+    pub fn has_metadata(self) -> bool {
+        matches!(self, Self::Parquet | Self::Arrow)
+    }
+}
+
+/// How a file is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compression {
+    /// Not at all.
+    None,
+    /// Gzip; not in Arrow.
+    Gzip,
+    /// Zstandard.
+    Zstd,
+}
+
+impl Compression {
+    /// How names of text files that are compressed so end.
+    pub fn ending(self) -> &'static str {
+        match self {
+            Self::None => "",
+            Self::Gzip => ".gz",
+            Self::Zstd => ".zst",
+        }
+    }
+}
+
+/// What a file has besides its rows.
+#[derive(Debug, Clone)]
+pub struct Head {
+    /// The columns: times in UTC in microseconds, doubles, and texts.
+    pub schema: SchemaRef,
+    /// The series of the rows.
+    pub definitions: Vec<Definition>,
+    /// The column that is the index of a frame of pandas, if there is one.
+    pub index: Option<String>,
+}
+
+enum Rows {
+    Parquet(Box<ArrowWriter<Sink>>),
+    Arrow(Box<FileWriter<io::BufWriter<Sink>>>),
+    Text(Box<TextWriter>),
+}
+
+/// A file that is being written.
+pub struct Writer {
+    rows: Rows,
+    path: PathBuf,
+    /// The definitions beside a file that has no place for them.
+    beside: Option<WholeFile>,
+}
+
+impl std::fmt::Debug for Writer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Writer").field("path", &self.path).finish_non_exhaustive()
+    }
+}
+
+impl Writer {
+    /// Begins a file. Of `beside`, if it is given, the definitions become a file of their own, which appears with this one.
+    ///
+    /// # Errors
+    /// If it cannot be written, or Arrow is to be compressed by gzip.
+    pub fn new(
+        sink: Sink,
+        beside: Option<WholeFile>,
+        format: Format,
+        compression: Compression,
+        head: &Head,
+    ) -> Result<Self, Error> {
+        let path = sink.path().to_owned();
+        let beside = beside.map(|file| write_definitions(file, head)).transpose()?;
+        let rows = match format {
+            Format::Parquet => parquet_writer(sink, compression, head).map_err(|error| of_parquet(error, &path))?,
+            Format::Arrow => {
+                if compression == Compression::Gzip {
+                    return Err(Error::Format("Arrow has no compression by gzip: use zstd or none".to_owned()));
+                }
+                arrow_writer(sink, compression, head).map_err(|error| of_arrow(error, &path))?
+            }
+            Format::Csv | Format::JsonLines => {
+                let failed = |error| Error::Write { path: path.clone(), error };
+                let sink = TextSink::new(sink, compression).map_err(failed)?;
+                Rows::Text(Box::new(TextWriter::new(sink, format == Format::Csv, &head.schema).map_err(failed)?))
+            }
+        };
+        Ok(Self { rows, path, beside })
+    }
+
+    /// Adds rows; their columns are those of the head.
+    ///
+    /// # Errors
+    /// If they cannot be written.
+    pub fn write(&mut self, batch: &RecordBatch) -> Result<(), Error> {
+        match &mut self.rows {
+            Rows::Parquet(writer) => {
+                writer.write(batch).map_err(|error| of_parquet(error, &self.path))?;
+                if writer.in_progress_rows() >= GROUP_MIN_ROWS && writer.memory_size() > GROUP_BYTES {
+                    writer.flush().map_err(|error| of_parquet(error, &self.path))?;
+                }
+                Ok(())
+            }
+            Rows::Arrow(writer) => writer.write(batch).map_err(|error| of_arrow(error, &self.path)),
+            Rows::Text(writer) => writer.write(batch).map_err(|error| self.of_text(error)),
+        }
+    }
+
+    fn of_text(&self, error: io::Error) -> Error {
+        match error.kind() {
+            io::ErrorKind::InvalidData => Error::Encode { path: self.path.clone(), why: error.to_string() },
+            _ => Error::Write { path: self.path.clone(), error },
+        }
+    }
+
+    /// Ends the file, which then has its name.
+    ///
+    /// # Errors
+    /// If a step fails.
+    pub fn finish(self) -> Result<(), Error> {
+        let path = self.path;
+        let failed = |error| Error::Write { path: path.clone(), error };
+        let sink = match self.rows {
+            Rows::Parquet(writer) => writer.into_inner().map_err(|error| of_parquet(error, &path))?,
+            Rows::Arrow(mut writer) => {
+                writer.finish().map_err(|error| of_arrow(error, &path))?;
+                let buffered = writer.into_inner().map_err(|error| of_arrow(error, &path))?;
+                buffered.into_inner().map_err(|error| failed(error.into_error()))?
+            }
+            Rows::Text(writer) => writer.finish().map_err(failed)?,
+        };
+        // The rows last: what is missing beside them is not noticed.
+        if let Some(beside) = self.beside {
+            beside.finish()?;
+        }
+        sink.finish()
+    }
+}
+
+fn write_definitions(mut file: WholeFile, head: &Head) -> Result<WholeFile, Error> {
+    let mut text = super::definition::array(&head.definitions);
+    text.push('\n');
+    let written = io::Write::write_all(&mut file, text.as_bytes());
+    written.map_err(|error| Error::Write { path: file.target().to_owned(), error })?;
+    Ok(file)
+}
+
+fn parquet_writer(sink: Sink, compression: Compression, head: &Head) -> Result<Rows, ParquetError> {
+    let compression = match compression {
+        Compression::None => ParquetCompression::UNCOMPRESSED,
+        Compression::Gzip => ParquetCompression::GZIP(parquet::basic::GzipLevel::default()),
+        Compression::Zstd => ParquetCompression::ZSTD(ZstdLevel::default()),
+    };
+    let mut properties = WriterProperties::builder()
+        .set_compression(compression)
+        .set_max_row_group_row_count(Some(GROUP_ROWS))
+        .set_created_by(concat!("series-ingest ", env!("CARGO_PKG_VERSION")).to_owned())
+        .set_key_value_metadata(Some(
+            metadata::pairs(head)
+                .into_iter()
+                .map(|(key, value)| parquet::file::metadata::KeyValue::new(key, value))
+                .collect(),
+        ));
+    for field in head.schema.fields() {
+        // Times are seldom the same, and their differences often.
+        if matches!(field.data_type(), arrow_schema::DataType::Timestamp(..)) {
+            let path = ColumnPath::new(vec![field.name().clone()]);
+            properties = properties
+                .set_column_dictionary_enabled(path.clone(), false)
+                .set_column_encoding(path, Encoding::DELTA_BINARY_PACKED);
+        }
+    }
+    let writer = ArrowWriter::try_new(sink, Arc::clone(&head.schema), Some(properties.build()))?;
+    Ok(Rows::Parquet(Box::new(writer)))
+}
+
+fn arrow_writer(sink: Sink, compression: Compression, head: &Head) -> Result<Rows, ArrowError> {
+    let compression = (compression == Compression::Zstd).then_some(CompressionType::ZSTD);
+    let options = IpcWriteOptions::default().try_with_compression(compression)?;
+    let pairs = metadata::pairs(head).into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+    let schema = Schema::new_with_metadata(head.schema.fields().clone(), pairs);
+    let writer = FileWriter::try_new_with_options(io::BufWriter::new(sink), &schema, options)?;
+    Ok(Rows::Arrow(Box::new(writer)))
+}
+
+fn of_parquet(error: ParquetError, path: &Path) -> Error {
+    let path = path.to_owned();
+    match error {
+        ParquetError::External(error) => match error.downcast::<io::Error>() {
+            Ok(error) => Error::Write { path, error: *error },
+            Err(error) => Error::Encode { path, why: error.to_string() },
+        },
+        error => Error::Encode { path, why: error.to_string() },
+    }
+}
+
+fn of_arrow(error: ArrowError, path: &Path) -> Error {
+    let path = path.to_owned();
+    match error {
+        ArrowError::IoError(_, error) => Error::Write { path, error },
+        error => Error::Encode { path, why: error.to_string() },
+    }
+}
