@@ -219,7 +219,7 @@ fn parquet_writer(sink: Sink, compression: Compression, head: &Head) -> Result<R
         .set_key_value_metadata(Some(
             metadata::pairs(head)
                 .into_iter()
-                .map(|(key, value)| parquet::file::metadata::KeyValue::new(key, value))
+                .map(|(key, value)| parquet::file::metadata::KeyValue::new(key.to_owned(), value))
                 .collect(),
         ));
     for field in head.schema.fields() {
@@ -238,7 +238,8 @@ fn parquet_writer(sink: Sink, compression: Compression, head: &Head) -> Result<R
 fn arrow_writer(sink: Sink, compression: Compression, head: &Head) -> Result<Rows, ArrowError> {
     let compression = (compression == Compression::Zstd).then_some(CompressionType::ZSTD);
     let options = IpcWriteOptions::default().try_with_compression(compression)?;
-    let pairs = metadata::pairs(head).into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+    let pairs = metadata::pairs(head).into_iter().map(|(key, value)| (key.to_owned(), value));
+    let pairs: std::collections::HashMap<String, String> = pairs.collect();
     let schema = Schema::new_with_metadata(head.schema.fields().clone(), pairs);
     let writer = FileWriter::try_new_with_options(io::BufWriter::new(sink), &schema, options)?;
     Ok(Rows::Arrow(Box::new(writer)))
