@@ -10,6 +10,7 @@ mod limits;
 mod message;
 mod migrate;
 mod output;
+mod points;
 mod progress;
 mod run;
 mod schema;
@@ -19,8 +20,9 @@ mod times;
 mod topic;
 
 use std::io::IsTerminal as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -30,9 +32,12 @@ use crate::config::{self, Config, Problems};
 use crate::database::schema::SchemaError;
 use crate::database::{self, Class, Database};
 use crate::telemetry::logging;
-use crate::{kafka, pipeline};
+use crate::{files, kafka, pipeline, repository};
 use interrupt::Interrupts;
 use output::{print, print_line};
+
+/// For how long an interrupted command may remove what it has begun.
+const CLEAN_UP_LIMIT: Duration = Duration::from_secs(5);
 
 /// Writes time series points from Kafka into TimescaleDB, exactly once.
 #[derive(Debug, Parser)]
@@ -87,6 +92,9 @@ enum Command {
     /// Show or reset how far each partition is applied.
     #[command(subcommand)]
     Progress(progress::Command),
+    /// Move points into files.
+    #[command(subcommand)]
+    Points(points::Command),
     /// Change and delete series.
     #[command(subcommand)]
     Series(series::Command),
@@ -226,6 +234,34 @@ impl From<kafka::Error> for Failure {
     }
 }
 
+impl From<files::Error> for Failure {
+    fn from(error: files::Error) -> Self {
+        match error {
+            files::Error::Write { path, error } if path == Path::new(files::write::Sink::OUTPUT) => Self::Output(error),
+            files::Error::Write { path, error } => Self::File { path, error },
+            files::Error::Exists(_) | files::Error::Format(_) | files::Error::Encode { .. } => {
+                Self::Usage(error.to_string())
+            }
+        }
+    }
+}
+
+impl From<repository::Error> for Failure {
+    fn from(error: repository::Error) -> Self {
+        match error {
+            repository::Error::Database(error) => error.into(),
+            repository::Error::File(error) => error.into(),
+            repository::Error::NotMigrated(_)
+            | repository::Error::UnknownSeries(_)
+            | repository::Error::Pattern { .. }
+            | repository::Error::UnknownColumn { .. }
+            | repository::Error::TimeColumn { .. }
+            | repository::Error::Time { .. } => Self::Usage(error.to_string()),
+            repository::Error::Duplicate { .. } => Self::Damaged(error.to_string()),
+        }
+    }
+}
+
 impl From<std::io::Error> for Failure {
     fn from(error: std::io::Error) -> Self {
         Self::Internal(error.to_string())
@@ -293,6 +329,7 @@ impl Cli {
                 Command::Run => run::run(config, self.config).await,
                 Command::Demo(arguments) => demo::run(config, arguments).await,
                 Command::Bench(arguments) => bench::run(config, self.config, arguments).await,
+                Command::Points(command) if command.cleans_up() => to_its_end(points::run(config, command)).await,
                 command => {
                     let mut interrupts = Interrupts::listen()?;
                     // On its own task, so that a signal is handled even while the command blocks its thread.
@@ -312,6 +349,20 @@ impl Cli {
     }
 }
 
+/// Runs work that removes what it has begun when it is dropped; a signal ends it, and waits for that.
+async fn to_its_end(work: impl Future<Output = Result<(), Failure>> + Send + 'static) -> Result<(), Failure> {
+    let mut interrupts = Interrupts::listen()?;
+    let mut work = tokio::spawn(work);
+    let ended = async { (&mut work).await.map_err(|error| Failure::Internal(error.to_string()))? };
+    let result = interrupts.or_work(ended).await;
+    if let Err(Failure::Interrupted { .. }) = result {
+        work.abort();
+        // It may be at a write that does not return.
+        drop(tokio::time::timeout(CLEAN_UP_LIMIT, work).await);
+    }
+    result
+}
+
 impl Command {
     /// Runs a command that may be dropped at any point: what it commits is complete, and running it again does the rest.
     async fn run_to_its_end(self, config: Arc<Config>) -> Result<(), Failure> {
@@ -321,6 +372,7 @@ impl Command {
             Self::Check(arguments) => check::run(&config, arguments).await,
             Self::DeadLetter(command) => dead_letter::run(config, command).await,
             Self::Journal(command) => journal::run(config, command).await,
+            Self::Points(command) => points::run(config, command).await,
             Self::Progress(command) => progress::run(&config, command).await,
             Self::Series(command) => series::run(config, command).await,
             Self::Topic(command) => topic::run(&config, command).await,

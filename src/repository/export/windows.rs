@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use arrow_array::cast::AsArray as _;
+use arrow_array::types::TimestampMicrosecondType;
 use arrow_array::RecordBatch;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -168,6 +170,12 @@ impl<'a> Windows<'a> {
 #[expect(clippy::cast_possible_truncation, reason = "what is too large becomes the largest")]
 fn scaled(length: i64, by: f64) -> i64 {
     (length as f64 * by) as i64
+}
+
+/// The time of the first row of a batch, in microseconds since the Unix epoch.
+pub fn first_time(batch: &RecordBatch) -> Option<i64> {
+    let times = batch.columns().iter().find_map(|column| column.as_primitive_opt::<TimestampMicrosecondType>())?;
+    times.values().first().copied()
 }
 
 /// Where the part begins that has this time, both in microseconds since the Unix epoch.
