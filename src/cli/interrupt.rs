@@ -2,10 +2,14 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::Failure;
+
+/// For how long an interrupted command may remove what it has begun.
+const CLEAN_UP_LIMIT: Duration = Duration::from_secs(5);
 
 /// `true` once such a signal was received: signals are process-wide.
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
@@ -53,4 +57,20 @@ impl Interrupts {
         INTERRUPTED.store(true, Ordering::Relaxed);
         Err(Failure::Interrupted { name, number: u8::try_from(kind.as_raw_value()).unwrap_or(0) })
     }
+}
+
+/// Runs work that removes what it has begun when it is dropped; a signal ends it, and waits for that.
+pub(super) async fn to_its_end(
+    work: impl Future<Output = Result<(), Failure>> + Send + 'static,
+) -> Result<(), Failure> {
+    let mut interrupts = Interrupts::listen()?;
+    let mut work = tokio::spawn(work);
+    let ended = async { (&mut work).await.map_err(|error| Failure::Internal(error.to_string()))? };
+    let result = interrupts.or_work(ended).await;
+    if let Err(Failure::Interrupted { .. }) = result {
+        work.abort();
+        // It may be at a write that does not return.
+        drop(tokio::time::timeout(CLEAN_UP_LIMIT, work).await);
+    }
+    result
 }

@@ -20,9 +20,8 @@ mod times;
 mod topic;
 
 use std::io::IsTerminal as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -32,12 +31,9 @@ use crate::config::{self, Config, Problems};
 use crate::database::schema::SchemaError;
 use crate::database::{self, Class, Database};
 use crate::telemetry::logging;
-use crate::{files, kafka, pipeline, repository};
-use interrupt::Interrupts;
+use crate::{kafka, pipeline};
+use interrupt::{Interrupts, to_its_end};
 use output::{print, print_line};
-
-/// For how long an interrupted command may remove what it has begun.
-const CLEAN_UP_LIMIT: Duration = Duration::from_secs(5);
 
 /// Writes time series points from Kafka into TimescaleDB, exactly once.
 #[derive(Debug, Parser)]
@@ -234,34 +230,6 @@ impl From<kafka::Error> for Failure {
     }
 }
 
-impl From<files::Error> for Failure {
-    fn from(error: files::Error) -> Self {
-        match error {
-            files::Error::Write { path, error } if path == Path::new(files::write::Sink::OUTPUT) => Self::Output(error),
-            files::Error::Write { path, error } => Self::File { path, error },
-            files::Error::Exists(_) | files::Error::Format(_) | files::Error::Encode { .. } => {
-                Self::Usage(error.to_string())
-            }
-        }
-    }
-}
-
-impl From<repository::Error> for Failure {
-    fn from(error: repository::Error) -> Self {
-        match error {
-            repository::Error::Database(error) => error.into(),
-            repository::Error::File(error) => error.into(),
-            repository::Error::NotMigrated(_)
-            | repository::Error::UnknownSeries(_)
-            | repository::Error::Pattern { .. }
-            | repository::Error::UnknownColumn { .. }
-            | repository::Error::TimeColumn { .. }
-            | repository::Error::Time { .. } => Self::Usage(error.to_string()),
-            repository::Error::Duplicate { .. } => Self::Damaged(error.to_string()),
-        }
-    }
-}
-
 impl From<std::io::Error> for Failure {
     fn from(error: std::io::Error) -> Self {
         Self::Internal(error.to_string())
@@ -347,20 +315,6 @@ impl Cli {
         runtime.shutdown_background();
         result
     }
-}
-
-/// Runs work that removes what it has begun when it is dropped; a signal ends it, and waits for that.
-async fn to_its_end(work: impl Future<Output = Result<(), Failure>> + Send + 'static) -> Result<(), Failure> {
-    let mut interrupts = Interrupts::listen()?;
-    let mut work = tokio::spawn(work);
-    let ended = async { (&mut work).await.map_err(|error| Failure::Internal(error.to_string()))? };
-    let result = interrupts.or_work(ended).await;
-    if let Err(Failure::Interrupted { .. }) = result {
-        work.abort();
-        // It may be at a write that does not return.
-        drop(tokio::time::timeout(CLEAN_UP_LIMIT, work).await);
-    }
-    result
 }
 
 impl Command {

@@ -2,7 +2,7 @@
 
 use crate::database;
 use crate::files;
-use crate::telemetry::{list, time_us};
+use crate::telemetry::{self, list};
 
 /// Series or points were not read.
 #[derive(Debug, thiserror::Error)]
@@ -51,7 +51,7 @@ pub enum Error {
     /// A point exists more than once.
     #[error(
         "the series {series:?} has {count} points of the column {column:?} at {}: choose one of them with --duplicates last or \
-         first, or all of them with --long --duplicates all", time_us(*.time_us)
+         first, or all of them with --long --duplicates all", telemetry::time_us(*.time_us)
     )]
     Duplicate {
         /// The series.

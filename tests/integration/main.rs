@@ -24,6 +24,7 @@ mod deletions;
 mod disk_faults;
 mod dumps;
 mod duplicates;
+mod export;
 mod guards;
 mod identity;
 mod inputs;

@@ -1,6 +1,7 @@
 //! `points export`: points into files.
 
 mod export;
+mod failure;
 mod targets;
 
 use std::sync::Arc;

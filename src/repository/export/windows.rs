@@ -199,7 +199,7 @@ fn part_end(part: Part, time_us: i64) -> i64 {
 
 /// Where the month begins that is so many after the one of this time.
 fn month(time_us: i64, after: i32) -> Option<i64> {
-    let date = Timestamp::from_microsecond(time_us).ok()?.to_zoned(TimeZone::UTC).date().first_of_month();
+    let date = TimeZone::UTC.to_datetime(Timestamp::from_microsecond(time_us).ok()?).date().first_of_month();
     let date = date.checked_add(jiff::Span::new().months(after)).ok()?;
-    Some(date.to_zoned(TimeZone::UTC).ok()?.timestamp().as_microsecond())
+    Some(TimeZone::UTC.to_timestamp(date.at(0, 0, 0, 0)).ok()?.as_microsecond())
 }
