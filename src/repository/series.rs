@@ -98,11 +98,8 @@ impl Snapshot {
         let mut parameters: Vec<&(dyn tokio_postgres::types::ToSql + Sync)> = Vec::new();
         for [text, other] in &texts {
             let number = parameters.len();
-            sql += &format!(
-                " and (labels @> (${}::text)::jsonb or labels @> (${}::text)::jsonb)",
-                number + 1,
-                number + 2
-            );
+            sql +=
+                &format!(" and (labels @> (${}::text)::jsonb or labels @> (${}::text)::jsonb)", number + 1, number + 2);
             parameters.push(text);
             parameters.push(other);
         }
@@ -121,10 +118,7 @@ impl Snapshot {
     /// If the server does not answer.
     pub async fn columns(&self, series: &str) -> Result<Vec<ColumnSpan>, Error> {
         let rows = self.query(Step::Other("look for the columns of a series"), COLUMNS, &[&series]).await?;
-        Ok(rows
-            .iter()
-            .map(|row| ColumnSpan { name: row.get(0), first_us: row.get(1), last_us: row.get(2) })
-            .collect())
+        Ok(rows.iter().map(|row| ColumnSpan { name: row.get(0), first_us: row.get(1), last_us: row.get(2) }).collect())
     }
 }
 

@@ -81,11 +81,7 @@ impl Snapshot {
     }
 
     /// Copies the rows of a query in the binary format; `take` gets them piece by piece.
-    pub(super) async fn copy(
-        &self,
-        sql: &str,
-        mut take: impl FnMut(&[u8]) -> Result<(), Error>,
-    ) -> Result<(), Error> {
+    pub(super) async fn copy(&self, sql: &str, mut take: impl FnMut(&[u8]) -> Result<(), Error>) -> Result<(), Error> {
         let step = Step::Other("read points");
         let copy = format!("copy ({sql}) to stdout (format binary)");
         let stream = self.within(step, self.client.copy_out(copy.as_str())).await?;

@@ -165,9 +165,9 @@ async fn special(fixture: &Fixture) -> Frame {
         }
     }
     for (name, time, value) in &points {
-        let cells = frame.entry(*time).or_insert_with(|| {
-            ["a", "b", "z", "never"].into_iter().map(|name| (name.to_owned(), None)).collect()
-        });
+        let cells = frame
+            .entry(*time)
+            .or_insert_with(|| ["a", "b", "z", "never"].into_iter().map(|name| (name.to_owned(), None)).collect());
         cells.insert((*name).to_owned(), value.map(f64::to_bits));
     }
     store(fixture, "s", &points).await;
@@ -215,7 +215,8 @@ async fn times_columns_and_parts_are_chosen() {
     let Some(fixture) = Fixture::new("export_choice", 1).await else { return };
     let frame = special(&fixture).await;
     let environment = with(&fixture, &[]);
-    let rows = exported(&environment, &["s", "--column", "a", "--from", "1970-01-01", "--until", "1970-01-01T00:10:00Z"]);
+    let rows =
+        exported(&environment, &["s", "--column", "a", "--from", "1970-01-01", "--until", "1970-01-01T00:10:00Z"]);
     let chosen: Frame = frame
         .iter()
         .filter(|(time, _)| (0..600_000_000).contains(*time))
@@ -224,7 +225,8 @@ async fn times_columns_and_parts_are_chosen() {
     let read = csv(std::str::from_utf8(&rows).unwrap());
     // A time at which the column has no point has no row.
     assert!(!read.is_empty() && read.iter().all(|(time, cells)| chosen.get(time) == Some(cells)));
-    let missing: Vec<_> = chosen.iter().filter(|(time, cells)| !read.contains_key(time) && cells["a"].is_some()).collect();
+    let missing: Vec<_> =
+        chosen.iter().filter(|(time, cells)| !read.contains_key(time) && cells["a"].is_some()).collect();
     assert_eq!(missing, []);
     let output = export(&environment, &["s", "--column", "other"]);
     assert_eq!(output.status.code(), Some(64));
@@ -285,9 +287,7 @@ async fn duplicates_are_as_the_policy_says() {
     let (zero, one) = ("1970-01-01T00:00:00Z", "1970-01-01T00:00:00.000001Z");
     assert_eq!(of(&["last"]), format!("date,v\n{zero},3.0\n{one},5.0\n"));
     assert_eq!(of(&["first"]), format!("date,v\n{zero},1.0\n{one},5.0\n"));
-    let all = format!(
-        "series,timestamp,column,value\ns,{zero},v,1.0\ns,{zero},v,\ns,{zero},v,3.0\ns,{one},v,5.0\n"
-    );
+    let all = format!("series,timestamp,column,value\ns,{zero},v,1.0\ns,{zero},v,\ns,{zero},v,3.0\ns,{one},v,5.0\n");
     assert_eq!(of(&["all", "--long"]), all);
     let output = export(&environment, &["s", "--duplicates", "fail"]);
     assert_eq!(output.status.code(), Some(65));
@@ -380,7 +380,11 @@ async fn many(fixture: &Fixture) {
 async fn begun(environment: &Environment, folder: &Path) -> (Child, PathBuf) {
     let path = folder.join("s.csv");
     let child = spawn(environment, &["s", "--out", path.to_str().unwrap()]);
-    let has_rows = || fs::read_dir(folder).unwrap().any(|entry| entry.is_ok_and(|entry| entry.metadata().is_ok_and(|found| found.len() > 100_000)));
+    let has_rows = || {
+        fs::read_dir(folder)
+            .unwrap()
+            .any(|entry| entry.is_ok_and(|entry| entry.metadata().is_ok_and(|found| found.len() > 100_000)))
+    };
     until(60, "an export that has begun", async || has_rows()).await;
     (child, path)
 }

@@ -238,7 +238,11 @@ pub(super) async fn run(config: &Config, arguments: Arguments) -> Result<(), Fai
     export.bar.finish_and_clear();
     if arguments.json {
         let document = json!({"files": export.files});
-        if export.targets.target == Target::Output { complain(Level::INFO, &document.to_string()) } else { print_line(document) }
+        if export.targets.target == Target::Output {
+            complain(Level::INFO, &document.to_string())
+        } else {
+            print_line(document)
+        }
     } else if export.targets.target != Target::Output {
         for file in &export.files {
             print_line(format_args!("{}: {} rows", file["file"].as_str().unwrap_or_default(), file["rows"]));
@@ -307,7 +311,12 @@ impl Export {
         let mut points = 0;
         for definition in series {
             let plan = self.plan(definition).await?;
-            let mut parts = Parts { head: self.head(&plan, vec![plan.definition.clone()]), folder: &folder, open: None, done: Vec::new() };
+            let mut parts = Parts {
+                head: self.head(&plan, vec![plan.definition.clone()]),
+                folder: &folder,
+                open: None,
+                done: Vec::new(),
+            };
             if self.options.part.is_none() {
                 parts.begin(&self.targets, &plan.definition.id, None)?;
             }

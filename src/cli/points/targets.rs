@@ -101,8 +101,7 @@ impl Targets {
             None => (Sink::Output(output::file()?), None),
             Some(path) => {
                 if let Target::Folder(folder) = &self.target {
-                    fs::create_dir_all(folder)
-                        .map_err(|error| Failure::File { path: folder.clone(), error })?;
+                    fs::create_dir_all(folder).map_err(|error| Failure::File { path: folder.clone(), error })?;
                 }
                 let file = WholeFile::create(path, self.overwrite)?;
                 let definitions = !self.format.has_metadata();
@@ -160,7 +159,9 @@ mod tests {
 
     #[test]
     fn names_of_files_are_those_of_one_id() {
-        for (id, name) in [("a", "a"), ("a/b", "a%2Fb"), ("..", "%2E."), ("%2F", "%252F"), ("a\nü'", "a%0A%C3%BC%27"), ("~", "%7E")] {
+        for (id, name) in
+            [("a", "a"), ("a/b", "a%2Fb"), ("..", "%2E."), ("%2F", "%252F"), ("a\nü'", "a%0A%C3%BC%27"), ("~", "%7E")]
+        {
             assert_eq!(stem(id), name);
         }
         let (one, other) = (stem(&"/".repeat(1024)), stem(&"/".repeat(1023)));

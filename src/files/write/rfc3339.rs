@@ -13,7 +13,9 @@ pub(super) fn put(time_us: i64, out: &mut Vec<u8>) -> io::Result<()> {
     let (days, us) = (time_us.div_euclid(DAY_US), time_us.rem_euclid(DAY_US));
     let (year, month, day) = civil(days);
     if !(0..=9999).contains(&year) {
-        let why = format!("a time in the year {year} has no text by RFC 3339: write Parquet or Arrow, or choose times with --until");
+        let why = format!(
+            "a time in the year {year} has no text by RFC 3339: write Parquet or Arrow, or choose times with --until"
+        );
         return Err(io::Error::new(io::ErrorKind::InvalidData, why));
     }
     let (seconds, fraction) = (us / 1_000_000, us % 1_000_000);

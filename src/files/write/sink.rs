@@ -30,9 +30,7 @@ impl Sink {
     pub(super) fn finish(self) -> Result<(), Error> {
         match self {
             Self::Whole(file) => file.finish(),
-            Self::Output(mut file) => {
-                file.flush().map_err(|error| Error::Write { path: Self::OUTPUT.into(), error })
-            }
+            Self::Output(mut file) => file.flush().map_err(|error| Error::Write { path: Self::OUTPUT.into(), error }),
         }
     }
 }

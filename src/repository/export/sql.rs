@@ -39,7 +39,9 @@ pub(super) fn window(plan: &Plan, options: &Options, range: &Range<i64>, limit: 
 
 fn aggregates(points: &str, bucket: &Bucket, duplicates: Duplicates) -> String {
     let once = |direction: &str| {
-        format!("select distinct on (name, time) name, time, value from ({points}) as point order by name, time, id {direction}")
+        format!(
+            "select distinct on (name, time) name, time, value from ({points}) as point order by name, time, id {direction}"
+        )
     };
     let points = match duplicates {
         Duplicates::Last => once("desc"),

@@ -2,9 +2,9 @@
 
 use std::ops::Range;
 
+use arrow_array::RecordBatch;
 use arrow_array::cast::AsArray as _;
 use arrow_array::types::TimestampMicrosecondType;
-use arrow_array::RecordBatch;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
