@@ -20,7 +20,7 @@ pub struct Definition {
 }
 
 impl Definition {
-    /// It as a JSON object with the fields of the message `series-create`; what it has not is left out.
+    /// It as a JSON object with the fields of the message `series-create`; what it has not is omitted.
     pub fn json(&self) -> Value {
         let mut object = Map::new();
         object.insert("id".to_owned(), self.id.as_str().into());

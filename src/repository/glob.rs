@@ -3,7 +3,7 @@
 use super::Error;
 
 /// A pattern: `*` is any text, `?` any one character, `[a-z]` and `[!a-z]` one of them and none of them; a backslash takes the
-/// meaning from the character behind it. The whole id has to match.
+/// meaning from the next character. The whole id has to match.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Glob(Vec<Part>);
 
@@ -56,7 +56,7 @@ impl Glob {
     pub fn matches(&self, text: &str) -> bool {
         let text: Vec<char> = text.chars().collect();
         let (mut part, mut at) = (0, 0);
-        // The last `*`, and where the text behind it begins: only it is ever tried again.
+        // The last `*`, and where the text after it begins: only it is ever tried again.
         let mut retry: Option<(usize, usize)> = None;
         loop {
             match self.0.get(part) {

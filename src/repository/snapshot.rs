@@ -16,7 +16,7 @@ const ANSWER_MARGIN: Duration = Duration::from_secs(5);
 const POINTS: &str = "time_series_data_points";
 
 /// One transaction that reads: whatever it is asked, and however long it takes, it answers as of the moment of its first
-/// question, also while workers write. It has a connection of its own.
+/// question, also while workers write. It has its own connection.
 #[derive(Debug)]
 pub struct Snapshot {
     client: Client,

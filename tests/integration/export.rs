@@ -20,7 +20,7 @@ use crate::support::worker::{PROGRAM, command, run, text};
 type Frame = BTreeMap<i64, BTreeMap<String, Option<u64>>>;
 type Environment = Vec<(String, String)>;
 
-/// So many windows that a test can meet the command in their middle.
+/// Enough windows for a test to meet the command in their middle.
 const SMALL_WINDOWS: &str = "export-windows-are-small";
 
 fn with(fixture: &Fixture, bugs: &[&str]) -> Environment {

@@ -4,18 +4,18 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use indicatif::ProgressBar;
-use jiff::Timestamp;
 use serde_json::{Value, json};
 use tracing::Level;
 
+use super::parts::Parts;
 use super::targets::{Target, Targets};
 use crate::cli::output::{complain, print_line};
 use crate::cli::times::{parse_length, parse_time};
 use crate::cli::{Failure, progress_bar, signals};
 use crate::config::Config;
-use crate::files::write::{Compression, Format, Head, Writer};
+use crate::files::write::{Compression, Format, Head};
 use crate::files::{self, Definition};
-use crate::repository::export::{Aggregate, Bucket, Duplicates, Form, Options, Part, Plan, part_start, read};
+use crate::repository::export::{Aggregate, Bucket, Duplicates, Form, Options, Part, Plan, estimate, read};
 use crate::repository::{self, Glob, Selection, Snapshot};
 
 #[derive(Debug, Args)]
@@ -41,7 +41,7 @@ pub(in crate::cli) struct Arguments {
     /// The first time.
     #[arg(long, value_name = "TIME", value_parser = parse_time, allow_hyphen_values = true)]
     from: Option<i64>,
-    /// The first time that is left out.
+    /// The first time that is omitted.
     #[arg(long, value_name = "TIME", value_parser = parse_time, allow_hyphen_values = true)]
     until: Option<i64>,
     /// Only these columns, in this order.
@@ -269,7 +269,7 @@ impl Export {
     async fn plan(&self, definition: Definition) -> Result<Plan, Failure> {
         let plan = Plan::new(&self.snapshot, definition, &self.options).await?;
         if !self.bar.is_hidden() {
-            self.bar.inc_length(plan.estimate(&self.snapshot).await?);
+            self.bar.inc_length(estimate(&self.snapshot, &plan).await?);
         }
         Ok(plan)
     }
@@ -305,7 +305,7 @@ impl Export {
         Ok(())
     }
 
-    /// Each series into files of its own.
+    /// Each series into its own files.
     async fn into_folder(&mut self, series: Vec<Definition>) -> Result<(), Failure> {
         let Target::Folder(folder) = self.targets.target.clone() else { return Ok(()) };
         let mut points = 0;
@@ -344,65 +344,5 @@ impl Export {
             ended?;
         }
         Ok(())
-    }
-}
-
-/// The files of a series, one after the other.
-struct Parts<'a> {
-    head: Head,
-    folder: &'a std::path::Path,
-    /// Where the part begins, its file, and its rows.
-    open: Option<(Option<i64>, PathBuf, Writer, u64)>,
-    done: Vec<(PathBuf, u64)>,
-}
-
-impl Parts<'_> {
-    fn begin(&mut self, targets: &Targets, series: &str, part: Option<(Part, i64)>) -> Result<(), Failure> {
-        let name = part.map(|(part, start)| part_name(part, start));
-        let path = targets.path_in(self.folder, series, name.as_deref());
-        targets.refuse_existing(&path)?;
-        let writer = targets.open(Some(&path), &self.head)?;
-        self.open = Some((part.map(|(_, start)| start), path, writer, 0));
-        Ok(())
-    }
-
-    fn write(
-        &mut self,
-        targets: &Targets,
-        series: &str,
-        part: Option<Part>,
-        batch: &arrow_array::RecordBatch,
-    ) -> Result<(), Failure> {
-        let start = part.and_then(|part| Some((part, part_start(part, repository::export::first_time(batch)?))));
-        let is_open = self.open.as_ref().is_some_and(|(open, ..)| *open == start.map(|(_, start)| start));
-        if !is_open {
-            self.end()?;
-            self.begin(targets, series, start)?;
-        }
-        if let Some((_, _, writer, rows)) = &mut self.open {
-            writer.write(batch)?;
-            *rows += batch.num_rows() as u64;
-        }
-        Ok(())
-    }
-
-    fn end(&mut self) -> Result<(), Failure> {
-        if let Some((_, path, writer, rows)) = self.open.take() {
-            writer.finish()?;
-            self.done.push((path, rows));
-        }
-        Ok(())
-    }
-}
-
-fn part_name(part: Part, start_us: i64) -> String {
-    let text = Timestamp::from_microsecond(start_us).map_or_else(|_| format!("{start_us}us"), |time| time.to_string());
-    let digits = match part {
-        Part::Day => "2025-01-01".len(),
-        Part::Month => "2025-01".len(),
-    };
-    match text.find('T') {
-        Some(end) => text[..end.min(digits)].to_owned(),
-        None => text,
     }
 }

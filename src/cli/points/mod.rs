@@ -2,6 +2,7 @@
 
 mod export;
 mod failure;
+mod parts;
 mod targets;
 
 use std::sync::Arc;

@@ -90,7 +90,7 @@ impl Targets {
     pub(super) fn refuse_existing(&self, path: &Path) -> Result<(), Failure> {
         refuse_existing(path, self.overwrite)?;
         if !self.format.has_metadata() {
-            refuse_existing(&beside(path), self.overwrite)?;
+            refuse_existing(&definitions_of(path), self.overwrite)?;
         }
         Ok(())
     }
@@ -105,7 +105,8 @@ impl Targets {
                 }
                 let file = WholeFile::create(path, self.overwrite)?;
                 let definitions = !self.format.has_metadata();
-                let definitions = definitions.then(|| WholeFile::create(&beside(path), self.overwrite)).transpose()?;
+                let definitions =
+                    definitions.then(|| WholeFile::create(&definitions_of(path), self.overwrite)).transpose()?;
                 (Sink::Whole(file), definitions)
             }
         };
@@ -113,7 +114,7 @@ impl Targets {
     }
 }
 
-fn beside(path: &Path) -> PathBuf {
+fn definitions_of(path: &Path) -> PathBuf {
     with_ending(path, ".series.json")
 }
 
@@ -137,7 +138,7 @@ fn by_ending(name: &str) -> (Option<Format>, Option<Compression>) {
     (format.filter(|_| is_text || compression.is_none()), compression)
 }
 
-/// The name of the files of a series: its id, in which all but letters and digits of ASCII, `-`, `_` and dots behind the first
+/// The name of the files of a series: its id, in which all but letters and digits of ASCII, `-`, `_` and dots after the first
 /// character are escaped as in URLs. A long one ends in `~` and a hash, so that no two ids have the same name.
 fn stem(id: &str) -> String {
     let mut name = String::new();

@@ -108,8 +108,8 @@ enum Rows {
 pub struct Writer {
     rows: Rows,
     path: PathBuf,
-    /// The definitions beside a file that has no place for them.
-    beside: Option<WholeFile>,
+    /// The definitions next to a file that has no place for them.
+    definitions: Option<WholeFile>,
 }
 
 impl std::fmt::Debug for Writer {
@@ -119,19 +119,19 @@ impl std::fmt::Debug for Writer {
 }
 
 impl Writer {
-    /// Begins a file. Of `beside`, if it is given, the definitions become a file of their own, which appears with this one.
+    /// Begins a file. The definitions become another file, `definitions`, if it is given, which appears with this one.
     ///
     /// # Errors
     /// If it cannot be written, or Arrow is to be compressed by gzip.
     pub fn new(
         sink: Sink,
-        beside: Option<WholeFile>,
+        definitions: Option<WholeFile>,
         format: Format,
         compression: Compression,
         head: &Head,
     ) -> Result<Self, Error> {
         let path = sink.path().to_owned();
-        let beside = beside.map(|file| write_definitions(file, head)).transpose()?;
+        let definitions = definitions.map(|file| write_definitions(file, head)).transpose()?;
         let rows = match format {
             Format::Parquet => parquet_writer(sink, compression, head).map_err(|error| of_parquet(error, &path))?,
             Format::Arrow => {
@@ -146,7 +146,7 @@ impl Writer {
                 Rows::Text(Box::new(TextWriter::new(sink, format == Format::Csv, &head.schema).map_err(failed)?))
             }
         };
-        Ok(Self { rows, path, beside })
+        Ok(Self { rows, path, definitions })
     }
 
     /// Adds rows; their columns are those of the head.
@@ -190,9 +190,9 @@ impl Writer {
             }
             Rows::Text(writer) => writer.finish().map_err(failed)?,
         };
-        // The rows last: what is missing beside them is not noticed.
-        if let Some(beside) = self.beside {
-            beside.finish()?;
+        // The rows last: definitions that are missing are not noticed.
+        if let Some(definitions) = self.definitions {
+            definitions.finish()?;
         }
         sink.finish()
     }

@@ -56,7 +56,7 @@ fn unexpected(what: &str) -> Error {
     database::Error::Unexpected(format!("the answer of COPY cannot be read: {what}")).into()
 }
 
-/// The first bytes of a slice, and the slice behind them.
+/// The first bytes of a slice, and the rest of it.
 fn array<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
     let (first, rest) = bytes.split_first_chunk::<N>()?;
     *bytes = rest;

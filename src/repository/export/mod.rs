@@ -15,4 +15,4 @@ mod windows;
 
 pub use options::{Aggregate, Bucket, Duplicates, Form, Options, Part};
 pub use plan::Plan;
-pub use windows::{Read, first_time, part_start, read};
+pub use windows::{Read, estimate, first_time, part_start, read};

@@ -68,17 +68,6 @@ impl Plan {
         };
         Ok(Self { definition, schema, chosen, columns, range })
     }
-
-    /// The number of points that the server expects; with aggregates, of what they are computed of.
-    ///
-    /// # Errors
-    /// If the server does not answer.
-    pub async fn estimate(&self, snapshot: &Snapshot) -> Result<u64, Error> {
-        if self.range.is_empty() {
-            return Ok(0);
-        }
-        snapshot.estimate(&super::sql::points(self, &self.range)).await
-    }
 }
 
 /// Each name once, at its first place.

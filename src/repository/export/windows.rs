@@ -27,7 +27,7 @@ const MAX_GROWTH: f64 = 8.0;
 pub struct Read {
     /// The rows that were made.
     pub rows: u64,
-    /// The points that were read, with duplicates that were left out; with aggregates, their number.
+    /// The points that were read, with duplicates that were omitted; with aggregates, their number.
     pub points: u64,
 }
 
@@ -77,6 +77,14 @@ pub async fn read(
     Ok(done)
 }
 
+/// The number of points that the server expects; with aggregates, of what they are computed of.
+///
+/// # Errors
+/// If the server does not answer.
+pub async fn estimate(snapshot: &Snapshot, plan: &Plan) -> Result<u64, Error> {
+    if plan.range.is_empty() { Ok(0) } else { snapshot.estimate(&sql::points(plan, &plan.range)).await }
+}
+
 /// The next time that has a point.
 async fn next_time(snapshot: &Snapshot, plan: &Plan, options: &Options, from: i64) -> Result<Option<i64>, Error> {
     let names = match (&plan.chosen, &options.bucket) {
@@ -95,7 +103,7 @@ struct Windows<'a> {
     end: i64,
     /// How long the next window is to be.
     length: i64,
-    /// Where chunks begin and end: a window that ends there reads no chunk in vain.
+    /// Where chunks begin and end: a window that ends there reads no chunk for nothing.
     bounds: Vec<i64>,
     /// Windows begin and end at multiples of this.
     unit: i64,
@@ -109,7 +117,7 @@ impl<'a> Windows<'a> {
         let mut length = end.saturating_sub(start).max(1);
         if start < end {
             bounds = snapshot.chunk_bounds(start, end).await?;
-            let points = plan.estimate(snapshot).await?;
+            let points = estimate(snapshot, plan).await?;
             // The estimate may be far off: windows that have too many points are read again.
             let part = AIM * options.window_points as f64 / points.max(1) as f64;
             if part < 1.0 {
@@ -144,7 +152,7 @@ impl<'a> Windows<'a> {
         Some((self.next..until, until == smallest))
     }
 
-    /// The first multiple of the unit behind a time.
+    /// The first multiple of the unit after a time.
     fn aligned_after(&self, time: i64) -> i64 {
         time.div_euclid(self.unit).saturating_add(1).saturating_mul(self.unit)
     }
@@ -197,7 +205,7 @@ fn part_end(part: Part, time_us: i64) -> i64 {
     }
 }
 
-/// Where the month begins that is so many after the one of this time.
+/// Where a month begins: the one that is `after` months after the one of this time.
 fn month(time_us: i64, after: i32) -> Option<i64> {
     let date = TimeZone::UTC.to_datetime(Timestamp::from_microsecond(time_us).ok()?).date().first_of_month();
     let date = date.checked_add(jiff::Span::new().months(after)).ok()?;

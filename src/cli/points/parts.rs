@@ -1,0 +1,71 @@
+//! The files of a series: one, or one for each part of its times.
+
+use std::path::{Path, PathBuf};
+
+use arrow_array::RecordBatch;
+use jiff::Timestamp;
+
+use super::targets::Targets;
+use crate::cli::Failure;
+use crate::files::write::{Head, Writer};
+use crate::repository::export::{Part, first_time, part_start};
+
+/// The files of a series, one after the other.
+pub(super) struct Parts<'a> {
+    pub(super) head: Head,
+    pub(super) folder: &'a Path,
+    /// Where the part begins, its file, and its rows.
+    pub(super) open: Option<(Option<i64>, PathBuf, Writer, u64)>,
+    pub(super) done: Vec<(PathBuf, u64)>,
+}
+
+impl Parts<'_> {
+    pub(super) fn begin(&mut self, targets: &Targets, series: &str, part: Option<(Part, i64)>) -> Result<(), Failure> {
+        let name = part.map(|(part, start)| part_name(part, start));
+        let path = targets.path_in(self.folder, series, name.as_deref());
+        targets.refuse_existing(&path)?;
+        let writer = targets.open(Some(&path), &self.head)?;
+        self.open = Some((part.map(|(_, start)| start), path, writer, 0));
+        Ok(())
+    }
+
+    pub(super) fn write(
+        &mut self,
+        targets: &Targets,
+        series: &str,
+        part: Option<Part>,
+        batch: &RecordBatch,
+    ) -> Result<(), Failure> {
+        let start = part.and_then(|part| Some((part, part_start(part, first_time(batch)?))));
+        let is_open = self.open.as_ref().is_some_and(|(open, ..)| *open == start.map(|(_, start)| start));
+        if !is_open {
+            self.end()?;
+            self.begin(targets, series, start)?;
+        }
+        if let Some((_, _, writer, rows)) = &mut self.open {
+            writer.write(batch)?;
+            *rows += batch.num_rows() as u64;
+        }
+        Ok(())
+    }
+
+    pub(super) fn end(&mut self) -> Result<(), Failure> {
+        if let Some((_, path, writer, rows)) = self.open.take() {
+            writer.finish()?;
+            self.done.push((path, rows));
+        }
+        Ok(())
+    }
+}
+
+fn part_name(part: Part, start_us: i64) -> String {
+    let text = Timestamp::from_microsecond(start_us).map_or_else(|_| format!("{start_us}us"), |time| time.to_string());
+    let digits = match part {
+        Part::Day => "2025-01-01".len(),
+        Part::Month => "2025-01".len(),
+    };
+    match text.find('T') {
+        Some(end) => text[..end.min(digits)].to_owned(),
+        None => text,
+    }
+}
