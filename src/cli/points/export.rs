@@ -234,7 +234,7 @@ pub(super) async fn run(config: &Config, arguments: Arguments) -> Result<(), Fai
         Target::Folder(_) => {}
     }
     let mut export = Export { snapshot, options, targets, files: Vec::new(), bar: progress_bar(0, "points") };
-    let written = if is_one { export.into_one(series).await } else { export.into_folder(series).await };
+    let written = if is_one { export.write_one(series).await } else { export.write_folder(series).await };
     export.bar.finish_and_clear();
     if arguments.json {
         let document = json!({"files": export.files});
@@ -279,7 +279,7 @@ impl Export {
     }
 
     /// All series into one file, or to standard output.
-    async fn into_one(&mut self, series: Vec<Definition>) -> Result<(), Failure> {
+    async fn write_one(&mut self, series: Vec<Definition>) -> Result<(), Failure> {
         let mut plans = Vec::new();
         for definition in series {
             plans.push(self.plan(definition).await?);
@@ -306,7 +306,7 @@ impl Export {
     }
 
     /// Each series into its own files.
-    async fn into_folder(&mut self, series: Vec<Definition>) -> Result<(), Failure> {
+    async fn write_folder(&mut self, series: Vec<Definition>) -> Result<(), Failure> {
         let Target::Folder(folder) = self.targets.target.clone() else { return Ok(()) };
         let mut points = 0;
         for definition in series {
