@@ -201,7 +201,7 @@ impl Arguments {
 fn window_points() -> usize {
     #[cfg(feature = "planted-bugs")]
     if crate::planted_bugs::is_on("export-windows-are-small") {
-        return 100;
+        return 20;
     }
     Options::WINDOW_POINTS
 }
