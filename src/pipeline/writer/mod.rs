@@ -27,7 +27,7 @@ use crate::message::Rejected;
 use crate::raw::{Budget, Interval, MessageAt, MessageSet};
 use crate::telemetry::log_limit::LogLimit;
 use crate::telemetry::metrics::{self, Step};
-use attempt::Piece;
+use attempt::Attempt;
 
 /// The result of writing a batch.
 #[derive(Debug, Default)]
@@ -64,7 +64,7 @@ pub(super) struct Outcome {
     /// The batch's number, if the pipeline holds its messages.
     pub(super) number: u64,
     /// Messages that were not written because another session has locked what they need.
-    pub(super) aside: Vec<MessageSet>,
+    pub(super) locked_messages: Vec<MessageSet>,
     /// Intervals that were not written, because their topic was recreated meanwhile.
     pub(super) of_deleted_topics: Vec<Interval>,
 }
@@ -195,26 +195,26 @@ impl Writer {
             let ended = self.write_piece(&piece, order, is_slow, &mut outcome).await;
             let order = order.claim_first();
             match ended {
-                Piece::Written => {}
-                Piece::NoProgress => {
+                Attempt::Written => {}
+                Attempt::NoProgress => {
                     outcome.lost = true;
                     return outcome;
                 }
                 // The last part is pushed first, so that the parts are written in the order of their offsets.
-                Piece::Split(parts) => {
+                Attempt::Split(parts) => {
                     pieces.extend(piece.split_into(parts).into_iter().rev().map(|part| (part, order)));
                 }
-                Piece::Rejected(why) => pieces.push((piece.into_dead_letter(why), order)),
-                Piece::Slow => slow_messages.push_back((piece, order)),
-                Piece::Locked(needs) => {
+                Attempt::Rejected(why) => pieces.push((piece.into_dead_letter(why), order)),
+                Attempt::Slow => slow_messages.push_back((piece, order)),
+                Attempt::Locked(needs) => {
                     pieces.push((Self::set_aside(&piece, &needs, &mut outcome), order));
                 }
-                Piece::TooManyIslands => match piece.by_partition() {
+                Attempt::TooManyIslands => match piece.by_partition() {
                     // All parts wait, including those without messages.
                     Some(parts) => pieces.extend(parts.into_iter().map(|part| (part, order))),
-                    None => outcome.aside.extend(piece.sets().iter().cloned()),
+                    None => outcome.locked_messages.extend(piece.sets().iter().cloned()),
                 },
-                Piece::Oversized(all) => {
+                Attempt::Oversized(all) => {
                     pieces.extend(without_oversized(piece, all).into_iter().map(|part| (part, order)));
                 }
             }
@@ -233,9 +233,9 @@ impl Writer {
 
     /// Returns the batch without these messages.
     fn set_aside(batch: &Batch, needs: &[bool], outcome: &mut Outcome) -> Batch {
-        let (others, aside) = batch.set_aside(needs);
-        debug!(messages = aside.iter().map(MessageSet::len).sum::<usize>(), "messages wait for what is locked");
-        outcome.aside.extend(aside);
+        let (others, locked) = batch.set_aside(needs);
+        debug!(messages = locked.iter().map(MessageSet::len).sum::<usize>(), "messages wait for what is locked");
+        outcome.locked_messages.extend(locked);
         others
     }
 }
