@@ -148,7 +148,7 @@ impl Reader {
     /// Skips offsets without a message: a transaction's markers, or what compaction has removed. `position` is the consumer's
     /// own. At the end of the log nothing else reports them, and without this the last message of every transaction would look
     /// unread.
-    pub(super) fn pass_over(&mut self, position: i64) {
+    pub(super) fn skip_to(&mut self, position: i64) {
         if self.left_at == Some(position) {
             return;
         }
@@ -173,27 +173,27 @@ mod tests {
     }
 
     #[test]
-    fn the_end_without_messages_is_passed_over() {
+    fn the_end_without_messages_is_skipped() {
         let mut reader = reader(10, None);
         reader.push(&message(10)).unwrap();
-        reader.pass_over(13);
+        reader.skip_to(13);
         assert_eq!(reader.position(), 13);
         let set = reader.take_set(&Budget::new(1000)).unwrap();
         assert_eq!((set.interval().from, set.interval().until, set.len()), (10, 13, 1));
-        reader.pass_over(13);
+        reader.skip_to(13);
         assert!(reader.take_set(&Budget::new(1000)).is_none());
     }
 
     #[test]
     fn the_position_of_an_earlier_assignment_counts_for_nothing() {
         let mut again = reader(10, Some(50));
-        again.pass_over(50);
+        again.skip_to(50);
         assert_eq!(again.position(), 10);
         again.push(&message(10)).unwrap();
-        again.pass_over(12);
+        again.skip_to(12);
         assert_eq!(again.position(), 12);
         let mut only_markers = reader(10, Some(50));
-        only_markers.pass_over(11);
+        only_markers.skip_to(11);
         assert_eq!(only_markers.position(), 11);
     }
 

@@ -53,14 +53,14 @@ impl Pipeline {
 
     /// Keeps what was not written because of another session's lock, and reports replayed records to the journaling.
     fn keep_locked(&mut self, outcome: &mut Outcome) {
-        let waits = !outcome.aside.is_empty();
-        for set in &outcome.aside {
+        let waits = !outcome.locked_messages.is_empty();
+        for set in &outcome.locked_messages {
             self.partitions.mark_waiting(set, outcome.replayed);
         }
-        let aside = std::mem::take(&mut outcome.aside);
+        let locked = std::mem::take(&mut outcome.locked_messages);
         if !outcome.replayed {
             if waits {
-                self.journaling.set_aside(aside, self.open_batch.budget());
+                self.journaling.set_aside(locked, self.open_batch.budget());
             }
             return;
         }

@@ -13,7 +13,7 @@
 //! - `starts`, `start`, `start_topics`: when and where a partition starts, asked of the database and of Kafka.
 //! - `open_batch`, `dispatch`: the batch being filled, and when it goes to a writer.
 //! - `writers`, `writer`: the batches being written; one batch until it is committed, through outages, overlaps and refused
-//! rows.
+//!   rows.
 //! - `after_write`: the handling of a batch's outcome.
 //! - `tick`: what is done ten times a second, and what `/status` and the metrics show.
 //! - `dead_letter_copies`: copies of dead letters for a topic.
@@ -144,7 +144,7 @@ impl Pipeline {
                     self.partitions.mark_done(&appended.dropped);
                 }
                 Some(event) = events.recv() => self.on_event(event),
-                Some((set, epoch)) = messages.recv(), if may_take => self.on_messages(set, epoch),
+                Some(read) = messages.recv(), if may_take => self.on_messages(read),
                 _ = tick.tick() => {
                     if self.journaling.journal().has_ended() {
                         break Err(RunError::JournalEnded);
@@ -159,7 +159,7 @@ impl Pipeline {
         end
     }
 
-    fn on_messages(&mut self, set: MessageSet, epoch: u64) {
+    fn on_messages(&mut self, Messages { set, epoch }: Messages) {
         self.starts.on_set_taken();
         let Some(set) = self.admit(set, epoch) else { return };
         if !self.partitions.mark_read(&set, epoch, unix_ms()) {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::{NextOffsets, is_plausible};
 use crate::database::Applied;
 use crate::journal::Record;
-use crate::kafka::events::{Assigned, Start};
+use crate::kafka::events::{Assigned, ReadPosition, Start};
 use crate::kafka::partition::{LogRange, TopicPartition};
 use crate::raw::{Interval, MessageSet, Partition, Source};
 use crate::telemetry::readiness::LOGS_TIMEOUT;
@@ -274,18 +274,18 @@ impl Partitions {
     }
 
     /// The partitions that are read, with their source and position.
-    pub(super) fn positions(&self) -> Vec<(Assigned, Arc<Source>, i64)> {
+    pub(super) fn positions(&self) -> Vec<ReadPosition> {
         self.owned
             .iter()
             .filter_map(|(key, owned)| {
                 let reading = owned.reading.as_ref()?;
                 let assigned = Assigned { partition: key.clone(), epoch: owned.epoch };
-                Some((assigned, Arc::clone(&reading.source), reading.position))
+                Some(ReadPosition { assigned, source: Arc::clone(&reading.source), offset: reading.position })
             })
             .collect()
     }
 
-    /// The partitions of which nothing was read for this long although their logs contain more.
+    /// The partitions from which nothing was read for this long although their logs contain more.
     pub(super) fn stuck(&mut self, after: Duration) -> Vec<Assigned> {
         let mut stuck = Vec::new();
         for (key, owned) in &mut self.owned {
@@ -302,10 +302,8 @@ impl Partitions {
     pub(super) fn of_changed_topics(&self, topic_ids: &HashMap<String, String>) -> Vec<Assigned> {
         self.positions()
             .into_iter()
-            .filter(|(assigned, source, _)| {
-                source.was_recreated(topic_ids.get(&assigned.partition.topic).map(String::as_str))
-            })
-            .map(|(assigned, _, _)| assigned)
+            .filter(|read| read.source.was_recreated(topic_ids.get(&read.assigned.partition.topic).map(String::as_str)))
+            .map(|read| read.assigned)
             .collect()
     }
 

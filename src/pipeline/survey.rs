@@ -12,7 +12,7 @@ use tracing::{error, info, warn};
 use super::partitions::{InFlightPartitions, Partitions, first_beyond};
 use crate::database::{Coverage, Database, Error};
 use crate::journal::{JournalHandle, Record, SegmentInfo};
-use crate::kafka::events::Assigned;
+use crate::kafka::events::{Assigned, ReadPosition};
 use crate::raw::{Interval, Partition, Source};
 use crate::telemetry::log_limit::LogLimit;
 
@@ -30,15 +30,15 @@ pub(super) struct Survey {
     pub(super) covered: Vec<Interval>,
     /// Segments that are entirely covered, and whether they are sealed, so that nothing more is written to them.
     pub(super) covered_segments: Vec<(u64, bool)>,
-    /// Number of records that wait for the progress of a partition that this worker does not read, and of which the database
-    /// has no progress.
+    /// Number of records that wait for the progress of a partition that this worker does not read, and that has no
+    /// progress in the database.
     pub(super) without_progress: usize,
     /// All that is in the journal; what should be in it and is not was damaged.
     pub(super) journaled: InFlightPartitions,
     /// Number of appends that had ended when it began.
     pub(super) appends: u64,
-    /// The assignments of partitions of which something that was read is neither in the database, nor in the journal, nor in
-    /// flight.
+    /// The assignments of partitions with messages that were read and are neither in the database, nor in the journal, nor
+    /// in flight.
     pub(super) holes: Vec<Assigned>,
 }
 
@@ -58,7 +58,7 @@ const FAILED: &str = "survey";
 
 /// The state of reading when a survey began. Offsets that are committed meanwhile were in flight then, so they are not holes.
 struct Reading {
-    positions: Vec<(Assigned, Arc<Source>, i64)>,
+    positions: Vec<ReadPosition>,
     in_flight: InFlightPartitions,
     appends: u64,
 }
@@ -142,8 +142,8 @@ async fn compare(
     for record in &records {
         partitions.entry(Arc::clone(&record.partition.source)).or_default().insert(record.partition.number);
     }
-    for (assigned, source, _) in &reading.positions {
-        partitions.entry(Arc::clone(source)).or_default().insert(assigned.partition.number);
+    for read in &reading.positions {
+        partitions.entry(Arc::clone(&read.source)).or_default().insert(read.assigned.partition.number);
     }
     let mut coverage: HashMap<Partition, Coverage> = HashMap::new();
     for (source, partitions) in partitions {
@@ -155,7 +155,7 @@ async fn compare(
     let read: HashSet<Partition> = reading
         .positions
         .iter()
-        .map(|(assigned, source, _)| Partition::new(Arc::clone(source), assigned.partition.number))
+        .map(|read| Partition::new(Arc::clone(&read.source), read.assigned.partition.number))
         .collect();
     let mut survey =
         Survey { appends: reading.appends, holes: reading.holes(&records, &coverage), ..Survey::default() };
@@ -193,16 +193,16 @@ impl Reading {
             self.in_flight.entry(key).or_default().push((record.from, record.until));
         }
         let Self { positions, mut in_flight, .. } = self;
-        let is_whole = |(assigned, source, position): &(Assigned, Arc<Source>, i64)| {
-            let key = Partition::new(Arc::clone(source), assigned.partition.number);
+        let is_whole = |read: &ReadPosition| {
+            let key = Partition::new(Arc::clone(&read.source), read.assigned.partition.number);
             // A partition that has no progress at all has lost everything.
             let Some(coverage) = coverage.get(&key) else { return false };
             let mut known = in_flight.remove(&key).unwrap_or_default();
             known.extend(&coverage.ahead);
             known.sort_unstable();
-            first_beyond(coverage.next_offset, Some(&known)) >= *position
+            first_beyond(coverage.next_offset, Some(&known)) >= read.offset
         };
         let mut is_whole = is_whole;
-        positions.into_iter().filter(|read| !is_whole(read)).map(|(assigned, ..)| assigned).collect()
+        positions.into_iter().filter(|read| !is_whole(read)).map(|read| read.assigned).collect()
     }
 }

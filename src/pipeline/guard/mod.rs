@@ -1,6 +1,6 @@
 //! The guard against an input of the wrong shape: it must not turn a whole topic into dead letters.
 //!
-//! Each message of a source of which nothing was ever accepted is decoded on trial, until one is accepted; from then on
+//! Each message of a source without an accepted message is decoded on trial, until one is accepted; from then on
 //! messages skip the trial. If `message.rejections_before_pause` messages were rejected before that, the source's partitions
 //! are no longer read, and the worker is not ready for that reason. A source that was accepted is never stopped: it is only
 //! reported if the last messages of a partition were all rejected.

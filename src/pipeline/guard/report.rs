@@ -69,8 +69,8 @@ impl Guard {
                 format!("; the last reason: {}: {}", last.reason.as_str(), escaped(&last.detail))
             });
             let sentence = format!(
-                "the input {input:?} has rejected the last {} messages of partition {number} of the topic {topic}, of which others \
-                 were accepted before{reason}. Run `series-ingest topic inspect {topic}`",
+                "the input {input:?} has rejected the last {} messages of partition {number} of the topic {topic}; others of \
+                 it were accepted before{reason}. Run `series-ingest topic inspect {topic}`",
                 run.length
             );
             Report { input, topic: topic.to_owned(), is_held: false, sentence, payload: None }

@@ -11,7 +11,7 @@ use crate::telemetry::escaped;
 
 /// Maximum number of bytes shown of a payload.
 const SHOWN_BYTES: usize = 200;
-/// The reason shown for a message of which its input's configuration stores nothing.
+/// The reason shown for a message that its input's configuration skips entirely.
 const SKIPPED: &str = "skipped";
 
 /// The part of a set that is admitted.

@@ -2,9 +2,9 @@
 //!
 //! - *Streaming*: messages are written to the database directly.
 //! - *Journaling*: the database is not available; messages go to the journal instead. Messages in flight to the database are
-//! journaled as well, because they may have to outlive this process.
+//!   journaled as well, because they may have to outlive this process.
 //! - *Replaying*: the database is available again; journaled messages are written, oldest first, while new messages are written
-//! directly.
+//!   directly.
 //!
 //! A database that answers queries may still accept no rows, for instance if its disk is full. So a first record is written on
 //! trial while all other messages still go to the journal, and the mode ends when that succeeds.
@@ -295,7 +295,7 @@ impl Journaling {
         self.covered_segments.on_survey(survey, has_all_appends && self.appends.is_idle(), &self.journal);
     }
 
-    /// Returns who may have the next of `writers` writers, of which `busy` are in use.
+    /// Returns who may have the next of `writers` writers if `busy` of them are in use.
     fn next_writer(&self, busy: usize, writers: usize, memory_is_full: bool) -> NextWriter {
         let may_read = match self.mode {
             // What fills the memory waits for the end of the outage, and thus for this one record.
@@ -310,7 +310,7 @@ impl Journaling {
         self.replay.next_writer(self.mode, may_read, busy, writers)
     }
 
-    /// Returns `true` if a batch from Kafka may have one more of the writers, of which `busy` are in use.
+    /// Returns `true` if a batch from Kafka may have one more of the `writers` writers if `busy` of them are in use.
     pub(super) fn may_write_live(&self, busy: usize, writers: usize, memory_is_full: bool) -> bool {
         self.next_writer(busy, writers, memory_is_full).may_be_live()
     }

@@ -142,7 +142,7 @@ impl Replay {
         !self.has_records() && !self.is_replaying()
     }
 
-    /// Returns who may have the next of `writers` writers, of which `busy` are in use. If `may_read` is `true`, records of the
+    /// Returns who may have the next of `writers` writers if `busy` of them are in use. If `may_read` is `true`, records of the
     /// journal may be written now.
     pub(super) fn next_writer(&self, mode: Mode, may_read: bool, busy: usize, writers: usize) -> NextWriter {
         NextWriter::choose(WriterFacts {
