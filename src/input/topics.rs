@@ -28,13 +28,13 @@ impl TopicPattern {
             let whole = format!("{BEFORE}{text}{AFTER}");
             return Regex::new(&whole)
                 .map(Self::Regex)
-                .map_err(|error| format!("is {text:?}, no regular expression: {}", last_line(&error.to_string())));
+                .map_err(|error| format!("is {text:?}, not a regular expression: {}", last_line(&error.to_string())));
         }
         if is_topic_name(text) {
             Ok(Self::Name(text.to_owned()))
         } else {
             Err(format!(
-                "is {text:?}, no name of a topic; use 1 to 249 of a-z, A-Z, 0-9, '.', '_' and '-', or a regular expression \
+                "is {text:?}, not the name of a topic; use 1 to 249 of a-z, A-Z, 0-9, '.', '_' and '-', or a regular expression \
                  that begins with ^"
             ))
         }
@@ -136,7 +136,7 @@ impl fmt::Display for Contested {
 
 impl Inputs {
     /// The topics to read if these exist. Among those that regular expressions match, Kafka's own and `except` are omitted: the
-    /// topic for copies of dead letters, each of which would return for ever.
+    /// topic for copies of dead letters, which would return for ever.
     pub fn topics_to_read<'a>(&self, existing: impl IntoIterator<Item = &'a str>, except: &str) -> TopicsRead {
         let mut topics: BTreeSet<&str> = self.topic_names().collect();
         let mut contested = Vec::new();

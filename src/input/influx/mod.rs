@@ -163,7 +163,7 @@ impl Scratch {
                 }
                 let series = match series {
                     Some(series) => series,
-                    // A line of which nothing is stored adds no series either.
+                    // A line without a stored value adds no series either.
                     None => {
                         let measurement = &self.text[..self.measurement];
                         let found = self.names.metric(measurement, &mut self.tags, &self.text, start, rules, points)?;

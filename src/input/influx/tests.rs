@@ -182,7 +182,7 @@ fn booleans_and_strings_are_what_the_input_says() {
 }
 
 #[test]
-fn a_message_of_which_all_is_skipped_is_skipped() {
+fn a_message_whose_values_are_all_skipped_is_skipped() {
     for payload in ["m v=\"x\"", "m v=\"x\",w=true 1\nn v=f", "# c\nm v=\"x\" 1"] {
         let mut points = Points::default();
         assert_eq!(

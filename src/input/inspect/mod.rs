@@ -60,7 +60,7 @@ pub struct Proposal {
     pub stored: usize,
     /// Number of those points.
     pub points: usize,
-    /// Number of messages of which nothing would be stored, as the input is configured: deletes, tombstones, only strings.
+    /// Number of messages that would be skipped entirely, as the input is configured: deletes, tombstones, only strings.
     pub skipped: usize,
     /// The reasons why messages would be rejected, each with their number and the head of one of them, the most frequent first.
     pub rejected: Vec<(String, usize, String)>,

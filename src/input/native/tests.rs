@@ -380,7 +380,7 @@ fn fields_that_mean_nothing_are_counted_or_denied() {
 }
 
 #[test]
-fn what_stands_beside_the_payload_has_limits_and_a_version() {
+fn key_and_headers_have_limits_and_a_version() {
     let decoder = NativeDecoder::new(limits());
     let of = |headers: &[(&str, Option<&[u8]>)]| {
         headers::encode(headers.iter().map(|(name, value)| (name.as_bytes(), *value)))
