@@ -23,7 +23,7 @@ fn set_shape(fixture: &mut Fixture, topic: &str, shape: &str) {
 }
 
 /// Messages with these numbers, over both partitions.
-fn publish(fixture: &Fixture, topic: &str, numbers: std::ops::Range<i32>) {
+fn publish_numbers(fixture: &Fixture, topic: &str, numbers: std::ops::Range<i32>) {
     for number in numbers {
         let payload = format!(r#"{{"dev":"d{}","t":{number},"x":{number}}}"#, number % 7);
         fixture.producer.send(topic, number % 2, "k", Some(payload.as_bytes()));
@@ -91,7 +91,7 @@ async fn a_while() {
 async fn a_topic_of_another_shape_is_paused_and_goes_on_whole_when_its_input_is_corrected() {
     let Some(mut fixture) = Fixture::new("eaten", 1).await else { return };
     let topic = foreign_topic(&mut fixture, WRONG).await;
-    publish(&fixture, &topic, 0..5000);
+    publish_numbers(&fixture, &topic, 0..5000);
     let mut worker = fixture.worker(&[]);
     until_paused(&worker).await;
     until(30, "both partitions are paused", async || {
@@ -141,7 +141,7 @@ async fn a_topic_of_another_shape_is_paused_and_goes_on_whole_when_its_input_is_
     // It was accepted once, and is never stopped again.
     set_shape(&mut fixture, &topic, WRONG);
     let worker = fixture.worker(&[]);
-    publish(&fixture, &topic, 5000..6500);
+    publish_numbers(&fixture, &topic, 5000..6500);
     until(60, "all is applied", async || applied(&fixture, &topic).await == 6500).await;
     assert_eq!(letters(&fixture).await, 1500);
     drop(worker);
@@ -177,7 +177,7 @@ async fn a_topic_that_was_accepted_is_reported_and_not_stopped() {
     let worker = fixture.worker(&[]);
     send_good(&fixture, &topic, 0);
     until(60, "it is accepted", async || accepted(&fixture, &topic).await == 1).await;
-    publish(&fixture, &topic, 0..3000);
+    publish_numbers(&fixture, &topic, 0..3000);
     until(60, "all is applied", async || applied(&fixture, &topic).await == 3001).await;
     assert_eq!(letters(&fixture).await, 3000);
     until(30, "it is reported", async || is_warning(&worker) == Some(true)).await;
@@ -203,7 +203,7 @@ async fn in_an_outage_no_more_of_a_topic_of_another_shape_is_journaled() {
     until(60, "it reads", async || lag(&worker, &topic) == 0.0).await;
     away.proxy.refuse(true);
     worker.until_mode("journaling").await;
-    publish(&away.fixture, &topic, 0..3000);
+    publish_numbers(&away.fixture, &topic, 0..3000);
     until_paused(&worker).await;
     a_while().await;
     let type_ = format!("series_ingest_messages_total{{input=\"iot\",topic=\"{topic}\",type=\"journaled\"}}");
@@ -244,7 +244,7 @@ async fn in_an_outage_no_more_of_a_topic_of_another_shape_is_journaled() {
 async fn nothing_is_paused_if_the_configuration_says_never() {
     let Some(mut fixture) = Fixture::new("eaten_never", 1).await else { return };
     let topic = foreign_topic(&mut fixture, WRONG).await;
-    publish(&fixture, &topic, 0..2500);
+    publish_numbers(&fixture, &topic, 0..2500);
     let worker = fixture.worker(&[("SERIES_INGEST__MESSAGE__REJECTIONS_BEFORE_PAUSE", "0")]);
     until(60, "all is applied", async || applied(&fixture, &topic).await == 2500).await;
     assert_eq!(letters(&fixture).await, 2500);
@@ -258,7 +258,7 @@ async fn nothing_is_paused_if_the_configuration_says_never() {
 async fn planted_bug_the_guard_forgets_the_dead_letters_of_the_process_before() {
     let Some(mut fixture) = Fixture::new("eaten_bug", 1).await else { return };
     let topic = foreign_topic(&mut fixture, WRONG).await;
-    publish(&fixture, &topic, 0..3000);
+    publish_numbers(&fixture, &topic, 0..3000);
     for rejected in [1000, 2000] {
         let mut worker = fixture.worker(&[("SERIES_INGEST_PLANTED_BUGS", "guard-forgets-dead-letters")]);
         until_paused(&worker).await;
