@@ -28,7 +28,7 @@ help: ## list the targets
 .PHONY: demo
 demo: tools up ## set everything up and run the main job on real data
 	$(CARGO) build --release
-	@# Without the brokers: the demo brings a Kafka of its own.
+	@# Without the brokers: the demo brings its own Kafka.
 	@$(STACK_ENV); unset KAFKA_BROKERS; "$(CARGO_TARGET_DIR)/release/series-ingest" demo
 
 .PHONY: test

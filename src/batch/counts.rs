@@ -11,7 +11,7 @@ pub struct Counts {
     pub series_creates: usize,
     /// Null payloads.
     pub tombstones: usize,
-    /// Messages of which nothing is stored, as configured for their input.
+    /// Messages that are skipped entirely, as configured for their input.
     pub skipped: usize,
     /// Messages that cannot be read.
     pub rejected: usize,

@@ -93,7 +93,7 @@ impl Database {
         self.start(source, &[]).await.map(|started| started.acceptance)
     }
 
-    /// Records, after the commit of a batch, the sources of which it has stored the first message. If that fails the next batch
+    /// Records, after the commit of a batch, the sources whose first message it has stored. If that fails the next batch
     /// does it.
     pub(in crate::database) async fn record_accepted(&self, batch: &Batch, written: &Written) {
         let refused = |source: &Arc<Source>| {
