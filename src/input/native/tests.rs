@@ -510,7 +510,9 @@ proptest! {
 
 #[test]
 fn a_series_is_deleted() {
-    let decode = |payload: &str| decoder().decode(Kind::Series, Some(payload.as_bytes()), &mut Points::default());
+    let decode = |payload: &str| {
+        NativeDecoder::new(limits()).decode(Kind::Series, Some(payload.as_bytes()), &mut Points::default())
+    };
     let id = |id: &str| Ok(Message::SeriesDelete { id: id.to_owned() });
     assert_eq!(decode(r#"{"type":"series-delete","id":"s\n\"é"}"#), id("s\n\"é"));
     assert_eq!(decode(r#"{"id":"s","reason":"unknown fields are skipped","type":"series-delete"}"#), id("s"));
