@@ -54,7 +54,7 @@ pub struct Batch {
     oldest_ms: Option<i64>,
     /// `true` if a message has no Kafka time.
     has_untimed: bool,
-    /// Deletions whose points are left out.
+    /// Deletions whose points are omitted.
     tombstones: Arc<SeriesTombstones>,
     deleted_points: usize,
     raw_bytes: usize,
@@ -198,12 +198,12 @@ impl Batch {
         if self.has_untimed { i64::MIN } else { self.oldest_ms.unwrap_or(i64::MAX) }
     }
 
-    /// The deletions whose points are left out.
+    /// The deletions whose points are omitted.
     pub fn tombstones(&self) -> &SeriesTombstones {
         &self.tombstones
     }
 
-    /// The number of points that are left out because of them.
+    /// The number of points that are omitted because of them.
     pub fn deleted_points(&self) -> usize {
         self.deleted_points
     }

@@ -95,7 +95,7 @@ impl Database {
     }
 
     /// Deletes what a recorded deletion applies to, and marks it as completed. `until_now`: messages that were sent until the
-    /// end no longer count; otherwise only those until the time that is recorded. `on_points` is told the number of points of
+    /// end no longer count; otherwise only those until the time that is recorded. `on_points` gets the number of points of
     /// each step.
     ///
     /// # Errors

@@ -6,7 +6,7 @@
 //! - [`Inputs`]: all inputs, and the one that reads a topic.
 //! - [`Decoder`]: decodes one message into the points of a batch, with the plan of its topic.
 //! - `options`: the keys of an input, and `compile`, which compiles them into a plan; `topics`, `template`, `time`, `pointer`:
-//! the keys that have a syntax.
+//!   the keys that have a syntax.
 //! - `native`, `json`, `influx`: a folder or a file for each kind of plan; the formats of docs/inputs.md are these, or `json`
 //!   with defaults.
 //! - [`inspect`]: the contents of a topic, and the input that would read it.

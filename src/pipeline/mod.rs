@@ -13,7 +13,7 @@
 //! - `starts`, `start`, `start_topics`: when and where a partition starts, asked of the database and of Kafka.
 //! - `open_batch`, `dispatch`: the batch being filled, and when it goes to a writer.
 //! - `writers`, `writer`: the batches being written; one batch until it is committed, through outages, overlaps and refused
-//! rows.
+//!   rows.
 //! - `after_write`: the handling of a batch's outcome.
 //! - `tick`: what is done ten times a second, and what `/status` and the metrics show.
 //! - `dead_letter_copies`: copies of dead letters for a topic.

@@ -73,7 +73,7 @@ pub struct Written {
     pub points: usize,
     /// Points of the batch that were applied already.
     pub skipped: usize,
-    /// Points left out because their series was deleted after their messages were sent.
+    /// Points omitted because their series was deleted after their messages were sent.
     pub deleted: usize,
     /// Points that change nothing, because of others of the same series, column and time.
     pub duplicates: usize,

@@ -2,9 +2,9 @@
 //!
 //! - *Streaming*: messages are written to the database directly.
 //! - *Journaling*: the database is not available; messages go to the journal instead. Messages in flight to the database are
-//! journaled as well, because they may have to outlive this process.
+//!   journaled as well, because they may have to outlive this process.
 //! - *Replaying*: the database is available again; journaled messages are written, oldest first, while new messages are written
-//! directly.
+//!   directly.
 //!
 //! A database that answers queries may still accept no rows, for instance if its disk is full. So a first record is written on
 //! trial while all other messages still go to the journal, and the mode ends when that succeeds.

@@ -38,7 +38,7 @@ pub(super) struct Outcome {
     pub(super) points: usize,
     /// Points that were applied already.
     pub(super) skipped: usize,
-    /// Points left out because their series was deleted after their messages were sent.
+    /// Points omitted because their series was deleted after their messages were sent.
     pub(super) deleted: usize,
     /// Points without effect, because of others of the same series, column and time.
     pub(super) duplicates: usize,
