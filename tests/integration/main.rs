@@ -20,6 +20,7 @@ mod corpus;
 mod crashes;
 mod damage;
 mod dead_letters;
+mod definitions;
 mod deletions;
 mod disk_faults;
 mod dumps;
