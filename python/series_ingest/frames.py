@@ -31,6 +31,8 @@ EXACT_INTEGERS = 2**53
 # The defaults of the worker's `message.min_timestamp` and `message.max_timestamp`.
 TIME_WINDOW = ("1900-01-01", "2200-01-01")
 
+_BEYOND = "beyond what the database can store; most often a number is in another unit (time_unit)"
+
 _PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 
 
@@ -224,7 +226,7 @@ def _from_numbers(numbers: pd.Series[Any], what: str, unit: TimeUnit, truncate: 
         beyond = ~np.isfinite(floats) | (np.abs(whole) * factor >= 2.0**63)
         if beyond.any():
             row = int(beyond.argmax())
-            raise ValueError(f"row {row}, {what}: {floats[row]} {unit} is beyond what the database can store")
+            raise ValueError(f"row {row}, {what}: {floats[row]} {unit} is {_BEYOND}")
         if factor < 1:
             return np.floor(floats * factor + 0.5).astype(np.int64)
         return whole.astype(np.int64) * int(factor) + np.floor((floats - whole) * factor + 0.5).astype(np.int64)
@@ -236,7 +238,7 @@ def _from_numbers(numbers: pd.Series[Any], what: str, unit: TimeUnit, truncate: 
         large = (signed > limit) | (signed < -limit)
     if large.any():
         row = int(large.argmax())
-        raise ValueError(f"row {row}, {what}: {numbers.iloc[row]} {unit} is beyond what the database can store")
+        raise ValueError(f"row {row}, {what}: {numbers.iloc[row]} {unit} is {_BEYOND}")
     ticks = numbers.to_numpy(dtype=np.int64)
     if unit != "ns":
         return ticks * (1_000_000 // per_second)
@@ -378,7 +380,8 @@ def _from_object(value: Any, row: int, column: str, allow_inexact: bool) -> floa
         return float("nan")
     if isinstance(value, bool | np.bool_):
         return float(value)
-    if isinstance(value, int | np.integer):
+    # A duration of numpy is an integer of numpy, too.
+    if isinstance(value, int | np.integer) and not isinstance(value, np.timedelta64):
         whole = int(value)
         if abs(whole) > EXACT_INTEGERS and not allow_inexact:
             raise _inexact(row, column, value)
