@@ -123,9 +123,16 @@ class StoredSeries:
         for field in ("name", "description"):
             text = self.attributes.get(field)
             texts[field] = text if isinstance(text, str) else None
+        try:
+            frame = frame_of(data, list(columns), time_column)
+        except ValueError:
+            raise
+        except Exception as error:
+            # A pickle that was damaged, or made up, may have anything anywhere.
+            raise ValueError(f"its frame is damaged: {type(error).__name__}: {error}") from None
         return TimeSeries(
             self.id,
-            frame_of(data, list(columns), time_column),
+            frame,
             time_column,
             list(columns),
             **texts,
