@@ -150,6 +150,8 @@ def read_points(
         for block in _blocks(connection, definition.id, wanted, columns is not None, start, end):
             # The last time may go on in the next block.
             rows = np.concatenate([rest, block])
+            if not len(rows):
+                continue
             is_last = rows["time"] == rows["time"][-1]
             rest = rows[is_last]
             blocks.append(_wide(rows[~is_last], wanted, duplicates, definition.id))
@@ -171,9 +173,10 @@ def _blocks(
     connection: Connection, series: str, columns: list[str], is_choice: bool, start: Any, end: Any
 ) -> Iterator[_Rows]:
     """The points in the order of their times."""
-    # The column's number instead of its name, and NaN instead of NULL, make all rows the same length.
+    # The column's number instead of its name, and NaN instead of NULL, make all rows the same length. Points of columns that
+    # the series does not list, which other programs may write, get the number -1.
     numbers = json.dumps({column: number for number, column in enumerate(columns)}, ensure_ascii=False)
-    parameters: list[Any] = [numbers, series, numbers]
+    parameters: list[Any] = [numbers, series]
     conditions = ""
     if is_choice:
         conditions += " and column_name = any(%s)"
@@ -183,8 +186,8 @@ def _blocks(
             conditions += f' and "timestamp" {operator} %s::timestamptz'
             parameters.append(_timestamptz(microseconds_of(time, what)))
     query = f"""copy (
-        select "timestamp", (%s::jsonb ->> column_name)::int4, coalesce(value, 'NaN'), id::int8
-        from time_series_data_points where time_series_id = %s and %s::jsonb ? column_name{conditions}
+        select "timestamp", coalesce((%s::jsonb ->> column_name)::int4, -1), coalesce(value, 'NaN'), id::int8
+        from time_series_data_points where time_series_id = %s{conditions}
         order by "timestamp") to stdout (format binary)"""
     with connection.cursor() as cursor, cursor.copy(query.encode(), parameters) as copy:
         data = bytearray()
@@ -208,7 +211,7 @@ def _take(data: bytearray, rows: int) -> _Rows:
     size = rows * _ROW.itemsize
     found: _Rows = np.frombuffer(bytes(memoryview(data)[:size]), dtype=_ROW)
     del data[:size]
-    return found
+    return found[found["column"] >= 0]
 
 
 def _timestamptz(microseconds: int) -> str:
