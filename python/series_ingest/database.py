@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import parse_qsl, quote, urlencode
 
 if TYPE_CHECKING:
     import psycopg
@@ -31,7 +31,8 @@ def libpq_url(dsn: str) -> str:
     if not mark:
         return url
     parameters = parse_qsl(query, keep_blank_values=True)
-    return f"{url}?{urlencode([('sslmode', _SSL.get(value, value)) if key == 'ssl' else (key, value) for key, value in parameters])}"
+    renamed = [("sslmode", _SSL.get(value, value)) if key == "ssl" else (key, value) for key, value in parameters]
+    return f"{url}?{urlencode(renamed, quote_via=quote)}"
 
 
 def checked_dsn(dsn: str | None) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import os
+import queue
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,14 +20,12 @@ from .names import Label, checked_labels, checked_name
 SERIES_TOPIC = "time-series.series"
 POINTS_TOPIC = "time-series.points"
 
-_log = logging.getLogger("series_ingest.kafka")
-# The client library would print by itself what this program's user gets as an exception.
-_log.addHandler(logging.NullHandler())
-
 # How long one call of the client library may delay a KeyboardInterrupt, in seconds.
 _POLL_S = 0.1
-# How long the reports of messages that are given up may take, in seconds.
-_PURGE_S = 5.0
+# How long the answers to messages that were sent are waited for before giving up, in seconds.
+_ANSWER_S = 2.0
+# Requests on their way to a broker at a time: at most these many with an idempotent producer.
+_REQUESTS = 5
 # How long a topic that is created on request may take to appear, in seconds.
 _TOPIC_S = 5.0
 
@@ -38,6 +36,10 @@ _DEFAULTS: dict[str, Any] = {
     "linger.ms": 20,
     # Bounds the memory of messages that wait; the queue is then full, and publish waits.
     "queue.buffering.max.kbytes": 65_536,
+    # And the number of reports that each call goes through.
+    "queue.buffering.max.messages": 1000,
+    # What the library would print by itself is the reason of the PublishError.
+    "log_level": 0,
     # publish has the timeout: this one would end a message that only waits for others before it.
     "message.timeout.ms": 0,
 }
@@ -54,11 +56,11 @@ _FIXED = {
     "on_delivery": "each message's report is counted",
     "dr_cb": "each message's report is counted",
     "error_cb": "it has the reason of a PublishError",
-    "logger": "the log is that of the logger series_ingest.kafka",
+    "logger": "a callback in Python would lose an interrupt",
 }
+_NO_ANSWER = {KafkaError._TRANSPORT, KafkaError._TIMED_OUT, KafkaError._ALL_BROKERS_DOWN}
 # Failures after which Kafka certainly does not have the message.
 _NOT_WRITTEN = {
-    KafkaError._PURGE_QUEUE,
     KafkaError._UNKNOWN_TOPIC,
     KafkaError._UNKNOWN_PARTITION,
     KafkaError.MSG_SIZE_TOO_LARGE,
@@ -186,7 +188,7 @@ def publish(
                 "the names of the columns, or the description, are too long for one message"
             )
     plan = messages.plan(wide, series, max_message_points, max_message_bytes)
-    delivery = _Delivery(series, plan, brokers, properties or {}, timeout, progress)
+    delivery = _Delivery(series, plan, define, brokers, properties or {}, timeout, progress)
     delivery.find_topics([*([series_topic] if definition is not None else []), *([points_topic] if plan.groups else [])])
     delivery.run(wide, definition, series_topic, points_topic)
     return Published(series, delivery.produced, wide.values.size, wide.frame())
@@ -199,6 +201,7 @@ class _Delivery:
         self,
         series: str,
         plan: messages.Plan,
+        defines: bool,
         brokers: str | None,
         properties: Mapping[str, Any],
         timeout: float,
@@ -215,26 +218,25 @@ class _Delivery:
         self.timeout = timeout
         self.progress = progress
         self.produced = 0
-        self.outstanding = 0
-        self.sent = [0] * (len(plan.pieces) - 1)
+        # Callbacks only put what they get into a queue, which is not a function in Python: an interrupt in one would be lost.
+        self.errors: queue.SimpleQueue[KafkaError] = queue.SimpleQueue()
+        self.reports: dict[int, queue.SimpleQueue[KafkaError | None]] = {}
+        # By the number of a message: its piece, None for the definition, and its size; those that are acknowledged are not in it.
+        self.unacknowledged: dict[int, tuple[int | None, int]] = {}
+        self.refused: set[int] = set()
+        self.dropped: set[int] = set()
         self.acknowledged = [0] * (len(plan.pieces) - 1)
-        self.refused = [0] * (len(plan.pieces) - 1)
         self.acknowledged_rows = 0
-        self.definition = "none"
+        self.defines = defines
         self.failure: KafkaError | None = None
         self.complaint: KafkaError | None = None
         self.last_progress = time.monotonic()
-        settings = {**_DEFAULTS, "bootstrap.servers": brokers, **properties, "error_cb": self._on_error}
+        settings = {**_DEFAULTS, "bootstrap.servers": brokers, **properties, "error_cb": self.errors.put}
+        self.settings = settings
         try:
-            self.producer = Producer(settings, logger=_log)
+            self.producer = Producer(settings)
         except KafkaException as error:
             raise ValueError(f"properties: {error.args[0].str()}") from None
-
-    def _on_error(self, error: KafkaError) -> None:
-        # Such as a refused connection: the library goes on by itself, and the timeout has the last word.
-        self.complaint = error
-        if error.fatal():
-            self.failure = error
 
     def _reason(self, what: str) -> str:
         return what if self.complaint is None else f"{what}; the last error was: {self.complaint.str()}"
@@ -242,38 +244,34 @@ class _Delivery:
     def find_topics(self, topics: list[str]) -> None:
         """Raises an error if no broker answers, or has no such topic, before anything is published."""
         for topic in topics:
-            began = time.monotonic()
+            deadline = time.monotonic() + self.timeout
+            # A broker that creates topics on request has it a moment later.
+            created_by = time.monotonic() + min(self.timeout / 2, _TOPIC_S)
             while True:
-                error = self._topic_error(topic, began)
-                if error is None:
-                    break
-                if time.monotonic() - began > min(self.timeout, _TOPIC_S):
-                    raise self._error(f"the topic {topic} is not available: {error.str()}")
-                self.producer.poll(_POLL_S)
-
-    def _topic_error(self, topic: str, began: float) -> KafkaError | None:
-        while True:
-            left = self.timeout - (time.monotonic() - began)
-            if left <= 0:
-                raise self._error(self._reason(f"no broker answered within {self.timeout:g} s"), is_unreachable=True)
-            try:
-                found = self.producer.list_topics(topic, timeout=min(left, 1.0))
-            except KafkaException as error:
-                if error.args[0].code() not in (KafkaError._TRANSPORT, KafkaError._TIMED_OUT, KafkaError._ALL_BROKERS_DOWN):
-                    raise self._error(error.args[0].str()) from None
-                self.producer.poll(_POLL_S)
-            else:
-                return found.topics[topic].error
+                try:
+                    found = self.producer.list_topics(topic, timeout=min(self.timeout, 1.0))
+                except KafkaException as error:
+                    if error.args[0].code() not in _NO_ANSWER:
+                        raise self._error(error.args[0].str()) from None
+                else:
+                    missing = found.topics[topic].error
+                    if missing is None:
+                        break
+                    if time.monotonic() > created_by:
+                        raise self._error(f"the topic {topic} is not available: {missing.str()}")
+                if time.monotonic() > deadline:
+                    reason = self._reason(f"no broker answered within {self.timeout:g} s")
+                    raise self._error(reason, is_unreachable=True)
+                self._poll(_POLL_S)
 
     def run(self, wide: Wide, definition: bytes | None, series_topic: str, points_topic: str) -> None:
         """Publishes everything, and waits until it is acknowledged."""
         try:
             if definition is not None:
-                self.definition = "unsent"
                 self._produce(series_topic, definition, None)
             for batch in messages.batches(wide, self.series, self.plan):
                 self._produce(points_topic, batch.payload, batch.piece)
-            while self.outstanding:
+            while self.reports:
                 self._wait(_POLL_S)
         except KeyboardInterrupt:
             self._give_up()
@@ -283,8 +281,9 @@ class _Delivery:
             raise
 
     def _produce(self, topic: str, payload: bytes, piece: int | None) -> None:
-        if not self.outstanding:
+        if not self.reports:
             self.last_progress = time.monotonic()
+        report: queue.SimpleQueue[KafkaError | None] = queue.SimpleQueue()
         while True:
             try:
                 self.producer.produce(
@@ -292,7 +291,8 @@ class _Delivery:
                     value=payload,
                     key=self.series.encode(),
                     headers={"series-ingest-version": b"1"},
-                    on_delivery=lambda error, _: self._on_delivery(error, piece),
+                    # The message itself, its second argument, is ignored there.
+                    on_delivery=report.put,
                 )
                 break
             except BufferError:
@@ -300,28 +300,34 @@ class _Delivery:
                 self._wait(_POLL_S)
             except KafkaException as error:
                 raise self._failed(error.args[0]) from None
+        self.reports[self.produced] = report
+        self.unacknowledged[self.produced] = (piece, len(payload))
         self.produced += 1
-        self.outstanding += 1
-        if piece is None:
-            self.definition = "uncertain"
-        else:
-            self.sent[piece] += 1
         self._wait(0)
 
-    def _on_delivery(self, error: KafkaError | None, piece: int | None) -> None:
-        self.outstanding -= 1
+    def _poll(self, seconds: float) -> None:
+        """Lets the library report, and takes its reports."""
+        events = self.producer.poll(seconds)
+        while not self.errors.empty():
+            # Such as a refused connection: the library goes on by itself, and the timeout has the last word.
+            self.complaint = self.errors.get()
+            if self.complaint.fatal():
+                self.failure = self.complaint
+        for number in [number for number, report in self.reports.items() if not report.empty()] if events else ():
+            self._on_delivery(self.reports.pop(number).get(), number)
+
+    def _on_delivery(self, error: KafkaError | None, number: int) -> None:
         if error is not None:
-            is_refused = error.code() in _NOT_WRITTEN
-            if piece is None:
-                self.definition = "unsent" if is_refused else "uncertain"
-            elif is_refused:
-                self.refused[piece] += 1
+            if error.code() in _NOT_WRITTEN:
+                self.refused.add(number)
+            elif error.code() == KafkaError._PURGE_QUEUE:
+                self.dropped.add(number)
             if self.failure is None:
                 self.failure = error
             return
         self.last_progress = time.monotonic()
+        piece, _ = self.unacknowledged.pop(number)
         if piece is None:
-            self.definition = "acknowledged"
             return
         self.acknowledged[piece] += 1
         if self.acknowledged[piece] == len(self.plan.groups):
@@ -332,43 +338,78 @@ class _Delivery:
 
     def _wait(self, seconds: float) -> None:
         before = self.acknowledged_rows
-        self.producer.poll(seconds)
+        self._poll(seconds)
         if self.progress is not None and self.acknowledged_rows != before:
             self.progress(self.acknowledged_rows, self.plan.pieces[-1])
         if self.failure is not None:
             raise self._failed(self.failure)
-        if self.outstanding and time.monotonic() - self.last_progress > self.timeout:
+        if self.reports and time.monotonic() - self.last_progress > self.timeout:
             self._give_up()
             raise self._error(self._reason(f"nothing was acknowledged for {self.timeout:g} s"))
 
     def _failed(self, error: KafkaError) -> PublishError:
-        self._give_up()
+        self._give_up(waits=True)
         return self._error(error.str())
 
-    def _give_up(self) -> None:
-        """Drops what was not sent, so that it is certain what Kafka does not have."""
-        if not self.outstanding:
-            return
-        self.producer.purge(in_queue=True, in_flight=True, blocking=True)
-        deadline = time.monotonic() + _PURGE_S
-        while self.outstanding and time.monotonic() < deadline:
-            self.producer.poll(_POLL_S)
+    def _give_up(self, *, waits: bool = False) -> None:
+        """Drops what was not sent, and also what was, or waits a moment for the answers to that."""
+        for in_flight in (False, True) if waits else (True,):
+            if self.reports:
+                self.producer.purge(in_queue=True, in_flight=in_flight, blocking=True)
+            deadline = time.monotonic() + _ANSWER_S
+            while self.reports and time.monotonic() < deadline:
+                self._poll(_POLL_S)
+
+    def _may_have_been_sent(self) -> set[int]:
+        """The messages without an answer that a broker may have.
+
+        A message that was dropped from the queue may have been sent before: after a lost connection it is put there again.
+        Messages of one partition are sent in their order, and only some requests at a time, so those far enough behind the
+        first one without an answer were not sent.
+        """
+        if "partitioner" in self.settings:
+            return set(self.unacknowledged) - self.refused
+        requests = min(int(self.settings.get("max.in.flight", _REQUESTS)), _REQUESTS)
+        requests = min(int(self.settings.get("max.in.flight.requests.per.connection", requests)), requests)
+        most = int(self.settings.get("batch.num.messages", 10_000))
+        most_bytes = int(self.settings.get("batch.size", 1_000_000))
+        found: set[int] = set()
+        batches, count, size = 1, 0, 0
+        for number, (piece, length) in sorted(self.unacknowledged.items()):
+            if number in self.refused:
+                continue
+            if piece is not None:
+                if count and (count == most or size + length > most_bytes):
+                    batches, count, size = batches + 1, 0, 0
+                count, size = count + 1, size + length
+            if batches <= requests or number not in self.dropped:
+                found.add(number)
+        return found
 
     def _error(self, reason: str, *, is_unreachable: bool = False) -> PublishError:
+        maybe = self._may_have_been_sent()
+        pieces = {self.unacknowledged[number][0] for number in maybe}
         uncertain = unsent = 0
-        for piece in range(len(self.sent)):
-            if self.acknowledged[piece] == len(self.plan.groups):
+        for piece, acknowledged in enumerate(self.acknowledged):
+            if acknowledged == len(self.plan.groups):
                 continue
-            if self.acknowledged[piece] == 0 and self.sent[piece] == self.refused[piece]:
-                unsent += self._rows(piece)
-            else:
+            # A row of which only some columns are there counts as uncertain, too.
+            if acknowledged or piece in pieces:
                 uncertain += self._rows(piece)
+            else:
+                unsent += self._rows(piece)
+        if not self.defines:
+            definition = "none"
+        elif self.produced and 0 not in self.unacknowledged:
+            definition = "acknowledged"
+        else:
+            definition = "uncertain" if 0 in maybe else "unsent"
         return PublishError(
             self.series,
             reason,
             acknowledged_rows=self.acknowledged_rows,
             uncertain_rows=uncertain,
             unsent_rows=unsent,
-            definition=self.definition,
+            definition=definition,
             is_unreachable=is_unreachable,
         )

@@ -111,7 +111,7 @@ class TimeSeriesRepository:
             self._brokers,
             name=series.name,
             description=series.description,
-            labels=series.labels,
+            labels=_labels(series),
             columns=series.value_columns,
             time_column=series.time_column,
             duplicates="all",
@@ -127,8 +127,9 @@ class TimeSeriesRepository:
         for what, text in (("the name", series.name), ("the description", series.description)):
             if text is not None:
                 checked_name(what, text, is_limited=False)
-        if series.labels is not None:
-            checked_labels(series.labels)
+        labels = _labels(series)
+        if labels is not None:
+            labels = checked_labels(labels)
         wide = normalise(
             series.data,
             columns=series.value_columns,
@@ -137,7 +138,7 @@ class TimeSeriesRepository:
             time_window=self._time_window,
         )
         with transaction(self._dsn, self._schema, read_only=False) as connection:
-            replace_series(connection, series, wide)
+            replace_series(connection, series, labels, wide)
 
     def _find(self, series_id: str) -> TimeSeries | None:
         with transaction(self._dsn, self._schema, read_only=True) as connection:
@@ -167,3 +168,8 @@ class TimeSeriesRepository:
     def _exists(self, series_id: str) -> bool:
         with transaction(self._dsn, self._schema, read_only=True) as connection:
             return series_exists(connection, series_id)
+
+
+def _labels(series: TimeSeries) -> Mapping[str, Any] | None:
+    # The classes of other programs have the other attributes, and no labels.
+    return getattr(series, "labels", None)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .frames import Wide
+from .names import Label
 from .reader import EPOCH_US
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 _BLOCK_ROWS = 50_000
 
 
-def replace_series(connection: Connection, series: TimeSeries, wide: Wide) -> None:
+def replace_series(connection: Connection, series: TimeSeries, labels: Mapping[str, Label] | None, wide: Wide) -> None:
     """Inserts a series with its points, or replaces its definition and all of its points."""
     connection.execute(
         """insert into time_series_metadata (id, name, description, time_column, value_columns, created_at, updated_at)
@@ -28,9 +29,9 @@ def replace_series(connection: Connection, series: TimeSeries, wide: Wide) -> No
                time_column = excluded.time_column, value_columns = excluded.value_columns, updated_at = now()""",
         [series.id, series.name, series.description, wide.time_column, json.dumps(wide.columns, ensure_ascii=False)],
     )
-    if series.labels is not None:
-        labels = json.dumps(dict(series.labels), ensure_ascii=False)
-        connection.execute("update time_series_metadata set labels = %s::jsonb where id = %s", [labels, series.id])
+    if labels is not None:
+        text = json.dumps(dict(labels), ensure_ascii=False)
+        connection.execute("update time_series_metadata set labels = %s::jsonb where id = %s", [text, series.id])
     connection.execute("delete from time_series_data_points where time_series_id = %s", [series.id])
     statement = b"""copy time_series_data_points (time_series_id, "timestamp", column_name, value)
         from stdin (format binary)"""

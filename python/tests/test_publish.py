@@ -148,6 +148,8 @@ def test_a_broker_that_goes_away_raises_an_error_with_exact_numbers(how, servers
     # What is acknowledged is there, and what is not published is not.
     assert error.acknowledged_rows <= len(there) <= error.acknowledged_rows + error.uncertain_rows
     assert there == df.index.as_unit("us").asi8[: len(there)].tolist()
+    # In five requests of three messages at most.
+    assert error.uncertain_rows <= 1500
     if how == "freeze":
         assert error.uncertain_rows > 0 and len(there) > error.acknowledged_rows, "the broker has what it could not confirm"
 
@@ -182,7 +184,7 @@ def test_a_message_that_the_broker_refuses_raises_an_error(servers, series, topi
     arguments = {"define": False, "points_topic": points_topic, "properties": {"compression.type": "none", "linger.ms": 0}}
     with pytest.raises(PublishError, match="larger|too large|size") as raised:
         series_ingest.publish(df, series, servers.brokers, max_message_points=1000, **arguments)
-    assert (raised.value.acknowledged_rows, raised.value.uncertain_rows, raised.value.unsent_rows) == (0, 0, 3000)
+    assert raised.value.acknowledged_rows == 0 and raised.value.uncertain_rows + raised.value.unsent_rows == 3000
     assert not rows_in(servers, points_topic)
     series_ingest.publish(df, series, servers.brokers, max_message_points=20, **{**arguments, "properties": {"batch.num.messages": 1}})
     assert len(rows_in(servers, points_topic)) == 3000
