@@ -282,7 +282,9 @@ def microseconds_of(time: Any, what: str) -> int:
     stamp = pd.Timestamp(time)
     if stamp is pd.NaT:
         raise ValueError(f"{what} is missing")
-    return int(_from_datetimes(pd.DatetimeIndex([stamp]), what, truncate=False)[0])
+    if stamp.nanosecond:
+        raise ValueError(f"{what}={time!r} is finer than a microsecond")
+    return int(_from_time_objects(np.array([stamp], dtype=object), what, truncate=False)[0])
 
 
 def _check_window(times: Ints, labels: Any, name: str, window: tuple[Any, Any]) -> None:

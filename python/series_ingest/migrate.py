@@ -22,11 +22,13 @@ exit codes:
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
 import pandas as pd
 
 from . import files
@@ -163,17 +165,26 @@ def _span(wide: Wide) -> str:
     return f", {first} to {last}"
 
 
+_ISO_8601 = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d+)?)?( ?(Z|[+-]\d\d(:?\d\d)?))?)?")
+
+
 def _with_times(series: TimeSeries) -> pd.DataFrame:
-    """The frame, with times that are strings converted: a store has no other way to be corrected."""
+    """The frame, with times that are strings converted: a store has no other way to be corrected.
+
+    One by one: pandas 2 gives a string without a zone that of the string before it.
+    """
     data = series.data
     if series.time_column not in data.columns:
         return data
     times = data[series.time_column]
-    if times.dtype != object and not isinstance(times.dtype, pd.StringDtype):
+    if not len(times) or not isinstance(times.iloc[0], str):
         return data
-    if not len(times) or not all(isinstance(time, str) for time in times):
-        return data
-    return data.assign(**{series.time_column: pd.to_datetime(times, utc=True, format="ISO8601")})
+    converted = np.empty(len(times), dtype=object)
+    for row, time in enumerate(times):
+        if not isinstance(time, str) or not _ISO_8601.fullmatch(time):
+            raise ValueError(f"row {row}, time column {series.time_column!r}: {time!r} is not a time of ISO 8601")
+        converted[row] = pd.Timestamp(time)
+    return data.assign(**{series.time_column: pd.Series(converted, index=data.index, dtype=object)})
 
 
 if __name__ == "__main__":

@@ -16,10 +16,10 @@ from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 
 from series_ingest import TimeSeries, TimeSeriesRepository
 
-_spec = importlib.util.spec_from_file_location("analyzer", ROOT / "tests" / "analyzer" / "analyzer.py")
+_spec = importlib.util.spec_from_file_location("its_analyzer", ROOT / "tests" / "analyzer" / "analyzer.py")
 assert _spec is not None and _spec.loader is not None
 analyzer = importlib.util.module_from_spec(_spec)
-sys.modules["analyzer"] = analyzer
+sys.modules["its_analyzer"] = analyzer
 _spec.loader.exec_module(analyzer)
 
 FIELDS = ("id", "time_column", "value_columns", "name", "description")

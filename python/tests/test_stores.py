@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from series_ingest import PickleRefused
+from series_ingest import PickleRefused, TimeSeries
 from series_ingest.frames import normalise
 from series_ingest.migrate import _with_times
 from series_ingest.pickle_store import load_store
@@ -161,7 +161,7 @@ def test_what_is_not_a_store_is_refused(made):
 
 def test_a_damaged_pickle_is_refused():
     whole = STORES[0].read_bytes()
-    for length in range(0, len(whole), 7):
+    for length in range(0, len(whole), 37):
         with pytest.raises(PickleRefused):
             load_store(whole[:length])
     with pytest.raises(PickleRefused, match="the pickle ends after .* and the file has"):
@@ -184,3 +184,14 @@ def test_a_pickle_with_a_flipped_byte_never_does_more_than_fail(path, monkeypatc
                 stored.series()
             except ValueError:
                 continue
+
+
+def test_times_that_are_strings_are_those_of_iso_8601_each_with_its_own_zone():
+    times = ["2024-01-01T01:00:00+01:00", "2024-01-01 01:00", "2024-01-01T02:00:00.5Z", "2024-01-02", "2024-01-03 00:00 +0530"]
+    data = pd.DataFrame({"t": times, "v": range(5)})
+    found = normalise(_with_times(TimeSeries("s", data, "t", ["v"])), time_column="t").times - 1_704_067_200_000_000
+    assert found.tolist() == [hours * 1_800_000_000 for hours in (0, 2)] + [7_200_500_000, 48 * 1_800_000_000, 85 * 1_800_000_000]
+    for wrong in ("now", "01/02/2024", "2024", "20240101", "2024-01-01T00", "", None, 5):
+        data = pd.DataFrame({"t": pd.Series(["2024-01-01", wrong], dtype=object), "v": [1, 2]})
+        with pytest.raises(ValueError, match="row 1, time column 't': .* is not a time of ISO 8601"):
+            _with_times(TimeSeries("s", data, "t", ["v"]))
