@@ -35,7 +35,7 @@ from . import files
 from .errors import PickleRefused, PublishError
 from .frames import TIME_WINDOW, Wide, normalise
 from .pickle_store import StoredSeries, load_store
-from .producer import POINTS_TOPIC, SERIES_TOPIC, publish
+from .producer import publish
 from .series import TimeSeries
 
 OK, SOME_FAILED, USAGE, REFUSED, NO_INPUT, UNAVAILABLE = 0, 1, 64, 65, 66, 69
@@ -58,8 +58,8 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     target.add_argument("--dry-run", action="store_true", help="check the series and list them")
     parser.add_argument("--format", choices=("parquet", "csv"), help="of --out; default: parquet if pyarrow is installed")
     parser.add_argument("--series", action="append", metavar="ID", help="only this series; may be repeated")
-    parser.add_argument("--series-topic", default=SERIES_TOPIC, help="default: %(default)s")
-    parser.add_argument("--points-topic", default=POINTS_TOPIC, help="default: %(default)s")
+    parser.add_argument("--series-topic", help="the topic of definitions; default: as in publish")
+    parser.add_argument("--points-topic", help="the topic of points; default: as in publish")
     parser.add_argument("--property", action="append", default=[], metavar="NAME=VALUE", help="a property of librdkafka")
     parser.add_argument("--timeout", type=float, default=30.0, help="seconds without an acknowledgement; default: %(default)g")
     parser.add_argument("--truncate-times", action="store_true", help="truncate times finer than a microsecond")

@@ -17,6 +17,7 @@ from .errors import PublishError
 from .frames import TIME_WINDOW, Duplicates, TimeUnit, Wide, normalise
 from .names import Label, checked_labels, checked_name
 
+# The defaults of the worker's keys kafka.series_topic and kafka.points_topic.
 SERIES_TOPIC = "time-series.series"
 POINTS_TOPIC = "time-series.points"
 
@@ -104,8 +105,8 @@ def publish(
     allow_inexact: bool = False,
     duplicates: Duplicates = "fail",
     define: bool = True,
-    series_topic: str = SERIES_TOPIC,
-    points_topic: str = POINTS_TOPIC,
+    series_topic: str | None = None,
+    points_topic: str | None = None,
     properties: Mapping[str, Any] | None = None,
     timeout: float = 30.0,
     progress: Callable[[int, int], object] | None = None,
@@ -137,8 +138,10 @@ def publish(
             raises an error.
         define: publish the definition, which replaces an earlier one; without it name, description and labels must be
             None.
-        series_topic: the topic of the definition, the worker's kafka.series_topic.
-        points_topic: the topic of the points, the worker's kafka.points_topic.
+        series_topic: the topic of the definition, the worker's kafka.series_topic; default: the environment variable
+            SERIES_INGEST__KAFKA__SERIES_TOPIC, then "time-series.series".
+        points_topic: the topic of the points, the worker's kafka.points_topic; default: the environment variable
+            SERIES_INGEST__KAFKA__POINTS_TOPIC, then "time-series.points".
         properties: properties of librdkafka, for example security.protocol; those that the guarantee rests on are
             refused.
         timeout: seconds to wait without any acknowledgement before giving up.
@@ -154,6 +157,9 @@ def publish(
         KeyboardInterrupt: with the same numbers as its text; what was not sent yet is not published.
     """
     checked_name("the series", series)
+    # The worker's own names in its environment.
+    series_topic = series_topic or os.environ.get("SERIES_INGEST__KAFKA__SERIES_TOPIC") or SERIES_TOPIC
+    points_topic = points_topic or os.environ.get("SERIES_INGEST__KAFKA__POINTS_TOPIC") or POINTS_TOPIC
     if name is not None:
         checked_name("the name", name, is_limited=False)
     if description is not None:

@@ -9,7 +9,7 @@ from typing import Any
 from .database import checked_dsn, transaction
 from .frames import TIME_WINDOW, Duplicates, normalise
 from .names import checked_labels, checked_name
-from .producer import POINTS_TOPIC, SERIES_TOPIC, publish
+from .producer import publish
 from .reader import Definition, definition_of, definitions, read_points
 from .series import TimeSeries
 from .tables import delete_series, replace_series, series_exists
@@ -29,8 +29,8 @@ class TimeSeriesRepository:
         dsn: the database, as `read` has it.
         brokers: host:port, separated by commas; None writes into the tables.
         schema: the schema of the tables; default: that of the search path.
-        series_topic: the topic of definitions.
-        points_topic: the topic of points.
+        series_topic: the topic of definitions; default: as in `publish`.
+        points_topic: the topic of points; default: as in `publish`.
         properties: properties of librdkafka.
         timeout: seconds without any acknowledgement after which `save` gives up, with brokers.
         duplicates: what `find_by_id` and `find_all` return of points with the same column and time, as in `read`.
@@ -43,8 +43,8 @@ class TimeSeriesRepository:
         brokers: str | None = None,
         *,
         schema: str | None = None,
-        series_topic: str = SERIES_TOPIC,
-        points_topic: str = POINTS_TOPIC,
+        series_topic: str | None = None,
+        points_topic: str | None = None,
         properties: Mapping[str, Any] | None = None,
         timeout: float = 30.0,
         duplicates: Duplicates = "last",

@@ -77,7 +77,7 @@ class Servers:
 
 @pytest.fixture(scope="session")
 def servers() -> Servers:
-    names = ("KAFKA_BROKERS", "DATABASE_URL", "SERIES_INGEST_SERIES_TOPIC", "SERIES_INGEST_POINTS_TOPIC")
+    names = ("KAFKA_BROKERS", "DATABASE_URL", "SERIES_INGEST__KAFKA__SERIES_TOPIC", "SERIES_INGEST__KAFKA__POINTS_TOPIC")
     found = [os.environ.get(name, "") for name in names]
     if not all(found):
         assert os.environ.get("SERIES_INGEST_TESTS") != "required", f"these are not all set: {', '.join(names)}"
