@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from .frames import Wide
@@ -100,6 +101,7 @@ def _write_csv(path: Path, wide: Wide) -> None:
         frame = wide.frame()
         for first in range(0, max(len(frame), 1), _CSV_ROWS):
             piece = frame.iloc[first : first + _CSV_ROWS]
-            # With its microseconds always: to_csv omits them for a whole column, or not, by its values.
-            times = pd.Index(piece.index.strftime("%Y-%m-%dT%H:%M:%S.%fZ"), name=wide.time_column)
-            piece.set_axis(times, axis=0).to_csv(file, header=first == 0, lineterminator="\n")
+            # With microseconds in every row: to_csv decides that by the values of a column.
+            times = np.datetime_as_string(wide.times[first : first + _CSV_ROWS].view("datetime64[us]"), timezone="UTC")
+            index = pd.Index(times.astype(object), name=wide.time_column)
+            piece.set_axis(index, axis=0).to_csv(file, header=first == 0, lineterminator="\n")

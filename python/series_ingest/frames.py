@@ -228,8 +228,10 @@ def _from_numbers(numbers: pd.Series[Any], what: str, unit: TimeUnit, truncate: 
             row = int(beyond.argmax())
             raise ValueError(f"row {row}, {what}: {floats[row]} {unit} is {_BEYOND}")
         if factor < 1:
-            return np.floor(floats * factor + 0.5).astype(np.int64)
-        return whole.astype(np.int64) * int(factor) + np.floor((floats - whole) * factor + 0.5).astype(np.int64)
+            rounded: Ints = np.floor(floats * factor + 0.5).astype(np.int64)
+            return rounded
+        rounded = whole.astype(np.int64) * int(factor) + np.floor((floats - whole) * factor + 0.5).astype(np.int64)
+        return rounded
     limit = np.iinfo(np.int64).max // max(1_000_000 // per_second, 1)
     if numbers.dtype.kind == "u":
         large = numbers.to_numpy(dtype=np.uint64) > limit
@@ -259,7 +261,7 @@ def _from_time_objects(values: npt.NDArray[np.object_], what: str, truncate: boo
             raise TypeError(
                 f"row {row}, {what}: {value!r} is of type {type(value).__name__}, not a time; convert it first: pd.to_datetime(...)"
             )
-        time = pd.Timestamp(value)
+        time: Any = pd.Timestamp(value)
         if time is pd.NaT:
             raise ValueError(f"row {row}, {what}: the time is missing")
         if time.nanosecond and not truncate:
@@ -279,7 +281,7 @@ def microseconds_of(time: Any, what: str) -> int:
     """
     if isinstance(time, int | float | np.number):
         raise TypeError(f"{what}={time!r} is a number; give a string, a datetime or a Timestamp")
-    stamp = pd.Timestamp(time)
+    stamp: Any = pd.Timestamp(time)
     if stamp is pd.NaT:
         raise ValueError(f"{what} is missing")
     if stamp.nanosecond:
@@ -312,7 +314,8 @@ def column_values(series: pd.Series[Any], column: str, *, allow_inexact: bool = 
     """
     dtype: Any = series.dtype
     if isinstance(dtype, pd.SparseDtype):
-        series = series.sparse.to_dense()
+        sparse: Any = series.sparse
+        series = sparse.to_dense()
         dtype = series.dtype
     kind = getattr(dtype, "kind", "")
     if isinstance(dtype, np.dtype):

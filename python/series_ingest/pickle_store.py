@@ -311,7 +311,8 @@ def _values(kept: Any) -> Any:
 
 
 def _backed(kept: Kept) -> Array:
-    kind = kept.args[0].name.rpartition(".")[2] if isinstance(kept.args[0], type) else ""
+    cls = kept.args[0]
+    kind = cls.name.rpartition(".")[2] if isinstance(cls, type) and issubclass(cls, Kept) else ""
     if kind not in ("DatetimeArray", "StringArray", "NumpyExtensionArray", "PandasArray"):
         raise _Unreadable(kind or "unknown")
     state = kept.state if kept.state is not None else kept.args[2]
@@ -412,7 +413,7 @@ def _object(value: Any) -> Any:
             return _from_bytes(value.args[1], dtype, (1,), "C")[0] if dtype != object else value
         if kind == "_unpickle_timestamp":
             # The time itself is in UTC, whatever its zone is.
-            unit = {7: "s", 8: "ms", 9: "us", 10: "ns"}[value.args[3] if len(value.args) > 3 else 10]
+            unit: Any = {7: "s", 8: "ms", 9: "us", 10: "ns"}[value.args[3] if len(value.args) > 3 else 10]
             return pd.Timestamp(np.datetime64(int(value.args[0]), unit), tz="UTC")
         if value.name == "datetime.datetime":
             return _datetime(value)

@@ -289,7 +289,7 @@ class _Delivery:
     def _produce(self, topic: str, payload: bytes, piece: int | None) -> None:
         if not self.reports:
             self.last_progress = time.monotonic()
-        report: queue.SimpleQueue[KafkaError | None] = queue.SimpleQueue()
+        report: Any = queue.SimpleQueue()
         while True:
             try:
                 self.producer.produce(
