@@ -45,6 +45,7 @@ mod output;
 mod pool;
 mod poolers;
 mod profiles;
+mod python;
 mod readiness;
 mod references;
 mod refusals;

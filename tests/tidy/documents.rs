@@ -151,7 +151,7 @@ const NOT_IN_A_CLONE: &[&str] =
 #[test]
 fn paths_that_documents_name_exist() {
     let folders =
-        ["benches/", "config/", "deploy/", "docs/", "examples/", "fuzz/", "migrations/", "scripts/", "src/", "tests/"];
+        ["benches/", "config/", "deploy/", "docs/", "examples/", "fuzz/", "migrations/", "python/", "scripts/", "src/", "tests/"];
     let mut missing = Vec::new();
     let mut paths = 0;
     for (name, text) in documents() {
@@ -442,7 +442,7 @@ const TERMS: &[(&str, &str)] = &[
 fn documents_use_the_terms_of_the_field() {
     let is_word = |c: char| c.is_alphanumeric();
     let mut found = Vec::new();
-    let others = files(&["config", "deploy", "examples"], &["toml", "yml", "py"]);
+    let others = files(&["config", "deploy", "examples", "python"], &["toml", "yml", "py"]);
     let others = others.into_iter().map(|name| (name.clone(), read(&name)));
     for (name, text) in documents().into_iter().chain(others) {
         for (number, line, in_fence) in lines(&text) {
