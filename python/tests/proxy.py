@@ -81,7 +81,7 @@ class Proxy:
     def _answers(self, broker: socket.socket, client: socket.socket) -> None:
         with contextlib.suppress(OSError), broker.makefile("rb") as answers:
             while len(length := answers.read(4)) == 4:
-                answer = answers.read(struct.unpack(">i", length)[0])
+                answer = answers.read(int.from_bytes(length, "big", signed=True))
                 if not self._is_frozen:
                     client.sendall(length + answer.replace(*self._advertised))
         self._close(client, broker)

@@ -1,4 +1,4 @@
-//! Series that commands define, beside messages that define them: the newer definition holds.
+//! Series that commands define, alongside messages that define them: the newer definition holds.
 
 use std::process::Output;
 
