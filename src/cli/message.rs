@@ -159,7 +159,8 @@ fn described(line: usize, decoded: &Result<Message, Rejected>, points: &Points) 
         Ok(Message::PointBatch { points: 1 }) => "1 point".to_owned(),
         Ok(Message::PointBatch { points: count }) => format!("{count} points"),
         Ok(Message::SeriesCreate(series)) => format!("the definition of series {}", escaped(&series.id)),
-        Ok(Message::Tombstone | Message::Skipped) => "nothing to store, as the input is configured".to_owned(),
+        Ok(Message::Tombstone | Message::Empty) => "nothing to store".to_owned(),
+        Ok(Message::Skipped) => "nothing to store, as the input is configured".to_owned(),
         Err(why) => format!("rejected, {}: {}", why.reason.as_str(), escaped(&why.detail)),
     };
     let mut lines = format!("message {line}: {what}\n");
@@ -190,7 +191,7 @@ fn document(line: usize, decoded: &Result<Message, Rejected>, points: &Points) -
                 Message::PointBatch { .. } => "point-batch",
                 Message::SeriesCreate(_) => "series-create",
                 Message::Tombstone => "tombstone",
-                Message::Skipped => "skipped",
+                Message::Skipped | Message::Empty => "skipped",
             };
             json!({"message": line, "type": kind, "points": rows, "labels": labels})
         }

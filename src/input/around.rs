@@ -15,6 +15,8 @@ pub(super) struct Around<'a> {
 pub(super) enum Made {
     /// Points, which are added.
     Points,
-    /// Nothing, as the input is configured.
+    /// Nothing: its values are skipped, as the input is configured.
+    Skipped,
+    /// Nothing, because it has no values by its nature.
     Nothing,
 }

@@ -104,7 +104,11 @@ enum Plan {
 
 /// All inputs. A clone is the same ones.
 #[derive(Debug, Clone, Default)]
-pub struct Inputs(Arc<[Input]>);
+pub struct Inputs {
+    all: Arc<[Input]>,
+    /// A topic that is one of the input with this number, whatever the configuration says.
+    read_as: Option<(String, usize)>,
+}
 
 impl Inputs {
     /// Compiles inputs from the configuration: the two native topics, each unless it is empty, and what else there is.
@@ -129,12 +133,12 @@ impl Inputs {
         }
         problems.extend(topics::overlaps(&inputs));
         problems.extend(compile::same_names(options));
-        if problems.is_empty() { Ok(Self(inputs.into())) } else { Err(problems) }
+        if problems.is_empty() { Ok(Self { all: inputs.into(), read_as: None }) } else { Err(problems) }
     }
 
     /// The inputs, in the order of the configuration.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &Input> {
-        self.0.iter()
+        self.all.iter()
     }
 
     /// The input that a topic is of; `None` if it is of none, or if the regular expressions of several match it.
@@ -145,7 +149,11 @@ impl Inputs {
 
     /// The inputs that a topic may be of: the one that names it, or else those with a regular expression that matches it.
     fn claiming(&self, topic: &str) -> impl Iterator<Item = &Input> {
-        let named = self.iter().find(|input| input.names(topic));
+        let read_as = self.read_as.as_ref().filter(|(other, _)| other == topic);
+        let named = match read_as {
+            Some((_, number)) => self.all.get(*number),
+            None => self.iter().find(|input| input.names(topic)),
+        };
         let is_named = named.is_some();
         let matching = move |input: &&Input| !is_named && input.topics.iter().any(|one| one.matches(topic));
         named.into_iter().chain(self.iter().filter(matching))
@@ -170,6 +178,13 @@ impl Inputs {
             (None, Kind::Points) => POINTS_INPUT,
             (None, Kind::Other) => "",
         }
+    }
+
+    /// The same inputs, with the topic as one of the input of this name; `None` if there is none.
+    pub fn reading_as(mut self, topic: &str, name: &str) -> Option<Self> {
+        let number = self.iter().position(|input| input.name == name)?;
+        self.read_as = Some((topic.to_owned(), number));
+        Some(self)
     }
 
     /// The input of this name.

@@ -54,7 +54,10 @@ impl Pipeline {
                 self.writers.interrupt();
             }
             self.write_open_batch();
-        } else if !is_stopping && let Some(records) = self.journaling.next_records(busy, limit, memory_is_full) {
+        } else if !is_stopping
+            && let Some(records) =
+                self.journaling.next_records(busy, limit, memory_is_full, |source| self.guard.is_on_trial(source))
+        {
             // When the worker stops, what the journal has stays there.
             let intervals: Vec<Interval> = records.iter().map(Record::interval).collect();
             let known = self.partitions.next_offsets(&intervals);

@@ -160,8 +160,8 @@ impl Pipeline {
 
     fn on_messages(&mut self, set: MessageSet, epoch: u64) {
         self.starts.on_set_taken();
-        let Some(set) = self.admit(set, epoch) else { return };
-        if !self.partitions.mark_read(&set, epoch, unix_ms()) {
+        let Some((set, on_trial)) = self.admit(set, epoch) else { return };
+        if !self.partitions.mark_read(&set, epoch, unix_ms(), on_trial) {
             return;
         }
         #[cfg(feature = "planted-bugs")]
@@ -180,9 +180,7 @@ impl Pipeline {
             self.journaling.set_aside(vec![set], self.open_batch.budget());
             return;
         }
-        let partition = set.partition().clone();
-        let counts = self.open_batch.add_read(set);
-        self.guard.record(&partition, counts, self.open_batch.last_rejected());
+        self.open_batch.add_read(set);
     }
 
     fn count_journaled(&self, set: &MessageSet) {
@@ -211,7 +209,6 @@ impl Pipeline {
         match event {
             Event::Assigned { assigned, sets_before } => {
                 for one in &assigned {
-                    self.guard.forget(&one.partition);
                     let input =
                         self.subscription.inputs().of_topic(&one.partition.topic).map_or("", |input| &input.name);
                     self.partitions.assign(one, input);
@@ -224,7 +221,7 @@ impl Pipeline {
             Event::Revoked { partitions, lost } => {
                 self.starts.on_revoked(&partitions);
                 for partition in &partitions {
-                    self.guard.forget(partition);
+                    self.guard.on_revoked(partition);
                     self.partitions.revoke(partition);
                     if lost {
                         lag::keep(&partition.topic, partition.number);
@@ -246,13 +243,14 @@ impl Pipeline {
         self.journaling.mode() == Mode::Journaling
     }
 
-    fn on_survey(&mut self, survey: Survey) {
+    fn on_survey(&mut self, mut survey: Survey) {
+        self.guard.withhold(&mut survey);
         self.journaling.on_survey(&survey);
         // What was appended since it began is not in it.
         if self.journaling.appends() == survey.appends {
             self.partitions.keep_journaled(&survey.journaled);
         }
-        for record in &survey.missing {
+        for record in survey.missing.iter().chain(&survey.withheld) {
             self.partitions.mark_journaled(record);
         }
         self.partitions.mark_done(&survey.covered);

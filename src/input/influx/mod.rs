@@ -94,7 +94,7 @@ impl Scratch {
                 let what = "expected a line, found none besides comments and spaces";
                 Err(Fault::new(Reason::Schema, reader.position(), what))
             }
-            (true, 0) => Ok(Made::Nothing),
+            (true, 0) => Ok(Made::Skipped),
             (true, _) => Ok(Made::Points),
         }
     }

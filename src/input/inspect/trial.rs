@@ -55,7 +55,7 @@ pub(super) fn run(
                     proposal.examples.push(example(sample, &points));
                 }
             }
-            Ok(Message::Tombstone | Message::Skipped) => proposal.skipped += 1,
+            Ok(Message::Tombstone | Message::Skipped | Message::Empty) => proposal.skipped += 1,
             Err(why) => {
                 let entry = rejected.entry(general(&why.detail)).or_insert_with(|| (0, head(sample)));
                 entry.0 += 1;
