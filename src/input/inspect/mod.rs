@@ -4,12 +4,14 @@
 //! - `leaves`: the values of many records, by their places.
 //! - `names`: what the name of a key says of its value.
 //! - `records`: the records of messages.
+//! - `omitted`: what of the values is not stored.
 //! - `choose`: which values are the time and the columns, and `series`, what series are named by.
 //! - `trial`: the proposed input, tried on the sample.
 
 mod choose;
 mod leaves;
 mod names;
+mod omitted;
 mod records;
 mod series;
 mod shape;
