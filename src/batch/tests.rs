@@ -156,7 +156,7 @@ fn what_stands_beside_the_payload_is_looked_at_but_for_a_tombstone() {
             tombstones: 1,
             skipped: 0,
             rejected: 1,
-            rejected_last: 0,
+            rejected_last: 1,
             unknown_fields: 2
         }
     );

@@ -80,7 +80,7 @@ impl Decoder {
             return self.native.decode(kind, Some(payload), points);
         }
         let Some(selected) = &self.selected else { return Err(of_no_input(source)) };
-        let plan = selected.input.and_then(|number| self.inputs.0.get(number)).map(|input| &input.plan);
+        let plan = selected.input.and_then(|number| self.inputs.all.get(number)).map(|input| &input.plan);
         let Some(plan) = plan else { return Err(of_no_input(source)) };
         let rules = &self.native.rules;
         let around = Around {
@@ -103,7 +103,8 @@ impl Decoder {
         };
         match made {
             Ok(Made::Points) => Ok(Message::PointBatch { points: points.len() - before }),
-            Ok(Made::Nothing) => Ok(Message::Skipped),
+            Ok(Made::Skipped) => Ok(Message::Skipped),
+            Ok(Made::Nothing) => Ok(Message::Empty),
             Err(rejected) => {
                 points.cut_back(mark);
                 Err(rejected)
@@ -155,7 +156,7 @@ impl Decoder {
     /// The plan of the selected topic; `None` if no input reads it.
     fn plan(&self) -> Option<&Plan> {
         let number = self.selected.as_ref()?.input?;
-        self.inputs.0.get(number).map(|input| &input.plan)
+        self.inputs.all.get(number).map(|input| &input.plan)
     }
 
     /// The kind of the selected topic's messages if they do not name one, for a native topic.

@@ -38,6 +38,10 @@ impl Pipeline {
         let done = if outcome.lost && outcome.replayed { &outcome.damaged } else { &outcome.intervals };
         self.partitions.mark_done(done);
         self.writers.on_written(&outcome);
+        self.guard.judge(&outcome, |partition| self.partitions.current(partition).is_some());
+        if outcome.replayed {
+            self.journaling.withhold(|source| self.guard.stops_replay(source));
+        }
         self.keep_locked(&mut outcome);
         self.count_written(&outcome);
         if outcome.lost {

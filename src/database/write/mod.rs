@@ -19,12 +19,12 @@ use super::dead_letters::{NotStored, OnRefusal};
 use super::error::Error;
 use super::progress::{Applied, Claim, ResolvedSources};
 use super::{Database, Operation, dead_letters};
-use crate::batch::{Batch, DeadLetter};
+use crate::batch::{Batch, DeadLetter, Tally};
 use crate::config::UnknownSeries;
 use crate::database::connection::session::Session;
 use crate::database::connection::step::Step;
 use crate::message::Rejected;
-use crate::raw::{MessageAt, Source};
+use crate::raw::{MessageAt, Partition, Source};
 use crate::telemetry::metrics;
 use bisect::Copied;
 
@@ -77,6 +77,8 @@ pub struct Written {
     pub deleted: usize,
     /// Points that change nothing, because of others of the same series, column and time.
     pub duplicates: usize,
+    /// What became of the messages of each partition that has stored or rejected ones.
+    pub tallies: Vec<(Partition, Tally)>,
     /// The messages that became dead letters now.
     pub dead_letters: Vec<(MessageAt, Rejected)>,
     /// Number of these that are counted, and not stored.
@@ -203,7 +205,7 @@ impl Database {
                 self.record_success(Operation::Write);
                 self.forget_lock_holders();
                 metrics::transaction_took(start.elapsed());
-                self.record_accepted(batch, written).await;
+                self.record_accepted(written).await;
             }
             // The caller finds out whether another session's lock is in the way of all writes.
             Err(failure) if failure.is_lock_timeout() => metrics::database_error(failure.class().as_str()),
@@ -386,7 +388,13 @@ impl Database {
         let how = (on_refusal, self.letter_refusals.as_ref());
         let not_stored = dead_letters::insert(session, ids, &letters, self.letters, how).await;
         let NotStored { only_counted, not_counted } = not_stored.map_err(|failure| failure.of_letters(&letters))?;
+        let mut tallies = batch.tallies().to_vec();
+        for letter in &copied.refused {
+            let tally = tallies.iter_mut().find(|(partition, _)| *partition == letter.at.partition);
+            tally.into_iter().for_each(|(_, tally)| tally.refuse(&letter.rejected));
+        }
         Ok(Written {
+            tallies,
             points: copied.rows,
             skipped,
             deleted: batch.deleted_points(),
