@@ -14,6 +14,24 @@ create table ingest_series (
     "offset" bigint
 );
 
+-- Deletions of series: messages that are not newer than one no longer count, whatever they come from: Kafka that is read again, a
+-- journal, or a dead letter. Points at or after the time before_time stay, and their series with them.
+create table ingest_series_tombstone (
+    series_id text collate "C" not null,
+    before_time timestamptz not null default 'infinity',
+    message_ms bigint not null,
+    deleted_at timestamptz not null default now(),
+    completed_at timestamptz,
+    primary key (series_id, before_time)
+);
+
+create index idx_ingest_series_tombstone_pending on ingest_series_tombstone (deleted_at) where completed_at is null;
+
+comment on column ingest_series_tombstone.before_time is 'points before this time are deleted; infinity: the series with all of them';
+comment on column ingest_series_tombstone.message_ms is
+    'the Kafka time, in ms since the Unix epoch, up to which messages no longer count';
+comment on column ingest_series_tombstone.completed_at is 'when the points were gone; null: they are being deleted';
+
 -- Counts changes by other programs that invalidate what workers have cached of series: they then read their series again.
 create sequence ingest_series_change;
 
@@ -63,7 +81,7 @@ language sql as $$
     on conflict (id) do update set updated_at = series.updated_at where false
 $$;
 
--- Returns definitions as rows, one for each place of the arrays. p_columns holds JSON arrays, p_message_ms Kafka's times, and
+-- Returns definitions as rows, one for each place of the arrays, except those that a deletion of their series follows. p_columns holds JSON arrays, p_message_ms Kafka's times, and
 -- p_labels JSON objects, or NULL if a definition leaves the labels unchanged.
 create function ingest_parse_definitions(
     p_ids text[], p_names text[], p_descriptions text[], p_time_columns text[], p_columns text[],
@@ -79,6 +97,9 @@ language sql stable as $$
     from unnest(p_ids, p_names, p_descriptions, p_time_columns, p_columns,
                 p_message_ms, p_sources, p_partitions, p_offsets, p_labels)
         as t (id, name, description, time_column, columns, message_ms, source_key, partition, "offset", labels)
+    where not exists (
+        select from ingest_series_tombstone as deleted
+        where deleted.series_id = t.id and deleted.before_time = 'infinity' and deleted.message_ms >= t.message_ms)
 $$;
 
 -- Creates or updates series by their definitions, given as to ingest_parse_definitions, if these are newer than the stored ones.
@@ -118,7 +139,10 @@ begin
                     is distinct from (series.name, series.description, series.time_column, stored.defined_columns)
                 or coalesce(given.labels <> stored.defined_labels, false));
 
-    perform ingest_lock_or_create_series(p_ids);
+    perform ingest_lock_or_create_series(array(
+        select id from ingest_parse_definitions(
+            p_ids, p_names, p_descriptions, p_time_columns, p_columns, p_message_ms, p_sources, p_partitions, p_offsets,
+            p_labels)));
 
     with given as (
         select * from ingest_parse_definitions(

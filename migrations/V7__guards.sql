@@ -28,8 +28,7 @@ end $$;
 -- Locks the rows of these series, each named once, against being deleted before the transaction ends. Raises what the foreign key
 -- would raise if one has no row. Returns what keeps the points' series from being deleted:
 --   locked   these locks alone: the worker may skip the foreign key's trigger
---   trigger  the foreign key's trigger; nothing was locked, because skipping it would skip something else as well, or the worker
---            may not
+--   trigger  the foreign key's trigger as well, because skipping it would skip something else, or the worker may not
 --   absent   these locks alone: the table has no foreign key
 create function ingest_lock_series(p_series text[])
 returns text
@@ -43,6 +42,7 @@ declare
     may_set boolean;
     foreign_key oid;
     found bigint;
+    reference text := 'locked';
 begin
     perform ingest_check_session();
     -- The result of reading the triggers holds until the transaction ends: a CREATE TRIGGER waits for this lock. Chunks are not
@@ -104,8 +104,10 @@ begin
                 join pg_depend as d on d.classid = part.classid and d.objid = part.objid
                 where d.refclassid = 'pg_proc'::regclass)
         then
-            return 'trigger';
+            reference := 'trigger';
         end if;
+    else
+        reference := 'absent';
     end if;
     select count(*) into found from (
         select from time_series_metadata where id = any (p_series) order by id for key share) as locked;
@@ -116,7 +118,7 @@ begin
             table = 'time_series_data_points',
             constraint = 'time_series_data_points_time_series_id_fkey';
     end if;
-    return case when foreign_key is null then 'absent' else 'locked' end;
+    return reference;
 end $$;
 
 -- Raises if this transaction has written rows into the root table of a hypertable, where queries do not find them. An empty root

@@ -7,18 +7,18 @@
 
 mod counts;
 mod dead_letter;
+mod parts;
+mod tombstones;
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use crate::input::Decoder;
 use crate::message::{Message, Points, Rejected, SeriesCreate};
-use crate::raw::{Budget, Charge, Interval, MessageAt, MessageSet, Partition, RawMessage, Source};
-pub use counts::Counts;
+use crate::raw::{Budget, Charge, Interval, MessageAt, MessageSet, Partition, RawMessage};
+pub use counts::{Counts, Tally};
 pub use dead_letter::{DEAD_LETTER_PAYLOAD_BYTES, DeadLetter};
-
-/// batches.
-pub const MAX_HOLES: usize = 128;
+pub use parts::MAX_HOLES;
+pub use tombstones::{SeriesTombstone, SeriesTombstones};
 
 /// A `series-create` with the position and time by which definitions are ordered.
 #[derive(Debug, Clone)]
@@ -29,6 +29,15 @@ pub struct Definition {
     pub at: MessageAt,
 }
 
+/// A `series-delete`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SeriesDeletion {
+    /// The id of the series.
+    pub series: String,
+    /// The Kafka time of the message, in milliseconds since the Unix epoch: later messages still count.
+    pub message_ms: Option<i64>,
+}
+
 /// What one transaction writes: decoded messages, and the intervals of positions they cover.
 #[derive(Debug)]
 pub struct Batch {
@@ -36,12 +45,18 @@ pub struct Batch {
     sets: Vec<MessageSet>,
     points: Points,
     definitions: Vec<Definition>,
+    deletions: Vec<SeriesDeletion>,
     dead_letters: Vec<DeadLetter>,
-    /// The number of accepted messages of each source that has any.
-    accepted: Vec<(Arc<Source>, usize)>,
+    /// What the messages of each partition were that has accepted or rejected ones.
+    tallies: Vec<(Partition, Tally)>,
     /// For each message, the number of points up to its last.
     point_ends: Vec<u32>,
     oldest_ms: Option<i64>,
+    /// `true` if a message has no Kafka time.
+    has_untimed: bool,
+    /// Deletions whose points are omitted.
+    tombstones: Arc<SeriesTombstones>,
+    deleted_points: usize,
     raw_bytes: usize,
     /// The memory of definitions and dead letters besides the raw messages, in bytes.
     other_bytes: usize,
@@ -56,10 +71,14 @@ impl Batch {
             sets: Vec::new(),
             points: Points::default(),
             definitions: Vec::new(),
+            deletions: Vec::new(),
             dead_letters: Vec::new(),
-            accepted: Vec::new(),
+            tallies: Vec::new(),
             point_ends: Vec::new(),
             oldest_ms: None,
+            has_untimed: false,
+            tombstones: Arc::default(),
+            deleted_points: 0,
             raw_bytes: 0,
             other_bytes: 0,
             charge: None,
@@ -77,42 +96,54 @@ impl Batch {
         for message in set.messages() {
             self.push_message(&set, &message, &mut counts);
         }
-        self.count_accepted(set.source(), counts.point_batches + counts.series_creates);
+        self.count(set.partition(), &counts);
         self.raw_bytes += set.bytes();
         self.sets.push(set);
         self.recharge();
         counts
     }
 
-    fn count_accepted(&mut self, source: &Arc<Source>, count: usize) {
-        if count == 0 {
+    fn count(&mut self, partition: &Partition, counts: &Counts) {
+        let first = self.dead_letters.len() - counts.rejected;
+        let tally = Tally::new(counts, &self.dead_letters[first..]);
+        if tally.accepted + tally.rejected == 0 {
             return;
         }
-        match self.accepted.iter_mut().find(|(known, _)| Arc::ptr_eq(known, source) || known == source) {
-            Some((_, known)) => *known += count,
-            None => self.accepted.push((Arc::clone(source), count)),
+        match self.tallies.iter_mut().find(|(known, _)| known.is(partition)) {
+            Some((_, known)) => known.add(tally),
+            None => self.tallies.push((partition.clone(), tally)),
         }
     }
 
     fn push_message(&mut self, set: &MessageSet, message: &RawMessage<'_>, counts: &mut Counts) {
         let at = || message_at(set, message);
-        if let Some(time) = message.time_ms {
-            self.oldest_ms = Some(self.oldest_ms.map_or(time, |oldest| oldest.min(time)));
+        match message.time_ms {
+            Some(time) => self.oldest_ms = Some(self.oldest_ms.map_or(time, |oldest| oldest.min(time))),
+            None => self.has_untimed = true,
         }
         let decoded = self.decoder.decode(set.source(), message, &mut self.points);
         counts.unknown_fields += self.decoder.take_unknown_fields();
-        counts.rejected_last = if decoded.is_err() { counts.rejected_last + 1 } else { 0 };
         match decoded {
-            Ok(Message::PointBatch { .. }) => counts.point_batches += 1,
+            Ok(Message::PointBatch { .. }) => {
+                counts.point_batches += 1;
+                counts.rejected_last = 0;
+            }
             Ok(Message::SeriesCreate(series)) => {
                 counts.series_creates += 1;
+                counts.rejected_last = 0;
                 self.other_bytes += message.payload.map_or(0, <[u8]>::len) + size_of::<Definition>();
                 self.definitions.push(Definition { series, at: at() });
             }
+            Ok(Message::SeriesDelete { id }) => {
+                counts.series_deletes += 1;
+                self.other_bytes += id.len() + size_of::<SeriesDeletion>();
+                self.deletions.push(SeriesDeletion { series: id, message_ms: message.time_ms });
+            }
             Ok(Message::Tombstone) => counts.tombstones += 1,
-            Ok(Message::Skipped) => counts.skipped += 1,
+            Ok(Message::Skipped | Message::Empty) => counts.skipped += 1,
             Err(rejected) => {
                 counts.rejected += 1;
+                counts.rejected_last += 1;
                 let letter = DeadLetter::new(message, at(), rejected);
                 self.other_bytes += letter.bytes();
                 self.dead_letters.push(letter);
@@ -132,14 +163,19 @@ impl Batch {
         &self.definitions
     }
 
+    /// The deletions of series, in the order in which they were read.
+    pub fn deletions(&self) -> &[SeriesDeletion] {
+        &self.deletions
+    }
+
     /// The messages that cannot be written.
     pub fn dead_letters(&self) -> &[DeadLetter] {
         &self.dead_letters
     }
 
-    /// The number of messages with points or a definition, of each source that has any.
-    pub fn accepted(&self) -> &[(Arc<Source>, usize)] {
-        &self.accepted
+    /// What the messages of each partition were that has accepted or rejected ones.
+    pub fn tallies(&self) -> &[(Partition, Tally)] {
+        &self.tallies
     }
 
     /// The number of messages.
@@ -155,6 +191,21 @@ impl Batch {
     /// The oldest message's Kafka time, in milliseconds since the Unix epoch; `None` if no message has one.
     pub fn oldest_ms(&self) -> Option<i64> {
         self.oldest_ms
+    }
+
+    /// The Kafka time of the message that a deletion of its series applies to first, as in [`SeriesTombstone::message_ms`].
+    pub fn oldest_for_tombstones(&self) -> i64 {
+        if self.has_untimed { i64::MIN } else { self.oldest_ms.unwrap_or(i64::MAX) }
+    }
+
+    /// The deletions whose points are omitted.
+    pub fn tombstones(&self) -> &SeriesTombstones {
+        &self.tombstones
+    }
+
+    /// The number of points that are omitted because of them.
+    pub fn deleted_points(&self) -> usize {
+        self.deleted_points
     }
 
     /// Returns `true` if it is large enough for one transaction: it has this many points, or messages of this many bytes.
@@ -191,144 +242,10 @@ impl Batch {
         merged
     }
 
-    /// A batch of just those messages whose offsets lie in `missing`, decoded again, each once: a partition that was lost
-    /// and assigned again is read again, and its two sets may overlap.
-    pub fn keep(&self, missing: &[Interval]) -> Self {
-        self.empty().with(self, missing)
-    }
-
-    /// This batch, with those messages of `other` whose offsets lie in `missing`.
-    fn with(mut self, other: &Self, missing: &[Interval]) -> Self {
-        let mut sets: Vec<(Interval, &MessageSet)> = other.sets.iter().map(|set| (set.interval(), set)).collect();
-        sets.sort_by(|(a, _), (b, _)| a.partition_order(b).then(a.from.cmp(&b.from)));
-        let mut reached: Option<Interval> = None;
-        for (interval, set) in sets {
-            let same = reached.take().filter(|last| last.partition_order(&interval).is_eq());
-            let from = same.map_or(interval.from, |last| last.until.max(interval.from));
-            for wanted in missing.iter().filter(|wanted| wanted.partition_order(&interval).is_eq()) {
-                if let Some(part) = set.clip(wanted.from.max(from), wanted.until) {
-                    self.push(part);
-                }
-            }
-            reached = Some(Interval { until: interval.until.max(from), ..interval });
-        }
-        self
-    }
-
-    /// A batch for each partition; `None` if there is only one.
-    pub fn by_partition(&self) -> Option<Vec<Self>> {
-        let mut intervals = self.intervals();
-        intervals.sort_by(Interval::partition_order);
-        let parts: Vec<&[Interval]> = intervals.chunk_by(|a, b| a.partition_order(b).is_eq()).collect();
-        (parts.len() > 1).then(|| parts.into_iter().map(|part| self.keep(part)).collect())
-    }
-
-    /// An empty batch with the same rules, charged to the same budget.
-    fn empty(&self) -> Self {
-        Self { charge: self.charge.as_ref().map(Charge::another), ..Self::new(self.decoder.clone()) }
-    }
-
-    /// The batch's messages decoded again, with the points of these series rejected.
-    pub fn without_series(&self, ids: impl IntoIterator<Item = String>) -> Self {
-        let mut decoder = self.decoder.clone();
-        decoder.reject_series(ids);
-        Self { decoder, ..self.empty() }.with(self, &self.intervals())
-    }
-
-    /// At most `count` batches of about as many messages each, which together cover what this one covers, in its order.
-    pub fn split_into(&self, count: usize) -> Vec<Self> {
-        let size = self.message_count().div_ceil(count.max(1)).max(1);
-        let mut pieces = Vec::new();
-        let mut piece = self.empty();
-        for set in &self.sets {
-            let mut rest = set.clone();
-            while piece.message_count() + rest.len() > size {
-                let room = size - piece.message_count();
-                if room > 0 {
-                    let (head, tail) = rest.split_at(room);
-                    piece.push(head);
-                    rest = tail;
-                }
-                pieces.push(std::mem::replace(&mut piece, self.empty()));
-            }
-            piece.push(rest);
-        }
-        if !piece.is_empty() {
-            pieces.push(piece);
-        }
-        pieces
-    }
-
     /// The number in this batch of the message that the point at `index` came from.
     pub fn message_of_point(&self, index: usize) -> Option<usize> {
         let message = self.point_ends.partition_point(|end| *end as usize <= index);
         (message < self.point_ends.len()).then_some(message)
-    }
-
-    /// The batch without the message of this number, and that message alone; `None` if there is no other.
-    pub fn without_message(&self, number: usize) -> Option<(Self, Self)> {
-        if self.message_count() < 2 {
-            return None;
-        }
-        let (mut rest, mut alone) = (self.empty(), self.empty());
-        let mut before = 0;
-        for set in &self.sets {
-            let at = number.checked_sub(before).filter(|at| *at < set.len());
-            before += set.len();
-            let Some(at) = at else {
-                rest.push(set.clone());
-                continue;
-            };
-            let (head, tail) =
-                if at > 0 { (Some(set.split_at(at).0), set.split_at(at).1) } else { (None, set.clone()) };
-            let (one, tail) = if tail.len() > 1 {
-                let (one, tail) = tail.split_at(1);
-                (one, Some(tail))
-            } else {
-                (tail, None)
-            };
-            for part in [head, tail].into_iter().flatten() {
-                rest.push(part);
-            }
-            alone.push(one);
-        }
-        Some((rest, alone))
-    }
-
-    /// The batch without the messages whose number is `true` in `aside`, and those messages as separate sets; together they
-    /// cover what the batch covers. After [`MAX_HOLES`] of them in a partition, the rest of the partition is set aside as
-    /// well.
-    pub fn set_aside(&self, aside: &[bool]) -> (Self, Vec<MessageSet>) {
-        let (mut others, mut sets) = (self.empty(), Vec::new());
-        let mut holes: HashMap<&Partition, usize> = HashMap::new();
-        let mut number = 0;
-        for set in &self.sets {
-            let holes = holes.entry(set.partition()).or_default();
-            let mut runs: Vec<(bool, i64)> = Vec::new();
-            for message in set.messages() {
-                let is_aside = aside.get(number).copied().unwrap_or_default() || *holes >= MAX_HOLES;
-                number += 1;
-                if runs.last().is_none_or(|(last, _)| *last != is_aside) {
-                    *holes += usize::from(is_aside);
-                    runs.push((is_aside, message.offset));
-                }
-            }
-            if runs.is_empty() {
-                others.push(set.clone());
-            }
-            let interval = set.interval();
-            for (at, (is_aside, first)) in runs.iter().enumerate() {
-                let from = if at == 0 { interval.from } else { *first };
-                let until = runs.get(at + 1).map_or(interval.until, |(_, next)| *next);
-                let Some(part) = set.clip(from, until) else { continue };
-                if *is_aside {
-                    sets.push(part);
-                } else {
-                    others.push(part);
-                }
-            }
-        }
-        (others, sets)
     }
 
     /// The number of the message at this place; `None` if it is not in the batch.
@@ -366,7 +283,9 @@ impl Batch {
     pub fn into_dead_letter(mut self, rejected: Rejected) -> Self {
         self.points = Points::default();
         self.definitions.clear();
-        self.accepted.clear();
+        for (_, tally) in &mut self.tallies {
+            tally.refuse(&rejected);
+        }
         self.dead_letters = self.dead_letter_of(0, rejected).into_iter().collect();
         self.other_bytes = self.dead_letters.iter().map(DeadLetter::bytes).sum();
         self.recharge();

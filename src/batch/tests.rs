@@ -5,6 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::message::{Limits, Reason};
+use crate::raw::Partition;
 use crate::raw::{Kind, MessageSetBuilder, Source, headers};
 
 fn decoder() -> Decoder {
@@ -114,6 +115,7 @@ fn what_cannot_be_read_is_a_dead_letter_and_the_rest_goes_on() {
         counts,
         Counts {
             point_batches: 1,
+            series_deletes: 0,
             series_creates: 0,
             tombstones: 1,
             skipped: 0,
@@ -149,11 +151,12 @@ fn key_and_headers_are_checked_except_for_a_tombstone() {
         counts,
         Counts {
             point_batches: 1,
+            series_deletes: 0,
             series_creates: 0,
             tombstones: 1,
             skipped: 0,
             rejected: 1,
-            rejected_last: 0,
+            rejected_last: 1,
             unknown_fields: 2
         }
     );

@@ -13,7 +13,9 @@ mod output;
 mod progress;
 mod run;
 mod schema;
+mod series;
 mod signals;
+mod times;
 mod topic;
 
 use std::io::IsTerminal as _;
@@ -85,6 +87,9 @@ enum Command {
     /// Show or reset how far each partition is applied.
     #[command(subcommand)]
     Progress(progress::Command),
+    /// Change and delete series.
+    #[command(subcommand)]
+    Series(series::Command),
     /// Examine a topic, and propose the input that would read it.
     #[command(subcommand)]
     Topic(topic::Command),
@@ -317,6 +322,7 @@ impl Command {
             Self::DeadLetter(command) => dead_letter::run(config, command).await,
             Self::Journal(command) => journal::run(config, command).await,
             Self::Progress(command) => progress::run(&config, command).await,
+            Self::Series(command) => series::run(config, command).await,
             Self::Topic(command) => topic::run(&config, command).await,
             Self::Message(command) => message::run(&config, command),
             Self::Config { .. } | Self::Run | Self::Demo(_) | Self::Bench(_) => Ok(()),

@@ -43,6 +43,13 @@ pub(super) fn print_line(text: impl std::fmt::Display) {
     print(&format!("{text}\n"));
 }
 
+/// A line from standard input, without its end and in lower case; `None` at its end.
+pub(super) fn read_answer() -> Option<String> {
+    let mut line = String::new();
+    let read = std::io::stdin().read_line(&mut line).ok()?;
+    (read > 0).then(|| line.trim().to_ascii_lowercase())
+}
+
 /// Returns `true` until a write has failed. A command with unlimited output then stops.
 pub(super) fn is_open() -> bool {
     FAILED.get().is_none()

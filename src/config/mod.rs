@@ -36,7 +36,7 @@ mod url;
 mod validate;
 
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -49,8 +49,8 @@ pub use problems::Problems;
 pub(crate) use properties::similar_property;
 pub use secret::Secret;
 pub use sections::{
-    Batch, Database, DeadLetters, Http, Journal, Kafka, Log, LogFormat, Memory, MessageRules, NewCluster, OnDuplicate,
-    Points, Shutdown, StartAt, UnknownSeries, Writers,
+    Batch, Database, DeadLetters, Http, Journal, Kafka, Log, LogFormat, Memory, MessageRules, NewCluster, NullPayload,
+    OnDuplicate, Points, Series, Shutdown, StartAt, UnknownSeries, Writers,
 };
 use sources::Sources;
 pub use ssl_mode::SslMode;
@@ -78,6 +78,8 @@ pub struct Config {
     pub memory: Memory,
     /// Section `[message]`.
     pub message: MessageRules,
+    /// Section `[series]`.
+    pub series: Series,
     /// Section `[points]`.
     pub points: Points,
     /// Section `[dead_letter]`.
@@ -90,6 +92,8 @@ pub struct Config {
     pub log: Log,
     /// Section `[shutdown]`.
     pub shutdown: Shutdown,
+    #[serde(skip)]
+    file: Option<PathBuf>,
     #[serde(skip)]
     sources: Sources,
     #[serde(skip)]
@@ -119,7 +123,9 @@ impl Config {
         if let Some(file) = file {
             layers.add_file(file);
         }
-        Self::finish(layers, environment)
+        let mut config = Self::finish(layers, environment)?;
+        config.file = file.map(Path::to_path_buf);
+        Ok(config)
     }
 
     /// Like [`Config::load`], with the text of a file.
@@ -153,7 +159,12 @@ impl Config {
         if problems.is_empty() { Ok(config) } else { Err(problems) }
     }
 
-    /// The inputs: the native topics, and each `[[input]]`. They are compiled again at each call, and cannot be invalid in a
+    /// The file that it was read from; `None` if there is none.
+    pub fn file(&self) -> Option<&Path> {
+        self.file.as_deref()
+    }
+
+    /// The inputs: the native topics, and each `[[input]]`. They are compiled again with each call, and cannot be wrong in a
     /// configuration that was loaded.
     pub fn inputs(&self) -> Inputs {
         let Kafka { series_topic, points_topic, .. } = &self.kafka;
@@ -162,7 +173,8 @@ impl Config {
 
     /// Returns a decoder for these inputs.
     pub fn decoder(&self) -> Decoder {
-        Decoder::new(self.message.limits(), self.inputs())
+        let deletes = self.series.tombstones == NullPayload::Delete;
+        Decoder::new(self.message.limits(), self.inputs()).deleting_by_tombstone(deletes)
     }
 
     /// Variables of the environment that are ignored although an operator may rely on them, a sentence each.

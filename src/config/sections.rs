@@ -225,7 +225,7 @@ pub struct MessageRules {
     pub max_timestamp: Timestamp,
     /// If it is `true`, a message with an unknown field is invalid. Default `false`: such fields are ignored and counted.
     pub deny_unknown_fields: bool,
-    /// Number of rejected messages after which a topic without an accepted message is paused. Default 1000; 0 to
+    /// Number of rejected messages after which a topic without a stored message is paused. Default 1000; 0 to
     /// 1000000000, 0 for never.
     pub rejections_before_pause: u64,
 }
@@ -242,6 +242,24 @@ impl MessageRules {
             deny_unknown_fields: self.deny_unknown_fields,
         }
     }
+}
+
+/// The handling of messages about series.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Series {
+    /// A null payload in a topic of series. Default `ignore`.
+    pub tombstones: NullPayload,
+}
+
+/// The handling of null payloads in a topic of series.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NullPayload {
+    /// Nothing is done.
+    Ignore,
+    /// The series that the key names is deleted.
+    Delete,
 }
 
 /// The handling of points.

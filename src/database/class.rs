@@ -7,6 +7,8 @@ pub(super) const OVERLAP: &str = "IC001";
 pub(super) const TOO_MANY_ISLANDS: &str = "IC002";
 pub(super) const NO_PROGRESS_ROW: &str = "IC003";
 pub(super) const UNKNOWN_SOURCE: &str = "IC004";
+/// A series of the batch has a deletion that is newer than some of its messages.
+pub(super) const SERIES_DELETED: &str = "IC012";
 
 /// SQLSTATEs of the checks that each session and each transaction begins with: points could not be stored as they should be,
 /// until an administrator changes a setting.
@@ -100,7 +102,7 @@ pub(super) fn class_of_code(code: &str) -> Class {
     match code {
         OVERLAP => Class::Overlap,
         NO_PROGRESS_ROW | UNKNOWN_SOURCE => Class::Progress,
-        TOO_MANY_ISLANDS => Class::Retry,
+        TOO_MANY_ISLANDS | SERIES_DELETED => Class::Retry,
         "40001" | "40P01" | "55P03" => Class::Retry,
         // A statement is canceled by its timeout or by an administrator; a read-only server is a standby, or is set to be. A
         // transaction that exceeds its timeout loses its session, too.

@@ -7,8 +7,8 @@ use tokio_postgres::error::{DbError, Severity, SqlState};
 
 pub use super::class::Class;
 use super::class::{
-    RESTORING, TOO_MANY_ISLANDS, TRANSACTION_TIMEOUT, UNFIT, class_of_code, class_of_row_code, is_out_of_connections,
-    is_refusal,
+    RESTORING, SERIES_DELETED, TOO_MANY_ISLANDS, TRANSACTION_TIMEOUT, UNFIT, class_of_code, class_of_row_code,
+    is_out_of_connections, is_refusal,
 };
 use super::connection::step::Step;
 use super::schema::columns::OtherType;
@@ -291,6 +291,11 @@ impl Error {
             Self::LettersLocked { failure, .. } => failure.answer(),
             _ => None,
         }
+    }
+
+    /// Returns `true` if a series of the batch was deleted after some of its messages were sent.
+    pub(super) fn is_series_deleted(&self) -> bool {
+        self.from_server().is_some_and(|answer| answer.code().code() == SERIES_DELETED)
     }
 
     /// Returns `true` if the row of a series that a point names is missing: the series was deleted after it was seen.

@@ -125,8 +125,12 @@ fn check_points(message: &Message, points: &Points, before: usize) {
             let texts = [series.name.as_ref(), series.description.as_ref()];
             assert!(texts.into_iter().flatten().all(|text| !text.contains('\0')));
         }
+        Message::SeriesDelete { id } => {
+            assert_eq!(before, points.len());
+            assert!(is_name(id));
+        }
         Message::Tombstone => panic!("a payload is not a tombstone"),
-        Message::Skipped => panic!("no native message is skipped"),
+        Message::Skipped | Message::Empty => panic!("no native message is skipped"),
     }
     for (series, column, time, _) in rows(points) {
         assert!(WINDOW_US.contains(&time) && is_name(&series) && is_name(&column), "{series:?} {column:?} {time}");

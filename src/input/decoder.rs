@@ -64,7 +64,7 @@ impl Decoder {
     }
 
     /// Decodes a message of a topic, and adds its points to `points`; nothing of a rejected message is added. A null payload is
-    /// a tombstone in every format.
+    /// a tombstone in every format, and deletes a series in a topic of series if that is configured.
     ///
     /// # Errors
     /// If the message is not of its input's format, or contains what no point can hold: with the reason and the position.
@@ -74,13 +74,13 @@ impl Decoder {
         message: &RawMessage<'_>,
         points: &mut Points,
     ) -> Result<Message, Rejected> {
-        let Some(payload) = message.payload else { return Ok(Message::Tombstone) };
+        let Some(payload) = message.payload else { return self.tombstone(source, message) };
         self.check_envelope(source, message.key, message.headers)?;
         if let Some(kind) = self.native_kind(source) {
             return self.native.decode(kind, Some(payload), points);
         }
         let Some(selected) = &self.selected else { return Err(of_no_input(source)) };
-        let plan = selected.input.and_then(|number| self.inputs.0.get(number)).map(|input| &input.plan);
+        let plan = selected.input.and_then(|number| self.inputs.all.get(number)).map(|input| &input.plan);
         let Some(plan) = plan else { return Err(of_no_input(source)) };
         let rules = &self.native.rules;
         let around = Around {
@@ -103,12 +103,36 @@ impl Decoder {
         };
         match made {
             Ok(Made::Points) => Ok(Message::PointBatch { points: points.len() - before }),
-            Ok(Made::Nothing) => Ok(Message::Skipped),
+            Ok(Made::Skipped) => Ok(Message::Skipped),
+            Ok(Made::Nothing) => Ok(Message::Empty),
             Err(rejected) => {
                 points.cut_back(mark);
                 Err(rejected)
             }
         }
+    }
+
+    /// A null payload: in a topic of series it deletes the series that the key names, if that is configured.
+    fn tombstone(&mut self, source: &Arc<Source>, message: &RawMessage<'_>) -> Result<Message, Rejected> {
+        if !self.native.rules.deletes_by_tombstone {
+            return Ok(Message::Tombstone);
+        }
+        self.check_envelope(source, message.key, message.headers)?;
+        if self.native_kind(source) != Some(Kind::Series) {
+            return Ok(Message::Tombstone);
+        }
+        let rejected = |what: &str| Rejected::new(Reason::Schema, format!("the key of a null payload {what}"));
+        let key = message.key.ok_or_else(|| rejected("is missing: expected the id of the series to delete"))?;
+        let id =
+            std::str::from_utf8(key).map_err(|_| rejected("is not UTF-8: expected the id of the series to delete"))?;
+        let id = self.native.rules.name(id, 0);
+        Ok(Message::SeriesDelete { id: id.map_err(|fault| rejected(&format!("is not an id: {}", fault.what)))?.to_owned() })
+    }
+
+    /// Lets null payloads in topics of series delete the series that their keys name.
+    pub fn deleting_by_tombstone(mut self, deletes: bool) -> Self {
+        self.native.rules.deletes_by_tombstone = deletes;
+        self
     }
 
     /// Checks the key and the headers of a message; `headers` are in the form of [`headers`](crate::raw::headers).
@@ -132,7 +156,7 @@ impl Decoder {
     /// The plan of the selected topic; `None` if no input reads it.
     fn plan(&self) -> Option<&Plan> {
         let number = self.selected.as_ref()?.input?;
-        self.inputs.0.get(number).map(|input| &input.plan)
+        self.inputs.all.get(number).map(|input| &input.plan)
     }
 
     /// The kind of the selected topic's messages if they do not name one, for a native topic.

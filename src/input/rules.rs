@@ -13,11 +13,13 @@ use crate::raw::headers;
 pub(super) struct Rules {
     pub(super) limits: Limits,
     rejected_series: Arc<HashSet<String>>,
+    /// `true` if a null payload in a topic of series deletes the series that its key names.
+    pub(super) deletes_by_tombstone: bool,
 }
 
 impl Rules {
     pub(super) fn new(limits: Limits) -> Self {
-        Self { limits, rejected_series: Arc::default() }
+        Self { limits, rejected_series: Arc::default(), deletes_by_tombstone: false }
     }
 
     /// Rejects points of these series from now on, instead of those set before.

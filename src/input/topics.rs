@@ -26,7 +26,9 @@ impl TopicPattern {
         if text.starts_with('^') {
             // The whole name must match: "^site" would otherwise match every topic that begins with it.
             let whole = format!("{BEFORE}{text}{AFTER}");
-            return Regex::new(&whole)
+            // By itself first: "^a)|(?:b" is one only with what stands around it, and would match parts of names.
+            return Regex::new(text)
+                .and_then(|_| Regex::new(&whole))
                 .map(Self::Regex)
                 .map_err(|error| format!("is {text:?}, not a regular expression: {}", last_line(&error.to_string())));
         }
@@ -194,6 +196,16 @@ mod tests {
             ..InputOptions::of(name, "", Format::Native)
         };
         Inputs::compile("series", "points", &all.iter().map(options).collect::<Vec<_>>()).unwrap()
+    }
+
+    #[test]
+    fn what_is_a_regular_expression_only_with_what_stands_around_it_is_none() {
+        for text in ["^a)|(?:b", "^(a", "^a)(b"] {
+            assert!(TopicPattern::parse(text).is_err_and(|why| why.contains("no regular expression")), "{text}");
+        }
+        let whole = TopicPattern::parse("^a|b").unwrap();
+        assert_eq!(["a", "b", "ab", "xb"].map(|topic| whole.matches(topic)), [true, true, false, false]);
+        assert_eq!(whole.text(), "^a|b");
     }
 
     #[test]

@@ -53,7 +53,12 @@ impl Assignment {
     }
 
     pub(super) fn remove(&mut self, partition: &TopicPartition) -> Option<Owned> {
-        self.slot(&partition.topic, partition.number)?.take()
+        let removed = self.slot(&partition.topic, partition.number)?.take();
+        // Topics that a regular expression matches come and go.
+        if self.topics[self.last].1.iter().all(Option::is_none) {
+            self.topics.swap_remove(self.last);
+        }
+        removed
     }
 
     pub(super) fn get(&mut self, topic: &str, partition: i32) -> Option<&mut Owned> {
@@ -170,6 +175,23 @@ mod tests {
 
     fn message(offset: i64) -> RawMessage<'static> {
         RawMessage { offset, time_ms: None, key: None, payload: Some(b"{}"), ..RawMessage::default() }
+    }
+
+    #[test]
+    fn topics_without_partitions_are_forgotten() {
+        let mut assignment = Assignment::default();
+        let partition = |topic: &str, number| TopicPartition::new(topic, number);
+        for (topic, number) in [("a", 0), ("b", 0), ("b", 2), ("c", 0)] {
+            assignment.insert(&partition(topic, number), 7);
+        }
+        assert!(assignment.remove(&partition("a", 0)).is_some() && assignment.remove(&partition("b", 0)).is_some());
+        assert!(assignment.remove(&partition("b", 1)).is_none() && assignment.remove(&partition("a", 0)).is_none());
+        assert_eq!(assignment.topics.len(), 2);
+        assert_eq!(assignment.owned().len(), 2);
+        assert!(assignment.remove(&partition("b", 2)).is_some() && assignment.remove(&partition("c", 0)).is_some());
+        assert!(assignment.topics.is_empty() && assignment.get("b", 2).is_none());
+        assignment.insert(&partition("b", 2), 8);
+        assert_eq!(assignment.get("b", 2).map(|owned| owned.epoch), Some(8));
     }
 
     #[test]

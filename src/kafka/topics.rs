@@ -24,7 +24,7 @@ impl Lookup {
         let mut seen = HashSet::new();
         let names: Vec<&str> = names.iter().copied().filter(|name| seen.insert(*name)).collect();
         let described = self.ask(Refused::Topic, |client| topic_id::describe(client.client(), &names, TIMEOUT));
-        self.note_answer(described)
+        self.record_answer(described)
     }
 
     /// A topic as the brokers describe it.
@@ -57,13 +57,13 @@ impl Lookup {
     /// # Errors
     /// If the brokers do not answer.
     pub fn topic_names(&self) -> Result<Vec<String>, KafkaError> {
-        let metadata = self.note_answer(self.ask(Refused::Topic, |client| client.fetch_metadata(None, TIMEOUT)))?;
+        let metadata = self.record_answer(self.ask(Refused::Topic, |client| client.fetch_metadata(None, TIMEOUT)))?;
         let there = metadata.topics().iter().filter(|topic| topic.error().is_none());
         Ok(there.map(|topic| topic.name().to_owned()).collect())
     }
 
     /// Records that a broker has answered, unless the answer is silence.
-    fn note_answer<T>(&self, answer: Result<T, KafkaError>) -> Result<T, KafkaError> {
+    fn record_answer<T>(&self, answer: Result<T, KafkaError>) -> Result<T, KafkaError> {
         if answer.as_ref().err().is_none_or(|error| !is_silence(error)) {
             *self.answered.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         }

@@ -25,10 +25,17 @@ pub enum Message {
     },
     /// A series' definition.
     SeriesCreate(SeriesCreate),
+    /// The deletion of a series with its points.
+    SeriesDelete {
+        /// The id of the series.
+        id: String,
+    },
     /// A null payload: in Kafka, the deletion of a key. There is nothing to store.
     Tombstone,
-    /// Nothing of it is stored, as configured for its input: a row that was deleted, or fields that are skipped.
+    /// It has values, and all of them are skipped, as its input is configured.
     Skipped,
+    /// It has no values by its nature: a row that was deleted, or an array without records.
+    Empty,
 }
 
 /// The definition of a series.
@@ -93,6 +100,11 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// Returns `true` if the message could be read, and the database says that it cannot be stored.
+    pub fn is_of_database(self) -> bool {
+        matches!(self, Self::UnknownSeries | Self::RejectedByDatabase)
+    }
+
     /// All reasons.
     pub const ALL: [Self; 10] = [
         Self::Empty,

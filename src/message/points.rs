@@ -17,7 +17,7 @@ pub struct SeriesIndex(u32);
 pub struct KeyIndex(u32);
 
 /// A place in [`Points`] to which they can be cut back.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Mark {
     series: usize,
     keys: usize,
@@ -71,6 +71,8 @@ pub struct Points {
     keys_by_name: HashTable<u32>,
     name_bytes: usize,
     message: u64,
+    /// Where the last message began.
+    message_mark: Mark,
     key_of: Vec<u32>,
     time_of: Vec<i64>,
     value_of: Vec<f64>,
@@ -110,7 +112,8 @@ impl Points {
     pub fn begin_message(&mut self) -> Mark {
         self.message += 1;
         self.labels_before.clear();
-        self.mark()
+        self.message_mark = self.mark();
+        self.message_mark
     }
 
     /// Begins a record of a message: from now on each column is named for the first time again. [`Points::cut_back`] to the
@@ -179,6 +182,37 @@ impl Points {
         }
         self.series.truncate(mark.series);
         self.labels.truncate(mark.series);
+    }
+
+    /// Removes those points of the last message for which `is_removed` returns `true`, given a series and a time in microseconds
+    /// since the Unix epoch, together with the names and labels that only they have. Returns their number.
+    pub fn remove_from_message(&mut self, is_removed: impl Fn(&str, i64) -> bool) -> usize {
+        let first = self.message_mark.points;
+        let is_kept = |index: &usize| {
+            let (series, _, time_us, _) = self.get(*index);
+            !is_removed(series, time_us)
+        };
+        let kept: Vec<usize> = (first..self.len()).filter(is_kept).collect();
+        let removed = self.len() - first - kept.len();
+        if removed == 0 {
+            return 0;
+        }
+        let owned = |index: usize| {
+            let (series, column, time_us, value) = self.get(index);
+            let labels = self.labels[self.keys[self.key_of[index] as usize].series as usize].clone();
+            (series.to_owned(), labels, column.to_owned(), time_us, value)
+        };
+        let kept: Vec<_> = kept.into_iter().map(owned).collect();
+        self.cut_back(self.message_mark);
+        for (series, labels, column, time_us, value) in kept {
+            let series = self.series(&series);
+            if let Some(labels) = labels {
+                self.set_labels(series, &labels);
+            }
+            let key = self.key(series, &column);
+            self.push(key, time_us, value);
+        }
+        removed
     }
 
     /// The index of a series, which is added if it is new.
@@ -426,6 +460,33 @@ mod tests {
         points.set_labels(a, r#"{"x":5}"#);
         points.cut_back(mark);
         assert_eq!(points.labels(a), Some(r#"{"x":4}"#));
+    }
+
+    #[test]
+    fn points_of_a_message_are_removed_with_names_and_labels_that_only_they_have() {
+        let mut points = Points::default();
+        points.begin_message();
+        let a = points.series("a");
+        points.set_labels(a, r#"{"x":1}"#);
+        let key = points.key(a, "x");
+        points.push(key, 1, 1.0);
+        let before = all(&points);
+        points.begin_message();
+        for (series, labels) in [("a", r#"{"x":2}"#), ("b", "{}"), ("c", r#"{"y":1}"#)] {
+            let series = points.series(series);
+            points.set_labels(series, labels);
+            for time in [1, 2, 3] {
+                let key = points.key(series, "y");
+                points.push(key, time, time as f64);
+            }
+        }
+        assert_eq!(points.remove_from_message(|_, _| false), 0);
+        let removed = points.remove_from_message(|series, time_us| series != "c" || time_us == 2);
+        assert_eq!(removed, 7);
+        let rest = [("c", "y", 1, 1.0), ("c", "y", 3, 3.0)].map(|(s, c, t, v)| (s.to_owned(), c.to_owned(), t, v));
+        assert_eq!(all(&points), [&before[..], &rest].concat());
+        assert_eq!(points.series_columns(), [("a", vec!["x"]), ("c", vec!["y"])]);
+        assert_eq!(points.series_labels().collect::<Vec<_>>(), [("a", r#"{"x":1}"#), ("c", r#"{"y":1}"#)]);
     }
 
     #[test]

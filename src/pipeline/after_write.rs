@@ -38,6 +38,10 @@ impl Pipeline {
         let done = if outcome.lost && outcome.replayed { &outcome.damaged } else { &outcome.intervals };
         self.partitions.mark_done(done);
         self.writers.on_written(&outcome);
+        self.guard.judge(&outcome, |partition| self.partitions.current(partition).is_some());
+        if outcome.replayed {
+            self.journaling.withhold(|source| self.guard.stops_replay(source));
+        }
         self.keep_locked(&mut outcome);
         self.count_written(&outcome);
         if outcome.lost {
@@ -80,6 +84,7 @@ impl Pipeline {
     fn count_written(&self, outcome: &Outcome) {
         metrics::points_written(outcome.points as u64);
         metrics::points_skipped(outcome.skipped as u64);
+        metrics::points_deleted(outcome.deleted as u64);
         metrics::points_duplicate(outcome.duplicates as u64);
         metrics::dead_letters_only_counted(outcome.only_counted);
         metrics::dead_letters_not_counted(outcome.not_counted);

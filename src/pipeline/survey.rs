@@ -2,7 +2,7 @@
 //! It finds which records are drained, and what is nowhere: a database that was restored, or a standby that was promoted, has
 //! lost its last transactions, and a damaged record is lost to the journal.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,7 @@ use super::partitions::{InFlightPartitions, Partitions, first_beyond};
 use crate::database::{Coverage, Database, Error};
 use crate::journal::{JournalHandle, Record, SegmentInfo};
 use crate::kafka::events::{Assigned, ReadPosition};
+use crate::kafka::lookup::Lookup;
 use crate::raw::{Interval, Partition, Source};
 use crate::telemetry::log_limit::LogLimit;
 
@@ -26,14 +27,18 @@ const CALM_SURVEY_INTERVAL: Duration = Duration::from_secs(15);
 pub(super) struct Survey {
     /// Records that the database does not have, oldest first.
     pub(super) missing: Vec<Record>,
-    /// Intervals of records that the database has.
+    /// Those of them that stay in the journal, because nothing of their sources is accepted.
+    pub(super) withheld: Vec<Record>,
+    /// Intervals of records that it has.
     pub(super) covered: Vec<Interval>,
     /// Segments that are entirely covered, and whether they are sealed, so that nothing more is written to them.
     pub(super) covered_segments: Vec<(u64, bool)>,
     /// Number of records that wait for the progress of a partition that this worker does not read, and that has no
     /// progress in the database.
     pub(super) without_progress: usize,
-    /// All that is in the journal; what should be in it and is not was damaged.
+    /// The partitions of these whose topics did not exist.
+    gone: BTreeSet<Partition>,
+    /// All that the journal has; what is known to be in it and is not there was damaged.
     pub(super) journaled: InFlightPartitions,
     /// Number of appends that had ended when it began.
     pub(super) appends: u64,
@@ -46,6 +51,9 @@ pub(super) struct Survey {
 pub(super) struct Surveyor {
     journal: JournalHandle,
     database: Database,
+    lookup: Arc<Lookup>,
+    /// The partitions whose topics did not exist at the last survey.
+    gone: BTreeSet<Partition>,
     /// `true` if the database answered when it was last checked.
     answered: bool,
     at: Instant,
@@ -61,13 +69,17 @@ struct Reading {
     positions: Vec<ReadPosition>,
     in_flight: InFlightPartitions,
     appends: u64,
+    /// The partitions whose topics did not exist at the survey before.
+    gone: BTreeSet<Partition>,
 }
 
 impl Surveyor {
-    pub(super) fn new(journal: JournalHandle, database: Database) -> Self {
+    pub(super) fn new(journal: JournalHandle, database: Database, lookup: Arc<Lookup>) -> Self {
         Self {
             journal,
             database,
+            lookup,
+            gone: BTreeSet::new(),
             answered: false,
             at: Instant::now(),
             running: JoinSet::new(),
@@ -87,8 +99,10 @@ impl Surveyor {
         }
         let has_records = self.journal.usage().records > 0;
         self.at = Instant::now() + if has_records { SURVEY_INTERVAL } else { CALM_SURVEY_INTERVAL };
-        let reading = Reading { positions: partitions.positions(), in_flight: partitions.in_flight(), appends };
-        self.running.spawn(survey(self.journal.clone(), self.database.clone(), reading));
+        let gone = self.gone.clone();
+        let reading = Reading { positions: partitions.positions(), in_flight: partitions.in_flight(), appends, gone };
+        let servers = (self.database.clone(), Arc::clone(&self.lookup));
+        self.running.spawn(survey(self.journal.clone(), servers, reading));
     }
 
     /// Requests that the next survey begins at once.
@@ -101,6 +115,7 @@ impl Surveyor {
         loop {
             match self.running.join_next().await {
                 Some(Ok(Some(Ok(survey)))) => {
+                    self.gone.clone_from(&survey.gone);
                     if let Some(ended) = self.log.ends(FAILED) {
                         info!(seconds = ended.seconds, "what was read is compared with the database again");
                     }
@@ -125,17 +140,21 @@ impl Surveyor {
     }
 }
 
-/// Compares the database with the journal; `None` if the journal's thread has ended.
-async fn survey(journal: JournalHandle, database: Database, reading: Reading) -> Option<Result<Survey, Error>> {
-    // In this order: a segment that is created in between must not appear to be without records.
+/// `None` if the journal's thread has ended.
+async fn survey(
+    journal: JournalHandle,
+    servers: (Database, Arc<Lookup>),
+    reading: Reading,
+) -> Option<Result<Survey, Error>> {
+    // In this order: a segment that is made in between must not look as if it had no records.
     let (segments, records) = (journal.segments().await?, journal.records().await?);
-    Some(compare(records, segments, database, reading).await)
+    Some(compare(records, segments, servers, reading).await)
 }
 
 async fn compare(
     records: Vec<Record>,
     segments: Vec<SegmentInfo>,
-    database: Database,
+    (database, lookup): (Database, Arc<Lookup>),
     reading: Reading,
 ) -> Result<Survey, Error> {
     let mut partitions: HashMap<Arc<Source>, HashSet<i32>> = HashMap::new();
@@ -157,13 +176,14 @@ async fn compare(
         .iter()
         .map(|read| Partition::new(Arc::clone(&read.source), read.assigned.partition.number))
         .collect();
-    let mut survey =
-        Survey { appends: reading.appends, holes: reading.holes(&records, &coverage), ..Survey::default() };
+    let (appends, gone_before) = (reading.appends, reading.gone.clone());
+    let mut survey = Survey { appends, holes: reading.holes(&records, &coverage), ..Survey::default() };
     for record in &records {
         let key = record.partition.clone();
         survey.journaled.entry(key).or_default().push((record.from, record.until));
     }
     let mut open_segments = HashSet::new();
+    let mut without_progress = BTreeSet::new();
     for record in records {
         let key = record.partition.clone();
         let coverage = coverage.get(&key);
@@ -171,6 +191,7 @@ async fn compare(
             // The worker that reads the partition creates its progress.
             open_segments.insert(record.segment);
             survey.without_progress += 1;
+            without_progress.insert(key);
         } else if coverage.is_some_and(|coverage| coverage.covers(record.from, record.until)) {
             survey.covered.push(record.interval());
         } else {
@@ -183,7 +204,39 @@ async fn compare(
         .filter(|segment| !open_segments.contains(&segment.number))
         .map(|segment| (segment.number, segment.sealed))
         .collect();
+    survey.gone = gone(without_progress, lookup).await;
+    begin_progress(survey.gone.intersection(&gone_before), &database).await?;
     Ok(survey)
+}
+
+/// Returns the partitions whose topics do not exist.
+async fn gone(mut partitions: BTreeSet<Partition>, lookup: Arc<Lookup>) -> BTreeSet<Partition> {
+    // Without ids, a topic cannot be distinguished from another one of its name.
+    partitions.retain(|partition| !partition.source.topic_id.is_empty());
+    if partitions.is_empty() {
+        return partitions;
+    }
+    let topics: BTreeSet<String> = partitions.iter().map(|partition| partition.source.topic.clone()).collect();
+    let question = move || {
+        let names: Vec<&str> = topics.iter().map(String::as_str).collect();
+        lookup.cluster_id().zip(lookup.topic_ids(&names).ok())
+    };
+    let Ok(Some((cluster, ids))) = tokio::task::spawn_blocking(question).await else { return BTreeSet::new() };
+    partitions.retain(|Partition { source, .. }| {
+        source.cluster_id == cluster && ids.get(&source.topic) != Some(&source.topic_id)
+    });
+    partitions
+}
+
+/// Begins the progress of partitions that no worker will ever read. It begins at 0, whatever this journal has first: another
+/// worker's journal may have offsets before that.
+async fn begin_progress<'a>(partitions: impl Iterator<Item = &'a Partition>, database: &Database) -> Result<(), Error> {
+    for Partition { source, number } in partitions {
+        let topic = &source.topic;
+        info!(topic, partition = number, "the topic of records of the journal no longer exists: they are written");
+        database.start(source, &[(*number, 0)]).await?;
+    }
+    Ok(())
 }
 
 impl Reading {

@@ -69,7 +69,7 @@ impl Writers {
     /// Counts what was written, and releases its messages.
     pub(super) fn on_written(&mut self, outcome: &Outcome) {
         self.in_flight_messages.remove(&outcome.number);
-        self.count.written(outcome.points + outcome.skipped, Instant::now());
+        self.count.written(outcome.points + outcome.skipped + outcome.deleted, Instant::now());
     }
 
     /// Discards the present measurement, because the throughput says nothing about the number of writers.

@@ -36,11 +36,6 @@ impl Kind {
             Self::Other => "other",
         }
     }
-
-    /// The kind that a message's `type` names.
-    pub fn from_word(word: &str) -> Option<Self> {
-        [Self::Series, Self::Points].into_iter().find(|kind| kind.as_str() == word)
-    }
 }
 
 /// One creation of a topic in one cluster, for one pipeline; progress is kept for it. Its kind is not part of its identity:
@@ -107,6 +102,11 @@ impl Partition {
     /// The partition with this number of the source.
     pub fn new(source: Arc<Source>, number: i32) -> Self {
         Self { source, number }
+    }
+
+    /// As `==`, and at once for the same `Arc`.
+    pub fn is(&self, other: &Self) -> bool {
+        self.number == other.number && (Arc::ptr_eq(&self.source, &other.source) || self.source == other.source)
     }
 }
 

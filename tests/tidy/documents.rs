@@ -150,7 +150,7 @@ const NOT_IN_A_CLONE: &[&str] = &["fuzz/artifacts/", "src/files/", "src/reposito
 #[test]
 fn paths_that_documents_name_exist() {
     let folders =
-        ["benches/", "config/", "deploy/", "docs/", "examples/", "fuzz/", "migrations/", "scripts/", "src/", "tests/"];
+        ["benches/", "config/", "deploy/", "docs/", "examples/", "fuzz/", "migrations/", "python/", "scripts/", "src/", "tests/"];
     let mut missing = Vec::new();
     let mut paths = 0;
     for (name, text) in documents() {
@@ -531,7 +531,7 @@ fn documents_use_the_terms_of_the_field() {
 #[test]
 fn scripts_and_configuration_use_the_terms_of_the_field() {
     let without_ending = [".ci/run", "Dockerfile", "Makefile", "scripts/stack"].map(str::to_owned);
-    let folders = [".github", "config", "deploy", "examples", "fuzz", "migrations", "scripts", "tests"];
+    let folders = [".github", "config", "deploy", "examples", "fuzz", "migrations", "python", "scripts", "tests"];
     let mut names = files(&folders, &["c", "py", "sh", "sql", "toml", "yml"]);
     // Messages of tests are data.
     names.retain(|name| !name.starts_with("tests/corpus/"));

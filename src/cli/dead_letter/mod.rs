@@ -95,10 +95,3 @@ async fn run_with(config: &Arc<Config>, database: &Database, command: Command) -
 fn max_attempts(config: &Config) -> i32 {
     i32::try_from(config.dead_letter.max_attempts).unwrap_or(i32::MAX)
 }
-
-/// A line from standard input, without its end and in lower case; `None` at its end.
-fn read_answer() -> Option<String> {
-    let mut line = String::new();
-    let read = std::io::stdin().read_line(&mut line).ok()?;
-    (read > 0).then(|| line.trim().to_ascii_lowercase())
-}

@@ -3,8 +3,7 @@
 use std::io::IsTerminal as _;
 
 use super::filter::{Filter, Letters, PAGE};
-use super::read_answer;
-use crate::cli::output::{print, print_line};
+use crate::cli::output::{print, print_line, read_answer};
 use crate::cli::{Failure, progress_bar};
 use crate::config::Config;
 use crate::database::Database;

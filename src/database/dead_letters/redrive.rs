@@ -152,6 +152,7 @@ impl Database {
             batch.push(message_set(redrive));
         }
         let ids = ResolvedSources::from_known(ours().map(|one| (Arc::clone(&one.letter.source), one.letter.source_id)));
+        series::delete(session, batch.deletions()).await?;
         series::define(session, &ids, batch.definitions()).await?;
         defined.extend(batch.definitions().iter().map(|definition| definition.series.id.clone()));
         if self.unknown_series == UnknownSeries::DeadLetter {
@@ -161,8 +162,13 @@ impl Database {
                 batch = batch.without_series(unknown);
             }
         }
+        let named: Vec<&str> = batch.points().series_columns().into_iter().map(|(series, _)| series).collect();
+        let tombstones = series::tombstones(session, &named).await?;
+        if !tombstones.is_empty() {
+            batch = batch.without_deleted(tombstones);
+        }
         // Rows that are rolled back must not be remembered.
-        series::ensure_series(session, &KnownSeries::default(), batch.points()).await?;
+        series::ensure_series(session, &KnownSeries::default(), &batch).await?;
         let store = self.prepare_store(session, &batch, &ids).await?;
         let (points, refused) = copy(session, &store).await?;
         let mut rejected: HashMap<(Uuid, i32, i64), Rejected> = HashMap::new();

@@ -23,7 +23,7 @@ use crate::telemetry::log_limit::LogLimit;
 #[derive(Debug, Clone, Copy)]
 pub(in crate::database) struct StoragePolicy {
     /// The number of rows beyond which they are only counted.
-    max_rows: i64,
+    pub(in crate::database) max_rows: i64,
     /// `true` if a copy of each is to be published.
     publish: bool,
 }

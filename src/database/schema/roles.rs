@@ -11,13 +11,14 @@ use crate::database::schema::{SchemaError, connect};
 /// The tables, each with the worker's privileges on it.
 ///
 /// Points can be added, but not even read. Progress and dead letters are changed by functions only.
-pub const TABLES: [(&str, &str); 11] = [
+pub const TABLES: [(&str, &str); 12] = [
     ("time_series_data_points", "insert"),
     ("time_series_metadata", "select"),
     ("ingest_source", "select"),
     ("ingest_progress", "select"),
     ("ingest_gap", "select"),
     ("ingest_series", ""),
+    ("ingest_series_tombstone", "select"),
     ("ingest_point_version", ""),
     ("ingest_dead_letter", ""),
     ("ingest_dead_letter_count", ""),
@@ -27,7 +28,7 @@ pub const TABLES: [(&str, &str); 11] = [
 
 /// The functions that the worker may call; they run with the privileges of their owner. Those of `points.on_duplicate` it may
 /// call with that setting only.
-pub const FUNCTIONS: [&str; 27] = [
+pub const FUNCTIONS: [&str; 35] = [
     "ingest_source_key",
     "ingest_source_number",
     "ingest_accept_sources",
@@ -55,6 +56,14 @@ pub const FUNCTIONS: [&str; 27] = [
     "ingest_count_dead_letters",
     "ingest_dead_letters_to_publish",
     "ingest_mark_dead_letters_published",
+    "ingest_series_tombstones",
+    "ingest_check_deleted",
+    "ingest_delete_series",
+    "ingest_writers",
+    "ingest_chunk_windows",
+    "ingest_delete_points",
+    "ingest_delete_dead_letters",
+    "ingest_finish_deletion",
 ];
 
 /// Grants `role` the worker's privileges in the schema of the migrations, and revokes all others on the same objects.

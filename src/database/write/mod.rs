@@ -19,12 +19,12 @@ use super::dead_letters::{NotStored, OnRefusal};
 use super::error::Error;
 use super::progress::{Applied, Claim, ResolvedSources};
 use super::{Database, Operation, dead_letters};
-use crate::batch::{Batch, DeadLetter};
+use crate::batch::{Batch, DeadLetter, Tally};
 use crate::config::UnknownSeries;
 use crate::database::connection::session::Session;
 use crate::database::connection::step::Step;
 use crate::message::Rejected;
-use crate::raw::{MessageAt, Source};
+use crate::raw::{MessageAt, Partition, Source};
 use crate::telemetry::metrics;
 use bisect::Copied;
 
@@ -73,8 +73,12 @@ pub struct Written {
     pub points: usize,
     /// Points of the batch that were applied already.
     pub skipped: usize,
+    /// Points omitted because their series was deleted after their messages were sent.
+    pub deleted: usize,
     /// Points that change nothing, because of others of the same series, column and time.
     pub duplicates: usize,
+    /// What became of the messages of each partition that has stored or rejected ones.
+    pub tallies: Vec<(Partition, Tally)>,
     /// The messages that became dead letters now.
     pub dead_letters: Vec<(MessageAt, Rejected)>,
     /// Number of these that are counted, and not stored.
@@ -169,10 +173,15 @@ impl Database {
         let mut rows = if self.expects_refusals() { CopyStrategy::Piecewise } else { CopyStrategy::Whole };
         let mut letters = OnRefusal::Fail;
         let mut order = order;
+        let mut rest: Option<Batch> = None;
         let attempt = async {
             loop {
-                let result = self.try_write(batch, order, (rows, letters)).await;
+                let result = self.try_write(rest.as_ref().unwrap_or(batch), order, (rows, letters)).await;
                 match &result {
+                    Err(deleted) if deleted.is_series_deleted() => match self.without_deleted(batch).await {
+                        Ok(part) => rest = Some(part),
+                        Err(failure) => break Err(failure),
+                    },
                     Err(refused) if refused.is_refused_row() && rows == CopyStrategy::Whole => {
                         debug!(%refused, messages = batch.message_count(), "the database refuses a row; looking for its message");
                         rows = CopyStrategy::Piecewise;
@@ -196,7 +205,7 @@ impl Database {
                 self.record_success(Operation::Write);
                 self.forget_lock_holders();
                 metrics::transaction_took(start.elapsed());
-                self.record_accepted(batch, written).await;
+                self.record_accepted(written).await;
             }
             // The caller finds out whether another session's lock is in the way of all writes.
             Err(failure) if failure.is_lock_timeout() => metrics::database_error(failure.class().as_str()),
@@ -208,6 +217,14 @@ impl Database {
             }
         }
         result
+    }
+
+    /// Returns the batch without the points that deletions of their series apply to.
+    async fn without_deleted(&self, batch: &Batch) -> Result<Batch, Error> {
+        let ids: Vec<&str> = batch.points().series_columns().into_iter().map(|(series, _)| series).collect();
+        let tombstones = series::tombstones(&mut self.session().await?, &ids).await?;
+        debug!(series = tombstones.iter().count(), "series were deleted after messages of the batch were sent");
+        Ok(batch.without_deleted(tombstones))
     }
 
     /// Returns `true` if the transaction of the batch may have stored dead letters.
@@ -246,10 +263,11 @@ impl Database {
         let intervals = batch.intervals();
         let sources: Vec<&Arc<Source>> = intervals.iter().map(|interval| &interval.partition.source).collect();
         let ids = self.sources.resolve(&mut session, &self.pipeline, &sources).await?;
+        series::delete(&mut session, batch.deletions()).await?;
         series::define(&mut session, &ids, batch.definitions()).await?;
         let without_unknown = self.without_unknown_series(&mut session, batch).await?;
         let batch = without_unknown.as_ref().unwrap_or(batch);
-        series::ensure_series(&mut session, &self.known_series, batch.points()).await?;
+        series::ensure_series(&mut session, &self.known_series, batch).await?;
         let left_to_copy = chunks::make(&mut session, &self.known_chunks, batch.points()).await?;
         metrics::step_took(metrics::Step::Prepare, begun.elapsed());
 
@@ -333,7 +351,7 @@ impl Database {
             return Ok(Copied::default());
         }
         let begun = Instant::now();
-        let reference = series::lock(session, &self.known_series, points).await?;
+        let reference = series::lock(session, &self.known_series, batch).await?;
         // After the lock, so that the table stays as it is read.
         let store = self.prepare_store(session, batch, ids).await?;
         metrics::step_took(metrics::Step::Prepare, begun.elapsed());
@@ -370,9 +388,16 @@ impl Database {
         let how = (on_refusal, self.letter_refusals.as_ref());
         let not_stored = dead_letters::insert(session, ids, &letters, self.letters, how).await;
         let NotStored { only_counted, not_counted } = not_stored.map_err(|failure| failure.of_letters(&letters))?;
+        let mut tallies = batch.tallies().to_vec();
+        for letter in &copied.refused {
+            let tally = tallies.iter_mut().find(|(partition, _)| *partition == letter.at.partition);
+            tally.into_iter().for_each(|(_, tally)| tally.refuse(&letter.rejected));
+        }
         Ok(Written {
+            tallies,
             points: copied.rows,
             skipped,
+            deleted: batch.deleted_points(),
             duplicates: copied.points.saturating_sub(copied.rows),
             dead_letters: letters.into_iter().map(|letter| (letter.at.clone(), letter.rejected.clone())).collect(),
             only_counted,

@@ -10,8 +10,9 @@ use std::sync::{Mutex, PoisonError};
 use uuid::Uuid;
 
 use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
 
-use crate::batch::Definition;
+use crate::batch::{Batch, Definition, SeriesDeletion, SeriesTombstone, SeriesTombstones};
 use crate::database::NO_TIME;
 use crate::database::connection::session::Session;
 use crate::database::connection::step::Step;
@@ -163,22 +164,70 @@ impl KnownSeries {
     }
 }
 
-/// Makes sure that each series of the points has its row, with its columns and its labels.
+/// The parameters of `ingest_check_deleted` after the ids: what is known of deletions for a batch.
+#[derive(Debug, Default)]
+struct KnownTombstones<'a> {
+    oldest_ms: i64,
+    ids: Vec<&'a str>,
+    before_us: Vec<Option<i64>>,
+    message_ms: Vec<i64>,
+}
+
+impl<'a> KnownTombstones<'a> {
+    fn new(batch: &'a Batch) -> Self {
+        let mut known = Self { oldest_ms: batch.oldest_for_tombstones(), ..Self::default() };
+        for (series, SeriesTombstone { message_ms, before_us }) in batch.tombstones().iter() {
+            known.ids.push(series);
+            known.before_us.push(before_us);
+            known.message_ms.push(message_ms);
+        }
+        known
+    }
+}
+
+/// The deletions of these series.
+pub(in crate::database) async fn tombstones(session: &mut Session, ids: &[&str]) -> Result<SeriesTombstones, Error> {
+    let sql = "select series_id, before_us, message_ms from ingest_series_tombstones($1)";
+    let rows = session.query(Step::Other("read the deletions of series"), sql, &[&ids]).await?;
+    let mut tombstones = SeriesTombstones::default();
+    for row in rows {
+        tombstones.add(row.get(0), SeriesTombstone { before_us: row.get(1), message_ms: row.get(2) });
+    }
+    Ok(tombstones)
+}
+
+/// Makes sure that each series of the batch's points has its row, with its columns and its labels.
+///
+/// # Errors
+/// Also [`Error::is_series_deleted`], and then no row was created.
 pub(in crate::database) async fn ensure_series(
     session: &mut Session,
     known: &KnownSeries,
-    points: &Points,
+    batch: &Batch,
 ) -> Result<(), Error> {
-    let unknown = known.unknown(points);
+    let unknown = known.unknown(batch.points());
     if unknown.is_empty() {
         return Ok(());
     }
     let (ids, columns): (Vec<&str>, Vec<&str>) = unknown.columns.iter().copied().unzip();
     let (labelled, labels): (Vec<&str>, Vec<&str>) = unknown.labels.iter().copied().unzip();
-    let sql = "select ingest_ensure_series($1, $2, $3, $4)
-               from (select set_config('lock_timeout', $5, true) as is_set offset 0) as wait
-               where is_set is not null";
-    session.query(Step::EnsureSeries, sql, &[&ids, &columns, &labelled, &labels, &session.row_wait()]).await?;
+    let deleted = KnownTombstones::new(batch);
+    let sql = "select ingest_check_deleted($1::text[] || $3::text[], $6, $7, $8, $9)
+               from (select set_config('lock_timeout', $5, true) as is_set offset 0) as wait,
+                   lateral (select ingest_ensure_series($1, $2, $3, $4) as ensured where is_set is not null offset 0) as rows
+               where ensured is not null";
+    let parameters: [&(dyn ToSql + Sync); 9] = [
+        &ids,
+        &columns,
+        &labelled,
+        &labels,
+        &session.row_wait(),
+        &deleted.oldest_ms,
+        &deleted.ids,
+        &deleted.before_us,
+        &deleted.message_ms,
+    ];
+    session.query(Step::EnsureSeries, sql, &parameters).await?;
     known.remember(&unknown);
     Ok(())
 }
@@ -208,25 +257,29 @@ fn referential_check(rows: &[Row]) -> Result<ReferentialCheck, Error> {
 pub(in crate::database) async fn lock(
     session: &mut Session,
     known: &KnownSeries,
-    points: &Points,
+    batch: &Batch,
 ) -> Result<ReferentialCheck, Error> {
     #[cfg(feature = "planted-bugs")]
     if crate::planted_bugs::is_on("series-not-locked") {
         session.execute(Step::Other("disable triggers"), "set local session_replication_role = replica").await?;
         return Ok(ReferentialCheck::Locked);
     }
-    let ids = points.series_with_columns();
+    let ids = batch.points().series_with_columns();
+    let deleted = KnownTombstones::new(batch);
     // A setting of the caller, who may set it, and not of the function, whose owner may set anything.
     let sql = format!(
         "select reference, {SAME_SCHEMA},
              case when reference = 'locked' then set_config('session_replication_role', 'replica', true) end,
-             ingest_series_changes(), set_config('lock_timeout', before, true)
+             ingest_series_changes(), set_config('lock_timeout', before, true),
+             ingest_check_deleted($1, $3, $4, $5, $6)
          from (select current_setting('lock_timeout') as before offset 0) as session,
              lateral (select set_config('lock_timeout', case when before is not null then $2 end, true) as is_set offset 0)
                  as wait,
              lateral ingest_lock_series(case when is_set is not null then $1::text[] end) as reference"
     );
-    let rows = session.query(Step::Other("lock the rows of series"), &sql, &[&ids, &session.row_wait()]).await?;
+    let parameters: [&(dyn ToSql + Sync); 6] =
+        [&ids, &session.row_wait(), &deleted.oldest_ms, &deleted.ids, &deleted.before_us, &deleted.message_ms];
+    let rows = session.query(Step::Other("lock the rows of series"), &sql, &parameters).await?;
     let reference = referential_check(&rows)?;
     if rows.first().is_some_and(|row| known.is_changed(row.get(3))) {
         return Err(Error::SeriesChanged);
@@ -255,6 +308,17 @@ pub(in crate::database) async fn check_landing(
 pub(in crate::database) async fn reference(session: &mut Session) -> Result<ReferentialCheck, Error> {
     let sql = format!("select reference, {SAME_SCHEMA} from ingest_lock_series('{{}}') as reference");
     referential_check(&session.query(Step::Other("ask for triggers"), &sql, &[]).await?)
+}
+
+/// Records deletions of series; their points are deleted later, outside the transaction.
+pub(in crate::database) async fn delete(session: &mut Session, deletions: &[SeriesDeletion]) -> Result<(), Error> {
+    if deletions.is_empty() {
+        return Ok(());
+    }
+    let (ids, times): (Vec<&str>, Vec<i64>) =
+        deletions.iter().map(|one| (one.series.as_str(), one.message_ms.unwrap_or(NO_TIME))).unzip();
+    let sql = "select ingest_delete_series($1, 'infinity', $2)";
+    session.query(Step::DefineSeries, sql, &[&ids, &times]).await.map(drop)
 }
 
 /// Creates or updates series by their definitions.

@@ -4,12 +4,14 @@
 //! - `leaves`: the values of many records, by their places.
 //! - `names`: the meaning of a value, from the name of its key.
 //! - `records`: the records of messages.
-//! - `choose`: the choice of the time and the columns, and `series`, that of the series' ids and labels.
+//! - `omitted`: what of the values is not stored.
+//! - `choose`: which values are the time and the columns, and `series`, what series are named by.
 //! - `trial`: the proposed input, tried on the sample.
 
 mod choose;
 mod leaves;
 mod names;
+mod omitted;
 mod records;
 mod series;
 mod shape;

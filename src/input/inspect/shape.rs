@@ -96,6 +96,7 @@ fn native(limits: &Limits, payload: &[u8]) -> Option<&'static str> {
     match NativeDecoder::new(limits.clone()).decode(Kind::Points, Some(payload), &mut Points::default()) {
         Ok(Message::PointBatch { .. }) => Some("point-batch"),
         Ok(Message::SeriesCreate(_)) => Some("series-create"),
+        Ok(Message::SeriesDelete { .. }) => Some("series-delete"),
         _ => None,
     }
 }

@@ -63,6 +63,14 @@ impl Field {
     }
 }
 
+/// The type of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Type {
+    SeriesCreate,
+    SeriesDelete,
+    PointBatch,
+}
+
 /// The position of each field's value in the message.
 pub(super) struct Fields<'a> {
     message: &'a [u8],
@@ -145,13 +153,23 @@ impl<'a> Fields<'a> {
         missing(self.end(), field.name())
     }
 
-    /// The kind of the message: that of its `type`, or else that of its topic.
-    pub(super) fn kind(&self, of_topic: Kind) -> Result<Kind, Fault> {
+    /// The type of the message: its `type`, or else that of its topic.
+    pub(super) fn message_type(&self, of_topic: Kind) -> Result<Type, Fault> {
+        let of_topic = match of_topic {
+            Kind::Series => Type::SeriesCreate,
+            Kind::Points | Kind::Other => Type::PointBatch,
+        };
         let Some(mut cursor) = self.cursor(Field::Type) else { return Ok(of_topic) };
         let at = cursor.position();
         let Some(word) = cursor.optional_text().map_err(|fault| fault.under("type"))? else { return Ok(of_topic) };
-        Kind::from_word(word).ok_or_else(|| {
-            Fault::new(Reason::UnknownType, at, "expected \"series-create\" or \"point-batch\"").under("type")
+        Ok(match word {
+            "series-create" => Type::SeriesCreate,
+            "series-delete" => Type::SeriesDelete,
+            "point-batch" => Type::PointBatch,
+            _ => {
+                let what = "expected \"series-create\", \"series-delete\" or \"point-batch\"";
+                return Err(Fault::new(Reason::UnknownType, at, what).under("type"));
+            }
         })
     }
 

@@ -24,7 +24,7 @@ use crate::message::faults::{checked_name, quoted, too_many_columns};
 use crate::message::json::Fault;
 use crate::message::{Limits, Message, Points, Reason, Rejected, SeriesCreate};
 use crate::raw::{Kind, headers};
-use fields::{Field, Fields};
+use fields::{Field, Fields, Type};
 
 /// The header by which a producer may state the version of the contract.
 pub const VERSION_HEADER: &str = "series-ingest-version";
@@ -93,18 +93,24 @@ impl NativeDecoder {
     fn message(&mut self, kind: Kind, payload: &[u8], points: &mut Points) -> Result<Message, Rejected> {
         self.rules.check_text(payload, "a JSON object", "JSON")?;
         let fields = Fields::find(payload, self.rules.limits.deny_unknown_fields, &mut self.unknown_fields)?;
-        Ok(match fields.kind(kind)? {
-            Kind::Series => Message::SeriesCreate(self.series_create(&fields)?),
-            Kind::Points | Kind::Other => Message::PointBatch { points: self.point_batch(&fields, points)? },
+        Ok(match fields.message_type(kind)? {
+            Type::SeriesCreate => Message::SeriesCreate(self.series_create(&fields)?),
+            Type::SeriesDelete => Message::SeriesDelete { id: self.series_id(&fields)? },
+            Type::PointBatch => Message::PointBatch { points: self.point_batch(&fields, points)? },
         })
+    }
+
+    /// The id of the series that is created or deleted.
+    fn series_id(&self, fields: &Fields<'_>) -> Result<String, Fault> {
+        let mut id = fields.required(Field::Id)?;
+        let at = id.position();
+        let id = id.text().and_then(|text| checked_name(at, text, self.rules.limits.max_name_bytes));
+        Ok(id.map_err(|fault| fault.under("id"))?.to_owned())
     }
 
     fn series_create(&self, fields: &Fields<'_>) -> Result<SeriesCreate, Fault> {
         let limit = self.rules.limits.max_name_bytes;
-        let mut id = fields.required(Field::Id)?;
-        let at = id.position();
-        let id =
-            id.text().and_then(|text| checked_name(at, text, limit)).map_err(|fault| fault.under("id"))?.to_owned();
+        let id = self.series_id(fields)?;
         let text = |field: Field| -> Result<Option<String>, Fault> {
             let Some(mut cursor) = fields.cursor(field) else { return Ok(None) };
             let text = cursor.optional_text().map_err(|fault| fault.under(field.name()))?;

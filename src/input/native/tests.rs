@@ -507,3 +507,21 @@ proptest! {
         prop_assert!(same(&decoded, &expected), "{payload}: {decoded:?}");
     }
 }
+
+#[test]
+fn a_series_is_deleted() {
+    let decode = |payload: &str| {
+        NativeDecoder::new(limits()).decode(Kind::Series, Some(payload.as_bytes()), &mut Points::default())
+    };
+    let id = |id: &str| Ok(Message::SeriesDelete { id: id.to_owned() });
+    assert_eq!(decode(r#"{"type":"series-delete","id":"s\n\"é"}"#), id("s\n\"é"));
+    assert_eq!(decode(r#"{"id":"s","reason":"unknown fields are skipped","type":"series-delete"}"#), id("s"));
+    for (payload, detail) in [
+        (r#"{"type":"series-delete"}"#, "id: the field is missing"),
+        (r#"{"type":"series-delete","id":""}"#, "id: "),
+        (r#"{"type":"series-delete","id":1}"#, "id: "),
+    ] {
+        let rejected = decode(payload).unwrap_err();
+        assert!(rejected.detail.contains(detail.trim_end()) || rejected.detail.starts_with("id"), "{rejected:?}");
+    }
+}

@@ -41,7 +41,7 @@ use crate::journal::{JournalHandle, Record};
 use crate::pipeline::is_plausible;
 use crate::pipeline::survey::Survey;
 use crate::pipeline::writer::Writer;
-use crate::raw::{Budget, Interval, MessageSet};
+use crate::raw::{Budget, Interval, MessageSet, Source};
 use crate::telemetry::health::JournalStatus;
 use crate::telemetry::log_limit::LogLimit;
 use crate::telemetry::metrics;
@@ -315,10 +315,22 @@ impl Journaling {
         self.next_writer(busy, writers, memory_is_full).may_be_live()
     }
 
-    /// Returns the records for the next batch, if it may have a writer: no batch from Kafka needs it.
-    pub(super) fn next_records(&mut self, busy: usize, writers: usize, memory_is_full: bool) -> Option<Vec<Record>> {
+    /// Returns the records for the next batch, if one may have a writer: no batch from Kafka needs it.
+    /// Those of a source for which `is_on_trial` says so come alone.
+    pub(super) fn next_records(
+        &mut self,
+        busy: usize,
+        writers: usize,
+        memory_is_full: bool,
+        is_on_trial: impl Fn(&Source) -> bool,
+    ) -> Option<Vec<Record>> {
         let may = self.next_writer(busy, writers, memory_is_full).may_be_journals();
-        may.then(|| self.replay.next_records(self.mode))
+        may.then(|| self.replay.next_records(self.mode, is_on_trial))
+    }
+
+    /// Has the records of these sources stay in the journal.
+    pub(super) fn withhold(&mut self, is_withheld: impl Fn(&Source) -> bool) {
+        self.replay.withhold(is_withheld);
     }
 
     /// Records that a batch from Kafka was handed to a writer.

@@ -81,7 +81,11 @@ impl Writer {
     fn on_written(&self, written: Written, outcome: &mut Outcome) {
         outcome.points += written.points;
         outcome.skipped += written.skipped;
+        outcome.deleted += written.deleted;
         outcome.duplicates += written.duplicates;
+        for (partition, tally) in written.tallies {
+            outcome.tallies.entry(partition).or_default().add(tally);
+        }
         for (at, rejected) in written.dead_letters {
             let input = self.decoder.inputs().label(&at.partition.source).to_owned();
             let first = outcome.dead_letters.entry((input, rejected.reason.as_str()));

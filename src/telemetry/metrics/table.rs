@@ -19,6 +19,7 @@ pub(super) const BATCH_POINTS: &str = "series_ingest_batch_points";
 pub(super) const BATCH_BYTES: &str = "series_ingest_batch_bytes";
 pub(super) const POINTS_WRITTEN: &str = "series_ingest_points_written_total";
 pub(super) const POINTS_SKIPPED: &str = "series_ingest_points_skipped_total";
+pub(super) const POINTS_DELETED: &str = "series_ingest_points_deleted_total";
 pub(super) const POINTS_DUPLICATE: &str = "series_ingest_points_duplicate_total";
 pub(super) const WRITERS: &str = "series_ingest_writers";
 pub(super) const STEP_SECONDS: &str = "series_ingest_step_seconds";
@@ -161,6 +162,12 @@ pub const METRICS: &[Metric] = &[
         kind: Kind::Counter,
         labels: &[],
         help: "Points read again that the database had already",
+    },
+    Metric {
+        name: POINTS_DELETED,
+        kind: Kind::Counter,
+        labels: &[],
+        help: "Points not stored, because their series was deleted after their messages were sent",
     },
     Metric {
         name: POINTS_DUPLICATE,

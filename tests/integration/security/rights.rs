@@ -114,6 +114,7 @@ async fn the_workers_role_does_all_of_its_work_and_can_do_nothing_else() {
         "ingest_columns_changed",
         "ingest_parse_columns",
         "ingest_parse_definitions",
+        "ingest_payload_series",
         "ingest_lock_or_create_series",
         "ingest_series_removed",
         "ingest_series_truncated",

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use super::Work;
 use crate::cli::Failure;
-use crate::cli::dead_letter::read_answer;
+use crate::cli::output::read_answer;
 use crate::cli::output::{print, print_line};
 use crate::database::dead_letters::{Fate, Letter, Redrive, RedriveMode};
 use crate::message::{Points, Rejected};

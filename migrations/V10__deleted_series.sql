@@ -1,0 +1,187 @@
+-- Deleting series and points, so that they stay deleted: first a tombstone, then the points in short transactions, then the row of
+-- the series. A transaction that writes points locks the rows of its series, and then looks for tombstones (ingest_check_deleted):
+-- either it sees one, or it ends before the points are deleted (ingest_writers).
+
+-- Records the deletion of series: of their points before p_before, of the whole series if that is infinity. p_message_ms holds the
+-- Kafka times up to which messages no longer count, or NULL for now. A deletion that is not newer than a recorded one changes
+-- nothing.
+create function ingest_delete_series(p_ids text[], p_before timestamptz, p_message_ms bigint[]) returns void
+language plpgsql as $$
+begin
+    insert into ingest_series_tombstone as known (series_id, before_time, message_ms)
+    select id, p_before, max(coalesce(message_ms, floor(extract(epoch from clock_timestamp()) * 1000)::bigint))
+    from unnest(p_ids, p_message_ms) as t (id, message_ms)
+    group by id order by id collate "C"
+    on conflict (series_id, before_time) do update set
+        message_ms = excluded.message_ms, deleted_at = now(), completed_at = null
+    where known.message_ms < excluded.message_ms;
+    if found then
+        perform nextval('ingest_series_change');
+    end if;
+end $$;
+
+-- Returns the deletions of these series; before_us is NULL for all points.
+create function ingest_series_tombstones(p_ids text[])
+returns table (series_id text, before_us bigint, message_ms bigint)
+language sql volatile as $$
+    select series_id, case when isfinite(before_time) then (extract(epoch from before_time) * 1000000)::bigint end, message_ms
+    from ingest_series_tombstone where series_id = any (p_ids)
+$$;
+
+-- Raises IC012 if one of these series has a deletion that the caller does not know and that a message of the Kafka time
+-- p_oldest_ms is not newer than. Called after the rows of the series are locked; as its own statements, it sees what was committed
+-- while that lock was waited for.
+create function ingest_check_deleted(
+    p_ids text[], p_oldest_ms bigint, p_known_ids text[], p_known_before_us bigint[], p_known_ms bigint[]) returns void
+language plpgsql volatile as $$
+begin
+    if exists (
+        select from ingest_series_tombstone as deleted
+        where deleted.series_id = any (p_ids) and deleted.message_ms >= p_oldest_ms and not exists (
+            select from unnest(p_known_ids, p_known_before_us, p_known_ms) as known (id, before_us, message_ms)
+            where known.id = deleted.series_id and known.message_ms = deleted.message_ms
+                and known.before_us is not distinct from
+                    case when isfinite(deleted.before_time) then (extract(epoch from deleted.before_time) * 1000000)::bigint end))
+    then
+        raise exception using errcode = 'IC012', message = 'a series of these messages was deleted after they were sent';
+    end if;
+end $$;
+
+-- Returns the transactions that may be writing points, except this one.
+create function ingest_writers() returns setof text
+language sql volatile as $$
+    select distinct virtualtransaction from pg_locks
+    where locktype = 'relation' and relation = 'time_series_data_points'::regclass and granted
+        and database = (select oid from pg_database where datname = current_database())
+        and mode in ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
+        and pid is distinct from pg_backend_pid()
+$$;
+
+-- Returns the intervals of time in which the points are stored: those of the chunks, or one without ends if they are a plain table.
+create function ingest_chunk_windows()
+returns table (from_time timestamptz, until_time timestamptz)
+language plpgsql stable as $$
+begin
+    if to_regclass('_timescaledb_catalog.dimension_slice') is not null then
+        return query
+            select case when slice.range_start < -210866803200000000 then '-infinity'
+                    else timestamptz 'epoch' + slice.range_start * interval '1 microsecond' end,
+                case when slice.range_end > 9223371331200000000 then 'infinity'
+                    else timestamptz 'epoch' + slice.range_end * interval '1 microsecond' end
+            from _timescaledb_catalog.hypertable
+            join _timescaledb_catalog.dimension
+                on dimension.hypertable_id = hypertable.id and dimension.column_name = 'timestamp'
+            join _timescaledb_catalog.dimension_slice as slice on slice.dimension_id = dimension.id
+            where hypertable.schema_name = current_schema() and hypertable.table_name = 'time_series_data_points'
+            order by 1;
+        if found or exists (
+            select from _timescaledb_catalog.hypertable
+            where schema_name = current_schema() and table_name = 'time_series_data_points')
+        then
+            return;
+        end if;
+    end if;
+    return query select timestamptz '-infinity', timestamptz 'infinity';
+end $$;
+
+-- Deletes about p_limit points of a series in [p_from, p_until), in the order of column and time, after the place that p_column and
+-- p_time name. Returns how many it were, and the place after which the next call goes on: NULL if no point is left. The times are
+-- constants of the statements, so that these plan and lock a single chunk. Only what a recorded deletion applies to is deleted.
+create function ingest_delete_points(
+    p_series text, p_from timestamptz, p_until timestamptz, p_limit integer, inout p_column text, inout p_time timestamptz,
+    out deleted bigint)
+language plpgsql as $$
+declare
+    range text := format('time_series_id = %L and "timestamp" >= %L and "timestamp" < %L', p_series, p_from, p_until);
+    last_column text;
+    last_time timestamptz;
+begin
+    if not exists (select from ingest_series_tombstone where series_id = p_series and before_time >= p_until) then
+        raise exception 'no deletion of the series % is recorded for points before %', p_series, p_until;
+    end if;
+    -- A range that ends inside a compressed batch makes the server decompress it.
+    perform set_config('timescaledb.max_tuples_decompressed_per_dml_transaction', '0', true);
+    if p_column is not null then
+        range := range || format(' and (column_name, "timestamp") > (%L, %L)', p_column, p_time);
+    end if;
+    execute format(
+        'select column_name, "timestamp" from time_series_data_points where %s order by column_name, "timestamp" offset %s limit 1',
+        range, p_limit - 1) into last_column, last_time;
+    if last_column is not null then
+        range := range || format(' and (column_name, "timestamp") <= (%L, %L)', last_column, last_time);
+    end if;
+    execute format('delete from time_series_data_points where %s', range);
+    get diagnostics deleted = row_count;
+    execute format('delete from ingest_point_version where %s', range);
+    p_column := last_column;
+    p_time := last_time;
+end $$;
+
+-- Returns the series that the payload of a message in JSON names; NULL if it is not one.
+create function ingest_payload_series(p_payload bytea) returns text
+language plpgsql immutable as $$
+declare
+    message json := convert_from(p_payload, 'UTF8')::json;
+begin
+    return case when json_typeof(message) = 'object' then coalesce(message ->> 'time_series_id', message ->> 'id') end;
+exception when data_exception or program_limit_exceeded then
+    return null;
+end $$;
+
+-- Deletes dead letters of a series that are not newer than a Kafka time; returns their number. They are those whose key is the
+-- series' id, and those whose payload is a message of it in JSON.
+create function ingest_delete_dead_letters(p_series text, p_message_ms bigint) returns bigint
+language plpgsql as $$
+declare
+    deleted bigint;
+begin
+    delete from ingest_dead_letter
+    where (message_time is null or message_time <= timestamptz 'epoch' + p_message_ms * interval '1 millisecond')
+        and (key = convert_to(p_series, 'UTF8')
+            or ingest_payload_series(payload) = p_series);
+    get diagnostics deleted = row_count;
+    return deleted;
+end $$;
+
+-- Ends a deletion whose points are deleted. The row of a series is deleted, with points that came meanwhile, unless a definition is
+-- newer than the deletion. p_until_now: messages that were sent until now no longer count.
+create function ingest_finish_deletion(p_series text, p_before timestamptz, p_until_now boolean) returns boolean
+language plpgsql as $$
+declare
+    known_ms bigint;
+    series_deleted boolean := false;
+begin
+    if not isfinite(p_before) then
+        perform from time_series_metadata where id = p_series for update;
+    end if;
+    update ingest_series_tombstone set
+        message_ms = case when p_until_now
+            then greatest(message_ms, floor(extract(epoch from clock_timestamp()) * 1000)::bigint) else message_ms end,
+        completed_at = now()
+    where series_id = p_series and before_time = p_before
+    returning message_ms into known_ms;
+    if not isfinite(p_before) and not exists (
+        select from ingest_series
+        where series_id = p_series and message_time > timestamptz 'epoch' + known_ms * interval '1 millisecond')
+    then
+        delete from time_series_metadata where id = p_series;
+        series_deleted := found;
+    end if;
+    perform nextval('ingest_series_change');
+    return series_deleted;
+end $$;
+
+-- As at the end of V2.
+do $$
+declare
+    function_name text;
+begin
+    foreach function_name in array array[
+        'ingest_delete_series', 'ingest_series_tombstones', 'ingest_check_deleted', 'ingest_writers', 'ingest_chunk_windows',
+        'ingest_delete_points', 'ingest_payload_series', 'ingest_delete_dead_letters', 'ingest_finish_deletion'
+    ] loop
+        execute format(
+            'alter function %I security definer set search_path = %I, pg_temp', function_name, current_schema());
+        execute format('revoke all on function %I from public', function_name);
+    end loop;
+end $$;
