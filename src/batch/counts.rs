@@ -42,7 +42,7 @@ impl Counts {
 /// What became of the messages of a partition: of those that were decoded, and in the end of those that were written.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Tally {
-    /// Messages with points or a definition.
+    /// Messages with points, a definition or a deletion.
     pub accepted: usize,
     /// Dead letters.
     pub rejected: usize,
@@ -58,7 +58,7 @@ impl Tally {
     /// The tally of messages with these dead letters.
     pub(super) fn new(counts: &Counts, letters: &[DeadLetter]) -> Self {
         Self {
-            accepted: counts.point_batches + counts.series_creates,
+            accepted: counts.point_batches + counts.series_creates + counts.series_deletes,
             rejected: counts.rejected,
             refused: letters.iter().filter(|letter| letter.rejected.reason.is_of_database()).count(),
             rejected_last: counts.rejected_last,

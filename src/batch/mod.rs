@@ -10,7 +10,7 @@ mod dead_letter;
 mod parts;
 mod tombstones;
 
-use std::collections::HashMap;
+use std::sync::Arc;
 
 use crate::input::Decoder;
 use crate::message::{Message, Points, Rejected, SeriesCreate};
@@ -127,6 +127,10 @@ impl Batch {
             Ok(Message::PointBatch { .. }) => {
                 counts.point_batches += 1;
                 counts.rejected_last = 0;
+                if !self.tombstones.is_empty() {
+                    let is_deleted = |series: &str, time_us| self.tombstones.covers(series, message.time_ms, time_us);
+                    self.deleted_points += self.points.remove_from_message(is_deleted);
+                }
             }
             Ok(Message::SeriesCreate(series)) => {
                 counts.series_creates += 1;
@@ -136,6 +140,7 @@ impl Batch {
             }
             Ok(Message::SeriesDelete { id }) => {
                 counts.series_deletes += 1;
+                counts.rejected_last = 0;
                 self.other_bytes += id.len() + size_of::<SeriesDeletion>();
                 self.deletions.push(SeriesDeletion { series: id, message_ms: message.time_ms });
             }

@@ -173,6 +173,7 @@ fn described(line: usize, decoded: &Result<Message, Rejected>, points: &Points) 
         Ok(Message::PointBatch { points: 1 }) => "1 point".to_owned(),
         Ok(Message::PointBatch { points: count }) => format!("{count} points"),
         Ok(Message::SeriesCreate(series)) => format!("the definition of series {}", escaped(&series.id)),
+        Ok(Message::SeriesDelete { id }) => format!("the deletion of series {}", escaped(id)),
         Ok(Message::Tombstone | Message::Empty) => "nothing to store".to_owned(),
         Ok(Message::Skipped) => "nothing to store, as the input is configured".to_owned(),
         Err(why) => format!("rejected, {}: {}", why.reason.as_str(), escaped(&why.detail)),

@@ -194,7 +194,7 @@ impl Guard {
 
 fn verdict(decoded: Result<Message, Rejected>) -> Verdict {
     match decoded {
-        Ok(Message::PointBatch { .. } | Message::SeriesCreate(_)) => Verdict::Decoded,
+        Ok(Message::PointBatch { .. } | Message::SeriesCreate(_) | Message::SeriesDelete { .. }) => Verdict::Decoded,
         Ok(Message::Tombstone | Message::Empty) => Verdict::Neutral,
         Ok(Message::Skipped) => Verdict::Skipped,
         Err(Rejected { reason, detail }) => Verdict::Rejected(reason.as_str(), detail),
