@@ -276,7 +276,7 @@ const LIMIT: (&str, &str) = ("SERIES_INGEST__MESSAGE__REJECTIONS_BEFORE_PAUSE", 
 async fn messages_that_only_the_database_refuses_pause_their_topic_as_well() {
     let Some(mut fixture) = Fixture::new("eaten_unknown", 1).await else { return };
     let topic = foreign_topic(&mut fixture, RIGHT).await;
-    publish(&fixture, &topic, 0..3000);
+    publish_numbers(&fixture, &topic, 0..3000);
     let unknown = ("SERIES_INGEST__POINTS__UNKNOWN_SERIES", "dead-letter");
     let mut worker = fixture.worker(&[unknown]);
     until_paused(&worker).await;
@@ -314,7 +314,7 @@ async fn a_topic_whose_rows_a_constraint_refuses_is_paused_and_a_good_one_is_rep
     until(60, "a topic is accepted", async || accepted(&fixture, &fixture.points_topic).await == 1).await;
     let sql = "alter table time_series_data_points add constraint low check (value < -1e9) not valid";
     fixture.client.batch_execute(sql).await.unwrap();
-    publish(&fixture, &topic, 0..400);
+    publish_numbers(&fixture, &topic, 0..400);
     until_paused(&worker).await;
     a_while().await;
     assert_eq!(letters(&fixture).await, 100);
@@ -410,7 +410,7 @@ async fn all_topics_of_an_input_share_its_limit_until_one_is_accepted() {
 async fn a_topic_is_paused_at_once_if_its_dead_letters_were_only_counted() {
     let Some(mut fixture) = Fixture::new("eaten_full", 1).await else { return };
     let topic = foreign_topic(&mut fixture, WRONG).await;
-    publish(&fixture, &topic, 0..2000);
+    publish_numbers(&fixture, &topic, 0..2000);
     let rows = ("SERIES_INGEST__DEAD_LETTER__MAX_ROWS", "50");
     let mut worker = fixture.worker(&[rows, LIMIT]);
     until_paused(&worker).await;
@@ -442,7 +442,7 @@ async fn a_topic_is_paused_at_once_if_its_dead_letters_were_only_counted() {
 async fn a_topic_that_is_recreated_while_it_is_paused_is_read() {
     let Some(mut fixture) = Fixture::new("eaten_again", 1).await else { return };
     let topic = foreign_topic(&mut fixture, WRONG).await;
-    publish(&fixture, &topic, 0..300);
+    publish_numbers(&fixture, &topic, 0..300);
     let worker = fixture.worker(&[LIMIT]);
     until_paused(&worker).await;
     fixture.broker.delete(&[&topic]).await;
@@ -461,7 +461,7 @@ async fn a_topic_that_is_recreated_while_it_is_paused_is_read() {
 async fn workers_of_a_group_let_no_more_through_than_each_may_and_stay_paused_after_a_rebalance() {
     let Some(mut fixture) = Fixture::new("eaten_two", 1).await else { return };
     let topic = foreign_topic(&mut fixture, WRONG).await;
-    publish(&fixture, &topic, 0..2000);
+    publish_numbers(&fixture, &topic, 0..2000);
     let first = fixture.worker(&[LIMIT]);
     until_paused(&first).await;
     let mut second = fixture.worker(&[LIMIT]);
@@ -492,7 +492,7 @@ async fn a_replay_by_a_wrong_input_stops_and_keeps_the_journal() {
     worker.until_mode("journaling").await;
     let journaled = format!("series_ingest_messages_total{{input=\"iot\",topic=\"{topic}\",type=\"journaled\"}}");
     for part in 0..30 {
-        publish(&away.fixture, &topic, part * 100..(part + 1) * 100);
+        publish_numbers(&away.fixture, &topic, part * 100..(part + 1) * 100);
         let count = f64::from((part + 1) * 100);
         until(60, "it is journaled", async || worker.metric(&journaled) == Some(count)).await;
     }
