@@ -126,7 +126,9 @@ impl Decoder {
         let id =
             std::str::from_utf8(key).map_err(|_| rejected("is not UTF-8: expected the id of the series to delete"))?;
         let id = self.native.rules.name(id, 0);
-        Ok(Message::SeriesDelete { id: id.map_err(|fault| rejected(&format!("is not an id: {}", fault.what)))?.to_owned() })
+        Ok(Message::SeriesDelete {
+            id: id.map_err(|fault| rejected(&format!("is not an id: {}", fault.what)))?.to_owned(),
+        })
     }
 
     /// Lets null payloads in topics of series delete the series that their keys name.
