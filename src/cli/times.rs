@@ -1,4 +1,4 @@
-//! Times and lengths of time as arguments of commands.
+//! Times as arguments of commands.
 
 use jiff::Timestamp;
 
@@ -14,17 +14,6 @@ const UNITS: [(&str, i64); 7] = [
     ("d", 86_400_000_000),
     ("w", 604_800_000_000),
 ];
-
-/// A length of time such as `5m`, in microseconds; at least one.
-///
-/// # Errors
-/// What was expected.
-pub(super) fn parse_length(text: &str) -> Result<i64, String> {
-    length_of(text).filter(|length| *length > 0).ok_or_else(|| {
-        let units: Vec<&str> = UNITS.iter().map(|(unit, _)| *unit).collect();
-        format!("expected a number and a unit, such as 5m; the units are {}", units.join(", "))
-    })
-}
 
 fn length_of(text: &str) -> Option<i64> {
     let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
@@ -80,16 +69,6 @@ mod tests {
         }
         for text in ["", "yesterday", "7d", "-7", "-d", "-1y", "1e9", "-99999999999999999999d", "-1.5h"] {
             assert!(time_of(text, 0).unwrap_err().contains("-7d"), "{text}");
-        }
-    }
-
-    #[test]
-    fn a_length_has_a_unit() {
-        for (text, us) in [("5m", 300_000_000), ("1us", 1), ("250ms", 250_000), ("2w", 1_209_600_000_000)] {
-            assert_eq!(parse_length(text), Ok(us));
-        }
-        for text in ["", "5", "m", "0s", "-5m", "1.5h", "1mo", "99999999999999w"] {
-            assert!(parse_length(text).is_err(), "{text}");
         }
     }
 }

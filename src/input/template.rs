@@ -183,7 +183,7 @@ mod tests {
             ("a}", "brace alone"),
             ("{site}", "{site} is unknown"),
             ("{/a~}", "JSON Pointer"),
-            ("{topic:x}", "no number of a group"),
+            ("{topic:x}", "not the number of a group"),
             ("{header:}", "is unknown"),
         ] {
             assert!(Template::parse(wrong).unwrap_err().contains(part), "{wrong}");

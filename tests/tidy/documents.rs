@@ -574,7 +574,7 @@ fn code_uses_the_terms_of_the_field() {
                 check(format!("{name}:{number}"), line);
             }
         }
-        for function in defined(&[name.clone()]).functions {
+        for function in defined(std::slice::from_ref(&name)).functions {
             check(format!("{name}: {function}"), &function.replace('_', " "));
         }
         // Tests have data of all kinds in their strings.
