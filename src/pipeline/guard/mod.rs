@@ -246,9 +246,10 @@ impl Guard {
     fn record(&mut self, of: &Partition, tally: &Tally) {
         let partition = TopicPartition::from(of);
         let before = self.runs.remove(&partition).filter(|run| run.source == of.source && tally.accepted == 0);
-        let length = before.map_or(0, |run| run.length) + tally.rejected_last as u64;
+        let (length, last) = before.map_or((0, None), |run| (run.length, run.last));
+        let (length, last) = (length + tally.rejected_last as u64, tally.last.clone().or(last));
         if length > 0 {
-            self.runs.insert(partition, Run { source: Arc::clone(&of.source), length, last: tally.last.clone() });
+            self.runs.insert(partition, Run { source: Arc::clone(&of.source), length, last });
         }
     }
 
@@ -353,5 +354,168 @@ impl Pipeline {
             self.consumer.send(Command::Restart(again));
         }
         self.report_rejecting();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::database::Applied;
+    use crate::message::Reason;
+    use crate::raw::{Kind, MessageSetBuilder, RawMessage};
+
+    const LIMIT: u64 = 10;
+
+    fn guard() -> Guard {
+        let text = "[message]\nrejections_before_pause = 10\n[[input]]\nname = 'iot'\ntopics = ['^iot.*']\n\
+                    format = 'influx'\n[[input]]\nname = 'plc'\ntopics = ['plc']\nformat = 'influx'\n";
+        Guard::new(&Config::from_text(text, []).unwrap())
+    }
+
+    fn source(topic: &str, id: &str) -> Arc<Source> {
+        let (topic, topic_id) = (topic.to_owned(), id.to_owned());
+        Arc::new(Source { kind: Kind::Other, cluster_id: "c".to_owned(), topic, topic_id })
+    }
+
+    /// A set of so many messages from an offset, good ones or bad ones.
+    fn set(source: &Arc<Source>, from: i64, count: i64, payload: &[u8]) -> MessageSet {
+        let mut set = MessageSetBuilder::new(Arc::clone(source), 0, from);
+        for offset in from..from + count {
+            set.push(&RawMessage { offset, time_ms: Some(1), payload: Some(payload), ..RawMessage::default() });
+        }
+        set.build(None)
+    }
+
+    const BAD: &[u8] = b"{}";
+    const GOOD: &[u8] = b"m v=1 1714521600000000000";
+
+    /// How many messages go on, and whether the partition is held then.
+    fn admitted(guard: &mut Guard, set: &MessageSet, on_trial: u64, is_journaling: bool) -> (usize, bool) {
+        let admission = guard.admission(set, on_trial, is_journaling);
+        (admission.head.map_or(0, |head| head.len()), admission.is_held)
+    }
+
+    fn outcome(source: &Arc<Source>, accepted: usize, rejected: usize, refused: usize) -> Outcome {
+        let last = (rejected > 0).then(|| Rejected::new(Reason::Schema, "why"));
+        let rejected_last = if accepted == 0 { rejected } else { 0 };
+        let tally = Tally { accepted, rejected, refused, rejected_last, last };
+        let partition = Partition::new(Arc::clone(source), 0);
+        let applied = vec![Applied { partition: partition.clone(), next_offset: 1 }];
+        Outcome { tallies: [(partition, tally)].into(), applied, ..Outcome::default() }
+    }
+
+    #[test]
+    fn topics_of_an_input_share_its_limit_until_one_is_accepted() {
+        let (mut guard, one, two, plc) = (guard(), source("iot.1", "a"), source("iot.2", "b"), source("plc", "c"));
+        assert_eq!(admitted(&mut guard, &set(&one, 0, 8, BAD), 0, false), (8, false));
+        assert_eq!(admitted(&mut guard, &set(&two, 0, 8, BAD), 0, false), (2, true));
+        assert!(guard.is_stopped(&one) && guard.is_stopped(&two) && !guard.is_stopped(&plc));
+        assert_eq!(admitted(&mut guard, &set(&plc, 0, 8, BAD), 0, false), (8, false));
+        // One that is decoded is tried, and no other.
+        assert_eq!(admitted(&mut guard, &set(&one, 8, 3, GOOD), 0, false), (1, true));
+        guard.judge(&outcome(&one, 1, 0, 0), |_| true);
+        assert!(!guard.is_on_trial(&one) && !guard.is_stopped(&two));
+        assert_eq!(admitted(&mut guard, &set(&two, 2, 9, BAD), 0, false), (8, true));
+        assert_eq!(admitted(&mut guard, &set(&one, 9, 99, BAD), 0, false), (99, false));
+    }
+
+    #[test]
+    fn what_the_database_refuses_or_has_no_room_for_stops_a_topic() {
+        let (mut guard, one) = (guard(), source("plc", "a"));
+        assert_eq!(admitted(&mut guard, &set(&one, 0, 12, GOOD), 0, false), (10, true));
+        assert_eq!(admitted(&mut guard, &set(&one, 10, 2, GOOD), 10, false), (0, true), "all of it is on its way");
+        assert!(!guard.is_stopped(&one));
+        guard.judge(&outcome(&one, 0, 10, 10), |_| true);
+        assert!(guard.is_stopped(&one));
+        let (mut guard, one) = (self::guard(), source("plc", "a"));
+        guard.learn(&one, Acceptance { is_accepted: false, dead_letters: 0, has_room: false });
+        assert_eq!(admitted(&mut guard, &set(&one, 0, 2, BAD), 0, false), (0, true));
+        guard.learn(&one, Acceptance { is_accepted: false, dead_letters: 3, has_room: true });
+        assert_eq!(admitted(&mut guard, &set(&one, 0, 9, BAD), 0, false), (7, true));
+    }
+
+    #[test]
+    fn to_the_journal_goes_what_can_be_decoded_and_from_it_no_more_than_may_be_rejected() {
+        let (mut guard, one) = (guard(), source("plc", "a"));
+        assert_eq!(admitted(&mut guard, &set(&one, 0, 99, GOOD), 0, true), (99, false));
+        assert_eq!(admitted(&mut guard, &set(&one, 99, 99, BAD), 0, true), (99, false));
+        assert!(!guard.stops_replay(&one));
+        let known = Acceptance { is_accepted: false, dead_letters: LIMIT, has_room: true };
+        let replayed =
+            Outcome { replayed: true, acceptance: vec![(Arc::clone(&one), known)], ..outcome(&one, 0, 12, 0) };
+        guard.judge(&replayed, |_| true);
+        assert!(guard.stops_replay(&one));
+        guard.judge(&Outcome { replayed: true, ..outcome(&one, 1, 0, 0) }, |_| true);
+        assert!(!guard.stops_replay(&one));
+        // After a restart one record shows whether the input is another one now.
+        let mut guard = self::guard();
+        guard.learn(&one, known);
+        assert!(guard.is_stopped(&one) && !guard.stops_replay(&one));
+    }
+
+    #[test]
+    fn a_stopped_partition_stays_reported_until_it_is_read_or_is_another_ones() {
+        let (mut guard, one) = (guard(), source("plc", "a"));
+        let partition = TopicPartition::new("plc", 0);
+        let start = |source: &Arc<Source>, epoch| Start {
+            assigned: Assigned { partition: partition.clone(), epoch },
+            source: Arc::clone(source),
+            offset: 0,
+            next_offset: 0,
+        };
+        admitted(&mut guard, &set(&one, 0, 12, BAD), 0, false);
+        let hold = |guard: &mut Guard| {
+            guard.held.insert(partition.clone(), Held { epoch: 1, source: Arc::clone(&one), is_released: false });
+        };
+        hold(&mut guard);
+        let sentences =
+            |guard: &Guard| guard.stopped().iter().map(|report| report.sentence.clone()).collect::<Vec<_>>();
+        assert!(
+            sentences(&guard)[0]
+                .starts_with("the input \"plc\" has rejected 10 messages of the topic plc and accepted none")
+        );
+        assert!(guard.release(|_, _| true).is_empty() && guard.holds(&start(&one, 1).assigned));
+        // A partition that is started again for another reason.
+        guard.on_start(&start(&one, 2));
+        assert!(sentences(&guard).len() == 1 && !guard.holds(&start(&one, 2).assigned));
+        guard.on_start(&start(&source("plc", "b"), 3));
+        assert!(sentences(&guard).is_empty(), "the topic was recreated");
+        hold(&mut guard);
+        guard.accept(&one);
+        assert!(sentences(&guard).is_empty());
+        assert_eq!(guard.release(|_, _| false), [start(&one, 1).assigned]);
+        assert!(guard.release(|_, _| true).is_empty(), "it is asked for once");
+    }
+
+    #[test]
+    fn the_last_messages_of_an_accepted_topic_are_reported_and_neutral_ones_change_nothing() {
+        let (mut guard, one) = (guard(), source("plc", "a"));
+        let lengths = |guard: &Guard| guard.runs.values().map(|run| run.length).collect::<Vec<_>>();
+        guard.judge(&outcome(&one, 1, 0, 0), |_| true);
+        guard.judge(&outcome(&one, 0, 6, 2), |_| true);
+        guard.judge(&outcome(&one, 0, 0, 0), |_| true);
+        assert_eq!((lengths(&guard), guard.rejecting().len()), (vec![6], 0));
+        guard.judge(&outcome(&one, 0, 4, 0), |_| true);
+        let reports = guard.rejecting();
+        assert!(reports[0].sentence.contains("the last 10 messages of partition 0 of the topic plc"), "{reports:?}");
+        guard.judge(&outcome(&one, 2, 3, 0), |_| true);
+        assert!(guard.runs.is_empty());
+        guard.judge(&outcome(&one, 0, 12, 0), |_| false);
+        assert!(guard.runs.is_empty(), "it is no longer ours");
+        // Of one on trial nothing was accepted before.
+        let other = source("iot", "b");
+        guard.judge(&outcome(&other, 0, 20, 20), |_| true);
+        assert!(guard.rejecting().is_empty());
+    }
+
+    #[test]
+    fn topics_that_go_are_forgotten() {
+        let mut guard = guard();
+        for (topic, id) in [("iot.1", "a"), ("iot.2", "b"), ("iot.1", "c")] {
+            guard.learn(&source(topic, id), Acceptance { is_accepted: true, dead_letters: 0, has_room: true });
+        }
+        assert_eq!(guard.trials.len(), 2, "a topic that is recreated takes the place of the old one");
+        guard.forget_topics(&["iot.1".to_owned(), "iot.2".to_owned()]);
+        assert!(guard.trials.is_empty() && guard.accepted_inputs.contains("iot"));
     }
 }

@@ -18,7 +18,7 @@ const CONDITION: &str = "rejecting";
 
 /// What is reported of an input.
 #[derive(Debug)]
-struct Report {
+pub(super) struct Report {
     input: String,
     topics: BTreeSet<String>,
     /// `true` if they are not read.
@@ -26,7 +26,7 @@ struct Report {
     /// The reason of the last or of most messages, for people; empty if it is not known.
     reason: String,
     /// A sentence for `/readyz`.
-    sentence: String,
+    pub(super) sentence: String,
     /// The head of a payload.
     payload: Option<String>,
 }
@@ -48,8 +48,8 @@ impl Guard {
         self.decoder.inputs().label(source).to_owned()
     }
 
-    /// The inputs with topics that are not read, or with records that stay in the journal.
-    fn stopped(&self) -> Vec<Report> {
+    /// The inputs of which topics are not read, or records stay in the journal.
+    pub(super) fn stopped(&self) -> Vec<Report> {
         let mut inputs: BTreeMap<String, BTreeSet<&Arc<Source>>> = BTreeMap::new();
         let held = self.held.values().map(|held| &held.source);
         let sources: BTreeSet<&Arc<Source>> = held.chain(self.unwritten.keys()).collect();
@@ -106,8 +106,8 @@ impl Guard {
         Some(Report { input, topics, is_stopped: true, reason, sentence, payload })
     }
 
-    /// The inputs that are read, and have a partition whose last messages were all rejected.
-    fn rejecting(&self) -> Vec<Report> {
+    /// The inputs that are read, and of which the last messages of a partition were all rejected.
+    pub(super) fn rejecting(&self) -> Vec<Report> {
         let mut inputs: BTreeMap<String, Vec<(&TopicPartition, &Run)>> = BTreeMap::new();
         // Of a source on trial none was accepted before.
         let is_meant = |run: &Run| run.length >= self.limit && self.is_accepted(&run.source);
