@@ -377,7 +377,7 @@ mod tests {
         Arc::new(Source { kind: Kind::Other, cluster_id: "c".to_owned(), topic, topic_id })
     }
 
-    /// A set of so many messages from an offset, good ones or bad ones.
+    /// A set of `count` messages from an offset.
     fn set(source: &Arc<Source>, from: i64, count: i64, payload: &[u8]) -> MessageSet {
         let mut set = MessageSetBuilder::new(Arc::clone(source), 0, from);
         for offset in from..from + count {
@@ -389,7 +389,7 @@ mod tests {
     const BAD: &[u8] = b"{}";
     const GOOD: &[u8] = b"m v=1 1714521600000000000";
 
-    /// How many messages go on, and whether the partition is held then.
+    /// Returns the number of messages that go on, and `true` if the partition is held then.
     fn admitted(guard: &mut Guard, set: &MessageSet, on_trial: u64, is_journaling: bool) -> (usize, bool) {
         let admission = guard.admission(set, on_trial, is_journaling);
         (admission.head.map_or(0, |head| head.len()), admission.is_held)

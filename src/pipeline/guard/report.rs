@@ -48,7 +48,7 @@ impl Guard {
         self.decoder.inputs().label(source).to_owned()
     }
 
-    /// The inputs of which topics are not read, or records stay in the journal.
+    /// The inputs with topics that are not read, or with records that stay in the journal.
     pub(super) fn stopped(&self) -> Vec<Report> {
         let mut inputs: BTreeMap<String, BTreeSet<&Arc<Source>>> = BTreeMap::new();
         let held = self.held.values().map(|held| &held.source);
@@ -106,7 +106,7 @@ impl Guard {
         Some(Report { input, topics, is_stopped: true, reason, sentence, payload })
     }
 
-    /// The inputs that are read, and of which the last messages of a partition were all rejected.
+    /// The inputs that are read, and have a partition whose last messages were all rejected.
     pub(super) fn rejecting(&self) -> Vec<Report> {
         let mut inputs: BTreeMap<String, Vec<(&TopicPartition, &Run)>> = BTreeMap::new();
         // Of a source on trial none was accepted before.
