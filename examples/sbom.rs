@@ -3,11 +3,13 @@
 //! versions that the crates' own sources name.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::error::Error;
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 fn main() -> Result<()> {
     let metadata = metadata()?;
@@ -15,13 +17,13 @@ fn main() -> Result<()> {
         list(&metadata["packages"]).iter().map(|package| (text(&package["id"]), package)).collect();
     let root = text(&metadata["resolve"]["root"]);
     let linked = linked(&metadata, root);
-    let program = packages.get(root).context("cargo names no root package")?;
+    let program = packages.get(root).ok_or("cargo names no root package")?;
     let mut components = Vec::new();
     for id in linked.iter().filter(|id| **id != root) {
-        let package = packages.get(id).with_context(|| format!("cargo does not describe {id}"))?;
+        let package = packages.get(id).ok_or_else(|| format!("cargo does not describe {id}"))?;
         components.push(component(package));
         let (name, version) = (text(&package["name"]), text(&package["version"]));
-        let folder = Path::new(text(&package["manifest_path"])).parent().context("a manifest lies in a folder")?;
+        let folder = Path::new(text(&package["manifest_path"])).parent().ok_or("a manifest lies in a folder")?;
         for (library, version, licence) in bundled(name, version, folder)? {
             components.push(json!({
                 "type": "library", "name": library, "version": version, "purl": format!("pkg:generic/{library}@{version}"),
@@ -44,8 +46,10 @@ fn main() -> Result<()> {
 fn metadata() -> Result<Value> {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let arguments = ["metadata", "--format-version=1", "--locked", "--filter-platform=x86_64-unknown-linux-gnu"];
-    let output = Command::new(cargo).args(arguments).output().context("run cargo metadata")?;
-    anyhow::ensure!(output.status.success(), "cargo metadata: {}", String::from_utf8_lossy(&output.stderr));
+    let output = Command::new(cargo).args(arguments).output()?;
+    if !output.status.success() {
+        return Err(format!("cargo metadata: {}", String::from_utf8_lossy(&output.stderr)).into());
+    }
     Ok(serde_json::from_slice(&output.stdout)?)
 }
 
@@ -85,22 +89,22 @@ fn component(package: &Value) -> Value {
 fn bundled(name: &str, version: &str, folder: &Path) -> Result<Vec<(&'static str, String, &'static str)>> {
     let defined = |file: &str, names: &[&str]| -> Result<String> {
         let path = folder.join(file);
-        let source = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        let source = std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
         let value = |name: &&str| {
             let line = source.lines().find_map(|line| line.strip_prefix("#define ")?.strip_prefix(*name));
             let word = line.and_then(|line| line.split_whitespace().next()).map(|word| word.trim_matches('"'));
-            word.map(str::to_owned).with_context(|| format!("{} does not define {name}", path.display()))
+            word.map(str::to_owned).ok_or_else(|| format!("{} does not define {name}", path.display()))
         };
-        Ok(names.iter().map(value).collect::<Result<Vec<_>>>()?.join("."))
+        Ok(names.iter().map(value).collect::<std::result::Result<Vec<_>, _>>()?.join("."))
     };
-    let behind = |mark: &str| version.split_once(mark).map(|(_, rest)| rest.to_owned());
+    let after = |mark: &str| version.split_once(mark).map(|(_, rest)| rest.to_owned());
     let of_librdkafka = |library, version, licence| (library, version, licence);
     Ok(match name {
         "rdkafka-sys" => {
-            let own = behind("+").context("rdkafka-sys names librdkafka's version")?;
+            let own = after("+").ok_or("rdkafka-sys names librdkafka's version")?;
             let lz4 = ["LZ4_VERSION_MAJOR", "LZ4_VERSION_MINOR", "LZ4_VERSION_RELEASE"];
             let cjson = ["CJSON_VERSION_MAJOR", "CJSON_VERSION_MINOR", "CJSON_VERSION_PATCH"];
-            // The others are single files, changed by librdkafka and without a version of their own.
+            // The others are single files, changed by librdkafka and without their own version.
             let part = format!("of-librdkafka-{own}");
             let single = |library, licence| of_librdkafka(library, part.clone(), licence);
             vec![
@@ -122,7 +126,7 @@ fn bundled(name: &str, version: &str, folder: &Path) -> Result<Vec<(&'static str
         }
         "libz-sys" => vec![("zlib", defined("src/zlib/zlib.h", &["ZLIB_VERSION"])?, "Zlib")],
         "zstd-sys" => {
-            vec![("zstd", behind("zstd.").context("zstd-sys names zstd's version")?, "BSD-3-Clause OR GPL-2.0-only")]
+            vec![("zstd", after("zstd.").ok_or("zstd-sys names zstd's version")?, "BSD-3-Clause OR GPL-2.0-only")]
         }
         "ring" => vec![("boringssl-fipsmodule", format!("of-ring-{version}"), "Apache-2.0 AND ISC")],
         _ => Vec::new(),

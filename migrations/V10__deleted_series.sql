@@ -86,7 +86,7 @@ end $$;
 
 -- Deletes about p_limit points of a series in [p_from, p_until), in the order of column and time, after the place that p_column and
 -- p_time name. Returns how many it were, and the place after which the next call goes on: NULL if no point is left. The times are
--- constants of the statements, so that these plan and lock a single chunk.
+-- constants of the statements, so that these plan and lock a single chunk. Only what a recorded deletion applies to is deleted.
 create function ingest_delete_points(
     p_series text, p_from timestamptz, p_until timestamptz, p_limit integer, inout p_column text, inout p_time timestamptz,
     out deleted bigint)
@@ -96,6 +96,9 @@ declare
     last_column text;
     last_time timestamptz;
 begin
+    if not exists (select from ingest_series_tombstone where series_id = p_series and before_time >= p_until) then
+        raise exception 'no deletion of the series % is recorded for points before %', p_series, p_until;
+    end if;
     -- A range that ends inside a compressed batch makes the server decompress it.
     perform set_config('timescaledb.max_tuples_decompressed_per_dml_transaction', '0', true);
     if p_column is not null then

@@ -11,7 +11,7 @@ create table ingest_database (
 insert into ingest_database default values;
 
 -- A topic of a cluster, as a pipeline reads it. A topic that is deleted and recreated has another topic_id: it is another
--- source, of which nothing has been read.
+-- source, and nothing of it has been read.
 --
 -- A source's number means nothing in another database: one that was dropped and recreated, or restored from a backup, gives
 -- the same numbers to other sources. So workers know sources by their random keys only: the functions take keys, look up the
@@ -74,7 +74,7 @@ begin
     return found_id;
 end $$;
 
--- Records that messages of these sources were stored, and returns those of which that is recorded now. A row that another
+-- Records that messages of these sources were stored, and returns those for which that is recorded now. A row that another
 -- transaction has locked is left for the next call: this one follows a commit, and nothing waits for it.
 create function ingest_accept_sources(p_sources uuid[]) returns setof uuid
 language plpgsql as $$

@@ -10,7 +10,7 @@ static CLOSED: AtomicBool = AtomicBool::new(false);
 #[cfg(target_os = "linux")]
 #[used]
 // SAFETY: the section holds pointers to functions of the C ABI, and this is one. It makes one system call and stores a boolean,
-// neither of which needs the standard library's runtime.
+// and these two do not need the standard library's runtime.
 #[unsafe(link_section = ".init_array")]
 static BEFORE_MAIN: extern "C" fn() = {
     extern "C" fn look() {

@@ -109,7 +109,9 @@ fn raw_messages_decoding_and_batches_do_no_input_or_output() {
     let words = ["std::fs", "std::net", "tokio", "std::time", "std::env", "std::thread", "tracing"];
     let found: Vec<String> = sources()
         .into_iter()
-        .filter(|(name, _)| ["raw/", "message/", "batch/"].iter().any(|room| name.starts_with(room)))
+        .filter(|(name, _)| ["raw/", "message/", "input/", "batch/"].iter().any(|room| name.starts_with(room)))
+        // Tests of the corpus read its files.
+        .filter(|(name, _)| !name.ends_with("tests.rs") && !name.ends_with("corpus.rs"))
         .flat_map(|(name, text)| {
             code(&text)
                 .filter(|(_, line)| words.iter().any(|word| line.contains(word)))
@@ -124,7 +126,11 @@ fn raw_messages_decoding_and_batches_do_no_input_or_output() {
 fn messages_are_decoded_without_a_tree_of_values() {
     let found: Vec<String> = sources()
         .into_iter()
-        .filter(|(name, _)| name.starts_with("message/") && !name.ends_with("tests.rs"))
+        .filter(|(name, _)| name.starts_with("message/") || name.starts_with("input/"))
+        // A command that proposes an input may build one.
+        .filter(|(name, _)| !name.starts_with("input/inspect/"))
+        .filter(|(name, _)| !name.ends_with("tests.rs") && !name.ends_with("corpus.rs"))
+        .map(|(name, text)| (name, text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default().to_owned()))
         .filter(|(_, text)| text.contains("serde_json") || text.contains("JsonValue"))
         .map(|(name, _)| name)
         .collect();
@@ -262,6 +268,16 @@ fn every_state_in_which_a_worker_is_not_ready_for_long_has_an_alert() {
         ["series_ingest_ready", "series_ingest_kafka_up", "series_ingest_database_up", "series_ingest_journal_up"]
     {
         assert!(asks(metric), "no alert asks for {metric}");
+    }
+}
+
+#[test]
+fn every_place_that_names_the_oldest_compiler_names_the_same() {
+    let manifest = read("Cargo.toml");
+    let (_, rest) = manifest.split_once("\nrust-version = \"").expect("the oldest compiler is declared");
+    let expected = format!("Rust {} or later", rest.split('"').next().unwrap());
+    for name in ["README.md", "docs/development.md", "scripts/stack"] {
+        assert!(read(name).contains(&expected), "{name} does not say \"{expected}\"");
     }
 }
 

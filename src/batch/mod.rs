@@ -14,8 +14,8 @@ use std::sync::Arc;
 
 use crate::input::Decoder;
 use crate::message::{Message, Points, Rejected, SeriesCreate};
-use crate::raw::{Budget, Charge, Interval, MessageAt, MessageSet, RawMessage, Source};
-pub use counts::Counts;
+use crate::raw::{Budget, Charge, Interval, MessageAt, MessageSet, Partition, RawMessage};
+pub use counts::{Counts, Tally};
 pub use dead_letter::{DEAD_LETTER_PAYLOAD_BYTES, DeadLetter};
 pub use parts::MAX_HOLES;
 pub use tombstones::{SeriesTombstone, SeriesTombstones};
@@ -47,14 +47,14 @@ pub struct Batch {
     definitions: Vec<Definition>,
     deletions: Vec<SeriesDeletion>,
     dead_letters: Vec<DeadLetter>,
-    /// The number of accepted messages of each source that has any.
-    accepted: Vec<(Arc<Source>, usize)>,
+    /// What the messages of each partition were that has accepted or rejected ones.
+    tallies: Vec<(Partition, Tally)>,
     /// For each message, the number of points up to its last.
     point_ends: Vec<u32>,
     oldest_ms: Option<i64>,
     /// `true` if a message has no Kafka time.
     has_untimed: bool,
-    /// Deletions whose points are left out.
+    /// Deletions whose points are omitted.
     tombstones: Arc<SeriesTombstones>,
     deleted_points: usize,
     raw_bytes: usize,
@@ -73,7 +73,7 @@ impl Batch {
             definitions: Vec::new(),
             deletions: Vec::new(),
             dead_letters: Vec::new(),
-            accepted: Vec::new(),
+            tallies: Vec::new(),
             point_ends: Vec::new(),
             oldest_ms: None,
             has_untimed: false,
@@ -96,20 +96,22 @@ impl Batch {
         for message in set.messages() {
             self.push_message(&set, &message, &mut counts);
         }
-        self.count_accepted(set.source(), counts.point_batches + counts.series_creates + counts.series_deletes);
+        self.count(set.partition(), &counts);
         self.raw_bytes += set.bytes();
         self.sets.push(set);
         self.recharge();
         counts
     }
 
-    fn count_accepted(&mut self, source: &Arc<Source>, count: usize) {
-        if count == 0 {
+    fn count(&mut self, partition: &Partition, counts: &Counts) {
+        let first = self.dead_letters.len() - counts.rejected;
+        let tally = Tally::new(counts, &self.dead_letters[first..]);
+        if tally.accepted + tally.rejected == 0 {
             return;
         }
-        match self.accepted.iter_mut().find(|(known, _)| Arc::ptr_eq(known, source) || known == source) {
-            Some((_, known)) => *known += count,
-            None => self.accepted.push((Arc::clone(source), count)),
+        match self.tallies.iter_mut().find(|(known, _)| known.is(partition)) {
+            Some((_, known)) => known.add(tally),
+            None => self.tallies.push((partition.clone(), tally)),
         }
     }
 
@@ -121,10 +123,10 @@ impl Batch {
         }
         let decoded = self.decoder.decode(set.source(), message, &mut self.points);
         counts.unknown_fields += self.decoder.take_unknown_fields();
-        counts.rejected_last = if decoded.is_err() { counts.rejected_last + 1 } else { 0 };
         match decoded {
             Ok(Message::PointBatch { .. }) => {
                 counts.point_batches += 1;
+                counts.rejected_last = 0;
                 if !self.tombstones.is_empty() {
                     let is_deleted = |series: &str, time_us| self.tombstones.covers(series, message.time_ms, time_us);
                     self.deleted_points += self.points.remove_from_message(is_deleted);
@@ -132,18 +134,21 @@ impl Batch {
             }
             Ok(Message::SeriesCreate(series)) => {
                 counts.series_creates += 1;
+                counts.rejected_last = 0;
                 self.other_bytes += message.payload.map_or(0, <[u8]>::len) + size_of::<Definition>();
                 self.definitions.push(Definition { series, at: at() });
             }
             Ok(Message::SeriesDelete { id }) => {
                 counts.series_deletes += 1;
+                counts.rejected_last = 0;
                 self.other_bytes += id.len() + size_of::<SeriesDeletion>();
                 self.deletions.push(SeriesDeletion { series: id, message_ms: message.time_ms });
             }
             Ok(Message::Tombstone) => counts.tombstones += 1,
-            Ok(Message::Skipped) => counts.skipped += 1,
+            Ok(Message::Skipped | Message::Empty) => counts.skipped += 1,
             Err(rejected) => {
                 counts.rejected += 1;
+                counts.rejected_last += 1;
                 let letter = DeadLetter::new(message, at(), rejected);
                 self.other_bytes += letter.bytes();
                 self.dead_letters.push(letter);
@@ -173,9 +178,9 @@ impl Batch {
         &self.dead_letters
     }
 
-    /// The number of messages with points or a definition, of each source that has any.
-    pub fn accepted(&self) -> &[(Arc<Source>, usize)] {
-        &self.accepted
+    /// What the messages of each partition were that has accepted or rejected ones.
+    pub fn tallies(&self) -> &[(Partition, Tally)] {
+        &self.tallies
     }
 
     /// The number of messages.
@@ -198,12 +203,12 @@ impl Batch {
         if self.has_untimed { i64::MIN } else { self.oldest_ms.unwrap_or(i64::MAX) }
     }
 
-    /// The deletions whose points are left out.
+    /// The deletions whose points are omitted.
     pub fn tombstones(&self) -> &SeriesTombstones {
         &self.tombstones
     }
 
-    /// The number of points that are left out because of them.
+    /// The number of points that are omitted because of them.
     pub fn deleted_points(&self) -> usize {
         self.deleted_points
     }
@@ -283,7 +288,9 @@ impl Batch {
     pub fn into_dead_letter(mut self, rejected: Rejected) -> Self {
         self.points = Points::default();
         self.definitions.clear();
-        self.accepted.clear();
+        for (_, tally) in &mut self.tallies {
+            tally.refuse(&rejected);
+        }
         self.dead_letters = self.dead_letter_of(0, rejected).into_iter().collect();
         self.other_bytes = self.dead_letters.iter().map(DeadLetter::bytes).sum();
         self.recharge();

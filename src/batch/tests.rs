@@ -134,7 +134,7 @@ fn what_cannot_be_read_is_a_dead_letter_and_the_rest_goes_on() {
 }
 
 #[test]
-fn what_stands_beside_the_payload_is_looked_at_but_for_a_tombstone() {
+fn key_and_headers_are_checked_except_for_a_tombstone() {
     let newer = headers::encode([(crate::input::VERSION_HEADER.as_bytes(), Some(&b"2"[..]))]);
     let long = vec![b'k'; DEAD_LETTER_PAYLOAD_BYTES + 1];
     let payload: &[u8] = br#"{"time_series_id":"s","timestamps":[0],"columns":{"c":[1]},"a":0,"b":0}"#;
@@ -156,7 +156,7 @@ fn what_stands_beside_the_payload_is_looked_at_but_for_a_tombstone() {
             tombstones: 1,
             skipped: 0,
             rejected: 1,
-            rejected_last: 0,
+            rejected_last: 1,
             unknown_fields: 2
         }
     );

@@ -13,7 +13,7 @@ use super::topic::{point, time};
 use crate::config::Config;
 use crate::input::{Input, TopicPattern};
 use crate::message::{Message, Points, Rejected};
-use crate::raw::{RawMessage, Source};
+use crate::raw::{RawMessage, Source, headers};
 use crate::telemetry::escaped;
 
 /// Examine messages before they are published.
@@ -23,6 +23,7 @@ pub(super) enum Command {
     #[command(after_help = "Examples:\n  \
         series-ingest message check message.json                 a native message\n  \
         series-ingest --config ingest.toml message check --input iot message.json\n  \
+        series-ingest --config ingest.toml message check --header ce_specversion=1.0 --header ce_source=/a event.json\n  \
         kcat -C -t sensors -c 100 | series-ingest --config ingest.toml message check --topic sensors --lines -\n\n\
         Exit code: 65 if a message would be rejected.")]
     Check {
@@ -40,6 +41,9 @@ pub(super) enum Command {
         /// The messages' key.
         #[arg(long, value_name = "KEY")]
         key: Option<String>,
+        /// A header of the messages; may be given several times.
+        #[arg(long, value_name = "NAME=VALUE", value_parser = header)]
+        header: Vec<(String, String)>,
         /// A JSON object for each message.
         #[arg(long)]
         json: bool,
@@ -47,7 +51,8 @@ pub(super) enum Command {
 }
 
 pub(super) fn run(config: &Config, command: Command) -> Result<(), Failure> {
-    let Command::Check { file, input, topic, lines, key, json } = command;
+    let Command::Check { file, input, topic, lines, key, header, json } = command;
+    let headers = header.iter().map(|(name, value)| (name.as_bytes(), Some(value.as_bytes())));
     let topic = topic_of(config, input.as_deref(), topic)?;
     let text = read(&file)?;
     let mut checker = Checker {
@@ -59,6 +64,7 @@ pub(super) fn run(config: &Config, command: Command) -> Result<(), Failure> {
             topic_id: String::new(),
         }),
         key,
+        headers: headers::encode(headers),
         json,
         rejected: 0,
         checked: 0,
@@ -76,7 +82,13 @@ pub(super) fn run(config: &Config, command: Command) -> Result<(), Failure> {
     }
 }
 
-/// The topic that the messages are decoded for.
+/// Reads a header of the command line.
+fn header(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("expected NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+/// The topic whose messages these are to be.
 fn topic_of(config: &Config, input: Option<&str>, topic: Option<String>) -> Result<String, Failure> {
     let inputs = config.inputs();
     if let Some(topic) = topic {
@@ -127,6 +139,8 @@ struct Checker {
     decoder: crate::input::Decoder,
     source: Arc<Source>,
     key: Option<String>,
+    /// As [`headers`] encodes them.
+    headers: Option<Vec<u8>>,
     json: bool,
     rejected: usize,
     checked: usize,
@@ -140,7 +154,7 @@ impl Checker {
             time_ms: Some(jiff::Timestamp::now().as_millisecond()),
             key: self.key.as_deref().map(str::as_bytes),
             payload: Some(payload),
-            headers: None,
+            headers: self.headers.as_deref(),
         };
         let decoded = self.decoder.decode(&self.source, &message, &mut points);
         self.checked += 1;
@@ -160,7 +174,8 @@ fn described(line: usize, decoded: &Result<Message, Rejected>, points: &Points) 
         Ok(Message::PointBatch { points: count }) => format!("{count} points"),
         Ok(Message::SeriesCreate(series)) => format!("the definition of series {}", escaped(&series.id)),
         Ok(Message::SeriesDelete { id }) => format!("the deletion of series {}", escaped(id)),
-        Ok(Message::Tombstone | Message::Skipped) => "nothing to store, as the input is configured".to_owned(),
+        Ok(Message::Tombstone | Message::Empty) => "nothing to store".to_owned(),
+        Ok(Message::Skipped) => "nothing to store, as the input is configured".to_owned(),
         Err(why) => format!("rejected, {}: {}", why.reason.as_str(), escaped(&why.detail)),
     };
     let mut lines = format!("message {line}: {what}\n");
@@ -192,7 +207,7 @@ fn document(line: usize, decoded: &Result<Message, Rejected>, points: &Points) -
                 Message::SeriesCreate(_) => "series-create",
                 Message::SeriesDelete { .. } => "series-delete",
                 Message::Tombstone => "tombstone",
-                Message::Skipped => "skipped",
+                Message::Skipped | Message::Empty => "skipped",
             };
             json!({"message": line, "type": kind, "points": rows, "labels": labels})
         }
@@ -232,7 +247,7 @@ mod tests {
             .windows(3)
             .filter(|three| three[0].0 == "toml" && ["json", "influx"].contains(&three[1].0) && three[2].0 == "text")
             .collect();
-        assert_eq!(examples.len(), 8, "each format has an example, and json has three");
+        assert_eq!(examples.len(), 9, "each format has an example, and json has three");
         for three in examples {
             let [(_, input), (_, message), (_, expected)] = three else { unreachable!("three blocks") };
             let config = Config::from_text(input, []).unwrap();

@@ -8,7 +8,7 @@ use super::address::is_address;
 /// If it is invalid, with the reason and what to set. An entry with an `@` may contain a password, and is not quoted.
 pub(crate) fn check(brokers: &str) -> Result<(), String> {
     if brokers.trim().is_empty() {
-        return Err("is empty; set a value, or leave the key out for its default".to_owned());
+        return Err("is empty; set a value, or omit the key for its default".to_owned());
     }
     brokers.split(',').map(str::trim).try_for_each(entry)
 }
@@ -28,14 +28,14 @@ fn entry(entry: &str) -> Result<(), String> {
         ));
     }
     if entry.contains(|c: char| c.is_whitespace() || c == ';') {
-        return Err(format!("has {entry:?}, which is no host:port; put commas between brokers"));
+        return Err(format!("has {entry:?}, which is not host:port; put commas between brokers"));
     }
     if is_address(entry) && !entry.ends_with(":0") {
         return Ok(());
     }
     let port = !entry.starts_with('[') && !entry.contains(':');
     let example = if port { format!("{entry}:9092") } else { "localhost:9092 or [::1]:9092".to_owned() };
-    Err(format!("has {entry:?}, which is no host:port; set for instance {example}"))
+    Err(format!("has {entry:?}, which is not host:port; set for instance {example}"))
 }
 
 #[cfg(test)]
@@ -50,7 +50,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_list_of_brokers_is_refused_with_what_to_set() {
+    fn what_is_not_a_list_of_brokers_is_refused_with_what_to_set() {
         for (brokers, expected) in [
             ("", "is empty"),
             (" ", "is empty"),
@@ -64,9 +64,9 @@ mod tests {
             ("broker", "set for instance broker:9092"),
             ("a:1,broker", "set for instance broker:9092"),
             ("a:port", "set for instance localhost:9092"),
-            ("a:0", "which is no host:port"),
-            ("a:65536", "which is no host:port"),
-            (":9092", "which is no host:port"),
+            ("a:0", "which is not host:port"),
+            ("a:65536", "which is not host:port"),
+            (":9092", "which is not host:port"),
             ("::1:9092", "[::1]:9092"),
             ("[::1]", "[::1]:9092"),
         ] {

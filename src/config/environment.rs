@@ -112,13 +112,13 @@ impl Layers {
             return None;
         }
         if !port.is_empty() && port.parse::<u16>().is_err() {
-            self.problems.push("POSTGRES_PORT", "is no port; set a number from 1 to 65535");
+            self.problems.push("POSTGRES_PORT", "is not a port; set a number from 1 to 65535");
             return None;
         }
         let is_host = host.starts_with('/') || host.parse::<std::net::Ipv6Addr>().is_ok();
         if !is_host && host.contains([':', '/', '@', ' ']) {
             self.problems
-                .push("POSTGRES_HOST", "is no host; set a name or an address alone, and POSTGRES_PORT for the port");
+                .push("POSTGRES_HOST", "is not a host; set a name or an address alone, and POSTGRES_PORT for the port");
             return None;
         }
         Some(url::from_parts(user, of("PASSWORD"), database, host, port))
@@ -148,7 +148,7 @@ impl Layers {
     }
 
     fn unknown_variable(&self, name: &str) -> String {
-        let text = "is no key of this program; remove it, or correct it to SERIES_INGEST__SECTION__KEY";
+        let text = "is not a key of this program; remove it, or correct it to SERIES_INGEST__SECTION__KEY";
         let plain = name
             .to_ascii_uppercase()
             .split(['_', '-', '.'])

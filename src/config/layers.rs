@@ -126,9 +126,11 @@ impl Layers {
     /// Sets a value given as text, which is parsed as the type of the default.
     pub(super) fn set_text(&mut self, path: &[&str], text: &str, source: &Source) {
         let value = match get(&self.defaults, path) {
-            Some(Value::Integer(_)) => {
-                text.trim().parse().map(Value::Integer).map_err(|_| "is no integer; set one, digits only".to_owned())
-            }
+            Some(Value::Integer(_)) => text
+                .trim()
+                .parse()
+                .map(Value::Integer)
+                .map_err(|_| "is not an integer; set one, digits only".to_owned()),
             Some(Value::Boolean(_)) => text.trim().parse().map(Value::Boolean).map_err(|_| boolean_meant_by(text)),
             _ => Ok(Value::String(text.to_owned())),
         };
@@ -312,7 +314,7 @@ fn boolean_meant_by(text: &str) -> String {
         "no" | "n" | "off" | "0" | "false" | "disabled" => "; did you mean false?",
         _ => "",
     };
-    format!("is no boolean; set true or false{meant}")
+    format!("is not a boolean; set true or false{meant}")
 }
 
 /// Returns `true` for a table that takes any name.

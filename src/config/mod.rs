@@ -36,7 +36,7 @@ mod url;
 mod validate;
 
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -93,6 +93,8 @@ pub struct Config {
     /// Section `[shutdown]`.
     pub shutdown: Shutdown,
     #[serde(skip)]
+    file: Option<PathBuf>,
+    #[serde(skip)]
     sources: Sources,
     #[serde(skip)]
     notes: Vec<String>,
@@ -121,7 +123,9 @@ impl Config {
         if let Some(file) = file {
             layers.add_file(file);
         }
-        Self::finish(layers, environment)
+        let mut config = Self::finish(layers, environment)?;
+        config.file = file.map(Path::to_path_buf);
+        Ok(config)
     }
 
     /// Like [`Config::load`], with the text of a file.
@@ -155,7 +159,12 @@ impl Config {
         if problems.is_empty() { Ok(config) } else { Err(problems) }
     }
 
-    /// The inputs: the native topics, and each `[[input]]`. They are compiled again at each call, and cannot be invalid in a
+    /// The file that it was read from; `None` if there is none.
+    pub fn file(&self) -> Option<&Path> {
+        self.file.as_deref()
+    }
+
+    /// The inputs: the native topics, and each `[[input]]`. They are compiled again with each call, and cannot be wrong in a
     /// configuration that was loaded.
     pub fn inputs(&self) -> Inputs {
         let Kafka { series_topic, points_topic, .. } = &self.kafka;

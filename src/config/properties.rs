@@ -101,7 +101,7 @@ pub(crate) fn similar_property(name: &str) -> Option<&'static str> {
 /// Returns the reason why a property cannot be set; `None` if it can.
 pub(super) fn refusal(name: &str) -> Option<&'static str> {
     if name.ends_with("_cb") {
-        return Some("a callback is no text");
+        return Some("a callback is not text");
     }
     REFUSED.iter().find(|(refused, _)| *refused == name).map(|(_, reason)| *reason)
 }

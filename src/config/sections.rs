@@ -225,7 +225,7 @@ pub struct MessageRules {
     pub max_timestamp: Timestamp,
     /// If it is `true`, a message with an unknown field is invalid. Default `false`: such fields are ignored and counted.
     pub deny_unknown_fields: bool,
-    /// Number of rejected messages after which a topic is paused of which nothing was accepted yet. Default 1000; 0 to
+    /// Number of rejected messages after which a topic without a stored message is paused. Default 1000; 0 to
     /// 1000000000, 0 for never.
     pub rejections_before_pause: u64,
 }

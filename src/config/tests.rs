@@ -132,10 +132,10 @@ fn all_problems_are_reported_at_once() {
             "message.min_timestamp (file ",
             "nothing (file ",
             "database.writers (SERIES_INGEST__DATABASE__WRITERS): is 16; set 1 to 15, pool_size + max_overflow, or 0 for as many as help",
-            "SERIES_INGEST__DATABASE__WRITER: is no key",
+            "SERIES_INGEST__DATABASE__WRITER: is not a key",
             "http.listen (SERIES_INGEST__HTTP__LISTEN): is \"9464\"; set host:port",
-            "shutdown.drain_timeout_ms (SERIES_INGEST__SHUTDOWN__DRAIN_TIMEOUT_MS): is no integer",
-            "database.max_overflow (DATABASE_MAX_OVERFLOW): is no integer",
+            "shutdown.drain_timeout_ms (SERIES_INGEST__SHUTDOWN__DRAIN_TIMEOUT_MS): is not an integer",
+            "database.max_overflow (DATABASE_MAX_OVERFLOW): is not an integer",
             "shutdown.drain_timeout_ms: is 5000; set less than kafka.session_timeout_ms, which is 900",
         ],
     );
@@ -188,7 +188,7 @@ fn a_value_out_of_its_range_is_a_problem() {
 }
 
 #[test]
-fn a_file_that_is_no_toml_is_named_without_quoting_it() {
+fn a_file_that_is_not_toml_is_named_without_quoting_it() {
     let report = load("[database]\n\nurl = \"postgres://u:hunter2@h\nwriters = 1", &[]).unwrap_err().to_string();
     assert!(report.contains("line 3 is not TOML") && !report.contains("hunter2"), "{report}");
     let missing = Config::load(Some(Path::new("/nowhere/ingest.toml")), []);
@@ -229,7 +229,7 @@ fn the_stronger_source_wins() {
 }
 
 #[test]
-fn a_pipeline_has_a_group_of_its_own_unless_one_is_set() {
+fn a_pipeline_has_its_own_group_unless_one_is_set() {
     let group = |text: &str| load(text, &[]).unwrap().kafka.group_id;
     assert_eq!(group(""), "series-ingest");
     assert_eq!(group("pipeline = 'default'"), "series-ingest");
@@ -242,7 +242,7 @@ fn variables_that_cannot_be_read_are_problems() {
     for name in
         ["SERIES_INGEST__", "SERIES_INGEST__KAFKA", "SERIES_INGEST__kafka__brokers", "SERIES_INGEST__KAFKA__PROPERTIES"]
     {
-        assert_problems(from_environment(&[(name, "x")]), &[&format!("\n  {name}: is no key")]);
+        assert_problems(from_environment(&[(name, "x")]), &[&format!("\n  {name}: is not a key")]);
     }
     assert_problems(
         from_environment(&[
@@ -250,13 +250,16 @@ fn variables_that_cannot_be_read_are_problems() {
             ("POSTGRES_PORT", "x"),
             ("POSTGRES_DB", "d"),
         ]),
-        &["(SERIES_INGEST__DATABASE__MIGRATE_ON_START): is no boolean; set true or false", "POSTGRES_PORT: is no port"],
+        &[
+            "(SERIES_INGEST__DATABASE__MIGRATE_ON_START): is not a boolean; set true or false",
+            "POSTGRES_PORT: is not a port",
+        ],
     );
 }
 
 #[cfg(unix)]
 #[test]
-fn a_variable_that_is_no_utf8_is_a_problem_where_it_is_ours() {
+fn a_variable_that_is_not_utf8_is_a_problem_where_it_is_ours() {
     use std::os::unix::ffi::OsStringExt as _;
     let bytes = || OsString::from_vec(vec![0xff]);
     Config::load(None, [("OTHER".into(), bytes()), (bytes(), bytes())]).unwrap();
@@ -269,7 +272,10 @@ fn the_url_is_taken_in_sqlalchemys_form() {
         assert_eq!(url_of(&[("DATABASE_URL", url), ("POSTGRES_HOST", "other")]), "postgresql://u:p@h/d");
     }
     assert_eq!(url_of(&[("SERIES_INGEST__DATABASE__URL", "postgres://h?a=+x")]), "postgres://h?a=+x");
-    assert_problems(from_environment(&[("DATABASE_URL", "sqlite+x://h")]), &["database.url (DATABASE_URL): is no URL"]);
+    assert_problems(
+        from_environment(&[("DATABASE_URL", "sqlite+x://h")]),
+        &["database.url (DATABASE_URL): is not a URL"],
+    );
 }
 
 #[test]
@@ -535,7 +541,7 @@ fn a_raw_character_in_the_file_of_a_url_is_refused_under_its_key() {
 }
 
 #[test]
-fn line_ends_and_spaces_at_an_end_are_left_out() {
+fn line_ends_and_spaces_at_an_end_are_removed() {
     for url in
         ["postgresql://u:p@h/d\n", "postgresql://u:p@h/d\r\n", " postgresql://u:p@h/d ", "postgresql://u:p@h/d\n\n"]
     {
@@ -603,10 +609,10 @@ fn a_variable_that_is_not_known_is_an_error_with_the_one_that_is_meant() {
             "SERIES_INGEST__KAFKA_PROPERTIES_FILES__SASL_PASSWORD",
             "did you mean SERIES_INGEST__KAFKA__PROPERTIES_FILES__SASL_PASSWORD?",
         ),
-        ("SERIES_INGEST_X", "is no key of this program; remove it"),
-        ("SERIES_INGEST", "is no key of this program; remove it"),
+        ("SERIES_INGEST_X", "is not a key of this program; remove it"),
+        ("SERIES_INGEST", "is not a key of this program; remove it"),
     ] {
-        assert_problems(from_environment(&[(name, "1")]), &[&format!("\n  {name}: is no key of this program")]);
+        assert_problems(from_environment(&[(name, "1")]), &[&format!("\n  {name}: is not a key of this program")]);
         let report = from_environment(&[(name, "1")]).unwrap_err().to_string();
         assert!(report.contains(expected), "{name}: {report}");
     }
@@ -648,7 +654,7 @@ fn a_key_or_a_value_that_is_not_known_comes_with_the_one_that_is_meant() {
         ("[log]\nformat = 'jsn'", "did you mean json?"),
         ("[points]\nunknown_series = 'dead_letter'", "did you mean dead-letter?"),
         ("[database]\nsslmode = 'verify_full'", "did you mean verify-full?"),
-        ("[database]\nmigrate_on_start = 'yes'", "is no boolean; set true or false; did you mean true?"),
+        ("[database]\nmigrate_on_start = 'yes'", "is not a boolean; set true or false; did you mean true?"),
     ] {
         let report = load(text, &[]).unwrap_err().to_string();
         assert!(report.contains(expected), "{text}: {report}");
@@ -734,9 +740,12 @@ fn a_list_of_brokers_that_librdkafka_would_read_differently_is_a_problem() {
 }
 
 #[test]
-fn a_host_with_a_port_is_a_problem_of_its_own_variable() {
+fn a_host_with_a_port_is_a_problem_of_the_variable_that_sets_it() {
     for host in ["db:5433", "postgres://db", "db/x", "u@db"] {
-        assert_problems(from_environment(&[("POSTGRES_HOST", host)]), &["\n  POSTGRES_HOST: is no host; set a name"]);
+        assert_problems(
+            from_environment(&[("POSTGRES_HOST", host)]),
+            &["\n  POSTGRES_HOST: is not a host; set a name"],
+        );
     }
     for host in ["db", "::1", "10.0.0.1", "/run/pg"] {
         from_environment(&[("POSTGRES_HOST", host)]).unwrap();

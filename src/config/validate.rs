@@ -46,7 +46,8 @@ fn kafka(kafka: &Kafka, problems: &mut Problems) {
     let copies = ("kafka.dead_letter_topic", &kafka.dead_letter_topic);
     for (key, topic) in topics.into_iter().chain([copies]).filter(|(_, topic)| !topic.is_empty()) {
         if !is_topic_name(topic) {
-            let text = format!("is {topic:?}, no name of a topic; use 1 to 249 of a-z, A-Z, 0-9, '.', '_' and '-'");
+            let text =
+                format!("is {topic:?}, not the name of a topic; use 1 to 249 of a-z, A-Z, 0-9, '.', '_' and '-'");
             problems.push(key, text);
         }
     }
@@ -108,7 +109,7 @@ fn database(database: &Database, problems: &mut Problems) {
     }
     let key = if database.url_file.is_empty() { "database.url" } else { "database.url_file" };
     if !database.url.is_empty() && !url::is_postgres(database.url.expose()) {
-        problems.push(key, "is no URL of PostgreSQL; set postgresql://user:password@host:port/database");
+        problems.push(key, "is not a URL of PostgreSQL; set postgresql://user:password@host:port/database");
     } else if let Some(text) = url::fault(database.url.expose()) {
         problems.push(key, text);
     }
@@ -230,7 +231,7 @@ fn http(http: &Http, problems: &mut Problems) {
 
 fn not_empty(key: &str, value: &str, problems: &mut Problems) {
     if value.trim().is_empty() {
-        problems.push(key, "is empty; set a value, or leave the key out for its default");
+        problems.push(key, "is empty; set a value, or omit the key for its default");
     }
 }
 

@@ -12,7 +12,7 @@ use super::connection::session::Session;
 use super::connection::step::Step;
 use super::{Class, Database, Error};
 
-/// How long to wait for transactions that may not have seen the tombstone.
+/// Timeout for transactions that may not have seen the tombstone.
 const WRITERS_TIMEOUT: Duration = Duration::from_secs(60);
 /// Pause between two looks for them.
 const WRITERS_INTERVAL: Duration = Duration::from_millis(20);
@@ -95,7 +95,7 @@ impl Database {
     }
 
     /// Deletes what a recorded deletion applies to, and marks it as completed. `until_now`: messages that were sent until the
-    /// end no longer count; otherwise only those until the time that is recorded. `on_points` is told the number of points of
+    /// end no longer count; otherwise only those until the time that is recorded. `on_points` gets the number of points of
     /// each step.
     ///
     /// # Errors

@@ -239,7 +239,7 @@ impl Error {
             || self.from_server().is_some() && (self.class() != Class::Outage || self.is_out_of_room())
     }
 
-    /// Returns `true` if the server has no room for what one transaction needs: mostly for its locks, of which each chunk
+    /// Returns `true` if the server has no room for what one transaction needs: mostly for its locks, because each chunk
     /// takes some.
     pub fn is_out_of_room(&self) -> bool {
         matches!(self, Self::Server { step, .. } if [Step::Copy, Step::Commit].contains(step))

@@ -7,11 +7,13 @@
 //! - `health`: whether the database answers and accepts writes.
 //! - `waits`: the sessions whose locks work waits for.
 //! - [`dead_letters`]: messages that cannot be stored: finding, redriving, deleting and publishing them.
+//! - [`definition`]: definitions of series by commands.
 //! - [`deletion`]: deleting series and points, so that they stay deleted.
 //! - [`error`]: what a failure means; [`verdict`]: what follows it.
 //! - [`scratch`]: a database that the demo and the benchmark make and remove.
 
 pub mod dead_letters;
+pub mod definition;
 pub mod deletion;
 pub mod error;
 pub mod schema;

@@ -302,7 +302,7 @@ fn delete_sql(file: &str) -> String {
 }
 
 fn no_url() -> Error {
-    Error::Unexpected("database.url is no URL".to_owned())
+    Error::Unexpected("database.url is not a URL".to_owned())
 }
 
 /// The default port of PostgreSQL.

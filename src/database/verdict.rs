@@ -1,6 +1,8 @@
 //! What follows a failed attempt to write messages: one decision for the worker, `journal replay` and `dead-letter redrive`.
 
 use super::error::{Class, Error};
+use super::write::ClaimOrder;
+use crate::batch::Batch;
 
 /// Maximum number of times that a series that another program has deleted is created again before its absence counts as a
 /// refusal.
@@ -14,8 +16,10 @@ const CANCELED: u32 = 2;
 pub enum Verdict {
     /// They are written again at once, after asking what the database already has.
     ClaimFirst,
-    /// The same after a pause.
+    /// The same after a pause: another transaction was in the way, or the server has canceled one attempt.
     Retry,
+    /// The same once the cause is gone: a worker retries until then, a command ends.
+    Wait,
     /// They are written in this many parts, at least two.
     Split(usize),
     /// The only message is refused: it becomes a dead letter.
@@ -30,24 +34,24 @@ pub enum Verdict {
 
 /// The facts of a failure that the decision needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Failed {
+struct Failed {
     /// Its class.
-    pub class: Class,
+    class: Class,
     /// `true` if a series of the points has no row.
-    pub is_missing_series: bool,
+    is_missing_series: bool,
     /// `true` if the server has no room for the transaction's locks or memory.
-    pub is_out_of_room: bool,
+    is_out_of_room: bool,
     /// `true` if the server has ended the statement or the transaction by a timeout or a request.
-    pub is_canceled: bool,
+    is_canceled: bool,
     /// `true` if progress has too many islands.
-    pub is_out_of_islands: bool,
+    is_out_of_islands: bool,
     /// The number of parts that the failure requires.
-    pub parts: Option<usize>,
+    parts: Option<usize>,
 }
 
 impl Failed {
     /// The facts of a failure to write this many messages.
-    pub fn new(error: &Error, messages: usize) -> Self {
+    fn new(error: &Error, messages: usize) -> Self {
         Self {
             class: error.class(),
             is_missing_series: error.is_missing_series(),
@@ -74,8 +78,30 @@ pub struct Attempts {
     pub canceled: u32,
 }
 
+impl Attempts {
+    /// No attempt yet to write a batch in this order.
+    pub fn new(batch: &Batch, order: ClaimOrder) -> Self {
+        Self {
+            messages: batch.message_count(),
+            can_be_refused: !batch.has_nothing_to_refuse(),
+            copied_first: order.copies_first(),
+            missing_series: 0,
+            canceled: 0,
+        }
+    }
+
+    /// Returns the action after an attempt that has failed; the next attempt asks first what the database has.
+    pub fn after(&mut self, failure: &Error) -> Verdict {
+        self.canceled += u32::from(failure.is_canceled());
+        self.missing_series = self.missing_series.saturating_add(u32::from(failure.is_missing_series()));
+        let verdict = verdict(Failed::new(failure, self.messages), *self);
+        self.copied_first = false;
+        verdict
+    }
+}
+
 /// Returns what to do after a failed attempt.
-pub fn verdict(failed: Failed, attempts: Attempts) -> Verdict {
+fn verdict(failed: Failed, attempts: Attempts) -> Verdict {
     let split_or = |alone| if attempts.messages > 1 { Verdict::Split(2) } else { alone };
     let is_too_large = failed.is_out_of_room || failed.is_canceled && attempts.canceled >= CANCELED;
     if let Some(parts) = failed.parts {
@@ -88,7 +114,9 @@ pub fn verdict(failed: Failed, attempts: Attempts) -> Verdict {
         Class::Data if attempts.can_be_refused => split_or(Verdict::Reject),
         Class::Progress => Verdict::NoProgress,
         Class::Outage if is_too_large => split_or(Verdict::SetAside),
-        _ => Verdict::Retry,
+        Class::Outage if failed.is_canceled => Verdict::Retry,
+        Class::Retry => Verdict::Retry,
+        Class::Outage | Class::Overlap | Class::Data | Class::Internal => Verdict::Wait,
     }
 }
 
@@ -117,16 +145,16 @@ mod tests {
         let claimed = Attempts { copied_first: false, ..MANY };
         let only_letters = Attempts { can_be_refused: false, ..MANY };
         for (what, failed, attempts, expected) in [
-            ("an outage", FAILED, MANY, Verdict::Retry),
+            ("an outage", FAILED, MANY, Verdict::Wait),
             ("another transaction in the way", of(Class::Retry), MANY, Verdict::Retry),
-            ("an internal error", of(Class::Internal), MANY, Verdict::Retry),
+            ("an internal error", of(Class::Internal), MANY, Verdict::Wait),
             ("overlapping offsets", of(Class::Overlap), MANY, Verdict::ClaimFirst),
-            ("overlapping offsets after asking", of(Class::Overlap), claimed, Verdict::Retry),
+            ("overlapping offsets after asking", of(Class::Overlap), claimed, Verdict::Wait),
             ("a deleted series", missing, Attempts { missing_series: 3, ..MANY }, Verdict::ClaimFirst),
             ("a series deleted again and again", missing, Attempts { missing_series: 4, ..MANY }, Verdict::Split(2)),
             ("a refused row", of(Class::Data), MANY, Verdict::Split(2)),
             ("a refused row of the only message", of(Class::Data), ONE, Verdict::Reject),
-            ("a refusal without rows", of(Class::Data), only_letters, Verdict::Retry),
+            ("a refusal without rows", of(Class::Data), only_letters, Verdict::Wait),
             (
                 "more refusals than a transaction takes",
                 Failed { parts: Some(7), ..of(Class::Data) },

@@ -130,7 +130,7 @@ fn check_points(message: &Message, points: &Points, before: usize) {
             assert!(is_name(id));
         }
         Message::Tombstone => panic!("a payload is not a tombstone"),
-        Message::Skipped => panic!("no native message is skipped"),
+        Message::Skipped | Message::Empty => panic!("no native message is skipped"),
     }
     for (series, column, time, _) in rows(points) {
         assert!(WINDOW_US.contains(&time) && is_name(&series) && is_name(&column), "{series:?} {column:?} {time}");

@@ -15,6 +15,8 @@ pub(super) struct Around<'a> {
 pub(super) enum Made {
     /// Points, which were added.
     Points,
-    /// Nothing, because of the input's configuration.
+    /// Nothing: its values are skipped, as the input is configured.
+    Skipped,
+    /// Nothing, because it has no values by its nature.
     Nothing,
 }

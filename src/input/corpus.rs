@@ -43,6 +43,7 @@ struct Case {
 enum Outcome {
     Points,
     Skipped,
+    Empty,
     Rejected,
 }
 
@@ -103,6 +104,7 @@ fn decoded(case: &Case, payload: &[u8], decoder: &mut Decoder) -> Found {
             (Outcome::Points, String::new(), String::new())
         }
         Ok(Message::Skipped) => (Outcome::Skipped, String::new(), String::new()),
+        Ok(Message::Empty) => (Outcome::Empty, String::new(), String::new()),
         Ok(other) => panic!("{other:?}"),
         Err(rejected) => (Outcome::Rejected, rejected.reason.as_str().to_owned(), rejected.detail),
     };

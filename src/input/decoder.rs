@@ -80,7 +80,7 @@ impl Decoder {
             return self.native.decode(kind, Some(payload), points);
         }
         let Some(selected) = &self.selected else { return Err(of_no_input(source)) };
-        let plan = selected.input.and_then(|number| self.inputs.0.get(number)).map(|input| &input.plan);
+        let plan = selected.input.and_then(|number| self.inputs.all.get(number)).map(|input| &input.plan);
         let Some(plan) = plan else { return Err(of_no_input(source)) };
         let rules = &self.native.rules;
         let around = Around {
@@ -103,7 +103,8 @@ impl Decoder {
         };
         match made {
             Ok(Made::Points) => Ok(Message::PointBatch { points: points.len() - before }),
-            Ok(Made::Nothing) => Ok(Message::Skipped),
+            Ok(Made::Skipped) => Ok(Message::Skipped),
+            Ok(Made::Nothing) => Ok(Message::Empty),
             Err(rejected) => {
                 points.cut_back(mark);
                 Err(rejected)
@@ -125,7 +126,9 @@ impl Decoder {
         let id =
             std::str::from_utf8(key).map_err(|_| rejected("is not UTF-8: expected the id of the series to delete"))?;
         let id = self.native.rules.name(id, 0);
-        Ok(Message::SeriesDelete { id: id.map_err(|fault| rejected(&format!("is no id: {}", fault.what)))?.to_owned() })
+        Ok(Message::SeriesDelete {
+            id: id.map_err(|fault| rejected(&format!("is not an id: {}", fault.what)))?.to_owned(),
+        })
     }
 
     /// Lets null payloads in topics of series delete the series that their keys name.
@@ -155,7 +158,7 @@ impl Decoder {
     /// The plan of the selected topic; `None` if no input reads it.
     fn plan(&self) -> Option<&Plan> {
         let number = self.selected.as_ref()?.input?;
-        self.inputs.0.get(number).map(|input| &input.plan)
+        self.inputs.all.get(number).map(|input| &input.plan)
     }
 
     /// The kind of the selected topic's messages if they do not name one, for a native topic.

@@ -6,7 +6,7 @@
 //! - [`Inputs`]: all inputs, and the one that reads a topic.
 //! - [`Decoder`]: decodes one message into the points of a batch, with the plan of its topic.
 //! - `options`: the keys of an input, and `compile`, which compiles them into a plan; `topics`, `template`, `time`, `pointer`:
-//! the keys that have a syntax.
+//!   the keys that have a syntax.
 //! - `native`, `json`, `influx`: a folder or a file for each kind of plan; the formats of docs/inputs.md are these, or `json`
 //!   with defaults.
 //! - [`inspect`]: the contents of a topic, and the input that would read it.
@@ -105,7 +105,11 @@ enum Plan {
 
 /// All inputs. Clones share them.
 #[derive(Debug, Clone, Default)]
-pub struct Inputs(Arc<[Input]>);
+pub struct Inputs {
+    all: Arc<[Input]>,
+    /// A topic that is one of the input with this number, whatever the configuration says.
+    read_as: Option<(String, usize)>,
+}
 
 impl Inputs {
     /// Compiles inputs from the configuration: the two native topics, each unless it is empty, and the configured ones.
@@ -130,12 +134,12 @@ impl Inputs {
         }
         problems.extend(topics::overlaps(&inputs));
         problems.extend(compile::same_names(options));
-        if problems.is_empty() { Ok(Self(inputs.into())) } else { Err(problems) }
+        if problems.is_empty() { Ok(Self { all: inputs.into(), read_as: None }) } else { Err(problems) }
     }
 
     /// The inputs, in the order of the configuration.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = &Input> {
-        self.0.iter()
+        self.all.iter()
     }
 
     /// The input that reads a topic; `None` if there is none, or if the regular expressions of several match it.
@@ -146,7 +150,11 @@ impl Inputs {
 
     /// The inputs that may read a topic: the one that names it, or else those with a regular expression that matches it.
     fn claiming(&self, topic: &str) -> impl Iterator<Item = &Input> {
-        let named = self.iter().find(|input| input.names(topic));
+        let read_as = self.read_as.as_ref().filter(|(other, _)| other == topic);
+        let named = match read_as {
+            Some((_, number)) => self.all.get(*number),
+            None => self.iter().find(|input| input.names(topic)),
+        };
         let is_named = named.is_some();
         let matching = move |input: &&Input| !is_named && input.topics.iter().any(|one| one.matches(topic));
         named.into_iter().chain(self.iter().filter(matching))
@@ -173,7 +181,14 @@ impl Inputs {
         }
     }
 
-    /// The input with this name.
+    /// The same inputs, with the topic as one of the input of this name; `None` if there is none.
+    pub fn reading_as(mut self, topic: &str, name: &str) -> Option<Self> {
+        let number = self.iter().position(|input| input.name == name)?;
+        self.read_as = Some((topic.to_owned(), number));
+        Some(self)
+    }
+
+    /// The input of this name.
     pub fn by_name(&self, name: &str) -> Option<&Input> {
         self.iter().find(|input| input.name == name)
     }

@@ -11,12 +11,12 @@ impl Pointer {
             return Ok(Self(Vec::new()));
         }
         let Some(rest) = text.strip_prefix('/') else {
-            return Err(format!("is {text:?}, no JSON Pointer; begin it with /, such as {:?}", format!("/{text}")));
+            return Err(format!("is {text:?}, not a JSON Pointer; begin it with /, such as {:?}", format!("/{text}")));
         };
         let unescaped = |token: &str| -> Result<String, String> {
             let bare = token.replace("~0", "").replace("~1", "");
             if bare.contains('~') {
-                return Err(format!("is {text:?}, no JSON Pointer; write ~ as ~0, and / in a key as ~1"));
+                return Err(format!("is {text:?}, not a JSON Pointer; write ~ as ~0, and / in a key as ~1"));
             }
             Ok(token.replace("~1", "/").replace("~0", "~"))
         };

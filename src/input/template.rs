@@ -83,7 +83,7 @@ fn part(template: &str, inside: &str) -> Result<Part<Pointer>, String> {
         None if inside == "topic" => Ok(Part::Topic(0)),
         Some(("topic", group)) => match group.parse() {
             Ok(group) => Ok(Part::Topic(group)),
-            Err(_) => Err(format!("is {template:?}; {group:?} is no number of a group")),
+            Err(_) => Err(format!("is {template:?}; {group:?} is not the number of a group")),
         },
         Some(("header", name)) if !name.is_empty() => Ok(Part::Header(name.to_owned())),
         _ if inside.starts_with('/') => {
@@ -183,7 +183,7 @@ mod tests {
             ("a}", "brace alone"),
             ("{site}", "{site} is unknown"),
             ("{/a~}", "JSON Pointer"),
-            ("{topic:x}", "no number of a group"),
+            ("{topic:x}", "not the number of a group"),
             ("{header:}", "is unknown"),
         ] {
             assert!(Template::parse(wrong).unwrap_err().contains(part), "{wrong}");

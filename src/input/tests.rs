@@ -135,11 +135,25 @@ fn prometheus(metric: &Metric, value: f64) -> String {
     json!({"value": number(value, false), "timestamp": time, "name": metric.name, "labels": labels}).to_string()
 }
 
-fn flat(metric: &Metric) -> String {
+fn flat(metric: &Metric) -> Value {
     let mut record = json!({"series": metric.id(), "ts": metric.time_us});
     metric.tags.iter().for_each(|(name, tag)| record[name] = json!(tag));
     metric.fields.iter().for_each(|(name, value)| record[name] = json!(value));
-    record.to_string()
+    record
+}
+
+/// A change of a row, with or without its schema.
+fn debezium(metric: &Metric, has_schema: bool) -> String {
+    let change = json!({"before": null, "after": flat(metric), "source": {"table": "t"}, "op": "c", "ts_ms": 1});
+    if has_schema { json!({"schema": {"type": "struct"}, "payload": change}).to_string() } else { change.to_string() }
+}
+
+/// An event whose source is the series.
+fn cloudevent(metric: &Metric) -> String {
+    let time = jiff::Timestamp::from_microsecond(metric.time_us).unwrap().to_string();
+    let mut data = json!(metric.fields);
+    metric.tags.iter().for_each(|(name, tag)| data[name] = json!(tag));
+    json!({"specversion": "1.0", "id": "1", "type": "t", "source": metric.id(), "time": time, "data": data}).to_string()
 }
 
 /// A name that line protocol can express: it does not end with a backslash, and contains no line end.
@@ -198,10 +212,17 @@ proptest! {
         let labels: BTreeSet<&String> = metrics.iter().flat_map(|metric| metric.tags.keys()).collect();
         let labels: Vec<String> = labels.into_iter().map(|name| format!("/{}", name.replace('~', "~0").replace('/', "~1"))).collect();
         let keys = toml::toml! { format = "json" series = "{/series}" time = { at = "/ts", unit = "us" } };
-        let keys = format!("labels = {}\n{keys}", toml::Value::from(labels));
-        let records: Vec<String> = metrics.iter().map(flat).collect();
+        let labels = format!("labels = {}\n", toml::Value::from(labels));
+        let keys = format!("{labels}{keys}");
+        let records: Vec<String> = metrics.iter().map(|metric| flat(metric).to_string()).collect();
         prop_assert_eq!(&decoded(&keys, &[records.join("\n")])?, &stored, "{}", records.join("\n"));
         prop_assert_eq!(&decoded(&keys, &records)?, &stored);
+
+        let changes: Vec<String> = metrics.iter().zip(0..).map(|(metric, number)| debezium(metric, number % 2 == 0)).collect();
+        let keys = keys.replace("\"json\"", "\"debezium-json\"");
+        prop_assert_eq!(&decoded(&keys, &changes)?, &stored, "{:?}", changes);
+        let events: Vec<String> = metrics.iter().map(cloudevent).collect();
+        prop_assert_eq!(&decoded(&format!("{labels}format = \"cloudevents\""), &events)?, &stored, "{:?}", events);
 
         let mut samples = Vec::new();
         let mut single = metrics.clone();

@@ -26,15 +26,17 @@ impl TopicPattern {
         if text.starts_with('^') {
             // The whole name must match: "^site" would otherwise match every topic that begins with it.
             let whole = format!("{BEFORE}{text}{AFTER}");
-            return Regex::new(&whole)
+            // By itself first: "^a)|(?:b" is one only with what stands around it, and would match parts of names.
+            return Regex::new(text)
+                .and_then(|_| Regex::new(&whole))
                 .map(Self::Regex)
-                .map_err(|error| format!("is {text:?}, no regular expression: {}", last_line(&error.to_string())));
+                .map_err(|error| format!("is {text:?}, not a regular expression: {}", last_line(&error.to_string())));
         }
         if is_topic_name(text) {
             Ok(Self::Name(text.to_owned()))
         } else {
             Err(format!(
-                "is {text:?}, no name of a topic; use 1 to 249 of a-z, A-Z, 0-9, '.', '_' and '-', or a regular expression \
+                "is {text:?}, not the name of a topic; use 1 to 249 of a-z, A-Z, 0-9, '.', '_' and '-', or a regular expression \
                  that begins with ^"
             ))
         }
@@ -136,7 +138,7 @@ impl fmt::Display for Contested {
 
 impl Inputs {
     /// The topics to read if these exist. Among those that regular expressions match, Kafka's own and `except` are omitted: the
-    /// topic for copies of dead letters, each of which would return for ever.
+    /// topic for copies of dead letters, which would return for ever.
     pub fn topics_to_read<'a>(&self, existing: impl IntoIterator<Item = &'a str>, except: &str) -> TopicsRead {
         let mut topics: BTreeSet<&str> = self.topic_names().collect();
         let mut contested = Vec::new();
@@ -194,6 +196,16 @@ mod tests {
             ..InputOptions::of(name, "", Format::Native)
         };
         Inputs::compile("series", "points", &all.iter().map(options).collect::<Vec<_>>()).unwrap()
+    }
+
+    #[test]
+    fn what_is_a_regular_expression_only_with_what_stands_around_it_is_none() {
+        for text in ["^a)|(?:b", "^(a", "^a)(b"] {
+            assert!(TopicPattern::parse(text).is_err_and(|why| why.contains("not a regular expression")), "{text}");
+        }
+        let whole = TopicPattern::parse("^a|b").unwrap();
+        assert_eq!(["a", "b", "ab", "xb"].map(|topic| whole.matches(topic)), [true, true, false, false]);
+        assert_eq!(whole.text(), "^a|b");
     }
 
     #[test]

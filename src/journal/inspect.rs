@@ -34,7 +34,7 @@ impl<F: Files> Inspection<F> {
     /// Reads the headers of all records, and the payloads of the last segment.
     ///
     /// # Errors
-    /// If the directory or the file `JOURNAL` cannot be opened, or the format is a newer one. Damage is no error, and a
+    /// If the directory or the file `JOURNAL` cannot be opened, or the format is a newer one. Damage is not an error, and a
     /// segment that cannot be opened is damage.
     pub fn open(files: F, directory: &Path) -> Result<Self, OpenError> {
         let mut attempts = 0;

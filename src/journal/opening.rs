@@ -17,7 +17,7 @@ impl<F: Files> Journal<F> {
     /// segment.
     ///
     /// # Errors
-    /// If another process uses it, the directory is not safe, or the file system fails. Damage is no error.
+    /// If another process uses it, the directory is not safe, or the file system fails. Damage is not an error.
     pub fn open(files: F, options: Options) -> Result<Self, OpenError> {
         let place = Place::acquire(&files, &options.directory)?;
         let mut journal = Self {

@@ -74,7 +74,7 @@ impl<'a, F: Files> Reader<'a, F> {
         self.length
     }
 
-    /// Fills `buffer`. Bytes that the disk cannot read, or the file does not have, are zero, which is no record.
+    /// Fills `buffer`. Bytes that the disk cannot read, or the file does not have, are zero, which is not a record.
     fn read_into(&mut self, buffer: &mut [u8], position: u64) {
         if let Ok(read) = self.files.read_at(self.file, buffer, position) {
             buffer[read..].fill(0);

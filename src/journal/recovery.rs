@@ -202,10 +202,10 @@ impl<F: Files> Load<'_, F> {
             }
         } else if scan.content_end > scan.end {
             end = scan.content_end;
-            self.report(number, scan.end, end, scan.bad_kind());
+            self.report(number, scan.end, end, scan.damage_kind());
         }
         for (from, until) in &scan.bad {
-            self.report(number, *from, *until, scan.bad_kind());
+            self.report(number, *from, *until, scan.damage_kind());
         }
         // What cannot be read now may be readable later.
         if end < length && !scan.unreadable {

@@ -26,7 +26,7 @@ pub(super) struct Scan {
 
 impl Scan {
     /// The kind of its damaged places.
-    pub(super) fn bad_kind(&self) -> DamageKind {
+    pub(super) fn damage_kind(&self) -> DamageKind {
         if self.unreadable { DamageKind::Unreadable } else { DamageKind::NoRecord }
     }
 }

@@ -103,7 +103,7 @@ impl<F: Files> Journal<F> {
     /// Removes a segment whose records are no longer needed; a damaged one is kept under another name, to be examined, until
     /// its space is needed. Segments are removed in the order of their numbers, so that a missing number always means damage:
     /// one that is not the oldest loses its records at once, and its file when all older ones are removed. If the process ends
-    /// before, its records are there again. A number that the journal does not have is no error.
+    /// before, its records are there again. A number that the journal does not have is not an error.
     ///
     /// # Errors
     /// Those of the file system. The segment then stays, or comes back after a crash: try again.

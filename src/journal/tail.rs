@@ -29,7 +29,7 @@ pub(super) fn classify_tail<F: Files>(reader: &mut Reader<'_, F>, scan: &mut Sca
         // What cannot be read may or may not be zero.
         scan.content_end = scan.length.max(scan.end);
     }
-    let what = scan.bad_kind();
+    let what = scan.damage_kind();
     let bad_body = |(found, body): (&Found, &Body)| {
         (*body != Body::Good).then(|| (found.position, found.end(), DamageKind::Payload))
     };

@@ -53,7 +53,12 @@ impl Assignment {
     }
 
     pub(super) fn remove(&mut self, partition: &TopicPartition) -> Option<Owned> {
-        self.slot(&partition.topic, partition.number)?.take()
+        let removed = self.slot(&partition.topic, partition.number)?.take();
+        // Topics that a regular expression matches come and go.
+        if self.topics[self.last].1.iter().all(Option::is_none) {
+            self.topics.swap_remove(self.last);
+        }
+        removed
     }
 
     pub(super) fn get(&mut self, topic: &str, partition: i32) -> Option<&mut Owned> {
@@ -148,7 +153,7 @@ impl Reader {
     /// Skips offsets without a message: a transaction's markers, or what compaction has removed. `position` is the consumer's
     /// own. At the end of the log nothing else reports them, and without this the last message of every transaction would look
     /// unread.
-    pub(super) fn pass_over(&mut self, position: i64) {
+    pub(super) fn skip_to(&mut self, position: i64) {
         if self.left_at == Some(position) {
             return;
         }
@@ -173,27 +178,44 @@ mod tests {
     }
 
     #[test]
-    fn the_end_without_messages_is_passed_over() {
+    fn topics_without_partitions_are_forgotten() {
+        let mut assignment = Assignment::default();
+        let partition = |topic: &str, number| TopicPartition::new(topic, number);
+        for (topic, number) in [("a", 0), ("b", 0), ("b", 2), ("c", 0)] {
+            assignment.insert(&partition(topic, number), 7);
+        }
+        assert!(assignment.remove(&partition("a", 0)).is_some() && assignment.remove(&partition("b", 0)).is_some());
+        assert!(assignment.remove(&partition("b", 1)).is_none() && assignment.remove(&partition("a", 0)).is_none());
+        assert_eq!(assignment.topics.len(), 2);
+        assert_eq!(assignment.owned().len(), 2);
+        assert!(assignment.remove(&partition("b", 2)).is_some() && assignment.remove(&partition("c", 0)).is_some());
+        assert!(assignment.topics.is_empty() && assignment.get("b", 2).is_none());
+        assignment.insert(&partition("b", 2), 8);
+        assert_eq!(assignment.get("b", 2).map(|owned| owned.epoch), Some(8));
+    }
+
+    #[test]
+    fn the_end_without_messages_is_skipped() {
         let mut reader = reader(10, None);
         reader.push(&message(10)).unwrap();
-        reader.pass_over(13);
+        reader.skip_to(13);
         assert_eq!(reader.position(), 13);
         let set = reader.take_set(&Budget::new(1000)).unwrap();
         assert_eq!((set.interval().from, set.interval().until, set.len()), (10, 13, 1));
-        reader.pass_over(13);
+        reader.skip_to(13);
         assert!(reader.take_set(&Budget::new(1000)).is_none());
     }
 
     #[test]
     fn the_position_of_an_earlier_assignment_counts_for_nothing() {
         let mut again = reader(10, Some(50));
-        again.pass_over(50);
+        again.skip_to(50);
         assert_eq!(again.position(), 10);
         again.push(&message(10)).unwrap();
-        again.pass_over(12);
+        again.skip_to(12);
         assert_eq!(again.position(), 12);
         let mut only_markers = reader(10, Some(50));
-        only_markers.pass_over(11);
+        only_markers.skip_to(11);
         assert_eq!(only_markers.position(), 11);
     }
 

@@ -348,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_ended_a_handshake_is_told_by_its_alert() {
+    fn the_side_that_ended_a_handshake_is_known_by_its_alert() {
         let advice = |reason| failed_handshake(RDKafkaErrorCode::BrokerTransportFailure, reason);
         let alert =
             "Receive failed: error:0A00045C:SSL routines::tlsv13 alert certificate required: SSL alert number 116";

@@ -264,7 +264,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_an_earlier_copy_says_is_left_out() {
+    fn headers_of_an_earlier_copy_are_omitted() {
         let of_message = [
             ("trace", Some("1")),
             ("__connect.errors.topic", Some("of an earlier copy")),

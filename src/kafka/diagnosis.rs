@@ -145,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_connection_that_was_of_use_is_no_sign_of_a_wrong_protocol() {
+    fn a_connection_that_was_of_use_is_not_a_sign_of_a_wrong_protocol() {
         let end =
             |age| format!("[thrd:a:1/1]: a:1/1: Disconnected: connection closed by peer (after {age} in state UP)");
         assert!(ended_soon(&end("3ms")));

@@ -15,8 +15,25 @@ pub struct Assigned {
     pub epoch: u64,
 }
 
-/// The next messages of a partition, of the assignment with this epoch.
-pub type Messages = (MessageSet, u64);
+/// The next messages of a partition.
+#[derive(Debug)]
+pub struct Messages {
+    /// The messages.
+    pub set: MessageSet,
+    /// The epoch of the assignment that read them.
+    pub epoch: u64,
+}
+
+/// How far the partition of an assignment was read.
+#[derive(Debug, Clone)]
+pub struct ReadPosition {
+    /// The assignment.
+    pub assigned: Assigned,
+    /// The topic's identity.
+    pub source: Arc<Source>,
+    /// The offset after what was handed on.
+    pub offset: i64,
+}
 
 /// Events of the thread's partitions. Messages have a separate channel: while they wait for the database, the pipeline still
 /// receives rebalances. Epochs relate the two.
@@ -37,8 +54,8 @@ pub enum Event {
         lost: bool,
     },
     /// Some partition's position is no longer, or not yet, in Kafka's log; it is not read until it is moved. It has the
-    /// position after what was handed on of each partition being read.
-    OffsetsLost(Vec<(Assigned, Arc<Source>, i64)>),
+    /// position of each partition being read.
+    OffsetsLost(Vec<ReadPosition>),
     /// The consumer has left the group, or has given up leaving it.
     Stopped,
 }

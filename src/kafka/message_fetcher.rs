@@ -1,4 +1,4 @@
-//! Reads a single message again, by its offset: for a dead letter of which the database has only the head. All calls block:
+//! Reads a single message again, by its offset: for a dead letter whose row is truncated. All calls block:
 //! call them where blocking is allowed.
 
 use std::mem::ManuallyDrop;
@@ -36,7 +36,7 @@ pub struct MessageFetcher {
 
 impl std::fmt::Debug for MessageFetcher {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Rereader").finish_non_exhaustive()
+        f.debug_struct("MessageFetcher").finish_non_exhaustive()
     }
 }
 

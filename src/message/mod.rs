@@ -32,8 +32,10 @@ pub enum Message {
     },
     /// A null payload: in Kafka, the deletion of a key. There is nothing to store.
     Tombstone,
-    /// Nothing of it is stored, as configured for its input: a row that was deleted, or fields that are skipped.
+    /// It has values, and all of them are skipped, as its input is configured.
     Skipped,
+    /// It has no values by its nature: a row that was deleted, or an array without records.
+    Empty,
 }
 
 /// The definition of a series.
@@ -98,6 +100,11 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// Returns `true` if the message could be read, and the database says that it cannot be stored.
+    pub fn is_of_database(self) -> bool {
+        matches!(self, Self::UnknownSeries | Self::RejectedByDatabase)
+    }
+
     /// All reasons.
     pub const ALL: [Self; 10] = [
         Self::Empty,

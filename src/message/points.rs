@@ -260,7 +260,7 @@ impl Points {
         last != self.message
     }
 
-    /// Adds a point: its time in microseconds since the Unix epoch, and its value, of which NaN is stored as NULL.
+    /// Adds a point: its time in microseconds since the Unix epoch, and its value; NaN is stored as NULL.
     pub fn push(&mut self, key: KeyIndex, time_us: i64, value: f64) {
         self.key_of.push(key.0);
         self.time_of.push(time_us);
@@ -407,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rejected_message_leaves_nothing_behind() {
+    fn a_rejected_message_leaves_nothing() {
         let mut points = Points::default();
         points.begin_message();
         let a = points.series("a");

@@ -38,6 +38,10 @@ impl Pipeline {
         let done = if outcome.lost && outcome.replayed { &outcome.damaged } else { &outcome.intervals };
         self.partitions.mark_done(done);
         self.writers.on_written(&outcome);
+        self.guard.judge(&outcome, |partition| self.partitions.current(partition).is_some());
+        if outcome.replayed {
+            self.journaling.withhold(|source| self.guard.stops_replay(source));
+        }
         self.keep_locked(&mut outcome);
         self.count_written(&outcome);
         if outcome.lost {
@@ -53,14 +57,14 @@ impl Pipeline {
 
     /// Keeps what was not written because of another session's lock, and reports replayed records to the journaling.
     fn keep_locked(&mut self, outcome: &mut Outcome) {
-        let waits = !outcome.aside.is_empty();
-        for set in &outcome.aside {
+        let waits = !outcome.locked_messages.is_empty();
+        for set in &outcome.locked_messages {
             self.partitions.mark_waiting(set, outcome.replayed);
         }
-        let aside = std::mem::take(&mut outcome.aside);
+        let locked = std::mem::take(&mut outcome.locked_messages);
         if !outcome.replayed {
             if waits {
-                self.journaling.set_aside(aside, self.open_batch.budget());
+                self.journaling.set_aside(locked, self.open_batch.budget());
             }
             return;
         }

@@ -14,6 +14,7 @@ use crate::database::dead_letters::LetterToPublish;
 use crate::database::{Database, Error};
 use crate::kafka::dead_letter_topic::{DeadLetterTopic, Letter, Published};
 use crate::kafka::message_fetcher::MessageFetcher;
+use crate::kafka::partition::TopicPartition;
 use crate::message::Reason;
 use crate::raw::Kind;
 use crate::raw::{Source, headers};
@@ -93,7 +94,7 @@ const NOT_PUBLISHED: &str = "dead-letter-copies";
 /// Partitions that did not answer in time, with the last letter that waited for each. In each round one letter waits for a
 /// partition, the next one each time, so that a letter that is itself the cause does not block the others.
 #[derive(Default)]
-struct SilentPartitions(HashMap<(String, i32), Waited>);
+struct SilentPartitions(HashMap<TopicPartition, Waited>);
 
 struct Waited {
     letter: i64,
@@ -103,12 +104,12 @@ struct Waited {
 
 impl SilentPartitions {
     /// Returns the reason why a letter is skipped in this round.
-    fn why(&self, partition: &(String, i32), letter: i64) -> Option<&str> {
+    fn why(&self, partition: &TopicPartition, letter: i64) -> Option<&str> {
         let waited = self.0.get(partition)?;
         (waited.in_this_round || letter <= waited.letter).then_some(waited.failure.as_str())
     }
 
-    fn insert(&mut self, partition: (String, i32), letter: i64, failure: String) {
+    fn insert(&mut self, partition: TopicPartition, letter: i64, failure: String) {
         self.0.insert(partition, Waited { letter, in_this_round: true, failure });
     }
 
@@ -254,7 +255,7 @@ impl Copies {
     /// # Errors
     /// If Kafka does not answer, with the reason.
     fn complete(&self, letter: LetterToPublish) -> Result<Letter, String> {
-        let LetterToPublish { message, source: (cluster_id, topic, topic_id) } = letter;
+        let LetterToPublish { message, cluster_id, topic, topic_id } = letter;
         let cut_from = message.cut().into_iter().map(|cut| (cut.part, cut.bytes)).collect();
         let id = message.id;
         let mut copy = Letter {
@@ -273,7 +274,7 @@ impl Copies {
             topic,
         };
         if !copy.cut_from.is_empty() {
-            let partition = (copy.topic.clone(), copy.partition);
+            let partition = TopicPartition::new(copy.topic.clone(), copy.partition);
             let silent = self.silent().why(&partition, id).map(str::to_owned);
             let read = match silent {
                 Some(failure) => Err(failure),
@@ -325,7 +326,7 @@ mod tests {
 
     #[test]
     fn of_a_silent_partition_each_round_waits_for_one_letter_and_each_letter_gets_its_turn() {
-        let partitions = [0, 1].map(|partition| ("t".to_owned(), partition));
+        let partitions = [0, 1].map(|number| TopicPartition::new("t", number));
         let mut silent = SilentPartitions::default();
         let mut rounds = Vec::new();
         for _ in 0..5 {
@@ -335,7 +336,7 @@ mod tests {
                 if silent.why(partition, letter).is_none() {
                     tried.push(letter);
                     // The other one answers.
-                    if partition.1 == 1 {
+                    if partition.number == 1 {
                         silent.insert(partition.clone(), letter, String::new());
                     }
                 }

@@ -54,8 +54,11 @@ impl Pipeline {
                 self.writers.interrupt();
             }
             self.write_open_batch();
-        } else if !is_stopping && let Some(records) = self.journaling.next_records(busy, limit, memory_is_full) {
-            // When the worker stops, journaled messages stay in the journal.
+        } else if !is_stopping
+            && let Some(records) =
+                self.journaling.next_records(busy, limit, memory_is_full, |source| self.guard.is_on_trial(source))
+        {
+            // When the worker stops, what the journal has stays there.
             let intervals: Vec<Interval> = records.iter().map(Record::interval).collect();
             let known = self.partitions.next_offsets(&intervals);
             let (journal, budget) = (self.journaling.journal().clone(), self.open_batch.budget().clone());

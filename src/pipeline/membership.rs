@@ -123,14 +123,14 @@ impl Membership {
         let group = &self.config.kafka.group_id;
         let seconds = self.config.kafka.session_timeout_ms / 1000;
         let reason = format!(
-            "the consumer group {group} has {members} members, one of which may be a worker that was killed: this worker joins \
+            "the consumer group {group} has {members} members, and one may be a worker that was killed: this worker joins \
              it after at most {seconds} s"
         );
         if self.log.lasts(CONDITION, CONDITION).is_some() {
             info!(
                 group,
                 members,
-                "the consumer group has members, one of which may be a worker that was killed; waiting for at most {seconds} s \
+                "the consumer group has members, and one may be a worker that was killed; waiting for at most {seconds} s \
                  before joining it"
             );
         }

@@ -13,7 +13,7 @@
 //! - `starts`, `start`, `start_topics`: when and where a partition starts, asked of the database and of Kafka.
 //! - `open_batch`, `dispatch`: the batch being filled, and when it goes to a writer.
 //! - `writers`, `writer`: the batches being written; one batch until it is committed, through outages, overlaps and refused
-//! rows.
+//!   rows.
 //! - `after_write`: the handling of a batch's outcome.
 //! - `tick`: what is done ten times a second, and what `/status` and the metrics show.
 //! - `dead_letter_copies`: copies of dead letters for a topic.
@@ -146,7 +146,7 @@ impl Pipeline {
                     self.partitions.mark_done(&appended.dropped);
                 }
                 Some(event) = events.recv() => self.on_event(event),
-                Some((set, epoch)) = messages.recv(), if may_take => self.on_messages(set, epoch),
+                Some(read) = messages.recv(), if may_take => self.on_messages(read),
                 _ = tick.tick() => {
                     if self.journaling.journal().has_ended() {
                         break Err(RunError::JournalEnded);
@@ -161,10 +161,10 @@ impl Pipeline {
         end
     }
 
-    fn on_messages(&mut self, set: MessageSet, epoch: u64) {
+    fn on_messages(&mut self, Messages { set, epoch }: Messages) {
         self.starts.on_set_taken();
-        let Some(set) = self.admit(set, epoch) else { return };
-        if !self.partitions.mark_read(&set, epoch, unix_ms()) {
+        let Some((set, on_trial)) = self.admit(set, epoch) else { return };
+        if !self.partitions.mark_read(&set, epoch, unix_ms(), on_trial) {
             return;
         }
         #[cfg(feature = "planted-bugs")]
@@ -183,9 +183,7 @@ impl Pipeline {
             self.journaling.set_aside(vec![set], self.open_batch.budget());
             return;
         }
-        let partition = set.partition().clone();
-        let counts = self.open_batch.add_read(set);
-        self.guard.record(&partition, counts, self.open_batch.last_rejected());
+        self.open_batch.add_read(set);
     }
 
     fn count_journaled(&self, set: &MessageSet) {
@@ -214,7 +212,6 @@ impl Pipeline {
         match event {
             Event::Assigned { assigned, sets_before } => {
                 for one in &assigned {
-                    self.guard.forget(&one.partition);
                     let input =
                         self.subscription.inputs().of_topic(&one.partition.topic).map_or("", |input| &input.name);
                     self.partitions.assign(one, input);
@@ -227,7 +224,7 @@ impl Pipeline {
             Event::Revoked { partitions, lost } => {
                 self.starts.on_revoked(&partitions);
                 for partition in &partitions {
-                    self.guard.forget(partition);
+                    self.guard.on_revoked(partition);
                     self.partitions.revoke(partition);
                     if lost {
                         lag::keep(&partition.topic, partition.number);
@@ -249,13 +246,14 @@ impl Pipeline {
         self.journaling.mode() == Mode::Journaling
     }
 
-    fn on_survey(&mut self, survey: Survey) {
+    fn on_survey(&mut self, mut survey: Survey) {
+        self.guard.withhold(&mut survey);
         self.journaling.on_survey(&survey);
         // What was appended since the survey began is not in it.
         if self.journaling.appends() == survey.appends {
             self.partitions.keep_journaled(&survey.journaled);
         }
-        for record in &survey.missing {
+        for record in survey.missing.iter().chain(&survey.withheld) {
             self.partitions.mark_journaled(record);
         }
         self.partitions.mark_done(&survey.covered);

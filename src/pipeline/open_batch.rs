@@ -7,7 +7,6 @@ use super::topic_settings::PointsInSeries;
 use crate::batch::{Batch, Counts};
 use crate::config::Config;
 use crate::input::Decoder;
-use crate::message::Rejected;
 use crate::raw::{Budget, MessageSet};
 use crate::telemetry::metrics::{self, Step};
 
@@ -52,19 +51,13 @@ impl OpenBatch {
     }
 
     /// Adds messages that were just read, and counts them by their types.
-    pub(super) fn add_read(&mut self, set: MessageSet) -> Counts {
+    pub(super) fn add_read(&mut self, set: MessageSet) {
         let source = Arc::clone(set.source());
         let counts = self.add(set);
         for (kind, count) in counts.by_type().into_iter().filter(|(_, count)| *count > 0) {
             metrics::messages_received(self.decoder.inputs().label(&source), &source.topic, kind, count as u64);
         }
         metrics::unknown_fields(counts.unknown_fields as u64);
-        counts
-    }
-
-    /// The reason why the batch's last unreadable message was rejected.
-    pub(super) fn last_rejected(&self) -> Option<&Rejected> {
-        self.batch.dead_letters().last().map(|letter| &letter.rejected)
     }
 
     /// Adds messages that were counted when they were read, by their types or as journaled.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::{NextOffsets, is_plausible};
 use crate::database::Applied;
 use crate::journal::Record;
-use crate::kafka::events::{Assigned, Start};
+use crate::kafka::events::{Assigned, ReadPosition, Start};
 use crate::kafka::partition::{LogRange, TopicPartition};
 use crate::raw::{Interval, MessageSet, Partition, Source};
 use crate::telemetry::readiness::LOGS_TIMEOUT;
@@ -56,6 +56,8 @@ struct InFlight {
     oldest_ms: Option<i64>,
     /// `true` if the journal has it, so that a writer's failure cannot lose it.
     is_journaled: bool,
+    /// The number of its messages that can be decoded, if nothing of their source was ever stored.
+    on_trial: usize,
 }
 
 /// Intervals `[from, until)` that were read or journaled and are not applied, by partition, in ascending order.
@@ -129,12 +131,11 @@ impl Partitions {
         }
     }
 
-    /// Records messages that were read. Returns `true` if the partition is owned. Messages of an earlier assignment of it are
-    /// equally valid: what is read twice is applied once.
-    pub(super) fn mark_read(&mut self, set: &MessageSet, epoch: u64, now_ms: i64) -> bool {
+    /// Records messages that came, with `on_trial` of them on trial. Returns `true` if their partition is owned. Those of an earlier
+    /// assignment of it are as good as any: what is read twice is applied once.
+    pub(super) fn mark_read(&mut self, set: &MessageSet, epoch: u64, now_ms: i64, on_trial: usize) -> bool {
         let interval = set.interval();
-        let partition = TopicPartition::from(&interval.partition);
-        let Some(owned) = self.owned.get_mut(&partition) else { return false };
+        let Some(owned) = self.owned.get_mut(&TopicPartition::from(&interval.partition)) else { return false };
         if let Some(reading) = owned.reading.as_mut().filter(|_| owned.epoch == epoch) {
             reading.position = interval.until;
             reading.moved_at = Instant::now();
@@ -142,21 +143,20 @@ impl Partitions {
         // An implausible time has no age: the time since the message was read is used instead.
         let time_ms = set.messages().next().and_then(|first| first.time_ms);
         let oldest_ms = Some(time_ms.filter(|time_ms| is_plausible(*time_ms, now_ms)).unwrap_or(now_ms));
-        self.in_flight
-            .entry(interval.partition)
-            .or_default()
-            .insert(interval.from, InFlight { until: interval.until, oldest_ms, is_journaled: false });
+        self.put(interval, oldest_ms, false, on_trial);
         true
     }
 
-    /// Records an interval that is in the journal.
+    fn put(&mut self, of: Interval, oldest_ms: Option<i64>, is_journaled: bool, on_trial: usize) {
+        let set = InFlight { until: of.until, oldest_ms, is_journaled, on_trial };
+        self.in_flight.entry(of.partition).or_default().insert(of.from, set);
+    }
+
+    /// Records an interval that the journal has.
     pub(super) fn mark_journaled(&mut self, record: &Record) {
-        self.in_flight
-            .entry(record.partition.clone())
-            .or_default()
-            .entry(record.from)
-            .or_insert(InFlight { until: record.until, oldest_ms: record.oldest_ms, is_journaled: true })
-            .is_journaled = true;
+        let new = InFlight { until: record.until, oldest_ms: record.oldest_ms, is_journaled: true, on_trial: 0 };
+        let sets = self.in_flight.entry(record.partition.clone()).or_default();
+        sets.entry(record.from).or_insert(new).is_journaled = true;
     }
 
     /// Forgets journaled intervals that are no longer in the journal: a record was damaged, or its segment was deleted.
@@ -179,12 +179,7 @@ impl Partitions {
 
     /// Records an in-flight set that has to wait for another session's lock; `is_journaled` says whether the journal has it.
     pub(super) fn mark_waiting(&mut self, set: &MessageSet, is_journaled: bool) {
-        let interval = set.interval();
-        let oldest_ms = set.messages().next().and_then(|first| first.time_ms);
-        self.in_flight
-            .entry(interval.partition)
-            .or_default()
-            .insert(interval.from, InFlight { until: interval.until, oldest_ms, is_journaled });
+        self.put(set.interval(), set.messages().next().and_then(|first| first.time_ms), is_journaled, 0);
     }
 
     /// Records that what was read of these intervals is in the journal.
@@ -250,6 +245,12 @@ impl Partitions {
         self.in_flight.iter().map(|(key, sets)| (key.clone(), spans(sets))).collect()
     }
 
+    /// The number of messages on trial that are on their way, of the sources for which `is_meant` says so.
+    pub(super) fn on_trial(&self, is_meant: impl Fn(&Source) -> bool) -> u64 {
+        let of_sources = self.in_flight.iter().filter(|(partition, _)| is_meant(&partition.source));
+        of_sources.flat_map(|(_, sets)| sets.values()).map(|set| set.on_trial as u64).sum()
+    }
+
     pub(super) fn current(&self, partition: &TopicPartition) -> Option<Assigned> {
         self.owned.get(partition).map(|owned| Assigned { partition: partition.clone(), epoch: owned.epoch })
     }
@@ -274,18 +275,18 @@ impl Partitions {
     }
 
     /// The partitions that are read, with their source and position.
-    pub(super) fn positions(&self) -> Vec<(Assigned, Arc<Source>, i64)> {
+    pub(super) fn positions(&self) -> Vec<ReadPosition> {
         self.owned
             .iter()
             .filter_map(|(key, owned)| {
                 let reading = owned.reading.as_ref()?;
                 let assigned = Assigned { partition: key.clone(), epoch: owned.epoch };
-                Some((assigned, Arc::clone(&reading.source), reading.position))
+                Some(ReadPosition { assigned, source: Arc::clone(&reading.source), offset: reading.position })
             })
             .collect()
     }
 
-    /// The partitions of which nothing was read for this long although their logs contain more.
+    /// The partitions from which nothing was read for this long although their logs contain more.
     pub(super) fn stuck(&mut self, after: Duration) -> Vec<Assigned> {
         let mut stuck = Vec::new();
         for (key, owned) in &mut self.owned {
@@ -302,10 +303,8 @@ impl Partitions {
     pub(super) fn of_changed_topics(&self, topic_ids: &HashMap<String, String>) -> Vec<Assigned> {
         self.positions()
             .into_iter()
-            .filter(|(assigned, source, _)| {
-                source.was_recreated(topic_ids.get(&assigned.partition.topic).map(String::as_str))
-            })
-            .map(|(assigned, _, _)| assigned)
+            .filter(|read| read.source.was_recreated(topic_ids.get(&read.assigned.partition.topic).map(String::as_str)))
+            .map(|read| read.assigned)
             .collect()
     }
 
@@ -459,7 +458,7 @@ mod tests {
     }
 
     fn read(epoch: u64, from: i64, until: i64) -> Step {
-        Box::new(move |partitions| partitions.mark_read(&set(from, until), epoch, NOW_MS))
+        Box::new(move |partitions| partitions.mark_read(&set(from, until), epoch, NOW_MS, 3))
     }
 
     fn record(from: i64, until: i64) -> Step {

@@ -110,7 +110,7 @@ pub async fn run(
     background.spawn(deletions::complete_all(database.clone()));
     let membership = Membership::new(&config, &lookup, &database, (&consumer, member), &health);
     background.spawn(membership.keep());
-    let writer = Writer::new(&config, database.clone(), lookup, points_in_series.clone());
+    let writer = Writer::new(&config, database.clone(), Arc::clone(&lookup), points_in_series.clone());
     let copies = start_copies(&config, &database, &health)?;
     let pipeline = Pipeline {
         guard: Guard::new(&config),
@@ -118,7 +118,7 @@ pub async fn run(
         partitions: journaled(&journal).await,
         starts: Starts::new(starter),
         writers: Writers::new(writer.clone(), &config.database, !journal.is_absent()),
-        surveyor: Surveyor::new(journal.clone(), database.clone()),
+        surveyor: Surveyor::new(journal.clone(), database.clone(), Arc::clone(&lookup)),
         journaling: Journaling::new(journal, &config, database, writer),
         copies,
         watch,

@@ -15,7 +15,7 @@ use crate::config::{Kafka, NewCluster, StartAt};
 use crate::database::{self, Acceptance, Class, Database, Elsewhere};
 use crate::input::Inputs;
 use crate::journal::JournalHandle;
-use crate::kafka::events::{Assigned, Start};
+use crate::kafka::events::{Assigned, ReadPosition, Start};
 use crate::kafka::lookup::Lookup;
 use crate::kafka::partition::{LogRange, TopicPartition};
 
@@ -126,20 +126,20 @@ impl Starter {
     }
 
     /// Finds which of the partitions being read have lost their position, and where they continue.
-    pub(super) async fn find_lost(self, reading: Vec<(Assigned, Arc<Source>, i64)>) -> Resolution {
+    pub(super) async fn find_lost(self, reading: Vec<ReadPosition>) -> Resolution {
         let mut resolution = Resolution { found_lost: true, ..Resolution::default() };
-        let partitions: Vec<TopicPartition> = reading.iter().map(|(one, ..)| one.partition.clone()).collect();
+        let partitions: Vec<TopicPartition> = reading.iter().map(|read| read.assigned.partition.clone()).collect();
         let topics = match self.ask_kafka(partitions).await {
             Ok(topics) => topics,
             Err(failure) => {
                 // The event is not repeated: all partitions are resolved again when Kafka answers.
-                resolution.restarts = reading.into_iter().map(|(one, ..)| one).collect();
+                resolution.restarts = reading.into_iter().map(|read| read.assigned).collect();
                 return self.with_problem(resolution, &failure);
             }
         };
         let mut journaled = InFlightPartitions::new();
         self.add_journaled(&mut journaled).await;
-        for (assigned, source, position) in reading {
+        for ReadPosition { assigned, source, offset: position } in reading {
             let was_recreated = source.was_recreated(topics.ids.get(&source.topic).map(String::as_str));
             match topics.ranges.get(&assigned.partition) {
                 // The event was about another partition, or one that can be read again; if not, the loop finds it stuck.

@@ -1,7 +1,6 @@
 //! The partitions that are assigned and not read yet, and the attempts to find their starts.
 
 use std::future::pending;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::task::{JoinError, JoinSet};
@@ -10,9 +9,8 @@ use tracing::error;
 use super::partitions::InFlightPartitions;
 use super::start::{Resolution, Starter};
 use crate::database::Database;
-use crate::kafka::events::Assigned;
+use crate::kafka::events::{Assigned, ReadPosition};
 use crate::kafka::partition::TopicPartition;
-use crate::raw::Source;
 
 /// Delay after an attempt that found no start for some partition; it doubles up to [`MAX_DELAY`].
 const MIN_DELAY: Duration = Duration::from_millis(100);
@@ -90,7 +88,7 @@ impl Starts {
 
     /// Searches for the partitions that have lost their offsets, in one attempt at a time: the result of a second one would
     /// move what the first has moved. What is lost meanwhile is found as stuck.
-    pub(super) fn on_offsets_lost(&mut self, reading: Vec<(Assigned, Arc<Source>, i64)>) {
+    pub(super) fn on_offsets_lost(&mut self, reading: Vec<ReadPosition>) {
         if !self.is_finding_lost {
             self.is_finding_lost = true;
             self.tasks.spawn(self.starter.clone().find_lost(reading));

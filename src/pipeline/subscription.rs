@@ -170,6 +170,8 @@ impl Pipeline {
         }
         let contested: Vec<String> = change.contested.iter().map(ToString::to_string).collect();
         self.subscription.log(&change);
+        self.guard.forget_topics(&change.removed);
+        self.starts.database().forget_accepted(&change.removed);
         self.health.set_condition(CONTESTED, (!contested.is_empty()).then(|| contested.join("; ")));
         self.read_topics();
         Ok(())

@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn headers_come_back_and_what_is_cut_is_left_out() {
+    fn headers_come_back_and_truncated_ones_are_omitted() {
         let headers =
             [("trace", Some(&b"\xff\0"[..])), ("none", None), ("", Some(&b""[..])), ("trace", Some(&b"2"[..]))];
         let bytes = encode(headers.map(|(name, value)| (name.as_bytes(), value))).unwrap();

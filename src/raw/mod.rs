@@ -103,6 +103,11 @@ impl Partition {
     pub fn new(source: Arc<Source>, number: i32) -> Self {
         Self { source, number }
     }
+
+    /// As `==`, and at once for the same `Arc`.
+    pub fn is(&self, other: &Self) -> bool {
+        self.number == other.number && (Arc::ptr_eq(&self.source, &other.source) || self.source == other.source)
+    }
 }
 
 impl std::fmt::Display for Partition {

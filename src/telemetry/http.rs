@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn it_stops_when_told() {
+    fn it_stops_on_request() {
         let server = Server::start(LIMITS, TIMEOUT);
         let mut open = server.connect();
         assert!(server.get("/livez").starts_with("HTTP/1.1 200 OK\r\n"));

@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_state_that_is_not_reported_any_more_begins_anew() {
+    fn a_state_that_is_not_reported_any_more_begins_again() {
         let (limit, start) = (LogLimit::default(), Instant::now());
         assert!(limit.lasts_at("broker", "refused", start).is_some());
         assert!(limit.lasts_at("broker", "refused", start + FORGET / 2).is_none());

@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_disk_is_counted_and_the_line_after_a_torn_one_begins_anew() {
+    fn a_full_disk_is_counted_and_after_a_torn_line_a_new_one_begins() {
         let output = Output::new(Behaviour::TakesThree);
         let writer = writer(&output);
         log(&writer, "first\n");

@@ -243,13 +243,13 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_stderr_is_no_panic() {
+    fn a_closed_stderr_does_not_panic() {
         let (dispatch, _) = dispatch(LogFormat::Json, EnvFilter::new("info"), || Broken, false);
         tracing::dispatcher::with_default(&dispatch, || info!("goes nowhere"));
     }
 
     #[test]
-    fn a_bad_filter_and_a_second_start_are_errors() {
+    fn an_invalid_filter_and_a_second_start_are_errors() {
         let failure = init(LogFormat::Human, "series_ingest=loud").unwrap_err();
         assert!(matches!(failure, LogError::Filter(_)), "{failure}");
         // Another test of this process may have initialized it first.

@@ -1,6 +1,6 @@
 //! The worker's readiness, derived from facts, with the reasons.
 //!
-//! Readiness requires positive signs, each of which has an age. A sign that is missing, or too old, is the reason why the
+//! Readiness requires positive signs, each with an age. A sign that is missing, or too old, is the reason why the
 //! worker is not ready, so an unforeseen fault makes the worker unready as well. Pure: the time is an argument.
 
 use std::time::{Duration, Instant};

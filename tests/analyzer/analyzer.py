@@ -213,4 +213,5 @@ async def main() -> None:
     await engine.dispose()
 
 
-asyncio.run(main())
+if __name__ == "__main__":
+    asyncio.run(main())

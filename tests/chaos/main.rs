@@ -153,7 +153,7 @@ struct Round<'a> {
     frozen: [bool; JOURNALS.len()],
     ongoing: Option<(Outage, Ongoing)>,
     brokers_away: Option<BrokersAway>,
-    /// Whether a restore by dump is going on.
+    /// `true` during a restore by dump.
     dump: bool,
     counts: &'a mut Counts,
     done: Done,

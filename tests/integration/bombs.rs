@@ -16,7 +16,7 @@ fn bomb(bytes: usize) -> Vec<u8> {
 }
 
 /// Publishes a bomb between good messages.
-fn publish(fixture: &Fixture, published: &mut Published, codec: &str, bytes: usize) {
+fn publish_around_bomb(fixture: &Fixture, published: &mut Published, codec: &str, bytes: usize) {
     let producer = Producer::with(&fixture.brokers, &[("compression.type", codec), ("message.max.bytes", "500000000")]);
     let mut good = || {
         let payload = published.batch("s", 5);
@@ -30,11 +30,11 @@ fn publish(fixture: &Fixture, published: &mut Published, codec: &str, bytes: usi
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_unpacks_to_more_than_is_allowed_is_a_dead_letter() {
+async fn what_decompresses_to_more_than_is_allowed_is_a_dead_letter() {
     for (codec, bytes) in [("zstd", 64 * MIB), ("lz4", 64 * MIB), ("gzip", 64 * MIB), ("snappy", 16 * MIB)] {
         let Some(fixture) = Fixture::new(&format!("bomb_{codec}"), 1).await else { return };
         let mut published = Published::default();
-        publish(&fixture, &mut published, codec, bytes);
+        publish_around_bomb(&fixture, &mut published, codec, bytes);
         let worker = fixture.worker(&[]);
         fixture.until_applied(60).await;
         assert_eq!(fixture.difference(&published).await, Difference::default(), "{codec}");
@@ -52,10 +52,10 @@ async fn what_unpacks_to_more_than_is_allowed_is_a_dead_letter() {
 
 /// librdkafka decompresses zstd up to `receive.message.max.bytes`. What is larger stops its partition, loudly, until that is raised.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_librdkafka_does_not_unpack_is_told_and_passes_with_a_higher_limit() {
+async fn what_librdkafka_does_not_decompress_is_reported_and_passes_with_a_higher_limit() {
     let Some(fixture) = Fixture::new("bomb_stuck", 1).await else { return };
     let mut published = Published::default();
-    publish(&fixture, &mut published, "zstd", 120 * MIB);
+    publish_around_bomb(&fixture, &mut published, "zstd", 120 * MIB);
     let mut worker = fixture.worker(&[("SERIES_INGEST__HTTP__STALL_MS", "3000")]);
     until(60, "it is told", async || worker.log().contains("receive.message.max.bytes")).await;
     until(60, "the worker is not ready", async || {

@@ -209,7 +209,7 @@ async fn the_extension_that_migrate_adds_is_not_said_to_be_missing() {
     fixture.remove().await;
 }
 
-/// A column that no message can fill is no message's fault: nothing becomes a dead letter, and all is written once it is fixed.
+/// A column that no message can fill is not the fault of a message: nothing becomes a dead letter, and all is written once it is fixed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_column_that_appears_while_a_worker_runs_makes_no_dead_letters() {
     for (test, change, fixed) in [

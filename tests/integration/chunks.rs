@@ -17,7 +17,7 @@ async fn has_timescaledb(fixture: &Fixture) -> bool {
 
 /// A transaction has copied points into a chunk that was not there, and has not committed yet. Whether another session can add a
 /// series meanwhile; `None` where there are no servers.
-async fn others_write_beside_a_new_chunk(test: &str, extra: &[(&str, &str)]) -> Option<bool> {
+async fn others_write_alongside_a_new_chunk(test: &str, extra: &[(&str, &str)]) -> Option<bool> {
     let fixture = Fixture::new(test, 1).await?;
     assert!(has_timescaledb(&fixture).await, "the stack has TimescaleDB");
     let worker = fixture.worker(extra);
@@ -51,7 +51,7 @@ async fn others_write_beside_a_new_chunk(test: &str, extra: &[(&str, &str)]) -> 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_chunk_keeps_nobody_waiting() {
-    let Some(is_free) = others_write_beside_a_new_chunk("new_chunk", &[]).await else { return };
+    let Some(is_free) = others_write_alongside_a_new_chunk("new_chunk", &[]).await else { return };
     assert!(is_free);
 }
 
@@ -59,7 +59,7 @@ async fn a_new_chunk_keeps_nobody_waiting() {
 #[tokio::test(flavor = "multi_thread")]
 async fn planted_bug_a_chunk_is_made_by_the_copy() {
     let bug = [("SERIES_INGEST_PLANTED_BUGS", "chunks-not-made-ahead")];
-    let Some(is_free) = others_write_beside_a_new_chunk("chunk_by_copy", &bug).await else { return };
+    let Some(is_free) = others_write_alongside_a_new_chunk("chunk_by_copy", &bug).await else { return };
     assert!(!is_free, "the bug is caught");
 }
 

@@ -379,7 +379,7 @@ async fn kafka_is_ahead(fixture: &Fixture, extra: &[(&str, &str)]) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn kafka_is_told_only_what_the_database_has() {
+async fn only_what_the_database_has_is_committed_to_kafka() {
     let Some(fixture) = Fixture::new("commits", 1).await else { return };
     assert!(!kafka_is_ahead(&fixture, &[]).await);
     fixture.remove().await;
@@ -387,7 +387,7 @@ async fn kafka_is_told_only_what_the_database_has() {
 
 #[cfg(feature = "planted-bugs")]
 #[tokio::test(flavor = "multi_thread")]
-async fn planted_bug_kafka_is_told_before_the_database_has_it() {
+async fn planted_bug_an_offset_is_committed_to_kafka_before_the_database_has_it() {
     let Some(fixture) = Fixture::new("commits_bug", 1).await else { return };
     assert!(
         kafka_is_ahead(&fixture, &[("SERIES_INGEST_PLANTED_BUGS", "commit-before-database")]).await,

@@ -89,7 +89,7 @@ impl Mover<'_> {
     }
 }
 
-fn publish(producer: &Producer, topic: &str, seconds: std::ops::Range<i64>) {
+fn publish_points(producer: &Producer, topic: &str, seconds: std::ops::Range<i64>) {
     for n in seconds {
         let payload = format!(r#"{{"time_series_id":"s","timestamps":[{n}],"columns":{{"c":[1]}}}}"#);
         producer.send(topic, 0, "s", Some(payload.as_bytes()));
@@ -108,7 +108,7 @@ async fn a_pipeline_that_moves_to_a_mirror_writes_nothing_again() {
     let Some(fixture) = Fixture::new("clusters", 1).await else { return };
     let new = other.plain.as_str();
     define(&fixture.producer, &fixture.series_topic);
-    publish(&fixture.producer, &fixture.points_topic, 0..MIRRORED);
+    publish_points(&fixture.producer, &fixture.points_topic, 0..MIRRORED);
     let pipelines = ["adopts", "adopts-given", "synced", "unsynced", "starts", "resets"];
     let [adopts, given, synced, unsynced, starts, resets] =
         pipelines.map(|pipeline| Mover { fixture: &fixture, pipeline });
@@ -123,7 +123,7 @@ async fn a_pipeline_that_moves_to_a_mirror_writes_nothing_again() {
     mirror.create(&fixture.points_topic, 1, &[]).await;
     let mirrored = Producer::new(new);
     define(&mirrored, &fixture.series_topic);
-    publish(&mirrored, &fixture.points_topic, 0..MIRRORED + NEW);
+    publish_points(&mirrored, &fixture.points_topic, 0..MIRRORED + NEW);
     for mover in [&adopts, &synced] {
         mirror.reset_group(&mover.group(), &fixture.points_topic, 0, MIRRORED);
     }

@@ -13,7 +13,7 @@ fn pairs(environment: &[(&str, &str)]) -> Vec<(String, String)> {
 }
 
 #[test]
-fn bad_usage_is_told_from_bad_configuration_and_both_have_their_exit_code() {
+fn invalid_usage_and_invalid_configuration_have_different_exit_codes() {
     let output = run(&[], &["--help"]);
     assert_eq!(output.status.code(), Some(0));
     assert!(text(&output).contains("Examples:"), "{}", text(&output));
@@ -128,7 +128,7 @@ async fn progress_is_shown_and_set() {
     let worker = fixture.worker(&[]);
     fixture.until_applied(60).await;
     assert_eq!(
-        fixture.difference(&published).await.doubled,
+        fixture.difference(&published).await.duplicated,
         2 * 20,
         "what is asked to be written again is written again"
     );
@@ -140,7 +140,7 @@ async fn progress_is_shown_and_set() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn health_tells_the_truth_while_the_database_is_away() {
+async fn health_is_true_while_the_database_is_unavailable() {
     let Some(fixture) = Fixture::new("health", 1).await else { return };
     let proxy = Proxy::start(&fixture.server()).await;
     let url = fixture.url_by(proxy.port);

@@ -13,23 +13,8 @@ use crate::support::{seed, until};
 const SMALL_BATCHES: &[(&str, &str)] =
     &[("SERIES_INGEST__BATCH__MAX_POINTS", "10000"), ("SERIES_INGEST__BATCH__LINGER_MS", "50")];
 
-/// Publishes `messages` of 100 points each, over all partitions and ten series.
-fn publish(fixture: &Fixture, published: &mut Published, messages: usize) {
-    for number in 0..messages {
-        let series = format!("s{}", number % 10);
-        let payload = published.batch(&series, 50);
-        fixture.producer.send(
-            &fixture.points_topic,
-            number as i32 % fixture.partitions,
-            &series,
-            Some(payload.as_bytes()),
-        );
-    }
-    fixture.producer.flush();
-}
-
 #[tokio::test(flavor = "multi_thread")]
-async fn workers_killed_again_and_again_lose_and_double_nothing() {
+async fn workers_killed_again_and_again_lose_and_duplicate_nothing() {
     const ROUNDS: usize = 20;
     let Some(fixture) = Fixture::new("killed", 8).await else { return };
     let mut random = StdRng::seed_from_u64(seed("killed"));
@@ -37,7 +22,7 @@ async fn workers_killed_again_and_again_lose_and_double_nothing() {
     let mut workers: Vec<Worker> = (0..3).map(|_| fixture.worker(SMALL_BATCHES)).collect();
     let mut killed_at_work = 0;
     for _ in 0..ROUNDS {
-        publish(&fixture, &mut published, 10_000 / ROUNDS);
+        fixture.publish_series(&mut published, 10_000 / ROUNDS, 10, 50);
         tokio::time::sleep(Duration::from_millis(random.random_range(500..1500))).await;
         let chosen = random.random_range(0..workers.len());
         workers[chosen].kill();
@@ -53,7 +38,7 @@ async fn workers_killed_again_and_again_lose_and_double_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_thawed_after_its_partitions_moved_doubles_nothing_and_goes_on() {
+async fn a_worker_thawed_after_its_partitions_moved_duplicates_nothing_and_goes_on() {
     let Some(fixture) = Fixture::new("frozen", 4).await else { return };
     let mut random = StdRng::seed_from_u64(seed("frozen"));
     let mut published = Published::default();
@@ -64,20 +49,20 @@ async fn a_worker_thawed_after_its_partitions_moved_doubles_nothing_and_goes_on(
         .chain([("SERIES_INGEST__DATABASE__IDLE_IN_TRANSACTION_TIMEOUT_MS", "2000")])
         .collect();
     let frozen = fixture.worker(&settings);
-    publish(&fixture, &mut published, 400);
+    fixture.publish_series(&mut published, 400, 10, 50);
     until(60, "the first points", async || fixture.count_points().await > 0).await;
     for _ in 0..3 {
-        publish(&fixture, &mut published, 400);
+        fixture.publish_series(&mut published, 400, 10, 50);
         tokio::time::sleep(Duration::from_millis(random.random_range(0..300))).await;
         frozen.signal("STOP");
         let other = fixture.worker(&settings);
-        publish(&fixture, &mut published, 200);
+        fixture.publish_series(&mut published, 200, 10, 50);
         fixture.until_applied(90).await;
         frozen.signal("CONT");
-        publish(&fixture, &mut published, 200);
+        fixture.publish_series(&mut published, 200, 10, 50);
         drop(other);
         // The other is gone without a word: the thawed one takes over.
-        publish(&fixture, &mut published, 200);
+        fixture.publish_series(&mut published, 200, 10, 50);
         fixture.until_applied(90).await;
     }
     fixture.assert_exact(&published).await;
@@ -86,10 +71,10 @@ async fn a_worker_thawed_after_its_partitions_moved_doubles_nothing_and_goes_on(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_partition_lost_and_won_again_while_the_database_is_slow_doubles_nothing() {
+async fn a_partition_lost_and_won_again_while_the_database_is_slow_duplicates_nothing() {
     let Some(fixture) = Fixture::new("slow_rebalance", 1).await else { return };
     let mut published = Published::default();
-    publish(&fixture, &mut published, 10);
+    fixture.publish_series(&mut published, 10, 10, 50);
     let worker = fixture.worker(&[("SERIES_INGEST__DATABASE__LOCK_TIMEOUT_MS", "60000")]);
     fixture.until_applied(60).await;
     let lock = connect(&fixture.url).await;
@@ -100,7 +85,7 @@ async fn a_partition_lost_and_won_again_while_the_database_is_slow_doubles_nothi
         fixture.points_topic
     );
     for number in 1..=8 {
-        publish(&fixture, &mut published, 1);
+        fixture.publish_series(&mut published, 1, 10, 50);
         until(20, "the message is read", async || worker.metric(&lag) == Some(f64::from(number))).await;
         tokio::time::sleep(Duration::from_millis(250)).await;
     }
@@ -133,7 +118,7 @@ async fn sigterm_under_load_stops_within_ten_seconds_and_loses_nothing() {
         ])
         .collect();
     for round in 0..3 {
-        publish(&fixture, &mut published, 1000);
+        fixture.publish_series(&mut published, 1000, 10, 50);
         let before = fixture.count_points().await;
         let mut worker = fixture.worker(&settings);
         until(60, "some points", async || fixture.count_points().await > before).await;

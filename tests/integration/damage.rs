@@ -13,7 +13,7 @@ use crate::support::worker::Worker;
 
 /// The number of workers that run at the same time, each with a damaged copy of the journal. Most of their time they wait for servers.
 const SIDE_BY_SIDE: usize = 24;
-/// How long one of them may take.
+/// Timeout for one of them.
 const DAMAGE_TIMEOUT: Duration = Duration::from_secs(40);
 
 /// Where the fields of the headers begin, as the documentation of `src/journal` lays them down.
@@ -98,7 +98,7 @@ impl Template {
         }
     }
 
-    /// Whether the worker has to speak of damage; `None` where it may.
+    /// `true` if the worker must report damage, `None` if it may.
     fn is_reported(&self, damage: &Damage) -> Option<bool> {
         match damage {
             Damage::Flipped(name, at) => {

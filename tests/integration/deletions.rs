@@ -344,7 +344,7 @@ async fn a_series_is_not_deleted_unasked_and_names_are_taken_as_they_are() {
     let Some(fixture) = Fixture::new("deleted_names", 1).await else { return };
     let names = ["it's \"quoted\"", "a\nb", " ", "-x", &"é".repeat(512), "%s", "100%_"];
     for name in names {
-        send(&fixture, &name.replace('"', "\""), 0, 2);
+        send(&fixture, name, 0, 2);
     }
     fixture.producer.flush();
     let mut worker = fixture.worker(&[]);

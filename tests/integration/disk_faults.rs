@@ -30,7 +30,7 @@ async fn begin(away: &FixtureWithProxy, worker: &Worker, published: &mut Publish
     assert_eq!(worker.get("/readyz").unwrap().0, 200);
 }
 
-/// Waits until the worker says that its journal takes nothing, and gives its words.
+/// Waits until the worker says that its journal takes nothing, and returns its message.
 async fn until_unready(worker: &Worker) -> String {
     let mut why = String::new();
     until(60, "the journal takes nothing, and the worker says so", async || {

@@ -39,8 +39,8 @@ struct Model {
 }
 
 impl Model {
-    /// A message with random points, many of which others have, too.
-    fn publish(&mut self, fixture: &Fixture, random: &mut StdRng) {
+    /// A message with random points, many of them also in others.
+    fn publish_random(&mut self, fixture: &Fixture, random: &mut StdRng) {
         let partition = random.random_range(0..PARTITIONS);
         // Kafka's times go up and down, and often are the same.
         let time_ms = self.start_ms + random.random_range(0..50);
@@ -95,7 +95,7 @@ fn setting(on_duplicate: &str) -> [(&str, &str); 1] {
     [("SERIES_INGEST__POINTS__ON_DUPLICATE", on_duplicate)]
 }
 
-/// Three workers, of which some are killed, in outages of the database; what they have read is read again now and then.
+/// Three workers, some of them killed, in outages of the database; what they have read is read again now and then.
 /// `look` sees the table from time to time.
 async fn through_trouble(
     away: &FixtureWithProxy,
@@ -115,7 +115,7 @@ async fn through_trouble(
     let mut workers: Vec<_> = (0..3).map(|number| away.worker(&format!("journal-{number}"), &settings)).collect();
     for round in 0..6 {
         for _ in 0..80 {
-            model.publish(&away.fixture, random);
+            model.publish_random(&away.fixture, random);
         }
         away.fixture.producer.flush();
         match round {
@@ -123,7 +123,7 @@ async fn through_trouble(
             1 | 3 => {
                 away.proxy.refuse(true);
                 for _ in 0..80 {
-                    model.publish(&away.fixture, random);
+                    model.publish_random(&away.fixture, random);
                 }
                 away.fixture.producer.flush();
                 until(30, "a worker journals", async || workers.iter().any(|worker| worker.is_mode("journaling")))
@@ -359,7 +359,7 @@ async fn a_dead_letter_that_is_sent_again_does_not_replace_what_is_newer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_unique_index_is_asked_for_made_and_told_of() {
+async fn the_unique_index_is_required_created_and_reported() {
     let Some(fixture) = Fixture::new("duplicates_index", 1).await else { return };
     let environment = |on_duplicate: &str| {
         let mut environment = fixture.environment();

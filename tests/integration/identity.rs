@@ -71,7 +71,7 @@ async fn meet(client: &Client, pipeline: &str, before: &[Source], order: Order) 
 }
 
 /// Publishes one round, the `number`th, to each partition.
-fn publish(fixture: &Fixture, number: i64) {
+fn publish_round(fixture: &Fixture, number: i64) {
     for partition in 0..fixture.partitions {
         for n in number * ROUND..(number + 1) * ROUND {
             let payload =
@@ -123,14 +123,14 @@ async fn recreate(fixture: &mut Fixture, order: Order) {
 async fn recreated(test: &str, order: Order) {
     let Some(mut fixture) = Fixture::new(test, 1).await else { return };
     let worker = worker(&fixture, "first");
-    publish(&fixture, 0);
+    publish_round(&fixture, 0);
     until_applied(&fixture, "first", 1).await;
     recreate(&mut fixture, order).await;
-    publish(&fixture, 1);
+    publish_round(&fixture, 1);
     until_applied(&fixture, "first", 2).await;
     // Its name in the group says the database, and other workers of this one must not take it for a stranger.
     until(30, "it has another name in the group", async || worker.log().contains("by another client id")).await;
-    publish(&fixture, 2);
+    publish_round(&fixture, 2);
     until_applied(&fixture, "first", 3).await;
     assert_points(&fixture, 3, 1).await;
     until(30, "ready", async || worker.get("/readyz").is_some_and(|(code, _)| code == 200)).await;
@@ -152,7 +152,7 @@ async fn a_worker_goes_on_in_a_recreated_database_with_other_numbers() {
 /// Returns the fixture and the running workers, when "third" has its first round.
 async fn switched(test: &str, order: Order) -> Option<(Fixture, [Worker; 2])> {
     let mut fixture = Fixture::new(test, 1).await?;
-    publish(&fixture, 0);
+    publish_round(&fixture, 0);
     let mut first = worker(&fixture, "first");
     until_applied(&fixture, "first", 1).await;
     assert_eq!(first.terminate(10), Some(0));
@@ -169,7 +169,7 @@ async fn switched(test: &str, order: Order) -> Option<(Fixture, [Worker; 2])> {
 
 async fn switched_to_a_backup(test: &str, order: Order) {
     let Some((fixture, _workers)) = switched(test, order).await else { return };
-    publish(&fixture, 1);
+    publish_round(&fixture, 1);
     until_applied(&fixture, "third", 2).await;
     until_applied(&fixture, "second", 2).await;
     // The backup has the first round of "first", and what the other two have written since.
@@ -193,7 +193,7 @@ async fn a_backup_that_is_older_than_a_pipeline_loses_nothing_with_other_numbers
 #[tokio::test(flavor = "multi_thread")]
 async fn planted_bug_a_key_that_the_database_does_not_know_names_the_source_with_that_number() {
     let Some(fixture) = Fixture::new("backup_bug", 1).await else { return };
-    publish(&fixture, 0);
+    publish_round(&fixture, 0);
     let second = worker(&fixture, "second");
     until_applied(&fixture, "second", 1).await;
     let (good, bad) = (
@@ -201,7 +201,7 @@ async fn planted_bug_a_key_that_the_database_does_not_know_names_the_source_with
         "where key = p_key or pipeline = 'third' and topic like '%.points' order by key <> p_key limit 1;",
     );
     plant(&fixture.client, "ingest_source_number", good, bad).await;
-    // As it was before "second", of which "third" has the numbers.
+    // As it was before "second"; "third" has the numbers of "second".
     fixture
         .client
         .batch_execute(
@@ -215,7 +215,7 @@ async fn planted_bug_a_key_that_the_database_does_not_know_names_the_source_with
         .unwrap();
     let _third = worker(&fixture, "third");
     until_applied(&fixture, "third", 1).await;
-    publish(&fixture, 1);
+    publish_round(&fixture, 1);
     until_applied(&fixture, "third", 2).await;
     let metric = |name| second.metric(name).unwrap_or(0.0);
     until(60, "the worker of \"second\" is done with both rounds", async || {
@@ -232,30 +232,30 @@ async fn one_of_two_restarted(test: &str, order: Order) {
     let Some(mut fixture) = Fixture::new(test, 2).await else { return };
     let mut restarted = worker(&fixture, "first");
     let mut other = worker(&fixture, "first");
-    publish(&fixture, 0);
+    publish_round(&fixture, 0);
     until_applied(&fixture, "first", 1).await;
     recreate(&mut fixture, order).await;
     restarted.kill();
     let _restarted = worker(&fixture, "first");
-    publish(&fixture, 1);
+    publish_round(&fixture, 1);
     until_applied(&fixture, "first", 2).await;
     assert_points(&fixture, 2, 1).await;
     // And the other one as well.
     other.kill();
     let _other = worker(&fixture, "first");
-    publish(&fixture, 2);
+    publish_round(&fixture, 2);
     until_applied(&fixture, "first", 3).await;
     assert_points(&fixture, 3, 1).await;
     fixture.remove().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_of_two_workers_restarted_after_the_database_was_recreated_loses_and_doubles_nothing() {
+async fn one_of_two_workers_restarted_after_the_database_was_recreated_loses_and_duplicates_nothing() {
     one_of_two_restarted("restarted_same", Order::Same).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_of_two_workers_restarted_in_a_database_with_other_numbers_loses_and_doubles_nothing() {
+async fn one_of_two_workers_restarted_in_a_database_with_other_numbers_loses_and_duplicates_nothing() {
     one_of_two_restarted("restarted_swapped", Order::Swapped).await;
 }
 
@@ -383,7 +383,7 @@ async fn nothing_that_takes_a_source_takes_a_stale_key() {
 async fn the_first_connection_to_another_database_is_noticed() {
     let Some(mut fixture) = Fixture::new("noticed", 1).await else { return };
     let worker = worker(&fixture, "first");
-    publish(&fixture, 0);
+    publish_round(&fixture, 0);
     until_applied(&fixture, "first", 1).await;
     let new = fixture.new_database().await;
     fixture.switch_database_to(&new).await;

@@ -13,7 +13,7 @@ use crate::support::worker::{run, text};
 use shapes::{START_S, Shape, Shaped};
 
 /// The topics of a fixture for these shapes, one each.
-async fn publish(fixture: &Fixture, shapes: &[Shape]) -> Vec<String> {
+async fn publish_shapes(fixture: &Fixture, shapes: &[Shape]) -> Vec<String> {
     let mut topics = Vec::new();
     for shape in shapes {
         let topic = format!("{}.{}", fixture.name, shape.name);
@@ -50,7 +50,7 @@ async fn until_applied(fixture: &Fixture, topics: &[String]) {
 async fn the_section_that_inspect_proposes_stores_nearly_all_of_each_public_shape() {
     let Some(mut fixture) = Fixture::new("inspect", 1).await else { return };
     let shapes = shapes::all(1000);
-    let topics = publish(&fixture, &shapes).await;
+    let topics = publish_shapes(&fixture, &shapes).await;
     let mut config = String::new();
     for topic in &topics {
         let output = run(&fixture.environment(), &["topic", "inspect", topic, "--json"]);

@@ -428,3 +428,124 @@ async fn a_journal_with_messages_of_a_topic_that_no_input_reads_is_refused() {
     delete(&away.fixture, &topics).await;
     away.remove().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_takes_the_dead_letter_topic_for_no_input_that_matches_it() {
+    let Some(mut fixture) = Fixture::new("check_dead", 1).await else { return };
+    let topics: Vec<String> = ["a", "dead"].iter().map(|name| format!("{}.site.{name}", fixture.name)).collect();
+    create(&fixture, &topics[..1]).await;
+    fixture.set_config(&section("iot", &[all_of(&fixture, "site")]));
+    let mut environment = fixture.environment();
+    environment.push(("SERIES_INGEST__KAFKA__DEAD_LETTER_TOPIC".to_owned(), topics[1].clone()));
+    let output = run(&environment, &["check", "--json"]);
+    assert_eq!(output.status.code(), Some(64), "{}", text(&output));
+    let document: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let problem = &document["problems"][0];
+    assert_eq!(problem["key"], "kafka.dead_letter_topic", "{document}");
+    create(&fixture, &topics[1..]).await;
+    let output = run(&environment, &["check"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    delete(&fixture, &topics).await;
+    fixture.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_named_topic_that_is_created_while_a_worker_runs_is_read() {
+    let Some(mut fixture) = Fixture::new("named_later", 1).await else { return };
+    let topic = format!("{}.lab", fixture.name);
+    fixture.set_config(&format!("[[input]]\nname = \"lab\"\ntopics = [\"{topic}\"]\nformat = \"native\"\n"));
+    let worker = fixture.worker(&[]);
+    let missing = |worker: &Worker| status(worker)["conditions"]["missing_topics"].clone();
+    until(60, "it is missed", async || is_ready(&worker) && missing(&worker)["warning"] == true).await;
+    assert!(missing(&worker)["reason"].as_str().unwrap().contains(&topic), "{}", missing(&worker));
+    fixture.broker.create(&topic, 1, &[]).await;
+    fixture.producer = Producer::new(&fixture.brokers);
+    let payload = br#"{"time_series_id":"s","timestamps":["2024-05-01T00:00:00Z"],"columns":{"c":[1.5]}}"#;
+    fixture.producer.send(&topic, 0, "s", Some(payload));
+    fixture.producer.flush();
+    until(60, "it is read", async || fixture.count_points().await == 1).await;
+    let stored = fixture.stored().await;
+    assert_eq!((stored[0].0.as_str(), stored[0].1.as_str(), stored[0].3), ("s", "c", 1.5_f64.to_bits()));
+    until(30, "it is not missed any more", async || missing(&worker).is_null()).await;
+    drop(worker);
+    delete(&fixture, &[topic]).await;
+    fixture.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_was_there_during_an_outage_only_is_written() {
+    let Some(mut away) = FixtureWithProxy::new("born_dead", 1).await else { return };
+    let topics = vec![format!("{}.site.a", away.fixture.name)];
+    away.fixture.set_config(&section("iot", &[all_of(&away.fixture, "site")]));
+    let worker = away.worker("journal", &[]);
+    worker.until_ready().await;
+    away.proxy.refuse(true);
+    worker.until_mode("journaling").await;
+    create(&away.fixture, &topics).await;
+    away.fixture.producer = Producer::new(&away.fixture.brokers);
+    let mut readings = Readings::default();
+    readings.send(&away.fixture.producer, &topics[0], 0, 20);
+    away.fixture.producer.flush();
+    let journaled = [("input", "iot"), ("type", "journaled")];
+    until(60, "journaled", async || sum(&worker, "messages_total", &journaled) == 20.0).await;
+    until(30, "all of it is on disk", async || status(&worker)["buffered_bytes"] == 0).await;
+    delete(&away.fixture, &topics).await;
+    until(60, "it is not read any more", async || worker.log().contains("topics no longer exist")).await;
+    away.proxy.refuse(false);
+    until(90, "it is written", async || away.fixture.count_points().await == 20).await;
+    away.fixture.assert_exact(&readings.published).await;
+    worker.until_mode("streaming").await;
+    drop(worker);
+    away.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_letters_of_a_topic_that_no_input_reads_are_left_alone_or_redriven_as_those_of_another() {
+    let Some(fixture) = Fixture::new("redrive_as", 1).await else { return };
+    let old = fixture.points_topic.clone();
+    let point = |time: &str| format!(r#"{{"time_series_id":"s","timestamps":["{time}"],"columns":{{"c":[1]}}}}"#);
+    fixture.producer.send(&old, 0, "s", Some(point("1800-05-01T00:00:00Z").as_bytes()));
+    fixture.producer.send(&old, 0, "s", Some(point("2024-05-01T00:00:00Z").as_bytes()));
+    let worker = fixture.worker(&[]);
+    fixture.until_applied(60).await;
+    drop(worker);
+    // The topic is another one now, and the time is allowed.
+    let mut environment = fixture.environment();
+    environment.push((NATIVE[1].to_owned(), format!("{old}.renamed")));
+    environment.push(("SERIES_INGEST__MESSAGE__MIN_TIMESTAMP".to_owned(), "1700-01-01T00:00:00Z".to_owned()));
+    let redrive = ["dead-letter", "redrive", "--topic", &old];
+    for _ in 0..2 {
+        let output = run(&environment, &redrive);
+        let said = text(&output);
+        assert_eq!(output.status.code(), Some(64), "{said}");
+        assert!(said.contains("no input reads") && said.contains(&format!("--topic {old} --as-input NAME")), "{said}");
+    }
+    assert_eq!(fixture.count("select attempts::bigint from ingest_dead_letter").await, 0);
+    let output = run(&environment, &[&redrive[..], &["--as-input", "none"]].concat());
+    assert!(
+        output.status.code() == Some(64) && text(&output).contains("there are: series, points"),
+        "{}",
+        text(&output)
+    );
+    let output = run(&environment, &[&redrive[..], &["--as-input", "points"]].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    assert_eq!((fixture.count_points().await, fixture.count("select count(*) from ingest_dead_letter").await), (2, 0));
+    fixture.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn message_check_has_headers() {
+    let Some(mut fixture) = Fixture::new("check_headers", 1).await else { return };
+    fixture.set_config("[[input]]\nname = \"events\"\ntopics = [\"e\"]\nformat = \"cloudevents\"\n");
+    let file = std::path::PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{}.json", fixture.name));
+    std::fs::write(&file, r#"{"pressure":3.5}"#).unwrap();
+    let check = ["message", "check", file.to_str().unwrap()];
+    assert_eq!(run(&fixture.environment(), &check).status.code(), Some(65));
+    let headers = ["--header", "ce_specversion=1.0", "--header", "ce_source=/a=b"];
+    let output = run(&fixture.environment(), &[&check[..], &headers].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    assert!(text(&output).contains("/a=b") && text(&output).contains("pressure  3.5"), "{}", text(&output));
+    assert_ne!(run(&fixture.environment(), &[&check[..], &["--header", "x"]].concat()).status.code(), Some(0));
+    std::fs::remove_file(file).unwrap();
+    fixture.remove().await;
+}

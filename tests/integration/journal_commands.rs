@@ -19,7 +19,7 @@ fn journal(away: &FixtureWithProxy, arguments: &[&str]) -> (Vec<String>, Option<
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_journal_is_looked_at_exported_and_replayed_beside_its_worker() {
+async fn a_journal_is_examined_exported_and_replayed_alongside_its_worker() {
     let Some(away) = FixtureWithProxy::new("outage_commands", 2).await else { return };
     let mut published = Published::default();
     let worker = away.worker("journal", &[]);
@@ -111,7 +111,7 @@ async fn a_journal_is_looked_at_exported_and_replayed_beside_its_worker() {
 }
 
 /// What a worker that was killed in an outage has left: a journal with this many messages of 50 points.
-async fn left_behind(away: &FixtureWithProxy, published: &mut Published, messages: usize) -> PathBuf {
+async fn leave_a_journal(away: &FixtureWithProxy, published: &mut Published, messages: usize) -> PathBuf {
     let mut worker = away.worker("journal", &[]);
     away.begin_outage(&worker, published, 20, 20).await;
     away.publish(published, messages - 20);
@@ -124,7 +124,7 @@ async fn left_behind(away: &FixtureWithProxy, published: &mut Published, message
 async fn a_damaged_journal_gives_what_is_intact_and_says_what_is_not() {
     let Some(away) = FixtureWithProxy::new("journal_damaged", 2).await else { return };
     let mut published = Published::default();
-    let directory = left_behind(&away, &mut published, 220).await;
+    let directory = leave_a_journal(&away, &mut published, 220).await;
     let (segment, position, record_bytes, messages) = {
         let inspection = Inspection::open(RealFiles, &directory).unwrap();
         let record = inspection.records().nth(1).unwrap();
@@ -177,7 +177,7 @@ async fn a_damaged_journal_gives_what_is_intact_and_says_what_is_not() {
 async fn a_replay_writes_several_batches_at_the_same_time_by_default() {
     let Some(away) = FixtureWithProxy::new("journal_replay_writers", 2).await else { return };
     let mut published = Published::default();
-    let directory = left_behind(&away, &mut published, 100).await;
+    let directory = leave_a_journal(&away, &mut published, 100).await;
     let mut environment = away.fixture.environment();
     environment.push(("SERIES_INGEST__BATCH__MAX_POINTS".to_owned(), "50".to_owned()));
     let client = &away.fixture.client;
@@ -208,11 +208,27 @@ async fn a_replay_writes_several_batches_at_the_same_time_by_default() {
     away.remove().await;
 }
 
+/// A batch that takes longer than a statement may; a part of it does not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_that_the_server_cancels_is_halved_until_it_is_written() {
+    let Some(away) = FixtureWithProxy::new("journal_canceled", 1).await else { return };
+    let mut published = Published::default();
+    let directory = leave_a_journal(&away, &mut published, 20).await;
+    away.fixture.slow_down_rows(0.001).await;
+    let mut environment = away.fixture.environment();
+    environment.push(("SERIES_INGEST__DATABASE__STATEMENT_TIMEOUT_MS".to_owned(), "500".to_owned()));
+    let output = run(&environment, &["journal", "replay", "--directory", directory.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    assert!(text(&output).contains("20 messages with 1000 points written, 0 dead letters"), "{}", text(&output));
+    away.fixture.assert_exact(&published).await;
+    away.remove().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replay_that_was_killed_goes_on_where_it_was() {
     let Some(away) = FixtureWithProxy::new("journal_killed_replay", 2).await else { return };
     let mut published = Published::default();
-    let directory = left_behind(&away, &mut published, 1_000).await;
+    let directory = leave_a_journal(&away, &mut published, 1_000).await;
     let directory = directory.to_str().unwrap();
     // Only the journal has it now.
     away.delete_records().await;

@@ -45,7 +45,7 @@ async fn until_ready(worker: &Worker) {
     until(10, "the journal is up", async || worker.metric("series_ingest_journal_up") == Some(1.0)).await;
 }
 
-/// Waits until the worker says that its journal has a problem, while it is ready, and gives its words.
+/// Waits until the worker says that its journal has a problem, while it is ready, and returns its message.
 async fn until_warned(worker: &Worker) -> String {
     let mut why = String::new();
     until(60, "a warning of the journal", async || {
@@ -61,7 +61,7 @@ async fn until_warned(worker: &Worker) -> String {
     why
 }
 
-/// Waits until the worker is not ready because of its journal, and gives its words.
+/// Waits until the worker is not ready because of its journal, and returns its message.
 async fn until_unready(worker: &Worker) -> String {
     let mut why = String::new();
     until(60, "not ready because of the journal", async || {
@@ -142,7 +142,7 @@ async fn the_oldest_segment_deleted_while_journaling_is_read_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_segment_that_somebody_empties_while_journaling_is_read_again() {
+async fn a_segment_that_is_emptied_from_outside_while_journaling_is_read_again() {
     lose("place_emptied", |directory| {
         fs::File::options().write(true).open(&segments(directory)[0]).unwrap().set_len(0).unwrap();
     })
@@ -170,7 +170,7 @@ async fn a_lock_file_that_is_deleted_lets_no_second_worker_in() {
 
 /// Not by the first outage: while the database is there, and data moves.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_directory_that_is_lost_while_streaming_is_told_or_made_again() {
+async fn a_directory_that_is_lost_while_streaming_is_reported_or_made_again() {
     let Some(away) = FixtureWithProxy::new("place_streaming", 1).await else { return };
     let mut published = Published::default();
     let worker = away.worker("journal", &[]);
@@ -265,7 +265,7 @@ async fn a_segment_that_is_closed_when_the_database_is_back_is_not_drained() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_volume_that_is_too_small_is_told_at_the_start_and_by_check() {
+async fn a_volume_that_is_too_small_is_reported_at_the_start_and_by_check() {
     let Some(away) = FixtureWithProxy::new("place_small", 1).await else { return };
     let mut published = Published::default();
     let min_free = ("SERIES_INGEST__JOURNAL__MIN_FREE_BYTES", "1000000000000000000");

@@ -252,7 +252,7 @@ fn points_of(published: &Published, series: impl Fn(&str) -> bool) -> i64 {
 }
 
 /// Publishes `messages` messages of several series in two partitions, one in five of the series `held`.
-fn publish(fixture: &Fixture, published: &mut Published, messages: usize, new_column: bool) {
+fn publish_held(fixture: &Fixture, published: &mut Published, messages: usize, new_column: bool) {
     for number in 0..messages {
         let series = if number % 5 == 0 { "held".to_owned() } else { format!("free{}", number % 5) };
         let mut payload = published.batch(&series, 3);
@@ -272,7 +272,7 @@ async fn only_its_own_messages_wait(test: &str, held: &Held, settings: &[(&str, 
     let mut published = Published::default();
     let grace = [("SERIES_INGEST__DATABASE__OUTAGE_GRACE_MS", "300"), ("SERIES_INGEST__BATCH__LINGER_MS", "50")];
     let worker = fixture.worker(&[&grace[..], settings].concat());
-    publish(&fixture, &mut published, 50, false);
+    publish_held(&fixture, &mut published, 50, false);
     fixture.until_applied(60).await;
     if held.before.contains("delete") {
         published.rows.retain(|row| row.0 != "held");
@@ -286,7 +286,7 @@ async fn only_its_own_messages_wait(test: &str, held: &Held, settings: &[(&str, 
     let holder = forgotten(&fixture, held.sql).await;
     let of = |what: &str| format!("select count(*) from time_series_data_points where time_series_id {what} 'held'");
     for round in 0..10 {
-        publish(&fixture, &mut published, 40, held.new_column);
+        publish_held(&fixture, &mut published, 40, held.new_column);
         let free = points_of(&published, |series| series != "held");
         until(30, &format!("all others of round {round}"), async || fixture.count(&of("<>")).await == free).await;
     }
@@ -338,7 +338,7 @@ async fn a_partition_whose_progress_is_locked_keeps_no_other_waiting() {
     let settings =
         [("SERIES_INGEST__DATABASE__OUTAGE_GRACE_MS", "300"), ("SERIES_INGEST__DATABASE__LOCK_TIMEOUT_MS", "1000")];
     let worker = fixture.worker(&settings);
-    publish(&fixture, &mut published, 50, false);
+    publish_held(&fixture, &mut published, 50, false);
     fixture.until_applied(60).await;
     let row = format!(
         "select from ingest_progress where partition = 0
@@ -347,7 +347,7 @@ async fn a_partition_whose_progress_is_locked_keeps_no_other_waiting() {
     );
     let holder = forgotten(&fixture, &row).await;
     for _ in 0..5 {
-        publish(&fixture, &mut published, 40, false);
+        publish_held(&fixture, &mut published, 40, false);
         let end = fixture.broker.end(&fixture.points_topic, 1);
         until(30, "the other partition", async || fixture.next_offsets().await[1] == end).await;
     }
@@ -419,7 +419,7 @@ fn worker(fixture: &Fixture, folder: Option<&Path>, extra: &[(&str, &str)]) -> W
     fixture.worker(&settings)
 }
 
-/// Midnights of two days, each of which lies in its own chunk, in microseconds.
+/// Midnights of two days, each in its own chunk, in microseconds.
 const OLD_US: i64 = 1_704_067_200_000_000;
 const LIVE_US: i64 = 1_735_689_600_000_000;
 

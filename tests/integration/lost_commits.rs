@@ -40,7 +40,7 @@ async fn a_connection_cut_after_the_commit_reached_the_server() {
     fixture.remove().await;
 }
 
-/// Holds one COMMIT until the worker has given up waiting and written the batch by another connection; answers how many
+/// Holds one COMMIT until the worker has given up waiting and written the batch by another connection; returns how many
 /// messages came on the held connection after that.
 async fn hold_a_commit(fixture: &Fixture, extra: &[(&str, &str)]) -> usize {
     let proxy = Proxy::start(&fixture.server()).await;

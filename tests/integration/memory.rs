@@ -16,14 +16,14 @@ const BUFFERED: usize = (LIMIT - 32 * MIB) / 3;
 /// What the resident set may have at most: the limit and 15 %.
 const MOST: usize = LIMIT + LIMIT * 15 / 100;
 
-/// The backlog of compressed messages, of which a test has to keep millions of points in mind.
-const PACKED: usize = 768 * MIB;
+/// The backlog of compressed messages: a test has to remember their millions of points.
+const COMPRESSED_BYTES: usize = 768 * MIB;
 
 fn backlog_bytes() -> usize {
     std::env::var("MEMORY_MIB").ok().map_or(384, |text| text.parse().expect("MEMORY_MIB is a number")) * MIB
 }
 
-/// How long a backlog of this size may take, in seconds.
+/// Timeout for a backlog of this size, in seconds.
 fn drain_timeout_s() -> u64 {
     60 + backlog_bytes() as u64 / (10 * MIB as u64)
 }
@@ -38,7 +38,13 @@ const WITHOUT_JOURNAL: [(&str, &str); 4] =
     [DEFAULTS[0], DEFAULTS[1], DEFAULTS[2], ("SERIES_INGEST__JOURNAL__ENABLED", "false")];
 
 /// Publishes a backlog over all partitions, with `message`; `run` neighbours go to the same partition.
-fn publish(away: &FixtureWithProxy, codec: &str, run: i32, backlog: usize, mut message: impl FnMut() -> String) {
+fn publish_backlog(
+    away: &FixtureWithProxy,
+    codec: &str,
+    run: i32,
+    backlog: usize,
+    mut message: impl FnMut() -> String,
+) {
     let settings = [("compression.type", codec), ("message.max.bytes", "10000000"), ("linger.ms", "50")];
     let producer = Producer::with(&away.fixture.brokers, &settings);
     let mut bytes = 0;
@@ -78,7 +84,7 @@ async fn memory_is_bounded_while_the_database_hangs() {
     let worker = away.worker("unused", &WITHOUT_JOURNAL);
     away.fixture.until_applied(60).await;
     away.proxy.freeze(true);
-    publish(&away, "none", 1, backlog_bytes(), || published.padded_batch("s", 5, 1_000_000, 990_000));
+    publish_backlog(&away, "none", 1, backlog_bytes(), || published.padded_batch("s", 5, 1_000_000, 990_000));
     until(60, "as much is read as memory is there for", async || {
         // One that knows no bound does not get there.
         assert_bounded(&worker, "while the backlog is read");
@@ -112,16 +118,16 @@ async fn through_the_journal(test: &str, publish: impl FnOnce(&FixtureWithProxy,
 #[tokio::test(flavor = "multi_thread")]
 async fn memory_is_bounded_while_large_messages_go_to_the_journal_and_back() {
     through_the_journal("memory_large", |away, published| {
-        publish(away, "lz4", 1, backlog_bytes(), || published.padded_batch("s", 5, MIB, MIB / 16));
+        publish_backlog(away, "lz4", 1, backlog_bytes(), || published.padded_batch("s", 5, MIB, MIB / 16));
     })
     .await;
 }
 
 /// What the brokers send is about sixty times as much when it is decompressed, and one answer has messages of many partitions.
 #[tokio::test(flavor = "multi_thread")]
-async fn memory_is_bounded_while_packed_messages_go_to_the_journal_and_back() {
-    through_the_journal("memory_packed", |away, published| {
-        publish(away, "zstd", 500, PACKED, || published.padded_batch("s", 2, 3000, 20));
+async fn memory_is_bounded_while_compressed_messages_go_to_the_journal_and_back() {
+    through_the_journal("memory_compressed", |away, published| {
+        publish_backlog(away, "zstd", 500, COMPRESSED_BYTES, || published.padded_batch("s", 2, 3000, 20));
     })
     .await;
 }

@@ -13,7 +13,7 @@ use crate::support::worker::{Worker, run, text};
 use crate::support::{seed, servers, until};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn messages_go_to_the_journal_and_from_there_to_the_database_without_hands() {
+async fn messages_go_to_the_journal_and_from_there_to_the_database_automatically() {
     let Some(away) = FixtureWithProxy::new("outage", 4).await else { return };
     let mut published = Published::default();
     let worker = away.worker("journal", &[]);
@@ -122,7 +122,7 @@ async fn a_worker_killed_in_an_outage_finds_its_journal_again() {
     away.remove().await;
 }
 
-/// How many rows are lost when Kafka has nothing of an outage any more and the worker, with such a fault, has emptied its
+/// Returns the number of lost rows when Kafka has nothing of an outage any more and the worker, with such a fault, has emptied its
 /// journal.
 #[cfg(feature = "planted-bugs")]
 async fn lost_with(test: &str, bug: &str) -> usize {
@@ -165,7 +165,7 @@ async fn what_a_lost_journal_had_and_kafka_has_no_longer_becomes_a_gap() {
     second.until_mode("journaling").await;
     away.publish(&mut kept, 10);
     away.fixture.until_journaled(&second).await;
-    // Two findings at once, each of which has the partition started again: a hole, and a progress below the known one.
+    // Two findings at once, and each has the partition started again: a hole, and a progress below the known one.
     away.proxy.refuse(false);
     away.fixture.until_applied(60).await;
     assert_eq!(away.fixture.difference(&kept).await, Difference::default());
@@ -321,7 +321,7 @@ async fn a_damaged_record_is_read_again_from_kafka() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn outages_kills_and_rebalances_in_random_order_lose_and_double_nothing() {
+async fn outages_kills_and_rebalances_in_random_order_lose_and_duplicate_nothing() {
     const STEPS: usize = 14;
     let Some(away) = FixtureWithProxy::new("outage_random", 4).await else { return };
     let mut random = StdRng::seed_from_u64(seed("outage_random"));
@@ -387,7 +387,7 @@ async fn a_gap_is_filled_by_the_journal_of_a_worker_that_returns() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_journaled_before_there_was_any_progress_is_not_left_out() {
+async fn what_was_journaled_before_there_was_any_progress_is_not_skipped() {
     let Some(away) = FixtureWithProxy::new("outage_first", 2).await else { return };
     let mut published = Published::default();
     let latest = [("SERIES_INGEST__KAFKA__START", "latest")];

@@ -42,7 +42,7 @@ fn assert_not_lost(environment: &[(String, String)], arguments: &[&str]) {
 }
 
 /// That a command ends well, at once, where its reader has closed the pipe.
-fn assert_closed_pipe_is_no_error(environment: &[(String, String)], arguments: &[&str]) {
+fn assert_closed_pipe_is_not_an_error(environment: &[(String, String)], arguments: &[&str]) {
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
     let ended = run_into(environment, arguments, File::from(std::os::fd::OwnedFd::from(writer)));
@@ -64,7 +64,7 @@ fn commands_without_a_server_lose_no_output() {
         &["config", "--json"],
     ] {
         assert_not_lost(&[], arguments);
-        assert_closed_pipe_is_no_error(&[], arguments);
+        assert_closed_pipe_is_not_an_error(&[], arguments);
     }
 }
 
@@ -85,7 +85,7 @@ fn a_journal_is_exported_or_the_command_fails() {
     for arguments in [&["export"][..], &["status"], &["status", "--json"], &["verify"], &["verify", "--json"]] {
         let arguments = [&["journal"], arguments, &["--directory", directory]].concat();
         assert_not_lost(&[], &arguments);
-        assert_closed_pipe_is_no_error(&[], &arguments);
+        assert_closed_pipe_is_not_an_error(&[], &arguments);
     }
     let output = run(&[], &["journal", "export", "--directory", directory]);
     assert_eq!((output.status.code(), text(&output).lines().count()), (Some(0), 200));
@@ -289,7 +289,7 @@ async fn commands_on_both_servers_lose_no_output_and_letters_that_were_not_expor
         &["progress", "adopt", "--source", &elsewhere, "--offsets", "0=0"],
     ] {
         assert_not_lost(&environment, arguments);
-        assert_closed_pipe_is_no_error(&environment, arguments);
+        assert_closed_pipe_is_not_an_error(&environment, arguments);
     }
     assert_eq!(fixture.count("select count(*) from ingest_dead_letter").await, 300);
     fixture.broker.delete(&[&mirrored]).await;
@@ -320,7 +320,7 @@ async fn a_demo_and_a_benchmark_lose_no_output() {
         &["bench", "--points", "1", "--series", "1", "--columns", "1", "--timestamps", "1", "--only", "replay"],
     ] {
         assert_not_lost(&environment, arguments);
-        assert_closed_pipe_is_no_error(&environment, arguments);
+        assert_closed_pipe_is_not_an_error(&environment, arguments);
     }
     fixture.remove().await;
 }

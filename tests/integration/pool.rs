@@ -85,7 +85,7 @@ async fn writers_are_added_while_each_of_them_helps() {
 
 /// The server takes fewer connections of the role than the pool may have.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_limit_of_connections_below_the_pool_is_named_and_is_no_outage() {
+async fn a_limit_of_connections_below_the_pool_is_named_and_is_not_an_outage() {
     let Some(fixture) = Fixture::new("limited", 2).await else { return };
     let (role, url) = fixture.worker_role("connection limit 3").await;
     let mut environment = fixture.environment();

@@ -15,7 +15,7 @@ fn environment(fixture: &Fixture, url: &str) -> Vec<(String, String)> {
     environment
 }
 
-/// How many advisory locks anybody holds in the database.
+/// Returns the number of advisory locks that are held in the database.
 const ADVISORY: &str = "select count(*) from pg_locks join pg_database on pg_database.oid = pg_locks.database
     where locktype = 'advisory' and datname = current_database()";
 

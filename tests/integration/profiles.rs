@@ -164,7 +164,7 @@ async fn back_to_standard_points_without_a_series_get_a_placeholder() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lock_that_is_not_to_be_had_is_given_up_and_its_holder_named() {
+async fn a_lock_that_is_not_available_is_given_up_and_its_holder_named() {
     let Some(fixture) = Fixture::with_profile("profile_lock", 1, Profile::Standard).await else { return };
     fill(&fixture).await;
     let holder = connect(&fixture.url).await;
@@ -220,7 +220,7 @@ async fn a_change_that_was_killed_is_finished_by_the_next() {
 }
 
 /// Publishes messages of this many timestamps and two columns, each message of one of three days.
-fn publish(fixture: &Fixture, published: &mut Published, messages: usize, timestamps: usize) {
+fn publish_three_days(fixture: &Fixture, published: &mut Published, messages: usize, timestamps: usize) {
     publish_of(fixture, published, &[0, 1, 2], messages, timestamps);
 }
 
@@ -250,7 +250,7 @@ async fn kill_workers(fixture: &Fixture, rounds: usize, messages: usize) -> (Pub
     let mut killed_at_work = 0;
     for _ in 0..rounds {
         let before = fixture.count_points().await;
-        publish(fixture, &mut published, messages, 100);
+        publish_three_days(fixture, &mut published, messages, 100);
         let mut worker = fixture.worker(SMALL);
         until(60, "some points", async || fixture.count_points().await > before).await;
         worker.kill();
@@ -264,7 +264,7 @@ async fn kill_workers(fixture: &Fixture, rounds: usize, messages: usize) -> (Pub
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn workers_killed_on_the_profile_throughput_lose_and_double_nothing() {
+async fn workers_killed_on_the_profile_throughput_lose_and_duplicate_nothing() {
     let Some(fixture) = Fixture::with_profile("profile_killed_workers", 4, Profile::Throughput).await else { return };
     let (_, worker) = kill_workers(&fixture, 4, 800).await;
     let status = |worker: &Worker| -> Value { serde_json::from_str(&worker.get("/status").unwrap().1).unwrap() };
@@ -276,7 +276,7 @@ async fn workers_killed_on_the_profile_throughput_lose_and_double_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn commits_lost_on_the_profile_throughput_double_nothing() {
+async fn commits_lost_on_the_profile_throughput_duplicate_nothing() {
     let Some(fixture) = Fixture::with_profile("profile_lost_commits", 2, Profile::Throughput).await else { return };
     let proxy = Proxy::start(&fixture.server()).await;
     proxy.at_commit(AtCommit::CutAfter, 3);
@@ -284,7 +284,7 @@ async fn commits_lost_on_the_profile_throughput_double_nothing() {
     let url = fixture.url_by(proxy.port);
     let worker = fixture.worker(&[("DATABASE_URL", &url), ("SERIES_INGEST__BATCH__LINGER_MS", "10")]);
     until(60, "three COMMITs are lost", async || {
-        publish(&fixture, &mut published, 2, 50);
+        publish_three_days(&fixture, &mut published, 2, 50);
         proxy.hits() >= 3
     })
     .await;
@@ -348,13 +348,13 @@ async fn on_the_community_edition_points_are_compressed_as_they_come() {
         .batch_execute("create unique index by_hand on time_series_data_points (id, \"timestamp\")")
         .await
         .unwrap();
-    publish(&fixture, &mut published, 1, 100);
+    publish_three_days(&fixture, &mut published, 1, 100);
     fixture.until_applied(60).await;
     assert_eq!(worker.metric(GAUGE), Some(0.0), "{}", worker.log());
     assert_says(&worker.log(), "unique indexes (by_hand)");
     until(10, "the status says so", async || worker.get("/status").unwrap().1.contains("(by_hand)")).await;
     fixture.client.batch_execute("drop index by_hand").await.unwrap();
-    publish(&fixture, &mut published, 20, 100);
+    publish_three_days(&fixture, &mut published, 20, 100);
     fixture.until_applied(60).await;
     assert_eq!(worker.metric(GAUGE), Some(1.0));
     fixture.assert_exact(&published).await;
@@ -370,7 +370,7 @@ async fn on_the_community_edition_points_are_compressed_as_they_come() {
         "points: profile standard; direct compress off: the table has unique indexes (time_series_data_points_pkey)",
     );
     let worker = fixture.worker(&[]);
-    publish(&fixture, &mut published, 20, 100);
+    publish_three_days(&fixture, &mut published, 20, 100);
     fixture.until_applied(60).await;
     fixture.assert_exact(&published).await;
     drop(worker);
@@ -383,7 +383,7 @@ async fn on_the_community_edition_points_that_come_one_by_one_are_not_compressed
     let worker = fixture.worker(&[("SERIES_INGEST__BATCH__LINGER_MS", "10")]);
     let mut published = Published::default();
     for _ in 0..20 {
-        publish(&fixture, &mut published, 1, 2);
+        publish_three_days(&fixture, &mut published, 1, 2);
         fixture.until_applied(60).await;
     }
     assert_eq!(worker.metric(GAUGE), Some(1.0));
@@ -402,7 +402,7 @@ async fn on_the_community_edition_a_role_that_owns_nothing_compresses_too() {
     let url = format!("postgresql://{role}@{}/{}", fixture.server(), fixture.name);
     let worker = fixture.worker(&[("DATABASE_URL", &url)]);
     let mut published = Published::default();
-    publish(&fixture, &mut published, 100, 100);
+    publish_three_days(&fixture, &mut published, 100, 100);
     fixture.until_applied(60).await;
     assert_eq!(worker.metric(GAUGE), Some(1.0), "{}", worker.log());
     assert_eq!(uncompressed(&fixture).await, 0);
@@ -414,7 +414,7 @@ async fn on_the_community_edition_a_role_that_owns_nothing_compresses_too() {
 
 /// One session compresses a chunk and keeps its locks; a worker writes points of the other days meanwhile, and those of the
 /// chunk when it may.
-async fn assert_written_beside_a_compression(test: &str, profile: Profile) {
+async fn assert_written_alongside_a_compression(test: &str, profile: Profile) {
     let Some(fixture) = Fixture::on_community(test, 4, profile).await else { return };
     let worker = fixture.worker(&[
         ("SERIES_INGEST__BATCH__LINGER_MS", "10"),
@@ -423,7 +423,7 @@ async fn assert_written_beside_a_compression(test: &str, profile: Profile) {
     ]);
     let mut published = Published::default();
     // So few that they are not compressed as they come.
-    publish(&fixture, &mut published, 3, 5);
+    publish_three_days(&fixture, &mut published, 3, 5);
     fixture.until_applied(60).await;
     let chunk = "select show_chunks('time_series_data_points')::text order by 1 limit 1";
     let chunk: String = fixture.client.query_one(chunk, &[]).await.unwrap().get(0);
@@ -460,11 +460,11 @@ async fn assert_written_beside_a_compression(test: &str, profile: Profile) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn on_the_community_edition_points_are_written_beside_a_compression() {
-    assert_written_beside_a_compression("compression_standard", Profile::Standard).await;
+async fn on_the_community_edition_points_are_written_alongside_a_compression() {
+    assert_written_alongside_a_compression("compression_standard", Profile::Standard).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn on_the_community_edition_points_are_written_beside_a_compression_on_the_profile_throughput() {
-    assert_written_beside_a_compression("compression_throughput", Profile::Throughput).await;
+async fn on_the_community_edition_points_are_written_alongside_a_compression_on_the_profile_throughput() {
+    assert_written_alongside_a_compression("compression_throughput", Profile::Throughput).await;
 }

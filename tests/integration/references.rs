@@ -100,7 +100,7 @@ async fn planted_bug_the_rows_of_series_are_not_locked() {
 
 /// Series are deleted with all their points while more points of them come.
 #[tokio::test(flavor = "multi_thread")]
-async fn series_that_are_deleted_while_points_come_leave_no_point_behind() {
+async fn series_that_are_deleted_while_points_come_leave_no_point() {
     let Some(fixture) = Fixture::new("series_deleted_often", 1).await else { return };
     let mut random = StdRng::seed_from_u64(seed("series_deleted_often"));
     let settings = [("SERIES_INGEST__BATCH__LINGER_MS", "1"), ("SERIES_INGEST__BATCH__MAX_POINTS", "20")];

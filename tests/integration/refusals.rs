@@ -21,7 +21,7 @@ const REFUSE_LATE: &str = "
 
 /// Publishes `messages` good ones of 100 points, and a refused one before each of those at `refused`; the offsets of the
 /// refused.
-fn publish(fixture: &Fixture, published: &mut Published, messages: usize, refused: &[usize]) -> Vec<i64> {
+fn publish_with_refused(fixture: &Fixture, published: &mut Published, messages: usize, refused: &[usize]) -> Vec<i64> {
     let mut offsets = Vec::new();
     for number in 0..messages {
         if refused.contains(&number) {
@@ -67,7 +67,7 @@ async fn three_refused_rows_among_a_hundred_thousand_take_no_good_one_with_them(
     let Some(fixture) = Fixture::new("refused", 1).await else { return };
     fixture.client.batch_execute(REFUSE).await.unwrap();
     let mut published = Published::default();
-    let offsets = publish(&fixture, &mut published, 1000, &[23, 24, 870]);
+    let offsets = publish_with_refused(&fixture, &mut published, 1000, &[23, 24, 870]);
     assert_eq!(published.rows.len(), 100_000);
     let worker = fixture.worker(&[]);
     fixture.until_applied(60).await;
@@ -87,7 +87,7 @@ async fn a_trigger_that_speaks_late_leads_to_the_same_messages() {
     let Some(fixture) = Fixture::new("refused_late", 1).await else { return };
     fixture.client.batch_execute(REFUSE_LATE).await.unwrap();
     let mut published = Published::default();
-    let offsets = publish(&fixture, &mut published, 300, &[0, 77, 78, 299]);
+    let offsets = publish_with_refused(&fixture, &mut published, 300, &[0, 77, 78, 299]);
     let worker = fixture.worker(&[]);
     fixture.until_applied(60).await;
     assert_refused(&fixture, &published, &offsets).await;
@@ -102,7 +102,7 @@ async fn what_a_trigger_raises_without_a_code_refuses_a_row_too() {
         REFUSE_LATE.split_once(" using errcode = 'check_violation', constraint = 'no_sevens'").unwrap();
     fixture.client.batch_execute(&format!("{before}{after}")).await.unwrap();
     let mut published = Published::default();
-    let offsets = publish(&fixture, &mut published, 20, &[7]);
+    let offsets = publish_with_refused(&fixture, &mut published, 20, &[7]);
     let worker = fixture.worker(&[]);
     fixture.until_applied(60).await;
     assert_refused(&fixture, &published, &offsets).await;
@@ -110,7 +110,7 @@ async fn what_a_trigger_raises_without_a_code_refuses_a_row_too() {
     fixture.remove().await;
 }
 
-/// A batch after one of which rows were refused is copied in pieces from the start, and some good ones later none is.
+/// A batch after one with refused rows is copied in pieces from the start, and after some valid ones none is.
 #[tokio::test(flavor = "multi_thread")]
 async fn where_rows_are_refused_often_no_transaction_is_given_up_for_it() {
     let Some(fixture) = Fixture::new("refused_often", 1).await else { return };
@@ -123,7 +123,7 @@ async fn where_rows_are_refused_often_no_transaction_is_given_up_for_it() {
         if refused {
             offsets.push(next);
         }
-        publish(&fixture, published, 1, if refused { &[0] } else { &[] });
+        publish_with_refused(&fixture, published, 1, if refused { &[0] } else { &[] });
         fixture.until_applied(60).await;
         worker.log().matches("looking for its message").count()
     };
@@ -143,7 +143,7 @@ async fn where_rows_are_refused_often_no_transaction_is_given_up_for_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_trigger_raises_with_a_code_of_its_own_refuses_just_its_row() {
+async fn what_a_trigger_raises_with_its_own_code_refuses_just_its_row() {
     const CODES: [&str; 5] = ["MY001", "45000", "38000", "2F002", "P0002"];
     let Some(fixture) = Fixture::new("refused_own_code", 1).await else { return };
     let branches: Vec<String> = CODES
@@ -191,7 +191,7 @@ async fn a_storm_of_refused_messages_keeps_moving() {
         fixture.producer.send(&fixture.points_topic, 0, "s", Some(REFUSED));
     }
     let mut offsets: Vec<i64> = (0..500).collect();
-    let last = publish(&fixture, &mut published, 500, &all);
+    let last = publish_with_refused(&fixture, &mut published, 500, &all);
     offsets.extend(last.into_iter().map(|offset| offset + 500));
     let worker = fixture.worker(&[]);
     fixture.until_applied(90).await;
@@ -210,7 +210,7 @@ async fn a_batch_of_refused_messages_alone_ends_in_many_transactions() {
         let one_row = br#"{"time_series_id":"s","timestamps":[0],"columns":{"c":[-7]}}"#;
         fixture.producer.send(&fixture.points_topic, 0, "s", Some(one_row));
     }
-    publish(&fixture, &mut published, 10, &[]);
+    publish_with_refused(&fixture, &mut published, 10, &[]);
     let worker = fixture.worker(&[("SERIES_INGEST__BATCH__LINGER_MS", "10000")]);
     // With another trigger each message takes 10 ms.
     fixture.until_applied(300).await;
@@ -224,7 +224,7 @@ async fn a_batch_of_refused_messages_alone_ends_in_many_transactions() {
     fixture.remove().await;
 }
 
-/// A trigger that takes longer than a statement may is no refusal: every message would become a dead letter on a slow server.
+/// A trigger that takes longer than a statement may is not a refusal: every message would become a dead letter on a slow server.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_that_takes_too_long_keeps_no_other_waiting_and_is_named() {
     let Some(fixture) = Fixture::new("refused_slow", 1).await else { return };
@@ -235,7 +235,7 @@ async fn a_message_that_takes_too_long_keeps_no_other_waiting_and_is_named() {
     assert_ne!(slow, REFUSE_LATE);
     fixture.client.batch_execute(&slow).await.unwrap();
     let mut published = Published::default();
-    let offsets = publish(&fixture, &mut published, 20, &[7, 12]);
+    let offsets = publish_with_refused(&fixture, &mut published, 20, &[7, 12]);
     let folder = tempfile::tempdir().unwrap();
     let worker = fixture.worker(&[
         ("SERIES_INGEST__DATABASE__STATEMENT_TIMEOUT_MS", "500"),
@@ -256,7 +256,7 @@ async fn a_message_that_takes_too_long_keeps_no_other_waiting_and_is_named() {
     .await;
     assert_eq!(fixture.next_offsets().await, [offsets[0]]);
     assert_eq!(fixture.count("select count(*) from ingest_dead_letter").await, 0);
-    publish(&fixture, &mut published, 20, &[]);
+    publish_with_refused(&fixture, &mut published, 20, &[]);
     until(60, "what comes later is written", async || fixture.count_points().await == published.rows.len() as i64)
         .await;
     assert_eq!(worker.metric("series_ingest_mode{mode=\"journaling\"}"), Some(0.0), "{}", worker.log());
@@ -272,7 +272,7 @@ async fn a_message_that_takes_too_long_keeps_no_other_waiting_and_is_named() {
     fixture.remove().await;
 }
 
-/// A trigger that gives its transaction 600 ms, of which each row takes 10 ms. A setting of the session's own would not do: the
+/// A trigger that gives its transaction 600 ms; each row takes 10 ms of it. A setting of the session's own would not do: the
 /// worker turns `transaction_timeout` off in each.
 const LIMIT_TRANSACTION: &str = "
     create function limit_transaction() returns trigger language plpgsql as $$

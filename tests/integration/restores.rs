@@ -20,7 +20,7 @@ enum Source {
     Journal,
 }
 
-/// Whether messages come after it.
+/// `true` if messages come after it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Topic {
     Busy,

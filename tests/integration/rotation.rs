@@ -168,7 +168,7 @@ async fn a_column_of_another_type_makes_the_worker_unready_and_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn time_outs_of_the_database_do_not_hold_for_the_workers_sessions() {
+async fn timeouts_of_the_database_do_not_hold_for_the_workers_sessions() {
     let Some(fixture) = Fixture::new("time_outs", 1).await else { return };
     for setting in [
         "transaction_timeout = '200ms'",

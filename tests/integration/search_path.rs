@@ -12,7 +12,7 @@ mod embedded {
     refinery::embed_migrations!("migrations");
 }
 
-/// A schema's name of which each part needs its quotes.
+/// A schema's name whose parts all need their quotes.
 const SCHEMA: &str = "My \"Series\".v2";
 const QUOTED: &str = "\"My \"\"Series\"\".v2\"";
 

@@ -116,7 +116,7 @@ async fn definitions_that_differ_are_counted() {
     let Some(fixture) = Fixture::new("conflicts", 1).await else { return };
     let worker = fixture.worker(&[]);
     let counted = || worker.metric("series_ingest_series_conflicts_total");
-    // A placeholder is no definition, and the same one again does not differ.
+    // A placeholder is not a definition, and the same one again does not differ.
     fixture.producer.send(&fixture.points_topic, 0, "s", Some(points("s", "c").as_bytes()));
     fixture.producer.flush();
     fixture.until_applied(60).await;
@@ -158,7 +158,7 @@ async fn definitions_that_differ_are_counted() {
 
 /// Where a definition without a name, a time column and columns leaves a row that the analyzer's reader can read.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_definition_leaves_out_can_be_read_all_the_same() {
+async fn what_a_definition_omits_can_be_read_nevertheless() {
     let Some(fixture) = Fixture::new("nameless", 1).await else { return };
     let worker = fixture.worker(&[]);
     fixture.producer.send(&fixture.series_topic, 0, "s", Some(br#"{"id":"s"}"#));
@@ -176,7 +176,7 @@ async fn what_a_definition_leaves_out_can_be_read_all_the_same() {
     fixture.remove().await;
 }
 
-/// Another program inserts series itself, changes the list of columns, and writes what is no list.
+/// Another program inserts series itself, changes the list of columns, and writes what is not a list.
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_of_other_programs_keep_what_they_say_and_get_the_columns_of_points() {
     let Some(fixture) = Fixture::new("others", 1).await else { return };
@@ -287,7 +287,7 @@ async fn nothing_of_a_deleted_series_is_left() {
 
 /// What no trigger can see to on the profile throughput is refused instead.
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_foreign_key_what_would_leave_points_behind_is_refused() {
+async fn without_a_foreign_key_what_would_leave_points_without_a_series_is_refused() {
     let Some(fixture) = Fixture::with_profile("no_key", 1, Profile::Throughput).await else { return };
     let fill = "select ingest_ensure_series('{s,t}', '{a,a}');
                 insert into time_series_data_points (time_series_id, \"timestamp\", column_name) values ('s', now(), 'a')";

@@ -12,7 +12,7 @@ use crate::support::outage::{Outage, until_writable};
 use crate::support::until;
 use crate::support::worker::Worker;
 
-/// How many of these tests run at a time: each is a load that a machine with two cores feels.
+/// Maximum number of these tests at a time: each is a load that a machine with two cores feels.
 static TURNS: Semaphore = Semaphore::const_new(2);
 
 const PARTITIONS: i32 = 4;

@@ -7,7 +7,7 @@ use crate::support::data::{Difference, Published, Row};
 use crate::support::fixture::{Fixture, connect};
 use crate::support::until;
 
-/// Whether a lag metric of this partition says that all is applied.
+/// Returns `true` if a lag metric of this partition says that all is applied.
 async fn until_lag_is_zero(fixture: &Fixture, worker: &crate::support::worker::Worker, partition: i32) {
     let name = format!(
         "series_ingest_kafka_lag_messages{{input=\"points\",topic=\"{}\",partition=\"{partition}\"}}",
@@ -23,7 +23,7 @@ async fn recreate(fixture: &Fixture) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_topic_made_anew_is_read_from_its_start() {
+async fn a_recreated_topic_is_read_from_its_start() {
     let Some(mut fixture) = Fixture::new("anew", 2).await else { return };
     let mut published = Published::default();
     // Recreated while no worker runs, and while one does.
@@ -110,7 +110,7 @@ async fn records_removed_while_a_worker_was_frozen_are_one_gap() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_in_memory_when_kafka_removes_it_is_no_gap() {
+async fn what_is_in_memory_when_kafka_removes_it_is_not_a_gap() {
     let Some(fixture) = Fixture::new("in_memory", 1).await else { return };
     let mut published = Published::default();
     fixture.publish_to(&mut published, 0, 10, 5);
@@ -330,7 +330,7 @@ async fn compaction_leaves_no_false_gap() {
     let stored = fixture.stored().await;
     assert_eq!(Difference::between(rows_of(&|offset| left.contains(&offset)), stored.clone()).lost, 0);
     let against_all = Difference::between(rows_of(&|_| true), stored);
-    assert_eq!((against_all.doubled, against_all.invented), (0, 0));
+    assert_eq!((against_all.duplicated, against_all.invented), (0, 0));
     assert!(against_all.lost > 0, "something was compacted away");
     drop(worker);
     fixture.remove().await;

@@ -23,7 +23,7 @@ pub struct Shape {
     pub messages: Vec<Shaped>,
     /// The format that `topic inspect` has to find.
     pub format: &'static str,
-    /// How many points a message has at least.
+    /// Minimum number of points of a message.
     pub points: usize,
 }
 

@@ -1,4 +1,4 @@
-/* For LD_PRELOAD: the disk below the journal's segments, which fails when it is told to.
+/* For LD_PRELOAD: the disk below the journal's segments, which fails on request.
  *
  * FAILING_DISK names a file that says what fails: "pwrite 1" every pwrite, "fdatasync 3" every third fdatasync, nothing where
  * it is empty or missing; "fdatasync 0" that an fdatasync does not return while it says so, "slow 300" that each takes 300 ms

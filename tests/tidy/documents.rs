@@ -145,13 +145,23 @@ fn documents_that_are_mentioned_exist() {
 }
 
 /// What documents name and a clone does not have: patterns, what a run makes, and places that are reserved.
-const NOT_IN_A_CLONE: &[&str] =
-    &["fuzz/artifacts/", "src/files/", "src/input/", "src/repository/", "tests/corpus/GROUP/NAME.msg"];
+const NOT_IN_A_CLONE: &[&str] = &["fuzz/artifacts/", "src/files/", "src/repository/", "tests/corpus/GROUP/NAME.msg"];
 
 #[test]
 fn paths_that_documents_name_exist() {
-    let folders =
-        ["benches/", "config/", "deploy/", "docs/", "examples/", "fuzz/", "migrations/", "scripts/", "src/", "tests/"];
+    let folders = [
+        "benches/",
+        "config/",
+        "deploy/",
+        "docs/",
+        "examples/",
+        "fuzz/",
+        "migrations/",
+        "python/",
+        "scripts/",
+        "src/",
+        "tests/",
+    ];
     let mut missing = Vec::new();
     let mut paths = 0;
     for (name, text) in documents() {
@@ -247,7 +257,7 @@ fn strings() -> Vec<String> {
     found
 }
 
-/// Whether the program has this text; `…` stands for anything.
+/// Returns `true` if the program has this text; `…` stands for anything.
 fn is_said(quoted: &str, strings: &[String]) -> bool {
     let pieces: Vec<&str> = quoted.split('…').map(str::trim).filter(|piece| !piece.is_empty()).collect();
     strings.iter().any(|said| {
@@ -335,12 +345,22 @@ fn what_is_quoted_and_said_is_compared() {
     }
 }
 
-/// The functions of the program, methods also with their type before them; and the tests among them.
-fn functions() -> (BTreeSet<String>, BTreeSet<String>) {
-    let mut found = BTreeSet::new();
-    let mut tests = BTreeSet::new();
-    for name in files(&["src", "tests"], &["rs"]) {
-        let text = read(&name);
+/// What Rust files define.
+#[derive(Default)]
+struct Defined {
+    /// Functions; methods also with their type before them.
+    functions: BTreeSet<String>,
+    /// The functions that are tests.
+    tests: BTreeSet<String>,
+    /// Structs, enums, traits and aliases.
+    types: BTreeSet<String>,
+}
+
+/// What these files define.
+fn defined(names: &[String]) -> Defined {
+    let mut found = Defined::default();
+    for name in names {
+        let text = read(name);
         let mut of = String::new();
         let mut is_test = false;
         for (_, line) in code(&text) {
@@ -350,24 +370,28 @@ fn functions() -> (BTreeSet<String>, BTreeSet<String>) {
                     if head.starts_with('<') { head.split_once("> ").map_or(head, |(_, after)| after) } else { head };
                 of = head.trim().chars().take_while(|c| c.is_alphanumeric()).collect();
             }
+            let word = |rest: &str| rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
+            for keyword in ["struct ", "enum ", "trait ", "type "] {
+                found.types.extend(line.split_once(keyword).map(|(_, rest)| word(rest)));
+            }
             is_test |= ["#[test]", "#[tokio::test"].iter().any(|attribute| line.trim_start().starts_with(attribute));
             let Some((_, rest)) = line.split_once("fn ") else { continue };
-            let function: String = rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+            let function = word(rest);
             if line.starts_with(' ') {
-                found.insert(format!("{of}::{function}"));
+                found.functions.insert(format!("{of}::{function}"));
             }
             if std::mem::take(&mut is_test) {
-                tests.insert(function.clone());
+                found.tests.insert(function.clone());
             }
-            found.insert(function);
+            found.functions.insert(function);
         }
     }
-    (found, tests)
+    found
 }
 
 #[test]
 fn the_tests_that_architecture_names_exist() {
-    let (_, tests) = functions();
+    let tests = defined(&files(&["src", "tests"], &["rs"])).tests;
     let text = read("ARCHITECTURE.md");
     let mut names = 0;
     for (number, line, _) in lines(&text).filter(|(_, line, _)| line.trim_start().starts_with("Test")) {
@@ -380,8 +404,51 @@ fn the_tests_that_architecture_names_exist() {
 }
 
 #[test]
-fn each_step_of_the_walk_names_a_function_that_exists() {
-    let (functions, _) = functions();
+fn the_types_that_architecture_names_exist() {
+    let types = defined(&files(&["src"], &["rs"])).types;
+    let text = read("ARCHITECTURE.md");
+    let mut names = 0;
+    for (number, line, _) in lines(&text).filter(|(_, _, in_fence)| !in_fence) {
+        for (_, span) in spans(line) {
+            let name = span.split("::").next().unwrap();
+            let is_type = name.starts_with(char::is_uppercase)
+                && name.contains(char::is_lowercase)
+                && name.chars().all(char::is_alphanumeric);
+            if !is_type || name == "Ok" {
+                continue;
+            }
+            names += 1;
+            assert!(types.contains(name), "ARCHITECTURE.md:{number}: there is no type {name}");
+        }
+    }
+    assert!(names > 40, "the types are found");
+}
+
+/// The pairs of code spans of a line that say that something is in a file or folder of `src/`: `` `this` in `that` ``.
+fn placed(line: &str) -> Vec<(&str, &str)> {
+    let spans = spans(line);
+    let pairs = spans.windows(2).filter(|pair| pair[1].0 == " in ").map(|pair| (pair[0].1, pair[1].1));
+    // Functions of SQL and libraries are named in this way, too.
+    let is_rust = |name: &str, place: &str| place.ends_with(".rs") || name.starts_with(char::is_uppercase);
+    pairs.filter(|(name, place)| is_rust(name, place)).collect()
+}
+
+#[test]
+fn what_architecture_names_with_its_file_is_there() {
+    let text = read("ARCHITECTURE.md");
+    for (number, line, _) in lines(&text) {
+        for (name, place) in placed(line) {
+            let path = format!("src/{}", place.trim_start_matches("src/"));
+            let names = if place.ends_with('/') { files(&[&path], &["rs"]) } else { vec![path] };
+            let found = defined(&names);
+            let is_there = found.functions.contains(name) || found.types.contains(name);
+            assert!(is_there, "ARCHITECTURE.md:{number}: there is no {name} in {place}");
+        }
+    }
+}
+
+#[test]
+fn each_step_of_the_walk_names_a_function_and_its_file() {
     let text = read("ARCHITECTURE.md");
     let start = text.find("\n## One message").expect("the walk is there");
     let end = start + text[start..].find("\n## The few types").expect("the walk ends");
@@ -389,32 +456,39 @@ fn each_step_of_the_walk_names_a_function_that_exists() {
         text[start..end].lines().filter(|line| line.starts_with(|c: char| c.is_ascii_digit())).collect();
     assert!((8..=12).contains(&steps.len()), "{} steps", steps.len());
     for step in steps {
-        let (_, first) = spans(step)[0];
-        assert!(functions.contains(first), "there is no {first}: {step}");
+        let first = spans(step)[0].1;
+        assert!(first.contains("::"), "no function is first: {step}");
+        assert_eq!(placed(step).first().map(|pair| pair.0), Some(first), "the function is without its file: {step}");
     }
 }
 
-/// Words that a reader does not search for, and the field's own. In documents, their code left aside.
+/// Words that a reader does not search for, and the field's own.
 const TERMS: &[(&str, &str)] = &[
     ("a fault of ours", "an internal error"),
     ("all the same", "nevertheless"),
+    ("and gives", "and returns; and is"),
     ("anew", "again; recreated"),
+    ("answers how", "returns how"),
     ("bad", "invalid; damaged"),
     ("behind", "after; under; lag"),
     ("beside", "alongside; next to; besides is another word"),
     ("but for", "except"),
+    ("double nothing", "duplicate nothing"),
     ("doubled", "duplicated"),
+    ("doubles nothing", "duplicates nothing"),
     ("farewell", "leave the group"),
     ("in clear", "in plaintext"),
     ("in vain", "unsuccessfully"),
-    ("is no json", "is not JSON"),
+    ("is no", "is not; is not a; only \"there is no\" and \"is no longer\" are usual"),
     ("left out", "omitted; skipped; ignored"),
     ("leaves out", "omits; skips; ignores"),
+    ("let go", "release"),
     ("lets go", "releases"),
     ("looked at", "checked; examined"),
     ("mend", "fix"),
     ("mended", "fixed"),
     ("of its own", "its own"),
+    ("of which", "whose; and its; which part it is"),
     ("packed", "compressed"),
     ("pass over", "skip; ignore"),
     ("passed over", "skipped; ignored"),
@@ -438,60 +512,91 @@ const TERMS: &[(&str, &str)] = &[
     ("without hands", "automatically"),
 ];
 
+/// The begins of documentation that says what a value answers instead of what it is.
+const STARTS: [&str; 3] = ["Whether ", "How many ", "How long "];
+
+/// The complaints about the words of a text.
+fn complaints(text: &str) -> Vec<String> {
+    let is_word = |c: char| c.is_alphanumeric() || c == '_' || c == '-';
+    let text = text.to_lowercase().replace("there is no", "there was").replace("is no longer", "was");
+    let is_there = |word: &str| {
+        text.match_indices(word)
+            .any(|(at, _)| !text[..at].ends_with(is_word) && !text[at + word.len()..].starts_with(is_word))
+    };
+    let found = TERMS.iter().filter(|(word, _)| is_there(word));
+    found.map(|(word, better)| format!("\"{word}\": {better}")).collect()
+}
+
 #[test]
 fn documents_use_the_terms_of_the_field() {
-    let is_word = |c: char| c.is_alphanumeric();
     let mut found = Vec::new();
-    let others = files(&["config", "deploy", "examples"], &["toml", "yml", "py"]);
-    let others = others.into_iter().map(|name| (name.clone(), read(&name)));
-    for (name, text) in documents().into_iter().chain(others) {
+    for (name, text) in documents() {
         for (number, line, in_fence) in lines(&text) {
-            if in_fence {
-                continue;
-            }
-            let line = prose(line).to_lowercase();
-            for (word, better) in TERMS {
-                let is_there = line
-                    .match_indices(word)
-                    .any(|(at, _)| !line[..at].ends_with(is_word) && !line[at + word.len()..].starts_with(is_word));
-                if is_there {
-                    found.push(format!("{name}:{number}: \"{word}\": {better}"));
-                }
-            }
+            let complaints = if in_fence { Vec::new() } else { complaints(&prose(line)) };
+            found.extend(complaints.into_iter().map(|complaint| format!("{name}:{number}: {complaint}")));
         }
     }
     assert_eq!(found, [""; 0]);
 }
 
 #[test]
-fn code_uses_the_terms_of_the_field() {
-    let is_word = |c: char| c.is_alphanumeric() || c == '_' || c == '-';
+fn scripts_and_configuration_use_the_terms_of_the_field() {
+    let without_ending = [".ci/run", "Dockerfile", "Makefile", "scripts/stack"].map(str::to_owned);
+    let folders = [".github", "config", "deploy", "examples", "fuzz", "migrations", "python", "scripts", "tests"];
+    let mut names = files(&folders, &["c", "py", "sh", "sql", "toml", "yml"]);
+    // Messages of tests are data.
+    names.retain(|name| !name.starts_with("tests/corpus/"));
+    names.extend(files(&["."], &["yml"]).into_iter().filter(|name| !name.contains('/')));
+    names.extend(without_ending);
     let mut found = Vec::new();
-    let mut compare = |name: &str, place: &str, text: &str| {
-        let text = text.to_lowercase();
-        for (word, better) in TERMS {
-            let is_there = text
-                .match_indices(word)
-                .any(|(at, _)| !text[..at].ends_with(is_word) && !text[at + word.len()..].starts_with(is_word));
-            if is_there {
-                found.push(format!("{name}{place}: \"{word}\": {better}"));
-            }
+    for name in &names {
+        for (number, line) in (1..).zip(read(name).lines()) {
+            found.extend(complaints(line).into_iter().map(|complaint| format!("{name}:{number}: {complaint}")));
         }
+    }
+    assert!(names.len() > 20, "the files are found");
+    assert_eq!(found, [""; 0]);
+}
+
+#[test]
+fn code_uses_the_terms_of_the_field() {
+    let mut found = Vec::new();
+    let mut check = |place: String, text: &str| {
+        found.extend(complaints(text).into_iter().map(|complaint| format!("{place}: {complaint}")));
     };
-    for name in files(&["src", "tests", "benches"], &["rs"]) {
+    for name in files(&["src", "tests", "benches", "examples", "fuzz"], &["rs"]) {
         if name.starts_with("tests/tidy") {
             continue;
         }
         let text = read(&name);
-        for (number, line) in (1..).zip(text.lines()).filter(|(_, line)| line.trim_start().starts_with("//")) {
-            compare(&name, &format!(":{number}"), line);
+        for (number, line) in (1..).zip(text.lines()) {
+            if line.trim_start().starts_with("//") {
+                check(format!("{name}:{number}"), line);
+            }
+        }
+        for function in defined(std::slice::from_ref(&name)).functions {
+            check(format!("{name}: {function}"), &function.replace('_', " "));
         }
         // Tests have data of all kinds in their strings.
         let program = text.split("\n#[cfg(test)]\nmod ").next().unwrap();
         if name.starts_with("src/") && !name.ends_with("tests.rs") && !name.contains("tests/") {
             let mut strings = Vec::new();
             literals(program, &mut strings);
-            strings.iter().for_each(|string| compare(&name, &format!(" says {string:?}"), string));
+            strings.iter().for_each(|string| check(format!("{name} says {string:?}"), string));
+        }
+    }
+    assert_eq!(found, [""; 0]);
+}
+
+#[test]
+fn documentation_says_what_a_thing_is() {
+    let mut found = Vec::new();
+    for name in files(&["src", "tests", "benches", "examples", "fuzz"], &["rs"]) {
+        for (number, line) in (1..).zip(read(&name).lines()) {
+            let text = line.trim_start().strip_prefix("/// ").unwrap_or_default();
+            if STARTS.iter().any(|start| text.starts_with(start)) {
+                found.push(format!("{name}:{number}: {text}"));
+            }
         }
     }
     assert_eq!(found, [""; 0]);

@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_percentile_is_what_so_many_do_not_exceed() {
+    fn a_percentile_is_what_that_share_does_not_exceed() {
         let delays = Delays((1..=200).map(Duration::from_millis).collect());
         assert_eq!([1, 50, 99, 100].map(|percent| delays.percentile(percent).as_millis()), [2, 100, 198, 200]);
         assert_eq!(Delays(Vec::new()).percentile(99), Duration::ZERO);

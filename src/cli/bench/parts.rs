@@ -98,7 +98,7 @@ impl<'a> Run<'a> {
     }
 
     /// The drain's rate, for ratios to it.
-    fn beside(&self) -> Vec<(&'static str, &'static str, f64)> {
+    fn compared(&self) -> Vec<(&'static str, &'static str, f64)> {
         self.drained.map(|rate| ("the drain", "drain", rate)).into_iter().collect()
     }
 
@@ -115,8 +115,8 @@ impl<'a> Run<'a> {
         let many = with_own_topics(self.bench, "many");
         let took = replay(&many, self.file, self.arguments, self.scratch).await?;
         let rate = self.arguments.total() as f64 / took.as_secs_f64();
-        let beside = self.beside();
-        self.report.rate("replay of a journal", "replay", rate, &beside);
+        let compared = self.compared();
+        self.report.rate("replay of a journal", "replay", rate, &compared);
         Ok(())
     }
 
@@ -124,8 +124,8 @@ impl<'a> Run<'a> {
         let (many, files) = (self.many().await?, self.files().await?);
         let (throughput, direct_compress) =
             drain_on_throughput(&many, self.file, self.arguments, self.scratch, &files).await?;
-        let beside = self.beside();
-        throughput.report(self.report, "throughput: ", "throughput_", &beside);
+        let compared = self.compared();
+        throughput.report(self.report, "throughput: ", "throughput_", &compared);
         let share = throughput.drain.compressed as f64 / self.arguments.total() as f64;
         let text = format!("{share:>8.2} of all; direct compress {direct_compress}");
         self.report.add("throughput: points in compressed rows", "throughput_compressed", text, rounded(share));
@@ -139,8 +139,8 @@ impl<'a> Run<'a> {
         self.scratch.empty_tables().await?;
         let one = drain(&one, self.file, &single, self.scratch).await?;
         check_points(self.scratch, &single).await?;
-        let beside = self.beside();
-        self.report.rate("drain, 1 point a message", "one_point", one.points_a_second, &beside);
+        let compared = self.compared();
+        self.report.rate("drain, 1 point a message", "one_point", one.points_a_second, &compared);
         one.report_cost(self.report, "one_point_");
         Ok(())
     }
@@ -152,8 +152,8 @@ impl<'a> Run<'a> {
         let limits = [limits::WITHOUT_TRIGGER];
         let wide = compared_drain(&wide, self.file, &of_many_series, self.scratch, &files, &limits).await?;
         files.remove(self.scratch).await?;
-        let beside = self.beside();
-        wide.report(self.report, &format!("{} series: ", of_many_series.series), "many_series_", &beside);
+        let compared = self.compared();
+        wide.report(self.report, &format!("{} series: ", of_many_series.series), "many_series_", &compared);
         Ok(())
     }
 
@@ -180,8 +180,8 @@ impl<'a> Run<'a> {
         for rule in [OnDuplicate::Ignore, OnDuplicate::Replace] {
             let drain = drain_once_each(&many, self.file, self.arguments, self.scratch, rule).await?;
             let name = rule.as_str();
-            let beside = self.beside();
-            self.report.rate(&format!("drain, on_duplicate {name}"), name, drain.points_a_second, &beside);
+            let compared = self.compared();
+            self.report.rate(&format!("drain, on_duplicate {name}"), name, drain.points_a_second, &compared);
         }
         self.scratch.execute("drop the unique index", "drop index idx_time_series_data_points_unique").await?;
         Ok(())
@@ -190,8 +190,8 @@ impl<'a> Run<'a> {
     async fn refused(&mut self) -> Result<(), Failure> {
         let many = self.many().await?;
         let clean = drain_with_check(&many, self.file, self.arguments, self.scratch, "-1").await?.points_a_second;
-        let beside = self.beside();
-        self.report.rate("drain with a CHECK", "check", clean, &beside);
+        let compared = self.compared();
+        self.report.rate("drain with a CHECK", "check", clean, &compared);
         let refused = drain_with_check(&many, self.file, self.arguments, self.scratch, "0").await?.points_a_second;
         self.report.rate("the same, 0.01 % refused", "refused", refused, &[("that", "check", clean)]);
         Ok(())

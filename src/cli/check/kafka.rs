@@ -153,7 +153,8 @@ fn check_topics(config: &Config, inputs: &Inputs, read: &[String], lookup: &Look
         }
     };
     for (name, topic) in described {
-        let input = inputs.of_topic(&name);
+        // A regular expression may match it, too, and it is never read.
+        let input = inputs.of_topic(&name).filter(|_| name != config.kafka.dead_letter_topic);
         let key = input.map_or_else(|| "kafka.dead_letter_topic".to_owned(), Input::key);
         match (topic, input) {
             // The dead-letter topic is only written to, and Kafka cannot be asked for that right.

@@ -23,7 +23,7 @@ pub(in crate::cli) struct Filter {
     reason: Option<String>,
     /// Only this topic.
     #[arg(long)]
-    topic: Option<String>,
+    pub(super) topic: Option<String>,
     /// Only this partition.
     #[arg(long)]
     partition: Option<i32>,
@@ -81,7 +81,7 @@ pub(super) fn series_of_letter(letter: &Letter) -> Option<String> {
 
 /// The dead letters of a filter, page by page in the order of their ids.
 pub(super) struct Letters<'a> {
-    inputs: Inputs,
+    pub(super) inputs: Inputs,
     database: &'a Database,
     filter: &'a Filter,
     pub(super) asked: LetterFilter,

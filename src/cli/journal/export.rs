@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::{Map, Value};
 use tracing::Level;
 
-use super::{Filter, Times, known_damage, left_out};
+use super::{Filter, Times, damaged_records_skipped, known_damage};
 use crate::cli::Failure;
 use crate::cli::output::{self, complain, print};
 use crate::journal::{Inspection, ReadError, Record};
@@ -52,7 +52,7 @@ pub(super) fn export(journal: &mut Inspection, filter: &Filter, times: &Times) -
     }
     output::sync();
     if damaged > 0 {
-        return Err(left_out(damaged));
+        return Err(damaged_records_skipped(damaged));
     }
     Ok(())
 }

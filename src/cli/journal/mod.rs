@@ -261,6 +261,6 @@ fn known_damage(journal: &Inspection) -> usize {
     journal.damage().len()
 }
 
-fn left_out(damaged: usize) -> Failure {
+fn damaged_records_skipped(damaged: usize) -> Failure {
     Failure::Damaged(format!("the journal is damaged in {damaged} places, what was there is omitted"))
 }

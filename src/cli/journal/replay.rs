@@ -6,13 +6,13 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use tracing::Level;
 
-use super::{Filter, known_damage, left_out, refuse_undecodable};
+use super::{Filter, damaged_records_skipped, known_damage, refuse_undecodable};
 use crate::batch::Batch;
 use crate::cli::output::{complain, print_line};
 use crate::cli::{Failure, progress_bar, saying_waits};
 use crate::config::Config;
-use crate::database::verdict::{Attempts, Failed, Verdict, verdict};
-use crate::database::{ClaimOrder, Class, Coverage, Database};
+use crate::database::verdict::{Attempts, Verdict};
+use crate::database::{ClaimOrder, Coverage, Database};
 use crate::input::DECODED_NOW;
 use crate::journal::{Inspection, ReadError, Record};
 use crate::raw::{Interval, MessageSet, Partition};
@@ -107,7 +107,7 @@ async fn replay_into(
         done.messages, done.points, done.dead_letters
     ));
     if done.damaged > 0 {
-        return Err(left_out(done.damaged));
+        return Err(damaged_records_skipped(done.damaged));
     }
     Ok(())
 }
@@ -126,7 +126,7 @@ async fn coverage_of(database: &Database, records: &[Record]) -> Result<HashMap<
         // Beginning its progress here would skip what Kafka has before the journal's first message.
         let known = known.ok_or_else(|| {
             Failure::Usage(format!(
-                "partition {number} of {} was never read by this pipeline: run a worker first, or leave it out (first offset {first})",
+                "partition {number} of {} was never read by this pipeline: run a worker first, or select others (first offset {first})",
                 source.topic
             ))
         })?;
@@ -155,43 +155,39 @@ async fn finish(database: Database, batch: Batch, dry_run: bool) -> Result<Done,
         return Ok(done);
     }
     // As in a worker, a message that the database rejects does not affect others.
-    let mut pieces = vec![(batch, ClaimOrder::CopyFirstFillingGaps, 0)];
-    while let Some((piece, order, missing_series)) = pieces.pop() {
-        let messages = piece.message_count();
+    let untried = |piece: Batch, order| {
+        let attempts = Attempts::new(&piece, order);
+        (piece, order, attempts)
+    };
+    let mut pieces = vec![untried(batch, ClaimOrder::CopyFirstFillingGaps)];
+    while let Some((piece, order, mut attempts)) = pieces.pop() {
         let failure = match database.write(&piece, order).await {
             Ok(written) => {
-                done.messages += messages;
+                done.messages += attempts.messages;
                 done.points += written.points;
                 done.dead_letters += written.dead_letters.len();
                 continue;
             }
             Err(failure) => failure,
         };
-        let attempts = Attempts {
-            messages,
-            can_be_refused: !piece.has_nothing_to_refuse(),
-            copied_first: order.copies_first(),
-            missing_series: missing_series + u32::from(failure.is_missing_series()),
-            canceled: 0,
-        };
         let order = order.claim_first();
-        match verdict(Failed::new(&failure, messages), attempts) {
-            Verdict::ClaimFirst => pieces.push((piece, order, attempts.missing_series)),
+        match attempts.after(&failure) {
+            Verdict::ClaimFirst => pieces.push((piece, order, attempts)),
             Verdict::Split(parts) => {
                 let parts = piece.split_into(parts);
-                pieces.extend(parts.into_iter().rev().map(|part| (part, order, 0)));
+                pieces.extend(parts.into_iter().rev().map(|part| untried(part, order)));
             }
-            Verdict::Reject => pieces.push((piece.into_dead_letter(failure.rejected()), order, 0)),
+            Verdict::Reject => pieces.push(untried(piece.into_dead_letter(failure.rejected()), order)),
             Verdict::SetAside => match database.oversized(&failure, &piece).await.pop() {
-                Some(oversized) => pieces.push((piece.into_dead_letter(oversized.rejected), order, 0)),
+                Some(oversized) => pieces.push(untried(piece.into_dead_letter(oversized.rejected), order)),
                 None => return Err(failure.into()),
             },
-            Verdict::Retry | Verdict::TooManyIslands if failure.class() == Class::Retry => {
-                pieces.push((piece, order, attempts.missing_series));
+            Verdict::Retry | Verdict::TooManyIslands => {
+                pieces.push((piece, order, attempts));
                 tokio::time::sleep(RETRY_INTERVAL).await;
             }
             // What is written stays written: the next run continues from there.
-            Verdict::Retry | Verdict::TooManyIslands | Verdict::NoProgress => return Err(failure.into()),
+            Verdict::Wait | Verdict::NoProgress => return Err(failure.into()),
         }
     }
     Ok(done)

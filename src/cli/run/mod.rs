@@ -40,7 +40,7 @@ pub(super) async fn run(config: Arc<Config>, file: Option<PathBuf>) -> Result<()
     let rendered = metrics::install();
     let inputs = config.inputs();
     let names = inputs.iter().map(|input| input.name.as_str());
-    metrics::preset(Class::ALL.map(Class::as_str), names, Reason::ALL.map(Reason::as_str));
+    metrics::preset(Class::ALL.map(Class::as_str), names, inputs.topic_names(), Reason::ALL.map(Reason::as_str));
     let health = Arc::new(Health::new(&config.pipeline, Duration::from_millis(config.http.watchdog_ms)));
     pipeline::set_expectations(&config, &health);
     limits::raise_descriptors();

@@ -1,5 +1,6 @@
-//! `series delete`: series of the tables, which other programs share.
+//! `series create|update|delete`: series of the tables, which other programs share.
 
+mod define;
 mod delete;
 
 use std::sync::Arc;
@@ -12,6 +13,10 @@ use crate::database::Database;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
+    /// Create a series.
+    Create(define::Arguments),
+    /// Change the definition of a series; what is not named stays.
+    Update(define::Arguments),
     /// Delete series with their points, or their points before a time, so that they stay deleted.
     Delete(delete::Arguments),
 }
@@ -21,6 +26,8 @@ pub(super) async fn run(config: Arc<Config>, command: Command) -> Result<(), Fai
     let database = Database::new(&config)?;
     let work = async {
         match command {
+            Command::Create(arguments) => define::run(&config, &database, arguments, true).await,
+            Command::Update(arguments) => define::run(&config, &database, arguments, false).await,
             Command::Delete(arguments) => delete::run(&database, &arguments).await,
         }
     };

@@ -85,7 +85,7 @@ pub struct StoredMessage {
 }
 
 impl StoredMessage {
-    /// Returns the parts of the message of which only the head is stored.
+    /// Returns the truncated parts of the message: only their head is stored.
     pub fn cut(&self) -> Vec<Cut> {
         let parts = [
             ("key", self.key.as_deref(), self.key_bytes),
@@ -101,7 +101,7 @@ impl StoredMessage {
     }
 }
 
-/// A part of a message of which only the head is stored.
+/// A truncated part of a message: only its head is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cut {
     /// `key`, `headers` or `payload`.
@@ -212,6 +212,10 @@ pub enum RedriveMode {
 pub struct LetterToPublish {
     /// Its message.
     pub message: StoredMessage,
-    /// The cluster of its topic, the topic's name and the topic's id.
-    pub source: (String, String, String),
+    /// The cluster of its topic.
+    pub cluster_id: String,
+    /// The topic's name.
+    pub topic: String,
+    /// The topic's id.
+    pub topic_id: String,
 }

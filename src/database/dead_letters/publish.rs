@@ -29,7 +29,9 @@ impl Database {
         let letters: Vec<LetterToPublish> = rows
             .iter()
             .map(|row| LetterToPublish {
-                source: (row.get(1), row.get(2), row.get(3)),
+                cluster_id: row.get(1),
+                topic: row.get(2),
+                topic_id: row.get(3),
                 message: StoredMessage {
                     id: row.get(0),
                     partition: row.get(4),

@@ -16,7 +16,7 @@ use crate::database::connection::session::Session;
 use crate::database::connection::step::Step;
 use crate::database::error::{Class, Error};
 use crate::database::progress::ResolvedSources;
-use crate::database::verdict::{Attempts, Failed, Verdict, verdict};
+use crate::database::verdict::{Attempts, Verdict};
 use crate::database::write::insert::Store;
 use crate::database::write::series::KnownSeries;
 use crate::database::write::{bisect, series};
@@ -41,9 +41,17 @@ impl Database {
         pauses: &ExponentialBuilder,
     ) -> Result<Redriven, Error> {
         let mut redriven = Redriven::default();
-        let mut parts = vec![letters];
+        let untried = |part: &[_]| Attempts {
+            messages: part.len(),
+            can_be_refused: true,
+            copied_first: false,
+            // The transaction that writes the points makes their series.
+            missing_series: u32::MAX,
+            canceled: 0,
+        };
+        let mut parts = vec![(letters, untried(letters))];
         let mut delays = pauses.build();
-        while let Some(part) = parts.pop() {
+        while let Some((part, mut attempts)) = parts.pop() {
             let failure = match self.redrive_once(part, None, mode, decoder, defined).await {
                 Ok(done) => {
                     redriven.fates.extend(done.fates);
@@ -53,29 +61,24 @@ impl Database {
                 }
                 Err(failure) => failure,
             };
-            let attempts = Attempts {
-                messages: part.len(),
-                can_be_refused: true,
-                copied_first: false,
-                // The transaction that writes the points makes their series.
-                missing_series: u32::MAX,
-                canceled: 0,
-            };
-            match verdict(Failed::new(&failure, part.len()), attempts) {
-                Verdict::Retry if failure.class() == Class::Retry => {
-                    debug!(%failure, "another transaction was in the way");
-                    parts.push(part);
+            match attempts.after(&failure) {
+                Verdict::Retry => {
+                    debug!(%failure, "another transaction was in the way, or the server has canceled this one");
+                    parts.push((part, attempts));
                     tokio::time::sleep(delays.next().unwrap_or(Duration::from_secs(1))).await;
                 }
                 // A row of a series is refused; points that are refused are found inside the transaction.
-                Verdict::Split(_) => {
-                    let (first, last) = part.split_at(part.len() / 2);
-                    parts.extend([last, first]);
+                Verdict::Split(count) => {
+                    let parts_of_it = part.chunks(part.len().div_ceil(count)).rev();
+                    parts.extend(parts_of_it.map(|part| (part, untried(part))));
                 }
+                // One that the server does not write within its limits is a dead letter already, and must not stop the others.
                 Verdict::Reject | Verdict::SetAside => {
                     redriven.fates.extend(self.reject(part, failure, mode, decoder, defined).await?);
                 }
-                _ => return Err(failure),
+                Verdict::Wait | Verdict::ClaimFirst | Verdict::TooManyIslands | Verdict::NoProgress => {
+                    return Err(failure);
+                }
             }
         }
         Ok(redriven)

@@ -23,7 +23,7 @@ use crate::telemetry::log_limit::LogLimit;
 #[derive(Debug, Clone, Copy)]
 pub(in crate::database) struct StoragePolicy {
     /// The number of rows beyond which they are only counted.
-    max_rows: i64,
+    pub(in crate::database) max_rows: i64,
     /// `true` if a copy of each is to be published.
     publish: bool,
 }
@@ -210,8 +210,8 @@ pub(in crate::database) async fn insert(
     Ok(NotStored { only_counted: counted - not_counted + replaced, not_counted })
 }
 
-/// Stores letters as they are, or as much of each as the server accepts, with a savepoint before each attempt; those of which
-/// it accepts nothing are added to `counted`. Returns the number of samples that they replaced.
+/// Stores letters as they are, or as much of each as the server accepts, with a savepoint before each attempt; those that
+/// it does not accept at all are added to `counted`. Returns the number of samples that they replaced.
 async fn store_less<'a>(
     session: &mut Session,
     letters: &[Stored<'a>],

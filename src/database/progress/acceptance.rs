@@ -6,11 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tracing::debug;
 use uuid::Uuid;
 
-use crate::batch::Batch;
 use crate::database::connection::session::Session;
 use crate::database::connection::step::Step;
 use crate::database::{Database, Error, Written};
-use crate::message::Reason;
 use crate::raw::Source;
 
 /// The database's record of a source's messages.
@@ -20,6 +18,8 @@ pub struct Acceptance {
     pub is_accepted: bool,
     /// The number of its dead letters, stored or only counted.
     pub dead_letters: u64,
+    /// `true` if the database stores more dead letters, and does not only count them.
+    pub has_room: bool,
 }
 
 /// The database's record of a source whose partitions are to be read.
@@ -44,6 +44,11 @@ impl AcceptedSources {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(source);
     }
 
+    /// Forgets the sources of these topics.
+    fn forget_topics(&self, topics: &[String]) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|source| !topics.contains(&source.topic));
+    }
+
     /// Forgets all: the database may be another one.
     pub(in crate::database) fn forget(&self) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
@@ -51,18 +56,25 @@ impl AcceptedSources {
 }
 
 /// Progress and acceptance of a source; a partition never read before starts at the offset given with it.
-async fn start(session: &mut Session, source: Uuid, partitions: &[(i32, i64)]) -> Result<Started, Error> {
+async fn start(
+    session: &mut Session,
+    source: Uuid,
+    partitions: &[(i32, i64)],
+    max_letters: i64,
+) -> Result<Started, Error> {
     let (numbers, firsts): (Vec<i32>, Vec<i64>) = partitions.iter().copied().unzip();
     let rows = session
         .query(
             Step::Other("read the progress"),
-            "select known.is_accepted, known.dead_letters, started.partition, started.next_offset
+            "select known.is_accepted, known.dead_letters, started.partition, started.next_offset,
+                 ingest_dead_letter_capacity($4) > 0
              from ingest_acceptance($1) as known left join ingest_start($1, $2, $3) as started on true",
-            &[&source, &numbers, &firsts],
+            &[&source, &numbers, &firsts, &max_letters],
         )
         .await?;
     let row = rows.first().ok_or_else(|| Error::Unexpected("the source has no acceptance".to_owned()))?;
-    let acceptance = Acceptance { is_accepted: row.get(0), dead_letters: row.get::<_, i64>(1).unsigned_abs() };
+    let acceptance =
+        Acceptance { is_accepted: row.get(0), dead_letters: row.get::<_, i64>(1).unsigned_abs(), has_room: row.get(4) };
     let next_offsets = rows.iter().filter_map(|row| Some((row.get::<_, Option<i32>>(2)?, row.get(3)))).collect();
     Ok(Started { next_offsets, acceptance })
 }
@@ -76,7 +88,7 @@ impl Database {
     pub async fn start(&self, source: &Arc<Source>, partitions: &[(i32, i64)]) -> Result<Started, Error> {
         let work = async {
             let (mut session, key) = self.session_for(source).await?;
-            start(&mut session, key, partitions).await
+            start(&mut session, key, partitions, self.letters.max_rows).await
         };
         let started = self.recorded(work.await)?;
         if started.acceptance.is_accepted {
@@ -93,17 +105,18 @@ impl Database {
         self.start(source, &[]).await.map(|started| started.acceptance)
     }
 
-    /// Records, after the commit of a batch, the sources of which it has stored the first message. If that fails the next batch
+    /// Forgets what is known of the sources of these topics, which are not read any more.
+    pub fn forget_accepted(&self, topics: &[String]) {
+        self.accepted.forget_topics(topics);
+    }
+
+    /// Records, after the commit of a batch, the sources whose first message it has stored. If that fails the next batch
     /// does it.
-    pub(in crate::database) async fn record_accepted(&self, batch: &Batch, written: &Written) {
-        let refused = |source: &Arc<Source>| {
-            let letters = written.dead_letters.iter();
-            let by_database = |reason| matches!(reason, Reason::RejectedByDatabase | Reason::UnknownSeries);
-            letters.filter(|(at, why)| at.partition.source == *source && by_database(why.reason)).count()
-        };
-        let unknown = batch.accepted().iter().filter(|(source, _)| !self.accepted.contains(source));
-        let new: Vec<&Arc<Source>> =
-            unknown.filter(|(source, count)| *count > refused(source)).map(|(source, _)| source).collect();
+    pub(in crate::database) async fn record_accepted(&self, written: &Written) {
+        let accepted = written.tallies.iter().filter(|(_, tally)| tally.accepted > 0).map(|(of, _)| &of.source);
+        let mut new: Vec<&Arc<Source>> = accepted.filter(|source| !self.accepted.contains(source)).collect();
+        new.sort_unstable();
+        new.dedup();
         if new.is_empty() {
             return;
         }

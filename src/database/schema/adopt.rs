@@ -259,7 +259,7 @@ async fn check_keys(
     Ok(())
 }
 
-/// Adds what is missing: a table, indexes, defaults; and gives the foreign key its usual name.
+/// Adds what is missing: a table, indexes, defaults; and renames the foreign key to its usual name.
 async fn complete(
     client: &Client,
     tables: &BTreeMap<String, (String, bool)>,

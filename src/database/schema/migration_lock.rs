@@ -25,7 +25,7 @@ pub(in crate::database) struct MigrationLock {
 
 impl MigrationLock {
     /// Takes the lock. While another session holds it, `say` gets a sentence that names it, at once and every 30 s; `timeout`
-    /// is the maximum wait, `None` is no limit.
+    /// is the maximum wait, without a limit if it is `None`.
     ///
     /// # Errors
     /// If the server does not answer. `Ok(None)`: another session still holds it.

@@ -109,7 +109,7 @@ async fn examine_by(client: &Client, config: &config::Config) -> Result<Examinat
         Err(fault) => faults.push(fault),
         Ok(()) => examine_tables(client, config, &mut faults, &mut remarks).await?,
     }
-    // A query that was not answered is no fault of the schema.
+    // A query that was not answered is not an error of the schema.
     match faults.iter().position(|fault| matches!(fault, SchemaError::Database(_))) {
         None => Ok(Examination { server, faults, remarks, too_few_connections }),
         Some(index) => match faults.swap_remove(index) {

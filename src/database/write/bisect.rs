@@ -1,4 +1,4 @@
-//! A batch of which the server refuses rows, in one transaction: it is copied piece by piece, with a savepoint before each,
+//! A batch with rows that the server refuses, in one transaction: it is copied piece by piece, with a savepoint before each,
 //! and a piece that is refused is divided until the message is found.
 //!
 //! A piece has whole messages, and is cut out of the batch's order, so that pieces are copied one after the other about as
@@ -173,7 +173,7 @@ mod tests {
     use crate::raw::{MessageSetBuilder, RawMessage, Source};
 
     #[test]
-    fn pieces_are_whole_messages_one_behind_the_other_in_the_order() {
+    fn pieces_are_whole_messages_one_after_the_other_in_the_order() {
         let source =
             Source { kind: Kind::Points, cluster_id: String::new(), topic: "t".into(), topic_id: String::new() };
         let mut builder = MessageSetBuilder::new(Arc::new(source), 0, 0);

@@ -200,7 +200,7 @@ impl<'a> Columns<'a> {
     }
 }
 
-/// A timestamptz: microseconds since the Unix epoch, of which the server accepts more than libraries of dates do.
+/// A timestamptz: microseconds since the Unix epoch. The server accepts a wider range than libraries of dates do.
 #[derive(Debug)]
 struct Time(i64);
 

@@ -6,9 +6,9 @@ pub mod locks;
 pub(super) mod bisect;
 pub(super) mod chunks;
 pub(super) mod insert;
+mod oversized;
 pub(super) mod series;
 
-use std::collections::HashSet;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,14 +19,14 @@ use super::dead_letters::{NotStored, OnRefusal};
 use super::error::Error;
 use super::progress::{Applied, Claim, ResolvedSources};
 use super::{Database, Operation, dead_letters};
-use crate::batch::{Batch, DeadLetter};
+use crate::batch::{Batch, DeadLetter, Tally};
 use crate::config::UnknownSeries;
 use crate::database::connection::session::Session;
-use crate::database::connection::step::Step;
 use crate::message::Rejected;
-use crate::raw::{MessageAt, Source};
+use crate::raw::{MessageAt, Partition, Source};
 use crate::telemetry::metrics;
 use bisect::Copied;
+pub use oversized::Oversized;
 
 /// How the rows of a batch are copied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,10 +73,12 @@ pub struct Written {
     pub points: usize,
     /// Points of the batch that were applied already.
     pub skipped: usize,
-    /// Points left out because their series was deleted after their messages were sent.
+    /// Points omitted because their series was deleted after their messages were sent.
     pub deleted: usize,
     /// Points that change nothing, because of others of the same series, column and time.
     pub duplicates: usize,
+    /// What became of the messages of each partition that has stored or rejected ones.
+    pub tallies: Vec<(Partition, Tally)>,
     /// The messages that became dead letters now.
     pub dead_letters: Vec<(MessageAt, Rejected)>,
     /// Number of these that are counted, and not stored.
@@ -87,80 +89,10 @@ pub struct Written {
     pub applied: Vec<Applied>,
 }
 
-/// The query for the number of locks that a transaction takes for each chunk, and the number that the server has room for:
-/// `NLOCKENTS` of PostgreSQL's `lock.c`. None are taken for chunks if there are none.
-const ROOM_FOR_LOCKS: &str = "
-    select (select count(*) + 1 from pg_index where indrelid = 'time_series_data_points'::regclass),
-        current_setting('max_locks_per_transaction')::bigint * (
-            current_setting('max_connections')::bigint + current_setting('max_prepared_transactions')::bigint
-            + current_setting('max_worker_processes')::bigint + current_setting('max_wal_senders')::bigint
-            + coalesce(current_setting('autovacuum_worker_slots', true), current_setting('autovacuum_max_workers'))::bigint
-            + 2),
-        exists (select from pg_inherits where inhparent = 'time_series_data_points'::regclass)";
-
 /// Interval between checks whose locks a slow transaction waits for.
 const LOOK_FOR_LOCKS: Duration = Duration::from_secs(2);
 
-/// A message whose points lie in more chunks than one transaction can ever lock.
-#[derive(Debug, Clone)]
-pub struct Oversized {
-    /// Its number in the batch.
-    pub number: usize,
-    /// Why it is a dead letter.
-    pub rejected: Rejected,
-}
-
 impl Database {
-    /// The messages of a batch that the server never has room for, after a failure of [`Error::is_out_of_room`]: other
-    /// transactions may have taken the room, so that the failure alone proves nothing. The last one comes first. If the server
-    /// does not answer there is none.
-    pub async fn oversized(&self, failure: &Error, batch: &Batch) -> Vec<Oversized> {
-        let work =
-            async { self.session().await?.query(Step::Other("ask for the room for locks"), ROOM_FOR_LOCKS, &[]).await };
-        let rows = match work.await {
-            Ok(rows) => rows,
-            Err(failure) => {
-                debug!(%failure, "the room for locks is not known");
-                return Vec::new();
-            }
-        };
-        let Some(row) = rows.first().filter(|row| row.get(2)) else { return Vec::new() };
-        // The server has some more room than it guarantees.
-        let (of_chunk, room) = (row.get::<_, i64>(0), row.get::<_, i64>(1) / 4 * 5);
-        let mut oversized: Vec<Oversized> = self
-            .chunk_counts(batch)
-            .into_iter()
-            .enumerate()
-            .filter(|(_, chunks)| i64::try_from(*chunks).is_ok_and(|chunks| chunks * of_chunk > room))
-            .map(|(number, chunks)| {
-                let Rejected { reason, detail } = failure.rejected();
-                let detail = format!(
-                    "{detail}; its points lie in {chunks} chunks, for whose locks a transaction has no room: send less time \
-                     in a message, or raise the server's max_locks_per_transaction"
-                );
-                Oversized { number, rejected: Rejected { reason, detail } }
-            })
-            .collect();
-        oversized.reverse();
-        oversized
-    }
-
-    /// The number of chunks in which the points of each message lie, by the configured interval.
-    fn chunk_counts(&self, batch: &Batch) -> Vec<usize> {
-        let mut counts = vec![0; batch.message_count()];
-        let (mut last, mut chunks) = (None, HashSet::new());
-        for point in 0..batch.points().len() {
-            let Some(message) = batch.message_of_point(point) else { continue };
-            if last.replace(message) != Some(message) {
-                chunks.clear();
-            }
-            if chunks.insert(batch.points().time_of(point).div_euclid(self.chunk_us)) {
-                counts[message] += 1;
-            }
-        }
-        counts
-    }
-
     /// Writes a batch in one transaction.
     ///
     /// # Errors
@@ -203,7 +135,7 @@ impl Database {
                 self.record_success(Operation::Write);
                 self.forget_lock_holders();
                 metrics::transaction_took(start.elapsed());
-                self.record_accepted(batch, written).await;
+                self.record_accepted(written).await;
             }
             // The caller finds out whether another session's lock is in the way of all writes.
             Err(failure) if failure.is_lock_timeout() => metrics::database_error(failure.class().as_str()),
@@ -386,7 +318,13 @@ impl Database {
         let how = (on_refusal, self.letter_refusals.as_ref());
         let not_stored = dead_letters::insert(session, ids, &letters, self.letters, how).await;
         let NotStored { only_counted, not_counted } = not_stored.map_err(|failure| failure.of_letters(&letters))?;
+        let mut tallies = batch.tallies().to_vec();
+        for letter in &copied.refused {
+            let tally = tallies.iter_mut().find(|(partition, _)| *partition == letter.at.partition);
+            tally.into_iter().for_each(|(_, tally)| tally.refuse(&letter.rejected));
+        }
         Ok(Written {
+            tallies,
             points: copied.rows,
             skipped,
             deleted: batch.deleted_points(),

@@ -261,7 +261,7 @@ pub(in crate::database) async fn lock(
 ) -> Result<ReferentialCheck, Error> {
     #[cfg(feature = "planted-bugs")]
     if crate::planted_bugs::is_on("series-not-locked") {
-        session.execute(Step::Other("leave triggers out"), "set local session_replication_role = replica").await?;
+        session.execute(Step::Other("disable triggers"), "set local session_replication_role = replica").await?;
         return Ok(ReferentialCheck::Locked);
     }
     let ids = batch.points().series_with_columns();

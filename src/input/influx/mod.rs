@@ -9,8 +9,10 @@ mod reader;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
+
 use super::around::{Around, Made};
-use super::options::InputOptions;
+use super::options::{Booleans, InputOptions, Strings};
 use super::problems::Problems;
 use super::rules::Rules;
 use super::series_id::{Names, Tag};
@@ -35,6 +37,39 @@ impl InfluxPlan {
             Policies { strings: options.strings.unwrap_or_default(), booleans: options.booleans.unwrap_or_default() };
         Some(Self { unit: problems.take("unit", unit)?, policies })
     }
+}
+
+/// The names of the fields that an input with the defaults skips: those with strings, and those with booleans. Of what is not a line
+/// protocol there are none after the fault.
+pub(super) fn skipped_fields(payload: &str) -> (BTreeSet<String>, BTreeSet<String>) {
+    let (mut strings, mut booleans) = (BTreeSet::new(), BTreeSet::new());
+    let mut scratch = Scratch::default();
+    let mut reader = Reader::new(payload);
+    let mut read = || -> Result<(), Fault> {
+        while reader.next_line() {
+            scratch.name_and_tags(&mut reader)?;
+            loop {
+                let name = reader.field_key(&mut scratch.unescaped)?.to_owned();
+                let is_string = reader.is_at_string();
+                let policies = Policies { strings: Strings::Skip, booleans: Booleans::Skip };
+                if reader.value(policies, &mut scratch.string)?.is_none() {
+                    if is_string {
+                        strings.insert(name)
+                    } else {
+                        booleans.insert(name)
+                    };
+                }
+                if !reader.take(b',') {
+                    break;
+                }
+            }
+            reader.timestamp()?;
+        }
+        Ok(())
+    };
+    // The trial says what is wrong with it.
+    drop(read());
+    (strings, booleans)
 }
 
 /// Buffers.
@@ -94,7 +129,7 @@ impl Scratch {
                 let what = "expected a line, found none besides comments and spaces";
                 Err(Fault::new(Reason::Schema, reader.position(), what))
             }
-            (true, 0) => Ok(Made::Nothing),
+            (true, 0) => Ok(Made::Skipped),
             (true, _) => Ok(Made::Points),
         }
     }
@@ -163,7 +198,7 @@ impl Scratch {
                 }
                 let series = match series {
                     Some(series) => series,
-                    // A line of which nothing is stored adds no series either.
+                    // A line without a stored value adds no series either.
                     None => {
                         let measurement = &self.text[..self.measurement];
                         let found = self.names.metric(measurement, &mut self.tags, &self.text, start, rules, points)?;

@@ -108,6 +108,11 @@ impl<'a> Reader<'a> {
         Ok(key)
     }
 
+    /// Returns `true` if a string in quotes is read next.
+    pub(super) fn is_at_string(&self) -> bool {
+        self.byte() == Some(b'"')
+    }
+
     /// Reads a field's value as a number; `None` if it is skipped. `unescaped` is a buffer.
     pub(super) fn value(&mut self, policies: Policies, unescaped: &mut String) -> Result<Option<f64>, Fault> {
         let start = self.at;

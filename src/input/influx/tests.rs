@@ -182,7 +182,7 @@ fn booleans_and_strings_are_what_the_input_says() {
 }
 
 #[test]
-fn a_message_of_which_all_is_skipped_is_skipped() {
+fn a_message_whose_values_are_all_skipped_is_skipped() {
     for payload in ["m v=\"x\"", "m v=\"x\",w=true 1\nn v=f", "# c\nm v=\"x\" 1"] {
         let mut points = Points::default();
         assert_eq!(
@@ -323,4 +323,67 @@ fn the_limits_of_messages_hold() {
     decoder.reject_series(["m,a=b".to_owned()]);
     let found = decode(&mut decoder, Some(0), b"n v=1\nm,a=b v=1", &mut Points::default()).unwrap_err();
     assert_eq!(found, "unknown_series: line 2: no series-create has come for this series (byte 6)");
+}
+
+/// Another reader's rules: each case is of one that the test of Telegraf's parser has under this name
+/// (`plugins/parsers/influx/parser_test.go` in influxdata/telegraf), with a line of our own. Expected are the tags and the columns
+/// as that parser reads them, without escapes.
+#[test]
+fn lines_are_read_as_telegrafs_parser_reads_them() {
+    // Name of the case, line, tags as JSON, column, value; `None`: that parser rejects the line.
+    type Case<'a> = (&'a str, &'a str, Option<(&'a str, &'a str, f64)>);
+    let cases: [Case<'_>; 20] = [
+        ("minimal", "pump flow=7.5", Some(("", "flow", 7.5))),
+        ("minimal with newline", "pump flow=7.5\n", Some(("", "flow", 7.5))),
+        ("measurement escape space", r"pump\ 1 flow=7.5", Some(("", "flow", 7.5))),
+        ("measurement escape comma", r"pump\,1 flow=7.5", Some(("", "flow", 7.5))),
+        ("tags", "pump,hall=h1,line=l2 flow=7.5", Some((r#"{"hall":"h1","line":"l2"}"#, "flow", 7.5))),
+        ("tags escape unescapable", r"pump,ha\ll=h1 flow=7.5", Some((r#"{"ha\\ll":"h1"}"#, "flow", 7.5))),
+        ("tags escape equals", r"pump,ha\=ll=h1 flow=7.5", Some((r#"{"ha=ll":"h1"}"#, "flow", 7.5))),
+        ("tags escape comma", r"pump,ha\,ll=h1 flow=7.5", Some((r#"{"ha,ll":"h1"}"#, "flow", 7.5))),
+        ("tag value escape space", r"pump,hall=north\ side flow=7.5", Some((r#"{"hall":"north side"}"#, "flow", 7.5))),
+        (
+            "tag value double escape space",
+            r"pump,hall=north\\ side flow=7.5",
+            Some((r#"{"hall":"north\\ side"}"#, "flow", 7.5)),
+        ),
+        (
+            "tag value triple escape space",
+            r"pump,hall=north\\\ side flow=7.5",
+            Some((r#"{"hall":"north\\\\ side"}"#, "flow", 7.5)),
+        ),
+        ("field key escape not escapable", r"pump fl\ow=7.5", Some(("", r"fl\ow", 7.5))),
+        ("field key escape equals", r"pump fl\=ow=7.5", Some(("", "fl=ow", 7.5))),
+        ("field key escape comma", r"pump fl\,ow=7.5", Some(("", "fl,ow", 7.5))),
+        ("field key escape space", r"pump fl\ ow=7.5", Some(("", "fl ow", 7.5))),
+        ("field int max value", "pump n=9223372036854775807i", Some(("", "n", 9_223_372_036_854_775_807_i64 as f64))),
+        ("field int overflow", "pump n=9223372036854775808i", None),
+        ("field uint max value", "pump n=18446744073709551615u", Some(("", "n", u64::MAX as f64))),
+        ("field uint overflow", "pump n=18446744073709551616u", None),
+        ("invalid measurement only", "pump", None),
+    ];
+    for (name, line, expected) in cases {
+        let mut points = Points::default();
+        let result = decode(&mut decoder(""), Some(T_US / 1000), line.as_bytes(), &mut points);
+        let Some((tags, column, value)) = expected else {
+            assert!(result.is_err(), "{name}: {line}");
+            continue;
+        };
+        assert_eq!(result, Ok(Message::PointBatch { points: 1 }), "{name}: {line}");
+        let (_, found, time, number) = points.get(0);
+        assert_eq!((found, time, number.to_bits()), (column, T_US, value.to_bits()), "{name}");
+        let labels: Vec<&str> = points.series_labels().map(|(_, labels)| labels).collect();
+        assert_eq!(labels.join(""), tags, "{name}");
+    }
+    // "field string", "field string escape quote", "field string escape backslash", "field string newline": what ends a string.
+    for (line, expected) in [
+        (r#"pump note="42",flow=7.5"#, 7.5),
+        (r#"pump note="he said \"go\"",flow=7.5"#, 7.5),
+        (r#"pump note="c:\\",flow=7.5"#, 7.5),
+        ("pump note=\"two\nlines\",flow=7.5", 7.5),
+    ] {
+        assert_eq!(rows(line), [format!("pump flow 7 {expected}")], "{line}");
+    }
+    assert_eq!(decoded("strings = \"number\"", r#"pump flow="42""#).unwrap(), ["pump flow 7 42"]);
+    assert_eq!(decoded("booleans = \"0-1\"", "pump on=true").unwrap(), ["pump on 7 1"]);
 }

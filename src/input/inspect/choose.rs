@@ -1,11 +1,10 @@
 //! Chooses the values of a topic's messages that are the time, the series and the columns.
 
-use serde_json::Value;
-
 use super::Sample;
 use super::leaves::{Leaf, Leaves, text_at};
 use super::names::{SURE_QUANTITIES, is_value, quantity_rank, sender_rank, time_rank};
-use super::records::{Record, each, messages, records};
+use super::omitted;
+use super::records::{Record, each, messages, metrics, records};
 use super::series::{MAX_LABEL_VALUES, labels, series};
 use super::shape::values;
 use crate::input::options::{Booleans, Columns, Format, InputOptions, Strings, Time};
@@ -38,8 +37,14 @@ pub(super) fn options(
     let mut options = InputOptions::of(&name_of(topic), topic, format);
     match format {
         Format::Native | Format::PrometheusJson => {}
-        Format::Influx => options.unit = Some(unit_of_lines(samples)).filter(|unit| unit != "ns"),
-        Format::TelegrafJson => options.unit = Some(unit_of_metrics(samples)).filter(|unit| unit != "s"),
+        Format::Influx => {
+            options.unit = Some(unit_of_lines(samples)).filter(|unit| unit != "ns");
+            return (options, omitted::of_lines(samples));
+        }
+        Format::TelegrafJson => {
+            options.unit = Some(unit_of_metrics(samples)).filter(|unit| unit != "s");
+            return (options, omitted::of_metrics(samples));
+        }
         Format::Json | Format::DebeziumJson | Format::Cloudevents => return mapped(options, limits, samples),
     }
     (options, Vec::new())
@@ -70,13 +75,7 @@ fn unit_of_lines(samples: &[&Sample]) -> String {
 
 fn unit_of_metrics(samples: &[&Sample]) -> String {
     let all = samples.iter().flat_map(|sample| values(sample.payload.as_deref().unwrap_or_default()));
-    let numbers: Vec<f64> = all
-        .flat_map(|value| match value.get("metrics").and_then(Value::as_array) {
-            Some(metrics) => metrics.clone(),
-            None => vec![value],
-        })
-        .filter_map(|metric| metric.get("timestamp")?.as_f64())
-        .collect();
+    let numbers: Vec<f64> = all.flat_map(metrics).filter_map(|metric| metric.get("timestamp")?.as_f64()).collect();
     unit_of(&numbers).unwrap_or("s").to_owned()
 }
 
@@ -96,11 +95,16 @@ fn mapped(mut options: InputOptions, limits: &Limits, samples: &[&Sample]) -> (I
         Some(Time::At { at, .. }) => at.clone(),
         _ => String::new(),
     };
-    let mut omitted = Vec::new();
-    long_form(&mut options, &inside, &time_at, &mut omitted);
+    long_form(&mut options, &inside, &time_at);
     let named = series(&mut options, &inside, &around, &records, &time_at);
     labels(&mut options, &inside, &records, &named, &time_at);
-    omitted.extend(policies(&mut options, &inside, &named, &time_at));
+    policies(&mut options, &inside, &named, &time_at);
+    let is_used = |place: &str| {
+        let long = [&options.column, &options.value].into_iter().flatten();
+        let used = long.chain(&named).chain(&options.labels).chain([&time_at]);
+        used.into_iter().any(|other| other == place)
+    };
+    let omitted = omitted::of_records(&options, &inside, &around, is_used);
     (options, omitted)
 }
 
@@ -169,8 +173,8 @@ fn form(texts: &[String], is_number: bool, limits: &Limits) -> Option<(Option<&'
     Some((None, Some(pattern)))
 }
 
-/// Sets the long form if a record has one number, and a text that names its quantity.
-fn long_form(options: &mut InputOptions, inside: &Leaves, time_at: &str, omitted: &mut Vec<String>) {
+/// The long form, where a record has one number, and a text that says of what.
+fn long_form(options: &mut InputOptions, inside: &Leaves, time_at: &str) {
     let is_measured = |place: &str, leaf: &Leaf| place != time_at && (leaf.is_number() || leaf.is_numeric_string());
     let measured: Vec<(&String, &Leaf)> =
         inside.all.iter().filter(|(place, leaf)| is_measured(place, leaf) && inside.is_always_there(leaf)).collect();
@@ -188,21 +192,20 @@ fn long_form(options: &mut InputOptions, inside: &Leaves, time_at: &str, omitted
     // If the name is unambiguous, the numbers next to the value describe it, such as its quality.
     let is_sure = |rank: usize| others.is_empty() || rank < SURE_QUANTITIES && others.len() <= 2;
     if let Some((.., place)) = quantity.filter(|(rank, ..)| is_sure(*rank)) {
-        omitted.extend((!others.is_empty()).then(|| format!("numbers next to the value: {}", listed(&others))));
         (options.column, options.value) = (Some(place.clone()), Some((*value).clone()));
         options.strings = leaf.is_numeric_string().then_some(Strings::Number);
     }
 }
 
-/// Sets the policies for strings and booleans, and the places that are not columns. Returns what is omitted.
-fn policies(options: &mut InputOptions, inside: &Leaves, named: &[String], time_at: &str) -> Vec<String> {
+/// Sets what strings and booleans are, and which places are no columns.
+fn policies(options: &mut InputOptions, inside: &Leaves, named: &[String], time_at: &str) {
     if options.column.is_some() {
-        return Vec::new();
+        return;
     }
     let is_used = |place: &String| place == time_at || named.contains(place) || options.labels.contains(place);
     let values: Vec<(&String, &Leaf)> = inside.all.iter().filter(|(place, _)| !is_used(place)).collect();
     let has_numbers = values.iter().any(|(_, leaf)| leaf.is_number());
-    let booleans: Vec<&String> = values.iter().filter(|(_, leaf)| leaf.booleans > 0).map(|(place, _)| *place).collect();
+    let has_booleans = values.iter().any(|(_, leaf)| leaf.booleans > 0);
     let numeric: Vec<&String> =
         values.iter().filter(|(_, leaf)| leaf.is_numeric_string()).map(|(place, _)| *place).collect();
     let texts: Vec<&String> = values
@@ -216,23 +219,7 @@ fn policies(options: &mut InputOptions, inside: &Leaves, named: &[String], time_
         options.columns =
             Some(Columns { except: texts.iter().map(|place| (*place).clone()).collect(), ..Columns::default() });
     }
-    let mut omitted = Vec::new();
-    if !booleans.is_empty() {
-        if has_numbers {
-            omitted.push(format!("booleans: {} (booleans = \"0-1\" stores them)", listed(&booleans)));
-        } else {
-            options.booleans = Some(Booleans::ZeroOne);
-        }
+    if has_booleans && !has_numbers {
+        options.booleans = Some(Booleans::ZeroOne);
     }
-    if !texts.is_empty() {
-        omitted.push(format!("strings that are not numbers: {}", listed(&texts)));
-    }
-    omitted
-}
-
-fn listed(places: &[&String]) -> String {
-    let shown: Vec<&str> = places.iter().take(10).map(|place| place.as_str()).collect();
-    let more =
-        if places.len() > shown.len() { format!(" and {} more", places.len() - shown.len()) } else { String::new() };
-    format!("{}{more}", shown.join(", "))
 }

@@ -4,12 +4,14 @@
 //! - `leaves`: the values of many records, by their places.
 //! - `names`: the meaning of a value, from the name of its key.
 //! - `records`: the records of messages.
-//! - `choose`: the choice of the time and the columns, and `series`, that of the series' ids and labels.
+//! - `omitted`: what of the values is not stored.
+//! - `choose`: which values are the time and the columns, and `series`, what series are named by.
 //! - `trial`: the proposed input, tried on the sample.
 
 mod choose;
 mod leaves;
 mod names;
+mod omitted;
 mod records;
 mod series;
 mod shape;
@@ -60,7 +62,7 @@ pub struct Proposal {
     pub stored: usize,
     /// Number of those points.
     pub points: usize,
-    /// Number of messages of which nothing would be stored, as the input is configured: deletes, tombstones, only strings.
+    /// Number of messages that would be skipped entirely, as the input is configured: deletes, tombstones, only strings.
     pub skipped: usize,
     /// The reasons why messages would be rejected, each with their number and the head of one of them, the most frequent first.
     pub rejected: Vec<(String, usize, String)>,

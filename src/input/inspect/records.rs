@@ -46,7 +46,15 @@ pub(super) fn messages(format: Format, samples: &[&Sample]) -> Vec<(Value, Optio
     messages
 }
 
-/// The place of the record in a message of the format.
+/// The metrics of a message of Telegraf's.
+pub(super) fn metrics(value: Value) -> Vec<Value> {
+    match value.get("metrics").and_then(Value::as_array) {
+        Some(metrics) => metrics.clone(),
+        None => vec![value],
+    }
+}
+
+/// Where the record stands in a message of the format.
 fn place_of_record(format: Format) -> &'static str {
     match format {
         Format::DebeziumJson => "/after",

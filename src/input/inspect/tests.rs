@@ -3,9 +3,13 @@
 #[path = "../../../tests/shapes/mod.rs"]
 mod shapes;
 
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+
 use super::{Inspection, Sample, inspect};
-use crate::input::{InputOptions, Inputs};
-use crate::message::Limits;
+use crate::input::{Decoder, InputOptions, Inputs};
+use crate::message::{Limits, Points};
 use crate::raw::headers;
 use shapes::{START_S, Shaped};
 
@@ -52,6 +56,79 @@ fn the_block_for_each_public_shape_stores_nearly_all_of_it() {
         let pasted: InputOptions = table["input"].as_array().unwrap()[0].clone().try_into().unwrap();
         assert_eq!(pasted, proposal.options, "{}", shape.name);
         assert!(Inputs::compile("", "", &[pasted]).is_ok(), "{}", proposal.text);
+    }
+}
+
+/// The keys of all values in a message, apart from null.
+fn keys(value: &Value, key: &str, keys: &mut BTreeSet<String>) {
+    match value {
+        Value::Object(members) => members.iter().for_each(|(key, value)| self::keys(value, key, keys)),
+        Value::Array(elements) => elements.iter().for_each(|value| self::keys(value, key, keys)),
+        Value::Null => {}
+        _ => drop(keys.insert(key.to_owned())),
+    }
+}
+
+/// What an envelope has that is of its format, and no data.
+const OF_FORMATS: [(&str, &str); 4] = [
+    ("debezium-json", "schema before source op ts_ms type optional name field version connector db table lsn"),
+    ("cloudevents", "specversion type source id time datacontenttype"),
+    ("telegraf-json", "name timestamp"),
+    ("prometheus-json", "name __name__ timestamp"),
+];
+
+#[test]
+fn what_the_block_omits_of_each_shape_is_said() {
+    for shape in shapes::all(50) {
+        let samples: Vec<Sample> = (0..).zip(&shape.messages).map(sample).collect();
+        let proposal = inspect(shape.name, &limits(), &samples).proposal.unwrap();
+        let Ok(message) = serde_json::from_str::<Value>(&shape.messages[0].payload) else { continue };
+        let mut decoder =
+            Decoder::new(limits(), Inputs::compile("", "", std::slice::from_ref(&proposal.options)).unwrap());
+        let mut points = Points::default();
+        let source = crate::raw::Source {
+            kind: crate::raw::Kind::Other,
+            cluster_id: String::new(),
+            topic: shape.name.to_owned(),
+            topic_id: String::new(),
+        };
+        let raw = crate::raw::RawMessage {
+            offset: 0,
+            time_ms: samples[0].time_ms,
+            key: samples[0].key.as_deref(),
+            payload: samples[0].payload.as_deref(),
+            headers: samples[0].headers.as_deref(),
+        };
+        decoder.decode(&std::sync::Arc::new(source), &raw, &mut points).unwrap();
+        let of_format = OF_FORMATS.iter().find(|(format, _)| *format == shape.format).map_or("", |(_, keys)| keys);
+        let labels: String = points.series_labels().map(|(_, labels)| labels).collect();
+        let options = format!("{} {labels} {}", proposal.text, proposal.omitted.join(" "));
+        let columns: Vec<&str> = (0..points.len()).map(|index| points.get(index).1).collect();
+        let mut all = BTreeSet::new();
+        keys(&message, "", &mut all);
+        for key in all {
+            let is_column = columns.iter().any(|column| column.split('.').any(|part| part == key));
+            let is_named = options.split(|c: char| !c.is_alphanumeric() && c != '_').any(|word| word == key);
+            let is_known = is_column || is_named || of_format.split(' ').any(|word| word == key);
+            assert!(is_known, "{}: {key} of {message}\n{}\n{:?}", shape.name, proposal.text, proposal.omitted);
+        }
+    }
+    for (payload, omitted) in [
+        (
+            "m,host=a v=1,n=\"x\",b=t 1714521600000000000",
+            vec!["booleans: b (booleans = \"0-1\" stores them)", "strings: n"],
+        ),
+        (r#"{"name":"m","tags":{},"timestamp":1714521600,"fields":{"v":1,"note":"x"}}"#, vec!["strings: note"]),
+        (
+            r#"{"device":"a","battery":3.6,"readings":[{"ts":1714521600,"t":1.5,"ok":true}]}"#,
+            vec!["booleans: /ok (booleans = \"0-1\" stores them)", "what stands around the records: /battery"],
+        ),
+        (
+            r#"{"device":"a","metric":"t","value":1.5,"ts":1714521600,"quality":1,"valid":true}"#,
+            vec!["numbers next to the value: /quality", "booleans: /valid"],
+        ),
+    ] {
+        assert_eq!(inspected(&[payload]).proposal.unwrap().omitted, omitted, "{payload}");
     }
 }
 
@@ -109,7 +186,7 @@ fn what_no_input_reads_is_named() {
     assert_eq!(mixed.shapes[0], ("native: point-batch".to_owned(), 2));
     let proposal = mixed.proposal.unwrap();
     assert_eq!((proposal.stored, proposal.rejected.len()), (2, 1));
-    assert!(proposal.text.contains("points_topic = \"t\""));
+    assert_eq!(proposal.text, "[[input]]\nname = \"t\"\ntopics = [\"t\"]\nformat = \"native\"\n");
 }
 
 /// Creates the payload of the message with a number.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use super::{Example, Proposal, Sample};
-use crate::input::options::{Booleans, Format, InputOptions, Nested, Strings, Time};
+use crate::input::options::{Booleans, InputOptions, Nested, Strings, Time};
 use crate::input::{Decoder, Inputs};
 use crate::message::{Limits, Message, Points};
 use crate::raw::{Kind, RawMessage, Source};
@@ -23,10 +23,8 @@ pub(super) fn run(
     limits: &Limits,
     samples: &[Sample],
 ) -> Option<Proposal> {
-    let native = if options.format == Format::Native { topic } else { "" };
-    let foreign: &[InputOptions] = if options.format == Format::Native { &[] } else { std::slice::from_ref(&options) };
-    // Keys that no template can name form an input that does not compile: there is nothing to propose.
-    let inputs = Inputs::compile("", native, foreign).ok()?;
+    // Keys that no template can name make an input that cannot be compiled: there is none to propose.
+    let inputs = Inputs::compile("", "", std::slice::from_ref(&options)).ok()?;
     let mut decoder = Decoder::new(limits.clone(), inputs);
     let source = Arc::new(Source {
         kind: Kind::Other,
@@ -55,7 +53,7 @@ pub(super) fn run(
                     proposal.examples.push(example(sample, &points));
                 }
             }
-            Ok(Message::Tombstone | Message::Skipped) => proposal.skipped += 1,
+            Ok(Message::Tombstone | Message::Skipped | Message::Empty) => proposal.skipped += 1,
             Err(why) => {
                 let entry = rejected.entry(general(&why.detail)).or_insert_with(|| (0, head(sample)));
                 entry.0 += 1;
@@ -104,10 +102,6 @@ fn example(sample: &Sample, points: &Points) -> Example {
 
 /// The input as a section of the configuration.
 fn text(options: &InputOptions) -> String {
-    if options.format == Format::Native {
-        let topic = quoted(options.topics.first().map_or("", String::as_str));
-        return format!("[kafka]\npoints_topic = {topic}\n");
-    }
     let list = |all: &[String]| format!("[{}]", all.iter().map(|one| quoted(one)).collect::<Vec<_>>().join(", "));
     let mut lines = vec![
         "[[input]]".to_owned(),

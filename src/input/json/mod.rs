@@ -81,7 +81,7 @@ impl JsonScratch {
             next = cursor.next_value();
         }
         if made == Made::Points && self.values == 0 {
-            made = Made::Nothing;
+            made = if self.skipped > 0 { Made::Skipped } else { Made::Nothing };
             if self.skipped > 0 && !plan.skips_messages {
                 let what = format!(
                     "expected a value to store: {} are skipped as strings, booleans, null or nested are set",

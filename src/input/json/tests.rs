@@ -282,7 +282,14 @@ fn a_change_of_debeziums_is_its_row_after_it() {
         let with_schema = format!(r#"{{"schema":{{"type":"struct","fields":[]}},"payload":{}}}"#, change(op, row));
         assert_eq!(rows(toml, &with_schema), ["sensors-1 temp 0 20.5"]);
     }
-    assert_eq!(decode_as(&PLAIN, toml, &change("d", "null")).result, Ok(Message::Skipped));
+    // By its nature it has nothing to store, unlike one whose values are all skipped.
+    for op in ["d", "t", "m"] {
+        assert_eq!(decode_as(&PLAIN, toml, &change(op, "null")).result, Ok(Message::Empty), "{op}");
+    }
+    let each = FLAT.replace("time =", "each = \"/readings\"\ntime =");
+    for empty in [r#"{"readings":[]}"#, "{\"readings\":[]}\n{\"readings\":[]}"] {
+        assert_eq!(decode_as(&PLAIN, &each, empty).result, Ok(Message::Empty), "{empty}");
+    }
     assert!(why(toml, &change("c", "null")).contains("expected the row in after"));
     assert!(why(toml, &change("x", row)).contains("Debezium's operations"));
     assert!(why(toml, row).contains("expected op"));
@@ -310,7 +317,7 @@ fn an_event_has_its_attributes_around_its_data_or_in_headers() {
 }
 
 #[test]
-fn what_is_no_record_is_rejected_with_its_place() {
+fn what_is_not_a_record_is_rejected_with_its_place() {
     for (payload, part) in [
         ("", "empty: the payload is empty"),
         ("not json", "syntax:"),
@@ -388,7 +395,7 @@ fn what_is_wrong_with_an_input_is_named_by_its_key() {
         ("format = \"json\"\nseries = \"a\"\ntime = \"now\"", "time is \"now\"; set \"kafka\""),
         (
             "format = \"json\"\nseries = \"a\"\ntime = { at = \"ts\" }",
-            "input \"i\".time.at: is \"ts\", no JSON Pointer; begin it with /",
+            "input \"i\".time.at: is \"ts\", not a JSON Pointer; begin it with /",
         ),
         ("format = \"json\"\nseries = \"a\"\ntime = { at = \"/ts\", unit = \"m\" }", "input \"i\".time.unit: is \"m\""),
         ("format = \"json\"\nseries = \"a\"\ntime = { at = \"/ts\", zone = \"x\" }", "unknown field `zone`"),
@@ -420,8 +427,8 @@ fn what_is_wrong_with_an_input_is_named_by_its_key() {
         assert!(found.contains(part), "{toml}: {found}");
     }
     let topics = |list: &str| inputs(&format!("name = \"i\"\ntopics = {list}\nformat = \"influx\"")).err();
-    assert!(topics("[\"a b\"]").unwrap().contains("no name of a topic"));
-    assert!(topics("[\"^(\"]").unwrap().contains("no regular expression"));
+    assert!(topics("[\"a b\"]").unwrap().contains("not the name of a topic"));
+    assert!(topics("[\"^(\"]").unwrap().contains("not a regular expression"));
     assert!(topics("[]").unwrap().contains("name at least one topic"));
     assert_eq!(topics("[\"a\", \"^b.*\"]"), None);
 }

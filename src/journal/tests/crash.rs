@@ -50,7 +50,7 @@ fn recover(files: &FaultFiles, log: &mut Log, rng: &mut StdRng) -> Result<usize,
     let files = again.after_crash(rng.random());
     let mut journal = open(&files);
     log.check(&mut journal)?;
-    // A group of which some records are whole and others not is reported as damage; it never is what was acknowledged.
+    // A group in which some records are whole and others are not is reported as damage; it never is what was acknowledged.
     for damage in journal.damage() {
         let behind = |record: &&Record| record.segment == damage.segment && record.position >= damage.from;
         if journal.records().filter(behind).any(|record| log.acknowledged.iter().any(|set| set.is(record))) {

@@ -95,7 +95,7 @@ fn a_failed_sync_moves_what_waits_to_a_new_segment() {
 }
 
 #[test]
-fn two_failures_in_a_row_are_told_and_the_next_append_tries_again() {
+fn two_failures_in_a_row_are_reported_and_the_next_append_tries_again() {
     let files = FaultFiles::new(1);
     let (mut journal, mut sets, mut log) = (open(&files), Sets::new(1), Log::default());
     let lost = [sets.one()];
@@ -174,7 +174,7 @@ pub(super) fn fill() -> Result<(), String> {
 }
 
 #[test]
-fn full_is_told_before_anything_is_written_and_nothing_is_dropped() {
+fn full_is_reported_before_anything_is_written_and_nothing_is_dropped() {
     fill().unwrap();
 }
 

@@ -56,7 +56,7 @@ async fn callers_append_together_and_read_and_remove() {
 }
 
 #[tokio::test]
-async fn all_callers_of_a_failed_write_are_told() {
+async fn all_callers_of_a_failed_write_get_its_error() {
     let files = FaultFiles::new(1);
     let handle = JournalHandle::start(open(&files)).unwrap();
     files.fail(Fault { call: Call::Sync, nth: files.count(Call::Sync), times: 1000, errno: 5 });
@@ -71,7 +71,7 @@ async fn all_callers_of_a_failed_write_are_told() {
 
 /// A thread that has ended by a fault knows nothing; that is not the same as an empty journal.
 #[tokio::test]
-async fn a_thread_that_has_ended_is_told_from_an_empty_journal() {
+async fn a_thread_that_has_ended_is_distinguished_from_an_empty_journal() {
     let mut journal = open(&FaultFiles::new(1));
     journal.observe_syncs(|_| panic!("an internal error"));
     let handle = JournalHandle::start(journal).unwrap();

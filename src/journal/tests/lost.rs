@@ -93,7 +93,7 @@ pub(super) fn lose(seed: u64, loss: Loss, is_clock_stopped: bool) -> Result<(), 
 }
 
 #[test]
-fn what_is_acknowledged_after_a_loss_is_found_again_and_what_was_lost_is_told() {
+fn what_is_acknowledged_after_a_loss_is_found_again_and_what_was_lost_is_reported() {
     for loss in Loss::ALL {
         for seed in 0..8 {
             for is_clock_stopped in [false, true] {
@@ -140,7 +140,7 @@ fn a_loss_without_an_append_is_found_by_a_look() {
 }
 
 #[test]
-fn a_segment_that_somebody_cut_off_is_found_by_a_look() {
+fn a_segment_that_was_truncated_from_outside_is_found_by_a_check() {
     for number in [1_u64, 3] {
         for length in [0, 64, 300] {
             let files = FaultFiles::new(1);
@@ -186,7 +186,7 @@ fn a_journal_that_another_process_took_takes_nothing_until_it_is_free() {
 }
 
 #[test]
-fn a_disk_that_cannot_be_looked_at_takes_nothing_and_loses_nothing() {
+fn a_disk_that_cannot_be_checked_takes_nothing_and_loses_nothing() {
     let files = FaultFiles::new(1);
     let (mut journal, mut sets) = (open(&files), Sets::new(1));
     journal.append(&[sets.one()]).unwrap();
@@ -201,7 +201,7 @@ fn a_disk_that_cannot_be_looked_at_takes_nothing_and_loses_nothing() {
 }
 
 #[test]
-fn a_volume_that_never_has_room_is_told_by_a_look_and_a_journal_that_fills_it_is_not() {
+fn a_volume_that_never_has_room_is_reported_by_a_check_and_a_journal_that_fills_it_is_not() {
     let files = FaultFiles::new(1);
     let limited = crate::journal::Options { min_free_bytes: 10 * super::SEGMENT_BYTES, ..super::options() };
     let mut journal = Journal::open(files.clone(), limited).unwrap();

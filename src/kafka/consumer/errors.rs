@@ -7,7 +7,7 @@ use tracing::{debug, error, warn};
 
 use super::ConsumerThread;
 use crate::kafka::auth;
-use crate::kafka::events::{Assigned, Event};
+use crate::kafka::events::{Assigned, Event, ReadPosition};
 
 impl ConsumerThread {
     /// Handles an error of the consumer. Returns `true` if the consumer must be replaced.
@@ -19,7 +19,7 @@ impl ConsumerThread {
                     .readers()
                     .map(|(epoch, reader)| {
                         let assigned = Assigned { partition: reader.partition(), epoch };
-                        (assigned, Arc::clone(reader.source()), reader.position())
+                        ReadPosition { assigned, source: Arc::clone(reader.source()), offset: reader.position() }
                     })
                     .collect();
                 self.send_event(Event::OffsetsLost(reading));

@@ -1,5 +1,6 @@
 //! How a consumer is built, recreated after a fatal failure, and closed.
 
+use std::collections::HashSet;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -39,6 +40,8 @@ impl ConsumerThread {
 
     /// Reads these topics from now on; the partitions that the group gives this member arrive as an assignment.
     pub(super) fn read_topics(&mut self, topics: Vec<String>) {
+        let read: HashSet<&str> = topics.iter().map(String::as_str).collect();
+        self.left_at.retain(|partition, _| read.contains(partition.topic.as_str()));
         self.topics = topics;
         if self.joined {
             self.subscribe();

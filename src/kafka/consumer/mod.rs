@@ -96,7 +96,7 @@ pub fn spawn(
         paused: false,
         commits: HashMap::new(),
         last_commit: Instant::now(),
-        passed_over: Instant::now(),
+        skipped_at: Instant::now(),
         linger_checked: Instant::now(),
         measured: Instant::now(),
         processor_time: Duration::ZERO,
@@ -136,7 +136,7 @@ struct ConsumerThread {
     paused: bool,
     commits: HashMap<TopicPartition, (u64, i64)>,
     last_commit: Instant,
-    passed_over: Instant,
+    skipped_at: Instant,
     linger_checked: Instant,
     measured: Instant,
     /// The thread's CPU time when it was last measured.
@@ -166,7 +166,7 @@ impl ConsumerThread {
             let idle = self.poll();
             // Read once, because it is needed for each message.
             let now = Instant::now();
-            self.pass_over(now);
+            self.skip_to_positions(now);
             self.hand_on_due(idle, now);
             self.pause_or_resume();
             self.measure(now);
@@ -220,15 +220,15 @@ impl ConsumerThread {
     }
 
     /// Periodically extends each partition to the consumer's own position.
-    fn pass_over(&mut self, now: Instant) {
-        if now.saturating_duration_since(self.passed_over) < SKIP_INTERVAL {
+    fn skip_to_positions(&mut self, now: Instant) {
+        if now.saturating_duration_since(self.skipped_at) < SKIP_INTERVAL {
             return;
         }
-        self.passed_over = now;
+        self.skipped_at = now;
         for (TopicPartition { topic, number }, position) in positions(&self.consumer) {
             let owned = self.assignment.get(&topic, number);
             if let Some(reader) = owned.and_then(|owned| owned.reader.as_mut()) {
-                reader.pass_over(position);
+                reader.skip_to(position);
             }
         }
     }

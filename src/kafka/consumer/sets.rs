@@ -36,7 +36,7 @@ impl SetSender {
         let Some(set) = reader.take_set(&self.budget) else { return };
         self.sent += 1;
         // The pipeline ends only with the process, when the set no longer matters.
-        if self.messages.send((set, epoch)).is_err() {
+        if self.messages.send(Messages { set, epoch }).is_err() {
             debug!("the pipeline has ended already");
         }
     }

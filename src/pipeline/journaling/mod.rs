@@ -2,9 +2,9 @@
 //!
 //! - *Streaming*: messages are written to the database directly.
 //! - *Journaling*: the database is not available; messages go to the journal instead. Messages in flight to the database are
-//! journaled as well, because they may have to outlive this process.
+//!   journaled as well, because they may have to outlive this process.
 //! - *Replaying*: the database is available again; journaled messages are written, oldest first, while new messages are written
-//! directly.
+//!   directly.
 //!
 //! A database that answers queries may still accept no rows, for instance if its disk is full. So a first record is written on
 //! trial while all other messages still go to the journal, and the mode ends when that succeeds.
@@ -41,7 +41,7 @@ use crate::journal::{JournalHandle, Record};
 use crate::pipeline::is_plausible;
 use crate::pipeline::survey::Survey;
 use crate::pipeline::writer::Writer;
-use crate::raw::{Budget, Interval, MessageSet};
+use crate::raw::{Budget, Interval, MessageSet, Source};
 use crate::telemetry::health::JournalStatus;
 use crate::telemetry::log_limit::LogLimit;
 use crate::telemetry::metrics;
@@ -295,7 +295,7 @@ impl Journaling {
         self.covered_segments.on_survey(survey, has_all_appends && self.appends.is_idle(), &self.journal);
     }
 
-    /// Returns who may have the next of `writers` writers, of which `busy` are in use.
+    /// Returns who may have the next of `writers` writers if `busy` of them are in use.
     fn next_writer(&self, busy: usize, writers: usize, memory_is_full: bool) -> NextWriter {
         let may_read = match self.mode {
             // What fills the memory waits for the end of the outage, and thus for this one record.
@@ -310,15 +310,27 @@ impl Journaling {
         self.replay.next_writer(self.mode, may_read, busy, writers)
     }
 
-    /// Returns `true` if a batch from Kafka may have one more of the writers, of which `busy` are in use.
+    /// Returns `true` if a batch from Kafka may have one more of the `writers` writers if `busy` of them are in use.
     pub(super) fn may_write_live(&self, busy: usize, writers: usize, memory_is_full: bool) -> bool {
         self.next_writer(busy, writers, memory_is_full).may_be_live()
     }
 
-    /// Returns the records for the next batch, if it may have a writer: no batch from Kafka needs it.
-    pub(super) fn next_records(&mut self, busy: usize, writers: usize, memory_is_full: bool) -> Option<Vec<Record>> {
+    /// Returns the records for the next batch, if one may have a writer: no batch from Kafka needs it.
+    /// Those of a source for which `is_on_trial` says so come alone.
+    pub(super) fn next_records(
+        &mut self,
+        busy: usize,
+        writers: usize,
+        memory_is_full: bool,
+        is_on_trial: impl Fn(&Source) -> bool,
+    ) -> Option<Vec<Record>> {
         let may = self.next_writer(busy, writers, memory_is_full).may_be_journals();
-        may.then(|| self.replay.next_records(self.mode))
+        may.then(|| self.replay.next_records(self.mode, is_on_trial))
+    }
+
+    /// Has the records of these sources stay in the journal.
+    pub(super) fn withhold(&mut self, is_withheld: impl Fn(&Source) -> bool) {
+        self.replay.withhold(is_withheld);
     }
 
     /// Records that a batch from Kafka was handed to a writer.

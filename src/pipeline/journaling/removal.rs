@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 use crate::journal::JournalHandle;
 use crate::pipeline::survey::Survey;
 
-/// Segments of which the database has all records.
+/// Segments whose records are all in the database.
 pub(super) struct CoveredSegments {
     /// Time for which they are kept. After a failover the database may have lost its last commits.
     grace: Duration,

@@ -6,6 +6,7 @@ use super::mode::Mode;
 use super::unread::Unread;
 use crate::journal::Record;
 use crate::pipeline::survey::Survey;
+use crate::raw::Source;
 
 /// Maximum size of one batch of the journal, in bytes on disk, if messages are compressed.
 const MAX_REPLAY_BYTES: u64 = 512 * 1024;
@@ -142,7 +143,7 @@ impl Replay {
         !self.has_records() && !self.is_replaying()
     }
 
-    /// Returns who may have the next of `writers` writers, of which `busy` are in use. If `may_read` is `true`, records of the
+    /// Returns who may have the next of `writers` writers if `busy` of them are in use. If `may_read` is `true`, records of the
     /// journal may be written now.
     pub(super) fn next_writer(&self, mode: Mode, may_read: bool, busy: usize, writers: usize) -> NextWriter {
         NextWriter::choose(WriterFacts {
@@ -155,8 +156,9 @@ impl Replay {
         })
     }
 
-    /// Returns the records for the next batch; during an outage it is a single record, on trial.
-    pub(super) fn next_records(&mut self, mode: Mode) -> Vec<Record> {
+    /// Returns the records for the next batch; during an outage this is one, on trial.
+    /// A record of a source for which `is_on_trial` says so comes alone, so that few of its messages can be rejected.
+    pub(super) fn next_records(&mut self, mode: Mode, is_on_trial: impl Fn(&Source) -> bool) -> Vec<Record> {
         self.is_journals_turn = false;
         self.replaying += 1;
         let mut records = Vec::new();
@@ -170,10 +172,22 @@ impl Replay {
             if bytes > 0 && bytes + record.bytes() > MAX_REPLAY_BYTES {
                 break;
             }
+            let is_alone = is_on_trial(&record.partition.source);
+            if bytes > 0 && is_alone {
+                break;
+            }
             bytes += record.bytes();
             records.extend(self.records.pop_front());
+            if is_alone {
+                break;
+            }
         }
         records
+    }
+
+    /// Removes the records of these sources from what is to be written; the next survey finds them again.
+    pub(super) fn withhold(&mut self, is_withheld: impl Fn(&Source) -> bool) {
+        self.records.retain(|record| !is_withheld(&record.partition.source));
     }
 
     /// Records that a batch from Kafka was handed to a writer.
@@ -216,7 +230,7 @@ impl Replay {
             return;
         }
         self.surveyed_appends = survey.appends;
-        self.undrained = survey.missing.len();
+        self.undrained = survey.missing.len() + survey.withheld.len();
         self.records = match self.unread.may_read() {
             true => survey.missing.iter().cloned().collect(),
             false => VecDeque::new(),

@@ -7,7 +7,7 @@ use tracing::{debug, error, info, warn};
 
 use super::{Outcome, Writer};
 use crate::batch::Batch;
-use crate::database::verdict::{Attempts, Failed, Verdict, verdict};
+use crate::database::verdict::{Attempts, Verdict};
 use crate::database::{self, ClaimOrder, Class, Oversized, Written};
 use crate::message::Rejected;
 use crate::raw::MessageSet;
@@ -15,8 +15,8 @@ use crate::raw::MessageSet;
 /// The state of a database that does not accept batches, in the log.
 const NOT_WRITTEN: &str = "write";
 
-/// The result of the attempts for one piece.
-pub(super) enum Piece {
+/// The result of the attempts to write one piece.
+pub(super) enum Attempt {
     Written,
     Rejected(Rejected),
     /// It must be written in this many parts.
@@ -40,47 +40,39 @@ impl Writer {
         mut order: ClaimOrder,
         is_slow: bool,
         outcome: &mut Outcome,
-    ) -> Piece {
+    ) -> Attempt {
         let mut delays = self.backoff.build();
         let begun = Instant::now();
-        let mut attempts = Attempts {
-            messages: piece.message_count(),
-            can_be_refused: !piece.has_nothing_to_refuse(),
-            copied_first: order.copies_first(),
-            missing_series: 0,
-            canceled: 0,
-        };
+        let mut attempts = Attempts::new(piece, order);
         loop {
             let failure = match self.database.write(piece, order).await {
                 Ok(written) => {
                     self.on_written(written, outcome);
-                    return Piece::Written;
+                    return Attempt::Written;
                 }
                 Err(failure) => failure,
             };
             if let Some(ended) = self.ask_about(&failure, piece, begun).await {
                 return ended;
             }
-            attempts.canceled += u32::from(failure.is_canceled());
-            attempts.missing_series += u32::from(failure.is_missing_series());
-            let verdict = verdict(Failed::new(&failure, attempts.messages), attempts);
-            (order, attempts.copied_first) = (order.claim_first(), false);
+            let verdict = attempts.after(&failure);
+            order = order.claim_first();
             self.log_verdict(&failure, verdict, attempts.messages);
             match verdict {
                 Verdict::ClaimFirst => continue,
-                Verdict::Split(parts) => return Piece::Split(parts),
-                Verdict::Reject => return Piece::Rejected(failure.rejected()),
-                Verdict::TooManyIslands => return Piece::TooManyIslands,
-                Verdict::NoProgress => return Piece::NoProgress,
+                Verdict::Split(parts) => return Attempt::Split(parts),
+                Verdict::Reject => return Attempt::Rejected(failure.rejected()),
+                Verdict::TooManyIslands => return Attempt::TooManyIslands,
+                Verdict::NoProgress => return Attempt::NoProgress,
                 Verdict::SetAside => {
                     // A server that is slow or full for another reason fails in the same way: the message is not a dead letter.
                     if is_slow {
                         self.log_slow(&failure, piece);
                         tokio::time::sleep(self.longest_pause).await;
                     }
-                    return Piece::Slow;
+                    return Attempt::Slow;
                 }
-                Verdict::Retry => {}
+                Verdict::Retry | Verdict::Wait => {}
             }
             tokio::time::sleep(delays.next().unwrap_or(Duration::from_secs(1))).await;
         }
@@ -91,6 +83,9 @@ impl Writer {
         outcome.skipped += written.skipped;
         outcome.deleted += written.deleted;
         outcome.duplicates += written.duplicates;
+        for (partition, tally) in written.tallies {
+            outcome.tallies.entry(partition).or_default().add(tally);
+        }
         for (at, rejected) in written.dead_letters {
             let input = self.decoder.inputs().label(&at.partition.source).to_owned();
             let first = outcome.dead_letters.entry((input, rejected.reason.as_str()));
@@ -109,7 +104,7 @@ impl Writer {
 
     /// Asks the database about a failure that concerns only some of the messages: those in more chunks than can be locked, and
     /// those that need what other sessions have locked.
-    async fn ask_about(&self, failure: &database::Error, piece: &Batch, begun: Instant) -> Option<Piece> {
+    async fn ask_about(&self, failure: &database::Error, piece: &Batch, begun: Instant) -> Option<Attempt> {
         if failure.is_out_of_room() {
             let oversized = self.database.oversized(failure, piece).await;
             if !oversized.is_empty() {
@@ -119,15 +114,15 @@ impl Writer {
                         "messages have points in more chunks than can be locked"
                     );
                 }
-                return Some(Piece::Oversized(oversized));
+                return Some(Attempt::Oversized(oversized));
             }
         }
         if failure.is_lock_timeout() {
             let needs = self.database.locked(piece).await.messages_of(piece, failure.locked_letters());
             if needs.contains(&true) {
-                return Some(Piece::Locked(needs));
+                return Some(Attempt::Locked(needs));
             }
-            // A lock that has just ended is no reason to report an outage.
+            // A lock that has just ended is not a reason to report an outage.
             if begun.elapsed() >= self.blocked_after {
                 self.database.record_blocked(failure, begun);
             }
@@ -153,7 +148,7 @@ impl Writer {
                     warn!(%failure, messages, parts, unlogged, "a batch is written in parts");
                 }
             }
-            Verdict::Retry => self.log_not_written(failure, failure.class()),
+            Verdict::Retry | Verdict::Wait => self.log_not_written(failure, failure.class()),
             Verdict::Reject | Verdict::SetAside | Verdict::TooManyIslands | Verdict::NoProgress => {}
         }
     }

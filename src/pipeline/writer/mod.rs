@@ -8,7 +8,7 @@ mod attempt;
 mod recreated;
 pub(super) mod writer_count;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,17 +17,17 @@ use tracing::{debug, error};
 
 use super::NextOffsets;
 use super::topic_settings::PointsInSeries;
-use crate::batch::Batch;
+use crate::batch::{Batch, Tally};
 use crate::config::{self, Config};
-use crate::database::{Applied, ClaimOrder, Database, Oversized};
+use crate::database::{Acceptance, Applied, ClaimOrder, Database, Oversized};
 use crate::input::Decoder;
 use crate::journal::{JournalHandle, ReadError, Record};
 use crate::kafka::lookup::Lookup;
 use crate::message::Rejected;
-use crate::raw::{Budget, Interval, MessageAt, MessageSet};
+use crate::raw::{Budget, Interval, MessageAt, MessageSet, Partition, Source};
 use crate::telemetry::log_limit::LogLimit;
 use crate::telemetry::metrics::{self, Step};
-use attempt::Piece;
+use attempt::Attempt;
 
 /// The result of writing a batch.
 #[derive(Debug, Default)]
@@ -38,12 +38,15 @@ pub(super) struct Outcome {
     pub(super) points: usize,
     /// Points that were applied already.
     pub(super) skipped: usize,
-    /// Points left out because their series was deleted after their messages were sent.
+    /// Points omitted because their series was deleted after their messages were sent.
     pub(super) deleted: usize,
     /// Points without effect, because of others of the same series, column and time.
     pub(super) duplicates: usize,
-    /// For each input and reason, the number of messages that became dead letters now, and the first of them: a flood of them
-    /// is not kept in memory.
+    /// What became of the messages of each partition that has stored or rejected ones.
+    pub(super) tallies: BTreeMap<Partition, Tally>,
+    /// What the database knows then of sources whose messages were rejected, if they came from the journal.
+    pub(super) acceptance: Vec<(Arc<Source>, Acceptance)>,
+    /// By input and reason, how many messages became dead letters now, and the first of them: a storm of them is not held.
     pub(super) dead_letters: BTreeMap<(String, &'static str), (u64, MessageAt, Rejected)>,
     /// Number of these that are counted and not stored.
     pub(super) only_counted: u64,
@@ -66,7 +69,7 @@ pub(super) struct Outcome {
     /// The batch's number, if the pipeline holds its messages.
     pub(super) number: u64,
     /// Messages that were not written because another session has locked what they need.
-    pub(super) aside: Vec<MessageSet>,
+    pub(super) locked_messages: Vec<MessageSet>,
     /// Intervals that were not written, because their topic was recreated meanwhile.
     pub(super) of_deleted_topics: Vec<Interval>,
 }
@@ -165,7 +168,23 @@ impl Writer {
                 }
             }
         }
-        self.write_journaled(batch, outcome).await
+        let mut outcome = self.write_journaled(batch, outcome).await;
+        outcome.acceptance = self.acceptance(&outcome).await;
+        outcome
+    }
+
+    /// Asks what the database knows of sources with rejected messages and no stored one.
+    async fn acceptance(&self, outcome: &Outcome) -> Vec<(Arc<Source>, Acceptance)> {
+        let rejecting = outcome.tallies.iter().filter(|(_, tally)| tally.accepted == 0);
+        let sources: BTreeSet<&Arc<Source>> = rejecting.map(|(partition, _)| &partition.source).collect();
+        let mut known = Vec::new();
+        for source in sources {
+            match self.database.acceptance(source).await {
+                Ok(acceptance) => known.push((Arc::clone(source), acceptance)),
+                Err(failure) => debug!(%failure, "it is not known whether a source was accepted"),
+            }
+        }
+        known
     }
 
     /// Writes a batch of the journal. The locks of the partitions are held during the commit only, so that new messages of them
@@ -197,26 +216,26 @@ impl Writer {
             let ended = self.write_piece(&piece, order, is_slow, &mut outcome).await;
             let order = order.claim_first();
             match ended {
-                Piece::Written => {}
-                Piece::NoProgress => {
+                Attempt::Written => {}
+                Attempt::NoProgress => {
                     outcome.lost = true;
                     return outcome;
                 }
                 // The last part is pushed first, so that the parts are written in the order of their offsets.
-                Piece::Split(parts) => {
+                Attempt::Split(parts) => {
                     pieces.extend(piece.split_into(parts).into_iter().rev().map(|part| (part, order)));
                 }
-                Piece::Rejected(why) => pieces.push((piece.into_dead_letter(why), order)),
-                Piece::Slow => slow_messages.push_back((piece, order)),
-                Piece::Locked(needs) => {
+                Attempt::Rejected(why) => pieces.push((piece.into_dead_letter(why), order)),
+                Attempt::Slow => slow_messages.push_back((piece, order)),
+                Attempt::Locked(needs) => {
                     pieces.push((Self::set_aside(&piece, &needs, &mut outcome), order));
                 }
-                Piece::TooManyIslands => match piece.by_partition() {
+                Attempt::TooManyIslands => match piece.by_partition() {
                     // All parts wait, including those without messages.
                     Some(parts) => pieces.extend(parts.into_iter().map(|part| (part, order))),
-                    None => outcome.aside.extend(piece.sets().iter().cloned()),
+                    None => outcome.locked_messages.extend(piece.sets().iter().cloned()),
                 },
-                Piece::Oversized(all) => {
+                Attempt::Oversized(all) => {
                     pieces.extend(without_oversized(piece, all).into_iter().map(|part| (part, order)));
                 }
             }
@@ -235,9 +254,9 @@ impl Writer {
 
     /// Returns the batch without these messages.
     fn set_aside(batch: &Batch, needs: &[bool], outcome: &mut Outcome) -> Batch {
-        let (others, aside) = batch.set_aside(needs);
-        debug!(messages = aside.iter().map(MessageSet::len).sum::<usize>(), "messages wait for what is locked");
-        outcome.aside.extend(aside);
+        let (others, locked) = batch.set_aside(needs);
+        debug!(messages = locked.iter().map(MessageSet::len).sum::<usize>(), "messages wait for what is locked");
+        outcome.locked_messages.extend(locked);
         others
     }
 }

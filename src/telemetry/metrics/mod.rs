@@ -139,13 +139,16 @@ fn start() -> Rendered {
     rendered
 }
 
-/// Sets the counters of a bounded set of labels to zero, so that Prometheus sees their first increase: all classes of database
-/// errors, and all reasons of dead letters of each input.
+/// Lets the counters of a closed set of labels begin at zero, so that Prometheus sees their first increase: all classes of
+/// database errors, and all reasons of dead letters of each input. The topics that are named keep their labels, however many
+/// others there will be.
 pub fn preset<'a>(
     classes: impl IntoIterator<Item = &'static str>,
     inputs: impl IntoIterator<Item = &'a str>,
+    topics: impl IntoIterator<Item = &'a str>,
     reasons: impl IntoIterator<Item = &'static str> + Clone,
 ) {
+    topics.into_iter().for_each(|topic| drop(topic_label(topic)));
     for class in classes {
         counter!(DATABASE_ERRORS, "class" => class).increment(0);
     }
@@ -158,12 +161,12 @@ pub fn preset<'a>(
 
 /// Counts `n` messages of a kind that were read from a topic of an input.
 pub fn messages_received(input: &str, topic: &str, kind: &'static str, n: u64) {
-    let topic = bounded_topic(topic);
+    let topic = topic_label(topic);
     counter!(MESSAGES, "input" => input.to_owned(), "topic" => topic, "type" => kind).increment(n);
 }
 
-/// The topic as a label of counters, which the recorder never removes: topics that match a regular expression may come and go.
-fn bounded_topic(topic: &str) -> String {
+/// The topic as a label of counters, which the recorder keeps for ever: those that a regular expression matches may come and go.
+pub fn topic_label(topic: &str) -> String {
     static TOPICS: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
     bounded(&mut TOPICS.lock().unwrap_or_else(PoisonError::into_inner), topic).to_owned()
 }
@@ -180,7 +183,8 @@ fn bounded<'a>(topics: &mut BTreeSet<String>, topic: &'a str) -> &'a str {
     topic
 }
 
-/// Records whether a topic of this input is rejecting: all its messages, or the last ones of a partition, were rejected.
+/// Reports whether all messages of a topic of this input are rejected, or the last ones of a partition of it; the topic as
+/// [`topic_label`] has it.
 pub fn input_rejecting(input: &str, topic: &str, is_rejecting: bool) {
     let labels = [("input", input.to_owned()), ("topic", topic.to_owned())];
     gauge!(INPUT_REJECTING, &labels).set(f64::from(u8::from(is_rejecting)));
@@ -391,7 +395,7 @@ mod tests {
     /// Records every metric.
     fn feed() -> String {
         let rendered = install();
-        preset(["outage", "data"], ["feed"], ["bad-json"]);
+        preset(["outage", "data"], ["feed"], ["feed"], ["bad-json"]);
         messages_received("feed", "feed", "point-batch", 2);
         points_written(1);
         points_skipped(1);
@@ -536,7 +540,7 @@ mod tests {
     #[test]
     fn closed_labels_begin_at_zero() {
         let rendered = install();
-        preset(["preset-class"], ["i", "j"], ["preset-reason"]);
+        preset(["preset-class"], ["i", "j"], [], ["preset-reason"]);
         let text = rendered.render();
         assert_eq!(value(&text, "series_ingest_database_errors_total{class=\"preset-class\"}"), Some("0"));
         for input in ["i", "j"] {

@@ -160,7 +160,7 @@ async fn a_copy_of_each_letter_is_published_also_by_the_next_worker() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_missing_topic_for_copies_is_told_and_keeps_nothing_from_moving() {
+async fn a_missing_topic_for_copies_is_reported_and_keeps_nothing_from_moving() {
     let Some(fixture) = Fixture::new("no_dead_topic", 1).await else { return };
     let topic = format!("{}.dead", fixture.name);
     fixture.producer.send(&fixture.points_topic, 0, "s", Some(b"{"));

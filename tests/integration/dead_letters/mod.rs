@@ -39,7 +39,9 @@ fn redrive_in_part(fixture: &Fixture, extra: &[(&str, &str)], arguments: &[&str]
 /// Publishes messages, lets a worker take them, and ends it.
 async fn take(fixture: &Fixture, extra: &[(&str, &str)]) {
     fixture.producer.flush();
-    let mut worker = fixture.worker(extra);
+    // Their topic has nothing else, and is to be read nevertheless.
+    let never = ("SERIES_INGEST__MESSAGE__REJECTIONS_BEFORE_PAUSE", "0");
+    let mut worker = fixture.worker(&[extra, &[never]].concat());
     fixture.until_applied(120).await;
     assert_eq!(worker.terminate(10), Some(0));
 }

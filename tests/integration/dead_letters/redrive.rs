@@ -50,7 +50,7 @@ async fn ten_thousand_letters_are_written_once_through_two_kills() {
     fixture.remove().await;
 }
 
-/// Two redrives of the same letters, of which the first is held until the second has read them too; the points then.
+/// Two redrives of the same letters; the first is held until the second has read them too; the points then.
 async fn points_of_two_redrives(fixture: &Fixture, extra: &[(&str, &str)]) -> i64 {
     letters_of_an_unknown_series(fixture, 10).await;
     let lock = connect(&fixture.url).await;
@@ -130,7 +130,7 @@ async fn what_is_rejected_again_and_again_is_parked_and_takes_no_other_with_it()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_rejected_again_is_named_and_a_dry_run_is_no_attempt() {
+async fn what_is_rejected_again_is_named_and_a_dry_run_is_not_an_attempt() {
     let Some(fixture) = Fixture::new("named", 1).await else { return };
     for number in 0..29 {
         let payload = format!("{{\"time_series_id\":{number}}}");
@@ -228,7 +228,7 @@ async fn a_payload_is_repaired_in_the_editor() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_stands_beside_a_payload_is_read_whole_before_a_letter_is_written() {
+async fn key_and_headers_are_read_whole_before_a_letter_is_written() {
     let Some(fixture) = Fixture::new("cut_beside", 1).await else { return };
     let good = br#"{"time_series_id":"s","timestamps":[0],"columns":{"c":[1]}}"#;
     let limit = [("SERIES_INGEST__MESSAGE__MAX_BYTES", "66000")];
@@ -310,6 +310,20 @@ async fn a_redrive_pauses_while_others_are_in_its_way() {
     assert_eq!((fixture.count_points().await, fixture.count(LETTERS).await), (4, 0));
     let attempts = fixture.count(attempts).await;
     assert!(attempts <= 2, "{attempts} attempts in a moment");
+    fixture.remove().await;
+}
+
+/// Letters that take longer together than a statement may, and alone do not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redrive_that_the_server_cancels_is_halved_until_it_is_written() {
+    let Some(fixture) = Fixture::new("redrive_canceled", 1).await else { return };
+    let published = letters_of_an_unknown_series(&fixture, 8).await;
+    fixture.slow_down_rows(0.03).await;
+    let limit = [("SERIES_INGEST__DATABASE__STATEMENT_TIMEOUT_MS", "500")];
+    let done = dead_letter(&fixture, &limit, &["redrive"]);
+    assert!(done.contains("8 dead letters with 32 points written; 0 rejected again"), "{done}");
+    assert_eq!(fixture.difference(&published).await, Difference::default());
+    assert_counted(&fixture, 0, 0, 8).await;
     fixture.remove().await;
 }
 

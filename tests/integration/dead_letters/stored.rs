@@ -282,7 +282,7 @@ async fn storm(fixture: &Fixture) -> (i64, i64, i64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_storm_of_bad_messages_is_bounded_and_counted_exactly() {
+async fn a_storm_of_invalid_messages_is_bounded_and_counted_exactly() {
     let Some(fixture) = Fixture::new("storm", 2).await else { return };
     // With a sample for each of two partitions and two reasons.
     assert_eq!(storm(&fixture).await, (504, 5496, 0));

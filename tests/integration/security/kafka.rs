@@ -239,7 +239,7 @@ async fn kafka_is_reached_by_tls_and_sasl_or_each_refusal_says_what_is_wrong() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_that_kafka_refuses_says_why_and_is_not_ready_and_sends_nothing_in_clear() {
+async fn a_worker_that_kafka_refuses_says_why_and_is_not_ready_and_sends_nothing_in_plaintext() {
     let Some(secured) = Secured::start("refused").await else { return };
     let Secured { broker, fixture, .. } = &secured;
     let start = |environment: &[(String, String)]| Worker::start(&fixture.name, environment, &[]);
@@ -299,7 +299,7 @@ async fn a_worker_that_kafka_refuses_says_why_and_is_not_ready_and_sends_nothing
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_user_that_may_not_see_a_topics_settings_is_told_what_to_allow_and_works() {
+async fn a_user_that_may_not_see_a_topics_settings_learns_what_to_allow_and_works() {
     let Some(secured) = Secured::start("settings").await else { return };
     let Secured { broker, fixture, .. } = &secured;
     let environment = secured.sasl("SCRAM-SHA-512", USER, PASSWORD);

@@ -218,7 +218,7 @@ async fn a_database_that_takes_no_writes_is_the_same_for_every_role_and_for_chec
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_owner_that_is_no_superuser_migrates_and_redrives_and_its_worker_replaces_points() {
+async fn an_owner_that_is_not_a_superuser_migrates_and_redrives_and_its_worker_replaces_points() {
     let Some(fixture) = Fixture::unmigrated("owner", 1).await else { return };
     let (owner, role) = (format!("{}_owner", fixture.name), format!("{}_worker", fixture.name));
     let database = &fixture.name;

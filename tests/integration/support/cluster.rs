@@ -24,7 +24,7 @@ pub struct Cluster {
     nodes: Vec<Node>,
     /// The addresses of all brokers.
     pub brokers: String,
-    /// How many of the nodes, which come first, are brokers; one more is the controller if there are several.
+    /// The number of brokers among the nodes, which come first; one more is the controller if there are several.
     count: usize,
     _folder: tempfile::TempDir,
 }

@@ -70,7 +70,7 @@ pub struct Difference {
     /// Published rows that are not there.
     pub lost: usize,
     /// Rows that are there more often than published.
-    pub doubled: usize,
+    pub duplicated: usize,
     /// Rows with no such row published.
     pub invented: usize,
 }
@@ -95,7 +95,7 @@ impl Difference {
                 }
                 (_, Some(b)) => {
                     if last_matched == Some(*b) {
-                        difference.doubled += 1;
+                        difference.duplicated += 1;
                     } else {
                         difference.invented += 1;
                     }
@@ -108,10 +108,10 @@ impl Difference {
 }
 
 #[test]
-fn the_checker_tells_lost_from_doubled_and_invented() {
+fn the_checker_distinguishes_lost_duplicated_and_invented() {
     let row = |n: i64| ("s".to_owned(), "c".to_owned(), n, 0);
     let difference =
         Difference::between(vec![row(1), row(2), row(2), row(3)], vec![row(2), row(2), row(2), row(3), row(9)]);
-    assert_eq!(difference, Difference { lost: 1, doubled: 1, invented: 1 });
+    assert_eq!(difference, Difference { lost: 1, duplicated: 1, invented: 1 });
     assert_eq!(Difference::between(vec![row(1)], vec![row(1)]), Difference::default());
 }

@@ -294,7 +294,21 @@ impl Fixture {
         self.client.query_one(sql, &[]).await.unwrap().get(0)
     }
 
-    /// How many sessions wait for a lock that another one has.
+    /// From now on the server waits this many seconds for each row of points.
+    pub async fn slow_down_rows(&self, seconds: f64) {
+        let slow = format!(
+            "create function slow_down() returns trigger language plpgsql as $$
+             begin
+                 perform pg_sleep({seconds});
+                 return null;
+             end $$;
+             create trigger slow_down after insert on time_series_data_points
+                 for each row execute function slow_down()"
+        );
+        self.client.batch_execute(&slow).await.unwrap();
+    }
+
+    /// The number of sessions that wait for a lock that another one has.
     pub async fn waiting_for_locks(&self) -> i64 {
         self.count(
             "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'",
@@ -317,7 +331,18 @@ impl Fixture {
         self.producer.flush();
     }
 
-    /// The same to one partition.
+    /// The same with messages of this many series.
+    pub fn publish_series(&self, published: &mut Published, messages: usize, series: usize, timestamps: usize) {
+        for number in 0..messages {
+            let id = format!("s{}", number % series);
+            let partition = i32::try_from(number).unwrap() % self.partitions;
+            let payload = published.batch(&id, timestamps);
+            self.producer.send(&self.points_topic, partition, &id, Some(payload.as_bytes()));
+        }
+        self.producer.flush();
+    }
+
+    /// Publishes to one partition.
     pub fn publish_to(&self, published: &mut Published, partition: i32, messages: usize, timestamps: usize) {
         (0..messages).for_each(|_| self.send_batch(published, partition, timestamps));
         self.producer.flush();

@@ -75,12 +75,12 @@ impl Proxy {
         self.shared.hits.load(Ordering::SeqCst)
     }
 
-    /// How many messages came on held connections after their COMMIT.
+    /// Returns the number of messages that came on held connections after their COMMIT.
     pub fn messages_after_hold(&self) -> usize {
         self.shared.after_hold.load(Ordering::SeqCst)
     }
 
-    /// Whether new connections are closed at once, and those there are cut.
+    /// If `true`, new connections are closed at once, and open ones are cut.
     pub fn refuse(&self, refuse: bool) {
         self.shared.refusing.store(refuse, Ordering::SeqCst);
         if refuse {
@@ -96,7 +96,7 @@ impl Proxy {
         self.shared.cut_all.notify_waiters();
     }
 
-    /// Whether nothing passes any more while all connections stay: a server that hangs does not refuse.
+    /// If `true`, nothing passes any more while all connections stay: a server that hangs does not refuse.
     pub fn freeze(&self, freeze: bool) {
         self.shared.frozen.store(freeze, Ordering::SeqCst);
     }

@@ -60,7 +60,7 @@ async fn pass_on(client: TcpStream, server: u16, sent: Sent) {
     drop(tokio::join!(requests, answers));
 }
 
-/// Returns `true` if these bytes of a client are TLS and nothing else: records, of which the first begins with a
+/// Returns `true` if these bytes of a client are TLS and nothing else: records, the first with a
 /// ClientHello and the last need not be whole.
 pub fn is_tls(bytes: &[u8]) -> bool {
     let mut rest = bytes;
@@ -83,7 +83,7 @@ pub fn contains(bytes: &[u8], part: &str) -> bool {
 }
 
 #[test]
-fn what_is_in_clear_is_told_from_tls() {
+fn plaintext_is_distinguished_from_tls() {
     let hello = [&[22, 3, 1, 0, 4, 1, 0, 0, 0][..], &[23, 3, 3, 0, 1, 7]].concat();
     for length in 0..=hello.len() {
         assert!(is_tls(&hello[..length]), "{length} bytes");

@@ -16,7 +16,7 @@ const STACK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/stack");
 /// What `scripts/stack spare` says where there can be none.
 const NOT_POSSIBLE: i32 = 77;
 
-/// How long its processes may take to be gone.
+/// Timeout for its processes to end.
 const GONE: Duration = Duration::from_secs(30);
 
 pub struct Server {

@@ -1,4 +1,4 @@
-//! Reads messages from Kafka again of which the database has only the head.
+//! Reads messages from Kafka again whose rows in the database are truncated.
 
 use std::sync::Arc;
 
@@ -9,14 +9,14 @@ use crate::kafka::message_fetcher::{FullMessage, MessageFetcher};
 /// Reads the whole messages of truncated letters from Kafka.
 pub(super) struct Wholes {
     config: Arc<Config>,
-    rereader: Option<Arc<MessageFetcher>>,
+    fetcher: Option<Arc<MessageFetcher>>,
     /// `true` if the brokers did not answer: they are asked only once, because each request takes its whole timeout.
     unreachable: bool,
 }
 
 impl Wholes {
     pub(super) fn new(config: &Arc<Config>) -> Self {
-        Self { config: Arc::clone(config), rereader: None, unreachable: false }
+        Self { config: Arc::clone(config), fetcher: None, unreachable: false }
     }
 
     /// Reads the letter's message from Kafka.
@@ -27,15 +27,15 @@ impl Wholes {
         if self.unreachable {
             return Err("Kafka does not answer".to_owned());
         }
-        let rereader = match &self.rereader {
-            Some(rereader) => Arc::clone(rereader),
+        let fetcher = match &self.fetcher {
+            Some(fetcher) => Arc::clone(fetcher),
             None => {
                 let new = MessageFetcher::new(&self.config.kafka).map_err(|failure| failure.to_string())?;
-                Arc::clone(self.rereader.insert(Arc::new(new)))
+                Arc::clone(self.fetcher.insert(Arc::new(new)))
             }
         };
         let (source, partition, offset) = (Arc::clone(&letter.source), letter.message.partition, letter.message.offset);
-        let read = tokio::task::spawn_blocking(move || rereader.read(&source, partition, offset)).await;
+        let read = tokio::task::spawn_blocking(move || fetcher.read(&source, partition, offset)).await;
         match read.map_err(|failure| failure.to_string())? {
             Ok(Some(whole)) => Ok(whole),
             Ok(None) => Err("Kafka no longer has the message, or its topic or cluster is another one now".to_owned()),

@@ -19,7 +19,7 @@ use crate::cli::{Failure, progress_bar};
 use crate::config::Config;
 use crate::database::Database;
 use crate::database::dead_letters::{Cut, Fate, Letter, Redrive as OneRedrive, RedriveMode};
-use crate::input::{DECODED_NOW, Decoder};
+use crate::input::{DECODED_NOW, Decoder, Inputs};
 use crate::kafka::message_fetcher::FullMessage;
 use crate::message::Rejected;
 use message_fetcher::Wholes;
@@ -38,6 +38,9 @@ pub(in crate::cli) struct Redrive {
     /// Also redrive parked dead letters.
     #[arg(long)]
     parked: bool,
+    /// Decode the letters of --topic as messages of this input, such as `points` for those of a renamed kafka.points_topic.
+    #[arg(long, value_name = "NAME", requires = "topic")]
+    as_input: Option<String>,
     /// Repair each payload in $VISUAL or $EDITOR first.
     #[arg(long, conflicts_with = "dry_run")]
     edit: bool,
@@ -50,7 +53,9 @@ pub(in crate::cli) struct Redrive {
 }
 
 pub(super) async fn run(config: &Arc<Config>, database: &Database, arguments: &Redrive) -> Result<(), Failure> {
+    let inputs = inputs_of(config, arguments)?;
     let mut letters = Letters::new(config, database, &arguments.filter);
+    letters.inputs = inputs.clone();
     let parked = if arguments.parked {
         0
     } else {
@@ -64,7 +69,7 @@ pub(super) async fn run(config: &Arc<Config>, database: &Database, arguments: &R
     let mut work = Work {
         database,
         wholes: Wholes::new(config),
-        decoder: config.decoder(),
+        decoder: Decoder::new(config.message.limits(), inputs),
         defined: HashSet::new(),
         is_said: false,
         done: Done::default(),
@@ -81,6 +86,15 @@ pub(super) async fn run(config: &Arc<Config>, database: &Database, arguments: &R
         work.done.report(arguments.dry_run, parked, work.max_attempts);
     }
     work.done.verdict(arguments.dry_run)
+}
+
+/// The inputs by which the letters are decoded.
+fn inputs_of(config: &Config, arguments: &Redrive) -> Result<Inputs, Failure> {
+    let inputs = config.inputs();
+    let (Some(name), Some(topic)) = (&arguments.as_input, &arguments.filter.topic) else { return Ok(inputs) };
+    let known = inputs.iter().map(|input| input.name.as_str()).collect::<Vec<_>>().join(", ");
+    let unknown = || Failure::Usage(format!("--as-input {name}: there is no input of this name; there are: {known}"));
+    inputs.reading_as(topic, name).ok_or_else(unknown)
 }
 
 struct Work<'a> {
@@ -105,6 +119,12 @@ impl Work<'_> {
             bar.inc((read - page.len()) as u64);
             let (mut waiting, mut bytes) = (Vec::new(), 0);
             for letter in page {
+                // Nothing was tried, so it is not an attempt.
+                if !self.decoder.inputs().can_decode(&letter.source) {
+                    *self.done.of_no_input.entry(letter.source.topic.clone()).or_default() += 1;
+                    bar.inc(1);
+                    continue;
+                }
                 let Some((letter, payload)) = self.complete(letter).await else {
                     bar.inc(1);
                     continue;

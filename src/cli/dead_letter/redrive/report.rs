@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::cli::Failure;
 use crate::cli::output::print_line;
 use crate::message::Rejected;
-use crate::telemetry::escaped;
+use crate::telemetry::{self, escaped};
 
 /// The result of a redrive, or of a dry run.
 #[derive(Debug, Default)]
@@ -24,6 +24,8 @@ pub(super) struct Done {
     pub(super) elsewhere: usize,
     pub(super) cut: usize,
     pub(super) skipped: usize,
+    /// Those of topics that no input reads, by topic.
+    pub(super) of_no_input: BTreeMap<String, usize>,
 }
 
 /// A letter that was rejected again.
@@ -107,12 +109,21 @@ impl Done {
             "parked_before": parked,
             "cut": self.cut,
             "elsewhere": self.elsewhere,
+            "of_no_input": self.of_no_input,
         })
     }
 
     /// Returns an error if this command has tried to write letters that are left.
     pub(super) fn verdict(&self, dry_run: bool) -> Result<(), Failure> {
         let verb = if dry_run { "would be" } else { "were" };
+        if let Some(topic) = self.of_no_input.keys().next() {
+            let topics = telemetry::list(self.of_no_input.keys().map(String::as_str));
+            let count: usize = self.of_no_input.values().sum();
+            return Err(Failure::Usage(format!(
+                "{count} dead letters {verb} left alone: no input reads their topics {topics}. Use the configuration of the \
+                 workers (--config FILE), add the topics to an [[input]], or name its input: --topic {topic} --as-input NAME"
+            )));
+        }
         match (self.rejected, self.cut) {
             (0, 0) => Ok(()),
             (rejected, 0) => Err(Failure::Rejected(format!("{rejected} dead letters {verb} rejected again"))),

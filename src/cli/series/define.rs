@@ -1,0 +1,98 @@
+//! `series create` and `series update`.
+
+use std::collections::BTreeMap;
+
+use clap::Args;
+use serde_json::Value;
+
+use crate::cli::Failure;
+use crate::cli::output::print_line;
+use crate::config::Config;
+use crate::database::Database;
+use crate::database::definition::{Defined, SeriesEdit};
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    series-ingest series create seattle-weather --name 'Seattle weather' --columns temp_max,wind --labels site=SEA,floor=2\n  \
+    series-ingest series update seattle-weather --description 'NOAA daily' --labels floor=\n\n\
+    The definition counts like a message series-create that is sent now: a later message replaces it, and an earlier one does \
+    not.")]
+pub(in crate::cli) struct Arguments {
+    /// The id of the series.
+    #[arg(value_name = "ID")]
+    id: String,
+    /// Its name; an empty one removes it.
+    #[arg(long, value_name = "TEXT")]
+    name: Option<String>,
+    /// Its description; an empty one removes it.
+    #[arg(long, value_name = "TEXT")]
+    description: Option<String>,
+    /// The name of its times.
+    #[arg(long, value_name = "NAME")]
+    time_column: Option<String>,
+    /// Its columns in their order, with commas; --columns may be given several times for names with commas.
+    #[arg(long, value_name = "NAME")]
+    columns: Vec<String>,
+    /// Labels, NAME=VALUE with commas, or several times; an empty value removes one. Numbers, true and false are stored as such.
+    #[arg(long, value_name = "NAME=VALUE", value_delimiter = ',', value_parser = parse_label)]
+    labels: Vec<(String, Option<Value>)>,
+}
+
+fn parse_label(text: &str) -> Result<(String, Option<Value>), String> {
+    let (name, value) = text.split_once('=').ok_or("expected NAME=VALUE")?;
+    if name.is_empty() {
+        return Err("expected a name before =".to_owned());
+    }
+    let value = match serde_json::from_str(value) {
+        Ok(scalar @ (Value::Number(_) | Value::Bool(_) | Value::String(_))) => Some(scalar),
+        _ if value.is_empty() => None,
+        _ => Some(value.into()),
+    };
+    Ok((name.to_owned(), value))
+}
+
+pub(super) async fn run(
+    config: &Config,
+    database: &Database,
+    arguments: Arguments,
+    creates: bool,
+) -> Result<(), Failure> {
+    let edit = edit(config, arguments)?;
+    match database.define(&edit, creates).await? {
+        Defined::Created => print_line(format_args!("{:?} is created", edit.id)),
+        Defined::Updated => print_line(format_args!("{:?} is updated", edit.id)),
+        Defined::Missing => {
+            let text = format!("there is no series {:?}: create it with `series create`", edit.id);
+            return Err(Failure::Usage(text));
+        }
+        Defined::Exists => {
+            let text = format!("the series {:?} is defined already: change it with `series update`", edit.id);
+            return Err(Failure::Usage(text));
+        }
+    }
+    Ok(())
+}
+
+/// The changes, if a message could have them.
+fn edit(config: &Config, arguments: Arguments) -> Result<SeriesEdit, Failure> {
+    let Arguments { id, name, description, time_column, columns, labels } = arguments;
+    let columns: Option<Vec<String>> = match &columns[..] {
+        [] => None,
+        [one] => Some(one.split(',').map(str::to_owned).collect()),
+        _ => Some(columns),
+    };
+    let limit = config.message.limits().max_name_bytes;
+    let names = std::iter::once(&id).chain(&time_column).chain(columns.iter().flatten());
+    for name in names.chain(labels.iter().map(|(name, _)| name)) {
+        if name.is_empty() || name.len() > limit || name.contains('\0') {
+            return Err(Failure::Usage(format!("{name:?} is not a name: it needs 1 to {limit} bytes, and no U+0000")));
+        }
+    }
+    let mut sorted: Vec<&String> = columns.iter().flatten().collect();
+    sorted.sort_unstable();
+    if let Some(twice) = sorted.windows(2).find(|pair| pair[0] == pair[1]) {
+        return Err(Failure::Usage(format!("the column {:?} is named twice", twice[0])));
+    }
+    let labels: BTreeMap<String, Option<Value>> = labels.into_iter().collect();
+    Ok(SeriesEdit { id, name, description, time_column, value_columns: columns, labels })
+}
