@@ -31,7 +31,7 @@ impl Definition {
         }
         object.insert("time_column".to_owned(), self.time_column.as_str().into());
         object.insert("value_columns".to_owned(), self.value_columns.clone().into());
-        // Other programs may store what is no object, and defines nothing.
+        // Other programs may store what is not an object, which defines nothing.
         let labels = self.labels.as_deref().and_then(|text| serde_json::from_str::<Value>(text).ok());
         if let Some(labels @ Value::Object(_)) = labels {
             object.insert("labels".to_owned(), labels);

@@ -88,7 +88,7 @@ impl Drop for WholeFile {
 /// Refuses a target that is there, unless it may be replaced.
 ///
 /// # Errors
-/// [`Error::Exists`]; or [`Error::Write`] if it cannot be looked for, or is no file.
+/// [`Error::Exists`]; or [`Error::Write`] if it cannot be looked for, or is not a file.
 pub fn refuse_existing(target: &Path, overwrite: bool) -> Result<(), Error> {
     match fs::symlink_metadata(target) {
         Ok(_) if !overwrite => Err(Error::Exists(target.to_owned())),

@@ -60,7 +60,7 @@ pub enum Error {
         column: String,
         /// The time, in microseconds since the Unix epoch.
         time_us: i64,
-        /// How many there are.
+        /// Their number.
         count: usize,
     },
     /// A time is not one that files can hold.

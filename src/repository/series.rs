@@ -129,7 +129,7 @@ fn definition(row: &tokio_postgres::Row) -> Definition {
         name: row.get(1),
         description: row.get(2),
         time_column: row.get(3),
-        // What is no array lists nothing.
+        // A text that is not an array lists nothing.
         value_columns: serde_json::from_str(columns).unwrap_or_default(),
         labels: row.get(5),
     }

@@ -41,7 +41,7 @@ pub(super) struct Decoder {
     names: Vec<String>,
     /// The rows of this window.
     pub(super) rows: usize,
-    /// The bytes of a row of which a part has come.
+    /// The bytes of an incomplete row.
     rest: Vec<u8>,
     is_begun: bool,
     /// The column of the last row, by its name as well.

@@ -70,7 +70,7 @@ pub enum Aggregate {
     Max,
     /// Their sum.
     Sum,
-    /// How many there are.
+    /// Their number.
     Count,
 }
 

@@ -97,11 +97,11 @@ async fn next_time(snapshot: &Snapshot, plan: &Plan, options: &Options, from: i6
     Ok(rows.first().and_then(|row| row.get(0)))
 }
 
-/// Chooses windows, of which each has about as many points as fit.
+/// Chooses windows with about as many points as fit.
 struct Windows<'a> {
     next: i64,
     end: i64,
-    /// How long the next window is to be.
+    /// Length of the next window.
     length: i64,
     /// Where chunks begin and end: a window that ends there reads no chunk for nothing.
     bounds: Vec<i64>,
