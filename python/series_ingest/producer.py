@@ -370,7 +370,7 @@ class _Delivery:
         """The messages without an answer that a broker may have.
 
         A message that was dropped from the queue may have been sent before: after a lost connection it is put there again.
-        Messages of one partition are sent in their order, and only some requests at a time, so those far enough behind the
+        Messages of one partition are sent in their order, and only some requests at a time, so those far enough after the
         first one without an answer were not sent.
         """
         if "partitioner" in self.settings:

@@ -144,7 +144,7 @@ def test_a_broker_that_goes_away_raises_an_error_with_exact_numbers(how, servers
     assert error.acknowledged_rows > 0 and error.unsent_rows > 0 and not error.is_unreachable
     proxy.cut()
     there = rows_in(servers, points_topic)
-    assert len(there) == len(set(there)), "none is there twice"
+    assert len(there) == len(set(there)), "there are no duplicates"
     # What is acknowledged is there, and what is not published is not.
     assert error.acknowledged_rows <= len(there) <= error.acknowledged_rows + error.uncertain_rows
     assert there == df.index.as_unit("us").asi8[: len(there)].tolist()
@@ -282,7 +282,7 @@ def test_arguments_are_checked_before_anything_is_published(arguments, error, sa
 
 
 def test_a_million_rows_are_published_with_bounded_memory(servers, topic):
-    """In a process of its own, whose memory at its highest is compared with that after the frame was made."""
+    """In its own process, whose memory at its highest is compared with that after the frame was made."""
     points_topic = topic()
     program = f"""if True:
         import resource, numpy as np, pandas as pd, series_ingest

@@ -91,16 +91,16 @@ def test_a_call_of_anything_else_is_refused_by_name(function, protocol, marker):
 
 @pytest.mark.parametrize("protocol", range(6))
 def test_what_is_hidden_in_a_frame_is_refused_by_name(protocol, marker):
-    bad = Call(os.system, f"touch {marker}")
+    hidden = Call(os.system, f"touch {marker}")
     frame = pd.DataFrame({"t": pd.date_range("2024", periods=1)})
     places = [
-        np.array([1, bad], dtype=object),
-        frame.assign(o=pd.Series([bad], dtype=object)),
-        pd.Series([1], index=pd.Index([bad], dtype=object)),
+        np.array([1, hidden], dtype=object),
+        frame.assign(o=pd.Series([hidden], dtype=object)),
+        pd.Series([1], index=pd.Index([hidden], dtype=object)),
     ]
     attributed = frame.copy()
-    attributed.attrs["note"] = bad
-    for place in [*places, attributed, {bad: 1}, (bad,), [bad], Call(dict, ()), Call(set, [1], state={"x": bad})]:
+    attributed.attrs["note"] = hidden
+    for place in [*places, attributed, {hidden: 1}, (hidden,), [hidden], Call(dict, ()), Call(set, [1], state={"x": hidden})]:
         error = refused(pickle.dumps({"s": place}, protocol=protocol), marker)
         assert error.name in (f"{os.system.__module__}.system", "builtins.dict"), error
 
