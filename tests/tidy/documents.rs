@@ -150,8 +150,19 @@ const NOT_IN_A_CLONE: &[&str] =
 
 #[test]
 fn paths_that_documents_name_exist() {
-    let folders =
-        ["benches/", "config/", "deploy/", "docs/", "examples/", "fuzz/", "migrations/", "python/", "scripts/", "src/", "tests/"];
+    let folders = [
+        "benches/",
+        "config/",
+        "deploy/",
+        "docs/",
+        "examples/",
+        "fuzz/",
+        "migrations/",
+        "python/",
+        "scripts/",
+        "src/",
+        "tests/",
+    ];
     let mut missing = Vec::new();
     let mut paths = 0;
     for (name, text) in documents() {
