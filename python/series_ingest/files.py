@@ -15,8 +15,10 @@ import pandas as pd
 
 from .frames import Wide
 
-# The key of the definition in the footer of a Parquet file.
-DEFINITION_KEY = "series-ingest"
+# The key of the definitions, a JSON array, in the footer of a Parquet file; `series-ingest points export` writes the same.
+DEFINITION_KEY = "series_ingest.series"
+# Next to a CSV file, the name of the file with the same array is that of the CSV file and this.
+DEFINITION_ENDING = ".series.json"
 _ROW_GROUP_ROWS = 131_072
 _CSV_ROWS = 100_000
 
@@ -66,8 +68,8 @@ def write(folder: Path, wide: Wide, defined: Mapping[str, Any], *, parquet: bool
         _whole(path, lambda partial: _write_parquet(partial, wide, defined))
         return path
     path = base.with_name(base.name + ".csv")
-    text = json.dumps(defined, ensure_ascii=False, indent=2) + "\n"
-    _whole(base.with_name(base.name + ".json"), lambda partial: partial.write_text(text, encoding="utf-8"))
+    text = json.dumps([defined], ensure_ascii=False, indent=2) + "\n"
+    _whole(path.with_name(path.name + DEFINITION_ENDING), lambda partial: partial.write_text(text, encoding="utf-8"))
     _whole(path, lambda partial: _write_csv(partial, wide))
     return path
 
@@ -91,7 +93,7 @@ def _write_parquet(path: Path, wide: Wide, defined: Mapping[str, Any]) -> None:
     table = pa.Table.from_pandas(wide.frame(), preserve_index=True)
     columns = [wide.time_column, *wide.columns]
     arrays = [table.column(wide.time_column), *(pa.array(values, from_pandas=True) for values in wide.values)]
-    metadata = {**(table.schema.metadata or {}), DEFINITION_KEY.encode(): json.dumps(defined, ensure_ascii=False).encode()}
+    metadata = {**(table.schema.metadata or {}), DEFINITION_KEY.encode(): json.dumps([defined], ensure_ascii=False).encode()}
     table = pa.table(dict(zip(columns, arrays))).replace_schema_metadata(metadata)
     pq.write_table(table, path, compression="zstd", row_group_size=_ROW_GROUP_ROWS)
 

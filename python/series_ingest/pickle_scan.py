@@ -298,7 +298,7 @@ class _Machine:
                 self.pop()
                 if not isinstance(self.top(), _Made):
                     what = self.top().name if isinstance(self.top(), _Name) else "a plain value"
-                    raise PickleRefused(f"the pickle sets attributes of {what}, which is not an object that it created")
+                    raise PickleRefused(f"the pickle sets attributes of {what}, which is not an object that it has made")
             case "STOP":
                 self.pop()
                 if stack:

@@ -41,7 +41,7 @@ def test_times_of_all_units_and_zones_are_the_same_instants(unit, zone):
 
 def test_a_change_of_daylight_saving_time_keeps_each_instant():
     index = pd.date_range("2024-10-26 22:00", periods=5, freq="h", tz="UTC").tz_convert("Europe/Berlin")
-    # 02:00 is a duplicate on that clock.
+    # That clock shows 02:00 on two occasions.
     assert [time.hour for time in index] == [0, 1, 2, 2, 3]
     first = microseconds_of("2024-10-26 22:00", "start")
     assert times_of(index) == [first + hour * 3_600_000_000 for hour in range(5)]

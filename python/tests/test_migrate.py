@@ -33,7 +33,7 @@ def test_a_store_is_written_to_files(path: Path, form: str, tmp_path: Path, caps
 
             frame = pd.read_parquet(tmp_path / f"{name}.parquet")
             metadata = pq.read_schema(tmp_path / f"{name}.parquet").metadata
-            defined = json.loads(metadata[files.DEFINITION_KEY.encode()])
+            [defined] = json.loads(metadata[files.DEFINITION_KEY.encode()])
         else:
             # Before pandas 3 the default is faster, and not exact.
             exact = {"float_precision": "round_trip"} if pd.__version__ < "3" else {}
@@ -41,7 +41,7 @@ def test_a_store_is_written_to_files(path: Path, form: str, tmp_path: Path, caps
             frame.index = pd.DatetimeIndex(pd.to_datetime(frame.index, utc=True, format="ISO8601")).as_unit("us").tz_convert("UTC")
             frame.index.name = "when"
             frame = frame.astype(float)
-            defined = json.loads((tmp_path / f"{name}.json").read_text())
+            [defined] = json.loads((tmp_path / f"{name}.csv.series.json").read_text())
         assert_frame_equal(frame, expected(name), check_exact=True, check_index_type=form == "parquet")
         assert (defined["id"], defined["time_column"], defined["value_columns"]) == (name, "when", list(expected(name).columns))
     assert not list(tmp_path.glob("*.partial"))
@@ -100,7 +100,12 @@ def test_a_series_that_fails_is_reported_and_the_others_are_moved(tmp_path: Path
     assert "[2/4] 'text' FAILED: row 0, column 'v': 'x' is of type" in said.err
     assert "[3/4] 'other' FAILED: the frame has no column 'other'" in said.err
     assert "2 of 4 series were moved" in said.out
-    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["last.csv", "last.json", "s.csv", "s.json"]
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == [
+        "last.csv",
+        "last.csv.series.json",
+        "s.csv",
+        "s.csv.series.json",
+    ]
     assert migrate.main([str(path), "--out", str(tmp_path / "some"), "--series", "s", "--series", "last"]) == migrate.OK
     assert migrate.main([str(path), "--dry-run", "--series", "nobody"]) == migrate.USAGE
 

@@ -58,8 +58,10 @@ def refused(data: bytes, marker: Path) -> PickleRefused:
     """The refusal of a pickle, by all the ways into the program; it has created nothing."""
     with pytest.raises(PickleRefused) as by_scan:
         scan(data)
-    with pytest.raises(PickleRefused):
+    # By the scan, before anything is loaded.
+    with pytest.raises(PickleRefused) as by_load:
         load_store(data)
+    assert str(by_load.value) == str(by_scan.value)
     path = marker.with_name("storage.pkl")
     path.write_bytes(data)
     assert migrate.main([str(path), "--out", str(marker.with_name("out"))]) == migrate.REFUSED

@@ -67,6 +67,8 @@ def test_a_series_is_saved_found_replaced_and_deleted(servers, series, repositor
         found = await repository.find_by_id(series)
         assert_same(found, second)
         assert found.labels == {"site": "a"}
+        points = "select count(*) from time_series_data_points where time_series_id = %s"
+        assert servers.query(points, series) == [(2000,)], "those of the first are deleted"
         assert series in {one.id for one in await repository.find_all()}
         assert await repository.delete(series) and not await repository.delete(series)
         assert not await repository.exists(series) and await repository.find_by_id(series) is None
