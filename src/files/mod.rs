@@ -1,6 +1,6 @@
 //! Files of series and points: CSV, JSON lines, Parquet and Arrow. Knows nothing of the database.
 //!
-//! - [`write`]: batches of rows into a file of any of the formats.
+//! - [`mod@write`]: batches of rows into a file of any of the formats.
 //! - [`whole`]: files that appear whole or not at all.
 //! - `definition`: what is known of a series.
 
