@@ -197,7 +197,12 @@ async fn points_in_thousands_of_chunks_are_written_in_parts_and_a_message_of_as_
     assert_eq!(reason, "rejected_by_database");
     assert!(detail.contains("SQLSTATE 53200") && detail.contains("in 2000 chunks"), "{detail}");
     drop(worker);
-    let redrive = |fixture: &Fixture| text(&run(&fixture.environment(), &["dead-letter", "redrive"]));
+    // Two thousand chunks in one statement take a loaded machine longer than the default timeout.
+    let patient = ("SERIES_INGEST__DATABASE__STATEMENT_TIMEOUT_MS".to_owned(), "300000".to_owned());
+    let redrive = |fixture: &Fixture| {
+        let environment = [fixture.environment(), vec![patient.clone()]].concat();
+        text(&run(&environment, &["dead-letter", "redrive"]))
+    };
     let printed = redrive(&fixture);
     assert!(printed.contains("1 rejected again"), "{printed}");
     // With more locks it is written, and the table can be read as a whole.
