@@ -211,7 +211,10 @@ async fn a_batch_of_refused_messages_alone_ends_in_many_transactions() {
         fixture.producer.send(&fixture.points_topic, 0, "s", Some(one_row));
     }
     publish_with_refused(&fixture, &mut published, 10, &[]);
-    let worker = fixture.worker(&[("SERIES_INGEST__BATCH__LINGER_MS", "10000")]);
+    // A topic of which nothing was accepted would be paused.
+    let settings =
+        [("SERIES_INGEST__BATCH__LINGER_MS", "10000"), ("SERIES_INGEST__MESSAGE__REJECTIONS_BEFORE_PAUSE", "0")];
+    let worker = fixture.worker(&settings);
     // With another trigger each message takes 10 ms.
     fixture.until_applied(300).await;
     assert_refused(&fixture, &published, &(0..MESSAGES).collect::<Vec<_>>()).await;

@@ -129,7 +129,8 @@ impl Database {
                 Ok(done)
             }
             Err(failure) => {
-                if failure.leaves_the_connection() {
+                // Of a canceled transaction the locks must be free, too, before the next attempt: it skips locked letters.
+                if failure.leaves_the_connection() || failure.is_canceled() {
                     session.roll_back().await;
                 }
                 Err(failure)
