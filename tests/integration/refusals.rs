@@ -211,7 +211,7 @@ async fn a_batch_of_refused_messages_alone_ends_in_many_transactions() {
         fixture.producer.send(&fixture.points_topic, 0, "s", Some(one_row));
     }
     publish_with_refused(&fixture, &mut published, 10, &[]);
-    // A topic of which nothing was accepted would be paused.
+    // A topic without an accepted message would be paused.
     let settings =
         [("SERIES_INGEST__BATCH__LINGER_MS", "10000"), ("SERIES_INGEST__MESSAGE__REJECTIONS_BEFORE_PAUSE", "0")];
     let worker = fixture.worker(&settings);
