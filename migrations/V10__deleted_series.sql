@@ -36,12 +36,11 @@ create function ingest_check_deleted(
 language plpgsql volatile as $$
 begin
     if exists (
-        select from ingest_series_tombstone as deleted
-        where deleted.series_id = any (p_ids) and deleted.message_ms >= p_oldest_ms and not exists (
+        select from ingest_series_tombstones(p_ids) as deleted
+        where deleted.message_ms >= p_oldest_ms and not exists (
             select from unnest(p_known_ids, p_known_before_us, p_known_ms) as known (id, before_us, message_ms)
             where known.id = deleted.series_id and known.message_ms = deleted.message_ms
-                and known.before_us is not distinct from
-                    case when isfinite(deleted.before_time) then (extract(epoch from deleted.before_time) * 1000000)::bigint end))
+                and known.before_us is not distinct from deleted.before_us))
     then
         raise exception using errcode = 'IC012', message = 'a series of these messages was deleted after they were sent';
     end if;
@@ -171,17 +170,7 @@ begin
     return series_deleted;
 end $$;
 
--- As at the end of V2.
-do $$
-declare
-    function_name text;
-begin
-    foreach function_name in array array[
-        'ingest_delete_series', 'ingest_series_tombstones', 'ingest_check_deleted', 'ingest_writers', 'ingest_chunk_windows',
-        'ingest_delete_points', 'ingest_payload_series', 'ingest_delete_dead_letters', 'ingest_finish_deletion'
-    ] loop
-        execute format(
-            'alter function %I security definer set search_path = %I, pg_temp', function_name, current_schema());
-        execute format('revoke all on function %I from public', function_name);
-    end loop;
-end $$;
+select ingest_secure_functions(array[
+    'ingest_delete_series', 'ingest_series_tombstones', 'ingest_check_deleted', 'ingest_writers', 'ingest_chunk_windows',
+    'ingest_delete_points', 'ingest_payload_series', 'ingest_delete_dead_letters', 'ingest_finish_deletion'
+]);

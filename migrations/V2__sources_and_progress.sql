@@ -210,18 +210,23 @@ begin
     end loop;
 end $$;
 
--- The worker's role needs no right on the tables that these functions change: they run with their owner's rights. If they had
--- the caller's search_path, they could be made to use the caller's tables: it is fixed to this schema.
-do $$
+-- Lets functions run with their owner's rights, so that the worker's role needs no right on the tables that they change. If they
+-- had the caller's search_path, they could be made to use the caller's tables: it is fixed to this schema.
+create function ingest_secure_functions(p_names text[]) returns void
+language plpgsql as $$
 declare
     function_name text;
 begin
-    foreach function_name in array array[
-        'ingest_source_key', 'ingest_source_number', 'ingest_accept_sources', 'ingest_start', 'ingest_probe', 'ingest_cover', 'ingest_next_offsets',
-        'ingest_claim', 'ingest_claim_missing'
-    ] loop
+    foreach function_name in array p_names loop
         execute format(
             'alter function %I security definer set search_path = %I, pg_temp', function_name, current_schema());
         execute format('revoke all on function %I from public', function_name);
     end loop;
 end $$;
+
+revoke all on function ingest_secure_functions from public;
+
+select ingest_secure_functions(array[
+    'ingest_source_key', 'ingest_source_number', 'ingest_accept_sources', 'ingest_start', 'ingest_probe', 'ingest_cover',
+    'ingest_next_offsets', 'ingest_claim', 'ingest_claim_missing'
+]);

@@ -79,14 +79,4 @@ begin
     end loop;
 end $$;
 
--- As at the end of V2.
-do $$
-declare
-    function_name text;
-begin
-    foreach function_name in array array['ingest_record_gap', 'ingest_claim_journaled'] loop
-        execute format(
-            'alter function %I security definer set search_path = %I, pg_temp', function_name, current_schema());
-        execute format('revoke all on function %I from public', function_name);
-    end loop;
-end $$;
+select ingest_secure_functions(array['ingest_record_gap', 'ingest_claim_journaled']);

@@ -194,17 +194,7 @@ language sql as $$
     update ingest_dead_letter set to_publish = false where id = any (p_ids)
 $$;
 
--- As at the end of V2.
-do $$
-declare
-    function_name text;
-begin
-    foreach function_name in array array[
-        'ingest_maintain_dead_letter_count', 'ingest_dead_letter_capacity', 'ingest_acceptance', 'ingest_add_dead_letters',
-        'ingest_count_dead_letters', 'ingest_dead_letters_to_publish', 'ingest_mark_dead_letters_published'
-    ] loop
-        execute format(
-            'alter function %I security definer set search_path = %I, pg_temp', function_name, current_schema());
-        execute format('revoke all on function %I from public', function_name);
-    end loop;
-end $$;
+select ingest_secure_functions(array[
+    'ingest_maintain_dead_letter_count', 'ingest_dead_letter_capacity', 'ingest_acceptance', 'ingest_add_dead_letters',
+    'ingest_count_dead_letters', 'ingest_dead_letters_to_publish', 'ingest_mark_dead_letters_published'
+]);

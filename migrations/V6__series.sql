@@ -343,17 +343,7 @@ end $$;
 create trigger ingest_series_truncated after truncate on time_series_metadata
     for each statement execute function ingest_series_truncated();
 
--- As at the end of V2.
-do $$
-declare
-    function_name text;
-begin
-    foreach function_name in array array[
-        'ingest_series_changes', 'ingest_parse_columns', 'ingest_lock_or_create_series', 'ingest_parse_definitions',
-        'ingest_define_series', 'ingest_ensure_series', 'ingest_columns_changed', 'ingest_series_removed', 'ingest_series_truncated'
-    ] loop
-        execute format(
-            'alter function %I security definer set search_path = %I, pg_temp', function_name, current_schema());
-        execute format('revoke all on function %I from public', function_name);
-    end loop;
-end $$;
+select ingest_secure_functions(array[
+    'ingest_series_changes', 'ingest_parse_columns', 'ingest_lock_or_create_series', 'ingest_parse_definitions',
+    'ingest_define_series', 'ingest_ensure_series', 'ingest_columns_changed', 'ingest_series_removed', 'ingest_series_truncated'
+]);

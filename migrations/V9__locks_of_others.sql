@@ -118,14 +118,4 @@ language sql as $$
     group by 1, 2, 3, 4, 5, 6, 7
 $$;
 
--- As at the end of V2.
-do $$
-declare
-    function_name text;
-begin
-    foreach function_name in array array['ingest_locked_series', 'ingest_locked_partitions', 'ingest_lock_waits'] loop
-        execute format(
-            'alter function %I security definer set search_path = %I, pg_temp', function_name, current_schema());
-        execute format('revoke all on function %I from public', function_name);
-    end loop;
-end $$;
+select ingest_secure_functions(array['ingest_locked_series', 'ingest_locked_partitions', 'ingest_lock_waits']);

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinHandle;
 
 use super::Failure;
 
@@ -59,18 +60,30 @@ impl Interrupts {
     }
 }
 
+/// Runs work on its own task, so that a signal is handled even while the work blocks its thread. Returns its result, and the
+/// task, which goes on if a signal has come.
+///
+/// # Errors
+/// If the system refuses the handling of signals.
+pub(super) async fn on_its_task(
+    work: impl Future<Output = Result<(), Failure>> + Send + 'static,
+) -> io::Result<(Result<(), Failure>, JoinHandle<Result<(), Failure>>)> {
+    let mut interrupts = Interrupts::listen()?;
+    let mut task = tokio::spawn(work);
+    let ended = async { (&mut task).await.map_err(|error| Failure::Internal(error.to_string()))? };
+    let result = interrupts.or_work(ended).await;
+    Ok((result, task))
+}
+
 /// Runs work that removes what it has begun when it is dropped; a signal ends it, and waits for that.
 pub(super) async fn to_its_end(
     work: impl Future<Output = Result<(), Failure>> + Send + 'static,
 ) -> Result<(), Failure> {
-    let mut interrupts = Interrupts::listen()?;
-    let mut work = tokio::spawn(work);
-    let ended = async { (&mut work).await.map_err(|error| Failure::Internal(error.to_string()))? };
-    let result = interrupts.or_work(ended).await;
+    let (result, task) = on_its_task(work).await?;
     if let Err(Failure::Interrupted { .. }) = result {
-        work.abort();
+        task.abort();
         // It may be at a write that does not return.
-        drop(tokio::time::timeout(CLEAN_UP_LIMIT, work).await);
+        drop(tokio::time::timeout(CLEAN_UP_LIMIT, task).await);
     }
     result
 }

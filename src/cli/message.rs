@@ -7,9 +7,9 @@ use std::sync::Arc;
 use clap::Subcommand;
 use serde_json::{Value, json};
 
-use super::Failure;
 use super::output::{print, print_line};
 use super::topic::{point, time};
+use super::{Failure, name_and_value};
 use crate::config::Config;
 use crate::input::{Input, TopicPattern};
 use crate::message::{Message, Points, Rejected};
@@ -42,7 +42,7 @@ pub(super) enum Command {
         #[arg(long, value_name = "KEY")]
         key: Option<String>,
         /// A header of the messages; may be given several times.
-        #[arg(long, value_name = "NAME=VALUE", value_parser = header)]
+        #[arg(long, value_name = "NAME=VALUE", value_parser = name_and_value)]
         header: Vec<(String, String)>,
         /// A JSON object for each message.
         #[arg(long)]
@@ -80,12 +80,6 @@ pub(super) fn run(config: &Config, command: Command) -> Result<(), Failure> {
         0 => Ok(()),
         count => Err(Failure::Rejected(format!("{count} of {} messages would be rejected", checker.checked))),
     }
-}
-
-/// Reads a header of the command line.
-fn header(text: &str) -> Result<(String, String), String> {
-    let (name, value) = text.split_once('=').ok_or("expected NAME=VALUE")?;
-    Ok((name.to_owned(), value.to_owned()))
 }
 
 /// The topic whose messages these are to be.

@@ -32,7 +32,7 @@ use crate::database::schema::SchemaError;
 use crate::database::{self, Class, Database};
 use crate::telemetry::logging;
 use crate::{kafka, pipeline};
-use interrupt::{Interrupts, to_its_end};
+use interrupt::{on_its_task, to_its_end};
 use output::{print, print_line};
 
 /// Writes time series points from Kafka into TimescaleDB, exactly once.
@@ -299,11 +299,7 @@ impl Cli {
                 Command::Bench(arguments) => bench::run(config, self.config, arguments).await,
                 Command::Points(command) if command.cleans_up() => to_its_end(points::run(config, command)).await,
                 command => {
-                    let mut interrupts = Interrupts::listen()?;
-                    // On its own task, so that a signal is handled even while the command blocks its thread.
-                    let command = tokio::spawn(command.run_to_its_end(config));
-                    let ended = async { command.await.map_err(|error| Failure::Internal(error.to_string()))? };
-                    let result = interrupts.or_work(ended).await;
+                    let (result, _) = on_its_task(command.run_to_its_end(config)).await?;
                     if let Err(Failure::Interrupted { .. }) = result {
                         output::complain(Level::WARN, "what was committed stays; run the command again for the rest");
                     }
@@ -351,6 +347,12 @@ async fn saying_waits<T>(database: &Database, work: impl Future<Output = T>) -> 
 
 fn say_wait(wait: &str) {
     output::complain(Level::WARN, wait);
+}
+
+/// The two parts of a NAME=VALUE of the command line.
+fn name_and_value(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("expected NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
 }
 
 /// A progress bar over `length` things, shown if standard error is a terminal.

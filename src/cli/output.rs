@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::fd::AsFd as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{LazyLock, OnceLock};
 
 use jiff::Timestamp;
@@ -14,6 +14,8 @@ use tracing::Level;
 
 use super::Failure;
 use crate::config::LogFormat;
+use crate::files;
+use crate::files::whole::WholeFile;
 use crate::telemetry::logging;
 
 /// Standard output. The standard library's own handle treats a descriptor that cannot be written as a success.
@@ -116,22 +118,12 @@ pub(super) fn write_file(path: &Path, text: &str) -> Result<(), Failure> {
             .and_then(|mut file| file.write_all(text.as_bytes()))
             .map_err(failed);
     }
-    let mut name = target.clone().into_os_string();
-    name.push(format!(".{}.part", std::process::id()));
-    let part = PathBuf::from(name);
     let replace = || {
-        let mut file = File::create(&part)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        std::fs::rename(&part, &target)?;
-        let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty());
-        File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+        let mut file = WholeFile::create(&target, true)?;
+        file.write_all(text.as_bytes()).map_err(|error| files::Error::Write { path: target.clone(), error })?;
+        file.finish()
     };
-    replace().map_err(|error| {
-        // An incomplete file is of no use, if it exists.
-        drop(std::fs::remove_file(&part));
-        failed(error)
-    })
+    Ok(replace()?)
 }
 
 /// Sets the format of error messages to that of log lines.

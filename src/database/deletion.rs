@@ -6,11 +6,14 @@
 
 use std::time::{Duration, Instant};
 
+use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
 use tracing::debug;
 
-use super::connection::session::Session;
 use super::connection::step::Step;
 use super::{Class, Database, Error};
+
+type Parameter<'a> = &'a (dyn ToSql + Sync);
 
 /// Timeout for transactions that may not have seen the tombstone.
 const WRITERS_TIMEOUT: Duration = Duration::from_secs(60);
@@ -20,8 +23,8 @@ const WRITERS_INTERVAL: Duration = Duration::from_millis(20);
 const STEP_TIME: Duration = Duration::from_millis(250);
 /// Points that the first transaction deletes, and the least and most that later ones do.
 const STEP_POINTS: (i32, i32, i32) = (5_000, 500, 200_000);
-/// Points that may be left to the transaction that deletes the row of the series.
-const MAX_LEFT: i64 = 5_000;
+/// Maximum number of points of a round after which the rest is left to the transaction that deletes the row of the series.
+const MAX_LEFT: u64 = 5_000;
 /// Number of times that points are deleted again because others came meanwhile.
 const MAX_ROUNDS: usize = 20;
 /// Number of times that a step is repeated while other transactions are in the way, and the pause before each.
@@ -53,11 +56,12 @@ impl Database {
     /// # Errors
     /// If the database does not answer, or this role may not do it.
     pub async fn begin_deletions(&self, series: &[&str], before_us: Option<i64>) -> Result<(), Error> {
-        let sql =
-            "select ingest_delete_series($1, coalesce(timestamptz 'epoch' + $2::bigint * interval '1 microsecond',
-                       'infinity'), array_fill(null::bigint, array[cardinality($1::text[])]))";
+        let sql = format!(
+            "select ingest_delete_series($1, {}, array_fill(null::bigint, array[cardinality($1::text[])]))",
+            before("$2")
+        );
         let mut session = self.session().await?;
-        session.query(Step::Other("record a deletion"), sql, &[&series, &before_us]).await.map(drop)
+        session.query(Step::Other("record a deletion"), &sql, &[&series, &before_us]).await.map(drop)
     }
 
     /// The deletions that are not completed, oldest first.
@@ -87,10 +91,12 @@ impl Database {
     /// # Errors
     /// If the database does not answer.
     pub async fn points_to_delete(&self, deletion: &Deletion) -> Result<i64, Error> {
-        let sql = "select count(*) from time_series_data_points where time_series_id = $1 and \"timestamp\" < \
-                       coalesce(timestamptz 'epoch' + $2::bigint * interval '1 microsecond', 'infinity')";
-        let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 2] = [&deletion.series, &deletion.before_us];
-        let rows = self.session().await?.query(Step::Other("count points"), sql, &parameters).await?;
+        let sql = format!(
+            "select count(*) from time_series_data_points where time_series_id = $1 and \"timestamp\" < {}",
+            before("$2")
+        );
+        let parameters: [Parameter<'_>; 2] = [&deletion.series, &deletion.before_us];
+        let rows = self.session().await?.query(Step::Other("count points"), &sql, &parameters).await?;
         Ok(rows.first().map_or(0, |row| row.get(0)))
     }
 
@@ -110,8 +116,10 @@ impl Database {
         let mut deleted = Deleted::default();
         self.wait_for_writers(deletion).await?;
         for _ in 0..MAX_ROUNDS {
-            deleted.points += self.delete_points(deletion, &on_points).await?;
-            if deletion.before_us.is_some() || self.points_left(deletion).await? <= MAX_LEFT {
+            let points = self.delete_points(deletion, &on_points).await?;
+            deleted.points += points;
+            // During a round that had few points, few came.
+            if deletion.before_us.is_some() || points <= MAX_LEFT {
                 break;
             }
         }
@@ -154,12 +162,12 @@ impl Database {
 
     /// Deletes the points chunk by chunk; returns their number.
     async fn delete_points(&self, deletion: &Deletion, on_points: &impl Fn(u64)) -> Result<u64, Error> {
-        let sql = "select from_time::text, least(until_time, before)::text
-                   from ingest_chunk_windows(),
-                       coalesce(timestamptz 'epoch' + $1::bigint * interval '1 microsecond', 'infinity') as before
-                   where from_time < before order by from_time";
-        let mut session = self.session().await?;
-        let rows = session.query(Step::Other("look for chunks"), sql, &[&deletion.before_us]).await?;
+        let sql = format!(
+            "select from_time::text, least(until_time, before)::text from ingest_chunk_windows(), {} as before
+             where from_time < before order by from_time",
+            before("$1")
+        );
+        let rows = self.session().await?.query(Step::Other("look for chunks"), &sql, &[&deletion.before_us]).await?;
         let mut total = 0;
         let mut limit = STEP_POINTS.0;
         for row in rows {
@@ -167,7 +175,7 @@ impl Database {
             let mut place: (Option<String>, Option<String>) = (None, None);
             loop {
                 let begun = Instant::now();
-                let (points, next) = self.delete_step(&mut session, deletion, &window, &place, limit).await?;
+                let (points, next) = self.delete_step(deletion, &window, &place, limit).await?;
                 total += points;
                 on_points(points);
                 limit = next_limit(limit, begun.elapsed());
@@ -183,7 +191,6 @@ impl Database {
     /// Deletes some points of a window in one transaction, and returns their number and the place of the last.
     async fn delete_step(
         &self,
-        session: &mut Session,
         deletion: &Deletion,
         (from, until): &(String, String),
         (column, time): &(Option<String>, Option<String>),
@@ -191,35 +198,9 @@ impl Database {
     ) -> Result<(u64, (Option<String>, Option<String>)), Error> {
         let sql = "select deleted, p_column, p_time::text from ingest_delete_points(
                        $1, $2::text::timestamptz, $3::text::timestamptz, $4, $5, $6::text::timestamptz)";
-        for retry in 0.. {
-            let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 6] =
-                [&deletion.series, from, until, &limit, column, time];
-            match session.query(Step::Other("delete points"), sql, &parameters).await {
-                Ok(rows) => {
-                    let row = rows.first().ok_or_else(|| Error::Unexpected("nothing was returned".to_owned()))?;
-                    return Ok((row.get::<_, i64>(0).unsigned_abs(), (row.get(1), row.get(2))));
-                }
-                Err(failure) if failure.class() == Class::Retry && retry < RETRIES.0 => {
-                    debug!(%failure, "another transaction was in the way of a deletion");
-                    tokio::time::sleep(RETRIES.1).await;
-                    *session = self.session().await?;
-                }
-                Err(failure) => return Err(failure),
-            }
-        }
-        unreachable!("it is retried until it returns")
-    }
-
-    /// Number of points that came meanwhile, or a little more than may be left.
-    async fn points_left(&self, deletion: &Deletion) -> Result<i64, Error> {
-        let sql = "select count(*) from (
-                       select from time_series_data_points where time_series_id = $1 limit $2) as counted";
-        let rows = self
-            .session()
-            .await?
-            .query(Step::Other("look for points"), sql, &[&deletion.series, &(MAX_LEFT + 1)])
-            .await?;
-        Ok(rows.first().map_or(0, |row| row.get(0)))
+        let parameters: [Parameter<'_>; 6] = [&deletion.series, from, until, &limit, column, time];
+        let row = self.query_with_retries(Step::Other("delete points"), sql, &parameters).await?;
+        Ok((row.get::<_, i64>(0).unsigned_abs(), (row.get(1), row.get(2))))
     }
 
     async fn delete_dead_letters(&self, deletion: &Deletion) -> Result<u64, Error> {
@@ -233,26 +214,39 @@ impl Database {
     }
 
     async fn finish_deletion(&self, deletion: &Deletion, until_now: bool) -> Result<bool, Error> {
-        let sql =
-            "select ingest_finish_deletion($1, coalesce(timestamptz 'epoch' + $2::bigint * interval '1 microsecond',
-                       'infinity'), $3)
-                   from (select set_config('lock_timeout', '500ms', true) as is_set offset 0) as wait
-                   where is_set is not null";
-        for retry in 0.. {
-            let mut session = self.session().await?;
-            let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 3] =
-                [&deletion.series, &deletion.before_us, &until_now];
-            match session.query(Step::Other("delete the row of a series"), sql, &parameters).await {
-                Ok(rows) => return Ok(rows.first().is_some_and(|row| row.get(0))),
-                Err(failure) if failure.class() == Class::Retry && retry < RETRIES.0 => {
+        let sql = format!(
+            "select ingest_finish_deletion($1, {}, $3)
+             from (select set_config('lock_timeout', '500ms', true) as is_set offset 0) as wait where is_set is not null",
+            before("$2")
+        );
+        let parameters: [Parameter<'_>; 3] = [&deletion.series, &deletion.before_us, &until_now];
+        let row = self.query_with_retries(Step::Other("delete the row of a series"), &sql, &parameters).await?;
+        Ok(row.get(0))
+    }
+
+    /// Runs a statement that returns a row, again if another transaction is in the way.
+    async fn query_with_retries(&self, step: Step, sql: &str, parameters: &[Parameter<'_>]) -> Result<Row, Error> {
+        let mut retries = 0;
+        loop {
+            match self.session().await?.query(step, sql, parameters).await {
+                Ok(rows) => {
+                    let row = rows.into_iter().next();
+                    return row.ok_or_else(|| Error::Unexpected(format!("{} returns nothing", step.as_str())));
+                }
+                Err(failure) if failure.class() == Class::Retry && retries < RETRIES.0 => {
                     debug!(%failure, "another transaction was in the way of a deletion");
                     tokio::time::sleep(RETRIES.1).await;
+                    retries += 1;
                 }
                 Err(failure) => return Err(failure),
             }
         }
-        unreachable!("it is retried until it returns")
     }
+}
+
+/// The time before which points are deleted, in SQL, from a parameter in microseconds since the Unix epoch or NULL.
+fn before(parameter: &str) -> String {
+    format!("coalesce(timestamptz 'epoch' + {parameter}::bigint * interval '1 microsecond', 'infinity')")
 }
 
 /// Points of the next step, if this many took so long.

@@ -233,7 +233,12 @@ async fn a_series_is_deleted_alongside_three_writers() {
 #[tokio::test(flavor = "multi_thread")]
 async fn messages_delete_series_and_later_ones_create_them_again() {
     let Some(fixture) = Fixture::new("deleted_by_message", 1).await else { return };
-    let settings = [("SERIES_INGEST__SERIES__TOMBSTONES", "delete"), ("SERIES_INGEST__BATCH__LINGER_MS", "1")];
+    let (role, url) = fixture.worker_role("").await;
+    let settings = [
+        ("DATABASE_URL", url.as_str()),
+        ("SERIES_INGEST__SERIES__TOMBSTONES", "delete"),
+        ("SERIES_INGEST__BATCH__LINGER_MS", "1"),
+    ];
     let worker = fixture.worker(&settings);
     for series in ["gone", "by-key", "stays"] {
         let payload = format!(r#"{{"id":"{series}","name":"first","value_columns":["c"]}}"#);
@@ -277,7 +282,7 @@ async fn messages_delete_series_and_later_ones_create_them_again() {
     until(60, "the later definition is applied", async || fixture.count(name).await == 1).await;
     assert_eq!(fixture.count(ROWS_OF_GONE).await, 0);
     drop(worker);
-    fixture.remove().await;
+    fixture.remove_with_role(&role).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

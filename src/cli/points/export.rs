@@ -11,12 +11,12 @@ use super::parts::Parts;
 use super::targets::{Target, Targets};
 use crate::cli::output::{complain, print_line};
 use crate::cli::times::{parse_length, parse_time};
-use crate::cli::{Failure, progress_bar, signals};
+use crate::cli::{Failure, name_and_value, progress_bar, signals};
 use crate::config::Config;
+use crate::files::Definition;
 use crate::files::write::{Compression, Format, Head};
-use crate::files::{self, Definition};
-use crate::repository::export::{Aggregate, Bucket, Duplicates, Form, Options, Part, Plan, estimate, read};
-use crate::repository::{self, Glob, Selection, Snapshot};
+use crate::repository::export::{Aggregate, Bucket, Duplicates, Form, Options, Part, Plan, plan, read};
+use crate::repository::{Glob, Selection, Snapshot};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
@@ -124,8 +124,8 @@ enum AggregateArgument {
 }
 
 fn label(text: &str) -> Result<(String, String), String> {
-    let (name, value) = text.split_once('=').filter(|(name, _)| !name.is_empty()).ok_or("expected NAME=VALUE")?;
-    Ok((name.to_owned(), value.to_owned()))
+    name_and_value(text)
+        .and_then(|pair| if pair.0.is_empty() { Err("expected NAME=VALUE".to_owned()) } else { Ok(pair) })
 }
 
 impl Arguments {
@@ -267,10 +267,8 @@ impl Export {
     }
 
     async fn plan(&self, definition: Definition) -> Result<Plan, Failure> {
-        let plan = Plan::new(&self.snapshot, definition, &self.options).await?;
-        if !self.bar.is_hidden() {
-            self.bar.inc_length(estimate(&self.snapshot, &plan).await?);
-        }
+        let plan = plan(&self.snapshot, definition, &self.options).await?;
+        self.bar.inc_length(plan.expected_points);
         Ok(plan)
     }
 
@@ -285,12 +283,11 @@ impl Export {
             plans.push(self.plan(definition).await?);
         }
         let Some(first) = plans.first() else { return Ok(()) };
-        let path = match &self.targets.target {
-            Target::File(path) => Some(path.clone()),
-            Target::Output | Target::Folder(_) => None,
-        };
         let head = self.head(first, plans.iter().map(|plan| plan.definition.clone()).collect());
-        let mut writer = self.targets.open(path.as_deref(), &head)?;
+        let (mut writer, name) = match &self.targets.target {
+            Target::File(path) => (self.targets.open_file(path, &head)?, path.display().to_string()),
+            Target::Output | Target::Folder(_) => (self.targets.open_output(&head)?, "-".to_owned()),
+        };
         let (mut rows, mut points) = (0, 0);
         for plan in &plans {
             let progress = |read| self.bar.set_position(points + read);
@@ -300,7 +297,6 @@ impl Export {
             points += done.points;
         }
         writer.finish()?;
-        let name = path.map_or_else(|| "-".to_owned(), |path| path.display().to_string());
         self.wrote(&name, plans.len(), rows);
         Ok(())
     }
@@ -321,22 +317,14 @@ impl Export {
                 parts.begin(&self.targets, &plan.definition.id, None)?;
             }
             let progress = |read| self.bar.set_position(points + read);
-            let mut failure = None;
-            let take = &mut |batch: &arrow_array::RecordBatch| {
-                parts.write(&self.targets, &plan.definition.id, self.options.part, batch).map_err(|error| {
-                    let refused = files::Error::Format(error.to_string());
-                    failure = Some(error);
-                    repository::Error::from(refused)
-                })
-            };
-            let read = read(&self.snapshot, &plan, &self.options, take, &progress).await;
-            let ended = match (failure, read) {
-                (Some(failure), _) => Err(failure),
-                (None, Ok(read)) => {
+            let take =
+                &mut |batch: &_| Ok(parts.write(&self.targets, &plan.definition.id, self.options.part, batch)?);
+            let ended = match read(&self.snapshot, &plan, &self.options, take, &progress).await {
+                Ok(read) => {
                     points += read.points;
-                    parts.end()
+                    parts.end().map_err(Failure::from)
                 }
-                (None, Err(error)) => Err(error.into()),
+                Err(error) => Err(error.into()),
             };
             for (path, rows) in std::mem::take(&mut parts.done) {
                 self.wrote(&path.display().to_string(), 1, rows);

@@ -6,7 +6,7 @@ use arrow_array::RecordBatch;
 use jiff::Timestamp;
 
 use super::targets::Targets;
-use crate::cli::Failure;
+use crate::files;
 use crate::files::write::{Head, Writer};
 use crate::repository::export::{Part, first_time, part_start};
 
@@ -20,11 +20,16 @@ pub(super) struct Parts<'a> {
 }
 
 impl Parts<'_> {
-    pub(super) fn begin(&mut self, targets: &Targets, series: &str, part: Option<(Part, i64)>) -> Result<(), Failure> {
+    pub(super) fn begin(
+        &mut self,
+        targets: &Targets,
+        series: &str,
+        part: Option<(Part, i64)>,
+    ) -> Result<(), files::Error> {
         let name = part.map(|(part, start)| part_name(part, start));
         let path = targets.path_in(self.folder, series, name.as_deref());
         targets.refuse_existing(&path)?;
-        let writer = targets.open(Some(&path), &self.head)?;
+        let writer = targets.open_file(&path, &self.head)?;
         self.open = Some((part.map(|(_, start)| start), path, writer, 0));
         Ok(())
     }
@@ -35,7 +40,7 @@ impl Parts<'_> {
         series: &str,
         part: Option<Part>,
         batch: &RecordBatch,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), files::Error> {
         let start = part.and_then(|part| Some((part, part_start(part, first_time(batch)?))));
         let is_open = self.open.as_ref().is_some_and(|(open, ..)| *open == start.map(|(_, start)| start));
         if !is_open {
@@ -49,7 +54,7 @@ impl Parts<'_> {
         Ok(())
     }
 
-    pub(super) fn end(&mut self) -> Result<(), Failure> {
+    pub(super) fn end(&mut self) -> Result<(), files::Error> {
         if let Some((_, path, writer, rows)) = self.open.take() {
             writer.finish()?;
             self.done.push((path, rows));

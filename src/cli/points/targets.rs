@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest as _, Sha256};
 
 use crate::cli::{Failure, output};
+use crate::files;
 use crate::files::whole::{WholeFile, refuse_existing, with_ending};
 use crate::files::write::{Compression, Format, Head, Sink, Writer};
 
@@ -87,7 +88,7 @@ impl Targets {
     }
 
     /// Refuses a file that is there, before anything is read for it.
-    pub(super) fn refuse_existing(&self, path: &Path) -> Result<(), Failure> {
+    pub(super) fn refuse_existing(&self, path: &Path) -> Result<(), files::Error> {
         refuse_existing(path, self.overwrite)?;
         if !self.format.has_metadata() {
             refuse_existing(&definitions_of(path), self.overwrite)?;
@@ -95,22 +96,21 @@ impl Targets {
         Ok(())
     }
 
-    /// Begins a file; without a path it is standard output.
-    pub(super) fn open(&self, path: Option<&Path>, head: &Head) -> Result<Writer, Failure> {
-        let (sink, definitions) = match path {
-            None => (Sink::Output(output::file()?), None),
-            Some(path) => {
-                if let Target::Folder(folder) = &self.target {
-                    fs::create_dir_all(folder).map_err(|error| Failure::File { path: folder.clone(), error })?;
-                }
-                let file = WholeFile::create(path, self.overwrite)?;
-                let definitions = !self.format.has_metadata();
-                let definitions =
-                    definitions.then(|| WholeFile::create(&definitions_of(path), self.overwrite)).transpose()?;
-                (Sink::Whole(file), definitions)
-            }
-        };
-        Ok(Writer::new(sink, definitions, self.format, self.compression, head)?)
+    /// Begins a file.
+    pub(super) fn open_file(&self, path: &Path, head: &Head) -> Result<Writer, files::Error> {
+        if let Target::Folder(folder) = &self.target {
+            let failed = |error| files::Error::Write { path: folder.clone(), error };
+            fs::create_dir_all(folder).map_err(failed)?;
+        }
+        let file = WholeFile::create(path, self.overwrite)?;
+        let definitions = !self.format.has_metadata();
+        let definitions = definitions.then(|| WholeFile::create(&definitions_of(path), self.overwrite)).transpose()?;
+        Writer::new(Sink::Whole(file), definitions, self.format, self.compression, head)
+    }
+
+    /// Begins what goes to standard output.
+    pub(super) fn open_output(&self, head: &Head) -> Result<Writer, Failure> {
+        Ok(Writer::new(Sink::Output(output::file()?), None, self.format, self.compression, head)?)
     }
 }
 

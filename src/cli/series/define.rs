@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use clap::Args;
 use serde_json::Value;
 
-use crate::cli::Failure;
 use crate::cli::output::print_line;
+use crate::cli::{Failure, name_and_value};
 use crate::config::Config;
 use crate::database::Database;
 use crate::database::definition::{Defined, SeriesEdit};
+use crate::message::faults::checked_name;
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
@@ -39,16 +40,16 @@ pub(in crate::cli) struct Arguments {
 }
 
 fn parse_label(text: &str) -> Result<(String, Option<Value>), String> {
-    let (name, value) = text.split_once('=').ok_or("expected NAME=VALUE")?;
+    let (name, value) = name_and_value(text)?;
     if name.is_empty() {
         return Err("expected a name before =".to_owned());
     }
-    let value = match serde_json::from_str(value) {
+    let value = match serde_json::from_str(&value) {
         Ok(scalar @ (Value::Number(_) | Value::Bool(_) | Value::String(_))) => Some(scalar),
         _ if value.is_empty() => None,
         _ => Some(value.into()),
     };
-    Ok((name.to_owned(), value))
+    Ok((name, value))
 }
 
 pub(super) async fn run(
@@ -84,9 +85,8 @@ fn edit(config: &Config, arguments: Arguments) -> Result<SeriesEdit, Failure> {
     let limit = config.message.limits().max_name_bytes;
     let names = std::iter::once(&id).chain(&time_column).chain(columns.iter().flatten());
     for name in names.chain(labels.iter().map(|(name, _)| name)) {
-        if name.is_empty() || name.len() > limit || name.contains('\0') {
-            return Err(Failure::Usage(format!("{name:?} is not a name: it needs 1 to {limit} bytes, and no U+0000")));
-        }
+        let checked = checked_name(0, name, limit);
+        checked.map_err(|fault| Failure::Usage(format!("{name:?} is not a name: {}", fault.what)))?;
     }
     let mut sorted: Vec<&String> = columns.iter().flatten().collect();
     sorted.sort_unstable();

@@ -53,9 +53,13 @@ pub(super) async fn run(database: &Database, arguments: &Arguments) -> Result<()
     ids.dedup();
     let deletions: Vec<Deletion> =
         ids.iter().map(|id| Deletion { series: (*id).to_owned(), before_us: arguments.before }).collect();
+    let bar = progress_bar(0, "points");
     let mut points = Vec::new();
-    for deletion in &deletions {
-        points.push(database.points_to_delete(deletion).await?.unsigned_abs());
+    // Counting many takes long, and is for people.
+    if arguments.dry_run || !arguments.yes || !bar.is_hidden() {
+        for deletion in &deletions {
+            points.push(database.points_to_delete(deletion).await?.unsigned_abs());
+        }
     }
     let total: u64 = points.iter().sum();
     let existing = database.existing_series(&ids).await?;
@@ -71,7 +75,7 @@ pub(super) async fn run(database: &Database, arguments: &Arguments) -> Result<()
         return Ok(());
     }
     database.begin_deletions(&ids, arguments.before).await?;
-    let bar = progress_bar(usize::try_from(total).unwrap_or(usize::MAX), "points");
+    bar.set_length(total);
     for deletion in &deletions {
         let deleted = database.complete_deletion(deletion, true, |points| bar.inc(points)).await?;
         bar.suspend(|| print_deleted(arguments, &existing, deletion, deleted, "deleted"));

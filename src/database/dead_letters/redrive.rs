@@ -163,8 +163,7 @@ impl Database {
                 batch = batch.without_series(unknown);
             }
         }
-        let named: Vec<&str> = batch.points().series_columns().into_iter().map(|(series, _)| series).collect();
-        let tombstones = series::tombstones(session, &named).await?;
+        let tombstones = series::tombstones(session, batch.points()).await?;
         if !tombstones.is_empty() {
             batch = batch.without_deleted(tombstones);
         }

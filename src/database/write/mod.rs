@@ -151,8 +151,7 @@ impl Database {
 
     /// Returns the batch without the points that deletions of their series apply to.
     async fn without_deleted(&self, batch: &Batch) -> Result<Batch, Error> {
-        let ids: Vec<&str> = batch.points().series_columns().into_iter().map(|(series, _)| series).collect();
-        let tombstones = series::tombstones(&mut self.session().await?, &ids).await?;
+        let tombstones = series::tombstones(&mut self.session().await?, batch.points()).await?;
         debug!(series = tombstones.iter().count(), "series were deleted after messages of the batch were sent");
         Ok(batch.without_deleted(tombstones))
     }

@@ -185,8 +185,9 @@ impl<'a> KnownTombstones<'a> {
     }
 }
 
-/// The deletions of these series.
-pub(in crate::database) async fn tombstones(session: &mut Session, ids: &[&str]) -> Result<SeriesTombstones, Error> {
+/// The deletions of the points' series.
+pub(in crate::database) async fn tombstones(session: &mut Session, points: &Points) -> Result<SeriesTombstones, Error> {
+    let ids = points.series_with_columns();
     let sql = "select series_id, before_us, message_ms from ingest_series_tombstones($1)";
     let rows = session.query(Step::Other("read the deletions of series"), sql, &[&ids]).await?;
     let mut tombstones = SeriesTombstones::default();

@@ -2,43 +2,25 @@
 
 use std::io::{self, Write as _};
 
-const DAY_US: i64 = 86_400_000_000;
+use jiff::SignedDuration;
+use jiff::civil::{DateTime, date};
+
+/// 1970-01-01, in UTC. The calendar's own times reach to the end of the year 9999, and those with a zone do not.
+const EPOCH: DateTime = date(1970, 1, 1).at(0, 0, 0, 0);
 
 /// Appends a time, in microseconds since the Unix epoch, by RFC 3339 in UTC: with six digits of the second if it has a
-/// fraction, and with none else.
+/// fraction, and with none otherwise.
 ///
 /// # Errors
 /// If its year does not have four digits, which RFC 3339 asks for.
 pub(super) fn put(time_us: i64, out: &mut Vec<u8>) -> io::Result<()> {
-    let (days, us) = (time_us.div_euclid(DAY_US), time_us.rem_euclid(DAY_US));
-    let (year, month, day) = civil(days);
-    if !(0..=9999).contains(&year) {
-        let why = format!(
-            "a time in the year {year} has no text by RFC 3339: write Parquet or Arrow, or choose times with --until"
-        );
+    let time = EPOCH.checked_add(SignedDuration::from_micros(time_us)).ok().filter(|time| time.year() >= 0);
+    let Some(time) = time else {
+        let why = "a time before the year 0 or after 9999 has no text by RFC 3339: write Parquet or Arrow, or choose times with \
+                   --from and --until";
         return Err(io::Error::new(io::ErrorKind::InvalidData, why));
-    }
-    let (seconds, fraction) = (us / 1_000_000, us % 1_000_000);
-    let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
-    write!(out, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}")?;
-    if fraction > 0 {
-        write!(out, ".{fraction:06}")?;
-    }
-    out.push(b'Z');
-    Ok(())
-}
-
-/// The year, month and day of a day since the Unix epoch. A year of this calculation begins in March, so that the leap day is
-/// its last. Source: Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", `civil_from_days`.
-fn civil(days: i64) -> (i64, i64, i64) {
-    let shifted = days + 719_468;
-    let (era, of_era) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
-    let year = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year + year / 4 - year / 100);
-    let shifted_month = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
-    (year + era * 400 + i64::from(month <= 2), month, day)
+    };
+    if time.subsec_nanosecond() == 0 { write!(out, "{time}Z") } else { write!(out, "{time:.6}Z") }
 }
 
 #[cfg(test)]
@@ -57,10 +39,14 @@ mod tests {
         for day in (-800_000..800_000).step_by(97) {
             let mut out = Vec::new();
             let expected = jiff::Timestamp::from_second(day * 86_400);
-            if let (Ok(()), Ok(time)) = (put(day * DAY_US, &mut out), expected) {
+            if let (Ok(()), Ok(time)) = (put(day * 86_400_000_000, &mut out), expected) {
                 assert_eq!(String::from_utf8(out).unwrap(), time.to_string());
             }
         }
+        // 0000-01-01 and 9999-12-31T23:59:59.999999.
+        let (first, last) = (-62_167_219_200_000_000, 253_402_300_799_999_999);
+        assert!(put(first, &mut Vec::new()).is_ok() && put(last, &mut Vec::new()).is_ok());
+        assert!(put(first - 1, &mut Vec::new()).is_err() && put(last + 1, &mut Vec::new()).is_err());
         assert!(put(i64::MAX, &mut Vec::new()).is_err());
         assert!(put(i64::MIN, &mut Vec::new()).is_err());
     }

@@ -99,7 +99,9 @@ impl Guard {
             plural(topics.len(), "", ", and the same for the other topics")
         ));
         if skipped > 0 {
-            sentence.push_str("; what has no value to store is not a dead letter, and only `series-ingest progress reset` brings it again");
+            sentence.push_str(&format!(
+                "; what has no value to store is not a dead letter, and only `{program} progress reset` brings it again"
+            ));
         }
         let payload = trials.iter().find_map(|trial| trial.payload.clone());
         let topics = topics.into_iter().map(str::to_owned).collect();

@@ -84,7 +84,7 @@ impl Trial {
         self.rejected + self.skipped
     }
 
-    fn note(&mut self, reason: &'static str, detail: String, count: u64) {
+    fn record_reason(&mut self, reason: &'static str, detail: String, count: u64) {
         let entry = self.reasons.entry(reason).or_default();
         *entry = (entry.0 + count, detail);
     }
@@ -94,7 +94,7 @@ impl Trial {
     pub(super) fn refuse(&mut self, tally: &Tally, is_replayed: bool) {
         let count = if is_replayed { tally.rejected } else { tally.refused } as u64;
         if let Some(Rejected { reason, detail }) = tally.last.clone().filter(|_| count > 0) {
-            self.note(reason.as_str(), detail, count);
+            self.record_reason(reason.as_str(), detail, count);
         }
         if !is_replayed {
             self.rejected += count;
@@ -116,8 +116,10 @@ impl Trial {
             match verdict {
                 Verdict::Neutral => {}
                 Verdict::Decoded => self.has_decoded = true,
-                Verdict::Skipped => self.note(SKIPPED, "no value to store, as the input is configured".into(), 1),
-                Verdict::Rejected(reason, ref detail) => self.note(reason, detail.clone(), 1),
+                Verdict::Skipped => {
+                    self.record_reason(SKIPPED, "no value to store, as the input is configured".into(), 1)
+                }
+                Verdict::Rejected(reason, ref detail) => self.record_reason(reason, detail.clone(), 1),
             }
             if matches!(verdict, Verdict::Skipped | Verdict::Rejected(..)) {
                 self.payload = message.payload.map(head);

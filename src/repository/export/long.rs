@@ -2,15 +2,13 @@
 
 use std::sync::Arc;
 
+use arrow_array::RecordBatch;
 use arrow_array::builder::{Float64Builder, StringBuilder};
-use arrow_array::{ArrayRef, RecordBatch, TimestampMicrosecondArray};
 
+use super::BATCH_ROWS;
 use super::decode::Points;
-use super::plan::Plan;
-use crate::database;
+use super::plan::{Plan, times};
 use crate::repository::Error;
-
-const BATCH_ROWS: usize = 1 << 16;
 
 /// The points of a window, column by column.
 pub(super) fn rows(
@@ -48,13 +46,11 @@ struct Batch {
 
 impl Batch {
     fn finish(mut self, plan: &Plan) -> Result<RecordBatch, Error> {
-        let arrays: Vec<ArrayRef> = vec![
+        plan.batch(vec![
             Arc::new(self.series.finish()),
-            Arc::new(TimestampMicrosecondArray::from(self.times).with_timezone("UTC")),
+            times(self.times),
             Arc::new(self.names.finish()),
             Arc::new(self.values.finish()),
-        ];
-        RecordBatch::try_new(Arc::clone(&plan.schema), arrays)
-            .map_err(|error| database::Error::Unexpected(error.to_string()).into())
+        ])
     }
 }

@@ -13,6 +13,25 @@ mod sql;
 mod wide;
 mod windows;
 
+use crate::files::Definition;
+use crate::repository::{Error, Snapshot};
+
+/// Maximum number of rows of a batch.
+const BATCH_ROWS: usize = 1 << 16;
+
 pub use options::{Aggregate, Bucket, Duplicates, Form, Options, Part};
 pub use plan::Plan;
-pub use windows::{Read, estimate, first_time, part_start, read};
+pub use windows::{Read, first_time, part_start, read};
+
+/// Finds out what a series has of what is asked for, and how many points the server expects.
+///
+/// # Errors
+/// If the server does not answer; if the series has none of the columns; if a column has the name of the time column; if the
+/// times cannot be in a file.
+pub async fn plan(snapshot: &Snapshot, definition: Definition, options: &Options) -> Result<Plan, Error> {
+    let mut plan = Plan::new(snapshot, definition, options).await?;
+    if !plan.range.is_empty() {
+        plan.expected_points = snapshot.estimate(&sql::points(&plan, &plan.range)).await?;
+    }
+    Ok(plan)
+}

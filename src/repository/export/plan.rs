@@ -4,9 +4,11 @@ use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::Arc;
 
+use arrow_array::{ArrayRef, RecordBatch, TimestampMicrosecondArray};
 use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
 
 use super::options::{Form, Options};
+use crate::database;
 use crate::files::Definition;
 use crate::repository::{ColumnSpan, Error, Snapshot};
 
@@ -17,46 +19,46 @@ pub struct Plan {
     pub definition: Definition,
     /// The columns of the rows, as Arrow has them.
     pub schema: SchemaRef,
-    /// The columns that are asked for, if not all are.
-    pub(super) chosen: Option<Vec<String>>,
-    /// The columns whose points are read, in the order of the rows' columns; with aggregates, those of the aggregates.
+    /// Number of points that the server expects; with aggregates, of those that they are computed from.
+    pub expected_points: u64,
+    /// The columns whose points are read.
+    pub(super) sources: Vec<String>,
+    /// `true` if the series may have points of other columns.
+    pub(super) is_chosen: bool,
+    /// The columns of values in their order; with aggregates, those of the aggregates.
     pub(super) columns: Vec<String>,
     /// The times, in microseconds since the Unix epoch.
     pub(super) range: Range<i64>,
 }
 
 impl Plan {
-    /// Finds out what a series has.
-    ///
-    /// # Errors
-    /// If the server does not answer; if the series has none of the columns; if a column has the name of the time column; if
-    /// the times cannot be in a file.
-    pub async fn new(snapshot: &Snapshot, mut definition: Definition, options: &Options) -> Result<Self, Error> {
+    /// Finds out what a series has, without the number of its points.
+    pub(super) async fn new(snapshot: &Snapshot, mut definition: Definition, options: &Options) -> Result<Self, Error> {
         let mut spans = snapshot.columns(&definition.id).await?;
         let mut known = unique(std::mem::take(&mut definition.value_columns));
         let listed: HashSet<&String> = known.iter().collect();
         let others: Vec<String> =
             spans.iter().map(|span| span.name.clone()).filter(|name| !listed.contains(name)).collect();
         known.extend(others);
-        let mut columns = known;
-        let mut chosen = None;
-        if !options.columns.is_empty() {
-            let there: HashSet<String> = columns.iter().cloned().collect();
+        let mut sources = known;
+        let is_chosen = !options.columns.is_empty();
+        if is_chosen {
+            let there: HashSet<String> = sources.iter().cloned().collect();
             let asked = unique(options.columns.clone());
             if let Some(column) = asked.iter().find(|name| !there.contains(*name)) {
-                return Err(Error::UnknownColumn { series: definition.id, column: column.clone(), known: columns });
+                return Err(Error::UnknownColumn { series: definition.id, column: column.clone(), known: sources });
             }
             let asked_set: HashSet<&String> = asked.iter().collect();
             spans.retain(|span| asked_set.contains(&span.name));
-            chosen = Some(asked.clone());
-            columns = asked;
+            sources = asked;
         }
-        if let Some(bucket) = &options.bucket {
-            columns = columns
+        let columns: Vec<String> = match &options.bucket {
+            None => sources.clone(),
+            Some(bucket) => sources
                 .iter()
                 .flat_map(|column| bucket.aggregates.iter().map(move |aggregate| aggregate.column(column)))
-                .collect();
-        }
+                .collect(),
+        };
         let range = range(&definition.id, &spans, options)?;
         definition.value_columns.clone_from(&columns);
         if let Some(name) = &options.time_column {
@@ -66,8 +68,19 @@ impl Plan {
             Form::Wide => wide_schema(&definition)?,
             Form::Long => long_schema(),
         };
-        Ok(Self { definition, schema, chosen, columns, range })
+        Ok(Self { definition, schema, expected_points: 0, sources, is_chosen, columns, range })
     }
+
+    /// A batch of rows with these columns, which are those of the schema.
+    pub(super) fn batch(&self, arrays: Vec<ArrayRef>) -> Result<RecordBatch, Error> {
+        RecordBatch::try_new(Arc::clone(&self.schema), arrays)
+            .map_err(|error| database::Error::Unexpected(error.to_string()).into())
+    }
+}
+
+/// Times in microseconds since the Unix epoch, in the type of the schemas.
+pub(super) fn times(us: Vec<i64>) -> ArrayRef {
+    Arc::new(TimestampMicrosecondArray::from(us).with_timezone("UTC"))
 }
 
 /// Each name once, at its first place.

@@ -10,10 +10,12 @@ const DAY_US: i64 = 86_400_000_000;
 
 /// The rows of points of these times, without an order: column, time, value and id.
 pub(super) fn points(plan: &Plan, range: &Range<i64>) -> String {
-    let columns = plan.chosen.as_ref().map_or_else(String::new, |columns| {
-        let names: Vec<String> = columns.iter().map(|name| quoted_text(name)).collect();
+    let columns = if plan.is_chosen {
+        let names: Vec<String> = plan.sources.iter().map(|name| quoted_text(name)).collect();
         format!(" and column_name in ({})", names.join(", "))
-    });
+    } else {
+        String::new()
+    };
     format!(
         "select column_name::text as name, \"timestamp\" as time, value, id::bigint as id from time_series_data_points \
          where time_series_id = {}{columns} and \"timestamp\" >= {} and \"timestamp\" < {}",
@@ -73,8 +75,8 @@ fn aggregates(points: &str, bucket: &Bucket, duplicates: Duplicates) -> String {
 }
 
 /// The first time of the plan's columns from a time on.
-pub(super) fn next_time(plan: &Plan, names: &[String], from: i64, until: i64) -> String {
-    let names: Vec<String> = names.iter().map(|name| format!("({})", quoted_text(name))).collect();
+pub(super) fn next_time(plan: &Plan, from: i64) -> String {
+    let names: Vec<String> = plan.sources.iter().map(|name| format!("({})", quoted_text(name))).collect();
     format!(
         "select (extract(epoch from min(first.time)) * 1000000)::bigint from (values {}) as wanted (name) cross join lateral (
              select \"timestamp\" as time from time_series_data_points
@@ -83,7 +85,7 @@ pub(super) fn next_time(plan: &Plan, names: &[String], from: i64, until: i64) ->
         names.join(", "),
         quoted_text(&plan.definition.id),
         time(from),
-        time(until)
+        time(plan.range.end)
     )
 }
 

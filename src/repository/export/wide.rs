@@ -3,16 +3,15 @@
 use std::sync::Arc;
 
 use arrow_array::builder::Float64Builder;
-use arrow_array::{ArrayRef, RecordBatch, TimestampMicrosecondArray};
+use arrow_array::{ArrayRef, RecordBatch};
 
+use super::BATCH_ROWS;
 use super::decode::Points;
-use super::plan::Plan;
-use crate::database;
+use super::plan::{Plan, times};
 use crate::repository::Error;
 
-/// The cells of a batch, and its most rows.
+/// Maximum number of cells of a batch.
 const BATCH_CELLS: usize = 1 << 20;
-const BATCH_ROWS: usize = 1 << 16;
 
 /// Merges the columns of a window by time, batch by batch.
 pub(super) fn rows(
@@ -20,17 +19,16 @@ pub(super) fn rows(
     columns: &[Points],
     take: &mut impl FnMut(&RecordBatch) -> Result<(), Error>,
 ) -> Result<(), Error> {
-    let times = all_times(columns);
+    let all = all_times(columns);
     let most = (BATCH_CELLS / (columns.len() + 1)).clamp(1, BATCH_ROWS);
     let mut places = vec![0; columns.len()];
-    for times in times.chunks(most) {
+    for part in all.chunks(most) {
         let mut arrays: Vec<ArrayRef> = Vec::with_capacity(columns.len() + 1);
-        arrays.push(Arc::new(TimestampMicrosecondArray::from(times.to_vec()).with_timezone("UTC")));
+        arrays.push(times(part.to_vec()));
         for (points, place) in columns.iter().zip(&mut places) {
-            arrays.push(Arc::new(values(points, place, times)));
+            arrays.push(Arc::new(values(points, place, part)));
         }
-        let batch = RecordBatch::try_new(Arc::clone(&plan.schema), arrays);
-        take(&batch.map_err(|error| database::Error::Unexpected(error.to_string()))?)?;
+        take(&plan.batch(arrays)?)?;
     }
     Ok(())
 }

@@ -70,30 +70,16 @@ pub async fn read(
         progress(done.points);
         windows.advance(&window, decoder.rows);
         if decoder.rows == 0 && window.end < plan.range.end {
-            let next = next_time(snapshot, plan, options, window.end).await?;
+            let next = next_time(snapshot, plan, window.end).await?;
             windows.skip_to(next.unwrap_or(plan.range.end));
         }
     }
     Ok(done)
 }
 
-/// The number of points that the server expects; with aggregates, of what they are computed of.
-///
-/// # Errors
-/// If the server does not answer.
-pub async fn estimate(snapshot: &Snapshot, plan: &Plan) -> Result<u64, Error> {
-    if plan.range.is_empty() { Ok(0) } else { snapshot.estimate(&sql::points(plan, &plan.range)).await }
-}
-
 /// The next time that has a point.
-async fn next_time(snapshot: &Snapshot, plan: &Plan, options: &Options, from: i64) -> Result<Option<i64>, Error> {
-    let names = match (&plan.chosen, &options.bucket) {
-        (Some(names), _) => names.clone(),
-        (None, None) => plan.columns.clone(),
-        (None, Some(_)) => snapshot.columns(&plan.definition.id).await?.into_iter().map(|span| span.name).collect(),
-    };
-    let question = sql::next_time(plan, &names, from, plan.range.end);
-    let rows = snapshot.query(Step::Other("look for the next point"), &question, &[]).await?;
+async fn next_time(snapshot: &Snapshot, plan: &Plan, from: i64) -> Result<Option<i64>, Error> {
+    let rows = snapshot.query(Step::Other("look for the next point"), &sql::next_time(plan, from), &[]).await?;
     Ok(rows.first().and_then(|row| row.get(0)))
 }
 
@@ -117,9 +103,8 @@ impl<'a> Windows<'a> {
         let mut length = end.saturating_sub(start).max(1);
         if start < end {
             bounds = snapshot.chunk_bounds(start, end).await?;
-            let points = estimate(snapshot, plan).await?;
             // The estimate may be far off: windows that have too many points are read again.
-            let part = AIM * options.window_points as f64 / points.max(1) as f64;
+            let part = AIM * options.window_points as f64 / plan.expected_points.max(1) as f64;
             if part < 1.0 {
                 length = scaled(length, part);
             }
