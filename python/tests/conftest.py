@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ from series_ingest.producer import Published
 
 ROOT = Path(__file__).parents[2]
 _numbers = itertools.count()
+
+# A shell starts what runs in its background with SIGINT ignored, and processes of such a process ignore it, too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def until(what: str, fact: Callable[[], Any], seconds: float = 60.0) -> Any:
