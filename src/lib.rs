@@ -9,6 +9,7 @@
 //!
 //! The modules in the order in which a message passes through them: [`config`], [`kafka`], [`raw`], [`input`], [`message`],
 //! [`batch`], [`pipeline`], [`database`], [`journal`]; alongside them [`telemetry`], [`allocator`] and the commands in [`cli`].
+//! The rows of a file that is imported are messages, too, and take the same way: [`files`], [`repository`].
 //! ARCHITECTURE.md has the guarantee and its invariants.
 
 pub mod allocator;

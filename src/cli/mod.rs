@@ -14,10 +14,12 @@ mod points;
 mod progress;
 mod run;
 mod schema;
+mod selection;
 mod series;
 mod signals;
 mod times;
 mod topic;
+mod view;
 
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
@@ -88,12 +90,15 @@ enum Command {
     /// Show or reset how far each partition is applied.
     #[command(subcommand)]
     Progress(progress::Command),
-    /// Move points into files.
+    /// Move points out of the database into files, and back.
     #[command(subcommand)]
     Points(points::Command),
-    /// Change and delete series.
+    /// List, show, change and delete series.
     #[command(subcommand)]
     Series(series::Command),
+    /// Create, drop and list SQL views of one series, with its columns.
+    #[command(subcommand)]
+    View(view::Command),
     /// Examine a topic, and propose the input that would read it.
     #[command(subcommand)]
     Topic(topic::Command),
@@ -325,6 +330,7 @@ impl Command {
             Self::Points(command) => points::run(config, command).await,
             Self::Progress(command) => progress::run(&config, command).await,
             Self::Series(command) => series::run(config, command).await,
+            Self::View(command) => view::run(config, command).await,
             Self::Topic(command) => topic::run(&config, command).await,
             Self::Message(command) => message::run(&config, command),
             Self::Config { .. } | Self::Run | Self::Demo(_) | Self::Bench(_) => Ok(()),

@@ -11,8 +11,7 @@ use crate::database::{Database, ProgressRow};
 use crate::kafka::lookup::{Lookup, is_missing_topic};
 use crate::kafka::partition::TopicPartition;
 use crate::pipeline;
-
-use crate::raw::Source;
+use crate::raw::{FILE_CLUSTER, Source};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -209,6 +208,12 @@ async fn adopt(config: &Config, database: &Database, adopt: Adopt) -> Result<(),
             adopt.source
         )));
     };
+    if first.cluster_id == FILE_CLUSTER {
+        return Err(Failure::Usage(format!(
+            "source {} is the file {}, which was imported, and no topic of another cluster",
+            adopt.source, first.topic
+        )));
+    }
     let topic = adopt.topic.as_deref().unwrap_or(&first.topic);
     let found = in_kafka(config, topic).await?;
     if found.source.cluster_id == first.cluster_id {

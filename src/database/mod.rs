@@ -37,10 +37,11 @@ pub use error::{Class, Error};
 use health::Operation;
 pub use health::State;
 pub use progress::admin::{NO_ISLANDS, ProgressRow};
-pub use progress::{Acceptance, Applied, Coverage, Elsewhere, Started};
+pub use progress::{Acceptance, Applied, Coverage, Elsewhere, FileSource, Started};
 pub(crate) use schema::{connect, quoted_text};
 pub(crate) use write::copy::POSTGRES_EPOCH_US;
 pub use write::series::ReferentialCheck;
+pub use write::settle::Settled;
 pub use write::{ClaimOrder, Oversized, Written};
 
 use crate::batch::Batch;

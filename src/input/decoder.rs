@@ -9,7 +9,7 @@ use super::rules::Rules;
 use super::{Input, Inputs, Plan, influx};
 use crate::message::json::Fault;
 use crate::message::{Limits, Message, Points, Reason, Rejected};
-use crate::raw::{Kind, RawMessage, Source};
+use crate::raw::{Kind, RawMessage, Source, file_row};
 
 /// Decodes messages. It reuses its buffers; a clone has the same inputs and rules, and empty buffers.
 #[derive(Debug)]
@@ -76,6 +76,11 @@ impl Decoder {
     ) -> Result<Message, Rejected> {
         let Some(payload) = message.payload else { return self.tombstone(source, message) };
         self.check_envelope(source, message.key, message.headers)?;
+        if source.is_file()
+            && let Some(why) = file_row::why_unreadable(payload)
+        {
+            return Err(Rejected::new(Reason::Schema, why));
+        }
         if let Some(kind) = self.native_kind(source) {
             return self.native.decode(kind, Some(payload), points);
         }
@@ -163,6 +168,9 @@ impl Decoder {
 
     /// The kind of the selected topic's messages if they do not name one, for a native topic.
     fn native_kind(&self, source: &Source) -> Option<Kind> {
+        if source.is_file() {
+            return Some(Kind::Points);
+        }
         match self.plan() {
             Some(Plan::Native(kind)) => Some(*kind),
             // The journal records the kind of a native topic, even if the topic is no longer configured.

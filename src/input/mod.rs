@@ -45,6 +45,7 @@ use crate::raw::{Kind, Source};
 use influx::InfluxPlan;
 use json::JsonPlan;
 pub use problems::Problem;
+pub(crate) use time::TimeForm;
 
 /// The report before messages are decoded that were read some time ago, possibly with another configuration.
 pub const DECODED_NOW: &str = "messages of [[input]] topics are decoded by the inputs as they are configured now";
@@ -162,12 +163,12 @@ impl Inputs {
 
     /// Returns `true` if the source's messages can be decoded: an input reads its topic, or it was a native one.
     pub fn can_decode(&self, source: &Source) -> bool {
-        source.kind != Kind::Other || self.of_topic(&source.topic).is_some()
+        source.is_file() || source.kind != Kind::Other || self.of_topic(&source.topic).is_some()
     }
 
-    /// Returns `true` if the decoding of a topic's messages depends on the configuration.
-    pub fn is_configured(&self, topic: &str) -> bool {
-        self.of_topic(topic).is_some_and(|input| input.kind() == Kind::Other)
+    /// Returns `true` if the decoding of a source's messages depends on the configuration.
+    pub fn is_configured(&self, source: &Source) -> bool {
+        !source.is_file() && self.of_topic(&source.topic).is_some_and(|input| input.kind() == Kind::Other)
     }
 
     /// The name of the input of a source's messages, as in metrics. The journal records the kind of a native topic, even if the

@@ -10,7 +10,7 @@ use crate::message::{Limits, Reason};
 
 /// The form of a time in a payload.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum TimeForm {
+pub(crate) enum TimeForm {
     /// A text as in native messages, or a number of this unit; a number may be quoted if the unit was set.
     Any { unit: Unit, takes_quoted_numbers: bool },
     /// RFC 3339 and its relatives, and PostgreSQL's output.
@@ -21,7 +21,7 @@ pub(super) enum TimeForm {
 
 impl TimeForm {
     /// Parses the form from the configuration.
-    pub(super) fn parse(unit: Option<&str>, format: Option<&str>) -> Result<Self, (&'static str, String)> {
+    pub(crate) fn parse(unit: Option<&str>, format: Option<&str>) -> Result<Self, (&'static str, String)> {
         match (unit, format) {
             (Some(_), Some(_)) => {
                 Err(("unit", "is set alongside format; a time is a number or a text, so remove one".to_owned()))
@@ -45,7 +45,7 @@ impl TimeForm {
     }
 
     /// Parses a time that is a text into microseconds since the Unix epoch; `at` is its position in the message.
-    pub(super) fn of_text(&self, text: &str, at: usize, limits: &Limits) -> Result<i64, Fault> {
+    pub(crate) fn of_text(&self, text: &str, at: usize, limits: &Limits) -> Result<i64, Fault> {
         let time = match self {
             Self::Any { unit, takes_quoted_numbers: true } if is_number(text) => {
                 return timestamp::of_number(text.as_bytes(), *unit, at, limits, "the unit");

@@ -36,7 +36,7 @@ impl Unit {
         })
     }
 
-    fn word(self) -> &'static str {
+    pub(crate) fn word(self) -> &'static str {
         match self {
             Self::Seconds => "s",
             Self::Milliseconds => "ms",

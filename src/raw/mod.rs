@@ -4,6 +4,7 @@
 //! Intervals are half-open, `[from, until)`, and are intervals of *positions*, not of the offsets that messages happen to
 //! have: compaction and transaction markers leave offsets without a message, and these belong to the interval as well.
 
+pub(crate) mod file_row;
 pub mod headers;
 
 mod budget;
@@ -38,6 +39,9 @@ impl Kind {
     }
 }
 
+/// The cluster of sources that are files, which `points import` has read: no Kafka cluster has an id of this length.
+pub const FILE_CLUSTER: &str = "file";
+
 /// One creation of a topic in one cluster, for one pipeline; progress is kept for it. Its kind is not part of its identity:
 /// the journal may have messages from before the topic was assigned to another input.
 #[derive(Debug, Clone)]
@@ -55,6 +59,12 @@ pub struct Source {
 impl Source {
     fn identity(&self) -> (&str, &str, &str) {
         (&self.cluster_id, &self.topic, &self.topic_id)
+    }
+
+    /// Returns `true` if it is a file: its messages are native point batches, whatever inputs are configured, and Kafka knows
+    /// nothing of it.
+    pub fn is_file(&self) -> bool {
+        self.cluster_id == FILE_CLUSTER
     }
 
     /// Returns `true` if the topic was recreated: `id` is its present id. `None`, an unknown id, proves nothing.

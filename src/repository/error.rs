@@ -72,6 +72,9 @@ pub enum Error {
         /// The series.
         series: String,
     },
+    /// A view was not created or dropped.
+    #[error("{0}")]
+    View(String),
     /// A file was not written.
     #[error(transparent)]
     File(#[from] files::Error),

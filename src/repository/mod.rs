@@ -2,18 +2,25 @@
 //!
 //! - [`Snapshot`]: the database at one moment, which everything that reads asks.
 //! - `series`: series, their columns, and their first and last times.
+//! - `gaps`: spans of time without points.
 //! - `glob`: patterns of ids.
 //! - [`export`]: points as batches of Arrow.
+//! - [`import`]: files into the database, each row once.
+//! - [`view`]: SQL views of one series.
 //! - `error`: what can go wrong.
 
 pub mod export;
+pub mod import;
 
 mod error;
+mod gaps;
 mod glob;
 mod series;
 mod snapshot;
+pub mod view;
 
 pub use error::Error;
+pub use gaps::TimeGap;
 pub use glob::Glob;
-pub use series::{ColumnSpan, Selection};
+pub use series::{ColumnSpan, Selection, Series};
 pub use snapshot::Snapshot;

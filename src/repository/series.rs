@@ -1,7 +1,9 @@
 //! Series, their columns, and their first and last times.
 
+use std::collections::HashSet;
+
 use super::{Error, Glob, Snapshot};
-use crate::database::Step;
+use crate::database::{Step, quoted_text};
 use crate::files::Definition;
 
 /// Which series.
@@ -15,8 +17,19 @@ pub struct Selection {
     pub labels: Vec<(String, String)>,
 }
 
+/// A series as the tables have it.
+#[derive(Debug, Clone)]
+pub struct Series {
+    /// Its definition.
+    pub definition: Definition,
+    /// When it was created, in microseconds since the Unix epoch.
+    pub created_us: i64,
+    /// When its definition was changed last, in microseconds since the Unix epoch.
+    pub updated_us: i64,
+}
+
 /// A column of a series, and when its points are.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ColumnSpan {
     /// Its name.
     pub name: String,
@@ -24,9 +37,12 @@ pub struct ColumnSpan {
     pub first_us: i64,
     /// The time of its last point; `i64::MAX` is `infinity`.
     pub last_us: i64,
+    /// The value of its last point; of several at that time the one with the highest id.
+    pub last_value: Option<f64>,
 }
 
-const SERIES: &str = "select id::text, name::text, description::text, time_column::text, value_columns::text, labels::text \
+const SERIES: &str = "select id::text, name::text, description::text, time_column::text, value_columns::text, labels::text, \
+                      (extract(epoch from created_at) * 1000000)::bigint, (extract(epoch from updated_at) * 1000000)::bigint \
                       from time_series_metadata";
 
 /// The columns are found one after the other, and their first and last times, each by one step down an index: the number of
@@ -45,37 +61,40 @@ span as (
         (select point."timestamp" from time_series_data_points as point
          where point.time_series_id = $1 and point.column_name = found.column_name
          order by point."timestamp" limit 1) as first,
-        (select point."timestamp" from time_series_data_points as point
-         where point.time_series_id = $1 and point.column_name = found.column_name
-         order by point."timestamp" desc limit 1) as last
-    from found where found.column_name is not null
+        last.at as last, last.value
+    from found cross join lateral (
+        select point."timestamp" as at, point.value from time_series_data_points as point
+        where point.time_series_id = $1 and point.column_name = found.column_name
+        order by point."timestamp" desc, point.id desc limit 1) as last
+    where found.column_name is not null
 )
 select column_name::text,
     case when isfinite(first) then least(extract(epoch from first) * 1000000, 9223372036854775807)::bigint
          when first < 'epoch' then -9223372036854775808 else 9223372036854775807 end,
     case when isfinite(last) then least(extract(epoch from last) * 1000000, 9223372036854775807)::bigint
-         when last < 'epoch' then -9223372036854775808 else 9223372036854775807 end
+         when last < 'epoch' then -9223372036854775808 else 9223372036854775807 end,
+    value
 from span"#;
 
 impl Snapshot {
-    /// The definitions of series, in the order of the selection's ids, or else of all ids.
+    /// Series, in the order of the selection's ids, or else of all ids.
     ///
     /// # Errors
     /// If the server does not answer, or one of the ids is unknown.
-    pub async fn series(&self, selection: &Selection) -> Result<Vec<Definition>, Error> {
+    pub async fn series(&self, selection: &Selection) -> Result<Vec<Series>, Error> {
         let step = Step::Other("look for series");
         if selection.ids.is_empty() {
             return self.matching_series(selection).await;
         }
         let sql = format!("{SERIES} where id = any($1::text[])");
         let rows = self.query(step, &sql, &[&selection.ids]).await?;
-        let mut found: std::collections::HashMap<String, Definition> =
-            rows.iter().map(|row| (row.get(0), definition(row))).collect();
+        let mut found: std::collections::HashMap<String, Series> =
+            rows.iter().map(|row| (row.get(0), stored(row))).collect();
         let mut unknown = Vec::new();
         let mut series = Vec::new();
         for (at, id) in selection.ids.iter().enumerate() {
             match found.remove(id) {
-                Some(definition) => series.push(definition),
+                Some(one) => series.push(one),
                 // One that was asked for again.
                 None if selection.ids[..at].contains(id) => {}
                 None => unknown.push(id.clone()),
@@ -84,7 +103,7 @@ impl Snapshot {
         if unknown.is_empty() { Ok(series) } else { Err(Error::UnknownSeries(unknown)) }
     }
 
-    async fn matching_series(&self, selection: &Selection) -> Result<Vec<Definition>, Error> {
+    async fn matching_series(&self, selection: &Selection) -> Result<Vec<Series>, Error> {
         let mut texts: Vec<[String; 2]> = Vec::new();
         for (name, value) in &selection.labels {
             let name = serde_json::Value::from(name.as_str());
@@ -108,7 +127,7 @@ impl Snapshot {
         let is_it = |row: &&tokio_postgres::Row| {
             selection.pattern.as_ref().is_none_or(|pattern| pattern.matches(row.get::<_, &str>(0)))
         };
-        Ok(rows.iter().filter(is_it).map(definition).collect())
+        Ok(rows.iter().filter(is_it).map(stored).collect())
     }
 
     /// The columns that a series has points of, sorted, with their first and last times. It takes some steps down an index for
@@ -118,13 +137,39 @@ impl Snapshot {
     /// If the server does not answer.
     pub async fn columns(&self, series: &str) -> Result<Vec<ColumnSpan>, Error> {
         let rows = self.query(Step::Other("look for the columns of a series"), COLUMNS, &[&series]).await?;
-        Ok(rows.iter().map(|row| ColumnSpan { name: row.get(0), first_us: row.get(1), last_us: row.get(2) }).collect())
+        Ok(rows.iter().map(span).collect())
+    }
+
+    /// The number of points of a series, or of one of its columns, as the server's statistics have it.
+    ///
+    /// # Errors
+    /// If the server does not answer.
+    pub async fn expected_points(&self, series: &str, column: Option<&str>) -> Result<u64, Error> {
+        let column = column.map_or_else(String::new, |name| format!(" and column_name = {}", quoted_text(name)));
+        let sql = format!("select from time_series_data_points where time_series_id = {}{column}", quoted_text(series));
+        self.estimate(&sql).await
     }
 }
 
-fn definition(row: &tokio_postgres::Row) -> Definition {
+/// The columns that are listed, in their order, and then those that only points have.
+pub(super) fn columns_in_order(definition: &Definition, spans: &[ColumnSpan]) -> Vec<String> {
+    let points = spans.iter().map(|span| span.name.clone());
+    unique(definition.value_columns.iter().cloned().chain(points))
+}
+
+/// Each name once, at its first place.
+pub(super) fn unique(names: impl IntoIterator<Item = String>) -> Vec<String> {
+    let mut seen = HashSet::new();
+    names.into_iter().filter(|name| seen.insert(name.clone())).collect()
+}
+
+fn span(row: &tokio_postgres::Row) -> ColumnSpan {
+    ColumnSpan { name: row.get(0), first_us: row.get(1), last_us: row.get(2), last_value: row.get(3) }
+}
+
+fn stored(row: &tokio_postgres::Row) -> Series {
     let columns: &str = row.get(4);
-    Definition {
+    let definition = Definition {
         id: row.get(0),
         name: row.get(1),
         description: row.get(2),
@@ -132,5 +177,6 @@ fn definition(row: &tokio_postgres::Row) -> Definition {
         // A text that is not an array lists nothing.
         value_columns: serde_json::from_str(columns).unwrap_or_default(),
         labels: row.get(5),
-    }
+    };
+    Series { definition, created_us: row.get(6), updated_us: row.get(7) }
 }

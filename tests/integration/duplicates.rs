@@ -409,7 +409,7 @@ async fn the_workers_role_may_do_what_its_setting_needs_and_no_more() {
     let role = format!("{}_worker", fixture.name);
     let admin = connect(&servers.database_url).await;
     admin.batch_execute(&format!("create role {role} login")).await.unwrap();
-    roles::grant_worker(&config, &role).await.unwrap();
+    roles::grant(&config, &role, roles::Purpose::Worker).await.unwrap();
     let url = fixture.url.replacen("postgres@", &format!("{role}@"), 1);
     let message = r#"{"type":"point-batch","time_series_id":"s","timestamps":[1,2],"columns":{"a":[1,2]}}"#;
     for _ in 0..2 {
@@ -425,7 +425,7 @@ async fn the_workers_role_may_do_what_its_setting_needs_and_no_more() {
         fixture.client.query_one(sql, &[&role, &function]).await.unwrap().get(0)
     };
     assert!(may("ingest_replace_points").await && !may("ingest_add_points").await);
-    roles::grant_worker(&fixture.config(&setting("append")), &role).await.unwrap();
+    roles::grant(&fixture.config(&setting("append")), &role, roles::Purpose::Worker).await.unwrap();
     assert!(!may("ingest_replace_points").await && !may("ingest_add_points").await);
     let mut environment = fixture.environment();
     environment.retain(|(name, _)| name != "DATABASE_URL");

@@ -398,7 +398,7 @@ async fn on_the_community_edition_a_role_that_owns_nothing_compresses_too() {
     let Some(fixture) = Fixture::on_community("direct_compress_role", 1, Profile::Throughput).await else { return };
     let role = fixture.name.clone();
     fixture.client.batch_execute(&format!("create role {role} login")).await.unwrap();
-    roles::grant_worker(&fixture.config(&[]), &role).await.unwrap();
+    roles::grant(&fixture.config(&[]), &role, roles::Purpose::Worker).await.unwrap();
     let url = format!("postgresql://{role}@{}/{}", fixture.server(), fixture.name);
     let worker = fixture.worker(&[("DATABASE_URL", &url)]);
     let mut published = Published::default();

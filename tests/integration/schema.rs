@@ -114,7 +114,7 @@ async fn an_incomplete_schema_is_completed_with_what_it_holds_and_the_workers_ro
     first.run_async(&mut client).await.unwrap();
     let role = format!("{}_worker", fixture.name);
     fixture.client.batch_execute(&format!("create role {role} login")).await.unwrap();
-    roles::grant_worker(&fixture.config(&[]), &role).await.unwrap();
+    roles::grant(&fixture.config(&[]), &role, roles::Purpose::Worker).await.unwrap();
     let held = "insert into ingest_source (pipeline, cluster_id, topic, topic_id) values ('default', 'c', 'TOPIC', 'i');
         insert into ingest_dead_letter (source_id, partition, \"offset\", payload, payload_bytes, reason)
             select id, 0, 7, payload, length(payload), 'unknown_series'

@@ -11,14 +11,10 @@ use crate::batch::Batch;
 use crate::cli::output::{complain, print_line};
 use crate::cli::{Failure, progress_bar, saying_waits};
 use crate::config::Config;
-use crate::database::verdict::{Attempts, Verdict};
 use crate::database::{ClaimOrder, Coverage, Database};
 use crate::input::DECODED_NOW;
 use crate::journal::{Inspection, ReadError, Record};
 use crate::raw::{Interval, MessageSet, Partition};
-
-/// Delay after the database refused.
-const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The result of a replay, or of a dry run.
 #[derive(Debug, Default)]
@@ -64,7 +60,7 @@ async fn replay_into(
     let missing: Vec<&Record> = records.iter().filter(is_missing).collect();
     let inputs = config.inputs();
     refuse_undecodable(&inputs, missing.iter().copied())?;
-    if missing.iter().any(|record| inputs.is_configured(&record.partition.source.topic)) {
+    if missing.iter().any(|record| inputs.is_configured(&record.partition.source)) {
         complain(Level::INFO, DECODED_NOW);
     }
     let bar = progress_bar(records.len(), "records");
@@ -154,41 +150,9 @@ async fn finish(database: Database, batch: Batch, dry_run: bool) -> Result<Done,
         done.dead_letters = batch.dead_letters().len();
         return Ok(done);
     }
-    // As in a worker, a message that the database rejects does not affect others.
-    let untried = |piece: Batch, order| {
-        let attempts = Attempts::new(&piece, order);
-        (piece, order, attempts)
-    };
-    let mut pieces = vec![untried(batch, ClaimOrder::CopyFirstFillingGaps)];
-    while let Some((piece, order, mut attempts)) = pieces.pop() {
-        let failure = match database.write(&piece, order).await {
-            Ok(written) => {
-                done.messages += attempts.messages;
-                done.points += written.points;
-                done.dead_letters += written.dead_letters.len();
-                continue;
-            }
-            Err(failure) => failure,
-        };
-        let order = order.claim_first();
-        match attempts.after(&failure) {
-            Verdict::ClaimFirst => pieces.push((piece, order, attempts)),
-            Verdict::Split(parts) => {
-                let parts = piece.split_into(parts);
-                pieces.extend(parts.into_iter().rev().map(|part| untried(part, order)));
-            }
-            Verdict::Reject => pieces.push(untried(piece.into_dead_letter(failure.rejected()), order)),
-            Verdict::SetAside => match database.oversized(&failure, &piece).await.pop() {
-                Some(oversized) => pieces.push(untried(piece.into_dead_letter(oversized.rejected), order)),
-                None => return Err(failure.into()),
-            },
-            Verdict::Retry | Verdict::TooManyIslands => {
-                pieces.push((piece, order, attempts));
-                tokio::time::sleep(RETRY_INTERVAL).await;
-            }
-            // What is written stays written: the next run continues from there.
-            Verdict::Wait | Verdict::NoProgress => return Err(failure.into()),
-        }
-    }
+    let settled = database.settle(batch, ClaimOrder::CopyFirstFillingGaps, Duration::ZERO).await?;
+    done.messages = settled.messages;
+    done.points = settled.points;
+    done.dead_letters = settled.dead_letters;
     Ok(done)
 }

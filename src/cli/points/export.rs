@@ -7,16 +7,17 @@ use indicatif::ProgressBar;
 use serde_json::{Value, json};
 use tracing::Level;
 
-use super::parts::Parts;
+use super::parts::{Parts, warn_of_ambiguous_columns};
 use super::targets::{Target, Targets};
 use crate::cli::output::{complain, print_line};
+use crate::cli::selection::Matching;
 use crate::cli::times::{parse_length, parse_time};
-use crate::cli::{Failure, name_and_value, progress_bar, signals};
+use crate::cli::{Failure, progress_bar, signals};
 use crate::config::Config;
-use crate::files::Definition;
-use crate::files::write::{Compression, Format, Head};
-use crate::repository::export::{Aggregate, Bucket, Duplicates, Form, Options, Part, Plan, plan, read};
-use crate::repository::{Glob, Selection, Snapshot};
+use crate::files::write::Head;
+use crate::files::{Compression, Definition, Form, Format};
+use crate::repository::Snapshot;
+use crate::repository::export::{Aggregate, Bucket, Duplicates, Options, Part, Plan, plan, read};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
@@ -32,12 +33,8 @@ pub(in crate::cli) struct Arguments {
     /// The series.
     #[arg(value_name = "ID", required_unless_present_any = ["pattern", "label"], conflicts_with_all = ["pattern", "label"])]
     ids: Vec<String>,
-    /// All series whose id is of this pattern: * is any text, ? a character, [a-z] one of them.
-    #[arg(long = "match", value_name = "GLOB")]
-    pattern: Option<String>,
-    /// All series that have this label; if it is given again, those that have all of them.
-    #[arg(long, value_name = "NAME=VALUE", value_parser = label)]
-    label: Vec<(String, String)>,
+    #[command(flatten)]
+    matching: Matching,
     /// The first time.
     #[arg(long, value_name = "TIME", value_parser = parse_time, allow_hyphen_values = true)]
     from: Option<i64>,
@@ -123,17 +120,7 @@ enum AggregateArgument {
     Count,
 }
 
-fn label(text: &str) -> Result<(String, String), String> {
-    name_and_value(text)
-        .and_then(|pair| if pair.0.is_empty() { Err("expected NAME=VALUE".to_owned()) } else { Ok(pair) })
-}
-
 impl Arguments {
-    fn selection(&self) -> Result<Selection, Failure> {
-        let pattern = self.pattern.as_deref().map(Glob::parse).transpose()?;
-        Ok(Selection { ids: self.ids.clone(), pattern, labels: self.label.clone() })
-    }
-
     fn options(&self) -> Result<Options, Failure> {
         let duplicates = match self.duplicates {
             DuplicatesArgument::Last => Duplicates::Last,
@@ -209,9 +196,11 @@ fn window_points() -> usize {
 pub(super) async fn run(config: &Config, arguments: Arguments) -> Result<(), Failure> {
     config.require_database()?;
     signals::survive_file_limit()?;
-    let (selection, options, targets) = (arguments.selection()?, arguments.options()?, arguments.targets()?);
+    let (selection, options, targets) =
+        (arguments.matching.selection(arguments.ids.clone())?, arguments.options()?, arguments.targets()?);
     let snapshot = Snapshot::open(&config.database).await?;
     let series = snapshot.series(&selection).await?;
+    let series: Vec<Definition> = series.into_iter().map(|one| one.definition).collect();
     if series.is_empty() {
         return Err(Failure::Usage("no series matches: there is nothing to export".to_owned()));
     }
@@ -295,6 +284,9 @@ impl Export {
             let done = read(&self.snapshot, plan, &self.options, take, &progress).await?;
             rows += done.rows;
             points += done.points;
+        }
+        if let Target::File(path) = &self.targets.target {
+            warn_of_ambiguous_columns(path, &writer);
         }
         writer.finish()?;
         self.wrote(&name, plans.len(), rows);

@@ -27,6 +27,7 @@ impl From<repository::Error> for Failure {
             | repository::Error::Pattern { .. }
             | repository::Error::UnknownColumn { .. }
             | repository::Error::TimeColumn { .. }
+            | repository::Error::View(_)
             | repository::Error::Time { .. } => Self::Usage(error.to_string()),
             repository::Error::Duplicate { .. } => Self::Damaged(error.to_string()),
         }

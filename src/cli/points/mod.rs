@@ -1,7 +1,9 @@
-//! `points export`: points into files.
+//! `points export`: points into files; `points import`: points of files.
 
 mod export;
 mod failure;
+mod found;
+mod import;
 mod parts;
 mod targets;
 
@@ -16,6 +18,8 @@ use crate::config::Config;
 pub(super) enum Command {
     /// Write the points of series into files.
     Export(export::Arguments),
+    /// Write the points of files into the database, each row once; safe to stop and to repeat.
+    Import(import::Arguments),
 }
 
 impl Command {
@@ -28,5 +32,6 @@ impl Command {
 pub(super) async fn run(config: Arc<Config>, command: Command) -> Result<(), Failure> {
     match command {
         Command::Export(arguments) => export::run(&config, arguments).await,
+        Command::Import(arguments) => import::run(&config, arguments).await,
     }
 }

@@ -4,11 +4,14 @@ use std::path::{Path, PathBuf};
 
 use arrow_array::RecordBatch;
 use jiff::Timestamp;
+use tracing::Level;
 
 use super::targets::Targets;
+use crate::cli::output::complain;
 use crate::files;
 use crate::files::write::{Head, Writer};
 use crate::repository::export::{Part, first_time, part_start};
+use crate::telemetry::list;
 
 /// The files of a series, one after the other.
 pub(super) struct Parts<'a> {
@@ -56,10 +59,24 @@ impl Parts<'_> {
 
     pub(super) fn end(&mut self) -> Result<(), files::Error> {
         if let Some((_, path, writer, rows)) = self.open.take() {
+            warn_of_ambiguous_columns(&path, &writer);
             writer.finish()?;
             self.done.push((path, rows));
         }
         Ok(())
+    }
+}
+
+/// Says which columns of a wide file an import does not restore as they were.
+pub(super) fn warn_of_ambiguous_columns(path: &Path, writer: &Writer) {
+    let columns = writer.ambiguous_columns();
+    if !columns.is_empty() {
+        let text = format!(
+            "{}: null is both a point without a value and no point in {}: where this matters, export with --long",
+            path.display(),
+            list(columns.iter().map(String::as_str))
+        );
+        complain(Level::WARN, &text);
     }
 }
 

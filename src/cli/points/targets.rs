@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest as _, Sha256};
 
 use crate::cli::{Failure, output};
-use crate::files;
 use crate::files::whole::{WholeFile, refuse_existing, with_ending};
-use crate::files::write::{Compression, Format, Head, Sink, Writer};
+use crate::files::write::{Head, Sink, Writer};
+use crate::files::{self, Compression, Format};
 
 /// What the name of a file may have at most before its ending, of the 255 bytes of a file system.
 const MAX_STEM_BYTES: usize = 180;
@@ -84,7 +84,7 @@ impl Targets {
             name = format!("{name}.{part}");
         }
         let compression = if self.format.has_metadata() { "" } else { self.compression.ending() };
-        folder.join(format!("{name}.{}{compression}", self.format.ending()))
+        folder.join(format!("{name}.{}{compression}", self.format.as_str()))
     }
 
     /// Refuses a file that is there, before anything is read for it.
@@ -115,7 +115,7 @@ impl Targets {
 }
 
 fn definitions_of(path: &Path) -> PathBuf {
-    with_ending(path, ".series.json")
+    with_ending(path, files::BESIDE)
 }
 
 fn by_ending(name: &str) -> (Option<Format>, Option<Compression>) {

@@ -85,7 +85,8 @@ pub(in crate::database) fn hint(answer: &tokio_postgres::error::DbError) -> &'st
         }
         "42501" => {
             ": the role of database.url lacks a right. `run` and `journal replay` take a worker's role, which gets its rights by \
-             `series-ingest migrate --worker-role` with the owner's; the other commands take the owner's"
+             `series-ingest migrate --worker-role` with the owner's; what reads series and points takes a reader's \
+             (`--reader-role`), what changes them an editor's (`--editor-role`), and the other commands the owner's"
         }
         _ => "",
     }

@@ -3,9 +3,11 @@
 pub(super) mod admin;
 
 mod acceptance;
+mod files;
 mod moved;
 
 pub use acceptance::{Acceptance, Started};
+pub use files::FileSource;
 pub use moved::Elsewhere;
 
 pub(super) use acceptance::AcceptedSources;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::database::connection::step::Step;
 use crate::database::{Database, Error};
-use crate::raw::Source;
+use crate::raw::{FILE_CLUSTER, Source};
 
 /// Progress that the pipeline has of a topic of the same name in another cluster.
 #[derive(Debug, Clone)]
@@ -23,7 +23,8 @@ pub struct Elsewhere {
 
 impl Database {
     /// Returns those of these partitions of `source` that have no progress in the source's cluster, but have some under the
-    /// topic's name in another one. Of several other clusters it is the one that was written last.
+    /// topic's name in another one; a file that was imported is none. Of several other clusters it is the one that was written
+    /// last.
     ///
     /// # Errors
     /// If the database does not answer.
@@ -37,6 +38,7 @@ impl Database {
                          there.partition, source.cluster_id, source.id, there.next_offset, there.ahead::text
                      from ingest_progress as there join ingest_source as source on source.id = there.source_id
                      where source.pipeline = $1 and source.topic = $2 and source.cluster_id <> $3
+                         and source.cluster_id <> $5
                          and there.partition = any ($4::integer[])
                          and (there.next_offset > 0 or there.ahead <> '{}')
                          and not exists (
@@ -44,7 +46,7 @@ impl Database {
                              where known.pipeline = $1 and known.topic = $2 and known.cluster_id = $3
                                  and here.partition = there.partition)
                      order by there.partition, there.updated_at desc",
-                    &[&self.pipeline.as_ref(), &source.topic, &source.cluster_id, &partitions],
+                    &[&self.pipeline.as_ref(), &source.topic, &source.cluster_id, &partitions, &FILE_CLUSTER],
                 )
                 .await
         };

@@ -1,5 +1,5 @@
-//! The worker's role: the privileges that `run` and `journal replay` need on the tables and functions of the migrations, and
-//! no other. The role that runs `migrate` owns them.
+//! The roles: the privileges that the worker, a reader and an editor need on the tables and functions of the migrations, and no
+//! other. The role that runs `migrate` owns them.
 
 use tokio_postgres::Client;
 
@@ -7,6 +7,9 @@ use crate::config::{self, OnDuplicate};
 use crate::database::connection::step::Step;
 use crate::database::error::Error;
 use crate::database::schema::{SchemaError, connect};
+
+/// How the comment of a view begins that `view create` has made; its series' id follows.
+pub const VIEW_COMMENT: &str = "series-ingest view of the series ";
 
 /// The tables, each with the worker's privileges on it.
 ///
@@ -66,12 +69,92 @@ pub const FUNCTIONS: [&str; 35] = [
     "ingest_finish_deletion",
 ];
 
-/// Grants `role` the worker's privileges in the schema of the migrations, and revokes all others on the same objects.
+/// Who a role is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// The worker, and `journal replay`.
+    Worker,
+    /// Analysts and Grafana: reads series, points, views of series, and how far they are applied.
+    Reader,
+    /// Analysts who change data: a reader who may also do what the worker does, and change series and points by SQL.
+    Editor,
+}
+
+/// What readers may read.
+const READ: [&str; 5] =
+    ["time_series_data_points", "time_series_metadata", "ingest_source", "ingest_progress", "ingest_gap"];
+
+impl Purpose {
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Worker => "worker",
+            Self::Reader => "reader",
+            Self::Editor => "editor",
+        }
+    }
+
+    /// Its privileges on a table; the worker has `workers`.
+    fn privileges(self, table: &str, workers: &'static str) -> &'static str {
+        let is_shared = ["time_series_data_points", "time_series_metadata"].contains(&table);
+        match self {
+            Self::Worker => workers,
+            Self::Reader if READ.contains(&table) => "select",
+            Self::Reader => "",
+            Self::Editor if is_shared => "select, insert, update, delete",
+            // Also its own dead letters, and what is defined.
+            Self::Editor => "select",
+        }
+    }
+}
+
+/// Grants `role` the privileges of its purpose in the schema of the migrations, and revokes all others on the same objects.
 ///
 /// # Errors
 /// If the server does not answer, there is no such role, or it has all privileges anyway.
-pub async fn grant_worker(config: &config::Config, role: &str) -> Result<(), SchemaError> {
+pub async fn grant(config: &config::Config, role: &str, purpose: Purpose) -> Result<(), SchemaError> {
     let client = connect(&config.database).await?;
+    let (role, schema) = names(&client, role).await?;
+    let mut sql = format!("begin; grant usage on schema {schema} to {role};");
+    let step = Step::Other("list the tables");
+    let tables = TABLES.map(|(table, _)| table);
+    let rows = client
+        .query(
+            "select relname::text from pg_class where relnamespace = quote_ident(current_schema())::regnamespace and relname = any ($1)",
+            &[&tables.as_slice()],
+        )
+        .await
+        .map_err(|source| Error::Server { step, source })?;
+    let present: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+    // A schema that is not migrated yet does not have all of them.
+    for (table, workers) in TABLES.into_iter().filter(|(table, _)| present.iter().any(|name| name == table)) {
+        sql += &format!("revoke all on {schema}.{table} from {role};");
+        let privileges = purpose.privileges(table, workers);
+        if !privileges.is_empty() {
+            sql += &format!("grant {privileges} on {schema}.{table} to {role};");
+        }
+    }
+    let called = if purpose == Purpose::Reader { Vec::new() } else { rights_of(config.points.on_duplicate) };
+    for (function, theirs) in functions(&client, &called).await? {
+        let change = if theirs { "grant execute on" } else { "revoke all on" };
+        let whom = if theirs { "to" } else { "from" };
+        sql += &format!("{change} function {function} {whom} {role};");
+    }
+    let change = if purpose == Purpose::Worker { "revoke all on" } else { "grant select on" };
+    let whom = if purpose == Purpose::Worker { "from" } else { "to" };
+    for view in views(&client).await? {
+        sql += &format!("{change} {schema}.{view} {whom} {role};");
+    }
+    sql += "commit";
+    client
+        .batch_execute(&sql)
+        .await
+        .map_err(|source| Error::Server { step: Step::Other("grant the rights"), source })?;
+    Ok(())
+}
+
+/// The role and the schema as identifiers, if the role can be given privileges.
+async fn names(client: &Client, role: &str) -> Result<(String, String), SchemaError> {
     let step = Step::Other("look for the role");
     let found = client
         .query_opt(
@@ -92,36 +175,17 @@ pub async fn grant_worker(config: &config::Config, role: &str) -> Result<(), Sch
              another one"
         )));
     }
-    let (role, schema): (String, String) = (found.get(1), found.get(2));
-    let mut sql = format!("begin; grant usage on schema {schema} to {role};");
-    let step = Step::Other("list the tables");
-    let names = TABLES.map(|(table, _)| table);
-    let rows = client
-        .query(
-            "select relname::text from pg_class where relnamespace = quote_ident(current_schema())::regnamespace and relname = any ($1)",
-            &[&names.as_slice()],
-        )
-        .await
-        .map_err(|source| Error::Server { step, source })?;
-    let present: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
-    // A schema that is not migrated yet does not have all of them.
-    for (table, rights) in TABLES.into_iter().filter(|(table, _)| present.iter().any(|name| name == table)) {
-        sql += &format!("revoke all on {schema}.{table} from {role};");
-        if !rights.is_empty() {
-            sql += &format!("grant {rights} on {schema}.{table} to {role};");
-        }
-    }
-    for (function, theirs) in functions(&client, &rights_of(config.points.on_duplicate)).await? {
-        let change = if theirs { "grant execute on" } else { "revoke all on" };
-        let whom = if theirs { "to" } else { "from" };
-        sql += &format!("{change} function {function} {whom} {role};");
-    }
-    sql += "commit";
-    client
-        .batch_execute(&sql)
-        .await
-        .map_err(|source| Error::Server { step: Step::Other("grant the rights"), source })?;
-    Ok(())
+    Ok((found.get(1), found.get(2)))
+}
+
+/// The views of series, as identifiers.
+async fn views(client: &Client) -> Result<Vec<String>, Error> {
+    let sql = "select quote_ident(relname) from pg_class
+               where relnamespace = quote_ident(current_schema())::regnamespace and relkind = 'v'
+                   and starts_with(obj_description(oid, 'pg_class'), $1)";
+    let rows = client.query(sql, &[&VIEW_COMMENT]).await;
+    let rows = rows.map_err(|source| Error::Server { step: Step::Other("list the views"), source })?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
 /// The functions that a worker calls with this setting.

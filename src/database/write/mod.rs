@@ -8,6 +8,7 @@ pub(super) mod chunks;
 pub(super) mod insert;
 mod oversized;
 pub(super) mod series;
+pub(super) mod settle;
 
 use std::pin::pin;
 use std::sync::Arc;

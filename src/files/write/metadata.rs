@@ -4,21 +4,21 @@ use arrow_schema::DataType;
 use serde_json::{Value, json};
 
 use super::Head;
-use crate::files::definition;
+use crate::files::definition::{self, PANDAS_KEY, SERIES_KEY};
 
-/// The key of the definitions, as `points import` reads it.
-const SERIES_KEY: &str = "series_ingest.series";
-/// Pandas' own; its form is in the developer documentation of pandas, "Storing pandas DataFrame objects in Apache Parquet
-/// format".
-const PANDAS_KEY: &str = "pandas";
+/// A key and its value.
+pub(super) type Pair = (&'static str, String);
 
 /// The pairs of a file's metadata.
-pub(super) fn pairs(head: &Head) -> Vec<(&'static str, String)> {
-    let mut pairs = vec![(SERIES_KEY, definition::array(&head.definitions))];
+///
+/// # Errors
+/// Those of [`definition::array`].
+pub(super) fn pairs(head: &Head) -> Result<Vec<Pair>, serde_json::Error> {
+    let mut pairs = vec![(SERIES_KEY, definition::array(&head.definitions, None)?)];
     if let Some(index) = &head.index {
         pairs.push((PANDAS_KEY, pandas(head, index).to_string()));
     }
-    pairs
+    Ok(pairs)
 }
 
 fn pandas(head: &Head, index: &str) -> Value {

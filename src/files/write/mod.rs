@@ -1,9 +1,11 @@
 //! Batches of rows into a file of any of the formats.
 //!
+//! - `absent`: what null means in the columns of a wide file.
 //! - `metadata`: what a file says of its series, and for pandas.
 //! - `text`: CSV and JSON lines; `rfc3339`: times in them.
 //! - `sink`: where the bytes go.
 
+mod absent;
 mod metadata;
 mod rfc3339;
 mod sink;
@@ -20,13 +22,18 @@ use arrow_schema::{ArrowError, Schema, SchemaRef};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression as ParquetCompression, Encoding, ZstdLevel};
 use parquet::errors::ParquetError;
+use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
 use parquet::schema::types::ColumnPath;
 
+use super::definition::ABSENT_KEY;
 use super::whole::WholeFile;
-use super::{Definition, Error};
+use super::{Compression, Definition, Error, Format};
+use absent::Absent;
+use metadata::Pair;
 use text::{TextSink, TextWriter};
 
+pub use absent::{NO_POINT, NULL_POINT};
 pub use sink::Sink;
 
 /// The rows of a group in Parquet.
@@ -34,58 +41,6 @@ const GROUP_ROWS: usize = 128 * 1024;
 /// A group of many columns ends earlier, so that it fits into memory, but not before it has rows that are worth one.
 const GROUP_BYTES: usize = 64 * 1024 * 1024;
 const GROUP_MIN_ROWS: usize = 1024;
-
-/// The format of a file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
-    /// Apache Parquet.
-    Parquet,
-    /// Apache Arrow's IPC file, which is Feather 2 as well.
-    Arrow,
-    /// Comma-separated values with a header.
-    Csv,
-    /// A JSON object in each line.
-    JsonLines,
-}
-
-impl Format {
-    /// How names of such files end.
-    pub fn ending(self) -> &'static str {
-        match self {
-            Self::Parquet => "parquet",
-            Self::Arrow => "arrow",
-            Self::Csv => "csv",
-            Self::JsonLines => "jsonl",
-        }
-    }
-
-    /// Returns `true` if a file of it has a place for definitions.
-    pub fn has_metadata(self) -> bool {
-        matches!(self, Self::Parquet | Self::Arrow)
-    }
-}
-
-/// How a file is compressed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Compression {
-    /// Not at all.
-    None,
-    /// Gzip; not in Arrow.
-    Gzip,
-    /// Zstandard.
-    Zstd,
-}
-
-impl Compression {
-    /// How names of text files that are compressed so end.
-    pub fn ending(self) -> &'static str {
-        match self {
-            Self::None => "",
-            Self::Gzip => ".gz",
-            Self::Zstd => ".zst",
-        }
-    }
-}
 
 /// What a file has besides its rows.
 #[derive(Debug, Clone)]
@@ -108,7 +63,10 @@ enum Rows {
 pub struct Writer {
     rows: Rows,
     path: PathBuf,
-    /// The definitions next to a file that has no place for them.
+    head: Head,
+    /// What null means, if the file is wide.
+    absent: Option<Absent>,
+    /// The file next to one that has no place for definitions.
     definitions: Option<WholeFile>,
 }
 
@@ -119,7 +77,7 @@ impl std::fmt::Debug for Writer {
 }
 
 impl Writer {
-    /// Begins a file. The definitions become another file, `definitions`, if it is given, which appears with this one.
+    /// Begins a file. The definitions become another file at its end, `definitions`, if it is given, which appears with this one.
     ///
     /// # Errors
     /// If it cannot be written, or Arrow is to be compressed by gzip.
@@ -131,14 +89,17 @@ impl Writer {
         head: &Head,
     ) -> Result<Self, Error> {
         let path = sink.path().to_owned();
-        let definitions = definitions.map(|file| write_definitions(file, head)).transpose()?;
+        let pairs =
+            || metadata::pairs(head).map_err(|error| Error::Encode { path: path.clone(), why: error.to_string() });
         let rows = match format {
-            Format::Parquet => parquet_writer(sink, compression, head).map_err(|error| of_parquet(error, &path))?,
+            Format::Parquet => {
+                parquet_writer(sink, compression, head, pairs()?).map_err(|error| of_parquet(error, &path))?
+            }
             Format::Arrow => {
                 if compression == Compression::Gzip {
                     return Err(Error::Format("Arrow has no compression by gzip: use zstd or none".to_owned()));
                 }
-                arrow_writer(sink, compression, head).map_err(|error| of_arrow(error, &path))?
+                arrow_writer(sink, compression, head, pairs()?).map_err(|error| of_arrow(error, &path))?
             }
             Format::Csv | Format::JsonLines => {
                 let failed = |error| Error::Write { path: path.clone(), error };
@@ -146,7 +107,8 @@ impl Writer {
                 Rows::Text(Box::new(TextWriter::new(sink, format == Format::Csv, &head.schema).map_err(failed)?))
             }
         };
-        Ok(Self { rows, path, definitions })
+        let absent = head.index.as_ref().map(|_| Absent::new(head.schema.clone()));
+        Ok(Self { rows, path, head: head.clone(), absent, definitions })
     }
 
     /// Adds rows; their columns are those of the head.
@@ -154,6 +116,9 @@ impl Writer {
     /// # Errors
     /// If they cannot be written.
     pub fn write(&mut self, batch: &RecordBatch) -> Result<(), Error> {
+        if let Some(absent) = &mut self.absent {
+            absent.add(batch);
+        }
         match &mut self.rows {
             Rows::Parquet(writer) => {
                 writer.write(batch).map_err(|error| of_parquet(error, &self.path))?;
@@ -174,6 +139,12 @@ impl Writer {
         }
     }
 
+    /// The columns of a wide file in which null may be a point without a value or no point: nothing in the file
+    /// distinguishes them.
+    pub fn ambiguous_columns(&self) -> Vec<String> {
+        self.absent.as_ref().map_or_else(Vec::new, Absent::ambiguous)
+    }
+
     /// Ends the file, which then has its name.
     ///
     /// # Errors
@@ -181,9 +152,19 @@ impl Writer {
     pub fn finish(self) -> Result<(), Error> {
         let path = self.path;
         let failed = |error| Error::Write { path: path.clone(), error };
+        let absent = self.absent.map(|absent| absent.columns());
+        let absent_text = || absent.as_ref().map(|names| serde_json::Value::from(names.clone()).to_string());
         let sink = match self.rows {
-            Rows::Parquet(writer) => writer.into_inner().map_err(|error| of_parquet(error, &path))?,
+            Rows::Parquet(mut writer) => {
+                if let Some(text) = absent_text() {
+                    writer.append_key_value_metadata(KeyValue::new(ABSENT_KEY.to_owned(), text));
+                }
+                writer.into_inner().map_err(|error| of_parquet(error, &path))?
+            }
             Rows::Arrow(mut writer) => {
+                if let Some(text) = absent_text() {
+                    writer.write_metadata(ABSENT_KEY, text);
+                }
                 writer.finish().map_err(|error| of_arrow(error, &path))?;
                 let buffered = writer.into_inner().map_err(|error| of_arrow(error, &path))?;
                 buffered.into_inner().map_err(|error| failed(error.into_error()))?
@@ -191,22 +172,23 @@ impl Writer {
             Rows::Text(writer) => writer.finish().map_err(failed)?,
         };
         // The rows last: definitions that are missing are not noticed.
-        if let Some(definitions) = self.definitions {
-            definitions.finish()?;
+        if let Some(file) = self.definitions {
+            write_definitions(file, &self.head, absent.as_deref())?.finish()?;
         }
         sink.finish()
     }
 }
 
-fn write_definitions(mut file: WholeFile, head: &Head) -> Result<WholeFile, Error> {
-    let mut text = super::definition::array(&head.definitions);
+fn write_definitions(mut file: WholeFile, head: &Head, absent: Option<&[String]>) -> Result<WholeFile, Error> {
+    let text = super::definition::array(&head.definitions, absent);
+    let mut text = text.map_err(|error| Error::Encode { path: file.target().to_owned(), why: error.to_string() })?;
     text.push('\n');
     let written = io::Write::write_all(&mut file, text.as_bytes());
     written.map_err(|error| Error::Write { path: file.target().to_owned(), error })?;
     Ok(file)
 }
 
-fn parquet_writer(sink: Sink, compression: Compression, head: &Head) -> Result<Rows, ParquetError> {
+fn parquet_writer(sink: Sink, compression: Compression, head: &Head, pairs: Vec<Pair>) -> Result<Rows, ParquetError> {
     let compression = match compression {
         Compression::None => ParquetCompression::UNCOMPRESSED,
         Compression::Gzip => ParquetCompression::GZIP(parquet::basic::GzipLevel::default()),
@@ -217,10 +199,7 @@ fn parquet_writer(sink: Sink, compression: Compression, head: &Head) -> Result<R
         .set_max_row_group_row_count(Some(GROUP_ROWS))
         .set_created_by(concat!("series-ingest ", env!("CARGO_PKG_VERSION")).to_owned())
         .set_key_value_metadata(Some(
-            metadata::pairs(head)
-                .into_iter()
-                .map(|(key, value)| parquet::file::metadata::KeyValue::new(key.to_owned(), value))
-                .collect(),
+            pairs.into_iter().map(|(key, value)| KeyValue::new(key.to_owned(), value)).collect(),
         ));
     for field in head.schema.fields() {
         // Times are seldom the same, and their differences often.
@@ -235,10 +214,10 @@ fn parquet_writer(sink: Sink, compression: Compression, head: &Head) -> Result<R
     Ok(Rows::Parquet(Box::new(writer)))
 }
 
-fn arrow_writer(sink: Sink, compression: Compression, head: &Head) -> Result<Rows, ArrowError> {
+fn arrow_writer(sink: Sink, compression: Compression, head: &Head, pairs: Vec<Pair>) -> Result<Rows, ArrowError> {
     let compression = (compression == Compression::Zstd).then_some(CompressionType::ZSTD);
     let options = IpcWriteOptions::default().try_with_compression(compression)?;
-    let pairs = metadata::pairs(head).into_iter().map(|(key, value)| (key.to_owned(), value));
+    let pairs = pairs.into_iter().map(|(key, value)| (key.to_owned(), value));
     let pairs: std::collections::HashMap<String, String> = pairs.collect();
     let schema = Schema::new_with_metadata(head.schema.fields().clone(), pairs);
     let writer = FileWriter::try_new_with_options(io::BufWriter::new(sink), &schema, options)?;

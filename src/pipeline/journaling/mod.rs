@@ -281,7 +281,7 @@ impl Journaling {
                  read them"
             );
         }
-        let is_of_input = |record: &Record| self.inputs.is_configured(&record.partition.source.topic);
+        let is_of_input = |record: &Record| self.inputs.is_configured(&record.partition.source);
         if !survey.missing.iter().any(is_of_input) {
             self.log.ends(OF_INPUTS);
         } else if self.log.lasts(OF_INPUTS, "").is_some() {

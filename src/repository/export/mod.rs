@@ -19,7 +19,7 @@ use crate::repository::{Error, Snapshot};
 /// Maximum number of rows of a batch.
 const BATCH_ROWS: usize = 1 << 16;
 
-pub use options::{Aggregate, Bucket, Duplicates, Form, Options, Part};
+pub use options::{Aggregate, Bucket, Duplicates, Options, Part};
 pub use plan::Plan;
 pub use windows::{Read, first_time, part_start, read};
 

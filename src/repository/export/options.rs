@@ -1,5 +1,7 @@
 //! What is asked for.
 
+use crate::files::Form;
+
 /// What is read of a series, and how its rows are.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -26,15 +28,6 @@ pub struct Options {
 impl Options {
     /// The usual [`Options::window_points`].
     pub const WINDOW_POINTS: usize = 1_500_000;
-}
-
-/// What a row is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Form {
-    /// A time with the values of all columns.
-    Wide,
-    /// A point: series, timestamp, column, value.
-    Long,
 }
 
 /// Which of several points of the same column at the same time.

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use arrow_array::{ArrayRef, RecordBatch, TimestampMicrosecondArray};
 use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
 
-use super::options::{Form, Options};
+use super::options::Options;
 use crate::database;
-use crate::files::Definition;
+use crate::files::{Definition, Form};
+use crate::repository::series::{columns_in_order, unique};
 use crate::repository::{ColumnSpan, Error, Snapshot};
 
 /// What a series has of what is asked for.
@@ -35,12 +36,7 @@ impl Plan {
     /// Finds out what a series has, without the number of its points.
     pub(super) async fn new(snapshot: &Snapshot, mut definition: Definition, options: &Options) -> Result<Self, Error> {
         let mut spans = snapshot.columns(&definition.id).await?;
-        let mut known = unique(std::mem::take(&mut definition.value_columns));
-        let listed: HashSet<&String> = known.iter().collect();
-        let others: Vec<String> =
-            spans.iter().map(|span| span.name.clone()).filter(|name| !listed.contains(name)).collect();
-        known.extend(others);
-        let mut sources = known;
+        let mut sources = columns_in_order(&definition, &spans);
         let is_chosen = !options.columns.is_empty();
         if is_chosen {
             let there: HashSet<String> = sources.iter().cloned().collect();
@@ -60,12 +56,15 @@ impl Plan {
                 .collect(),
         };
         let range = range(&definition.id, &spans, options)?;
-        definition.value_columns.clone_from(&columns);
+        // Of all columns the definition goes with them unchanged, so that an import restores it.
+        if is_chosen || options.bucket.is_some() {
+            definition.value_columns.clone_from(&columns);
+        }
         if let Some(name) = &options.time_column {
             definition.time_column.clone_from(name);
         }
         let schema = match options.form {
-            Form::Wide => wide_schema(&definition)?,
+            Form::Wide => wide_schema(&definition, &columns)?,
             Form::Long => long_schema(),
         };
         Ok(Self { definition, schema, expected_points: 0, sources, is_chosen, columns, range })
@@ -81,12 +80,6 @@ impl Plan {
 /// Times in microseconds since the Unix epoch, in the type of the schemas.
 pub(super) fn times(us: Vec<i64>) -> ArrayRef {
     Arc::new(TimestampMicrosecondArray::from(us).with_timezone("UTC"))
-}
-
-/// Each name once, at its first place.
-fn unique(names: Vec<String>) -> Vec<String> {
-    let mut seen = HashSet::new();
-    names.into_iter().filter(|name| seen.insert(name.clone())).collect()
 }
 
 /// The times that are read, which may be fewer than those that are asked for.
@@ -112,12 +105,12 @@ fn time_type() -> DataType {
     DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))
 }
 
-fn wide_schema(definition: &Definition) -> Result<SchemaRef, Error> {
+fn wide_schema(definition: &Definition, columns: &[String]) -> Result<SchemaRef, Error> {
     let time = &definition.time_column;
-    if definition.value_columns.contains(time) {
+    if columns.contains(time) {
         return Err(Error::TimeColumn { series: definition.id.clone(), column: time.clone() });
     }
-    let values = definition.value_columns.iter().map(|name| Field::new(name, DataType::Float64, true));
+    let values = columns.iter().map(|name| Field::new(name, DataType::Float64, true));
     let fields: Vec<Field> = std::iter::once(Field::new(time, time_type(), false)).chain(values).collect();
     Ok(Arc::new(Schema::new(fields)))
 }

@@ -9,10 +9,11 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
 use super::decode::Decoder;
-use super::options::{Form, Options, Part};
+use super::options::{Options, Part};
 use super::plan::Plan;
 use super::{long, sql, wide};
 use crate::database::Step;
+use crate::files::Form;
 use crate::repository::{Error, Snapshot};
 
 const HOUR_US: i64 = 3_600_000_000;

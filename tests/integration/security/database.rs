@@ -52,7 +52,7 @@ async fn the_database_is_reached_by_tls_as_sslmode_says_or_not_at_all() {
         ])
         .await;
     for role in ["tls_worker", "certified", "no_insert"] {
-        roles::grant_worker(&fixture.config(&[]), role).await.unwrap();
+        roles::grant(&fixture.config(&[]), role, roles::Purpose::Worker).await.unwrap();
     }
     fixture.client.batch_execute("revoke insert on time_series_data_points from no_insert").await.unwrap();
     let port = server.address().rsplit_once(':').unwrap().1.to_owned();

@@ -433,7 +433,7 @@ impl Fixture {
     pub async fn worker_role(&self, options: &str) -> (String, String) {
         let role = format!("{}_worker", self.name);
         self.client.batch_execute(&format!("create role {role} login {options}")).await.unwrap();
-        roles::grant_worker(&self.config(&[]), &role).await.unwrap();
+        roles::grant(&self.config(&[]), &role, roles::Purpose::Worker).await.unwrap();
         let url = self.url.replacen("postgres@", &format!("{role}@"), 1);
         (role, url)
     }

@@ -24,6 +24,9 @@ impl Wholes {
     /// # Errors
     /// If Kafka does not answer or no longer has the message.
     pub(super) async fn read(&mut self, letter: &Letter) -> Result<FullMessage, String> {
+        if letter.source.is_file() {
+            return Err("it is a row of a file that was imported, and its file has all of it".to_owned());
+        }
         if self.unreachable {
             return Err("Kafka does not answer".to_owned());
         }

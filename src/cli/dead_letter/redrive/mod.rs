@@ -185,7 +185,7 @@ impl Work<'_> {
             return Ok(());
         }
         let inputs = self.decoder.inputs();
-        if !self.is_said && letters.iter().any(|(letter, _)| inputs.is_configured(&letter.source.topic)) {
+        if !self.is_said && letters.iter().any(|(letter, _)| inputs.is_configured(&letter.source)) {
             self.is_said = true;
             complain(Level::INFO, DECODED_NOW);
         }
