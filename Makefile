@@ -43,7 +43,7 @@ test: tools up ## set everything up and run all tests, against real servers
 
 # The tests of exactly-once; their tables have the profile that SERIES_INGEST_TEST_PROFILE names, and an operator's trigger
 # with SERIES_INGEST_TEST_TRIGGER=on.
-EXACTLY_ONCE = arrival:: claims:: crashes:: damage:: dead_letters:: disk_faults:: duplicates:: lost_commits:: outages:: \
+EXACTLY_ONCE = arrival:: claims:: crashes:: damage:: dead_letters:: deletions:: disk_faults:: duplicates:: lost_commits:: outages:: \
 	refusals:: restores:: server_faults:: topics::
 
 .PHONY: test-profiles

@@ -8,6 +8,9 @@ use crate::database::schema;
 use crate::database::schema::roles::{self, Purpose};
 
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    series-ingest migrate\n  \
+    series-ingest migrate --worker-role ingest_worker --reader-role grafana --editor-role analyst")]
 pub(super) struct Arguments {
     /// Grant this role, which must exist, the rights that the worker needs on the tables, and revoke all others.
     #[arg(long, value_name = "NAME")]

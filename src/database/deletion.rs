@@ -86,6 +86,18 @@ impl Database {
         Ok(rows.iter().map(|row| row.get(0)).collect())
     }
 
+    /// The Kafka time, in milliseconds since the Unix epoch, up to which messages of a series that was deleted no longer count;
+    /// `None` if it was not deleted as a whole.
+    ///
+    /// # Errors
+    /// If the database does not answer.
+    pub async fn deleted_ms(&self, series: &str) -> Result<Option<i64>, Error> {
+        let sql =
+            "select max(message_ms) from ingest_series_tombstone where series_id = $1 and not isfinite(before_time)";
+        let rows = self.session().await?.query(Step::Other("look for a deletion"), sql, &[&series]).await?;
+        Ok(rows.first().and_then(|row| row.get(0)))
+    }
+
     /// Number of points that a deletion would delete now.
     ///
     /// # Errors

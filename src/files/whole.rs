@@ -31,11 +31,17 @@ impl WholeFile {
     /// [`Error::Exists`] if the target is there and `overwrite` is `false`; [`Error::Write`] if the system refuses.
     pub fn create(target: &Path, overwrite: bool) -> Result<Self, Error> {
         refuse_existing(target, overwrite)?;
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        // Short whatever the target's name is: a name has at most 255 bytes.
-        let temporary = folder(target).join(format!(".series-ingest-{}-{number}.part", std::process::id()));
-        let file = OpenOptions::new().write(true).create_new(true).open(&temporary);
-        let file = file.map_err(|error| Error::Write { path: target.to_owned(), error })?;
+        let (temporary, file) = loop {
+            let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+            // Short whatever the target's name is: a name has at most 255 bytes.
+            let temporary = folder(target).join(format!(".series-ingest-{}-{number}.part", std::process::id()));
+            match OpenOptions::new().write(true).create_new(true).open(&temporary) {
+                Ok(file) => break (temporary, file),
+                // One that was killed had the same number of process, as all have in containers.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(Error::Write { path: target.to_owned(), error }),
+            }
+        };
         Ok(Self { target: target.to_owned(), temporary, file, overwrite, is_named: false })
     }
 
@@ -128,6 +134,21 @@ pub fn with_ending(file: &Path, ending: &str) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_killed_process_of_the_same_number_left_is_in_nobodys_way() {
+        let folder = tempfile::tempdir().unwrap();
+        let next = NUMBER.load(Ordering::Relaxed);
+        for number in next..next + 100 {
+            let name = format!(".series-ingest-{}-{number}.part", std::process::id());
+            fs::write(folder.path().join(name), "old").unwrap();
+        }
+        let target = folder.path().join("f");
+        let mut file = WholeFile::create(&target, false).unwrap();
+        file.write_all(b"new").unwrap();
+        file.finish().unwrap();
+        assert_eq!(fs::read(target).unwrap(), b"new");
+    }
 
     fn names(folder: &Path) -> Vec<OsString> {
         let mut names: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();

@@ -140,11 +140,12 @@ async fn replace(client: &Client, view: &View, columns: &[String]) -> Result<(),
             view.name, view.series
         )));
     }
-    // A role that may grant nothing leaves the view to itself.
+    // Also who may read the view that it replaces.
     let sql = "select distinct case grantee when 0 then 'public' else quote_ident(pg_get_userbyid(grantee)) end
                from pg_class, aclexplode(coalesce(relacl, acldefault('r', relowner)))
-               where pg_class.oid = 'time_series_data_points'::regclass and privilege_type = 'SELECT'";
-    let readers = query(client, step, sql, &[]).await?;
+               where relnamespace = quote_ident(current_schema())::regnamespace
+                   and relname in ('time_series_data_points', $1) and privilege_type = 'SELECT'";
+    let readers = query(client, step, sql, &[&view.name]).await?;
     let readers: Vec<String> = readers.iter().map(|row| row.get(0)).collect();
     let mut sql = format!("begin; drop view if exists {name}; create view {name} as {};", select(view, columns));
     sql += &format!("comment on view {name} is {};", quoted_text(&comment));

@@ -34,6 +34,31 @@ fn invalid_usage_and_invalid_configuration_have_different_exit_codes() {
 }
 
 #[test]
+fn the_help_of_analysts_commands_has_examples() {
+    for command in [
+        "migrate",
+        "points export",
+        "points import",
+        "series list",
+        "series show",
+        "series gaps",
+        "series create",
+        "series update",
+        "series delete",
+        "view create",
+        "view drop",
+        "view list",
+    ] {
+        let arguments: Vec<&str> = command.split(' ').chain(["-h"]).collect();
+        let output = run(&[], &arguments);
+        let example = format!("series-ingest {command}");
+        let help = text(&output);
+        let after = help.split_once("Example").map(|(_, after)| after);
+        assert!(after.is_some_and(|after| after.contains(&example)), "{command}: {help}");
+    }
+}
+
+#[test]
 fn the_effective_configuration_is_printed_without_secrets() {
     let environment = pairs(&[
         ("DATABASE_URL", "postgresql+asyncpg://user:s3cret@localhost/db"),

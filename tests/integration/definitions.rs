@@ -49,6 +49,14 @@ async fn a_series_is_created_and_changed_by_commands() {
     );
     done(&fixture, &["update", id, "--name", ""]);
     assert_eq!(row(&fixture, id).await["name"], Value::Null);
+    // Numbers keep all of their digits, also those that are not named.
+    done(&fixture, &["update", id, "--labels", "n=123456789012345678901234567890,x=1.10"]);
+    done(&fixture, &["update", id, "--labels", "site=SEA"]);
+    let sql = "select labels::text from time_series_metadata where id = $1";
+    let labels: String = fixture.client.query_one(sql, &[&id]).await.unwrap().get(0);
+    assert!(labels.contains("123456789012345678901234567890") && labels.contains("1.10"), "{labels}");
+    let listed = series(&fixture, &["show", id, "--json"]);
+    assert!(text(&listed).contains("123456789012345678901234567890"), "{}", text(&listed));
     for bad in [&["update", id, "--columns", "a,a"][..], &["create", ""], &["update", id, "--labels", "x"]] {
         assert_eq!(series(&fixture, bad).status.code(), Some(64), "{bad:?}");
     }
@@ -85,5 +93,54 @@ async fn of_a_command_and_a_message_the_newer_definition_holds() {
     send("latest", now_ms + 660_000).await;
     assert_eq!(name().await, "latest");
     drop(worker);
+    fixture.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_update_leaves_what_it_does_not_name_of_a_row_of_another_program() {
+    let Some(fixture) = Fixture::new("define_foreign", 1).await else { return };
+    let sql = "insert into time_series_metadata (id, name, description, time_column, value_columns, labels)
+               values ('s', 'Old', 'About', 'at', '[\"z\", \"a\"]', '{\"floor\": 2}')";
+    fixture.client.batch_execute(sql).await.unwrap();
+    done(&fixture, &["update", "s", "--name", "New"]);
+    let stored = row(&fixture, "s").await;
+    assert_eq!(
+        (&stored["name"], &stored["description"], &stored["time_column"]),
+        (&"New".into(), &"About".into(), &"at".into())
+    );
+    assert_eq!(stored["value_columns"].as_str().unwrap().replace(' ', ""), "[\"z\",\"a\"]");
+    assert_eq!(stored["labels"], serde_json::json!({"floor": 2}));
+    // No definition can remove a label that it has not set.
+    let refused = series(&fixture, &["update", "s", "--labels", "floor="]);
+    assert!(refused.status.code() == Some(64) && text(&refused).contains("was not defined"), "{}", text(&refused));
+    done(&fixture, &["update", "s", "--labels", "floor=3"]);
+    done(&fixture, &["update", "s", "--labels", "floor="]);
+    fixture.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_series_is_created_again_although_the_clock_of_its_deletion_was_ahead() {
+    let Some(fixture) = Fixture::new("define_ahead", 1).await else { return };
+    let sql = "select ingest_delete_series(array['s'], 'infinity',
+                   array[floor(extract(epoch from now() + interval '1 hour') * 1000)::bigint])";
+    fixture.client.batch_execute(sql).await.unwrap();
+    done(&fixture, &["create", "s", "--name", "Again"]);
+    assert_eq!(row(&fixture, "s").await["name"], "Again");
+    fixture.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_commands_that_create_the_same_series_at_the_same_time_one_succeeds() {
+    let Some(fixture) = Fixture::new("define_twice", 1).await else { return };
+    let environment = fixture.environment();
+    let commands = (0..6).map(|number| {
+        let environment = environment.clone();
+        let name = format!("Name {number}");
+        std::thread::spawn(move || run(&environment, &["series", "create", "s", "--name", &name]).status.code())
+    });
+    let commands: Vec<_> = commands.collect();
+    let codes: Vec<_> = commands.into_iter().map(|command| command.join().unwrap()).collect();
+    assert_eq!(codes.iter().filter(|code| **code == Some(0)).count(), 1, "{codes:?}");
+    assert_eq!(codes.iter().filter(|code| **code == Some(64)).count(), 5, "{codes:?}");
     fixture.remove().await;
 }

@@ -285,19 +285,24 @@ async fn messages_delete_series_and_later_ones_create_them_again() {
     fixture.remove_with_role(&role).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_deletion_of_many_points_is_interrupted_and_completed_and_blocks_nobody_for_long() {
-    let Some(fixture) = Fixture::new("deleted_many", 1).await else { return };
-    let sql = "select ingest_ensure_series(array['gone', 'stays'], array['c', 'c']);
-               insert into time_series_data_points (time_series_id, \"timestamp\", column_name, value)
-               select 'gone', timestamptz '2025-01-01' + n * interval '1 second', 'c' || n % 4, n
-               from generate_series(1, 300000) as n;
-               insert into time_series_data_points (time_series_id, \"timestamp\", column_name, value)
-               select 'stays', timestamptz '2025-01-01' + n * interval '1 second', 'c', n from generate_series(1, 1000) as n";
-    fixture.client.batch_execute(sql).await.unwrap();
-    // A session that reads and locks the row, as writers do, and adds points of the same chunks.
+/// Stores this many points of `gone`, and some of `stays` in the same chunks.
+async fn store_many(fixture: &Fixture, count: i64) {
+    let sql = format!(
+        "select ingest_ensure_series(array['gone', 'stays'], array['c', 'c']);
+         insert into time_series_data_points (time_series_id, \"timestamp\", column_name, value)
+         select 'gone', timestamptz '2025-01-01' + n * interval '1 second', 'c' || n % 4, n
+         from generate_series(1, {count}) as n;
+         insert into time_series_data_points (time_series_id, \"timestamp\", column_name, value)
+         select 'stays', timestamptz '2025-01-01' + n * interval '1 second', 'c', n from generate_series(1, 1000) as n"
+    );
+    fixture.client.batch_execute(&sql).await.unwrap();
+}
+
+/// A session that reads and locks the row, as writers do, and adds points of the same chunks, until the series `gone` is gone;
+/// it fails if it waits for a lock for a second. Returns the number of its rounds.
+async fn probe(fixture: &Fixture) -> tokio::task::JoinHandle<u32> {
     let prober = connect(&fixture.url).await;
-    let probing = tokio::spawn(async move {
+    tokio::spawn(async move {
         prober.batch_execute("set lock_timeout = '1s'").await.unwrap();
         let mut rounds = 0;
         loop {
@@ -311,7 +316,14 @@ async fn a_deletion_of_many_points_is_interrupted_and_completed_and_blocks_nobod
                 return rounds;
             }
         }
-    });
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deletion_of_many_points_is_interrupted_and_completed_and_blocks_nobody_for_long() {
+    let Some(fixture) = Fixture::new("deleted_many", 1).await else { return };
+    store_many(&fixture, 300_000).await;
+    let probing = probe(&fixture).await;
     // The first command is killed in the middle; the second one completes it.
     let mut first = crate::support::worker::command(&fixture.environment());
     let mut first =
@@ -366,4 +378,45 @@ async fn a_series_is_not_deleted_unasked_and_names_are_taken_as_they_are() {
         assert_eq!(fixture.count_points().await, 4 * left);
     }
     fixture.remove().await;
+}
+
+/// Deletes a series from compressed chunks alongside a writer, and then reads its messages again.
+async fn assert_deleted_from_compressed_chunks(test: &str, profile: Profile) {
+    let Some(fixture) = Fixture::on_community(test, 1, profile).await else { return };
+    fill(&fixture).await;
+    store_many(&fixture, 200_000).await;
+    fixture
+        .client
+        .batch_execute("select compress_chunk(chunk) from show_chunks('time_series_data_points') as chunk")
+        .await
+        .unwrap();
+    let compressed = "select count(*) from timescaledb_information.chunks where is_compressed";
+    let chunks = fixture.count(compressed).await;
+    assert!(chunks > 1, "{chunks} chunks are compressed");
+    let of_stays = "select count(*) from time_series_data_points where time_series_id = 'stays' and value > 0";
+    let stays = fixture.count(of_stays).await;
+    let output = deleted(&fixture, &["gone", "--before", "1970-01-01T00:00:30Z", "--yes"]);
+    assert!(output.contains("\"gone\": 60 points deleted"), "{output}");
+    let probing = probe(&fixture).await;
+    let output = deleted(&fixture, &["gone", "--yes"]);
+    assert!(output.contains("200140 points deleted, with the series"), "{output}");
+    assert!(probing.await.unwrap() > 0);
+    reset(&fixture);
+    let mut worker = fixture.worker(&[]);
+    fixture.until_applied(60).await;
+    assert_eq!(worker.terminate(20), Some(0));
+    assert_eq!((fixture.count(OF_GONE).await, fixture.count(ROWS_OF_GONE).await), (0, 0));
+    assert_eq!((fixture.count(ORPHANS).await, fixture.count(PENDING).await), (0, 0));
+    assert!(fixture.count(of_stays).await >= stays, "the other series keeps its points");
+    fixture.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_the_community_edition_a_series_is_deleted_from_compressed_chunks() {
+    assert_deleted_from_compressed_chunks("deleted_compressed", Profile::Standard).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_the_community_edition_a_series_is_deleted_from_compressed_chunks_on_the_profile_throughput() {
+    assert_deleted_from_compressed_chunks("deleted_compressed_throughput", Profile::Throughput).await;
 }

@@ -725,3 +725,41 @@ fn peak_resident(process: u32) -> u64 {
     let kib: u64 = line.trim().trim_end_matches(" kB").parse().unwrap();
     kib * 1024
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_of_a_series_that_was_deleted_is_imported_again_if_that_is_asked_for() {
+    let Some(fixture) = Fixture::new("import_deleted", 1).await else { return };
+    let environment = with(&fixture, &[SMALL]);
+    let folder = Folder::new();
+    let mut published = Published::default();
+    let path = folder.file("f.csv", csv(&mut published, "s", 1_000));
+    let arguments = ["--series", "s", path.as_str()];
+    assert_eq!(import(&environment, &arguments).1, Some(0));
+    let deleted = run(&environment, &["series", "delete", "s", "--yes"]);
+    assert!(deleted.status.success(), "{}", text(&deleted));
+    let (said, code) = import(&environment, &arguments);
+    assert!(code == Some(64) && said.contains("was deleted after this file was imported"), "{said}");
+    // Also in two parts.
+    let again = [&arguments[..], &["--again"]].concat();
+    let mut child = spawn(&environment, &again);
+    until(30, "some of it is there", async || fixture.count_points().await > 0).await;
+    child.kill().unwrap();
+    child.wait().unwrap();
+    for _ in 0..2 {
+        let (said, code) = import(&environment, &again);
+        assert_eq!(code, Some(0), "{said}");
+    }
+    fixture.assert_exact(&published).await;
+    // Of files with several series the points of those that were deleted are counted.
+    let long = "series,timestamp,column,value\nt,2024-01-01,a,1\nu,2024-01-01,a,2\n";
+    let path = folder.file("long.csv", long);
+    assert_eq!(import(&environment, &[&path]).1, Some(0));
+    assert!(run(&environment, &["series", "delete", "t", "--yes"]).status.success());
+    let source = fixture.count("select id::bigint from ingest_source where topic = 'long.csv'").await.to_string();
+    let reset = ["progress", "reset", "--source", &source, "--partition", "0", "--next-offset", "1", "--yes"];
+    let reset = run(&environment, &reset);
+    assert!(reset.status.success(), "{}", text(&reset));
+    let (document, code) = document(&environment, &[&path]);
+    assert_eq!((code, &document["files"][0]["deleted"]), (Some(0), &1.into()), "{document}");
+    fixture.remove().await;
+}

@@ -61,7 +61,7 @@ struct Series {
     labels: Option<&'static str>,
 }
 
-const ALL: [Series; 4] = [
+const ALL: [Series; 7] = [
     Series {
         id: "plant/α \"1\"\nline",
         name: Some("A 'name'\twith \\ and \u{1F600}"),
@@ -71,6 +71,16 @@ const ALL: [Series; 4] = [
     },
     Series { id: "plain", name: None, time_column: "timestamp", columns: &["v"], labels: None },
     Series { id: "never", name: Some(""), time_column: "t", columns: &["v", "w"], labels: Some(r#"{"v": "w"}"#) },
+    // Names that mean something in files of other programs.
+    Series {
+        id: "names",
+        name: None,
+        time_column: "value",
+        columns: &["series", "__index_level_0__", "column", "timestamp"],
+        labels: None,
+    },
+    Series { id: "no columns", name: None, time_column: "date", columns: &[], labels: None },
+    Series { id: "no points", name: None, time_column: "date", columns: &["a b", "c d", "e"], labels: None },
     Series { id: "../-etc~", name: None, time_column: "value", columns: &["NaN", "null"], labels: None },
 ];
 
@@ -112,7 +122,7 @@ async fn fill(fixture: &Fixture, random: &mut StdRng, rows: usize, gaps: Gaps) {
         let values: [&(dyn tokio_postgres::types::ToSql + Sync); 6] =
             [&series.id, &series.name, &description, &series.time_column, &columns, &series.labels];
         fixture.client.execute(sql, &values).await.unwrap();
-        if series.id == "never" {
+        if ["never", "no points"].contains(&series.id) {
             continue;
         }
         let (mut names, mut times, mut values) = (Vec::new(), Vec::new(), Vec::new());

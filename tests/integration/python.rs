@@ -5,7 +5,7 @@ use std::process::{Command, Output, Stdio};
 
 use crate::support::fixture::Fixture;
 use crate::support::skip;
-use crate::support::worker::text;
+use crate::support::worker::{PROGRAM, text};
 
 /// What `scripts/stack` returns if this machine has no Python that a list of packages is for.
 const NOT_POSSIBLE: i32 = 77;
@@ -43,6 +43,7 @@ fn pytest(python: &Path, fixture: &Fixture) -> Output {
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .env("PYTHONPATH", root().join("python"))
         .env("SERIES_INGEST_TESTS", "required")
+        .env("SERIES_INGEST_PROGRAM", PROGRAM)
         .env("DATABASE_URL", &fixture.url)
         .env("KAFKA_BROKERS", &fixture.brokers)
         .env("SERIES_INGEST__KAFKA__SERIES_TOPIC", &fixture.series_topic)

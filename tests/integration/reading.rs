@@ -451,6 +451,15 @@ async fn a_reader_can_read_and_nothing_else() {
     ] {
         done(&environment, arguments);
     }
+    // Who may read one view only can do so after it is created again.
+    let only = format!("{}_only", fixture.name);
+    fixture.client.batch_execute(&format!("create role {only} login; grant select on after to {only}")).await.unwrap();
+    done(&fixture.environment(), &["view", "create", "seattle-weather", "--name", "after", "--column", "temp_max"]);
+    let one = connect(&fixture.url.replacen("postgres@", &format!("{only}@"), 1)).await;
+    assert_eq!(one.query("select temp_max from after", &[]).await.unwrap().len() as i64, DAYS);
+    assert_forbidden(&one, &["select * from before", "select * from time_series_data_points"]).await;
+    drop(one);
+    fixture.client.batch_execute(&format!("drop owned by {only}; drop role {only}")).await.unwrap();
     for view in ["before", "after"] {
         let rows = client.query(&format!("select * from {view}"), &[]).await.unwrap();
         assert_eq!(rows.len() as i64, DAYS);

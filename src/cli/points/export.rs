@@ -7,6 +7,7 @@ use indicatif::ProgressBar;
 use serde_json::{Value, json};
 use tracing::Level;
 
+use super::format::FormatArgument;
 use super::parts::{Parts, warn_of_ambiguous_columns};
 use super::targets::{Target, Targets};
 use crate::cli::output::{complain, print_line};
@@ -80,14 +81,6 @@ pub(in crate::cli) struct Arguments {
     /// Print what was written as one JSON document, on standard error if the rows go to standard output.
     #[arg(long)]
     json: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum FormatArgument {
-    Parquet,
-    Arrow,
-    Csv,
-    Jsonl,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -165,12 +158,7 @@ impl Arguments {
     }
 
     fn targets(&self) -> Result<Targets, Failure> {
-        let format = self.format.map(|format| match format {
-            FormatArgument::Parquet => Format::Parquet,
-            FormatArgument::Arrow => Format::Arrow,
-            FormatArgument::Csv => Format::Csv,
-            FormatArgument::Jsonl => Format::JsonLines,
-        });
+        let format = self.format.map(Format::from);
         let compression = self.compression.map(|compression| match compression {
             CompressionArgument::None => Compression::None,
             CompressionArgument::Gzip => Compression::Gzip,
@@ -293,6 +281,14 @@ impl Export {
         Ok(())
     }
 
+    /// Ends the last file of a series; one without points has a file as well, for its definition.
+    fn end(&self, parts: &mut Parts<'_>, plan: &Plan) -> Result<(), Failure> {
+        if parts.open.is_none() && parts.done.is_empty() {
+            parts.begin(&self.targets, &plan.definition.id, None)?;
+        }
+        Ok(parts.end()?)
+    }
+
     /// Each series into its own files.
     async fn write_folder(&mut self, series: Vec<Definition>) -> Result<(), Failure> {
         let Target::Folder(folder) = self.targets.target.clone() else { return Ok(()) };
@@ -314,7 +310,7 @@ impl Export {
             let ended = match read(&self.snapshot, &plan, &self.options, take, &progress).await {
                 Ok(read) => {
                     points += read.points;
-                    parts.end().map_err(Failure::from)
+                    self.end(&mut parts, &plan)
                 }
                 Err(error) => Err(error.into()),
             };

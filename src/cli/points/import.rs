@@ -1,5 +1,6 @@
 //! `points import`: files into the database, each row once.
 
+use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,7 +9,9 @@ use indicatif::ProgressBar;
 use serde_json::{Value, json};
 use tracing::Level;
 
+use super::format::FormatArgument;
 use super::found::{document, print_found};
+use super::source::identified;
 use crate::cli::output::{complain, print_line};
 use crate::cli::{Failure, progress_bar, saying_waits};
 use crate::config::Config;
@@ -16,7 +19,6 @@ use crate::database::{Database, FileSource};
 use crate::files::read::table::Table;
 use crate::files::read::{ReadError, ReadOptions};
 use crate::files::{Form, Format};
-use crate::raw::FILE_CLUSTER;
 use crate::repository::import::{self, ImportError, Imported, Settings, check};
 use crate::telemetry::escaped;
 
@@ -80,7 +82,8 @@ pub(in crate::cli) struct Arguments {
     /// The format; by default the one of the file's first bytes.
     #[arg(long, value_enum)]
     format: Option<FormatArgument>,
-    /// Import a file also if its content was imported before with other options: what both read is then stored twice.
+    /// Import a file also if its content was imported before with other options, and what both read is then stored twice; or if
+    /// its series was deleted since.
     #[arg(long)]
     again: bool,
     /// Read all rows, say what was found, and write nothing. Needs no server.
@@ -99,14 +102,6 @@ enum Nulls {
     Skip,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum FormatArgument {
-    Parquet,
-    Arrow,
-    Csv,
-    Jsonl,
-}
-
 fn delimiter(text: &str) -> Result<u8, String> {
     match text.as_bytes() {
         b"\\t" | b"tab" => Ok(b'\t'),
@@ -118,12 +113,7 @@ fn delimiter(text: &str) -> Result<u8, String> {
 impl Arguments {
     fn options(&self, config: &Config) -> Result<ReadOptions, Failure> {
         let form = if self.wide { Some(Form::Wide) } else { self.long.then_some(Form::Long) };
-        let format = self.format.map(|format| match format {
-            FormatArgument::Parquet => Format::Parquet,
-            FormatArgument::Arrow => Format::Arrow,
-            FormatArgument::Csv => Format::Csv,
-            FormatArgument::Jsonl => Format::JsonLines,
-        });
+        let format = self.format.map(Format::from);
         let mut options = ReadOptions {
             series: self.series.clone(),
             series_column: self.series_column.clone(),
@@ -142,9 +132,16 @@ impl Arguments {
     }
 }
 
+/// Returns `true` if another name or other rights would help.
+fn is_of_name(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidFilename, InvalidInput, IsADirectory, NotADirectory, NotFound, PermissionDenied};
+    matches!(error.kind(), NotFound | PermissionDenied | IsADirectory | NotADirectory | InvalidInput | InvalidFilename)
+}
+
 impl From<ReadError> for Failure {
     fn from(error: ReadError) -> Self {
         match error {
+            ReadError::Io { error: ref io, .. } if !is_of_name(io) => Self::Damaged(error.to_string()),
             ReadError::Io { .. } | ReadError::Unclear { .. } => Self::Usage(error.to_string()),
             ReadError::Damaged { .. } | ReadError::Changed(_) => Self::Damaged(error.to_string()),
             ReadError::Stopped => Self::Internal(error.to_string()),
@@ -198,11 +195,6 @@ fn refuse_all_rejected(table: &Table, config: &Config) -> Result<(), Failure> {
     )))
 }
 
-fn name_of(table: &Table) -> String {
-    let path = table.content().path();
-    path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned())
-}
-
 /// A file that is understood. Of many files only some stay open: a process may have no more than a thousand.
 struct Understood {
     path: PathBuf,
@@ -228,12 +220,12 @@ async fn import_all(
     let settings = Settings::new(config, PATIENCE);
     let mut done = Done::default();
     for file in files {
-        let table = match file.table {
-            Some(table) => table,
-            None => Table::open(&file.path, options)?,
+        let table = file.table.map_or_else(|| Table::open(&file.path, options).map_err(Failure::from), Ok);
+        let result = match table {
+            // On the heap: it would be much for a thread's stack.
+            Ok(table) => Box::pin(import_one(database, &settings, &table, arguments, &mut done)).await,
+            Err(error) => Err(error),
         };
-        // On the heap: it would be much for a thread's stack.
-        let result = Box::pin(import_one(database, &settings, &table, arguments, &mut done)).await;
         let Err(error) = result else { continue };
         // Another file may be whole, but what fails otherwise would fail with that as well.
         let is_of_file = matches!(error, Failure::Damaged(_));
@@ -280,44 +272,6 @@ async fn import_one(
     Ok(result?)
 }
 
-/// The source that a file is, unless its content was imported with another meaning.
-async fn identified(database: &Database, table: &Table, again: bool) -> Result<FileSource, Failure> {
-    let (name, path) = (name_of(table), table.content().path().display());
-    let hash = table.content().hash()?;
-    let id = format!("{hash}-{}", table.meaning());
-    #[cfg(feature = "planted-bugs")]
-    let id = if crate::planted_bugs::is_on("import-is-another-source") {
-        format!("{}-{id}", std::process::id())
-    } else {
-        id
-    };
-    let known = database.files(&hash).await?;
-    let is_new = !known.iter().any(|file| file.source.topic_id == id);
-    if let Some(other) = known.first().filter(|_| is_new && !again) {
-        return Err(Failure::Usage(format!(
-            "{path}: this content was imported before, as {}, with other options (series, columns or times): to import it with \
-             these as well, say --again; what both read is then stored twice",
-            other.source.topic
-        )));
-    }
-    if is_new && known.is_empty() {
-        let before = database.progress(Some(&name)).await?;
-        if before.iter().any(|row| row.cluster_id == FILE_CLUSTER) {
-            complain(
-                Level::INFO,
-                &format!(
-                    "{path}: a file of this name was imported before with other content; rows that both have are stored twice"
-                ),
-            );
-        }
-    }
-    let file = database.file(&name, &id).await?;
-    if file.source.topic != name {
-        complain(Level::INFO, &format!("{path}: this content was imported first as {}", file.source.topic));
-    }
-    Ok(file)
-}
-
 fn kib(bytes: u64) -> usize {
     usize::try_from(bytes / 1024).unwrap_or(usize::MAX)
 }
@@ -327,7 +281,7 @@ fn show(bar: &ProgressBar, table: &Table) {
 }
 
 fn report(table: &Table, file: &FileSource, imported: &Imported, json: bool, documents: &mut Vec<Value>) {
-    let Imported { rows, already_there, points, refused } = *imported;
+    let Imported { rows, already_there, points, refused, deleted } = *imported;
     let path = table.content().path().display();
     if json {
         documents.push(json!({
@@ -340,11 +294,17 @@ fn report(table: &Table, file: &FileSource, imported: &Imported, json: bool, doc
             "already_there": already_there,
             "points": points,
             "refused": refused,
+            "deleted": deleted,
         }));
     } else {
         print_line(format_args!(
             "{path}: {rows} rows read, {already_there} of them were there already; {points} points written, {refused} rows refused"
         ));
+        if deleted > 0 {
+            print_line(format_args!(
+                "{path}: {deleted} points omitted, because their series was deleted after this file was imported first"
+            ));
+        }
     }
 }
 

@@ -2,9 +2,11 @@
 
 mod export;
 mod failure;
+mod format;
 mod found;
 mod import;
 mod parts;
+mod source;
 mod targets;
 
 use std::sync::Arc;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use clap::Args;
-use serde_json::Value;
+use serde_json::value::RawValue;
 
 use crate::cli::output::print_line;
 use crate::cli::{Failure, name_and_value};
@@ -36,20 +36,22 @@ pub(in crate::cli) struct Arguments {
     columns: Vec<String>,
     /// Labels, NAME=VALUE with commas, or several times; an empty value removes one. Numbers, true and false are stored as such.
     #[arg(long, value_name = "NAME=VALUE", value_delimiter = ',', value_parser = parse_label)]
-    labels: Vec<(String, Option<Value>)>,
+    labels: Vec<(String, Option<Box<RawValue>>)>,
 }
 
-fn parse_label(text: &str) -> Result<(String, Option<Value>), String> {
+fn parse_label(text: &str) -> Result<(String, Option<Box<RawValue>>), String> {
     let (name, value) = name_and_value(text)?;
     if name.is_empty() {
         return Err("expected a name before =".to_owned());
     }
-    let value = match serde_json::from_str(&value) {
-        Ok(scalar @ (Value::Number(_) | Value::Bool(_) | Value::String(_))) => Some(scalar),
-        _ if value.is_empty() => None,
-        _ => Some(value.into()),
-    };
-    Ok((name, value))
+    if value.is_empty() {
+        return Ok((name, None));
+    }
+    // A number keeps all of its digits.
+    let json: Option<Box<RawValue>> = serde_json::from_str(&value).ok();
+    let scalar = json.filter(|json| !json.get().starts_with(['{', '[', 'n']));
+    let text = || serde_json::value::to_raw_value(&value).map_err(|error| error.to_string());
+    Ok((name, Some(scalar.map_or_else(text, Ok)?)))
 }
 
 pub(super) async fn run(
@@ -64,6 +66,14 @@ pub(super) async fn run(
         Defined::Updated => print_line(format_args!("{:?} is updated", edit.id)),
         Defined::Missing => {
             let text = format!("there is no series {:?}: create it with `series create`", edit.id);
+            return Err(Failure::Usage(text));
+        }
+        Defined::NotDefined(label) => {
+            let text = format!(
+                "the label {label:?} of {:?} was not defined: it came with points or from another program, which would bring it \
+                 back. Nothing was changed",
+                edit.id
+            );
             return Err(Failure::Usage(text));
         }
         Defined::Exists => {
@@ -93,6 +103,6 @@ fn edit(config: &Config, arguments: Arguments) -> Result<SeriesEdit, Failure> {
     if let Some(twice) = sorted.windows(2).find(|pair| pair[0] == pair[1]) {
         return Err(Failure::Usage(format!("the column {:?} is named twice", twice[0])));
     }
-    let labels: BTreeMap<String, Option<Value>> = labels.into_iter().collect();
+    let labels: BTreeMap<String, Option<Box<RawValue>>> = labels.into_iter().collect();
     Ok(SeriesEdit { id, name, description, time_column, value_columns: columns, labels })
 }

@@ -58,7 +58,12 @@ pub(super) async fn run(database: &Database, arguments: &Arguments) -> Result<()
     // Counting many takes long, and is for people.
     if arguments.dry_run || !arguments.yes || !bar.is_hidden() {
         for deletion in &deletions {
-            points.push(database.points_to_delete(deletion).await?.unsigned_abs());
+            match database.points_to_delete(deletion).await {
+                Ok(count) => points.push(count.unsigned_abs()),
+                // It is for the bar only.
+                Err(_) if arguments.yes && !arguments.dry_run => points.push(0),
+                Err(error) => return Err(error.into()),
+            }
         }
     }
     let total: u64 = points.iter().sum();

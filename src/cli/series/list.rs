@@ -1,7 +1,9 @@
 //! `series list` and `series show`.
 
 use clap::Args;
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use serde_json::Value;
+use serde_json::value::RawValue;
 
 use crate::cli::Failure;
 use crate::cli::output::{is_open, print_line};
@@ -95,11 +97,8 @@ pub(super) async fn list_all(config: &Config, arguments: &ListArguments) -> Resu
             false => extent(&snapshot, id, &snapshot.columns(id).await?).await?,
         };
         if arguments.json {
-            let mut document = definition(series);
-            if !arguments.definitions {
-                put_extent(&mut document, extent.as_ref());
-            }
-            print_line(Value::Object(document));
+            let points = (!arguments.definitions).then(|| Points::of(extent.as_ref()));
+            Document { points, ..Document::of(series) }.print();
         } else {
             print_line(line(series, extent.as_ref(), width, arguments.definitions));
         }
@@ -131,23 +130,70 @@ fn line(series: &Series, extent: Option<&Extent>, width: usize, only_definitions
     format!("{:width$}{points}  {:27}  {columns}", shown(&series.definition.id), time(series.updated_us))
 }
 
-/// What is defined, with the names of the message `series-create`.
-fn definition(series: &Series) -> Map<String, Value> {
-    let known = &series.definition;
-    let labels = known.labels.as_deref().and_then(|text| serde_json::from_str::<Value>(text).ok());
-    let document = json!({
-        "id": known.id,
-        "name": known.name,
-        "description": known.description,
-        "time_column": known.time_column,
-        "value_columns": known.value_columns,
-        "labels": labels,
-        "created_at": time(series.created_us),
-        "updated_at": time(series.updated_us),
-    });
-    match document {
-        Value::Object(document) => document,
-        _ => Map::new(),
+/// A series as JSON, with the names of the message `series-create`.
+#[derive(Serialize)]
+struct Document<'a> {
+    id: &'a str,
+    name: Option<&'a str>,
+    description: Option<&'a str>,
+    time_column: &'a str,
+    value_columns: &'a [String],
+    /// As the database prints them: a number keeps all of its digits.
+    labels: Option<&'a RawValue>,
+    created_at: String,
+    updated_at: String,
+    #[serde(flatten)]
+    points: Option<Points>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    columns: Option<Vec<Column<'a>>>,
+}
+
+/// The points of a series or a column as JSON.
+#[derive(Serialize)]
+struct Points {
+    first_time: Option<String>,
+    last_time: Option<String>,
+    points_estimate: u64,
+}
+
+/// A column as JSON.
+#[derive(Serialize)]
+struct Column<'a> {
+    name: &'a str,
+    #[serde(flatten)]
+    points: Points,
+    last_value: Value,
+}
+
+impl Points {
+    fn of(extent: Option<&Extent>) -> Self {
+        Self {
+            first_time: extent.map(Extent::first),
+            last_time: extent.map(Extent::last),
+            points_estimate: extent.map_or(0, |extent| extent.points),
+        }
+    }
+}
+
+impl<'a> Document<'a> {
+    fn of(series: &'a Series) -> Self {
+        let known = &series.definition;
+        Self {
+            id: &known.id,
+            name: known.name.as_deref(),
+            description: known.description.as_deref(),
+            time_column: &known.time_column,
+            value_columns: &known.value_columns,
+            labels: known.labels.as_deref().and_then(|text| serde_json::from_str(text).ok()),
+            created_at: time(series.created_us),
+            updated_at: time(series.updated_us),
+            points: None,
+            columns: None,
+        }
+    }
+
+    fn print(&self) {
+        print_line(serde_json::to_string(self).expect("texts and JSON are JSON"));
     }
 }
 
@@ -157,12 +203,6 @@ fn value(value: Option<f64>) -> Value {
         Some(value) if value.is_infinite() => if value > 0.0 { "Infinity" } else { "-Infinity" }.into(),
         value => value.into(),
     }
-}
-
-fn put_extent(document: &mut Map<String, Value>, extent: Option<&Extent>) {
-    document.insert("first_time".to_owned(), extent.map(Extent::first).into());
-    document.insert("last_time".to_owned(), extent.map(Extent::last).into());
-    document.insert("points_estimate".to_owned(), extent.map_or(0, |extent| extent.points).into());
 }
 
 pub(super) async fn show(config: &Config, arguments: &ShowArguments) -> Result<(), Failure> {
@@ -178,17 +218,13 @@ pub(super) async fn show(config: &Config, arguments: &ShowArguments) -> Result<(
         columns.push((span.name, extent, span.last_value));
     }
     if arguments.json {
-        let mut document = definition(&series);
-        put_extent(&mut document, all.as_ref());
-        let columns = columns.iter().map(|(name, extent, last)| {
-            let mut column = Map::new();
-            column.insert("name".to_owned(), name.as_str().into());
-            put_extent(&mut column, Some(extent));
-            column.insert("last_value".to_owned(), value(*last));
-            Value::Object(column)
+        let columns = columns.iter().map(|(name, extent, last)| Column {
+            name,
+            points: Points::of(Some(extent)),
+            last_value: value(*last),
         });
-        document.insert("columns".to_owned(), columns.collect());
-        print_line(Value::Object(document));
+        let points = Some(Points::of(all.as_ref()));
+        Document { points, columns: Some(columns.collect()), ..Document::of(&series) }.print();
     } else {
         print_series(&series, all.as_ref(), &columns);
     }

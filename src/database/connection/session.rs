@@ -69,9 +69,13 @@ impl Session {
         answer
     }
 
+    /// Begins a transaction. The ids of its points are above those of earlier transactions, so that of two points of the same
+    /// time the later one has the higher id: a connection keeps ids in stock (`cache 10000`), and those of an earlier transaction
+    /// are given back.
     pub(in crate::database) async fn begin(&mut self) -> Result<(), Error> {
         self.clean = false;
-        within(self.limit, Step::Other("begin"), self.client().batch_execute("begin")).await
+        let sql = "begin; discard sequences";
+        within(self.limit, Step::Other("begin"), self.client().batch_execute(sql)).await
     }
 
     /// Commits. After an error it is not known whether the server has committed, and the connection is not reused.

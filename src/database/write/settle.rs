@@ -20,6 +20,8 @@ pub struct Settled {
     pub points: usize,
     /// The messages that became dead letters now.
     pub dead_letters: usize,
+    /// The points that were omitted, because their series was deleted after their messages were sent.
+    pub deleted: usize,
 }
 
 impl Database {
@@ -46,6 +48,7 @@ impl Database {
                     done.messages += attempts.messages;
                     done.points += written.points;
                     done.dead_letters += written.dead_letters.len();
+                    done.deleted += written.deleted;
                     continue;
                 }
                 Err(failure) => failure,

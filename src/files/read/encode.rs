@@ -96,6 +96,11 @@ impl Encoder {
         self.groups.len()
     }
 
+    /// The number of columns of each message of a row.
+    pub(super) fn group_sizes(&self) -> impl Iterator<Item = usize> + '_ {
+        self.groups.iter().map(|group| group.columns.len())
+    }
+
     /// The columns that the messages of a group are made of.
     pub(super) fn columns_of(&self, group: usize) -> Vec<usize> {
         let layout = &self.layout;

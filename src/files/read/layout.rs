@@ -201,7 +201,7 @@ impl Finder<'_> {
         let is_said = match self.options.form {
             Some(Form::Wide) => return Ok(None),
             Some(Form::Long) => true,
-            None if self.metadata.absent.is_some() => return Ok(None),
+            None if self.metadata.is_wide_export() => return Ok(None),
             None => false,
         };
         // A number is a name if it is said to be one.
@@ -238,6 +238,10 @@ impl Finder<'_> {
             }
             return Ok(SeriesOf::Column(column));
         }
+        // A wide file of `points export` has one series; its columns may have any names.
+        if let ([only], true) = (self.metadata.definitions.as_slice(), self.metadata.is_wide_export()) {
+            return Ok(SeriesOf::Fixed(only.id.clone()));
+        }
         let is_name = |field: &Field| field.is_name && (is_long || field.as_time != AsTime::Number);
         if let Some(column) = self.by_names(&SERIES_NAMES, is_name).filter(|column| *column != time) {
             return Ok(SeriesOf::Column(column));
@@ -253,7 +257,8 @@ impl Finder<'_> {
         let is_other = |index: &usize| *index != time && Some(*index) != series.column();
         let mut columns = Vec::new();
         if self.options.columns.is_empty() {
-            let is_index = |index: &usize| self.fields[*index].name.starts_with(PANDAS_INDEX);
+            let is_pandas = !self.metadata.is_wide_export();
+            let is_index = |index: &usize| is_pandas && self.fields[*index].name.starts_with(PANDAS_INDEX);
             columns.extend((0..self.fields.len()).filter(|index| is_other(index) && !is_index(index)));
             let indexes: Vec<Option<usize>> = columns.iter().copied().map(Some).collect();
             self.note_unread(&[&indexes[..], &[Some(time), series.column()]].concat(), notes);
@@ -275,7 +280,7 @@ impl Finder<'_> {
                 return Err(format!("several columns have the name {}", quoted(&self.fields[*column].name)));
             }
         }
-        if columns.is_empty() {
+        if columns.is_empty() && !self.metadata.is_wide_export() {
             return Err("has no column with values, only times".to_owned());
         }
         Ok(columns)

@@ -86,10 +86,15 @@ impl Metadata {
         Ok(Self { definitions, index: None, absent })
     }
 
+    /// Returns `true` if `points export` has written the file, with a row for each time.
+    pub(super) fn is_wide_export(&self) -> bool {
+        self.absent.is_some()
+    }
+
     /// The columns of a file without rows.
     pub(super) fn columns(&self) -> Vec<String> {
         match self.definitions.as_slice() {
-            [only] if self.absent.is_some() => {
+            [only] if self.is_wide_export() => {
                 let columns = only.fields.get("value_columns").map(|text| serde_json::from_str::<Vec<String>>(text));
                 let columns = columns.and_then(Result::ok).unwrap_or_default();
                 only.time_column.iter().cloned().chain(columns).collect()

@@ -126,25 +126,35 @@ impl Table {
         }
     }
 
+    /// Returns `true` if the file's definition says which series its rows are of. Another file may have the same content.
+    pub fn names_its_series(&self) -> bool {
+        let only = if let [only] = self.definitions.as_slice() { Some(only.id.as_str()) } else { None };
+        only.is_some() && only == self.series().ok()
+    }
+
+    /// What makes another source of the same content: the series, as short as [`Self::meaning`].
+    pub fn series_digest(&self) -> String {
+        let parts = match self.series() {
+            Ok(id) => ["all", id],
+            Err(column) => ["by column", column],
+        };
+        digest(&parts)
+    }
+
     /// What makes another source of the same content: which cell is which point. It is short, and the same for the same
     /// content and the same options.
     pub fn meaning(&self) -> String {
         let layout = self.encoder.layout();
-        let mut hasher = Sha256::new();
-        let mut add = |text: &str| {
-            hasher.update((text.len() as u64).to_le_bytes());
-            hasher.update(text);
-        };
+        let mut parts: Vec<&str> = Vec::new();
+        let sizes: Vec<String> = self.encoder.group_sizes().map(|size| size.to_string()).collect();
+        let delimiter: String;
+        let mut add = |text| parts.push(text);
         add(self.time_column());
         match &layout.time_form {
             CellTime::Typed => add("typed"),
             CellTime::Text => add("text"),
             CellTime::Number(unit) => add(unit.word()),
             CellTime::Pattern(pattern, _) => add(pattern),
-        }
-        match self.series() {
-            Ok(id) => ["all", id].into_iter().for_each(&mut add),
-            Err(column) => ["by column", column].into_iter().for_each(&mut add),
         }
         match &layout.shape {
             Shape::Long { column, value } => {
@@ -159,11 +169,12 @@ impl Table {
             }
         }
         if let Stored::Csv(file) = &self.stored {
-            add(&char::from(file.delimiter).to_string());
+            delimiter = char::from(file.delimiter).to_string();
+            add(&delimiter);
         }
         // The offsets of rows are those of all their messages.
-        add(&self.groups().to_string());
-        hasher.finalize().iter().take(4).map(|byte| format!("{byte:02x}")).collect()
+        sizes.iter().for_each(|size| add(size));
+        digest(&parts)
     }
 
     /// Gives all rows, in their order; of Parquet, all rows of each group of columns, one group after the other.
@@ -203,6 +214,16 @@ impl Table {
     }
 }
 
+/// A short hash of texts.
+fn digest(parts: &[&str]) -> String {
+    let mut hasher = Sha256::new();
+    for part in parts {
+        hasher.update((part.len() as u64).to_le_bytes());
+        hasher.update(part);
+    }
+    hasher.finalize().iter().take(4).map(|byte| format!("{byte:02x}")).collect()
+}
+
 fn open(content: &Content, options: &ReadOptions) -> Result<(Stored, Vec<Field>, Metadata), ReadError> {
     let head = look(content)?;
     let said = options.format;
@@ -237,9 +258,12 @@ fn open(content: &Content, options: &ReadOptions) -> Result<(Stored, Vec<Field>,
             (Stored::Lines(file), fields, metadata)
         }
         (Head::Text(compression), _) => {
-            let file = Csv::open(content, compression, options.delimiter)?;
+            let metadata = Metadata::next_to(content.path())?;
+            // That of `points export`: a header without rows shows too little.
+            let exported = (!metadata.definitions.is_empty()).then_some(b',');
+            let file = Csv::open(content, compression, options.delimiter.or(exported))?;
             let fields = file.fields.clone();
-            (Stored::Csv(file), fields, Metadata::next_to(content.path())?)
+            (Stored::Csv(file), fields, metadata)
         }
         (head, _) => {
             let (file, metadata) = Ipc::open(content, matches!(head, Head::ArrowStream))?;

@@ -11,6 +11,7 @@ mod rfc3339;
 mod sink;
 mod text;
 
+use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -199,7 +200,7 @@ fn parquet_writer(sink: Sink, compression: Compression, head: &Head, pairs: Vec<
         .set_max_row_group_row_count(Some(GROUP_ROWS))
         .set_created_by(concat!("series-ingest ", env!("CARGO_PKG_VERSION")).to_owned())
         .set_key_value_metadata(Some(
-            pairs.into_iter().map(|(key, value)| KeyValue::new(key.to_owned(), value)).collect(),
+            pairs.iter().map(|(key, value)| KeyValue::new((*key).to_owned(), value.clone())).collect(),
         ));
     for field in head.schema.fields() {
         // Times are seldom the same, and their differences often.
@@ -210,16 +211,21 @@ fn parquet_writer(sink: Sink, compression: Compression, head: &Head, pairs: Vec<
                 .set_column_encoding(path, Encoding::DELTA_BINARY_PACKED);
         }
     }
-    let writer = ArrowWriter::try_new(sink, Arc::clone(&head.schema), Some(properties.build()))?;
+    // Arrow's own readers take the metadata of the schema that is within the file's: pandas finds its index there only.
+    let schema = with_metadata(head, pairs);
+    let writer = ArrowWriter::try_new(sink, Arc::new(schema), Some(properties.build()))?;
     Ok(Rows::Parquet(Box::new(writer)))
+}
+
+fn with_metadata(head: &Head, pairs: Vec<Pair>) -> Schema {
+    let pairs: HashMap<String, String> = pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+    Schema::new_with_metadata(head.schema.fields().clone(), pairs)
 }
 
 fn arrow_writer(sink: Sink, compression: Compression, head: &Head, pairs: Vec<Pair>) -> Result<Rows, ArrowError> {
     let compression = (compression == Compression::Zstd).then_some(CompressionType::ZSTD);
     let options = IpcWriteOptions::default().try_with_compression(compression)?;
-    let pairs = pairs.into_iter().map(|(key, value)| (key.to_owned(), value));
-    let pairs: std::collections::HashMap<String, String> = pairs.collect();
-    let schema = Schema::new_with_metadata(head.schema.fields().clone(), pairs);
+    let schema = with_metadata(head, pairs);
     let writer = FileWriter::try_new_with_options(io::BufWriter::new(sink), &schema, options)?;
     Ok(Rows::Arrow(Box::new(writer)))
 }

@@ -33,7 +33,7 @@ impl Options {
 /// Which of several points of the same column at the same time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Duplicates {
-    /// The one with the highest id, which in general was written last.
+    /// The one with the highest id, which was written last.
     Last,
     /// The one with the lowest id.
     First,

@@ -22,6 +22,8 @@ const DAY_US: i64 = 24 * HOUR_US;
 const AIM: f64 = 0.7;
 /// How much longer than the last one a window is at most.
 const MAX_GROWTH: f64 = 8.0;
+/// Of how many windows of points the server may compute aggregates in one statement: however few they are, all points are read.
+const MAX_AGGREGATED: f64 = 4.0;
 
 /// What was read.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
@@ -90,6 +92,8 @@ struct Windows<'a> {
     end: i64,
     /// Length of the next window.
     length: i64,
+    /// Maximum length of a window.
+    longest: i64,
     /// Where chunks begin and end: a window that ends there reads no chunk for nothing.
     bounds: Vec<i64>,
     /// Windows begin and end at multiples of this.
@@ -102,16 +106,20 @@ impl<'a> Windows<'a> {
         let Range { start, end } = plan.range;
         let mut bounds = Vec::new();
         let mut length = end.saturating_sub(start).max(1);
+        let mut longest = i64::MAX;
         if start < end {
             bounds = snapshot.chunk_bounds(start, end).await?;
             // The estimate may be far off: windows that have too many points are read again.
             let part = AIM * options.window_points as f64 / plan.expected_points.max(1) as f64;
+            if options.bucket.is_some() && part * MAX_AGGREGATED < 1.0 {
+                longest = scaled(length, part * MAX_AGGREGATED).max(1);
+            }
             if part < 1.0 {
                 length = scaled(length, part);
             }
         }
         let unit = options.bucket.as_ref().map_or(1, |bucket| bucket.length_us);
-        Ok(Self { next: start, end, length, bounds, unit, options })
+        Ok(Self { next: start, end, length, longest, bounds, unit, options })
     }
 
     /// The next window, and whether there is no smaller one.
@@ -152,7 +160,7 @@ impl<'a> Windows<'a> {
     fn advance(&mut self, window: &Range<i64>, rows: usize) {
         self.next = window.end;
         let growth = AIM * self.options.window_points as f64 / rows.max(1) as f64;
-        self.length = scaled(window.end - window.start, growth.min(MAX_GROWTH)).max(1);
+        self.length = scaled(window.end - window.start, growth.min(MAX_GROWTH)).clamp(1, self.longest);
     }
 
     fn skip_to(&mut self, time: i64) {

@@ -59,12 +59,15 @@ pub struct Imported {
     pub points: usize,
     /// The messages that became dead letters.
     pub refused: usize,
+    /// The points that were omitted, because their series was deleted after the file was imported first.
+    pub deleted: usize,
 }
 
 impl Imported {
     fn add(&mut self, settled: Settled) {
         self.points += settled.points;
         self.refused += settled.dead_letters;
+        self.deleted += settled.deleted;
     }
 }
 
