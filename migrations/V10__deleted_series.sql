@@ -91,29 +91,51 @@ create function ingest_delete_points(
     out deleted bigint)
 language plpgsql as $$
 declare
-    range text := format('time_series_id = %L and "timestamp" >= %L and "timestamp" < %L', p_series, p_from, p_until);
-    last_column text;
+    points text := format('time_series_id = %L and "timestamp" >= %L and "timestamp" < %L', p_series, p_from, p_until);
+    of_column text;
     last_time timestamptz;
+    count bigint;
+    is_left boolean;
 begin
     if not exists (select from ingest_series_tombstone where series_id = p_series and before_time >= p_until) then
         raise exception 'no deletion of the series % is recorded for points before %', p_series, p_until;
     end if;
     -- A range that ends inside a compressed batch makes the server decompress it.
     perform set_config('timescaledb.max_tuples_decompressed_per_dml_transaction', '0', true);
-    if p_column is not null then
-        range := range || format(' and (column_name, "timestamp") > (%L, %L)', p_column, p_time);
+    deleted := 0;
+    if p_column is null then
+        execute format('select column_name from time_series_data_points where %s order by column_name limit 1', points)
+            into p_column;
     end if;
-    execute format(
-        'select column_name, "timestamp" from time_series_data_points where %s order by column_name, "timestamp" offset %s limit 1',
-        range, p_limit - 1) into last_column, last_time;
-    if last_column is not null then
-        range := range || format(' and (column_name, "timestamp") <= (%L, %L)', last_column, last_time);
-    end if;
-    execute format('delete from time_series_data_points where %s', range);
-    get diagnostics deleted = row_count;
-    execute format('delete from ingest_point_version where %s', range);
-    p_column := last_column;
-    p_time := last_time;
+    -- Column by column: TimescaleDB has no index scan of a compressed chunk for a comparison of rows.
+    while p_column is not null and deleted < p_limit loop
+        of_column := points || format(' and column_name = %L', p_column);
+        if p_time is not null then
+            of_column := of_column || format(' and "timestamp" > %L', p_time);
+        end if;
+        execute format('select "timestamp" from time_series_data_points where %s order by "timestamp" offset %s limit 1',
+            of_column, p_limit - deleted - 1) into last_time;
+        if last_time is not null then
+            of_column := of_column || format(' and "timestamp" <= %L', last_time);
+        end if;
+        -- TimescaleDB (2.19 to 2.22 at least) may decompress points for a statement that then does not see them: the next one does.
+        for attempt in 1..10 loop
+            execute format('delete from time_series_data_points where %s', of_column);
+            get diagnostics count = row_count;
+            deleted := deleted + count;
+            execute format('select exists (select from time_series_data_points where %s)', of_column) into is_left;
+            exit when not is_left;
+        end loop;
+        if is_left then
+            raise exception 'points of the series % and the column % are left after they were deleted', p_series, p_column;
+        end if;
+        execute format('delete from ingest_point_version where %s', of_column);
+        p_time := last_time;
+        if p_time is null then
+            execute format('select column_name from time_series_data_points where %s and column_name > %L order by column_name limit 1',
+                points, p_column) into p_column;
+        end if;
+    end loop;
 end $$;
 
 -- Returns the series that the payload of a message in JSON names; NULL if it is not one.
