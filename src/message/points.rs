@@ -267,11 +267,13 @@ impl Points {
         self.value_of.push(value);
     }
 
-    /// Makes room for `additional` points.
-    pub fn reserve(&mut self, additional: usize) {
-        self.key_of.reserve(additional);
-        self.time_of.reserve(additional);
-        self.value_of.reserve(additional);
+    /// Adds the points of one column: a value for each of the times, in microseconds since the Unix epoch. If there are fewer
+    /// values than times, the times after them are omitted.
+    pub fn push_column(&mut self, key: KeyIndex, times_us: &[i64], values: &[f64]) {
+        let length = times_us.len().min(values.len());
+        self.key_of.resize(self.key_of.len() + length, key.0);
+        self.time_of.extend_from_slice(&times_us[..length]);
+        self.value_of.extend_from_slice(&values[..length]);
     }
 
     /// The point at `index`: series, column, time in microseconds since the Unix epoch, value.

@@ -9,6 +9,7 @@ use crate::claims::plant;
 use crate::support::data::Published;
 use crate::support::fixture::{Fixture, connect};
 use crate::support::fixture_with_proxy::FixtureWithProxy;
+use crate::support::fixture_with_server::FixtureWithServer;
 use crate::support::until;
 use crate::support::worker::{run, text};
 
@@ -317,6 +318,60 @@ async fn probe(fixture: &Fixture) -> tokio::task::JoinHandle<u32> {
             }
         }
     })
+}
+
+/// Takes a base backup of the whole server, deletes `gone` before it or after it, and restores it.
+async fn assert_deleted_after_a_restore(test: &str, deletes_before: bool) {
+    let Some(mut ground) = FixtureWithServer::new(test, 1).await else { return };
+    let worker = ground.worker("journal", &[("SERIES_INGEST__JOURNAL__ENABLED", "false")]);
+    for first_s in (0..100).step_by(10) {
+        send(&ground.fixture, "gone", first_s, 10);
+        send(&ground.fixture, "stays", first_s, 10);
+    }
+    ground.fixture.producer.flush();
+    ground.fixture.until_applied(60).await;
+    let delete = async |ground: &FixtureWithServer| {
+        let payload = br#"{"type":"series-delete","id":"gone"}"#;
+        ground.fixture.producer.send(&ground.fixture.series_topic, 0, "gone", Some(payload));
+        ground.fixture.producer.flush();
+        until(60, "the series is deleted", async || ground.fixture.count(ROWS_OF_GONE).await == 0).await;
+    };
+    if deletes_before {
+        delete(&ground).await;
+    }
+    ground.server.stop_fast();
+    ground.server.back_up();
+    ground.server.start_again().await;
+    ground.fixture.connect_to(&ground.server).await;
+    if !deletes_before {
+        delete(&ground).await;
+    }
+    // So that there is something to be read again.
+    send(&ground.fixture, "stays", 100, 10);
+    ground.fixture.producer.flush();
+    ground.fixture.until_applied(60).await;
+    ground.server.stop_fast();
+    ground.server.restore();
+    ground.server.start_again().await;
+    ground.fixture.connect_to(&ground.server).await;
+    ground.fixture.until_applied(60).await;
+    let of_stays = "select count(*) from time_series_data_points where time_series_id = 'stays'";
+    until(60, "what was written after the backup is there again", async || ground.fixture.count(of_stays).await == 220)
+        .await;
+    until(60, "the series is gone", async || ground.fixture.count(ROWS_OF_GONE).await == 0).await;
+    assert_eq!(ground.fixture.count(OF_GONE).await, 0);
+    drop(worker);
+    ground.fixture.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_series_stays_deleted_when_a_backup_of_after_it_is_restored() {
+    assert_deleted_after_a_restore("deleted_backup_after", true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_series_that_a_message_has_deleted_stays_deleted_when_a_backup_of_before_it_is_restored() {
+    assert_deleted_after_a_restore("deleted_backup_before", false).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

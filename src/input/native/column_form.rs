@@ -26,11 +26,12 @@ pub(super) fn read_timestamps(
     Ok(())
 }
 
-/// Adds the points of all columns: each has one value, or null, for each of the timestamps.
+/// Adds the points of all columns: each has one value, or null, for each of the timestamps. `values` is a buffer.
 pub(super) fn add_points(
     cursor: &mut Cursor<'_>,
     series: SeriesIndex,
     times: &[i64],
+    values: &mut Vec<f64>,
     limits: &Limits,
     points: &mut Points,
 ) -> Result<(), Fault> {
@@ -56,29 +57,29 @@ pub(super) fn add_points(
             }
             return Err(too_many_columns(at, count, limits.max_points));
         }
-        add_column(cursor, key, times, points).map_err(|fault| wrapped(fault, points))?;
+        read_values(cursor, times.len(), values).map_err(|fault| wrapped(fault, points))?;
+        points.push_column(key, times, values);
         at = cursor.next_quote();
         next = column(cursor.next_key()?, at, series, points, limits)?;
     }
     Ok(())
 }
 
-fn add_column(cursor: &mut Cursor<'_>, key: KeyIndex, times: &[i64], points: &mut Points) -> Result<(), Fault> {
-    points.reserve(times.len());
-    let mut left = times.iter();
+/// Reads the values of a column into `values`, and removes those that are there.
+fn read_values(cursor: &mut Cursor<'_>, timestamps: usize, values: &mut Vec<f64>) -> Result<(), Fault> {
+    values.clear();
     let mut next = cursor.first_element()?;
     while let Some(peek) = next {
-        let index = times.len() - left.len();
-        let Some(time) = left.next() else {
-            let what = format!("more values than the {} timestamps", times.len());
+        let index = values.len();
+        if index == timestamps {
+            let what = format!("more values than the {timestamps} timestamps");
             return Err(Fault::new(Reason::Schema, cursor.position(), what));
-        };
-        let value = cursor.value(peek).map_err(|fault| fault.in_element(index))?;
-        points.push(key, *time, value);
+        }
+        values.push(cursor.value(peek).map_err(|fault| fault.in_element(index))?);
         next = cursor.next_element()?;
     }
-    if left.len() > 0 {
-        let what = format!("{} values for {} timestamps", times.len() - left.len(), times.len());
+    if values.len() < timestamps {
+        let what = format!("{} values for {timestamps} timestamps", values.len());
         return Err(Fault::new(Reason::Schema, cursor.position(), what));
     }
     Ok(())

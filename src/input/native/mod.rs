@@ -36,6 +36,7 @@ const VERSION: &str = "1";
 pub struct NativeDecoder {
     pub(super) rules: Rules,
     times: Vec<i64>,
+    values: Vec<f64>,
     unknown_fields: usize,
 }
 
@@ -46,7 +47,7 @@ impl NativeDecoder {
     }
 
     pub(super) fn with_rules(rules: Rules) -> Self {
-        Self { rules, times: Vec::new(), unknown_fields: 0 }
+        Self { rules, times: Vec::new(), values: Vec::new(), unknown_fields: 0 }
     }
 
     /// Rejects points of these series from now on, instead of those set before.
@@ -187,7 +188,8 @@ impl NativeDecoder {
             (None, Some(mut times), Some(mut columns)) => {
                 let read = column_form::read_timestamps(&mut times, unit, &self.rules.limits, &mut self.times);
                 read.map_err(|fault| fault.under("timestamps"))?;
-                let added = column_form::add_points(&mut columns, series, &self.times, &self.rules.limits, points);
+                let (times, values, limits) = (&self.times, &mut self.values, &self.rules.limits);
+                let added = column_form::add_points(&mut columns, series, times, values, limits, points);
                 added.map_err(|fault| fault.under("columns"))?;
             }
             (Some(rows), ..) => {
