@@ -32,6 +32,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+pub(crate) use connection::settings::quoted_name;
 pub use connection::step::Step;
 pub use error::{Class, Error};
 use health::Operation;

@@ -16,3 +16,8 @@ mod format;
 pub use definition::{BESIDE, Definition};
 pub use error::Error;
 pub use format::{Compression, Form, Format};
+
+/// Bytes as hexadecimal digits, such as those of a hash.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -22,5 +22,5 @@ pub mod view;
 pub use error::Error;
 pub use gaps::TimeGap;
 pub use glob::Glob;
-pub use series::{ColumnSpan, Selection, Series};
+pub use series::{ColumnSpan, Selection, Series, chosen_columns};
 pub use snapshot::Snapshot;

@@ -103,6 +103,15 @@ impl Snapshot {
         if unknown.is_empty() { Ok(series) } else { Err(Error::UnknownSeries(unknown)) }
     }
 
+    /// One series.
+    ///
+    /// # Errors
+    /// If the server does not answer, or there is no such series.
+    pub async fn one_series(&self, id: &str) -> Result<Series, Error> {
+        let selection = Selection { ids: vec![id.to_owned()], ..Selection::default() };
+        self.series(&selection).await?.pop().ok_or_else(|| Error::UnknownSeries(vec![id.to_owned()]))
+    }
+
     async fn matching_series(&self, selection: &Selection) -> Result<Vec<Series>, Error> {
         let mut texts: Vec<[String; 2]> = Vec::new();
         for (name, value) in &selection.labels {
@@ -157,8 +166,23 @@ pub(super) fn columns_in_order(definition: &Definition, spans: &[ColumnSpan]) ->
     unique(definition.value_columns.iter().cloned().chain(points))
 }
 
+/// The columns that were asked for, each once; all that are known if none was.
+///
+/// # Errors
+/// [`Error::UnknownColumn`] if one of them is not known.
+pub fn chosen_columns(series: &str, known: Vec<String>, asked: &[String]) -> Result<Vec<String>, Error> {
+    if asked.is_empty() {
+        return Ok(known);
+    }
+    let there: HashSet<&String> = known.iter().collect();
+    if let Some(column) = asked.iter().find(|name| !there.contains(name)) {
+        return Err(Error::UnknownColumn { series: series.to_owned(), column: column.clone(), known });
+    }
+    Ok(unique(asked.iter().cloned()))
+}
+
 /// Each name once, at its first place.
-pub(super) fn unique(names: impl IntoIterator<Item = String>) -> Vec<String> {
+fn unique(names: impl IntoIterator<Item = String>) -> Vec<String> {
     let mut seen = HashSet::new();
     names.into_iter().filter(|name| seen.insert(name.clone())).collect()
 }

@@ -8,11 +8,12 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row};
 
-use super::series::columns_in_order;
-use super::{Error, Selection, Snapshot};
+use super::series::{chosen_columns, columns_in_order};
+use super::{Error, Snapshot};
 use crate::config;
 use crate::database::schema::roles::VIEW_COMMENT;
-use crate::database::{self, Step, quoted_text};
+use crate::database::{self, Step, quoted_name, quoted_text};
+use crate::files::hex;
 
 /// The columns of a view at most, with the time (PostgreSQL, "Limits").
 const MAX_COLUMNS: usize = 1600;
@@ -49,22 +50,9 @@ pub struct ViewOptions {
 /// If the server refuses, the series is unknown, it has too many columns, or another relation has the name.
 pub async fn create(config: &config::Database, series: &str, options: &ViewOptions) -> Result<View, Error> {
     let snapshot = Snapshot::open(config).await?;
-    let selection = Selection { ids: vec![series.to_owned()], ..Selection::default() };
-    let Some(found) = snapshot.series(&selection).await?.pop() else {
-        return Err(Error::UnknownSeries(vec![series.to_owned()]));
-    };
-    let spans = snapshot.columns(series).await?;
-    let mut columns = columns_in_order(&found.definition, &spans);
-    if !options.columns.is_empty() {
-        if let Some(column) = options.columns.iter().find(|name| !columns.contains(name)) {
-            return Err(Error::UnknownColumn {
-                series: series.to_owned(),
-                column: column.clone(),
-                known: columns.clone(),
-            });
-        }
-        columns.clone_from(&options.columns);
-    }
+    let found = snapshot.one_series(series).await?;
+    let known = columns_in_order(&found.definition, &snapshot.columns(series).await?);
+    let columns = chosen_columns(series, known, &options.columns)?;
     if columns.len() >= MAX_COLUMNS {
         return Err(Error::View(format!(
             "the series {series:?} has {} columns, and a view at most {MAX_COLUMNS} with the time: choose some with --column",
@@ -94,7 +82,7 @@ pub async fn drop(config: &config::Database, series: &str) -> Result<Vec<String>
         return Err(Error::View(format!("there is no view of the series {series:?}")));
     }
     let names: Vec<String> = views.into_iter().map(|view| view.name).collect();
-    let quoted: Vec<String> = names.iter().map(|name| identifier(name)).collect();
+    let quoted: Vec<String> = names.iter().map(|name| quoted_name(name)).collect();
     let sql = format!("drop view {}", quoted.join(", "));
     client.batch_execute(&sql).await.map_err(|source| failed("drop a view", source))?;
     Ok(names)
@@ -127,7 +115,7 @@ async fn find(client: &Client) -> Result<Vec<View>, Error> {
 /// Creates a view in the place of an older one of the same series, with the rights of those who may read the points.
 async fn replace(client: &Client, view: &View, columns: &[String]) -> Result<(), Error> {
     let step = "create a view";
-    let name = identifier(&view.name);
+    let name = quoted_name(&view.name);
     let sql = "select relkind::text, coalesce(obj_description(oid, 'pg_class'), '') from pg_class
                where relnamespace = quote_ident(current_schema())::regnamespace and relname = $1";
     let found = query(client, step, sql, &[&view.name]).await?;
@@ -158,7 +146,7 @@ async fn replace(client: &Client, view: &View, columns: &[String]) -> Result<(),
 
 /// Of several points at the same time the one with the highest id is used, as in exports.
 fn select(view: &View, columns: &[String]) -> String {
-    let mut names = view.columns.iter().map(|name| identifier(name));
+    let mut names = view.columns.iter().map(|name| quoted_name(name));
     let time = names.next().unwrap_or_default();
     let values = names.zip(columns).map(|(name, column)| {
         format!(
@@ -197,10 +185,6 @@ fn failed(step: &'static str, source: tokio_postgres::Error) -> Error {
     }
 }
 
-fn identifier(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
-
 /// The name of a series' view: its id in lower case, with `_` for all that would need quotes.
 fn name_of(series: &str) -> String {
     let plain = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' };
@@ -212,7 +196,7 @@ fn shortened(name: &str, whole: &str) -> String {
     if name.len() <= MAX_NAME_BYTES {
         return name.to_owned();
     }
-    let hash: String = Sha256::digest(whole).iter().map(|byte| format!("{byte:02x}")).collect();
+    let hash = hex(&Sha256::digest(whole));
     let end = name.floor_char_boundary(MAX_NAME_BYTES - HASH_DIGITS - 1);
     format!("{}_{}", &name[..end], &hash[..HASH_DIGITS])
 }

@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 use crate::cli::{Failure, output};
 use crate::files::whole::{WholeFile, refuse_existing, with_ending};
 use crate::files::write::{Head, Sink, Writer};
-use crate::files::{self, Compression, Format};
+use crate::files::{self, Compression, Format, hex};
 
 /// What the name of a file may have at most before its ending, of the 255 bytes of a file system.
 const MAX_STEM_BYTES: usize = 180;
@@ -147,7 +147,7 @@ fn stem(id: &str) -> String {
         if is_plain { name.push(char::from(byte)) } else { name.push_str(&format!("%{byte:02X}")) }
     }
     if name.len() > MAX_STEM_BYTES {
-        let hash: String = Sha256::digest(id.as_bytes()).iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+        let hash = hex(&Sha256::digest(id.as_bytes())[..16]);
         name.truncate(MAX_STEM_BYTES - hash.len() - 1);
         name = format!("{name}~{hash}");
     }

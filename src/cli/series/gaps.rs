@@ -8,7 +8,7 @@ use crate::cli::Failure;
 use crate::cli::output::{complain, print_line};
 use crate::cli::times::{parse_length, parse_time};
 use crate::config::Config;
-use crate::repository::{Error, Selection, Snapshot};
+use crate::repository::{Snapshot, chosen_columns};
 use crate::telemetry::{escaped, time_us};
 
 #[derive(Debug, Args)]
@@ -42,14 +42,9 @@ pub(in crate::cli) struct Arguments {
 
 pub(super) async fn run(config: &Config, arguments: &Arguments) -> Result<(), Failure> {
     let snapshot = Snapshot::open(&config.database).await?;
-    let selection = Selection { ids: vec![arguments.id.clone()], ..Selection::default() };
-    snapshot.series(&selection).await?;
+    snapshot.one_series(&arguments.id).await?;
     let known: Vec<String> = snapshot.columns(&arguments.id).await?.into_iter().map(|column| column.name).collect();
-    if let Some(column) = arguments.columns.iter().find(|name| !known.contains(name)) {
-        let (series, column) = (arguments.id.clone(), column.clone());
-        return Err(Error::UnknownColumn { series, column, known }.into());
-    }
-    let columns = if arguments.columns.is_empty() { known } else { arguments.columns.clone() };
+    let columns = chosen_columns(&arguments.id, known, &arguments.columns)?;
     for column in &columns {
         let range = (arguments.from, arguments.until);
         let gaps = snapshot.time_gaps(&arguments.id, column, range, arguments.longer_than, arguments.limit).await?;

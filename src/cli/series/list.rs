@@ -9,7 +9,7 @@ use crate::cli::Failure;
 use crate::cli::output::{is_open, print_line};
 use crate::cli::selection::Matching;
 use crate::config::Config;
-use crate::repository::{ColumnSpan, Selection, Series, Snapshot};
+use crate::repository::{ColumnSpan, Series, Snapshot};
 use crate::telemetry::{escaped, list, time_us};
 
 /// The widest column of ids.
@@ -207,8 +207,7 @@ fn value(value: Option<f64>) -> Value {
 
 pub(super) async fn show(config: &Config, arguments: &ShowArguments) -> Result<(), Failure> {
     let snapshot = Snapshot::open(&config.database).await?;
-    let selection = Selection { ids: vec![arguments.id.clone()], ..Selection::default() };
-    let Some(series) = snapshot.series(&selection).await?.pop() else { return Ok(()) };
+    let series = snapshot.one_series(&arguments.id).await?;
     let spans = snapshot.columns(&arguments.id).await?;
     let all = extent(&snapshot, &arguments.id, &spans).await?;
     let mut columns = Vec::new();

@@ -99,7 +99,7 @@ pub(in crate::database) fn still_fit() -> String {
 }
 
 /// A name as an identifier in SQL.
-pub(in crate::database) fn quoted_name(name: &str) -> String {
+pub(crate) fn quoted_name(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use sha2::{Digest as _, Sha256};
 
 use super::ReadError;
+use crate::files::hex;
 
 /// How much is read at a time.
 pub(super) const BLOCK_BYTES: usize = 256 * 1024;
@@ -96,7 +97,7 @@ impl Content {
             at += read as u64;
         }
         self.check_unchanged()?;
-        Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+        Ok(hex(&hasher.finalize()))
     }
 
     /// Checks that the file still has the content with which it was opened, as far as its length and its time tell.

@@ -13,7 +13,7 @@ use super::encode::{Cells, Emitter};
 use super::fields::{Field, Seen};
 use super::json::{is_number, put_text, put_value_of_text};
 use super::layout::CellTime;
-use super::text::{self, Text};
+use super::text::{self, Failure, Text};
 use crate::files::Compression;
 use crate::message::timestamp::Unit;
 
@@ -41,12 +41,6 @@ struct Records {
     length: usize,
     ends: Vec<usize>,
     count: usize,
-}
-
-/// Why there is no next record.
-enum Failure {
-    Io(std::io::Error),
-    TooLong,
 }
 
 impl Records {
@@ -206,12 +200,10 @@ impl Csv {
             match records.next() {
                 Ok(true) => {}
                 Ok(false) => return Ok(()),
-                Err(Failure::Io(error)) => {
-                    return Err(ReadError::damaged(content.path(), emitter.row, text::why(&error)));
-                }
-                Err(Failure::TooLong) => {
-                    let why = format!("the next row has more than {MAX_ROW_BYTES} bytes: is a quote left open in it?");
-                    return Err(ReadError::damaged(content.path(), emitter.row, why));
+                Err(failure) => {
+                    let too_long =
+                        || format!("the next row has more than {MAX_ROW_BYTES} bytes: is a quote left open in it?");
+                    return Err(failure.after(content, emitter.row, too_long));
                 }
             }
             if std::mem::take(&mut is_header) {

@@ -1,7 +1,7 @@
 //! JSON lines: an object a line. All lines are read once for the names that they have, and once for their rows.
 
 use std::collections::HashMap;
-use std::io::{self, BufRead as _, Read as _};
+use std::io::{BufRead as _, Read as _};
 
 use jiter::Peek;
 
@@ -12,7 +12,7 @@ use super::encode::{Cells, Emitter};
 use super::fields::{Field, Seen};
 use super::json::put_text;
 use super::layout::CellTime;
-use super::text::{self, Text};
+use super::text::{self, Failure, Text};
 use crate::files::Compression;
 use crate::message::json::Cursor;
 
@@ -36,11 +36,6 @@ struct Line {
     cells: Vec<(usize, std::ops::Range<usize>)>,
     /// For each column, the number of its cell and 1, or 0 if the line has none.
     places: Vec<usize>,
-}
-
-enum Failure {
-    Io(io::Error),
-    TooLong,
 }
 
 impl Line {
@@ -200,12 +195,9 @@ impl Lines {
             match line.next(&mut text) {
                 Ok(true) => {}
                 Ok(false) => return Ok(()),
-                Err(Failure::Io(error)) => {
-                    return Err(ReadError::damaged(content.path(), emitter.row, text::why(&error)));
-                }
-                Err(Failure::TooLong) => {
-                    let why = format!("the next line has more than {MAX_LINE_BYTES} bytes");
-                    return Err(ReadError::damaged(content.path(), emitter.row, why));
+                Err(failure) => {
+                    let too_long = || format!("the next line has more than {MAX_LINE_BYTES} bytes");
+                    return Err(failure.after(content, emitter.row, too_long));
                 }
             }
             match line.find(|name| self.numbers.get(name).copied()) {

@@ -16,7 +16,7 @@ use super::options::ReadOptions;
 use super::parquet::Parquet;
 use super::text;
 use super::{ReadError, Rows, arrow};
-use crate::files::{Compression, Form, Format};
+use crate::files::{Compression, Form, Format, hex};
 
 /// How much of a file is examined for its format, in bytes.
 const HEAD_BYTES: usize = 4096;
@@ -221,7 +221,7 @@ fn digest(parts: &[&str]) -> String {
         hasher.update((part.len() as u64).to_le_bytes());
         hasher.update(part);
     }
-    hasher.finalize().iter().take(4).map(|byte| format!("{byte:02x}")).collect()
+    hex(&hasher.finalize()[..4])
 }
 
 fn open(content: &Content, options: &ReadOptions) -> Result<(Stored, Vec<Field>, Metadata), ReadError> {

@@ -9,6 +9,22 @@ use crate::files::Compression;
 /// The text of a file, without a byte order mark.
 pub(super) type Text = BufReader<Box<dyn Read + Send>>;
 
+/// Why there is no next row of a text.
+pub(super) enum Failure {
+    Io(io::Error),
+    TooLong,
+}
+
+impl Failure {
+    /// The error after this row; `too_long` says which limit a longer one has.
+    pub(super) fn after(self, content: &Content, row: i64, too_long: impl FnOnce() -> String) -> ReadError {
+        match self {
+            Self::Io(error) => ReadError::damaged(content.path(), row, why(&error)),
+            Self::TooLong => ReadError::damaged(content.path(), row, too_long()),
+        }
+    }
+}
+
 /// Opens the text of a file from its beginning.
 pub(super) fn open(content: &Content, compression: Compression) -> Result<Text, ReadError> {
     let stored = BufReader::with_capacity(BLOCK_BYTES, content.reader());

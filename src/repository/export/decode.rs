@@ -6,6 +6,7 @@ use std::collections::HashMap;
 
 use super::options::Duplicates;
 use crate::database::{self, POSTGRES_EPOCH_US};
+use crate::files::write::NULL_POINT;
 use crate::repository::Error;
 
 const HEADER_BYTES: usize = 19;
@@ -18,7 +19,7 @@ pub(super) struct Points {
     /// The times, in microseconds since the Unix epoch.
     pub(super) times: Vec<i64>,
     pub(super) values: Vec<f64>,
-    /// `false` for NULL, whose value has no meaning.
+    /// `false` for NULL, whose value is [`NULL_POINT`].
     pub(super) is_valid: Vec<bool>,
 }
 
@@ -185,7 +186,7 @@ impl Decoder {
         }
         self.last_id = id;
         points.times.push(time);
-        points.values.push(value.unwrap_or(0.0));
+        points.values.push(value.unwrap_or(NULL_POINT));
         points.is_valid.push(value.is_some());
         Ok(())
     }

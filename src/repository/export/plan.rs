@@ -10,7 +10,7 @@ use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use super::options::Options;
 use crate::database;
 use crate::files::{Definition, Form};
-use crate::repository::series::{columns_in_order, unique};
+use crate::repository::series::{chosen_columns, columns_in_order};
 use crate::repository::{ColumnSpan, Error, Snapshot};
 
 /// What a series has of what is asked for.
@@ -36,17 +36,12 @@ impl Plan {
     /// Finds out what a series has, without the number of its points.
     pub(super) async fn new(snapshot: &Snapshot, mut definition: Definition, options: &Options) -> Result<Self, Error> {
         let mut spans = snapshot.columns(&definition.id).await?;
-        let mut sources = columns_in_order(&definition, &spans);
+        let known = columns_in_order(&definition, &spans);
+        let sources = chosen_columns(&definition.id, known, &options.columns)?;
         let is_chosen = !options.columns.is_empty();
         if is_chosen {
-            let there: HashSet<String> = sources.iter().cloned().collect();
-            let asked = unique(options.columns.clone());
-            if let Some(column) = asked.iter().find(|name| !there.contains(*name)) {
-                return Err(Error::UnknownColumn { series: definition.id, column: column.clone(), known: sources });
-            }
-            let asked_set: HashSet<&String> = asked.iter().collect();
-            spans.retain(|span| asked_set.contains(&span.name));
-            sources = asked;
+            let chosen: HashSet<&String> = sources.iter().collect();
+            spans.retain(|span| chosen.contains(&span.name));
         }
         let columns: Vec<String> = match &options.bucket {
             None => sources.clone(),

@@ -8,7 +8,7 @@ use arrow_array::{ArrayRef, RecordBatch};
 use super::BATCH_ROWS;
 use super::decode::Points;
 use super::plan::{Plan, times};
-use crate::files::write::{NO_POINT, NULL_POINT};
+use crate::files::write::NO_POINT;
 use crate::repository::Error;
 
 /// Maximum number of cells of a batch.
@@ -40,25 +40,19 @@ fn values(points: &Points, place: &mut usize, times: &[i64]) -> arrow_array::Flo
     let mut builder = Float64Builder::with_capacity(times.len());
     let (from, until) = (*place, *place + times.len());
     if points.times.get(from..until) == Some(times) {
-        let values: Vec<f64> = (from..until).map(|at| beneath(points, at)).collect();
-        builder.append_values(&values, &points.is_valid[from..until]);
+        builder.append_values(&points.values[from..until], &points.is_valid[from..until]);
         *place = until;
         return builder.finish();
     }
     for time in times {
         if points.times.get(*place) == Some(time) {
-            builder.append_values(&[beneath(points, *place)], &points.is_valid[*place..=*place]);
+            builder.append_values(&points.values[*place..=*place], &points.is_valid[*place..=*place]);
             *place += 1;
         } else {
             builder.append_values(&[NO_POINT], &[false]);
         }
     }
     builder.finish()
-}
-
-/// The value of a point, or what is beneath its null.
-fn beneath(points: &Points, at: usize) -> f64 {
-    if points.is_valid[at] { points.values[at] } else { NULL_POINT }
 }
 
 /// All times of the columns, sorted, each once. Columns are merged by twos, so that those with the same times, as most have,
