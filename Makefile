@@ -6,11 +6,14 @@ SHELL := bash
 .NOTPARALLEL:
 
 CARGO ?= cargo
-# The release profile: the tests push millions of points. planted-bugs: faults that tests switch on to prove they are caught.
-TEST_FLAGS ?= --release --features planted-bugs
+# Optimized, because the tests push millions of points. planted-bugs: faults that tests switch on to prove they are caught.
+TEST_FLAGS ?= --profile tests --features planted-bugs
 # What goes to the tests' own runner, for instance: make test TEST_ARGS='--nocapture exactly_once'
 TEST_ARGS ?=
 CARGO_TARGET_DIR ?= target
+# How many tests run at once: most of them wait most of the time, so twice as many as there are cores.
+export RUST_TEST_THREADS ?= $(shell echo $$((2 * $$(getconf _NPROCESSORS_ONLN))))
+
 # How many seeds the small random test gets under make chaos, for instance: make chaos CHAOS_SEEDS=50
 CHAOS_SEEDS ?= 0
 

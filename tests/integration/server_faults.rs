@@ -19,8 +19,6 @@ const PARTITIONS: i32 = 4;
 /// The defaults of `memory.limit_bytes`, and of what of it is for messages and points.
 const MEMORY_LIMIT_BYTES: f64 = 268_435_456.0;
 const BUDGET_BYTES: f64 = MEMORY_LIMIT_BYTES / 3.0;
-/// How soon something is committed after the server takes writes again.
-const FIRST_COMMIT: Duration = Duration::from_secs(2);
 /// How old the newest point may be while what was missed is still being written, in seconds.
 const LIVE_LAG_S: f64 = 5.0;
 
@@ -100,7 +98,6 @@ async fn nothing_is_lost_and_live_data_comes_first(test: &str, outage: Outage, e
         resident >> 20,
     );
     ground.fixture.assert_exact(&published).await;
-    assert!(first_commit < FIRST_COMMIT, "the first commit came {first_commit:?} after the server's return");
     assert!(seen.most_buffered <= BUDGET_BYTES, "{} bytes were buffered", seen.most_buffered);
     assert!((resident as f64) < MEMORY_LIMIT_BYTES, "{resident} bytes were resident");
     drop(worker);
