@@ -13,7 +13,8 @@ begin
     from unnest(p_ids, p_message_ms) as t (id, message_ms)
     group by id order by id collate "C"
     on conflict (series_id, before_time) do update set
-        message_ms = excluded.message_ms, deleted_at = now(), completed_at = null
+        message_ms = excluded.message_ms, deleted_at = now(), completed_at = null,
+        points = 0, dead_letters = 0, series_deleted = false
     where known.message_ms < excluded.message_ms;
     if found then
         perform nextval('ingest_series_change');
@@ -136,46 +137,57 @@ begin
                 points, p_column) into p_column;
         end if;
     end loop;
+    update ingest_series_tombstone as tombstone set points = tombstone.points + deleted
+    where series_id = p_series and before_time >= p_until and completed_at is null and deleted > 0;
 end $$;
 
 -- Returns the series that the payload of a message in JSON names; NULL if it is not one.
 create function ingest_payload_series(p_payload bytea) returns text
 language plpgsql immutable as $$
 declare
-    message json := convert_from(p_payload, 'UTF8')::json;
+    message json;
 begin
+    -- Not in the declaration: what that raises is not caught below.
+    message := convert_from(p_payload, 'UTF8')::json;
     return case when json_typeof(message) = 'object' then coalesce(message ->> 'time_series_id', message ->> 'id') end;
 exception when data_exception or program_limit_exceeded then
     return null;
 end $$;
 
--- Deletes dead letters of a series that are not newer than a Kafka time; returns their number. They are those whose key is the
--- series' id, and those whose payload is a message of it in JSON.
-create function ingest_delete_dead_letters(p_series text, p_message_ms bigint) returns bigint
-language plpgsql as $$
-declare
-    deleted bigint;
-begin
-    delete from ingest_dead_letter
-    where (message_time is null or message_time <= timestamptz 'epoch' + p_message_ms * interval '1 millisecond')
-        and (key = convert_to(p_series, 'UTF8')
-            or ingest_payload_series(payload) = p_series);
-    get diagnostics deleted = row_count;
-    return deleted;
-end $$;
-
--- Ends a deletion whose points are deleted. The row of a series is deleted, with points that came meanwhile, unless a definition is
--- newer than the deletion. p_until_now: messages that were sent until now no longer count.
-create function ingest_finish_deletion(p_series text, p_before timestamptz, p_until_now boolean) returns boolean
+-- Deletes dead letters of a deleted series that are not newer than the deletion. Only those of these sources, whose messages are
+-- native: what a key or a field means in another format is not known here. They are those whose payload is a message of the series,
+-- or, if it is not JSON, whose key is the series' id.
+create function ingest_delete_dead_letters(p_series text, p_sources integer[]) returns void
 language plpgsql as $$
 declare
     known_ms bigint;
-    series_deleted boolean := false;
+    deleted bigint;
+begin
+    select message_ms into known_ms from ingest_series_tombstone
+    where series_id = p_series and before_time = 'infinity' for update;
+    delete from ingest_dead_letter
+    where source_id = any (p_sources)
+        and (message_time is null or message_time <= timestamptz 'epoch' + known_ms * interval '1 millisecond')
+        and coalesce(ingest_payload_series(payload) = p_series, key = convert_to(p_series, 'UTF8'));
+    get diagnostics deleted = row_count;
+    update ingest_series_tombstone set dead_letters = dead_letters + deleted
+    where series_id = p_series and before_time = 'infinity' and deleted > 0;
+end $$;
+
+-- Ends a deletion whose points are deleted. The row of a series is deleted, with points that came meanwhile, unless a definition is
+-- newer than the deletion. p_until_now: messages that were sent until now no longer count. Returns what was deleted by all
+-- that have worked on the deletion: a command and a worker may do it together.
+create function ingest_finish_deletion(
+    p_series text, p_before timestamptz, p_until_now boolean,
+    out points bigint, out dead_letters bigint, out series_deleted boolean)
+language plpgsql as $$
+declare
+    known_ms bigint;
 begin
     if not isfinite(p_before) then
         perform from time_series_metadata where id = p_series for update;
     end if;
-    update ingest_series_tombstone set
+    update ingest_series_tombstone as tombstone set
         message_ms = case when p_until_now
             then greatest(message_ms, floor(extract(epoch from clock_timestamp()) * 1000)::bigint) else message_ms end,
         completed_at = now()
@@ -186,10 +198,14 @@ begin
         where series_id = p_series and message_time > timestamptz 'epoch' + known_ms * interval '1 millisecond')
     then
         delete from time_series_metadata where id = p_series;
-        series_deleted := found;
+        if found then
+            update ingest_series_tombstone as tombstone set series_deleted = true
+            where series_id = p_series and before_time = p_before;
+        end if;
     end if;
+    select tombstone.points, tombstone.dead_letters, tombstone.series_deleted into points, dead_letters, series_deleted
+    from ingest_series_tombstone as tombstone where series_id = p_series and before_time = p_before;
     perform nextval('ingest_series_change');
-    return series_deleted;
 end $$;
 
 select ingest_secure_functions(array[

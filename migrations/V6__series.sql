@@ -22,6 +22,9 @@ create table ingest_series_tombstone (
     message_ms bigint not null,
     deleted_at timestamptz not null default now(),
     completed_at timestamptz,
+    points bigint not null default 0,
+    dead_letters bigint not null default 0,
+    series_deleted boolean not null default false,
     primary key (series_id, before_time)
 );
 
@@ -30,6 +33,7 @@ create index idx_ingest_series_tombstone_pending on ingest_series_tombstone (del
 comment on column ingest_series_tombstone.before_time is 'points before this time are deleted; infinity: the series with all of them';
 comment on column ingest_series_tombstone.message_ms is
     'the Kafka time, in ms since the Unix epoch, up to which messages no longer count';
+comment on column ingest_series_tombstone.points is 'how many points were deleted, by commands and workers together';
 comment on column ingest_series_tombstone.completed_at is 'when the points were gone; null: they are being deleted';
 
 -- Counts changes by other programs that invalidate what workers have cached of series: they then read their series again.

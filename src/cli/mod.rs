@@ -12,6 +12,7 @@ mod migrate;
 mod output;
 mod points;
 mod progress;
+mod retention;
 mod run;
 mod schema;
 mod selection;
@@ -99,6 +100,9 @@ enum Command {
     /// Create, drop and list SQL views of one series, with its columns.
     #[command(subcommand)]
     View(view::Command),
+    /// Show the age from which points are deleted, and delete what has expired.
+    #[command(subcommand)]
+    Retention(retention::Command),
     /// Examine a topic, and propose the input that would read it.
     #[command(subcommand)]
     Topic(topic::Command),
@@ -331,6 +335,7 @@ impl Command {
             Self::Progress(command) => progress::run(&config, command).await,
             Self::Series(command) => series::run(config, command).await,
             Self::View(command) => view::run(config, command).await,
+            Self::Retention(command) => retention::run(config, command).await,
             Self::Topic(command) => topic::run(&config, command).await,
             Self::Message(command) => message::run(&config, command),
             Self::Config { .. } | Self::Run | Self::Demo(_) | Self::Bench(_) => Ok(()),

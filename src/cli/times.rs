@@ -2,35 +2,18 @@
 
 use jiff::Timestamp;
 
+use crate::message::length::{UNITS, length_us};
 use crate::message::{Limits, timestamp};
-
-/// The units of lengths of time, each in microseconds.
-const UNITS: [(&str, i64); 7] = [
-    ("us", 1),
-    ("ms", 1000),
-    ("s", 1_000_000),
-    ("m", 60_000_000),
-    ("h", 3_600_000_000),
-    ("d", 86_400_000_000),
-    ("w", 604_800_000_000),
-];
 
 /// A length of time such as `5m`, in microseconds; at least one.
 ///
 /// # Errors
 /// What was expected.
 pub(super) fn parse_length(text: &str) -> Result<i64, String> {
-    length_of(text).filter(|length| *length > 0).ok_or_else(|| {
+    length_us(text).filter(|length| *length > 0).ok_or_else(|| {
         let units: Vec<&str> = UNITS.iter().map(|(unit, _)| *unit).collect();
         format!("expected a number and a unit, such as 5m; the units are {}", units.join(", "))
     })
-}
-
-fn length_of(text: &str) -> Option<i64> {
-    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-    let (number, unit) = text.split_at(digits);
-    let (_, us) = UNITS.iter().find(|(known, _)| *known == unit)?;
-    number.parse::<i64>().ok()?.checked_mul(*us)
 }
 
 /// A time in microseconds since the Unix epoch: by RFC 3339, a date, a time without zone (UTC), `now`, or as long before now as
@@ -46,7 +29,7 @@ fn time_of(text: &str, now_us: i64) -> Result<i64, String> {
     if text == "now" {
         return Ok(now_us);
     }
-    if let Some(length) = text.strip_prefix('-').and_then(length_of) {
+    if let Some(length) = text.strip_prefix('-').and_then(length_us) {
         return now_us.checked_sub(length).ok_or_else(|| "this is before all times".to_owned());
     }
     // Of the limits only those of times count.

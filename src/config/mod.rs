@@ -12,12 +12,14 @@
 //! - `properties`: the properties of librdkafka that are refused, and those that may be shown.
 //! - `render`: the effective configuration as text.
 //! - `tls`: the protection of the connection to PostgreSQL, from the keys and from the URL.
+//! - `earliest`: the first accepted time, which may be an age.
 //! - `brokers`: the form of a list of brokers.
 //! - `similar`: the known name that a mistyped one resembles.
 //! - `secret`, `url`, `problems`: the parts of a configuration.
 
 mod address;
 mod brokers;
+mod earliest;
 mod environment;
 mod files;
 mod layers;
@@ -45,12 +47,13 @@ pub(crate) use brokers::check as check_brokers;
 pub(crate) use files::read_secret;
 use layers::Layers;
 
+pub use earliest::Earliest;
 pub use problems::Problems;
 pub(crate) use properties::similar_property;
 pub use secret::Secret;
 pub use sections::{
     Batch, Database, DeadLetters, Http, Journal, Kafka, Log, LogFormat, Memory, MessageRules, NewCluster, NullPayload,
-    OnDuplicate, Points, Series, Shutdown, StartAt, UnknownSeries, Writers,
+    OnDuplicate, Points, Retention, Series, Shutdown, StartAt, UnknownSeries, Writers,
 };
 use sources::Sources;
 pub use ssl_mode::SslMode;
@@ -80,6 +83,8 @@ pub struct Config {
     pub message: MessageRules,
     /// Section `[series]`.
     pub series: Series,
+    /// Section `[retention]`.
+    pub retention: Retention,
     /// Section `[points]`.
     pub points: Points,
     /// Section `[dead_letter]`.
@@ -174,12 +179,28 @@ impl Config {
     /// Returns a decoder for these inputs.
     pub fn decoder(&self) -> Decoder {
         let deletes = self.series.tombstones == NullPayload::Delete;
-        Decoder::new(self.message.limits(), self.inputs()).deleting_by_tombstone(deletes)
+        Decoder::new(self.message.limits(), self.inputs())
+            .deleting_by_tombstone(deletes)
+            .with_max_age(self.message.max_age_us())
     }
 
-    /// Variables of the environment that are ignored although an operator may rely on them, a sentence each.
-    pub fn notes(&self) -> &[String] {
-        &self.notes
+    /// What an operator may not expect, a sentence each: variables of the environment that are ignored although one may rely on
+    /// them, and keys that work against each other.
+    pub fn notes(&self) -> Vec<String> {
+        self.notes.iter().cloned().chain(self.late_points()).collect()
+    }
+
+    /// A sentence if late points would create chunks again that retention has deleted.
+    fn late_points(&self) -> Option<String> {
+        let drop_after_s = self.retention.drop_after_s;
+        let is_late = |us: i64| us.unsigned_abs() > drop_after_s.saturating_mul(1_000_000);
+        (drop_after_s > 0 && self.message.max_age_us().is_none_or(is_late)).then(|| {
+            format!(
+                "retention.drop_after_s is {drop_after_s}, and message.min_timestamp is {}: points that are older are written \
+                 and deleted again; set message.min_timestamp = \"-{drop_after_s}s\" to reject them",
+                self.message.min_timestamp
+            )
+        })
     }
 
     /// The brokers that the environment names; `None` if it names none.

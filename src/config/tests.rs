@@ -96,6 +96,35 @@ fn the_limits_of_messages_are_in_microseconds() {
 }
 
 #[test]
+fn the_first_accepted_time_may_be_an_age() {
+    let config = |age: &str| load(&format!("[message]\nmin_timestamp = '{age}'"), &[]);
+    for (age, us) in
+        [("-1s", 1_000_000), ("-12h", 43_200_000_000), ("-90d", 7_776_000_000_000), ("-2w", 1_209_600_000_000)]
+    {
+        let message = config(age).unwrap().message;
+        assert_eq!((message.max_age_us(), message.limits().min_us), (Some(us), -62_135_596_800_000_000), "{age}");
+        assert!(config(age).unwrap().render().contains(&format!("min_timestamp = \"{age}\"")), "{age}");
+    }
+    for wrong in ["-0d", "-5ms", "90d", "-90", "-1y", "-99999999999999w"] {
+        assert_problems(config(wrong), &["message.min_timestamp (file "]);
+    }
+}
+
+/// Late points would create chunks again that were deleted.
+#[test]
+fn a_retention_without_an_age_of_messages_is_noted() {
+    let notes = |age: &str, drop_after_s: u64| {
+        let text = format!("[message]\nmin_timestamp = '{age}'\n[retention]\ndrop_after_s = {drop_after_s}");
+        load(&text, &[]).unwrap().notes()
+    };
+    assert_eq!([notes("-90d", 7_776_000), notes("-1d", 7_776_000), notes("1900-01-01T00:00:00Z", 0)].concat(), [""; 0]);
+    for (age, drop_after_s) in [("1900-01-01T00:00:00Z", 7_776_000), ("-91d", 7_776_000)] {
+        let found = notes(age, drop_after_s);
+        assert!(found.len() == 1 && found[0].contains("set message.min_timestamp = \"-7776000s\""), "{found:?}");
+    }
+}
+
+#[test]
 fn all_problems_are_reported_at_once() {
     let text = "
         pipelin = 'x'
@@ -172,6 +201,8 @@ fn a_value_out_of_its_range_is_a_problem() {
         ("message.max_name_bytes", "[message]\nmax_name_bytes = 2001"),
         ("message.min_timestamp", "[message]\nmin_timestamp = '-000001-01-01T00:00:00Z'"),
         ("message.min_timestamp", "[message]\nmin_timestamp = 1900-01-01T00:00:00Z"),
+        ("retention.drop_after_s", "[retention]\ndrop_after_s = 59"),
+        ("retention.drop_after_s", "[retention]\ndrop_after_s = 3153600001"),
         ("message.max_timestamp", "[message]\nmax_timestamp = '1900-01-01T00:00:00Z'"),
         ("http.listen", "[http]\nlisten = ':9464'"),
         ("http.listen", "[http]\nlisten = '::1:9464'"),
@@ -678,7 +709,7 @@ fn a_key_or_a_value_that_is_not_known_comes_with_the_one_that_is_meant() {
 
 #[test]
 fn what_of_the_environment_is_ignored_is_said() {
-    let notes = |environment: &[(&str, &str)]| from_environment(environment).unwrap().notes().to_vec();
+    let notes = |environment: &[(&str, &str)]| from_environment(environment).unwrap().notes();
     let url = ("DATABASE_URL", "postgresql://u:hunter2@h:5433/d");
     let agreeing = [
         ("POSTGRES_USER", "u"),

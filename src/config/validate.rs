@@ -4,17 +4,17 @@ use std::fmt::Display;
 use std::ops::RangeInclusive;
 
 use super::address::is_address;
+use super::earliest::Earliest;
 use super::problems::Problems;
 use super::{Batch, Config, Database, Http, Journal, Kafka, MessageRules, Writers, brokers, properties, url};
 use crate::input::{Inputs, is_topic_name};
+use crate::message::timestamp::YEAR_ONE_US;
 
 const MIB: usize = 1024 * 1024;
 /// A day, in milliseconds.
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 /// A year, in seconds.
 const YEAR_S: u64 = 365 * 24 * 60 * 60;
-/// 0001-01-01T00:00:00Z, in seconds since the Unix epoch. `jiff::Timestamp` itself ends at the last day of the year 9999.
-const YEAR_ONE_S: i64 = -62_135_596_800;
 
 /// Adds all problems of the configuration to `problems`.
 pub(super) fn validate(config: &Config, problems: &mut Problems) {
@@ -25,6 +25,9 @@ pub(super) fn validate(config: &Config, problems: &mut Problems) {
     batch(&config.batch, config.memory.limit_bytes, problems);
     at_least("memory.limit_bytes", config.memory.limit_bytes, 96 * MIB, problems);
     message(&config.message, config.memory.limit_bytes, problems);
+    if config.retention.drop_after_s != 0 {
+        within("retention.drop_after_s", config.retention.drop_after_s, 60..=100 * YEAR_S, problems);
+    }
     within("dead_letter.max_rows", config.dead_letter.max_rows, 0..=1_000_000_000, problems);
     within("dead_letter.max_attempts", config.dead_letter.max_attempts, 1..=1_000_000, problems);
     journal(&config.journal, problems);
@@ -202,17 +205,22 @@ fn message(message: &MessageRules, memory: usize, problems: &mut Problems) {
     // An index key may have 2704 bytes, and one index contains a series and a column.
     within("message.max_name_bytes", message.max_name_bytes, 1..=1300, problems);
     within("message.rejections_before_pause", message.rejections_before_pause, 0..=1_000_000_000, problems);
-    for (key, time) in
-        [("message.min_timestamp", message.min_timestamp), ("message.max_timestamp", message.max_timestamp)]
+    let max = message.max_timestamp;
+    let min = match &message.min_timestamp {
+        Earliest::At(time) => Some(*time),
+        Earliest::Age { .. } => None,
+    };
+    for (key, time) in min.map(|min| ("message.min_timestamp", min)).into_iter().chain([("message.max_timestamp", max)])
     {
-        if time.as_second() < YEAR_ONE_S {
+        if time.as_microsecond() < YEAR_ONE_US {
             problems.push(key, format!("is {time}; set a time from 0001-01-01T00:00:00Z up"));
         }
     }
     // Compared as they are stored: two times within a microsecond form an empty window.
-    if message.min_timestamp.as_microsecond() >= message.max_timestamp.as_microsecond() {
-        let text =
-            format!("is {}; set a time after message.min_timestamp, {}", message.max_timestamp, message.min_timestamp);
+    if let Some(min) = min
+        && min.as_microsecond() >= max.as_microsecond()
+    {
+        let text = format!("is {max}; set a time after message.min_timestamp, {min}");
         problems.push("message.max_timestamp", text);
     }
 }

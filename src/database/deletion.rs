@@ -12,6 +12,7 @@ use tracing::debug;
 
 use super::connection::step::Step;
 use super::{Class, Database, Error};
+use crate::raw::FILE_CLUSTER;
 
 type Parameter<'a> = &'a (dyn ToSql + Sync);
 
@@ -42,7 +43,8 @@ pub struct Deletion {
 /// What a deletion has deleted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Deleted {
-    /// Number of points; those that came after the last look and went with the row of the series are not counted.
+    /// Number of points, by all processes that have worked on the deletion since it was recorded last; those that came after the last look
+    /// and went with the row of the series are not counted.
     pub points: u64,
     /// Number of dead letters.
     pub dead_letters: u64,
@@ -125,19 +127,16 @@ impl Database {
         until_now: bool,
         on_points: impl Fn(u64),
     ) -> Result<Deleted, Error> {
-        let mut deleted = Deleted::default();
         self.wait_for_writers(deletion).await?;
         for _ in 0..MAX_ROUNDS {
             let points = self.delete_points(deletion, &on_points).await?;
-            deleted.points += points;
             // During a round that had few points, few came.
             if deletion.before_us.is_some() || points <= MAX_LEFT {
                 break;
             }
         }
-        deleted.dead_letters = self.delete_dead_letters(deletion).await?;
-        deleted.series = self.finish_deletion(deletion, until_now).await?;
-        Ok(deleted)
+        self.delete_dead_letters(deletion).await?;
+        self.finish_deletion(deletion, until_now).await
     }
 
     /// Waits until the transactions that may not have seen the tombstone have ended.
@@ -215,25 +214,30 @@ impl Database {
         Ok((row.get::<_, i64>(0).unsigned_abs(), (row.get(1), row.get(2))))
     }
 
-    async fn delete_dead_letters(&self, deletion: &Deletion) -> Result<u64, Error> {
+    async fn delete_dead_letters(&self, deletion: &Deletion) -> Result<(), Error> {
         if deletion.before_us.is_some() {
-            return Ok(0);
+            return Ok(());
         }
-        let sql = "select coalesce(sum(ingest_delete_dead_letters(series_id, message_ms)), 0)::bigint
-                   from ingest_series_tombstone where series_id = $1 and before_time = 'infinity'";
-        let rows = self.session().await?.query(Step::Other("delete dead letters"), sql, &[&deletion.series]).await?;
-        Ok(rows.first().map_or(0, |row| row.get::<_, i64>(0).unsigned_abs()))
+        let step = Step::Other("delete dead letters");
+        let mut session = self.session().await?;
+        let sql = "select id, topic::text, cluster_id = $2 from ingest_source where pipeline = $1 or cluster_id = $2";
+        let rows = session.query(step, sql, &[&&*self.pipeline, &FILE_CLUSTER]).await?;
+        let is_native = |row: &&Row| row.get::<_, bool>(2) || self.inputs.are_native(row.get(1));
+        let sources: Vec<i32> = rows.iter().filter(is_native).map(|row| row.get(0)).collect();
+        session.query(step, "select ingest_delete_dead_letters($1, $2)", &[&deletion.series, &sources]).await.map(drop)
     }
 
-    async fn finish_deletion(&self, deletion: &Deletion, until_now: bool) -> Result<bool, Error> {
+    async fn finish_deletion(&self, deletion: &Deletion, until_now: bool) -> Result<Deleted, Error> {
         let sql = format!(
-            "select ingest_finish_deletion($1, {}, $3)
-             from (select set_config('lock_timeout', '500ms', true) as is_set offset 0) as wait where is_set is not null",
+            "select (finished).points, (finished).dead_letters, (finished).series_deleted
+             from (select set_config('lock_timeout', '500ms', true) as is_set offset 0) as wait,
+                 lateral (select ingest_finish_deletion($1, {}, $3) as finished where is_set is not null offset 0) as finish",
             before("$2")
         );
         let parameters: [Parameter<'_>; 3] = [&deletion.series, &deletion.before_us, &until_now];
         let row = self.query_with_retries(Step::Other("delete the row of a series"), &sql, &parameters).await?;
-        Ok(row.get(0))
+        let number = |at| row.get::<_, i64>(at).unsigned_abs();
+        Ok(Deleted { points: number(0), dead_letters: number(1), series: row.get(2) })
     }
 
     /// Runs a statement that returns a row, again if another transaction is in the way.

@@ -16,6 +16,7 @@ pub mod dead_letters;
 pub mod definition;
 pub mod deletion;
 pub mod error;
+pub mod retention;
 pub mod schema;
 pub mod scratch;
 pub mod verdict;
@@ -47,6 +48,7 @@ pub use write::{ClaimOrder, Oversized, Written};
 
 use crate::batch::Batch;
 use crate::config::{self, OnDuplicate, UnknownSeries};
+use crate::input::Inputs;
 use crate::message::Points;
 use crate::raw::Source;
 
@@ -75,6 +77,7 @@ const REFUSALS_EXPECTED: u32 = 4;
 pub struct Database {
     connections: Connections,
     pipeline: Arc<str>,
+    inputs: Inputs,
     unknown_series: UnknownSeries,
     on_duplicate: OnDuplicate,
     letters: dead_letters::StoragePolicy,
@@ -107,6 +110,7 @@ impl Database {
         Ok(Self {
             connections: Connections::new(database)?,
             pipeline: config.pipeline.as_str().into(),
+            inputs: config.inputs(),
             unknown_series: config.points.unknown_series,
             on_duplicate: config.points.on_duplicate,
             letters: dead_letters::StoragePolicy::new(config),

@@ -75,6 +75,7 @@ impl Decoder {
         points: &mut Points,
     ) -> Result<Message, Rejected> {
         let Some(payload) = message.payload else { return self.tombstone(source, message) };
+        self.native.rules.update_age(source.is_file());
         self.check_envelope(source, message.key, message.headers)?;
         if source.is_file()
             && let Some(why) = file_row::why_unreadable(payload)
@@ -139,6 +140,13 @@ impl Decoder {
     /// Lets null payloads in topics of series delete the series that their keys name.
     pub fn deleting_by_tombstone(mut self, deletes: bool) -> Self {
         self.native.rules.deletes_by_tombstone = deletes;
+        self
+    }
+
+    /// Rejects points that are older than this when they are decoded, in microseconds, except those of files: who imports a
+    /// file means its times.
+    pub fn with_max_age(mut self, max_age_us: Option<i64>) -> Self {
+        self.native.rules.max_age_us = max_age_us;
         self
     }
 

@@ -199,6 +199,11 @@ impl Inputs {
         self.iter().flat_map(|input| &input.topics).filter_map(TopicPattern::name)
     }
 
+    /// Returns `true` if the messages of a topic are native.
+    pub fn are_native(&self, topic: &str) -> bool {
+        matches!(self.of_topic(topic).map(|input| &input.plan), Some(Plan::Native(_)))
+    }
+
     /// Returns `true` if some topics are given by a regular expression.
     pub fn has_patterns(&self) -> bool {
         self.iter().flat_map(|input| &input.topics).any(|pattern| pattern.name().is_none())

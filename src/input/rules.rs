@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::message::faults::checked_name;
 use crate::message::json::Fault;
+use crate::message::timestamp::YEAR_ONE_US;
 use crate::message::{Limits, Points, Reason, Rejected, SeriesIndex};
 use crate::raw::headers;
 
@@ -12,6 +13,8 @@ use crate::raw::headers;
 #[derive(Debug, Clone)]
 pub(super) struct Rules {
     pub(super) limits: Limits,
+    /// The age from which points are rejected, in microseconds; `None` for the time in the limits.
+    pub(super) max_age_us: Option<i64>,
     rejected_series: Arc<HashSet<String>>,
     /// `true` if a null payload in a topic of series deletes the series that its key names.
     pub(super) deletes_by_tombstone: bool,
@@ -19,7 +22,15 @@ pub(super) struct Rules {
 
 impl Rules {
     pub(super) fn new(limits: Limits) -> Self {
-        Self { limits, rejected_series: Arc::default(), deletes_by_tombstone: false }
+        Self { limits, max_age_us: None, rejected_series: Arc::default(), deletes_by_tombstone: false }
+    }
+
+    /// Sets the first accepted time from the age and the clock, if there is an age; `of_file`: all times are accepted.
+    pub(super) fn update_age(&mut self, of_file: bool) {
+        if let Some(age_us) = self.max_age_us {
+            let now_us = || jiff::Timestamp::now().as_microsecond();
+            self.limits.min_us = if of_file { YEAR_ONE_US } else { now_us().saturating_sub(age_us) };
+        }
     }
 
     /// Rejects points of these series from now on, instead of those set before.

@@ -2,12 +2,14 @@
 //!
 //! - `faults`: faults that several formats find.
 //! - `json`: the JSON of a message, read in place, with the position of each fault.
+//! - `length`: lengths of time.
 //! - [`Points`]: points in columns, which the decoder fills.
 //! - `lenient`: what can be reported of a message that cannot be read.
 //! - `timestamp`: all forms of a timestamp, as microseconds since the Unix epoch.
 
 pub(crate) mod faults;
 pub(crate) mod json;
+pub(crate) mod length;
 mod lenient;
 mod points;
 pub(crate) mod timestamp;

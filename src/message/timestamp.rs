@@ -11,6 +11,9 @@ use super::{Limits, Reason};
 
 const EXPECTED: &str = "a timestamp: RFC 3339, a date, a date-time without zone (UTC), or a number";
 
+/// 0001-01-01T00:00:00Z, in microseconds since the Unix epoch: no earlier time is accepted, whatever is configured.
+pub(crate) const YEAR_ONE_US: i64 = -62_135_596_800_000_000;
+
 /// The unit of a timestamp that is a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum Unit {

@@ -32,6 +32,7 @@ mod membership;
 mod new_cluster;
 mod open_batch;
 mod partitions;
+mod retention;
 mod setup;
 mod start;
 mod start_topics;

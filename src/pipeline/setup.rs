@@ -14,6 +14,7 @@ use super::journaling::Journaling;
 use super::membership::Membership;
 use super::open_batch::OpenBatch;
 use super::partitions::Partitions;
+use super::retention;
 use super::start::Starter;
 use super::starts::Starts;
 use super::subscription::Subscription;
@@ -108,6 +109,7 @@ pub async fn run(
     let (seen, reported) = (points_in_series.clone(), Arc::clone(&health));
     background.spawn(topic_settings::watch(Arc::clone(&config), checked, seen, reported));
     background.spawn(deletions::complete_all(database.clone()));
+    background.spawn(retention::keep(database.clone()));
     let membership = Membership::new(&config, &lookup, &database, (&consumer, member), &health);
     background.spawn(membership.keep());
     let writer = Writer::new(&config, database.clone(), Arc::clone(&lookup), points_in_series.clone());

@@ -48,6 +48,8 @@ fn the_help_of_analysts_commands_has_examples() {
         "view create",
         "view drop",
         "view list",
+        "retention show",
+        "retention apply",
     ] {
         let arguments: Vec<&str> = command.split(' ').chain(["-h"]).collect();
         let output = run(&[], &arguments);

@@ -9,7 +9,7 @@ use super::migration_lock::MigrationLock;
 use super::namespace::{ensure_schema, set_paths};
 use super::timescaledb::{apply_extension, compress};
 use super::unique_index::make_unique;
-use super::{adopt, connect, set_profile};
+use super::{adopt, connect, retention, set_profile};
 use crate::config::{self, OnDuplicate};
 use crate::database::waits;
 
@@ -69,6 +69,7 @@ async fn apply(mut client: Client, config: &config::Config) -> Result<Report, Sc
     if can_compress {
         compress(&client, &config.database, &mut notes).await?;
     }
+    retention::apply(&client, &config.retention, can_compress, &mut notes).await?;
     Ok(Report { applied, notes })
 }
 

@@ -5,6 +5,7 @@
 //! - `verify`: checks that it is what this program needs, by `inspect`, `columns`, `rights` and `connection_limits`.
 //! - `history`: the migrations of this program, and those that the database has.
 //! - `namespace`: the schema of the tables; `adopt`: tables that another program has made.
+//! - `retention`: the age from which points are deleted.
 //! - `timescaledb`, `unique_index`: what depends on the extension and on the configuration.
 //! - [`profile`], [`set_profile`]: keys and indexes; [`roles`]: the worker's role.
 //! - `server`: the server's versions; `error`: what can be wrong.
@@ -24,6 +25,7 @@ mod error;
 mod history;
 mod migrate;
 mod namespace;
+mod retention;
 mod server;
 mod timescaledb;
 mod unique_index;

@@ -14,7 +14,7 @@ pub const VIEW_COMMENT: &str = "series-ingest view of the series ";
 /// The tables, each with the worker's privileges on it.
 ///
 /// Points can be added, but not even read. Progress and dead letters are changed by functions only.
-pub const TABLES: [(&str, &str); 12] = [
+pub const TABLES: [(&str, &str); 13] = [
     ("time_series_data_points", "insert"),
     ("time_series_metadata", "select"),
     ("ingest_source", "select"),
@@ -22,6 +22,7 @@ pub const TABLES: [(&str, &str); 12] = [
     ("ingest_gap", "select"),
     ("ingest_series", ""),
     ("ingest_series_tombstone", "select"),
+    ("ingest_retention", "select"),
     ("ingest_point_version", ""),
     ("ingest_dead_letter", ""),
     ("ingest_dead_letter_count", ""),
@@ -31,7 +32,7 @@ pub const TABLES: [(&str, &str); 12] = [
 
 /// The functions that the worker may call; they run with the privileges of their owner. Those of `points.on_duplicate` it may
 /// call with that setting only.
-pub const FUNCTIONS: [&str; 35] = [
+pub const FUNCTIONS: [&str; 38] = [
     "ingest_source_key",
     "ingest_source_number",
     "ingest_accept_sources",
@@ -67,6 +68,9 @@ pub const FUNCTIONS: [&str; 35] = [
     "ingest_delete_points",
     "ingest_delete_dead_letters",
     "ingest_finish_deletion",
+    "ingest_retention_state",
+    "ingest_oldest_point",
+    "ingest_drop_expired",
 ];
 
 /// Who a role is for.
@@ -81,8 +85,14 @@ pub enum Purpose {
 }
 
 /// What readers may read.
-const READ: [&str; 5] =
-    ["time_series_data_points", "time_series_metadata", "ingest_source", "ingest_progress", "ingest_gap"];
+const READ: [&str; 6] = [
+    "time_series_data_points",
+    "time_series_metadata",
+    "ingest_source",
+    "ingest_progress",
+    "ingest_gap",
+    "ingest_retention",
+];
 
 impl Purpose {
     /// The word for it.

@@ -3,6 +3,7 @@
 //! Labels have values from bounded sets only: configured inputs, topics, their partitions, and names of this program. Before
 //! [`install`] the functions do nothing, except that the lag is stored.
 
+mod keeping;
 mod table;
 
 use std::collections::BTreeSet;
@@ -15,6 +16,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing::warn;
 
 use super::lag;
+pub use keeping::{expired_dropped, set_oldest_point, set_retention};
 use table::*;
 pub use table::{Kind, METRICS, Metric};
 
@@ -157,6 +159,7 @@ pub fn preset<'a>(
             dead_letters(input, reason, 0);
         }
     }
+    expired_dropped(0, 0);
 }
 
 /// Counts `n` messages of a kind that were read from a topic of an input.
@@ -401,6 +404,9 @@ mod tests {
         points_skipped(1);
         points_deleted(1);
         points_duplicate(1);
+        expired_dropped(1, 1);
+        set_retention(1, 0.0);
+        set_oldest_point(Some(1));
         input_rejecting("feed", "feed", true);
         unknown_fields(1);
         series_conflicts(1);

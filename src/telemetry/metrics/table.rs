@@ -20,6 +20,10 @@ pub(super) const BATCH_BYTES: &str = "series_ingest_batch_bytes";
 pub(super) const POINTS_WRITTEN: &str = "series_ingest_points_written_total";
 pub(super) const POINTS_SKIPPED: &str = "series_ingest_points_skipped_total";
 pub(super) const POINTS_DELETED: &str = "series_ingest_points_deleted_total";
+pub(super) const RETENTION_DROPPED: &str = "series_ingest_retention_dropped_total";
+pub(super) const RETENTION_SECONDS: &str = "series_ingest_retention_seconds";
+pub(super) const RETENTION_OVERDUE_SECONDS: &str = "series_ingest_retention_overdue_seconds";
+pub(super) const OLDEST_POINT_SECONDS: &str = "series_ingest_oldest_point_seconds";
 pub(super) const POINTS_DUPLICATE: &str = "series_ingest_points_duplicate_total";
 pub(super) const WRITERS: &str = "series_ingest_writers";
 pub(super) const STEP_SECONDS: &str = "series_ingest_step_seconds";
@@ -168,6 +172,30 @@ pub const METRICS: &[Metric] = &[
         kind: Kind::Counter,
         labels: &[],
         help: "Points not stored, because their series was deleted after their messages were sent",
+    },
+    Metric {
+        name: RETENTION_DROPPED,
+        kind: Kind::Counter,
+        labels: &["unit"],
+        help: "What this worker has deleted because of its age: chunks of a hypertable, points of a plain table",
+    },
+    Metric {
+        name: RETENTION_SECONDS,
+        kind: Kind::Gauge,
+        labels: &[],
+        help: "The age from which points are deleted, as the database has it; 0: never",
+    },
+    Metric {
+        name: RETENTION_OVERDUE_SECONDS,
+        kind: Kind::Gauge,
+        labels: &[],
+        help: "For how long the oldest of what has expired should have been deleted; 0: nothing has expired",
+    },
+    Metric {
+        name: OLDEST_POINT_SECONDS,
+        kind: Kind::Gauge,
+        labels: &[],
+        help: "Age of the oldest point in the database; 0: there is none",
     },
     Metric {
         name: POINTS_DUPLICATE,

@@ -69,7 +69,7 @@ pub(super) async fn run(config: &Arc<Config>, database: &Database, arguments: &R
     let mut work = Work {
         database,
         wholes: Wholes::new(config),
-        decoder: Decoder::new(config.message.limits(), inputs),
+        decoder: Decoder::new(config.message.limits(), inputs).with_max_age(config.message.max_age_us()),
         defined: HashSet::new(),
         is_said: false,
         done: Done::default(),
