@@ -40,7 +40,11 @@ async fn migrate(fixture: &Fixture, extra: &[(&str, &str)]) -> Vec<String> {
 /// A fixture whose server has no TimescaleDB, as far as it can see: a schema of its name is in the way.
 async fn without_extension(test: &str) -> Option<Fixture> {
     let fixture = Fixture::unmigrated(test, 2).await?;
-    fixture.client.batch_execute("create schema _timescaledb_catalog").await.unwrap();
+    fixture
+        .client
+        .batch_execute("create schema _timescaledb_catalog; grant usage on schema _timescaledb_catalog to public")
+        .await
+        .unwrap();
     migrate(&fixture, &[]).await;
     Some(fixture)
 }
@@ -72,7 +76,10 @@ async fn expired_points_go_alongside_workers(fixture: Fixture, is_hypertable: bo
         assert_eq!(notes.iter().filter(|note| note.contains("older than 2592000 s")).count(), times, "{notes:?}");
     }
 
-    let workers = [fixture.worker(&[NOT_OLDER]), fixture.worker(&[NOT_OLDER])];
+    // By a role that may not delete anything itself.
+    let (role, url) = fixture.worker_role("").await;
+    let settings = [NOT_OLDER, ("DATABASE_URL", url.as_str())];
+    let workers = [fixture.worker(&settings), fixture.worker(&settings)];
     let expired = if is_hypertable { EXPIRED_CHUNKS } else { EXPIRED_POINTS };
     until(90, "what has expired is gone", async || {
         // New data all the while.
@@ -118,7 +125,7 @@ async fn expired_points_go_alongside_workers(fixture: Fixture, is_hypertable: bo
         );
         drop(worker);
     }
-    fixture.remove().await;
+    fixture.remove_with_role(&role).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -109,6 +109,8 @@ async fn the_workers_role_does_all_of_its_work_and_can_do_nothing_else() {
     // Functions with their owner's rights are checked one by one: each is the worker's, or is meant not to be.
     let owners = [
         "ingest_cover",
+        "ingest_chunks_before",
+        "ingest_is_hypertable",
         "ingest_maintain_dead_letter_count",
         "ingest_check_session",
         "ingest_columns_changed",
