@@ -65,8 +65,8 @@ pub(super) async fn run(config: &Config, arguments: Arguments) -> Result<(), Fai
         let (total, progress) = (|points| bar.inc_length(points), |points| bar.inc(points));
         match archive.archive(unit, &total, &progress).await {
             Ok(archived) => report(&arguments, &archived, &bar, &mut documents),
-            // The others may be whole; what fails otherwise would fail with them as well.
-            Err(error @ ArchiveError::Damaged(_)) => {
+            // This is of one unit; what fails otherwise would fail with the others as well.
+            Err(error @ (ArchiveError::Damaged(_) | ArchiveError::Busy(_) | ArchiveError::Usage(_))) => {
                 if failure.is_some() {
                     bar.suspend(|| complain(Level::ERROR, &error.to_string()));
                 }

@@ -305,9 +305,7 @@ impl Cli {
                 Command::Run => run::run(config, self.config).await,
                 Command::Demo(arguments) => demo::run(config, arguments).await,
                 Command::Bench(arguments) => bench::run(config, self.config, arguments).await,
-                Command::Archive(arguments) => {
-                    to_its_end(async move { archive::run(&config, arguments).await }).await
-                }
+                Command::Archive(arguments) => to_its_end(async move { archive::run(&config, arguments).await }).await,
                 Command::Points(command) if command.cleans_up() => to_its_end(points::run(config, command)).await,
                 command => {
                     let (result, _) = on_its_task(command.run_to_its_end(config)).await?;

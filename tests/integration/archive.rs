@@ -13,6 +13,8 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use serde_json::Value;
+use series_ingest::database::schema;
+use series_ingest::database::schema::profile::Profile;
 
 use crate::support::data::{Difference, Published, Row, bits};
 use crate::support::fixture::{Fixture, connect};
@@ -337,7 +339,8 @@ async fn points_come_after_the_export(fixture: &Fixture, bugs: &[&str]) -> Diffe
     assert_eq!(output.status.code(), Some(0), "{}", text(&output));
     let mut all = fixture.stored().await;
     all.extend(rows_of_all(root.path()));
-    let mut expected: Vec<Row> = all.iter().filter(|row| !["late", "other"].contains(&row.1.as_str())).cloned().collect();
+    let mut expected: Vec<Row> =
+        all.iter().filter(|row| !["late", "other"].contains(&row.1.as_str())).cloned().collect();
     let row = |column: &str, hour: i64, value: f64| {
         ("a".to_owned(), column.to_owned(), FIRST_US + hour * 3_600_000_000, value.to_bits())
     };
@@ -391,7 +394,8 @@ const SECOND_DAY: &str = "select count(*) from time_series_data_points
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flipped_byte_stops_the_drop() {
-    for (test, fixture) in [("chunks", daily("archive_flipped").await), ("plain", plain("archive_flipped_plain").await)] {
+    for (test, fixture) in [("chunks", daily("archive_flipped").await), ("plain", plain("archive_flipped_plain").await)]
+    {
         let Some(fixture) = fixture else { return };
         let root = tempfile::tempdir().unwrap();
         let (code, said) = flipped(&fixture, root.path(), &[]).await;
@@ -415,7 +419,11 @@ async fn planted_bug_an_archive_drops_what_was_not_verified() {
     let Some(fixture) = daily("archive_unverified").await else { return };
     let root = tempfile::tempdir().unwrap();
     let (code, said) = flipped(&fixture, root.path(), &["archive-file-not-verified"]).await;
-    assert_eq!((code, fixture.count(SECOND_DAY).await), (Some(0), 0), "without it, the damaged file is the only copy: {said}");
+    assert_eq!(
+        (code, fixture.count(SECOND_DAY).await),
+        (Some(0), 0),
+        "without it, the damaged file is the only copy: {said}"
+    );
     fixture.remove().await;
 }
 
@@ -539,4 +547,103 @@ async fn a_role_that_may_not_drop_is_refused_before_anything_is_written() {
     assert!(!root.path().join("a").exists());
     assert_eq!(fixture.count_points().await, 3 * 79 + 1);
     fixture.remove_with_role(&role).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_without_a_manifest_is_no_reason_to_drop_points() {
+    let Some(fixture) = daily("archive_orphan").await else { return };
+    let root = tempfile::tempdir().unwrap();
+    let environment = with(&fixture, &[]);
+    special(&fixture).await;
+    archived(&environment, root.path(), &["--keep"]);
+    let all = sorted(rows_of_all(root.path()));
+    // As if it had been killed before it wrote them.
+    for manifest in files(root.path(), ".json") {
+        fs::remove_file(manifest).unwrap();
+    }
+    let units = archived(&environment, root.path(), &[]);
+    assert!(
+        units.iter().all(|unit| unit["exported"] == true && unit["removed"].as_array().unwrap().len() == 1),
+        "{units:?}"
+    );
+    assert_eq!((sorted(rows_of_all(root.path())), fixture.count_points().await), (all, 1));
+    // As if it was lost after the points were dropped.
+    fs::remove_file(&files(root.path(), ".json")[0]).unwrap();
+    store(&fixture, &[("a", "late", FIRST_US, Some(1.0))]).await;
+    let output = archive(&environment, root.path(), &[]);
+    assert_eq!(output.status.code(), Some(64), "{}", text(&output));
+    assert!(
+        text(&output).contains("the file has no manifest, and points that the table does not have"),
+        "{}",
+        text(&output)
+    );
+    assert_eq!((parquet(root.path()).len(), fixture.count_points().await), (4, 2));
+    fixture.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn versions_are_dropped_with_their_points_in_any_schema() {
+    let settings =
+        [DAILY, ("SERIES_INGEST__DATABASE__SCHEMA", "mine"), ("SERIES_INGEST__POINTS__ON_DUPLICATE", "replace")];
+    for is_plain in [false, true] {
+        let Some(fixture) = Fixture::unmigrated("archive_versions", 1).await else { return };
+        fixture.client.batch_execute("create schema mine; set search_path = mine").await.unwrap();
+        if is_plain {
+            fixture.client.batch_execute("create schema _timescaledb_catalog").await.unwrap();
+        }
+        schema::migrate(&fixture.config(&settings)).await.unwrap();
+        let mut environment = with(&fixture, &[]);
+        environment.extend(settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+        let times: Vec<i64> = (0..300).map(|hour| FIRST_US + hour * DAY_US / 100).collect();
+        let rows: Vec<_> = times.iter().map(|time| ("s", "v", *time, Some(*time as f64))).collect();
+        store(&fixture, &rows).await;
+        let versions = "insert into ingest_point_version
+                            (time_series_id, column_name, \"timestamp\", message_ms, \"offset\", partition, source_id)
+                        select time_series_id, column_name, \"timestamp\", 1, 1, 1, 1 from time_series_data_points";
+        fixture.client.batch_execute(versions).await.unwrap();
+        let all = sorted(fixture.stored().await);
+        let root = tempfile::tempdir().unwrap();
+        assert_eq!(archived(&environment, root.path(), &[]).len(), 3);
+        assert_eq!(fixture.count_points().await, 0);
+        assert_eq!(fixture.count("select count(*) from ingest_point_version").await, 0);
+        let chunks = "select count(*) from pg_inherits where inhparent in
+                          ('time_series_data_points'::regclass, 'ingest_point_version'::regclass)";
+        assert_eq!(fixture.count(chunks).await, 0);
+        assert_eq!(import(&environment, root.path()), 300);
+        assert_eq!(sorted(fixture.stored().await), all);
+        fixture.remove().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn compressed_chunks_are_archived_as_others() {
+    let Some(fixture) = Fixture::on_community("archive_compressed", 1, Profile::Standard).await else { return };
+    special(&fixture).await;
+    let sql = "select count(compress_chunk(format('%I.%I', chunk_schema, chunk_name)::regclass))
+               from timescaledb_information.chunks where range_end < now() - interval '30 days'";
+    assert!(fixture.count(sql).await > 0);
+    let (recent, old): (Vec<Row>, Vec<Row>) =
+        sorted(fixture.stored().await).into_iter().partition(|row| row.2 > FIRST_US + 4 * DAY_US);
+    let root = tempfile::tempdir().unwrap();
+    let units = archived(&with(&fixture, &[]), root.path(), &[]);
+    assert!(units.iter().all(|unit| unit["dropped"] == true), "{units:?}");
+    assert_eq!(fixture.stored().await, recent);
+    assert_eq!(sorted(rows_of_all(root.path())), old);
+    import(&with(&fixture, &[]), root.path());
+    assert_eq!(fixture.stored().await.len(), old.len() + recent.len());
+    fixture.remove().await;
+}
+
+/// A NaN of another program is in the file to the last bit.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_nan_is_in_the_file_as_it_is_in_the_table() {
+    let Some(fixture) = daily("archive_nan").await else { return };
+    store(&fixture, &[("s", "v", FIRST_US, Some(f64::NAN)), ("s", "v", FIRST_US + 1, None)]).await;
+    let root = tempfile::tempdir().unwrap();
+    archived(&with(&fixture, &[]), root.path(), &[]);
+    let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(&parquet(root.path())[0]).unwrap()).unwrap();
+    let batch = reader.build().unwrap().next().unwrap().unwrap();
+    let values = batch.column(3).as_primitive::<Float64Type>();
+    assert!(values.is_valid(0) && values.value(0).is_nan() && values.is_null(1));
+    fixture.remove().await;
 }

@@ -102,7 +102,11 @@ impl PointFile {
             let batch = batch.map_err(|error| ReadError::damaged(self.content.path(), self.before, error))?;
             let rows = Rows::of(&batch);
             self.rows = Some(rows.ok_or_else(|| {
-                ReadError::damaged(self.content.path(), self.before, "its rows are not series, timestamp, column and value")
+                ReadError::damaged(
+                    self.content.path(),
+                    self.before,
+                    "its rows are not series, timestamp, column and value",
+                )
             })?);
             self.row = 0;
         }

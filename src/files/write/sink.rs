@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use sha2::{Digest as _, Sha256};
 
-use crate::files::{Error, hex};
 use crate::files::whole::WholeFile;
+use crate::files::{Error, hex};
 
 /// What was written of a file so far; clones share it.
 #[derive(Debug, Clone, Default)]

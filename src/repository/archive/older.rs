@@ -20,14 +20,23 @@ pub(super) enum Older {
 }
 
 /// Removes a file if a newer one, which was verified, has all of its points; renames it otherwise.
+///
+/// # Errors
+/// [`ArchiveError::Usage`] if it is to be renamed and has no manifest: that may have been lost, and the points were dropped.
 pub(super) fn settle(older: &Known, newer: &Path) -> Result<Older, ArchiveError> {
     // What cannot be read is kept.
     if has_all(newer, &older.path).unwrap_or(false) {
         older.remove()?;
-        Ok(Older::Removed(older.path.clone()))
-    } else {
-        Ok(Older::SetAside(older.set_aside()?))
+        return Ok(Older::Removed(older.path.clone()));
     }
+    if older.manifest.is_none() {
+        return Err(ArchiveError::Usage(format!(
+            "{}: the file has no manifest, and points that the table does not have. Nothing of its time was dropped now. If its \
+             manifest was lost, restore it, or move the file to another folder; if an archive that was killed has left it, remove it",
+            older.path.display()
+        )));
+    }
+    Ok(Older::SetAside(older.set_aside()?))
 }
 
 /// Returns `true` if a file has all points of another one, each as often. Both are in the order of points.

@@ -15,8 +15,13 @@ use crate::raw::FILE_CLUSTER;
 use crate::repository::literal::time;
 
 const STEP: Step = Step::Other("drop points");
-/// The first wait for a lock, and the longest.
-const WAIT: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(800));
+/// The first wait for a lock.
+const FIRST_WAIT: Duration = Duration::from_millis(50);
+/// The longest wait for a lock of a chunk: longer than the usual `deadlock_timeout`, after which the server ends an autovacuum that
+/// is in the way.
+const MAX_WAIT: Duration = Duration::from_millis(1500);
+/// The longest wait for a lock of the series, for which all who write points wait.
+const MAX_SERIES_WAIT: Duration = Duration::from_millis(800);
 /// How much longer than a wait the pause after it is.
 const PAUSES: u32 = 3;
 /// The number of attempts to drop points.
@@ -28,11 +33,12 @@ const EMPTY_ATTEMPTS: usize = 12;
 struct Attempts {
     left: usize,
     wait: Duration,
+    max_wait: Duration,
 }
 
 impl Attempts {
-    fn new(left: usize) -> Self {
-        Self { left, wait: WAIT.0 }
+    fn new(left: usize, max_wait: Duration) -> Self {
+        Self { left, wait: FIRST_WAIT, max_wait }
     }
 
     /// Pauses after a failed attempt; `false` if there is no other.
@@ -42,7 +48,7 @@ impl Attempts {
             return false;
         }
         tokio::time::sleep(self.wait * PAUSES).await;
-        self.wait = (self.wait * 2).min(WAIT.1);
+        self.wait = (self.wait * 2).min(self.max_wait);
         true
     }
 }
@@ -55,7 +61,7 @@ pub(super) async fn remove(
     expected: &Summary,
     imported: Option<&str>,
 ) -> Result<bool, ArchiveError> {
-    let mut attempts = Attempts::new(ATTEMPTS);
+    let mut attempts = Attempts::new(ATTEMPTS, MAX_WAIT);
     loop {
         session.begin(attempts.wait).await?;
         let work = async {
@@ -103,7 +109,9 @@ async fn truncate(session: &Session, unit: &Unit, expected: &Summary) -> Result<
     let points = chunks(session, POINTS, unit).await?;
     // In the order of those who write points.
     if !versions.is_empty() {
-        session.execute(STEP, &format!("lock table only {} in access exclusive mode", versions.join(", only "))).await?;
+        session
+            .execute(STEP, &format!("lock table only {} in access exclusive mode", versions.join(", only ")))
+            .await?;
     }
     if !points.is_empty() {
         session.execute(STEP, &format!("lock table only {} in share mode", points.join(", only "))).await?;
@@ -166,7 +174,7 @@ async fn forget_import(session: &Session, hash: &str) -> Result<(), ArchiveError
 /// Drops the chunks of a unit if they are empty; returns `true` if there is none left. `false`: points have come, or other sessions
 /// were in the way.
 pub(super) async fn drop_empty(session: &Session, unit: &Unit) -> Result<bool, ArchiveError> {
-    let mut attempts = Attempts::new(EMPTY_ATTEMPTS);
+    let mut attempts = Attempts::new(EMPTY_ATTEMPTS, MAX_SERIES_WAIT);
     loop {
         let points = chunks(session, POINTS, unit).await?;
         let versions = chunks(session, VERSIONS, unit).await?;
@@ -202,10 +210,11 @@ async fn drop_chunks(
         "select exists (select from pg_constraint where conrelid = '{POINTS}'::regclass and contype = 'f'
                             and confrelid = 'time_series_metadata'::regclass)"
     );
-    // First, as those who write points have it before they wait for a chunk.
-    if session.query(step, &sql, &[]).await?.first().is_some_and(|row| row.get(0)) {
-        session.execute(step, "lock table time_series_metadata in access exclusive mode").await?;
-    }
+    // First, as those who write points have locked rows of it before they wait for a chunk; and even if no foreign key asks for
+    // it: who waits for a chunk that is dropped meets an error.
+    let is_referenced = session.query(step, &sql, &[]).await?.first().is_some_and(|row| row.get(0));
+    let mode = if is_referenced { "access exclusive" } else { "exclusive" };
+    session.execute(step, &format!("lock table time_series_metadata in {mode} mode")).await?;
     let all = [versions, points].concat();
     session.execute(step, &format!("lock table only {} in access exclusive mode", all.join(", only "))).await?;
     let sql = format!("select exists (select from {VERSIONS} where {})", unit.condition());

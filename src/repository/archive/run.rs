@@ -159,7 +159,8 @@ impl Archive {
             if self.options.keep {
                 return Ok(archived);
             }
-            let is_imported = known.iter().zip(&imports).any(|(one, import)| one.path == chosen.path && *import == Import::Whole);
+            let is_imported =
+                known.iter().zip(&imports).any(|(one, import)| one.path == chosen.path && *import == Import::Whole);
             let hash = chosen.manifest.as_ref().map(|manifest| manifest.sha256.as_str()).filter(|_| is_imported);
             if remove(&self.session, (self.storage, unit), &summary, hash).await? {
                 archived.is_dropped = true;

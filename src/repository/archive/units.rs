@@ -28,12 +28,11 @@ pub(super) enum Storage {
 
 /// How the points are stored, and the units that end at or before a time, the oldest first. Those of chunks may be empty.
 pub(super) async fn units(session: &Session, cutoff_us: i64) -> Result<(Storage, Vec<Unit>), ArchiveError> {
-    let us = |column: &str| format!("case when isfinite({column}) then (extract(epoch from {column}) * 1000000)::bigint end");
-    let sql = format!(
-        "select {}, {} from ingest_chunk_windows() order by from_time",
-        us("from_time"),
-        us("until_time")
-    );
+    let us = |column: &str| {
+        format!("case when isfinite({column}) then (extract(epoch from {column}) * 1000000)::bigint end")
+    };
+    let sql =
+        format!("select {}, {} from ingest_chunk_windows() order by from_time", us("from_time"), us("until_time"));
     let rows = session.query(STEP, &sql, &[]).await?;
     let windows: Vec<(Option<i64>, Option<i64>)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
     if windows == [(None, None)] {
