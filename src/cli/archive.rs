@@ -11,7 +11,7 @@ use super::output::{complain, print_line};
 use super::times::parse_length;
 use super::{Failure, progress_bar, signals};
 use crate::config::Config;
-use crate::repository::archive::{Archive, ArchiveError, Archived, Options};
+use crate::repository::archive::{Archive, ArchiveError, Archived, Folder, Options};
 use crate::telemetry::time_us;
 
 #[derive(Debug, Args)]
@@ -19,14 +19,15 @@ use crate::telemetry::time_us;
     series-ingest archive --older-than 90d --out /archive --dry-run    what would be archived\n  \
     series-ingest archive --older-than 90d --out /archive              each old chunk into a file, and then dropped\n  \
     series-ingest archive --older-than 90d --out /archive --keep       files, and nothing is dropped\n  \
+    series-ingest archive --verify --out /archive                      read all files again; needs no server\n  \
     series-ingest points import /archive/day=2025-01-*/*.parquet       bring points back, once\n\n\
     A chunk, or a day of a plain table, is archived if all of its times are older. Its points are dropped when the file was read \
     back from the disk, and the table has just these points. A command that was stopped goes on when it is run again.\n\
     Exit code: 65 if a file is damaged; its points are then still in the table.")]
 pub(in crate::cli) struct Arguments {
     /// The age of points that are archived, such as 90d or 12h.
-    #[arg(long, value_name = "AGE", value_parser = parse_length)]
-    older_than: i64,
+    #[arg(long, value_name = "AGE", value_parser = parse_length, required_unless_present = "verify")]
+    older_than: Option<i64>,
     /// The folder of the archive; it is made if it is missing.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
@@ -36,6 +37,9 @@ pub(in crate::cli) struct Arguments {
     /// Write and verify the files, and drop nothing: the same command without this goes on from there.
     #[arg(long)]
     keep: bool,
+    /// Only read all files of the folder, and compare them with their manifests.
+    #[arg(long, conflicts_with_all = ["older_than", "dry_run", "keep"])]
+    verify: bool,
     /// As one JSON document.
     #[arg(long)]
     json: bool,
@@ -55,9 +59,10 @@ impl From<ArchiveError> for Failure {
 }
 
 pub(super) async fn run(config: &Config, arguments: Arguments) -> Result<(), Failure> {
+    let Some(older_than_us) = arguments.older_than else { return verify(&arguments) };
     config.require_database()?;
     signals::survive_file_limit()?;
-    let options = Options { older_than_us: arguments.older_than, dry_run: arguments.dry_run, keep: arguments.keep };
+    let options = Options { older_than_us, dry_run: arguments.dry_run, keep: arguments.keep };
     let archive = Archive::open(&config.database, &arguments.out, options).await?;
     let bar = progress_bar(0, "points");
     let (mut documents, mut failure) = (Vec::new(), None);
@@ -85,6 +90,32 @@ pub(super) async fn run(config: &Config, arguments: Arguments) -> Result<(), Fai
         print_line("no chunk or day is as old as that: there is nothing to archive");
     }
     failure.map_or(Ok(()), |error| Err(error.into()))
+}
+
+/// Reads all files again.
+fn verify(arguments: &Arguments) -> Result<(), Failure> {
+    let (mut documents, mut damaged) = (Vec::new(), 0);
+    Folder::at(&arguments.out).verify(|path, verified| {
+        let path = path.display().to_string();
+        match &verified {
+            Ok(points) if !arguments.json => print_line(format_args!("{path}: {points} points, as they were written")),
+            Ok(_) => {}
+            Err(why) => {
+                damaged += 1;
+                complain(Level::ERROR, why);
+            }
+        }
+        documents.push(json!({"file": path, "points": verified.as_ref().ok(), "damage": verified.as_ref().err()}));
+    })?;
+    let all = documents.len();
+    if arguments.json {
+        print_line(json!({"files": documents}));
+    }
+    match (all, damaged) {
+        (0, _) => Err(Failure::Usage(format!("{}: there is no file of an archive", arguments.out.display()))),
+        (_, 0) => Ok(()),
+        (_, damaged) => Err(Failure::Damaged(format!("{damaged} of {all} files are damaged"))),
+    }
 }
 
 fn report(arguments: &Arguments, archived: &Archived, bar: &ProgressBar, documents: &mut Vec<Value>) {

@@ -404,6 +404,12 @@ async fn a_flipped_byte_stops_the_drop() {
         assert!(said.contains(name) && said.contains("still in the table"), "{said}");
         assert_eq!(fixture.count(SECOND_DAY).await, 79, "{test}");
         assert_eq!(fixture.count_points().await, 80, "{test}: the other days are dropped");
+        let again = run(&[], &["archive", "--verify", "--json", "--out", root.path().to_str().unwrap()]);
+        assert_eq!(again.status.code(), Some(65), "{}", text(&again));
+        let found: Value = serde_json::from_slice(&again.stdout).unwrap();
+        let damage: Vec<bool> =
+            found["files"].as_array().unwrap().iter().map(|file| file["damage"].is_string()).collect();
+        assert_eq!(damage, [false, true, false], "{found}");
         // The file is moved away, and the command makes another.
         let damaged = parquet(root.path())[1].clone();
         fs::rename(&damaged, root.path().join("damaged")).unwrap();
@@ -645,5 +651,35 @@ async fn a_nan_is_in_the_file_as_it_is_in_the_table() {
     let batch = reader.build().unwrap().next().unwrap().unwrap();
     let values = batch.column(3).as_primitive::<Float64Type>();
     assert!(values.is_valid(0) && values.value(0).is_nan() && values.is_null(1));
+    fixture.remove().await;
+}
+
+/// The command lines of docs/keeping-archive.md, one after the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_lines_of_the_documentation_work() {
+    let Some(fixture) = daily("archive_documentation").await else { return };
+    special(&fixture).await;
+    let root = tempfile::tempdir().unwrap();
+    let folder = root.path().join("archive");
+    std::os::unix::fs::symlink(PROGRAM, root.path().join("series-ingest")).unwrap();
+    let document = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/keeping-archive.md")).unwrap();
+    let blocks = document.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap());
+    let lines: Vec<&str> = blocks.flat_map(str::lines).collect();
+    assert!(lines.len() > 6, "{lines:?}");
+    let path = format!("{}:{}", root.path().display(), std::env::var("PATH").unwrap());
+    let all = sorted(fixture.stored().await);
+    for line in &lines {
+        let line = line.replace("/mnt/archive", folder.to_str().unwrap());
+        let mut shell = Command::new("bash");
+        shell.args(["-euo", "pipefail", "-c", &line]).current_dir(root.path()).env_clear();
+        let output = shell.envs(with(&fixture, &[])).env("PATH", &path).output().unwrap();
+        assert!(output.status.success(), "{line}: {}", text(&output));
+        let mut now = fixture.stored().await;
+        let is_dropped = now.len() == 1;
+        now.extend(if is_dropped { rows_of_all(&folder) } else { Vec::new() });
+        let is_whole = sorted(now) == all;
+        assert!(is_whole || line.contains("import"), "{line}: all points are in the table or in files");
+    }
+    assert_eq!(fixture.count_points().await, 1, "in the end they are archived");
     fixture.remove().await;
 }

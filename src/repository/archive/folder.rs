@@ -10,6 +10,7 @@ use jiff::tz::TimeZone;
 use rustix::fs::{FlockOperation, flock};
 
 use super::manifest::{FORMAT_VERSION, Manifest};
+use super::verify::verify;
 use super::{ArchiveError, Unit};
 use crate::files;
 use crate::files::read::ReadError;
@@ -83,6 +84,24 @@ impl Folder {
     /// A folder that is only read, and need not be there.
     pub fn at(path: &Path) -> Self {
         Self { path: path.to_owned(), _lock: None }
+    }
+
+    /// Reads all files that have a manifest, without a database; `each` gets a file's path and number of points, or what is wrong
+    /// with it.
+    ///
+    /// # Errors
+    /// If the folder or a manifest cannot be read.
+    pub fn verify(&self, mut each: impl FnMut(&Path, Result<u64, String>)) -> Result<(), ArchiveError> {
+        for name in sorted_names(&self.path)?.iter().filter(|name| name.starts_with("day=")) {
+            let day = self.path.join(name);
+            for name in sorted_names(&day)? {
+                let stem = name.strip_prefix('_').and_then(|name| name.strip_suffix(MANIFEST));
+                let Some(path) = stem.map(|stem| day.join(format!("{stem}{FILE}"))) else { continue };
+                let Some(manifest) = read_manifest(&path)? else { continue };
+                each(&path, verify(&path, &manifest).map(|()| manifest.rows));
+            }
+        }
+        Ok(())
     }
 
     fn remove_unfinished(&self) -> Result<(), ArchiveError> {
@@ -193,6 +212,12 @@ impl Known {
 fn sync_folder(file: &Path) -> Result<(), ArchiveError> {
     let folder = file.parent().unwrap_or(Path::new("."));
     File::open(folder).and_then(|folder| folder.sync_all()).map_err(cannot_write(folder))
+}
+
+fn sorted_names(folder: &Path) -> Result<Vec<String>, ArchiveError> {
+    let mut names = names(folder)?;
+    names.sort();
+    Ok(names)
 }
 
 /// The names in a folder, which may be missing.

@@ -255,7 +255,12 @@ impl Archive {
         archived.file = Some(path.clone());
         archived.stored = Some((manifest.bytes, manifest.sha256.clone()));
         let verified = tokio::task::spawn_blocking(move || verify(&path, &manifest)).await;
-        verified.map_err(|error| ArchiveError::Internal(error.to_string()))?
+        verified.map_err(|error| ArchiveError::Internal(error.to_string()))?.map_err(|why| {
+            ArchiveError::Damaged(format!(
+                "{why}. Its points are still in the table, and nothing of them was dropped: move the file away, and run the \
+                 command again for another one"
+            ))
+        })
     }
 
     /// Removes or renames the other files whose points were not dropped, or are back.

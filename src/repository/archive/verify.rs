@@ -6,40 +6,36 @@ use std::path::Path;
 use rustix::fs::{Advice, fadvise};
 use tracing::debug;
 
+use super::Manifest;
 use super::contents::Contents;
-use super::{ArchiveError, Manifest};
+use crate::files::read::ReadError;
 use crate::files::read::content::Content;
 use crate::files::read::points::PointFile;
 
 /// Reads a file, and checks that it has the bytes and the points that were written.
 ///
 /// # Errors
-/// [`ArchiveError::Damaged`] if it has others.
-pub(super) fn verify(path: &Path, manifest: &Manifest) -> Result<(), ArchiveError> {
+/// What is wrong with it.
+pub(super) fn verify(path: &Path, manifest: &Manifest) -> Result<(), String> {
     #[cfg(feature = "planted-bugs")]
     if crate::planted_bugs::is_on("archive-file-not-verified") {
         return Ok(());
     }
-    let damaged = |what: &str| {
-        ArchiveError::Damaged(format!(
-            "{}: {what}. Its points are still in the table, and nothing of them was dropped: move the file away, and run the \
-             command again for another one",
-            path.display()
-        ))
-    };
+    let failed = |error: ReadError| error.to_string();
+    let damaged = |what: &str| format!("{}: the file is damaged: {what}", path.display());
     forget_cached(path);
-    let content = Content::open(path)?;
-    if content.length() != manifest.bytes || content.hash()? != manifest.sha256 {
-        return Err(damaged("the file is damaged: its bytes are not those that were written"));
+    let content = Content::open(path).map_err(failed)?;
+    if content.length() != manifest.bytes || content.hash().map_err(failed)? != manifest.sha256 {
+        return Err(damaged("its bytes are not those that were written"));
     }
-    let contents = contents(&content).map_err(|error| damaged(&error.to_string()))?;
+    let contents = contents(&content).map_err(failed)?;
     if contents.rows != manifest.rows || contents.hash() != manifest.content_sha256 {
-        return Err(damaged("the file does not have the points that were read from the table"));
+        return Err(damaged("its points are not those that were read from the table"));
     }
-    content.check_unchanged().map_err(|error| damaged(&error.to_string()))
+    content.check_unchanged().map_err(failed)
 }
 
-fn contents(content: &Content) -> Result<Contents, crate::files::read::ReadError> {
+fn contents(content: &Content) -> Result<Contents, ReadError> {
     let mut points = PointFile::open(content)?;
     let mut contents = Contents::default();
     while points.advance()? {
