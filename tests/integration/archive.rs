@@ -556,7 +556,7 @@ async fn a_role_that_may_not_drop_is_refused_before_anything_is_written() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_without_a_manifest_is_no_reason_to_drop_points() {
+async fn points_are_not_dropped_because_of_a_file_without_a_manifest() {
     let Some(fixture) = daily("archive_orphan").await else { return };
     let root = tempfile::tempdir().unwrap();
     let environment = with(&fixture, &[]);

@@ -68,13 +68,9 @@ impl Folder {
     pub fn open(path: &Path) -> Result<Self, ArchiveError> {
         make_folder(path).map_err(cannot_write(path))?;
         let lock = File::open(path).map_err(cannot_write(path))?;
-        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Err(rustix::io::Errno::WOULDBLOCK) => {
-                let text = format!("{}: another archive is at work in this folder", path.display());
-                return Err(ArchiveError::Busy(text));
-            }
-            // Not every file system has locks; that of the database holds as well.
-            Ok(()) | Err(_) => {}
+        // Not every file system has locks; that of the database holds as well.
+        if flock(&lock, FlockOperation::NonBlockingLockExclusive) == Err(rustix::io::Errno::WOULDBLOCK) {
+            return Err(ArchiveError::Busy(format!("{}: another archive is at work in this folder", path.display())));
         }
         let folder = Self { path: path.to_owned(), _lock: Some(lock) };
         folder.remove_unfinished()?;

@@ -38,5 +38,5 @@ use std::time::Duration;
 const POINTS: &str = "time_series_data_points";
 /// The table of the versions of points.
 const VERSIONS: &str = "ingest_point_version";
-/// How long an answer of the server may take: it may sort or read all points of a unit first.
+/// Timeout for an answer of the server, which may read and sort all points of a unit first.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3600);

@@ -8,7 +8,7 @@ use crate::repository::Error;
 
 const HEADER_BYTES: usize = 19;
 
-/// Takes the pieces of an answer, and gives each row.
+/// Decodes the pieces of an answer.
 #[derive(Debug, Default)]
 pub(super) struct Decoder {
     /// The bytes of an incomplete row.

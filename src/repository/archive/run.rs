@@ -57,6 +57,23 @@ pub struct Archived {
     pub is_chunk_left: bool,
 }
 
+impl Archived {
+    fn new(unit: Unit) -> Self {
+        Self {
+            unit,
+            rows: 0,
+            series: None,
+            file: None,
+            stored: None,
+            is_new: false,
+            is_dropped: false,
+            removed: Vec::new(),
+            set_aside: Vec::new(),
+            is_chunk_left: false,
+        }
+    }
+}
+
 /// An archive of old points.
 #[derive(Debug)]
 pub struct Archive {
@@ -88,9 +105,7 @@ impl Archive {
             Folder::at(path)
         } else {
             session.lock().await?;
-            if !options.keep {
-                session.check_rights().await?;
-            }
+            session.check_rights().await?;
             Folder::open(path)?
         };
         let origin = session.origin().await?;
@@ -115,18 +130,7 @@ impl Archive {
         total: &(impl Fn(u64) + Sync),
         progress: &(impl Fn(u64) + Sync),
     ) -> Result<Archived, ArchiveError> {
-        let mut archived = Archived {
-            unit: *unit,
-            rows: 0,
-            series: None,
-            file: None,
-            stored: None,
-            is_new: false,
-            is_dropped: false,
-            removed: Vec::new(),
-            set_aside: Vec::new(),
-            is_chunk_left: false,
-        };
+        let mut archived = Archived::new(*unit);
         for _ in 0..MAX_ROUNDS {
             let (known, next) = self.folder.files_of(unit)?;
             let imports = self.imports(&known).await?;
@@ -144,13 +148,12 @@ impl Archive {
                 archived.file = chosen.map(|chosen| chosen.path);
                 return Ok(archived);
             }
-            let chosen = match chosen {
-                Some(chosen) => chosen,
-                None => {
-                    total(archived.rows);
-                    let path = self.folder.new_file(unit, next)?;
-                    export(&snapshot, unit, (&path, next), (&self.origin, summary.clone()), progress).await?
-                }
+            let chosen = if let Some(chosen) = chosen {
+                chosen
+            } else {
+                total(archived.rows);
+                let path = self.folder.new_file(unit, next)?;
+                export(&snapshot, unit, (&path, next), (&self.origin, summary.clone()), progress).await?
             };
             // An old snapshot keeps the server from removing dead rows.
             drop(snapshot);
@@ -158,6 +161,10 @@ impl Archive {
             self.settle(unit, (&known, &imports), &chosen, &mut archived).await?;
             if self.options.keep {
                 return Ok(archived);
+            }
+            // An import that went on meanwhile has stored points in the unit, or will.
+            if self.imports(&known).await? != imports {
+                continue;
             }
             let is_imported =
                 known.iter().zip(&imports).any(|(one, import)| one.path == chosen.path && *import == Import::Whole);
@@ -271,6 +278,10 @@ impl Archive {
         chosen: &Known,
         archived: &mut Archived,
     ) -> Result<(), ArchiveError> {
+        #[cfg(feature = "planted-bugs")]
+        if crate::planted_bugs::is_on("archive-keeps-older-files") {
+            return Ok(());
+        }
         for (one, import) in known.iter().zip(imports).filter(|(one, _)| one.path != chosen.path) {
             let is_redundant = match &one.manifest {
                 None => true,

@@ -16,7 +16,7 @@ use crate::repository::Error;
 const KEY: i64 = 0x7365_7269_6573_2d61;
 const STEP: Step = Step::Other("begin to archive");
 
-/// A connection of its own.
+/// The connection.
 #[derive(Debug)]
 pub(super) struct Session {
     client: Client,
@@ -75,7 +75,7 @@ impl Session {
         let (table, owner, role): (&str, &str, &str) = (row.get(0), row.get(1), row.get(2));
         Err(ArchiveError::Usage(format!(
             "the role {role:?} of database.url may not drop points: {table} belongs to {owner:?}. Archive as that role, or as a \
-             member of it; --keep writes the files and drops nothing, with the right to read alone"
+             member of it"
         )))
     }
 
