@@ -1,5 +1,6 @@
 //! The commands, one file each.
 
+mod archive;
 mod bench;
 mod check;
 mod dead_letter;
@@ -94,6 +95,8 @@ enum Command {
     /// Move points out of the database into files, and back.
     #[command(subcommand)]
     Points(points::Command),
+    /// Move old points into files: written, read back, compared, and only then dropped. Safe to stop and to repeat.
+    Archive(archive::Arguments),
     /// List, show, change and delete series.
     #[command(subcommand)]
     Series(series::Command),
@@ -306,6 +309,7 @@ impl Cli {
                 Command::Run => run::run(config, self.config).await,
                 Command::Demo(arguments) => demo::run(config, arguments).await,
                 Command::Bench(arguments) => bench::run(config, self.config, arguments).await,
+                Command::Archive(arguments) => to_its_end(async move { archive::run(&config, arguments).await }).await,
                 Command::Points(command) if command.cleans_up() => to_its_end(points::run(config, command)).await,
                 command => {
                     let (result, _) = on_its_task(command.run_to_its_end(config)).await?;
@@ -338,7 +342,7 @@ impl Command {
             Self::Retention(command) => retention::run(config, command).await,
             Self::Topic(command) => topic::run(&config, command).await,
             Self::Message(command) => message::run(&config, command),
-            Self::Config { .. } | Self::Run | Self::Demo(_) | Self::Bench(_) => Ok(()),
+            Self::Config { .. } | Self::Run | Self::Demo(_) | Self::Bench(_) | Self::Archive(_) => Ok(()),
         }
     }
 }

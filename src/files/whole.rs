@@ -13,6 +13,14 @@ use super::Error;
 /// Two files of one process with one target have two temporary names.
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 
+/// How the temporary names begin and end.
+const UNFINISHED: (&str, &str) = (".series-ingest-", ".part");
+
+/// Returns `true` if a name is one under which a file was being written.
+pub fn is_unfinished(name: &str) -> bool {
+    name.starts_with(UNFINISHED.0) && name.ends_with(UNFINISHED.1)
+}
+
 /// A file that is written under a temporary name in the folder of its target, and gets its name when it is whole. It is
 /// removed if it is dropped before.
 #[derive(Debug)]
@@ -34,7 +42,8 @@ impl WholeFile {
         let (temporary, file) = loop {
             let number = NUMBER.fetch_add(1, Ordering::Relaxed);
             // Short whatever the target's name is: a name has at most 255 bytes.
-            let temporary = folder(target).join(format!(".series-ingest-{}-{number}.part", std::process::id()));
+            let name = format!("{}{}-{number}{}", UNFINISHED.0, std::process::id(), UNFINISHED.1);
+            let temporary = folder(target).join(name);
             match OpenOptions::new().write(true).create_new(true).open(&temporary) {
                 Ok(file) => break (temporary, file),
                 // One that was killed had the same number of process, as all have in containers.

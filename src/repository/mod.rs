@@ -3,18 +3,21 @@
 //! - [`Snapshot`]: the database at one moment, which everything that reads asks.
 //! - `series`: series, their columns, and their first and last times.
 //! - `gaps`: spans of time without points.
-//! - `glob`: patterns of ids.
+//! - `glob`: patterns of ids; `literal`: times in SQL.
 //! - [`export`]: points as batches of Arrow.
+//! - [`archive`]: old points into files, compared, and then dropped.
 //! - [`import`]: files into the database, each row once.
 //! - [`view`]: SQL views of one series.
 //! - `error`: what can go wrong.
 
+pub mod archive;
 pub mod export;
 pub mod import;
 
 mod error;
 mod gaps;
 mod glob;
+mod literal;
 mod series;
 mod snapshot;
 pub mod view;

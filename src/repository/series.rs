@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use super::literal::time;
 use super::{Error, Glob, Snapshot};
 use crate::database::{Step, quoted_text};
 use crate::files::Definition;
@@ -110,6 +111,22 @@ impl Snapshot {
     pub async fn one_series(&self, id: &str) -> Result<Series, Error> {
         let selection = Selection { ids: vec![id.to_owned()], ..Selection::default() };
         self.series(&selection).await?.pop().ok_or_else(|| Error::UnknownSeries(vec![id.to_owned()]))
+    }
+
+    /// The definitions of the series that have points in this span of time, in microseconds since the Unix epoch, in the order
+    /// of their ids. A point without a row of its series has none.
+    ///
+    /// # Errors
+    /// If the server does not answer.
+    pub(super) async fn definitions_within(&self, from_us: i64, until_us: i64) -> Result<Vec<Definition>, Error> {
+        let sql = format!(
+            "{SERIES} where id in (select time_series_id from time_series_data_points where \"timestamp\" >= {} and \"timestamp\" < {})
+             order by id collate \"C\"",
+            time(from_us),
+            time(until_us)
+        );
+        let rows = self.query(Step::Other("look for series"), &sql, &[]).await?;
+        Ok(rows.iter().map(|row| stored(row).definition).collect())
     }
 
     async fn matching_series(&self, selection: &Selection) -> Result<Vec<Series>, Error> {

@@ -42,6 +42,11 @@ impl Snapshot {
         Ok(snapshot)
     }
 
+    /// Waits this long for each answer instead of as the configuration says: sorting many points takes its time.
+    pub(super) fn with_limit(self, limit: Duration) -> Self {
+        Self { limit, ..self }
+    }
+
     async fn within<T>(
         &self,
         step: Step,

@@ -7,6 +7,7 @@
 )]
 
 mod analyzer;
+mod archive;
 mod arrival;
 mod bombs;
 mod changed_tables;

@@ -6,7 +6,7 @@
 //! - `encode`: a row as messages; `json`: the parts of a message as JSON.
 //! - `text`: what CSV and JSON lines are read from; `csv`, `lines`: each of them.
 //! - `arrow`: the rows of a record batch; `parquet`, `ipc`: where record batches come from.
-//! - [`table`]: all of these together.
+//! - [`table`]: all of these together; [`points`]: a file of the long form, point by point.
 //!
 //! A row has a number, which counts the rows of data from 1. A row of many columns is several messages: see [`partition_of`].
 
@@ -23,6 +23,7 @@ mod lines;
 mod metadata;
 mod options;
 mod parquet;
+pub mod points;
 pub mod table;
 #[cfg(test)]
 mod tests;

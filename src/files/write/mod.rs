@@ -35,7 +35,7 @@ use metadata::Pair;
 use text::{TextSink, TextWriter};
 
 pub use absent::{NO_POINT, NULL_POINT};
-pub use sink::Sink;
+pub use sink::{Sink, Written};
 
 /// The rows of a group in Parquet.
 const GROUP_ROWS: usize = 128 * 1024;

@@ -17,10 +17,11 @@ use crate::files::Definition;
 use crate::repository::{Error, Snapshot};
 
 /// Maximum number of rows of a batch.
-const BATCH_ROWS: usize = 1 << 16;
+pub(in crate::repository) const BATCH_ROWS: usize = 1 << 16;
 
 pub use options::{Aggregate, Bucket, Duplicates, Options, Part};
 pub use plan::Plan;
+pub(in crate::repository) use plan::{long_schema, times};
 pub use windows::{Read, first_time, part_start, read};
 
 /// Finds out what a series has of what is asked for, and how many points the server expects.

@@ -73,7 +73,7 @@ impl Plan {
 }
 
 /// Times in microseconds since the Unix epoch, in the type of the schemas.
-pub(super) fn times(us: Vec<i64>) -> ArrayRef {
+pub(in crate::repository) fn times(us: Vec<i64>) -> ArrayRef {
     Arc::new(TimestampMicrosecondArray::from(us).with_timezone("UTC"))
 }
 
@@ -110,7 +110,8 @@ fn wide_schema(definition: &Definition, columns: &[String]) -> Result<SchemaRef,
     Ok(Arc::new(Schema::new(fields)))
 }
 
-fn long_schema() -> SchemaRef {
+/// The columns of rows that are points.
+pub(in crate::repository) fn long_schema() -> SchemaRef {
     Arc::new(Schema::new(vec![
         Field::new("series", DataType::Utf8, false),
         Field::new("timestamp", time_type(), false),
