@@ -81,8 +81,15 @@ pub enum Purpose {
 }
 
 /// What readers may read.
-const READ: [&str; 5] =
-    ["time_series_data_points", "time_series_metadata", "ingest_source", "ingest_progress", "ingest_gap"];
+const READ: [&str; 6] = [
+    "time_series_data_points",
+    "time_series_metadata",
+    "ingest_source",
+    "ingest_progress",
+    "ingest_gap",
+    // Of which database the progress is.
+    "ingest_database",
+];
 
 impl Purpose {
     /// The word for it.
