@@ -18,6 +18,7 @@ mod run;
 mod schema;
 mod selection;
 mod series;
+mod shell_word;
 mod signals;
 mod times;
 mod topic;
@@ -34,7 +35,7 @@ use tracing::Level;
 use crate::config::{self, Config, Problems};
 use crate::database::schema::SchemaError;
 use crate::database::{self, Class, Database};
-use crate::telemetry::logging;
+use crate::telemetry::{self, logging};
 use crate::{kafka, pipeline};
 use interrupt::{on_its_task, to_its_end};
 use output::{print, print_line};
@@ -139,7 +140,7 @@ pub enum Failure {
     #[error("standard output cannot be written, what was printed is incomplete: {0}")]
     Output(std::io::Error),
     /// A file could not be written.
-    #[error("{} cannot be written: {error}", .path.display())]
+    #[error("{} cannot be written: {error}", telemetry::shown(.path))]
     File {
         /// The file.
         path: PathBuf,

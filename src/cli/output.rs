@@ -57,6 +57,12 @@ pub(super) fn print_line(text: impl std::fmt::Display) {
     print(&format!("{text}\n"));
 }
 
+/// Prints a line to standard error, as it is: what a program reads while standard output has something else.
+pub(super) fn print_line_beside(text: impl std::fmt::Display) {
+    // If even this cannot be printed, the exit code still reports a failure.
+    drop(writeln!(io::stderr(), "{text}"));
+}
+
 /// A line from standard input, without its end and in lower case; `None` at its end.
 pub(super) fn read_answer() -> Option<String> {
     let mut line = String::new();

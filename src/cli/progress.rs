@@ -12,13 +12,14 @@ use crate::kafka::lookup::{Lookup, is_missing_topic};
 use crate::kafka::partition::TopicPartition;
 use crate::pipeline;
 use crate::raw::{FILE_CLUSTER, Source};
+use crate::telemetry::one_line;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Print the progress of this pipeline: every offset below next_offset is applied.
     Show {
-        /// Only this topic.
-        #[arg(long)]
+        /// Only this topic, or file.
+        #[arg(long, allow_hyphen_values = true)]
         topic: Option<String>,
         /// As one JSON document.
         #[arg(long)]
@@ -115,15 +116,16 @@ async fn show(database: &Database, topic: Option<&str>, json: bool) -> Result<()
         print_line("no partition was read yet");
         return Ok(());
     }
-    let width = rows.iter().map(|row| row.topic.len()).max().unwrap_or(0).max("topic".len());
+    let topics: Vec<_> = rows.iter().map(|row| one_line(&row.topic)).collect();
+    let width = topics.iter().map(|topic| topic.chars().count()).max().unwrap_or(0).max("topic".len());
     print_line(format_args!(
         "{:>6}  {:width$}  {:>9}  {:>16}  {:<24}  {:<22}  updated_at",
         "source", "topic", "partition", "next_offset", "ahead", "topic_id"
     ));
-    for row in rows {
+    for (row, topic) in rows.iter().zip(&topics) {
         print_line(format_args!(
-            "{:>6}  {:width$}  {:>9}  {:>16}  {:<24}  {:<22}  {}",
-            row.source_id, row.topic, row.partition, row.next_offset, row.ahead, row.topic_id, row.updated_at
+            "{:>6}  {topic:width$}  {:>9}  {:>16}  {:<24}  {:<22}  {}",
+            row.source_id, row.partition, row.next_offset, row.ahead, row.topic_id, row.updated_at
         ));
     }
     Ok(())
@@ -150,7 +152,9 @@ async fn reset(
     for row in &chosen {
         print_line(format_args!(
             "{} partition {}: next_offset {} -> {next_offset}",
-            row.topic, row.partition, row.next_offset
+            one_line(&row.topic),
+            row.partition,
+            row.next_offset
         ));
     }
     if is_only_said(yes) {
@@ -211,7 +215,8 @@ async fn adopt(config: &Config, database: &Database, adopt: Adopt) -> Result<(),
     if first.cluster_id == FILE_CLUSTER {
         return Err(Failure::Usage(format!(
             "source {} is the file {}, which was imported, and no topic of another cluster",
-            adopt.source, first.topic
+            adopt.source,
+            one_line(&first.topic)
         )));
     }
     let topic = adopt.topic.as_deref().unwrap_or(&first.topic);

@@ -14,6 +14,9 @@ use super::{Database, Error};
 /// The cluster and the topic of the source by which definitions of commands are stored.
 const SOURCE: (&str, &str) = ("command", "series");
 
+/// The name of the times of a series whose definition has none.
+const TIME_COLUMN: &str = "timestamp";
+
 /// Changes to a series' definition; what is `None` stays as it is.
 #[derive(Debug, Clone, Default)]
 pub struct SeriesEdit {
@@ -31,6 +34,15 @@ pub struct SeriesEdit {
     pub labels: BTreeMap<String, Option<Box<RawValue>>>,
 }
 
+impl SeriesEdit {
+    /// Returns `true` if all stays as it is.
+    pub fn changes_nothing(&self) -> bool {
+        let Self { id: _, name, description, time_column, value_columns, labels } = self;
+        let texts = [name, description, time_column];
+        texts.iter().all(|text| text.is_none()) && value_columns.is_none() && labels.is_empty()
+    }
+}
+
 /// The result of a definition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Defined {
@@ -44,6 +56,8 @@ pub enum Defined {
     Exists,
     /// This label was to be removed, and does not come from a definition.
     NotDefined(String),
+    /// One of its columns would have the name of its times, by what is changed.
+    TimeIsColumn(String),
 }
 
 /// The definition as it is stored.
@@ -86,6 +100,7 @@ impl Database {
             (_, Some(stored)) => not_defined(edit, stored).map(Defined::NotDefined),
             _ => None,
         };
+        let refused = refused.or_else(|| time_is_column(edit, stored.as_ref()).map(Defined::TimeIsColumn));
         if let Some(refused) = refused {
             session.roll_back().await;
             return Ok(refused);
@@ -129,6 +144,16 @@ fn not_defined(edit: &SeriesEdit, stored: &Stored) -> Option<String> {
         .into_iter()
         .find(|name| !stored.labels.contains_key(*name) && stored.all_labels.contains_key(*name))
         .cloned()
+}
+
+/// The name that the times and a column would have by the changes; what was so before stays so.
+fn time_is_column(edit: &SeriesEdit, stored: Option<&Stored>) -> Option<String> {
+    if edit.time_column.is_none() && edit.value_columns.is_none() {
+        return None;
+    }
+    let time = edit.time_column.as_deref().or(stored.map(|stored| stored.time_column.as_str())).unwrap_or(TIME_COLUMN);
+    let columns = edit.value_columns.as_ref().or(stored.and_then(|stored| stored.columns.as_ref()))?;
+    columns.iter().find(|column| *column == time).cloned()
 }
 
 /// Writes the definition that the changes make of the stored one. It is later than that and than a deletion, also if the

@@ -1,5 +1,7 @@
 //! What is known of a series.
 
+use std::collections::HashSet;
+
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -44,7 +46,7 @@ struct Fields<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     description: Option<&'a str>,
     time_column: &'a str,
-    value_columns: &'a [String],
+    value_columns: Vec<&'a str>,
     /// As the database prints them: a number keeps all of its digits.
     #[serde(skip_serializing_if = "Option::is_none")]
     labels: Option<&'a RawValue>,
@@ -55,13 +57,15 @@ struct Fields<'a> {
 
 impl Definition {
     fn fields(&self) -> Fields<'_> {
+        let mut known = HashSet::new();
         let labels = self.labels.as_deref().and_then(|text| serde_json::from_str::<&RawValue>(text).ok());
         Fields {
             id: &self.id,
             name: self.name.as_deref(),
             description: self.description.as_deref(),
             time_column: &self.time_column,
-            value_columns: &self.value_columns,
+            // Other programs may store a name twice, which a message may not have.
+            value_columns: self.value_columns.iter().map(String::as_str).filter(|name| known.insert(*name)).collect(),
             // Other programs may store what is not an object, which defines nothing.
             labels: labels.filter(|labels| labels.get().starts_with('{')),
             absent_columns: None,

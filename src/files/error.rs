@@ -17,6 +17,12 @@ pub enum Error {
     /// A file of this name is there.
     #[error("{} exists: choose another name, or replace it with --overwrite", .0.display())]
     Exists(PathBuf),
+    /// What has this name is a device, a pipe or a socket.
+    #[error("{} is no regular file, and is not replaced: write to it with --out - and the shell's >", .0.display())]
+    NotAFile(PathBuf),
+    /// This command has written it, for another series.
+    #[error("{} is the file of another series, which this command has written: choose another folder", .0.display())]
+    Twice(PathBuf),
     /// The format does not have what was asked for.
     #[error("{0}")]
     Format(String),

@@ -12,6 +12,8 @@ pub mod write;
 mod definition;
 mod error;
 mod format;
+#[cfg(test)]
+mod tests;
 
 pub use definition::{BESIDE, Definition};
 pub use error::Error;

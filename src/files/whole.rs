@@ -39,6 +39,8 @@ impl WholeFile {
     /// [`Error::Exists`] if the target is there and `overwrite` is `false`; [`Error::Write`] if the system refuses.
     pub fn create(target: &Path, overwrite: bool) -> Result<Self, Error> {
         refuse_existing(target, overwrite)?;
+        // A link stays, and what it leads to is replaced.
+        let target = &fs::canonicalize(target).unwrap_or_else(|_| target.to_owned());
         let (temporary, file) = loop {
             let number = NUMBER.fetch_add(1, Ordering::Relaxed);
             // Short whatever the target's name is: a name has at most 255 bytes.
@@ -100,19 +102,24 @@ impl Drop for WholeFile {
     }
 }
 
-/// Refuses a target that is there, unless it may be replaced.
+/// Refuses a target that is there, unless it may be replaced. What is no regular file is never replaced.
 ///
 /// # Errors
-/// [`Error::Exists`]; or [`Error::Write`] if it cannot be looked for, or is not a file.
+/// [`Error::Exists`]; [`Error::NotAFile`]; or [`Error::Write`] if it cannot be looked for, is a folder, or is a link that leads to
+/// nothing.
 pub fn refuse_existing(target: &Path, overwrite: bool) -> Result<(), Error> {
-    match fs::symlink_metadata(target) {
+    let failed = |error| Error::Write { path: target.to_owned(), error };
+    match fs::metadata(target) {
+        Ok(found) if found.is_dir() => Err(failed(io::ErrorKind::IsADirectory.into())),
+        Ok(found) if !found.is_file() => Err(Error::NotAFile(target.to_owned())),
         Ok(_) if !overwrite => Err(Error::Exists(target.to_owned())),
-        Ok(found) if found.is_dir() => {
-            Err(Error::Write { path: target.to_owned(), error: io::ErrorKind::IsADirectory.into() })
-        }
         Ok(_) => Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(Error::Write { path: target.to_owned(), error }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => match fs::symlink_metadata(target) {
+            Ok(_) if !overwrite => Err(Error::Exists(target.to_owned())),
+            Ok(_) => Err(failed(error)),
+            Err(_) => Ok(()),
+        },
+        Err(error) => Err(failed(error)),
     }
 }
 
@@ -184,6 +191,38 @@ mod tests {
         file.write_all(b"half").unwrap();
         drop(file);
         assert_eq!(names(folder.path()), [""; 0]);
+    }
+
+    #[test]
+    fn a_link_stays_and_what_is_no_file_is_never_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let write = |target: &Path| {
+            let mut file = WholeFile::create(target, true)?;
+            file.write_all(b"new").unwrap();
+            file.finish()
+        };
+        fs::create_dir(path("other")).unwrap();
+        fs::write(path("other/a"), "old").unwrap();
+        std::os::unix::fs::symlink("other/a", path("link")).unwrap();
+        assert!(matches!(WholeFile::create(&path("link"), false), Err(Error::Exists(_))));
+        write(&path("link")).unwrap();
+        assert!(fs::symlink_metadata(path("link")).unwrap().is_symlink());
+        assert_eq!(fs::read(path("other/a")).unwrap(), b"new");
+        std::os::unix::fs::symlink("nothing", path("dangling")).unwrap();
+        assert!(matches!(WholeFile::create(&path("dangling"), false), Err(Error::Exists(_))));
+        assert!(matches!(write(&path("dangling")), Err(Error::Write { .. })));
+        // As root, a device would become a file.
+        let socket = std::os::unix::net::UnixListener::bind(path("socket")).unwrap();
+        std::os::unix::fs::symlink("/dev/null", path("device")).unwrap();
+        for name in ["socket", "device"] {
+            for overwrite in [false, true] {
+                let error = WholeFile::create(&path(name), overwrite).unwrap_err();
+                assert!(error.to_string().contains("--out -"), "{error}");
+            }
+        }
+        drop(socket);
+        assert_eq!(names(folder.path()), ["dangling", "device", "link", "other", "socket"]);
     }
 
     #[test]

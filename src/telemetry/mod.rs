@@ -20,6 +20,7 @@ pub mod readiness;
 
 use std::borrow::Cow;
 use std::fmt::{self, Display, Write as _};
+use std::path::Path;
 
 /// Maximum number of names in a list in a log line.
 const MAX_NAMES: usize = 30;
@@ -42,6 +43,11 @@ pub fn one_line(text: &str) -> Cow<'_, str> {
         if misleads(character) { line.extend(character.escape_default()) } else { line.push(character) }
     }
     line.into()
+}
+
+/// A path on one line: control characters are escaped.
+pub fn shown(path: &Path) -> String {
+    one_line(&path.to_string_lossy()).into_owned()
 }
 
 /// Partitions in the form for a log line: `topic[0], topic[1]`.

@@ -57,6 +57,27 @@ async fn a_series_is_created_and_changed_by_commands() {
     assert!(labels.contains("123456789012345678901234567890") && labels.contains("1.10"), "{labels}");
     let listed = series(&fixture, &["show", id, "--json"]);
     assert!(text(&listed).contains("123456789012345678901234567890"), "{}", text(&listed));
+    // A comma in a name or a value.
+    done(
+        &fixture,
+        &["update", id, "--column", "a,b", "--column", "c", "--label", "place=Berlin, Mitte", "--labels", "m=1,k=2"],
+    );
+    let stored = row(&fixture, id).await;
+    let columns: Value = serde_json::from_str(stored["value_columns"].as_str().unwrap()).unwrap();
+    assert_eq!((&columns, &stored["labels"]["place"]), (&serde_json::json!(["a,b", "c"]), &"Berlin, Mitte".into()));
+    assert_eq!((&stored["labels"]["m"], &stored["labels"]["k"]), (&1.into(), &2.into()));
+    let refused = |arguments: &[&str], words: &str| {
+        let output = series(&fixture, arguments);
+        assert!(output.status.code() == Some(64) && text(&output).contains(words), "{arguments:?}: {}", text(&output));
+    };
+    refused(&["update", id, "--labels", "place=Berlin, Mitte"], "--label");
+    refused(&["update", id], "there is nothing to change");
+    // The times are called `at` since above.
+    refused(&["update", id, "--columns", "at,b"], "would both be \"at\"");
+    refused(&["update", id, "--time-column", "c"], "would both be \"c\"");
+    refused(&["create", "new", "--time-column", "t", "--columns", "t,a"], "would both be \"t\"");
+    refused(&["create", "new", "--columns", "a,timestamp"], "would both be \"timestamp\"");
+    assert_eq!(fixture.count("select count(*) from time_series_metadata where id = 'new'").await, 0);
     for bad in [&["update", id, "--columns", "a,a"][..], &["create", ""], &["update", id, "--labels", "x"]] {
         assert_eq!(series(&fixture, bad).status.code(), Some(64), "{bad:?}");
     }

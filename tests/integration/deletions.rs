@@ -13,6 +13,7 @@ use crate::support::fixture_with_server::FixtureWithServer;
 use crate::support::until;
 use crate::support::worker::{run, text};
 
+const PROFILES: [Profile; 2] = [Profile::Standard, Profile::Throughput];
 const OF_GONE: &str = "select count(*) from time_series_data_points where time_series_id = 'gone'";
 const ROWS_OF_GONE: &str = "select count(*) from time_series_metadata where id = 'gone'";
 const ORPHANS: &str = "select count(*) from time_series_data_points as point
@@ -76,7 +77,7 @@ async fn read_again_after_delete(fixture: &Fixture) -> (i64, i64) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deleted_series_stays_deleted_when_kafka_is_read_again() {
-    for profile in [Profile::Standard, Profile::Throughput] {
+    for profile in PROFILES {
         let name = format!("deleted_{}", profile.as_str());
         let Some(fixture) = Fixture::with_profile(&name, 1, profile).await else { return };
         assert_eq!(read_again_after_delete(&fixture).await, (0, 0));
@@ -129,9 +130,10 @@ async fn points_before_a_time_stay_deleted_and_later_ones_stay() {
     fixture.remove().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_deleted_series_stays_deleted_when_a_journal_is_replayed() {
-    let Some(away) = FixtureWithProxy::new("deleted_journal", 1).await else { return };
+async fn replay_after_delete(profile: Profile) {
+    let name = format!("deleted_journal_{}", profile.as_str());
+    let Some(fixture) = Fixture::with_profile(&name, 1, profile).await else { return };
+    let away = FixtureWithProxy::before(fixture).await;
     let fixture = &away.fixture;
     let mut published = Published::default();
     let worker = away.worker("journal", &[]);
@@ -154,8 +156,15 @@ async fn a_deleted_series_stays_deleted_when_a_journal_is_replayed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn dead_letters_of_a_deleted_series_go_with_it_and_a_redrive_brings_nothing_back() {
-    let Some(fixture) = Fixture::new("deleted_letters", 1).await else { return };
+async fn a_deleted_series_stays_deleted_when_a_journal_is_replayed() {
+    for profile in PROFILES {
+        replay_after_delete(profile).await;
+    }
+}
+
+async fn redrive_after_delete(profile: Profile) {
+    let name = format!("deleted_letters_{}", profile.as_str());
+    let Some(fixture) = Fixture::with_profile(&name, 1, profile).await else { return };
     let settings = [("SERIES_INGEST__POINTS__UNKNOWN_SERIES", "dead-letter")];
     send(&fixture, "gone", 0, 10);
     send(&fixture, "stays", 0, 10);
@@ -185,8 +194,15 @@ async fn dead_letters_of_a_deleted_series_go_with_it_and_a_redrive_brings_nothin
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn dead_letters_of_a_deleted_series_go_with_it_and_a_redrive_brings_nothing_back() {
+    for profile in PROFILES {
+        redrive_after_delete(profile).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_series_is_deleted_alongside_three_writers() {
-    for profile in [Profile::Standard, Profile::Throughput] {
+    for profile in PROFILES {
         let name = format!("deleted_writers_{}", profile.as_str());
         let Some(fixture) = Fixture::with_profile(&name, 3, profile).await else { return };
         let settings = [("SERIES_INGEST__BATCH__LINGER_MS", "1")];
@@ -321,8 +337,10 @@ async fn probe(fixture: &Fixture) -> tokio::task::JoinHandle<u32> {
 }
 
 /// Takes a base backup of the whole server, deletes `gone` before it or after it, and restores it.
-async fn assert_deleted_after_a_restore(test: &str, deletes_before: bool) {
-    let Some(mut ground) = FixtureWithServer::new(test, 1).await else { return };
+async fn assert_deleted_after_a_restore(test: &str, deletes_before: bool, profile: Profile) {
+    let test = format!("{test}_{}", profile.as_str());
+    let Some(mut ground) = FixtureWithServer::new(&test, 1).await else { return };
+    ground.fixture.set_profile(profile).await;
     let worker = ground.worker("journal", &[("SERIES_INGEST__JOURNAL__ENABLED", "false")]);
     for first_s in (0..100).step_by(10) {
         send(&ground.fixture, "gone", first_s, 10);
@@ -366,12 +384,16 @@ async fn assert_deleted_after_a_restore(test: &str, deletes_before: bool) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deleted_series_stays_deleted_when_a_backup_of_after_it_is_restored() {
-    assert_deleted_after_a_restore("deleted_backup_after", true).await;
+    for profile in PROFILES {
+        assert_deleted_after_a_restore("deleted_backup_after", true, profile).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_series_that_a_message_has_deleted_stays_deleted_when_a_backup_of_before_it_is_restored() {
-    assert_deleted_after_a_restore("deleted_backup_before", false).await;
+    for profile in PROFILES {
+        assert_deleted_after_a_restore("deleted_backup_before", false, profile).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use crate::support::data::{Difference, NULL, Published, Row};
 use crate::support::fixture::{Fixture, connect};
 use crate::support::fixture_with_proxy::FixtureWithProxy;
-use crate::support::worker::{command, run, text};
+use crate::support::worker::{command, peak_resident, run, text};
 use crate::support::{seed, until};
 
 /// Batches so small that an import has many.
@@ -708,7 +708,7 @@ async fn memory_is_bounded_while_a_large_file_waits_for_the_database() {
     fixture.client.batch_execute("begin; lock table time_series_data_points in exclusive mode").await.unwrap();
     let mut child = spawn(&environment, &["--series", "s", &path]);
     tokio::time::sleep(Duration::from_secs(15)).await;
-    let peak = peak_resident(child.id());
+    let peak = peak_resident(child.id()).unwrap();
     child.kill().unwrap();
     child.wait().unwrap();
     fixture.client.batch_execute("rollback").await.unwrap();
@@ -716,14 +716,6 @@ async fn memory_is_bounded_while_a_large_file_waits_for_the_database() {
     // 3 million rows would be 400 MiB as messages.
     assert!(peak < 220 << 20, "{} MiB", peak >> 20);
     fixture.remove().await;
-}
-
-/// The most memory that a process ever had resident, in bytes.
-fn peak_resident(process: u32) -> u64 {
-    let status = fs::read_to_string(Path::new("/proc").join(process.to_string()).join("status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    let kib: u64 = line.trim().trim_end_matches(" kB").parse().unwrap();
-    kib * 1024
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -745,11 +737,18 @@ async fn a_file_of_a_series_that_was_deleted_is_imported_again_if_that_is_asked_
     until(30, "some of it is there", async || fixture.count_points().await > 0).await;
     child.kill().unwrap();
     child.wait().unwrap();
-    for _ in 0..2 {
-        let (said, code) = import(&environment, &again);
+    // It is known now, with and without the option.
+    for arguments in [&arguments[..], &again, &arguments, &again] {
+        let (said, code) = import(&environment, arguments);
         assert_eq!(code, Some(0), "{said}");
+        fixture.assert_exact(&published).await;
     }
-    fixture.assert_exact(&published).await;
+    let (said, _) = import(&environment, &arguments);
+    assert!(said.contains(" 0 points written, 0 rows refused"), "{said}");
+    // Until it is deleted once more.
+    assert!(run(&environment, &["series", "delete", "s", "--yes"]).status.success());
+    let (said, code) = import(&environment, &arguments);
+    assert!(code == Some(64) && said.contains("was deleted after this file was imported"), "{said}");
     // Of files with several series the points of those that were deleted are counted.
     let long = "series,timestamp,column,value\nt,2024-01-01,a,1\nu,2024-01-01,a,2\n";
     let path = folder.file("long.csv", long);

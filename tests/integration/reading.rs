@@ -448,6 +448,8 @@ async fn a_reader_can_read_and_nothing_else() {
         &["series", "gaps", "seattle-weather", "--longer-than", "36h"],
         &["points", "export", "seattle-weather", "--out", path.to_str().unwrap()],
         &["view", "list"],
+        &["progress", "show"],
+        &["progress", "show", "--json"],
     ] {
         done(&environment, arguments);
     }
@@ -485,10 +487,12 @@ async fn a_reader_can_read_and_nothing_else() {
         &["points", "import", path.to_str().unwrap()],
         &["view", "create", "seattle-weather"],
         &["view", "drop", "seattle-weather"],
+        &["dead-letter", "list"],
     ] {
         let output = run(&environment, arguments);
         assert_eq!(output.status.code(), Some(64), "{arguments:?}: {}", text(&output));
     }
+    refused(&environment, &["dead-letter", "list"], "a reader's or an editor's role may not do this");
     let points = fixture.count_points().await;
     assert_eq!(points, 2 * DAYS - (MISSING.end - MISSING.start));
     refused(&fixture.environment(), &["migrate", "--reader-role", &role, "--worker-role", &role], "is named twice");
@@ -530,6 +534,10 @@ async fn an_editor_reads_imports_changes_and_deletes() {
     let output = run(&environment, &["points", "import", bad.to_str().unwrap(), "--series", "copy", "--columns", "a"]);
     assert_eq!(output.status.code(), Some(65), "{}", text(&output));
     assert!(done(&environment, &["dead-letter", "list"]).contains("bad.csv"));
+    assert!(done(&environment, &["progress", "show"]).contains("bad.csv"));
+    for command in [&["dead-letter", "redrive"][..], &["dead-letter", "purge", "--yes"]] {
+        refused(&environment, command, "or an editor's role may not do this");
+    }
     drop(client);
     fixture.remove_with_role(&role).await;
 }

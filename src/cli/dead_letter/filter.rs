@@ -21,8 +21,8 @@ pub(in crate::cli) struct Filter {
     /// Only this reason, such as `schema`.
     #[arg(long)]
     reason: Option<String>,
-    /// Only this topic.
-    #[arg(long)]
+    /// Only this topic, or file.
+    #[arg(long, allow_hyphen_values = true)]
     pub(super) topic: Option<String>,
     /// Only this partition.
     #[arg(long)]

@@ -10,7 +10,7 @@ use crate::cli::output::{self, print, print_line};
 use crate::config::Config;
 use crate::database::Database;
 use crate::database::dead_letters::Letter;
-use crate::telemetry::escaped;
+use crate::telemetry::{escaped, one_line};
 
 /// Maximum length of a detail in the table, in characters.
 const SHOWN_DETAIL: usize = 100;
@@ -59,7 +59,10 @@ pub(super) async fn list(
         if let Some((first, last)) = known.counted_between.filter(|_| known.only_counted > 0) {
             print_line(format_args!(
                 "{} more of {} partition {} were only counted, reason {}, offsets {first} to {last}: dead_letter.max_rows",
-                known.only_counted, known.topic, known.partition, known.reason
+                known.only_counted,
+                one_line(&known.topic),
+                known.partition,
+                known.reason
             ));
         }
     }
@@ -78,7 +81,7 @@ fn print_row(letter: &Letter, max_attempts: i32) {
         "{:>8}  {:<20}  {:<28}  {:>9}  {:>12}  {:<20}  {:>8}  {:<20}  {}{sample}",
         letter.message.id,
         time(letter.created_ms / 1000 * 1000),
-        letter.source.topic,
+        one_line(&letter.source.topic),
         letter.message.partition,
         letter.message.offset,
         letter.message.reason,
@@ -102,7 +105,12 @@ pub(super) async fn counts(database: &Database, json: bool) -> Result<(), Failur
         let between = between.map_or_else(String::new, |(first, last)| format!(" (offsets {first} to {last})"));
         print_line(format_args!(
             "{} partition {}: {}: {} stored, {} only counted{between}, {} written again",
-            known.topic, known.partition, known.reason, known.kept, known.only_counted, known.redriven
+            one_line(&known.topic),
+            known.partition,
+            known.reason,
+            known.kept,
+            known.only_counted,
+            known.redriven
         ));
     }
     Ok(())

@@ -11,6 +11,7 @@ use crate::config::Config;
 use crate::database::Database;
 use crate::database::dead_letters::{Cut, Letter, LetterFilter};
 use crate::raw::{Kind, headers};
+use crate::telemetry::one_line;
 
 pub(super) async fn show(config: &Config, database: &Database, id: i64, json: bool) -> Result<(), Failure> {
     let asked = LetterFilter { ids: vec![id], ..LetterFilter::default() };
@@ -26,7 +27,7 @@ pub(super) async fn show(config: &Config, database: &Database, id: i64, json: bo
         unreachable!("a letter is an object")
     };
     for (name, value) in fields.iter().filter(|(name, _)| !name.starts_with("payload")) {
-        let text = value.as_str().map_or_else(|| value.to_string(), for_terminal);
+        let text = value.as_str().map_or_else(|| value.to_string(), |text| one_line(text).into_owned());
         print_line(format_args!("{name:<14} {text}"));
     }
     print_line(format_args!("{:<14} {}", "payload_bytes", letter.message.payload_bytes));

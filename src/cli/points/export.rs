@@ -1,16 +1,16 @@
 //! `points export`: points into files, each whole or not at all.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
-use tracing::Level;
 
 use super::format::FormatArgument;
 use super::parts::{Parts, warn_of_ambiguous_columns};
 use super::targets::{Target, Targets};
-use crate::cli::output::{complain, print_line};
+use crate::cli::output::{print_line, print_line_beside};
 use crate::cli::selection::Matching;
 use crate::cli::times::{parse_length, parse_time};
 use crate::cli::{Failure, progress_bar, signals};
@@ -19,6 +19,7 @@ use crate::files::write::Head;
 use crate::files::{Compression, Definition, Form, Format};
 use crate::repository::Snapshot;
 use crate::repository::export::{Aggregate, Bucket, Duplicates, Options, Part, Plan, plan, read};
+use crate::telemetry::one_line;
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
@@ -215,14 +216,11 @@ pub(super) async fn run(config: &Config, arguments: Arguments) -> Result<(), Fai
     export.bar.finish_and_clear();
     if arguments.json {
         let document = json!({"files": export.files});
-        if export.targets.target == Target::Output {
-            complain(Level::INFO, &document.to_string())
-        } else {
-            print_line(document)
-        }
+        if export.targets.target == Target::Output { print_line_beside(document) } else { print_line(document) }
     } else if export.targets.target != Target::Output {
         for file in &export.files {
-            print_line(format_args!("{}: {} rows", file["file"].as_str().unwrap_or_default(), file["rows"]));
+            let name = one_line(file["file"].as_str().unwrap_or_default());
+            print_line(format_args!("{name}: {} rows", file["rows"]));
         }
     }
     written
@@ -292,7 +290,7 @@ impl Export {
     /// Each series into its own files.
     async fn write_folder(&mut self, series: Vec<Definition>) -> Result<(), Failure> {
         let Target::Folder(folder) = self.targets.target.clone() else { return Ok(()) };
-        let mut points = 0;
+        let (mut points, mut written) = (0, HashSet::new());
         for definition in series {
             let plan = self.plan(definition).await?;
             let mut parts = Parts {
@@ -300,6 +298,7 @@ impl Export {
                 folder: &folder,
                 open: None,
                 done: Vec::new(),
+                written: &mut written,
             };
             if self.options.part.is_none() {
                 parts.begin(&self.targets, &plan.definition.id, None)?;

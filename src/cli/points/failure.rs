@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use crate::cli::Failure;
+use crate::telemetry::one_line;
 use crate::{files, repository};
 
 impl From<files::Error> for Failure {
@@ -10,9 +11,11 @@ impl From<files::Error> for Failure {
         match error {
             files::Error::Write { path, error } if path == Path::new(files::write::Sink::OUTPUT) => Self::Output(error),
             files::Error::Write { path, error } => Self::File { path, error },
-            files::Error::Exists(_) | files::Error::Format(_) | files::Error::Encode { .. } => {
-                Self::Usage(error.to_string())
-            }
+            files::Error::Exists(_)
+            | files::Error::NotAFile(_)
+            | files::Error::Twice(_)
+            | files::Error::Format(_)
+            | files::Error::Encode { .. } => Self::Usage(one_line(&error.to_string()).into_owned()),
         }
     }
 }

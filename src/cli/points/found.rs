@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::cli::output::print_line;
 use crate::files::read::table::Table;
 use crate::repository::import::Checked;
-use crate::telemetry::escaped;
+use crate::telemetry::{escaped, shown};
 
 fn time(time_us: Option<i64>) -> Option<String> {
     let time_us = time_us?;
@@ -51,7 +51,7 @@ pub(super) fn print_found(table: &Table, checked: &Checked) {
     };
     print_line(format_args!(
         "{}: {}, {}, {series}, times in {}",
-        table.content().path().display(),
+        shown(table.content().path()),
         table.format().as_str(),
         table.form().as_str(),
         escaped(table.time_column())

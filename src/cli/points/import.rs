@@ -13,6 +13,7 @@ use super::format::FormatArgument;
 use super::found::{document, print_found};
 use super::source::identified;
 use crate::cli::output::{complain, print_line};
+use crate::cli::shell_word::shell_word;
 use crate::cli::{Failure, progress_bar, saying_waits};
 use crate::config::Config;
 use crate::database::{Database, FileSource};
@@ -20,7 +21,7 @@ use crate::files::read::table::Table;
 use crate::files::read::{ReadError, ReadOptions};
 use crate::files::{Form, Format};
 use crate::repository::import::{self, ImportError, Imported, Settings, check};
-use crate::telemetry::escaped;
+use crate::telemetry::{escaped, one_line, shown};
 
 /// For how long an outage of the database is waited for.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -140,11 +141,12 @@ fn is_of_name(error: &io::Error) -> bool {
 
 impl From<ReadError> for Failure {
     fn from(error: ReadError) -> Self {
+        let text = one_line(&error.to_string()).into_owned();
         match error {
-            ReadError::Io { error: ref io, .. } if !is_of_name(io) => Self::Damaged(error.to_string()),
-            ReadError::Io { .. } | ReadError::Unclear { .. } => Self::Usage(error.to_string()),
-            ReadError::Damaged { .. } | ReadError::Changed(_) => Self::Damaged(error.to_string()),
-            ReadError::Stopped => Self::Internal(error.to_string()),
+            ReadError::Io { error: ref io, .. } if !is_of_name(io) => Self::Damaged(text),
+            ReadError::Io { .. } | ReadError::Unclear { .. } => Self::Usage(text),
+            ReadError::Damaged { .. } | ReadError::Changed(_) => Self::Damaged(text),
+            ReadError::Stopped => Self::Internal(text),
         }
     }
 }
@@ -169,7 +171,7 @@ pub(super) async fn run(config: &Config, arguments: Arguments) -> Result<(), Fai
     for path in &arguments.files {
         let table = Table::open(path, &options)?;
         for note in table.notes() {
-            complain(Level::INFO, &format!("{}: {note}", path.display()));
+            complain(Level::INFO, &format!("{}: {note}", shown(path)));
         }
         refuse_all_rejected(&table, config)?;
         let table = (files.len() < MAX_OPEN).then_some(table);
@@ -188,7 +190,7 @@ fn refuse_all_rejected(table: &Table, config: &Config) -> Result<(), Failure> {
     let Some((row, why)) = sample.named.first().filter(|_| sample.is_all_rejected()) else { return Ok(()) };
     Err(Failure::Usage(format!(
         "{}: none of the first {} rows can be stored, and nothing was written; row {row}: {}: {}",
-        table.content().path().display(),
+        shown(table.content().path()),
         sample.rows,
         why.reason.as_str(),
         escaped(&why.detail)
@@ -245,8 +247,9 @@ async fn import_all(
         (None, None) => Ok(()),
         (None, Some(topic)) => Err(Failure::Rejected(format!(
             "{} rows were refused, and are dead letters whose offsets are the numbers of the rows: `series-ingest dead-letter \
-             list --topic {topic:?}` says why, and `dead-letter redrive` writes those that are repaired",
-            done.refused
+             list --topic {}` says why, and `dead-letter redrive` writes those that are repaired",
+            done.refused,
+            shell_word(&topic)
         ))),
     }
 }
@@ -282,10 +285,10 @@ fn show(bar: &ProgressBar, table: &Table) {
 
 fn report(table: &Table, file: &FileSource, imported: &Imported, json: bool, documents: &mut Vec<Value>) {
     let Imported { rows, already_there, points, refused, deleted } = *imported;
-    let path = table.content().path().display();
+    let path = shown(table.content().path());
     if json {
         documents.push(json!({
-            "file": path.to_string(),
+            "file": table.content().path().display().to_string(),
             "topic": file.source.topic,
             "topic_id": file.source.topic_id,
             "format": table.format().as_str(),

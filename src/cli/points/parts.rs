@@ -1,5 +1,8 @@
 //! The files of a series: one, or one for each part of its times.
 
+use std::collections::HashSet;
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use arrow_array::RecordBatch;
@@ -11,7 +14,7 @@ use crate::cli::output::complain;
 use crate::files;
 use crate::files::write::{Head, Writer};
 use crate::repository::export::{Part, first_time, part_start};
-use crate::telemetry::list;
+use crate::telemetry::{list, shown};
 
 /// The files of a series, one after the other.
 pub(super) struct Parts<'a> {
@@ -20,6 +23,12 @@ pub(super) struct Parts<'a> {
     /// Where the part begins, its file, and its rows.
     pub(super) open: Option<(Option<i64>, PathBuf, Writer, u64)>,
     pub(super) done: Vec<(PathBuf, u64)>,
+    /// The files that the command has written, by device and inode.
+    pub(super) written: &'a mut HashSet<(u64, u64)>,
+}
+
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    fs::metadata(path).ok().map(|found| (found.dev(), found.ino()))
 }
 
 impl Parts<'_> {
@@ -31,6 +40,10 @@ impl Parts<'_> {
     ) -> Result<(), files::Error> {
         let name = part.map(|(part, start)| part_name(part, start));
         let path = targets.path_in(self.folder, series, name.as_deref());
+        // Of two names that a link or the file system makes the same.
+        if identity(&path).is_some_and(|file| self.written.contains(&file)) {
+            return Err(files::Error::Twice(path));
+        }
         targets.refuse_existing(&path)?;
         let writer = targets.open_file(&path, &self.head)?;
         self.open = Some((part.map(|(_, start)| start), path, writer, 0));
@@ -61,6 +74,7 @@ impl Parts<'_> {
         if let Some((_, path, writer, rows)) = self.open.take() {
             warn_of_ambiguous_columns(&path, &writer);
             writer.finish()?;
+            self.written.extend(identity(&path));
             self.done.push((path, rows));
         }
         Ok(())
@@ -73,7 +87,7 @@ pub(super) fn warn_of_ambiguous_columns(path: &Path, writer: &Writer) {
     if !columns.is_empty() {
         let text = format!(
             "{}: null is both a point without a value and no point in {}: where this matters, export with --long",
-            path.display(),
+            shown(path),
             list(columns.iter().map(String::as_str))
         );
         complain(Level::WARN, &text);

@@ -7,10 +7,11 @@ use crate::cli::output::complain;
 use crate::database::{Database, FileSource};
 use crate::files::read::table::Table;
 use crate::raw::FILE_CLUSTER;
+use crate::telemetry::{one_line, shown};
 
 /// The source that a file is, unless its content was imported with another meaning.
 pub(super) async fn identified(database: &Database, table: &Table, again: bool) -> Result<FileSource, Failure> {
-    let (name, path) = (name_of(table), table.content().path().display());
+    let (name, path) = (name_of(table), shown(table.content().path()));
     let hash = table.content().hash()?;
     let of_series = format!("{hash}-{}", table.series_digest());
     let id = format!("{of_series}-{}", table.meaning());
@@ -28,7 +29,7 @@ pub(super) async fn identified(database: &Database, table: &Table, again: bool) 
         return Err(Failure::Usage(format!(
             "{path}: this content was imported before, as {}, with other options (series, columns or times): to import it with \
              these as well, say --again; what both read is then stored twice",
-            other.source.topic
+            one_line(&other.source.topic)
         )));
     }
     if is_new && known.is_empty() {
@@ -44,7 +45,7 @@ pub(super) async fn identified(database: &Database, table: &Table, again: bool) 
     }
     let file = database.file(&name, &id).await?;
     if file.source.topic != name {
-        complain(Level::INFO, &format!("{path}: this content was imported first as {}", file.source.topic));
+        complain(Level::INFO, &format!("{path}: this content was imported first as {}", one_line(&file.source.topic)));
     }
     Ok(file)
 }
@@ -61,11 +62,17 @@ async fn not_deleted(
         return Ok(id);
     };
     match database.deleted_ms(series).await? {
-        Some(deleted_ms) if deleted_ms >= first.first_ms && again => Ok(format!("{id}-{deleted_ms}")),
-        Some(deleted_ms) if deleted_ms >= first.first_ms => Err(Failure::Usage(format!(
-            "{}: the series {series:?} was deleted after this file was imported: to import it again, say --again",
-            table.content().path().display()
-        ))),
+        Some(deleted_ms) if deleted_ms >= first.first_ms => {
+            let after = format!("{id}-{deleted_ms}");
+            // It may have been imported since, or its import may have to go on.
+            if again || known.iter().any(|file| file.source.topic_id == after) {
+                return Ok(after);
+            }
+            Err(Failure::Usage(format!(
+                "{}: the series {series:?} was deleted after this file was imported: to import it again, say --again",
+                shown(table.content().path())
+            )))
+        }
         _ => Ok(id),
     }
 }

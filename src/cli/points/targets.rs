@@ -10,7 +10,10 @@ use crate::cli::{Failure, output};
 use crate::files::whole::{WholeFile, refuse_existing, with_ending};
 use crate::files::write::{Head, Sink, Writer};
 use crate::files::{self, Compression, Format, hex};
+use crate::telemetry::shown;
 
+/// What stands between the name of a series' files and the part of its times.
+const PART: char = '@';
 /// What the name of a file may have at most before its ending, of the 255 bytes of a file system.
 const MAX_STEM_BYTES: usize = 180;
 
@@ -60,7 +63,7 @@ impl Targets {
             (None, Target::File(path)) => {
                 return Err(Failure::Usage(format!(
                     "{}: the name does not say the format: say it, --format parquet, arrow, csv or jsonl",
-                    path.display()
+                    shown(path)
                 )));
             }
         };
@@ -81,7 +84,8 @@ impl Targets {
     pub(super) fn path_in(&self, folder: &Path, series: &str, part: Option<&str>) -> PathBuf {
         let mut name = stem(series);
         if let Some(part) = part {
-            name = format!("{name}.{part}");
+            // No id has this character in the name of its files.
+            name = format!("{name}{PART}{part}");
         }
         let compression = if self.format.has_metadata() { "" } else { self.compression.ending() };
         folder.join(format!("{name}.{}{compression}", self.format.as_str()))
@@ -164,6 +168,13 @@ mod tests {
             [("a", "a"), ("a/b", "a%2Fb"), ("..", "%2E."), ("%2F", "%252F"), ("a\nü'", "a%0A%C3%BC%27"), ("~", "%7E")]
         {
             assert_eq!(stem(id), name);
+        }
+        // Nor has a series with another one's part in its id.
+        let targets = Targets::new(Some(Path::new("d/")), None, None, false).unwrap();
+        let path = |id: &str, part| targets.path_in(Path::new("d"), id, part);
+        assert_eq!(path("a", Some("2024-01-01")), Path::new("d/a@2024-01-01.parquet"));
+        for id in ["a.2024-01-01", "a@2024-01-01", "a~2024-01-01"] {
+            assert_ne!(path("a", Some("2024-01-01")), path(id, None), "{id}");
         }
         let (one, other) = (stem(&"/".repeat(1024)), stem(&"/".repeat(1023)));
         assert!(one != other && one.len() <= MAX_STEM_BYTES && other.len() <= MAX_STEM_BYTES);

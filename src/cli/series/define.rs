@@ -15,7 +15,7 @@ use crate::message::faults::checked_name;
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     series-ingest series create seattle-weather --name 'Seattle weather' --columns temp_max,wind --labels site=SEA,floor=2\n  \
-    series-ingest series update seattle-weather --description 'NOAA daily' --labels floor=\n\n\
+    series-ingest series update seattle-weather --description 'NOAA daily' --labels floor= --label 'place=Seattle, WA'\n\n\
     The definition counts like a message series-create that is sent now: a later message replaces it, and an earlier one does \
     not.")]
 pub(in crate::cli) struct Arguments {
@@ -31,16 +31,23 @@ pub(in crate::cli) struct Arguments {
     /// The name of its times.
     #[arg(long, value_name = "NAME")]
     time_column: Option<String>,
-    /// Its columns in their order, with commas; --columns may be given several times for names with commas.
-    #[arg(long, value_name = "NAME")]
+    /// Its columns in their order, with commas, or several times.
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
     columns: Vec<String>,
+    /// A column, whose name may have commas; may be repeated.
+    #[arg(long, value_name = "NAME", conflicts_with = "columns")]
+    column: Vec<String>,
     /// Labels, NAME=VALUE with commas, or several times; an empty value removes one. Numbers, true and false are stored as such.
     #[arg(long, value_name = "NAME=VALUE", value_delimiter = ',', value_parser = parse_label)]
     labels: Vec<(String, Option<Box<RawValue>>)>,
+    /// A label, whose value may have commas; may be repeated.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = parse_label)]
+    label: Vec<(String, Option<Box<RawValue>>)>,
 }
 
 fn parse_label(text: &str) -> Result<(String, Option<Box<RawValue>>), String> {
-    let (name, value) = name_and_value(text)?;
+    let (name, value) = name_and_value(text)
+        .map_err(|error| format!("{error}: a value with commas is for --label, which takes one label"))?;
     if name.is_empty() {
         return Err("expected a name before =".to_owned());
     }
@@ -61,6 +68,11 @@ pub(super) async fn run(
     creates: bool,
 ) -> Result<(), Failure> {
     let edit = edit(config, arguments)?;
+    if !creates && edit.changes_nothing() {
+        let text =
+            "there is nothing to change: say it with --name, --description, --time-column, --columns or --labels";
+        return Err(Failure::Usage(text.to_owned()));
+    }
     match database.define(&edit, creates).await? {
         Defined::Created => print_line(format_args!("{:?} is created", edit.id)),
         Defined::Updated => print_line(format_args!("{:?} is updated", edit.id)),
@@ -76,6 +88,14 @@ pub(super) async fn run(
             );
             return Err(Failure::Usage(text));
         }
+        Defined::TimeIsColumn(name) => {
+            let text = format!(
+                "the time column of {:?} and one of its columns would both be {name:?}: choose other names with --time-column or \
+                 --columns. Nothing was changed",
+                edit.id
+            );
+            return Err(Failure::Usage(text));
+        }
         Defined::Exists => {
             let text = format!("the series {:?} is defined already: change it with `series update`", edit.id);
             return Err(Failure::Usage(text));
@@ -86,12 +106,9 @@ pub(super) async fn run(
 
 /// The changes, if a message could have them.
 fn edit(config: &Config, arguments: Arguments) -> Result<SeriesEdit, Failure> {
-    let Arguments { id, name, description, time_column, columns, labels } = arguments;
-    let columns: Option<Vec<String>> = match &columns[..] {
-        [] => None,
-        [one] => Some(one.split(',').map(str::to_owned).collect()),
-        _ => Some(columns),
-    };
+    let Arguments { id, name, description, time_column, columns, column, labels, label } = arguments;
+    let columns = Some(if column.is_empty() { columns } else { column }).filter(|columns| !columns.is_empty());
+    let labels: Vec<(String, Option<Box<RawValue>>)> = labels.into_iter().chain(label).collect();
     let limit = config.message.limits().max_name_bytes;
     let names = std::iter::once(&id).chain(&time_column).chain(columns.iter().flatten());
     for name in names.chain(labels.iter().map(|(name, _)| name)) {

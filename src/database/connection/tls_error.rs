@@ -59,7 +59,7 @@ fn cause(error: &tokio_postgres::Error) -> Option<&rustls::Error> {
     None
 }
 
-/// Objects on which commands need more privileges than a worker's role has.
+/// Objects on which commands need more privileges than any role has but the owner's.
 const OWNERS: [&str; 3] = ["table ingest_dead_letter", "table ingest_progress", "table ingest_gap"];
 
 /// Advice on the keys of the configuration after a refusal by the server; empty if there is none.
@@ -78,9 +78,9 @@ pub(in crate::database) fn hint(answer: &tokio_postgres::error::DbError) -> &'st
             ": the server may take this user by TLS only: set database.sslmode to verify-full"
         }
         "28000" if message.contains("certificate") => ": set database.sslcert and database.sslkey",
-        // What the worker's role has no privilege for on purpose: advice to grant one would not help.
+        // What these roles have no privilege for on purpose: advice to grant one would not help.
         "42501" if OWNERS.iter().any(|object| message.contains(object)) => {
-            ": a worker's role may not do this: set database.url to the role that owns the tables, which is the one that runs \
+            ": a worker's, a reader's or an editor's role may not do this: set database.url to the role that owns the tables, which is the one that runs \
              `series-ingest migrate`"
         }
         "42501" => {

@@ -85,13 +85,15 @@ pub enum Purpose {
 }
 
 /// What readers may read.
-const READ: [&str; 6] = [
+const READ: [&str; 7] = [
     "time_series_data_points",
     "time_series_metadata",
     "ingest_source",
     "ingest_progress",
     "ingest_gap",
     "ingest_retention",
+    // Of which database the progress is.
+    "ingest_database",
 ];
 
 impl Purpose {

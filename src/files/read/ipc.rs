@@ -7,8 +7,10 @@ use arrow_array::RecordBatch;
 use arrow_ipc::reader::{FileReader, StreamReader};
 use arrow_schema::{ArrowError, SchemaRef};
 
+use super::blocks::Blocks;
 use super::content::{BLOCK_BYTES, Content, Place};
 use super::encode::Emitter;
+use super::foreign::guarded;
 use super::metadata::Metadata;
 use super::{ReadError, arrow};
 
@@ -22,6 +24,15 @@ pub(super) struct Ipc {
 enum Reader {
     File(FileReader<BufReader<Place>>),
     Stream(StreamReader<BufReader<Place>>),
+}
+
+/// Opens a file whose messages are checked before they are read.
+fn open(content: &Content, is_stream: bool) -> Result<(Reader, Blocks), ReadError> {
+    let damaged =
+        |error: ArrowError| ReadError::damaged(content.path(), 0, format!("the Arrow schema cannot be read: {error}"));
+    let blocks = Blocks::open(content, is_stream).map_err(|error| damaged(error.into()))?;
+    let reader = guarded(content.path(), 0, || Reader::open(content, is_stream))?.map_err(damaged)?;
+    Ok((reader, blocks))
 }
 
 impl Reader {
@@ -60,9 +71,7 @@ impl Reader {
 impl Ipc {
     /// Reads the schema.
     pub(super) fn open(content: &Content, is_stream: bool) -> Result<(Self, Metadata), ReadError> {
-        let reader = Reader::open(content, is_stream).map_err(|error| {
-            ReadError::damaged(content.path(), 0, format!("the Arrow schema cannot be read: {error}"))
-        })?;
+        let (reader, _) = open(content, is_stream)?;
         let schema = reader.schema();
         let value = |key: &str| {
             let of_footer = || reader.footer().and_then(|pairs| pairs.get(key));
@@ -79,9 +88,11 @@ impl Ipc {
     /// Gives all rows, those before the row `first` omitted.
     pub(super) fn read(&self, content: &Content, first: i64, emitter: &mut Emitter<'_>) -> Result<(), ReadError> {
         let damaged = |row: i64, error: ArrowError| ReadError::damaged(content.path(), row, error);
-        let mut reader = Reader::open(content, self.is_stream).map_err(|error| damaged(0, error))?;
+        let (mut reader, mut blocks) = open(content, self.is_stream)?;
         let numbers: Vec<usize> = (0..self.schema.fields().len()).collect();
-        while let Some(batch) = reader.next() {
+        loop {
+            blocks.check_next().map_err(|error| damaged(emitter.row, error.into()))?;
+            let Some(batch) = guarded(content.path(), emitter.row, || reader.next())? else { break };
             let batch = batch.map_err(|error| damaged(emitter.row, error))?;
             let length = i64::try_from(batch.num_rows()).unwrap_or(i64::MAX);
             let skip = (first - super::FIRST_ROW - emitter.row).clamp(0, length);

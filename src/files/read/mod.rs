@@ -5,17 +5,20 @@
 //! - `fields`: the columns of a file; `layout`: which of them are times, names and values.
 //! - `encode`: a row as messages; `json`: the parts of a message as JSON.
 //! - `text`: what CSV and JSON lines are read from; `csv`, `lines`: each of them.
-//! - `arrow`: the rows of a record batch; `parquet`, `ipc`: where record batches come from.
+//! - `arrow`: the rows of a record batch; `parquet`, `ipc`: where record batches come from; `blocks`: the messages of an Arrow
+//!   file, checked; `foreign`: libraries that may panic.
 //! - [`table`]: all of these together; [`points`]: a file of the long form, point by point.
 //!
 //! A row has a number, which counts the rows of data from 1. A row of many columns is several messages: see [`partition_of`].
 
 mod arrow;
+mod blocks;
 pub mod content;
 mod csv;
 mod encode;
 mod error;
 mod fields;
+mod foreign;
 mod ipc;
 mod json;
 mod layout;

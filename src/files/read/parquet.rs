@@ -6,11 +6,13 @@ use arrow_schema::SchemaRef;
 use bytes::Bytes;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
+use parquet::basic::Compression;
 use parquet::errors::Result as ParquetResult;
 use parquet::file::reader::{ChunkReader, Length};
 
 use super::content::{BLOCK_BYTES, Content, Place};
 use super::encode::{Emitter, Encoder};
+use super::foreign::guarded;
 use super::metadata::Metadata;
 use super::{ReadError, arrow};
 
@@ -51,9 +53,11 @@ pub(super) struct Parquet {
 impl Parquet {
     /// Reads the footer.
     pub(super) fn open(content: &Content) -> Result<(Self, Metadata), ReadError> {
-        let metadata = ArrowReaderMetadata::load(content, ArrowReaderOptions::new()).map_err(|error| {
+        let load = || ArrowReaderMetadata::load(content, ArrowReaderOptions::new());
+        let metadata = guarded(content.path(), 0, load)?.map_err(|error| {
             ReadError::damaged(content.path(), 0, format!("the Parquet footer cannot be read: {error}"))
         })?;
+        refuse_compression(content, &metadata)?;
         let pairs = metadata.metadata().file_metadata().key_value_metadata();
         let value = |key: &str| {
             let found = pairs.into_iter().flatten().find(|pair| pair.key == key);
@@ -101,11 +105,35 @@ impl Parquet {
         let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(content.clone(), self.metadata.clone());
         let mask = ProjectionMask::roots(builder.parquet_schema(), numbers.iter().copied());
         let skip = usize::try_from(emitter.row).unwrap_or(usize::MAX);
-        let reader = builder.with_projection(mask).with_batch_size(batch_rows).with_offset(skip).build();
-        for batch in reader.map_err(|error| damaged(emitter.row, &error))? {
+        let build = || builder.with_projection(mask).with_batch_size(batch_rows).with_offset(skip).build();
+        let reader = guarded(content.path(), emitter.row, build)?;
+        let mut reader = reader.map_err(|error| damaged(emitter.row, &error))?;
+        while let Some(batch) = guarded(content.path(), emitter.row, || reader.next())? {
             let batch = batch.map_err(|error| damaged(emitter.row, &error))?;
             arrow::emit(content, &batch, numbers, 0, emitter)?;
         }
         Ok(())
     }
+}
+
+/// Refuses a file whose pages are compressed as they cannot be read.
+fn refuse_compression(content: &Content, metadata: &ArrowReaderMetadata) -> Result<(), ReadError> {
+    for column in metadata.metadata().row_groups().iter().flat_map(|group| group.columns()) {
+        let name = match column.compression() {
+            Compression::UNCOMPRESSED
+            | Compression::SNAPPY
+            | Compression::GZIP(_)
+            | Compression::LZ4
+            | Compression::ZSTD(_)
+            | Compression::LZ4_RAW => continue,
+            Compression::BROTLI(_) => "Brotli",
+            Compression::LZO => "LZO",
+        };
+        let text = format!(
+            "its column {:?} is compressed by {name}, which cannot be read: write it again with zstd, Snappy or gzip",
+            column.column_path().string()
+        );
+        return Err(ReadError::unclear(content.path(), text));
+    }
+    Ok(())
 }

@@ -2,11 +2,13 @@
 //!
 //! - `absent`: what null means in the columns of a wide file.
 //! - `metadata`: what a file says of its series, and for pandas.
+//! - `parquet`: groups of rows, column by column.
 //! - `text`: CSV and JSON lines; `rfc3339`: times in them.
 //! - `sink`: where the bytes go.
 
 mod absent;
 mod metadata;
+mod parquet;
 mod rfc3339;
 mod sink;
 mod text;
@@ -14,34 +16,25 @@ mod text;
 use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
+use ::parquet::basic::{Compression as ParquetCompression, GzipLevel, ZstdLevel};
+use ::parquet::errors::ParquetError;
+use ::parquet::file::metadata::KeyValue;
 use arrow_array::RecordBatch;
 use arrow_ipc::CompressionType;
 use arrow_ipc::writer::{FileWriter, IpcWriteOptions};
 use arrow_schema::{ArrowError, Schema, SchemaRef};
-use parquet::arrow::ArrowWriter;
-use parquet::basic::{Compression as ParquetCompression, Encoding, ZstdLevel};
-use parquet::errors::ParquetError;
-use parquet::file::metadata::KeyValue;
-use parquet::file::properties::WriterProperties;
-use parquet::schema::types::ColumnPath;
 
 use super::definition::ABSENT_KEY;
 use super::whole::WholeFile;
 use super::{Compression, Definition, Error, Format};
 use absent::Absent;
 use metadata::Pair;
+use parquet::ParquetWriter;
 use text::{TextSink, TextWriter};
 
 pub use absent::{NO_POINT, NULL_POINT};
 pub use sink::{Sink, Written};
-
-/// The rows of a group in Parquet.
-const GROUP_ROWS: usize = 128 * 1024;
-/// A group of many columns ends earlier, so that it fits into memory, but not before it has rows that are worth one.
-const GROUP_BYTES: usize = 64 * 1024 * 1024;
-const GROUP_MIN_ROWS: usize = 1024;
 
 /// What a file has besides its rows.
 #[derive(Debug, Clone)]
@@ -55,7 +48,7 @@ pub struct Head {
 }
 
 enum Rows {
-    Parquet(Box<ArrowWriter<Sink>>),
+    Parquet(Box<ParquetWriter>),
     Arrow(Box<FileWriter<io::BufWriter<Sink>>>),
     Text(Box<TextWriter>),
 }
@@ -121,13 +114,7 @@ impl Writer {
             absent.add(batch);
         }
         match &mut self.rows {
-            Rows::Parquet(writer) => {
-                writer.write(batch).map_err(|error| of_parquet(error, &self.path))?;
-                if writer.in_progress_rows() >= GROUP_MIN_ROWS && writer.memory_size() > GROUP_BYTES {
-                    writer.flush().map_err(|error| of_parquet(error, &self.path))?;
-                }
-                Ok(())
-            }
+            Rows::Parquet(writer) => writer.write(batch).map_err(|error| of_parquet(error, &self.path)),
             Rows::Arrow(writer) => writer.write(batch).map_err(|error| of_arrow(error, &self.path)),
             Rows::Text(writer) => writer.write(batch).map_err(|error| self.of_text(error)),
         }
@@ -160,7 +147,7 @@ impl Writer {
                 if let Some(text) = absent_text() {
                     writer.append_key_value_metadata(KeyValue::new(ABSENT_KEY.to_owned(), text));
                 }
-                writer.into_inner().map_err(|error| of_parquet(error, &path))?
+                writer.finish().map_err(|error| of_parquet(error, &path))?
             }
             Rows::Arrow(mut writer) => {
                 if let Some(text) = absent_text() {
@@ -192,29 +179,13 @@ fn write_definitions(mut file: WholeFile, head: &Head, absent: Option<&[String]>
 fn parquet_writer(sink: Sink, compression: Compression, head: &Head, pairs: Vec<Pair>) -> Result<Rows, ParquetError> {
     let compression = match compression {
         Compression::None => ParquetCompression::UNCOMPRESSED,
-        Compression::Gzip => ParquetCompression::GZIP(parquet::basic::GzipLevel::default()),
+        Compression::Gzip => ParquetCompression::GZIP(GzipLevel::default()),
         Compression::Zstd => ParquetCompression::ZSTD(ZstdLevel::default()),
     };
-    let mut properties = WriterProperties::builder()
-        .set_compression(compression)
-        .set_max_row_group_row_count(Some(GROUP_ROWS))
-        .set_created_by(concat!("series-ingest ", env!("CARGO_PKG_VERSION")).to_owned())
-        .set_key_value_metadata(Some(
-            pairs.iter().map(|(key, value)| KeyValue::new((*key).to_owned(), value.clone())).collect(),
-        ));
-    for field in head.schema.fields() {
-        // Times are seldom the same, and their differences often.
-        if matches!(field.data_type(), arrow_schema::DataType::Timestamp(..)) {
-            let path = ColumnPath::new(vec![field.name().clone()]);
-            properties = properties
-                .set_column_dictionary_enabled(path.clone(), false)
-                .set_column_encoding(path, Encoding::DELTA_BINARY_PACKED);
-        }
-    }
+    let of_file = pairs.iter().map(|(key, value)| KeyValue::new((*key).to_owned(), value.clone())).collect();
     // Arrow's own readers take the metadata of the schema that is within the file's: pandas finds its index there only.
     let schema = with_metadata(head, pairs);
-    let writer = ArrowWriter::try_new(sink, Arc::new(schema), Some(properties.build()))?;
-    Ok(Rows::Parquet(Box::new(writer)))
+    Ok(Rows::Parquet(Box::new(ParquetWriter::new(sink, compression, &schema, of_file)?)))
 }
 
 fn with_metadata(head: &Head, pairs: Vec<Pair>) -> Schema {

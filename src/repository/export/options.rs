@@ -83,16 +83,6 @@ impl Aggregate {
     pub(super) fn column(self, column: &str) -> String {
         format!("{column}_{}", self.as_str())
     }
-
-    pub(super) fn sql(self) -> &'static str {
-        match self {
-            Self::Mean => "avg(value)",
-            Self::Min => "min(value)",
-            Self::Max => "max(value)",
-            Self::Sum => "sum(value)",
-            Self::Count => "count(value)::double precision",
-        }
-    }
 }
 
 /// A span of the calendar, in UTC.

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::options::{Bucket, Duplicates, Options};
+use super::options::{Aggregate, Bucket, Duplicates, Options};
 use super::plan::Plan;
 use crate::database::quoted_text;
 use crate::repository::literal::time;
@@ -49,27 +49,60 @@ fn aggregates(points: &str, bucket: &Bucket, duplicates: Duplicates) -> String {
         Duplicates::First => once("asc"),
         Duplicates::All | Duplicates::Fail => points.to_owned(),
     };
-    let number = |at: usize| format!("a{at}");
-    let computed: Vec<String> = bucket
-        .aggregates
-        .iter()
-        .enumerate()
-        .map(|(at, aggregate)| format!("{} as {}", aggregate.sql(), number(at)))
-        .collect();
     let rows: Vec<String> = bucket
         .aggregates
         .iter()
-        .enumerate()
-        .map(|(at, aggregate)| format!("('_{}', {})", aggregate.as_str(), number(at)))
+        .map(|aggregate| format!("('_{}', {})", aggregate.as_str(), aggregated(*aggregate)))
         .collect();
     format!(
         "select span.name || row.suffix, span.time, row.value, 0::bigint from (
-             select name, date_bin(interval '{} microseconds', time, 'epoch') as time, {} from ({points}) as point
-             group by 1, 2
-         ) as span cross join lateral (values {}) as row (suffix, value) order by 1, 2",
+             select name, date_bin(interval '{} microseconds', time, 'epoch') as time, count(value)::double precision as n,
+                 min(value) as lowest, max(value) as highest, sum(value) filter (where not {IS_LARGE}) as small,
+                 sum(value / {SCALE}) filter (where {IS_LARGE}) as large
+             from ({points}) as point group by 1, 2
+         ) as span cross join lateral (
+             select span.large + case when abs(span.small) > 1e-200 then span.small / {SCALE} else 0 end as scaled
+         ) as both_parts cross join lateral (values {}) as row (suffix, value) order by 1, 2",
         bucket.length_us,
-        computed.join(", "),
         rows.join(", ")
+    )
+}
+
+/// What large values are divided by: 2 to the power of 60, by which the server divides and multiplies them without rounding.
+const SCALE: f64 = 1_152_921_504_606_846_976.0;
+/// A value of which a sum may be beyond what a double has. The server makes an error of that, and so large values have a sum of
+/// their own, which is divided by [`SCALE`]. `abs` and NaN: the server takes it for larger than infinity.
+const IS_LARGE: &str = "(abs(value) >= 1e290 and abs(value) < 'Infinity')";
+
+/// An aggregate of a span, from what is computed of all values. `avg` is not used: it computes squares as well, which are
+/// beyond what a double has where the mean is not.
+fn aggregated(aggregate: Aggregate) -> String {
+    let limit = f64::MAX / SCALE;
+    match aggregate {
+        Aggregate::Min => "span.lowest".to_owned(),
+        Aggregate::Max => "span.highest".to_owned(),
+        Aggregate::Count => "span.n".to_owned(),
+        // Infinite, if it is beyond what a double has.
+        Aggregate::Sum => format!(
+            "case when span.large is null then span.small
+                 when abs(span.large) < 1e270 then span.large * {SCALE} + coalesce(span.small, 0)
+                 when abs(scaled) <= {limit:e} then scaled * {SCALE}
+                 when scaled = 'NaN' then scaled else sign(scaled) * 'Infinity' end"
+        ),
+        Aggregate::Mean => format!(
+            "case when span.large is null then {small}
+                 else greatest(-{limit:e}, least({limit:e}, span.large / span.n)) * {SCALE} + coalesce({small}, 0) end",
+            small = mean_of_small()
+        ),
+    }
+}
+
+/// The part of the small values of a mean. A quotient of which a double has no more than zero is an error of the server.
+fn mean_of_small() -> String {
+    // 2 to the power of -1075, half of the smallest number.
+    let zero = f64::MIN_POSITIVE * (SCALE / 2_f64.powi(53));
+    format!(
+        "case when abs(span.small) < 1e-290 and abs(span.small) * {SCALE} / span.n <= {zero:e} then 0 else span.small / span.n end"
     )
 }
 

@@ -125,15 +125,6 @@ async fn import_into(
     drop(chunks);
     let (rows, already_there, read) = match reader.await {
         Ok(ended) => ended,
-        Err(error) if error.is_panic() => {
-            // A damaged file has met an error of a library.
-            let read = ReadError::Damaged {
-                path: table.content().path().to_owned(),
-                row: 0,
-                text: "the file's format cannot be read: it is damaged, or has what is not known".to_owned(),
-            };
-            (0, 0, Err(read))
-        }
         Err(error) => return Err(ImportError::Internal(error.to_string())),
     };
     (imported.rows, imported.already_there) = (rows, already_there);

@@ -282,7 +282,7 @@ async fn an_owner_that_is_not_a_superuser_migrates_and_redrives_and_its_worker_r
             &as_worker,
             command,
             64,
-            &["42501", "a worker's role may not do this: set database.url to the role that owns"],
+            &["42501", "an editor's role may not do this: set database.url to the role that owns"],
         );
         let printed = text(&run(&as_worker, command));
         assert!(!printed.contains("--worker-role"), "it would not help: {printed}");

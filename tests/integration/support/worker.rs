@@ -45,6 +45,26 @@ pub fn run(environment: &[(String, String)], arguments: &[&str]) -> Output {
     command(environment).args(arguments).stdin(Stdio::null()).output().unwrap()
 }
 
+/// The most memory that a running process ever had resident, in bytes.
+pub fn peak_resident(process: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(line.trim().trim_end_matches(" kB").parse::<u64>().ok()? * 1024)
+}
+
+/// Runs a command of the program to its end, and returns the most memory that it had resident, in bytes.
+pub fn run_measured(environment: &[(String, String)], arguments: &[&str]) -> (Output, u64) {
+    let mut command = command(environment);
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut most = 0;
+    while child.try_wait().unwrap().is_none() {
+        most = most.max(peak_resident(child.id()).unwrap_or(0));
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    (child.wait_with_output().unwrap(), most)
+}
+
 /// Both streams as text.
 pub fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))

@@ -12,7 +12,7 @@ use crate::cli::output::{print, print_line};
 use crate::database::dead_letters::{Fate, Letter, Redrive, RedriveMode};
 use crate::message::{Points, Rejected};
 use crate::raw::RawMessage;
-use crate::telemetry::escaped;
+use crate::telemetry::{escaped, one_line};
 
 /// The result of writing an edited letter.
 enum Edited {
@@ -27,7 +27,7 @@ impl Work<'_> {
         print_line(format_args!(
             "dead letter {}, {} partition {} offset {}: {}: {}",
             letter.message.id,
-            letter.source.topic,
+            one_line(&letter.source.topic),
             letter.message.partition,
             letter.message.offset,
             letter.message.reason,

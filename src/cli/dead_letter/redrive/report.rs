@@ -6,8 +6,9 @@ use serde_json::{Value, json};
 
 use crate::cli::Failure;
 use crate::cli::output::print_line;
+use crate::cli::shell_word::shell_word;
 use crate::message::Rejected;
-use crate::telemetry::{self, escaped};
+use crate::telemetry::{self, escaped, one_line};
 
 /// The result of a redrive, or of a dry run.
 #[derive(Debug, Default)]
@@ -49,7 +50,8 @@ impl Done {
         ));
         for Again { id, topic, partition, offset, rejected, attempts } in &self.named {
             print_line(format_args!(
-                "  dead letter {id}, {topic} partition {partition} offset {offset}: {}: {} (attempt {attempts} of {max_attempts})",
+                "  dead letter {id}, {} partition {partition} offset {offset}: {}: {} (attempt {attempts} of {max_attempts})",
+                one_line(topic),
                 rejected.reason.as_str(),
                 escaped(&rejected.detail)
             ));
@@ -121,7 +123,8 @@ impl Done {
             let count: usize = self.of_no_input.values().sum();
             return Err(Failure::Usage(format!(
                 "{count} dead letters {verb} left alone: no input reads their topics {topics}. Use the configuration of the \
-                 workers (--config FILE), add the topics to an [[input]], or name its input: --topic {topic} --as-input NAME"
+                 workers (--config FILE), add the topics to an [[input]], or name its input: --topic {} --as-input NAME",
+                shell_word(topic)
             )));
         }
         match (self.rejected, self.cut) {
