@@ -1,5 +1,6 @@
 //! The commands, one file each.
 
+mod backup;
 mod bench;
 mod check;
 mod dead_letter;
@@ -79,6 +80,9 @@ enum Command {
     },
     /// Demonstrate the worker: publish real data, cut the database off meanwhile, ingest it, compare.
     Demo(demo::Arguments),
+    /// Make backups, verify them, list them, and restore one.
+    #[command(subcommand)]
+    Backup(backup::Command),
     /// Measure: drain a topic, alongside a COPY of the same rows by the server itself.
     Bench(bench::Arguments),
     /// Examine messages that could not be stored, redrive them, or delete them.
@@ -196,6 +200,7 @@ impl From<SchemaError> for Failure {
             | SchemaError::NoSchema { .. }
             | SchemaError::Renamed { .. }
             | SchemaError::TooNew { .. }
+            | SchemaError::UnfinishedRestore
             | SchemaError::Different { .. }
             | SchemaError::NotUnique { .. }
             | SchemaError::Unique { .. }
@@ -301,6 +306,7 @@ impl Cli {
                 // These have work to do before they end.
                 Command::Run => run::run(config, self.config).await,
                 Command::Demo(arguments) => demo::run(config, arguments).await,
+                Command::Backup(command) => backup::run(config, command).await,
                 Command::Bench(arguments) => bench::run(config, self.config, arguments).await,
                 Command::Points(command) if command.cleans_up() => to_its_end(points::run(config, command)).await,
                 command => {
@@ -333,7 +339,7 @@ impl Command {
             Self::View(command) => view::run(config, command).await,
             Self::Topic(command) => topic::run(&config, command).await,
             Self::Message(command) => message::run(&config, command),
-            Self::Config { .. } | Self::Run | Self::Demo(_) | Self::Bench(_) => Ok(()),
+            Self::Config { .. } | Self::Run | Self::Demo(_) | Self::Bench(_) | Self::Backup(_) => Ok(()),
         }
     }
 }

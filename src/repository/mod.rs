@@ -4,11 +4,13 @@
 //! - `series`: series, their columns, and their first and last times.
 //! - `gaps`: spans of time without points.
 //! - `glob`: patterns of ids.
+//! - [`backup`]: backups by pg_dump, their verification and their restore.
 //! - [`export`]: points as batches of Arrow.
 //! - [`import`]: files into the database, each row once.
 //! - [`view`]: SQL views of one series.
 //! - `error`: what can go wrong.
 
+pub mod backup;
 pub mod export;
 pub mod import;
 
