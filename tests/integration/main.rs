@@ -8,6 +8,7 @@
 
 mod analyzer;
 mod arrival;
+mod backup;
 mod bombs;
 mod changed_tables;
 mod checks;
@@ -45,6 +46,7 @@ mod memory;
 mod moves;
 mod outages;
 mod output;
+mod pitr;
 mod pool;
 mod poolers;
 mod profiles;

@@ -135,6 +135,7 @@ fn start() -> Rendered {
             }
         }
     }
+    backup_ages(None, None);
     gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     rendered
 }
@@ -286,6 +287,12 @@ pub fn database_up(up: bool) {
     gauge!(DATABASE_UP).set(if up { 1.0 } else { 0.0 });
 }
 
+/// Records the ages of the newest backup and of the newest verified one, in seconds; NaN if there is none.
+pub fn backup_ages(newest: Option<f64>, verified: Option<f64>) {
+    gauge!(BACKUP_AGE_SECONDS).set(newest.unwrap_or(f64::NAN));
+    gauge!(BACKUP_VERIFIED_AGE_SECONDS).set(verified.unwrap_or(f64::NAN));
+}
+
 /// Records whether the server can compress a COPY directly.
 pub fn direct_compress(can: bool) {
     gauge!(DIRECT_COMPRESS).set(if can { 1.0 } else { 0.0 });
@@ -420,6 +427,7 @@ mod tests {
         database_up(true);
         foreign_key_trigger(true);
         direct_compress(true);
+        backup_ages(Some(2.0), None);
         database_error("data");
         pool(1, 2, 3, 4);
         mode("streaming", true);

@@ -73,15 +73,26 @@ impl Server {
         Self::start_with(test, Some(mib)).await
     }
 
+    /// A plain PostgreSQL of another major version, without TimescaleDB; `None`, loudly, where npm or pip do not bring it.
+    #[allow(dead_code, reason = "tests/chaos does not use it")]
+    pub async fn start_plain(test: &str, major: &str) -> Option<Self> {
+        servers(test)?;
+        let name = format!("{test}_{major}_{}", std::process::id());
+        Self::start_made(test, &stack(&["make", &name, major]), name, None).await
+    }
+
     async fn start_with(test: &str, small_mib: Option<u32>) -> Option<Self> {
         servers(test)?;
         let name = format!("{test}_{}", std::process::id());
-        let made = stack(&["make", &name]);
+        Self::start_made(test, &stack(&["make", &name]), name, small_mib).await
+    }
+
+    async fn start_made(test: &str, made: &Output, name: String, small_mib: Option<u32>) -> Option<Self> {
         if made.status.code() == Some(NOT_POSSIBLE) {
-            skip(test, &words(&made));
+            skip(test, &words(made));
             return None;
         }
-        let mut server = Self::of(name, &made, small_mib);
+        let mut server = Self::of(name, made, small_mib);
         server.launch();
         if !server.answers_or_ends().await {
             let why = std::fs::read_to_string(&server.log).unwrap_or_default();
