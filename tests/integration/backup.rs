@@ -174,7 +174,7 @@ async fn a_file_that_is_not_as_it_was_written_is_found_before_anything_is_restor
     let whole = std::fs::read(&file).unwrap();
     let mut flipped = whole.clone();
     flipped[whole.len() / 2] ^= 1;
-    for (content, words) in [(&flipped[..], "the hash of"), (&whole[..whole.len() - 1], "bytes were written")] {
+    for (content, words) in [(&flipped[..], "the hash of"), (&whole[..whole.len() - 1], "bytes, and")] {
         std::fs::write(&file, content).unwrap();
         assert_fails(&backups.verify(&fixture, &backup).await, 65, words);
         let url = new_database(&fixture.url, &format!("{}_restored", fixture.name)).await;
@@ -372,13 +372,14 @@ async fn a_naive_restore_of_a_backup_is_noticed() {
     let backups = Backups::new(pg_bin);
     let backup = backups.create(&fixture.environment());
     let file = backup.join("database.dump");
-    for (how, arguments) in [("as it is", &[][..]), ("in several jobs", &["-j", "3"][..])] {
+    for (how, arguments) in [("in several jobs", &["-j", "3"][..]), ("the schema alone", &["-n", "public"][..])] {
         let url = new_database(&fixture.url, &format!("{}_naive", fixture.name)).await;
         let mut restore = std::process::Command::new(backups.pg_bin.join("pg_restore"));
         restore.args(["-d", &url]).args(arguments).arg(&file).output().unwrap();
         let points = connect(&url).await.query_one("select count(*) from time_series_data_points", &[]).await;
         // The catalog may be so that no query is planned.
-        assert!(matches!(points.ok().map(|row| row.get::<_, i64>(0)), None | Some(0)), "{how}");
+        let left = points.ok().map(|row| row.get::<_, i64>(0));
+        assert!(matches!(left, None | Some(0)), "{how}: {left:?}");
         let check = run(&on(&fixture, &url), &["check"]);
         assert_eq!(check.status.code(), Some(64), "{how}: {}", text(&check));
         drop_database(&url).await;
@@ -468,14 +469,20 @@ async fn only_the_schema_of_the_tables_is_backed_up_whatever_its_name() {
 /// A backup of a plain PostgreSQL of one version is restored on others, on its own, and on one with TimescaleDB.
 async fn of_version(major: &'static str) {
     let test = format!("backup_of_{major}");
-    let Some(pg_bin) = programs(&test, "18") else { return };
+    let Some(newest) = programs(&test, "18") else { return };
     let Some(server) = Server::start_plain(&test, major).await else { return };
     let fixture = Fixture::on(&server, &test, 2).await;
     let mut published = fill(&fixture).await;
-    let backups = Backups::new(pg_bin);
+    let mut backups = Backups::new(newest.clone());
+    if major == "17" {
+        // A pg_dump of another version may not know all that the catalog of this one has.
+        let Some(same) = programs(&test, major) else { return };
+        backups.pg_bin = same;
+    }
     let backup = backups.create(&fixture.environment());
     let output = backups.verify(&fixture, &backup).await;
     assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    backups.pg_bin = newest;
     let name = format!("{}_restored", fixture.name);
     let hypertables = std::env::var("DATABASE_URL").unwrap();
     let mut others = Vec::new();

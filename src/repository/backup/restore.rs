@@ -138,8 +138,7 @@ async fn whole(
     command.stdin(stdio(File::open(&path).map_err(Error::read(&path))?));
     let Some(version) = &origin.timescaledb else {
         // All or nothing: nobody sees a part of it.
-        program.run(command.arg("--single-transaction")).await?;
-        return Ok(());
+        return program.run(command.arg("--single-transaction")).await.map(drop).map_err(with_hint);
     };
     let schema = quoted_name(origin.timescaledb_schema.as_deref().unwrap_or("public"));
     if target.installed.is_none() {
@@ -159,13 +158,21 @@ async fn whole(
         let (status, text) = program.run_anyway(&mut command).await?;
         let errors: Vec<&str> = text.lines().filter(|line| line.contains("ERROR:")).collect();
         if !status.success() && !(errors.len() == 1 && errors[0].contains("transaction_timeout")) {
-            return Err(program.failure(status, text));
+            return Err(with_hint(program.failure(status, text)));
         }
     } else {
-        program.run(command.arg("--exit-on-error")).await?;
+        program.run(command.arg("--exit-on-error")).await.map_err(with_hint)?;
     }
     let after = format!("select {schema}.timescaledb_post_restore()");
     session.batch_execute(&after).await.map_err(Error::server("end TimescaleDB's restore"))
+}
+
+/// What can be done if pg_restore fails: catalogs may have what a server of another version does not know.
+fn with_hint(error: Error) -> Error {
+    let Error::Program { program, status, text } = error else { return error };
+    let hint = "drop the database, make it again, and restore with pg_restore of the server's version, or with --rows, which copies \
+                the rows into tables that this program makes";
+    Error::Program { program, status, text: format!("{text}\n{hint}") }
 }
 
 /// The database for `--dbname`; everything else of the connection is in the environment.
