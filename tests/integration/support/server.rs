@@ -271,6 +271,76 @@ impl Server {
     }
 }
 
+/// Point-in-time recovery, as docs/keeping-backup.md describes it.
+#[allow(dead_code, reason = "tests/chaos does not use it")]
+impl Server {
+    /// The folder next to its data as the server sees it.
+    async fn backup_inside(&self) -> String {
+        let client = super::fixture::connect(&self.url()).await;
+        let data: String = client.query_one("select current_setting('data_directory')", &[]).await.unwrap().get(0);
+        format!("{data}.backup")
+    }
+
+    /// Has it archive its WAL from its next start on, which this does.
+    pub async fn begin_archiving(&mut self) {
+        let inside = self.backup_inside().await;
+        let wal = self.backup().join("wal");
+        std::fs::create_dir_all(&wal).unwrap();
+        for folder in [self.backup(), wal] {
+            let owned = Command::new("chown").arg("--reference").args([&self.data, &folder]).status().unwrap();
+            assert!(owned.success(), "{} is the server's", folder.display());
+        }
+        let command = format!("test ! -f {inside}/wal/%f && cp %p {inside}/wal/%f");
+        self.reload(&[
+            "alter system set archive_mode = on",
+            &format!("alter system set archive_command = '{command}'"),
+            &format!("alter system set restore_command = 'cp {inside}/wal/%f %p'"),
+        ])
+        .await;
+        self.stop_fast();
+        self.start_again().await;
+    }
+
+    /// Takes a base backup while it runs; its WAL is in the archive only.
+    pub async fn base_backup(&self) {
+        let base = format!("{}/base", self.backup_inside().await);
+        let (host, port) = ("127.0.0.1", self.port.to_string());
+        let arguments = ["-D", &base, "-h", host, "-p", &port, "-U", "postgres", "--checkpoint=fast", "--wal-method=none"];
+        let output = Command::new(STACK).args(["postgres", "pg_basebackup"]).args(arguments).output().unwrap();
+        assert!(output.status.success(), "{}", words(&output));
+    }
+
+    /// What it has logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap()
+    }
+
+    /// Waits until everything that was written until now is archived.
+    pub async fn archive_all(&self) {
+        let client = super::fixture::connect(&self.url()).await;
+        let last = "select pg_walfile_name(pg_switch_wal())";
+        let last: String = client.query_one(last, &[]).await.unwrap().get(0);
+        let archived = "select coalesce(last_archived_wal >= $1, false) from pg_stat_archiver";
+        until(60, "the WAL is archived", async || client.query_one(archived, &[&last]).await.unwrap().get(0)).await;
+    }
+
+    /// Puts the base backup in the place of its data, and recovers to a target, such as `time = '…'`; the server is down.
+    pub async fn recover_to(&mut self, target: &str) {
+        assert!(self.child.is_none(), "the server is stopped");
+        std::fs::remove_dir_all(&self.data).unwrap();
+        copy(&self.backup().join("base"), &self.data);
+        self.put("recovery.signal", "");
+        let settings = self.data.join("postgresql.auto.conf");
+        let mut text = std::fs::read_to_string(&settings).unwrap();
+        text += &format!("recovery_target_{target}\nrecovery_target_action = 'promote'\n");
+        self.put("postgresql.auto.conf", &text);
+        self.start_again().await;
+        let client = super::fixture::connect(&self.url()).await;
+        let is_primary = "select not pg_is_in_recovery()";
+        until(60, "the server is promoted", async || client.query_one(is_primary, &[]).await.unwrap().get(0)).await;
+    }
+}
+
 /// A connection, where the server makes one at once.
 async fn answers_once(url: &str) -> Option<Client> {
     let connecting = tokio::time::timeout(Duration::from_secs(1), tokio_postgres::connect(url, NoTls));
