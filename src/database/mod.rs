@@ -34,9 +34,9 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+pub use backups::BackupAges;
 pub(crate) use connection::libpq::libpq_environment;
 pub(crate) use connection::settings::quoted_name;
-pub use backups::BackupAges;
 pub use connection::step::Step;
 pub use error::{Class, Error};
 use health::Operation;

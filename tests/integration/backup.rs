@@ -6,13 +6,14 @@ use std::process::Stdio;
 use serde_json::{Value, json};
 
 use crate::support::backups::{
-    Backups, drop_database, fill, manifest, new_database, on, programs, publish_days, replace_dump, stored, until_applied,
+    Backups, drop_database, fill, manifest, new_database, on, programs, publish_days, replace_dump, stored,
+    until_applied,
 };
 use crate::support::data::{Difference, Published};
 use crate::support::fixture::{Fixture, connect, url_with};
 use crate::support::server::Server;
-use crate::support::worker::{command, run, text};
 use crate::support::until;
+use crate::support::worker::{command, run, text};
 
 /// A dump of the fixture's database, by pg_dump with further arguments.
 fn dump(backups: &Backups, fixture: &Fixture, arguments: &[&str]) -> Vec<u8> {
@@ -86,7 +87,8 @@ async fn a_backup_under_load_is_verified_listed_and_remembered() {
     let output = backups.verify(&fixture, &backup).await;
     assert_eq!(output.status.code(), Some(0), "{}", text(&output));
 
-    let listed: Value = serde_json::from_slice(&run(&[], &["backup", "list", path.to_str().unwrap(), "--json"]).stdout).unwrap();
+    let listed: Value =
+        serde_json::from_slice(&run(&[], &["backup", "list", path.to_str().unwrap(), "--json"]).stdout).unwrap();
     let one = &listed["backups"][0];
     assert_eq!(one["path"], json!(backup.to_str().unwrap()));
     assert!(one["verified_at"].is_string() && one["points"].as_i64() > Some(0), "{listed}");
@@ -116,7 +118,8 @@ async fn verify_finds_what_a_dump_lacks_and_what_it_has_too_much() {
     let backup = backups.create(&fixture.environment());
     let manifest = manifest(&backup);
     let chunk = manifest["contents"]["windows"][2]["table"].as_str().unwrap().to_owned();
-    let value = "value = value + 1 where time_series_id = 's' and \"timestamp\" < '2025-01-02 00:00Z' and column_name = 'a'";
+    let value =
+        "value = value + 1 where time_series_id = 's' and \"timestamp\" < '2025-01-02 00:00Z' and column_name = 'a'";
     let another = "insert into time_series_data_points (time_series_id, \"timestamp\", column_name, value)
                    values ('s', '2025-01-20 00:00Z', 'a', 1)";
     for (change, undo, arguments, words) in [
@@ -214,7 +217,8 @@ async fn what_is_interrupted_leaves_nothing() {
         ("KILL", None, "pg_dump", ["create", path.to_str().unwrap()]),
     ] {
         let sign = signs.path().join(format!("{signal}.pid"));
-        let script = format!("echo half\necho $$ > {sign}.new\nmv {sign}.new {sign}\nexec sleep 600", sign = sign.display());
+        let script =
+            format!("echo half\necho $$ > {sign}.new\nmv {sign}.new {sign}\nexec sleep 600", sign = sign.display());
         let hanging = backups.with_script(name, &script);
         let mut child = command(&fixture.environment())
             .arg("backup")
@@ -229,7 +233,8 @@ async fn what_is_interrupted_leaves_nothing() {
         let sent = std::process::Command::new("kill").args([format!("-{signal}"), child.id().to_string()]).status();
         assert!(sent.unwrap().success());
         assert_eq!(child.wait().unwrap().code(), code, "{words:?}");
-        let left = format!("select count(*) from pg_database where datname like 'ingest\\_verify\\_%\\_{}'", child.id());
+        let left =
+            format!("select count(*) from pg_database where datname like 'ingest\\_verify\\_%\\_{}'", child.id());
         assert_eq!(fixture.count(&left).await, 0, "{words:?}");
         if signal == "KILL" {
             let pid = std::fs::read_to_string(&sign).unwrap();
@@ -261,7 +266,8 @@ async fn older_backups_of_the_same_database_are_deleted() {
         .map(|_| backups.document(&fixture.environment(), &["create", path.to_str().unwrap(), "--keep", "2"]))
         .collect();
     assert_eq!(made[2]["removed"], json!([made[0]["path"]]));
-    let listed: Value = serde_json::from_slice(&run(&[], &["backup", "list", path.to_str().unwrap(), "--json"]).stdout).unwrap();
+    let listed: Value =
+        serde_json::from_slice(&run(&[], &["backup", "list", path.to_str().unwrap(), "--json"]).stdout).unwrap();
     let left: Vec<&Value> = listed["backups"].as_array().unwrap().iter().map(|one| &one["path"]).collect();
     assert_eq!(left, [&json!(of_other.to_str().unwrap()), &made[1]["path"], &made[2]["path"]]);
     assert_eq!(fixture.count("select count(*) from ingest_backup").await, 2);
@@ -345,7 +351,8 @@ async fn a_restored_backup_says_from_where_it_goes_on_and_goes_on_exactly() {
 
     let url = new_database(&fixture.url, &format!("{}_restored", fixture.name)).await;
     let document = restored_goes_on(&fixture, &backups, &backup, &url, &mut published).await;
-    let points = document["partitions"].as_array().unwrap().iter().find(|one| one["topic"] == json!(fixture.points_topic));
+    let points =
+        document["partitions"].as_array().unwrap().iter().find(|one| one["topic"] == json!(fixture.points_topic));
     let points = points.unwrap();
     assert_eq!((&points["next_offset"], &points["log_start"], &points["deleted"]), (&json!(31), &json!(0), &json!(0)));
     assert_eq!(document["row_by_row"], json!(false));

@@ -9,6 +9,7 @@
 mod analyzer;
 mod arrival;
 mod backup;
+mod backup_documents;
 mod bombs;
 mod changed_tables;
 mod checks;

@@ -43,7 +43,8 @@ pub(super) async fn run(config: &Config, arguments: &Arguments) -> Result<(), Fa
     let made = made?;
     let recorded = backup::record(database, &made).await;
     if let Err(error) = &recorded {
-        let text = format!("the backup is whole, and the database does not remember it, so that no metric shows it: {error}");
+        let text =
+            format!("the backup is whole, and the database does not remember it, so that no metric shows it: {error}");
         complain(Level::WARN, &text);
     }
     let removed = match arguments.keep {

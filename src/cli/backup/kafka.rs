@@ -125,11 +125,7 @@ impl Cluster {
     }
 }
 
-fn continues(
-    source: &SourceProgress,
-    partition: &PartitionProgress,
-    cluster: Result<&Cluster, &String>,
-) -> Continues {
+fn continues(source: &SourceProgress, partition: &PartitionProgress, cluster: Result<&Cluster, &String>) -> Continues {
     let mut found = Continues {
         pipeline: source.pipeline.clone(),
         topic: source.topic.clone(),

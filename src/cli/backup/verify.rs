@@ -95,7 +95,8 @@ async fn record(config: &Config, arguments: &Arguments, backup: &Backup, restore
         Ok(is_known) => Ok(is_known),
         Err(error @ (backup::Error::Database(_) | backup::Error::Schema(_))) => {
             if arguments.scratch_url.is_none() || !config.database.url.is_empty() {
-                let text = format!("the database does not remember the verification, so that no metric shows it: {error}");
+                let text =
+                    format!("the database does not remember the verification, so that no metric shows it: {error}");
                 complain(Level::WARN, &text);
             }
             Ok(false)

@@ -54,7 +54,8 @@ fn count(row: &Row, column: usize) -> u64 {
 
 /// Our tables that are there, except that of the points.
 async fn tables(client: &Client) -> Result<Vec<String>, Error> {
-    let wanted: Vec<&str> = TABLES.iter().map(|(name, _)| *name).filter(|name| ![POINTS, HISTORY].contains(name)).collect();
+    let wanted: Vec<&str> =
+        TABLES.iter().map(|(name, _)| *name).filter(|name| ![POINTS, HISTORY].contains(name)).collect();
     let sql = "select relname::text from pg_class
                where relnamespace = quote_ident(current_schema())::regnamespace and relname = any ($1) and relkind = 'r'
                order by relname collate \"C\"";

@@ -21,7 +21,8 @@ use crate::database::{self, quoted_name};
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// The database, and the moment of the transaction, as RFC 3339.
-const ORIGIN: &str = "select current_database()::text, (select id::text from ingest_database), current_setting('server_version'),
+const ORIGIN: &str =
+    "select current_database()::text, (select id::text from ingest_database), current_setting('server_version'),
     current_setting('server_version_num')::integer, extension.extversion, extension.nspname::text,
     current_setting('timescaledb.license', true), gen_random_uuid()::text,
     to_char(now() at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"')
@@ -129,7 +130,8 @@ async fn dump_command(
         for schema in names(client, OTHER_SCHEMAS).await? {
             command.arg(format!("--exclude-schema={}", quoted_name(&schema)));
         }
-        let extensions = "select extname::text from pg_extension where extname in ('timescaledb', 'plpgsql') order by 1 desc";
+        let extensions =
+            "select extname::text from pg_extension where extname in ('timescaledb', 'plpgsql') order by 1 desc";
         if let Some(extension) = names(client, extensions).await?.first() {
             command.arg(format!("--extension={extension}"));
         }
@@ -166,7 +168,8 @@ fn is_consistent() -> bool {
 }
 
 async fn has_other_hypertables(client: &Client) -> Result<bool, Error> {
-    let sql = "select exists (select from timescaledb_information.hypertables where hypertable_schema <> current_schema())";
+    let sql =
+        "select exists (select from timescaledb_information.hypertables where hypertable_schema <> current_schema())";
     let row = client.query_one(sql, &[]).await.map_err(Error::server("look for other hypertables"))?;
     Ok(row.get(0))
 }

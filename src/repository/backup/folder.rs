@@ -207,7 +207,8 @@ impl PartialBackup {
         let path = folder.join(partial_name());
         private(false).create(&path).map_err(Error::write(&path))?;
         let file = path.join(LOCK);
-        let lock = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&file).map_err(Error::write(&file))?;
+        let lock =
+            OpenOptions::new().write(true).create_new(true).mode(0o600).open(&file).map_err(Error::write(&file))?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|error| Error::write(&file)(error.into()))?;
         Ok(Self { path, is_whole: false, _lock: lock })
     }
@@ -277,9 +278,9 @@ fn remove_abandoned(folder: &Path) {
         let is_abandoned = match File::open(entry.path().join(LOCK)) {
             Ok(lock) => flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok(),
             // It was about to be deleted, or to get its lock.
-            Err(_) => entry.metadata().is_ok_and(|found| {
-                found.modified().is_ok_and(|at| at.elapsed().is_ok_and(|age| age.as_secs() > 3600))
-            }),
+            Err(_) => entry
+                .metadata()
+                .is_ok_and(|found| found.modified().is_ok_and(|at| at.elapsed().is_ok_and(|age| age.as_secs() > 3600))),
         };
         if is_abandoned {
             drop(fs::remove_dir_all(entry.path()));

@@ -189,7 +189,9 @@ fn compare_windows(expected: &Contents, found: &Contents, all: &mut Vec<String>)
         let place = format!("the points from {} to {}", window.from, window.until);
         let chunk = window.table.as_ref().map_or(String::new(), |table| format!(" ({table})"));
         match found.windows.iter().find(|other| other.from == window.from) {
-            None => all.push(format!("{place}{chunk} are missing: there are 0, and the manifest says {}", window.points)),
+            None => {
+                all.push(format!("{place}{chunk} are missing: there are 0, and the manifest says {}", window.points))
+            }
             Some(other) if other.points != window.points => {
                 all.push(format!("{place}{chunk} are {}, and the manifest says {}", other.points, window.points));
             }

@@ -16,8 +16,12 @@ const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// Maximum length of what is kept of a program's standard error.
 const MAX_COMPLAINT: usize = 4000;
 /// Folders whose subfolders are versions of PostgreSQL, as Debian, and as Red Hat and SUSE have them.
-const FOLDERS: [(&str, &str); 4] =
-    [("/usr/lib/postgresql", ""), ("/usr", "pgsql-"), ("/usr/lib", "postgresql1"), ("/opt/homebrew/opt", "postgresql@")];
+const FOLDERS: [(&str, &str); 4] = [
+    ("/usr/lib/postgresql", ""),
+    ("/usr", "pgsql-"),
+    ("/usr/lib", "postgresql1"),
+    ("/opt/homebrew/opt", "postgresql@"),
+];
 
 /// A program of one version.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,7 +46,9 @@ pub(super) fn find(name: &'static str, given: Option<&Path>, needed: u32) -> Res
         let path = folder.join(name);
         let found = program(name, &path).ok_or_else(|| {
             let folder = folder.display();
-            Error::Programs(format!("--pg-bin {folder} has no {name} that runs: name a folder of PostgreSQL's programs"))
+            Error::Programs(format!(
+                "--pg-bin {folder} has no {name} that runs: name a folder of PostgreSQL's programs"
+            ))
         })?;
         if found.major < needed {
             return Err(Error::Programs(format!(
@@ -225,7 +231,8 @@ mod tests {
 
     #[test]
     fn a_program_of_the_servers_version_is_preferred_and_an_older_one_is_not_taken() {
-        let of = |major| Program { name: "pg_dump", path: format!("/{major}").into(), version: major.to_string(), major };
+        let of =
+            |major| Program { name: "pg_dump", path: format!("/{major}").into(), version: major.to_string(), major };
         let found = [of(15), of(18), of(17), of(16)];
         for (server, expected) in [(14, Some(18)), (16, Some(16)), (17, Some(17)), (18, Some(18)), (19, None)] {
             assert_eq!(choose(&found, server).map(|one| one.major), expected, "{server}");

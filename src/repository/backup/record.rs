@@ -41,7 +41,8 @@ pub async fn record_verification(
     backup.record_verification(verification)?;
     let client = database::connect(database).await?;
     let sql = "update ingest_backup set verified_at = now() where id = $1::text::uuid";
-    let changed = client.execute(sql, &[&backup.manifest.id]).await.map_err(Error::server("remember the verification"))?;
+    let changed =
+        client.execute(sql, &[&backup.manifest.id]).await.map_err(Error::server("remember the verification"))?;
     Ok(changed > 0)
 }
 

@@ -64,7 +64,8 @@ pub async fn restore(config: &Config, backup: &Backup, options: &Options, report
     let target = target::examine(&client, database).await?;
     let manifest = &backup.manifest;
     // An older one cannot read the dump.
-    let program = programs::find("pg_restore", options.pg_bin.as_deref(), target.major.max(major_of(&manifest.pg_dump)))?;
+    let program =
+        programs::find("pg_restore", options.pg_bin.as_deref(), target.major.max(major_of(&manifest.pg_dump)))?;
     let way = target.way(manifest, database, &program, options.rows)?;
     if !options.no_privileges && way == Way::Whole {
         refuse_missing_roles(&client, manifest).await?;

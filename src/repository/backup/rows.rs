@@ -43,19 +43,15 @@ enum Piece {
 }
 
 /// Restores the rows into tables that it makes.
-pub(super) async fn restore(
-    config: &Config,
-    backup: &Backup,
-    program: &Program,
-    report: &Report,
-) -> Result<(), Error> {
+pub(super) async fn restore(config: &Config, backup: &Backup, program: &Program, report: &Report) -> Result<(), Error> {
     let database = &config.database;
     migrate(config).await?;
     let client = database::connect(database).await?;
     let execute = async |step, sql: &str| client.batch_execute(sql).await.map_err(Error::server(step));
     // A worker that starts now sees that the tables are not complete.
     execute("mark the restore as unfinished", &format!("create table {UNFINISHED_RESTORE} ()")).await?;
-    let tables: Vec<&'static str> = TABLES.iter().map(|(name, _)| *name).filter(|name| ![POINTS, HISTORY].contains(name)).collect();
+    let tables: Vec<&'static str> =
+        TABLES.iter().map(|(name, _)| *name).filter(|name| ![POINTS, HISTORY].contains(name)).collect();
     let each = |change: &str| -> String {
         tables.iter().map(|table| format!("alter table {table} {change} trigger user; ")).collect()
     };
@@ -101,11 +97,8 @@ impl Load<'_> {
             format!("{}.{POINTS}", manifest.origin.schema),
             format!("{}.{POINTS}", quoted_name(&manifest.origin.schema)),
         ];
-        let chunks: Vec<&str> =
-            manifest.contents.windows.iter().filter_map(|window| window.table.as_deref()).collect();
-        let wanted = |table: &str| {
-            (own.iter().any(|name| name == table) || chunks.contains(&table)).then_some(POINTS)
-        };
+        let chunks: Vec<&str> = manifest.contents.windows.iter().filter_map(|window| window.table.as_deref()).collect();
+        let wanted = |table: &str| (own.iter().any(|name| name == table) || chunks.contains(&table)).then_some(POINTS);
         self.run(&[], wanted, true).await
     }
 

@@ -290,23 +290,20 @@ impl Server {
             let owned = Command::new("chown").arg("--reference").args([&self.data, &folder]).status().unwrap();
             assert!(owned.success(), "{} is the server's", folder.display());
         }
-        let command = format!("test ! -f {inside}/wal/%f && cp %p {inside}/wal/%f");
-        self.reload(&[
-            "alter system set archive_mode = on",
-            &format!("alter system set archive_command = '{command}'"),
-            &format!("alter system set restore_command = 'cp {inside}/wal/%f %p'"),
-        ])
-        .await;
+        let settings = documented("archive_mode").replace(DOCUMENTED, &inside);
+        let statements: Vec<String> = settings.lines().map(|line| format!("alter system set {line}")).collect();
+        self.reload(&statements.iter().map(String::as_str).collect::<Vec<_>>()).await;
         self.stop_fast();
         self.start_again().await;
     }
 
     /// Takes a base backup while it runs; its WAL is in the archive only.
     pub async fn base_backup(&self) {
-        let base = format!("{}/base", self.backup_inside().await);
-        let (host, port) = ("127.0.0.1", self.port.to_string());
-        let arguments = ["-D", &base, "-h", host, "-p", &port, "-U", "postgres", "--checkpoint=fast", "--wal-method=none"];
-        let output = Command::new(STACK).args(["postgres", "pg_basebackup"]).args(arguments).output().unwrap();
+        let documented = documented("pg_basebackup").replace(DOCUMENTED, &self.backup_inside().await);
+        let port = self.port.to_string();
+        let server = ["-h", "127.0.0.1", "-p", &port, "-U", "postgres"];
+        let output =
+            Command::new(STACK).arg("postgres").args(documented.split_whitespace()).args(server).output().unwrap();
         assert!(output.status.success(), "{}", words(&output));
     }
 
@@ -324,7 +321,7 @@ impl Server {
         until(60, "the WAL is archived", async || client.query_one(archived, &[&last]).await.unwrap().get(0)).await;
     }
 
-    /// Puts the base backup in the place of its data, and recovers to a target, such as `time = '…'`; the server is down.
+    /// Puts the base backup in the place of its data, and recovers to a target, such as `time = '…'`; the server is stopped.
     pub async fn recover_to(&mut self, target: &str) {
         assert!(self.child.is_none(), "the server is stopped");
         std::fs::remove_dir_all(&self.data).unwrap();
@@ -332,13 +329,28 @@ impl Server {
         self.put("recovery.signal", "");
         let settings = self.data.join("postgresql.auto.conf");
         let mut text = std::fs::read_to_string(&settings).unwrap();
-        text += &format!("recovery_target_{target}\nrecovery_target_action = 'promote'\n");
+        let documented = documented("recovery_target_time");
+        let (_, action) = documented.split_once('\n').unwrap();
+        text += &format!("recovery_target_{target}\n{action}");
         self.put("postgresql.auto.conf", &text);
         self.start_again().await;
         let client = super::fixture::connect(&self.url()).await;
         let is_primary = "select not pg_is_in_recovery()";
         until(60, "the server is promoted", async || client.query_one(is_primary, &[]).await.unwrap().get(0)).await;
     }
+}
+
+/// The folder of the archive and of the base backup in docs/keeping-backup.md.
+#[allow(dead_code, reason = "tests/chaos does not use it")]
+const DOCUMENTED: &str = "/var/backups/postgresql";
+
+/// The example of docs/keeping-backup.md that begins with this.
+#[allow(dead_code, reason = "tests/chaos does not use it")]
+fn documented(begin: &str) -> String {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/keeping-backup.md");
+    let text = std::fs::read_to_string(file).unwrap();
+    let mut blocks = text.split("```").skip(1).step_by(2).filter_map(|block| block.split_once('\n'));
+    blocks.find_map(|(_, block)| block.starts_with(begin).then(|| block.to_owned())).expect(begin)
 }
 
 /// A connection, where the server makes one at once.
