@@ -87,7 +87,7 @@ async fn restore(config: &Config, arguments: &Arguments, backup: &Backup) -> Res
     Ok(restored?)
 }
 
-/// Records the verification; without a database of its own, and if that does not answer, in the folder only.
+/// Records the verification; if the database does not answer, in the folder only.
 async fn record(config: &Config, arguments: &Arguments, backup: &Backup, restored: &Restored) -> Result<bool, Failure> {
     let verification = restored.verification(backup);
     let recorded = backup::record_verification(&config.database, backup, &verification).await;

@@ -150,7 +150,7 @@ async fn by_day(client: &Client) -> Result<Vec<Window>, Error> {
     Ok(rows.iter().map(|row| window(row, 3, row.get(0), row.get(1))).collect())
 }
 
-/// The points in the windows of other contents, by one pass over the table: its own division may be another one.
+/// The points in the windows of other contents, by one scan of the table: its own division may be another one.
 async fn by_bounds(client: &Client, other: &Contents) -> Result<Vec<Window>, Error> {
     let bounds: Vec<&str> =
         other.windows.iter().flat_map(|window| [window.from.as_str(), window.until.as_str()]).collect();

@@ -220,7 +220,7 @@ impl PartialBackup {
         Ok((path.clone(), file.map_err(Error::write(&path))?))
     }
 
-    /// Writes the manifest, makes everything durable, and gives the folder its name.
+    /// Writes the manifest, makes everything durable, and then names the folder.
     pub(super) fn finish(mut self, manifest: Manifest) -> Result<Backup, Error> {
         write_json(&self.path.join(MANIFEST), &manifest)?;
         let file = self.path.join(LOCK);

@@ -28,7 +28,7 @@ pub use record::{record, record_verification, remove_older};
 pub use restore::{Options, Restored, restore};
 pub use target::Way;
 
-/// A part of the work on a backup, of which the progress is reported.
+/// A part of the work on a backup, whose progress is reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
     /// Bytes that pg_dump has written.

@@ -231,8 +231,12 @@ mod tests {
 
     #[test]
     fn a_program_of_the_servers_version_is_preferred_and_an_older_one_is_not_taken() {
-        let of =
-            |major| Program { name: "pg_dump", path: format!("/{major}").into(), version: major.to_string(), major };
+        let of = |major: u32| Program {
+            name: "pg_dump",
+            path: format!("/{major}").into(),
+            version: major.to_string(),
+            major,
+        };
         let found = [of(15), of(18), of(17), of(16)];
         for (server, expected) in [(14, Some(18)), (16, Some(16)), (17, Some(17)), (18, Some(18)), (19, None)] {
             assert_eq!(choose(&found, server).map(|one| one.major), expected, "{server}");

@@ -157,8 +157,10 @@ async fn whole(
     session.batch_execute(&before).await.map_err(Error::server("begin TimescaleDB's restore"))?;
     if target.refuses_a_setting(program) {
         let (status, text) = program.run_anyway(&mut command).await?;
-        let errors: Vec<&str> = text.lines().filter(|line| line.contains("ERROR:")).collect();
-        if !status.success() && !(errors.len() == 1 && errors[0].contains("transaction_timeout")) {
+        let mut errors = text.lines().filter(|line| line.contains("ERROR:"));
+        let is_only_that =
+            errors.next().is_some_and(|line| line.contains("transaction_timeout")) && errors.next().is_none();
+        if !status.success() && !is_only_that {
             return Err(with_hint(program.failure(status, text)));
         }
     } else {

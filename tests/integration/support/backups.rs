@@ -82,7 +82,7 @@ impl Backups {
         output
     }
 
-    /// A folder with these programs, of which one is replaced by a shell script. `$REAL` in it is the folder of the real ones.
+    /// A folder with these programs, one replaced by a shell script. `$REAL` in it is the folder of the real ones.
     pub fn with_script(&self, name: &str, script: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         for program in ["pg_dump", "pg_restore", "psql"] {
