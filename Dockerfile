@@ -14,8 +14,9 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
     && cp target/release/series-ingest /usr/local/bin/series-ingest
 
 FROM debian:trixie-slim
+# pg_dump and pg_restore are for `backup`.
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends ca-certificates libssl3t64 \
+    && apt-get install -y --no-install-recommends ca-certificates libssl3t64 postgresql-client-17 \
     && rm -rf /var/lib/apt/lists/*
 # A new volume takes the owner of the folder that it covers.
 RUN install -d -o 65532 -g 65532 /var/lib/series-ingest

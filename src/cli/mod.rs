@@ -1,6 +1,7 @@
 //! The commands, one file each.
 
 mod archive;
+mod backup;
 mod bench;
 mod check;
 mod dead_letter;
@@ -82,6 +83,9 @@ enum Command {
     },
     /// Demonstrate the worker: publish real data, cut the database off meanwhile, ingest it, compare.
     Demo(demo::Arguments),
+    /// Make backups, verify them, list them, and restore one.
+    #[command(subcommand)]
+    Backup(backup::Command),
     /// Measure: drain a topic, alongside a COPY of the same rows by the server itself.
     Bench(bench::Arguments),
     /// Examine messages that could not be stored, redrive them, or delete them.
@@ -204,6 +208,7 @@ impl From<SchemaError> for Failure {
             | SchemaError::NoSchema { .. }
             | SchemaError::Renamed { .. }
             | SchemaError::TooNew { .. }
+            | SchemaError::UnfinishedRestore
             | SchemaError::Different { .. }
             | SchemaError::NotUnique { .. }
             | SchemaError::Unique { .. }
@@ -309,6 +314,7 @@ impl Cli {
                 // These have work to do before they end.
                 Command::Run => run::run(config, self.config).await,
                 Command::Demo(arguments) => demo::run(config, arguments).await,
+                Command::Backup(command) => backup::run(config, command).await,
                 Command::Bench(arguments) => bench::run(config, self.config, arguments).await,
                 Command::Archive(arguments) => to_its_end(async move { archive::run(&config, arguments).await }).await,
                 Command::Points(command) if command.cleans_up() => to_its_end(points::run(config, command)).await,
@@ -343,7 +349,9 @@ impl Command {
             Self::Retention(command) => retention::run(config, command).await,
             Self::Topic(command) => topic::run(&config, command).await,
             Self::Message(command) => message::run(&config, command),
-            Self::Config { .. } | Self::Run | Self::Demo(_) | Self::Bench(_) | Self::Archive(_) => Ok(()),
+            Self::Config { .. } | Self::Run | Self::Demo(_) | Self::Bench(_) | Self::Archive(_) | Self::Backup(_) => {
+                Ok(())
+            }
         }
     }
 }

@@ -7,6 +7,7 @@
 //! - `health`: whether the database answers and accepts writes.
 //! - `waits`: the sessions whose locks work waits for.
 //! - [`dead_letters`]: messages that cannot be stored: finding, redriving, deleting and publishing them.
+//! - `backups`: the backups that the database remembers.
 //! - [`definition`]: definitions of series by commands.
 //! - [`deletion`]: deleting series and points, so that they stay deleted.
 //! - [`error`]: what a failure means; [`verdict`]: what follows it.
@@ -22,6 +23,7 @@ pub mod scratch;
 pub mod verdict;
 pub mod write;
 
+mod backups;
 mod class;
 mod connection;
 mod health;
@@ -33,6 +35,8 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+pub use backups::BackupAges;
+pub(crate) use connection::libpq::libpq_environment;
 pub(crate) use connection::settings::quoted_name;
 pub use connection::step::Step;
 pub use error::{Class, Error};

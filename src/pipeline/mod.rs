@@ -18,11 +18,13 @@
 //! - `tick`: what is done ten times a second, and what `/status` and the metrics show.
 //! - `dead_letter_copies`: copies of dead letters for a topic.
 //! - `deletions`: deletions of series that are pending.
+//! - `backups`: the ages of backups as metrics.
 //! - `subscription`: which topics are read.
 //! - `topic_settings`: checks that topics are not compacted.
 //! - `watch`: lag, topic identities and health, checked every few seconds.
 
 mod after_write;
+mod backups;
 mod dead_letter_copies;
 mod deletions;
 mod dispatch;

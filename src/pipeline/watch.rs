@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 use tracing::{debug, info};
 
+use super::backups::BackupAgesPoll;
 use super::partitions::{Lag, Partitions};
 use crate::config::Config;
 use crate::database::schema::Server;
@@ -64,6 +65,7 @@ pub(super) struct Monitor {
     servers: JoinSet<()>,
     rights_asked: Option<Instant>,
     rights: JoinSet<()>,
+    backups: BackupAgesPoll,
 }
 
 impl Monitor {
@@ -81,6 +83,7 @@ impl Monitor {
             servers: JoinSet::new(),
             rights_asked: None,
             rights: JoinSet::new(),
+            backups: BackupAgesPoll::default(),
         }
     }
 
@@ -136,6 +139,7 @@ impl Monitor {
         self.probe();
         self.ask_server();
         self.ask_rights();
+        self.backups.tick(&self.database);
         let answered = self.lookup.answered();
         self.health.update_facts(|facts| facts.brokers.answered = answered.max(facts.brokers.answered));
         if self.asked.is_some_and(|asked| asked.elapsed() < WATCH_INTERVAL) || !self.questions.is_empty() {

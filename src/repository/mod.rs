@@ -4,6 +4,7 @@
 //! - `series`: series, their columns, and their first and last times.
 //! - `gaps`: spans of time without points.
 //! - `glob`: patterns of ids; `literal`: times in SQL.
+//! - [`backup`]: backups by pg_dump, their verification and their restore.
 //! - [`export`]: points as batches of Arrow.
 //! - [`archive`]: old points into files, compared, and then dropped.
 //! - [`import`]: files into the database, each row once.
@@ -11,6 +12,7 @@
 //! - `error`: what can go wrong.
 
 pub mod archive;
+pub mod backup;
 pub mod export;
 pub mod import;
 

@@ -9,6 +9,8 @@
 mod analyzer;
 mod archive;
 mod arrival;
+mod backup;
+mod backup_documents;
 mod bombs;
 mod changed_tables;
 mod checks;
@@ -49,6 +51,7 @@ mod memory;
 mod moves;
 mod outages;
 mod output;
+mod pitr;
 mod pool;
 mod poolers;
 mod profiles;

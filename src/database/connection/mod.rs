@@ -2,6 +2,7 @@
 //!
 //! - `connector`: makes one, host by host.
 //! - `options`: its options, from the configuration.
+//! - `libpq`: the same connection for PostgreSQL's own programs.
 //! - `tls`, `tls_error`: TLS, and what its failures mean for an operator.
 //! - `settings`: what every session starts with.
 //! - `pooler`: detects a pooler that shares sessions.
@@ -9,6 +10,7 @@
 //! - `step`: the step that failed, which an error's meaning depends on.
 
 pub(super) mod connector;
+pub(super) mod libpq;
 pub(super) mod options;
 pub(super) mod pool;
 pub(super) mod pooler;

@@ -40,6 +40,12 @@ pub enum SchemaError {
         /// The highest applied migration.
         version: i32,
     },
+    /// A restore has begun and has not ended.
+    #[error(
+        "a restore into this database has not ended, so that its tables are not complete: wait for `series-ingest backup \
+         restore`, or, if it was stopped, drop the database, make it again and repeat the restore"
+    )]
+    UnfinishedRestore,
     /// The points have no unique index.
     #[error(
         "points.on_duplicate = {rule:?} needs a unique index on the points' time_series_id, column_name and timestamp: run \

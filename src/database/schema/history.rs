@@ -38,12 +38,33 @@ async fn history(client: &Client) -> Result<Vec<AppliedMigration>, Error> {
     Ok(rows.iter().map(|row| AppliedMigration { version: row.get(0), checksum: row.get(1) }).collect())
 }
 
+/// The version of the newest migration of this program.
+pub fn newest_version() -> i32 {
+    runner().get_migrations().iter().map(refinery::Migration::version).max().unwrap_or(0)
+}
+
+/// The version of the newest migration that the database has; 0 if it has none.
+///
+/// # Errors
+/// If the server does not answer.
+pub(crate) async fn applied_version(client: &Client) -> Result<i32, Error> {
+    Ok(history(client).await?.iter().map(|row| row.version).max().unwrap_or(0))
+}
+
+/// The table that `backup restore` makes at its start, and drops at its end.
+pub(crate) const UNFINISHED_RESTORE: &str = "ingest_unfinished_restore";
+
 /// Returns the applied migrations.
 ///
 /// # Errors
 /// If one has another content than this program's, or tables of the migrations are there and none is listed: there is no
 /// upgrade from them.
 pub(super) async fn check_history(client: &Client) -> Result<Vec<AppliedMigration>, SchemaError> {
+    let step = Step::Other("look for an unfinished restore");
+    let row = client.query_one("select to_regclass($1) is not null", &[&UNFINISHED_RESTORE]).await;
+    if row.map_err(|source| Error::Server { step, source })?.get(0) {
+        return Err(SchemaError::UnfinishedRestore);
+    }
     let applied = history(client).await?;
     for migration in runner().get_migrations() {
         let same_version = applied.iter().find(|row| row.version == migration.version());

@@ -46,6 +46,8 @@ use crate::database::connection::settings;
 use crate::database::connection::step::Step;
 
 pub use error::SchemaError;
+pub use history::newest_version;
+pub(crate) use history::{UNFINISHED_RESTORE, applied_version};
 pub use inspect::Remark;
 pub use migrate::{Report, migrate, migrate_and_report};
 pub use server::{Edition, Server, describe_server};

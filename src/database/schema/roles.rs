@@ -14,7 +14,7 @@ pub const VIEW_COMMENT: &str = "series-ingest view of the series ";
 /// The tables, each with the worker's privileges on it.
 ///
 /// Points can be added, but not even read. Progress and dead letters are changed by functions only.
-pub const TABLES: [(&str, &str); 13] = [
+pub const TABLES: [(&str, &str); 14] = [
     ("time_series_data_points", "insert"),
     ("time_series_metadata", "select"),
     ("ingest_source", "select"),
@@ -26,6 +26,7 @@ pub const TABLES: [(&str, &str); 13] = [
     ("ingest_point_version", ""),
     ("ingest_dead_letter", ""),
     ("ingest_dead_letter_count", ""),
+    ("ingest_backup", "select"),
     ("ingest_database", "select"),
     ("ingest_schema_history", "select"),
 ];

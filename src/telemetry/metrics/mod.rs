@@ -16,7 +16,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing::warn;
 
 use super::lag;
-pub use keeping::{expired_dropped, set_oldest_point, set_retention};
+pub use keeping::{backup_ages, expired_dropped, set_oldest_point, set_retention};
 use table::*;
 pub use table::{Kind, METRICS, Metric};
 
@@ -137,6 +137,7 @@ fn start() -> Rendered {
             }
         }
     }
+    backup_ages(None, None);
     gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     rendered
 }
@@ -426,6 +427,7 @@ mod tests {
         database_up(true);
         foreign_key_trigger(true);
         direct_compress(true);
+        backup_ages(Some(2.0), None);
         database_error("data");
         pool(1, 2, 3, 4);
         mode("streaming", true);

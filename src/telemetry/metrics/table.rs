@@ -49,6 +49,8 @@ pub(super) const JOURNAL_FSYNC_SECONDS: &str = "series_ingest_journal_fsync_seco
 pub(super) const JOURNAL_QUARANTINED: &str = "series_ingest_journal_quarantined_total";
 pub(super) const JOURNAL_LOST: &str = "series_ingest_journal_lost_records_total";
 pub(super) const LOG_LINES_DROPPED: &str = "series_ingest_log_lines_dropped_total";
+pub(super) const BACKUP_AGE_SECONDS: &str = "series_ingest_backup_age_seconds";
+pub(super) const BACKUP_VERIFIED_AGE_SECONDS: &str = "series_ingest_backup_verified_age_seconds";
 pub(super) const BUILD_INFO: &str = "series_ingest_build_info";
 
 /// The kind of a metric.
@@ -301,6 +303,18 @@ pub const METRICS: &[Metric] = &[
         kind: Kind::Counter,
         labels: &[],
         help: "Log lines that were dropped because standard error did not take them",
+    },
+    Metric {
+        name: BACKUP_AGE_SECONDS,
+        kind: Kind::Gauge,
+        labels: &[],
+        help: "Age of the newest backup that the database remembers; NaN if it remembers none",
+    },
+    Metric {
+        name: BACKUP_VERIFIED_AGE_SECONDS,
+        kind: Kind::Gauge,
+        labels: &[],
+        help: "Age of the newest backup that was restored and compared; NaN if there is none",
     },
     Metric { name: BUILD_INFO, kind: Kind::Gauge, labels: &["version"], help: "1, with the program's version" },
 ];

@@ -1,6 +1,7 @@
 //! What the tests against real servers share. Each test has its own database, topics and group, so that they run side
 //! by side; what a failed test leaves stays, to be examined.
 
+pub mod backups;
 pub mod broker;
 pub mod certificates;
 pub mod cluster;

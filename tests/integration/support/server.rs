@@ -73,15 +73,26 @@ impl Server {
         Self::start_with(test, Some(mib)).await
     }
 
+    /// A plain PostgreSQL of another major version, without TimescaleDB; `None`, loudly, where npm or pip do not bring it.
+    #[allow(dead_code, reason = "tests/chaos does not use it")]
+    pub async fn start_plain(test: &str, major: &str) -> Option<Self> {
+        servers(test)?;
+        let name = format!("{test}_{major}_{}", std::process::id());
+        Self::start_made(test, &stack(&["make", &name, major]), name, None).await
+    }
+
     async fn start_with(test: &str, small_mib: Option<u32>) -> Option<Self> {
         servers(test)?;
         let name = format!("{test}_{}", std::process::id());
-        let made = stack(&["make", &name]);
+        Self::start_made(test, &stack(&["make", &name]), name, small_mib).await
+    }
+
+    async fn start_made(test: &str, made: &Output, name: String, small_mib: Option<u32>) -> Option<Self> {
         if made.status.code() == Some(NOT_POSSIBLE) {
-            skip(test, &words(&made));
+            skip(test, &words(made));
             return None;
         }
-        let mut server = Self::of(name, &made, small_mib);
+        let mut server = Self::of(name, made, small_mib);
         server.launch();
         if !server.answers_or_ends().await {
             let why = std::fs::read_to_string(&server.log).unwrap_or_default();
@@ -258,6 +269,88 @@ impl Server {
         std::fs::remove_dir_all(&self.data).unwrap();
         copy(&self.backup(), &self.data);
     }
+}
+
+/// Point-in-time recovery, as docs/keeping-backup.md describes it.
+#[allow(dead_code, reason = "tests/chaos does not use it")]
+impl Server {
+    /// The folder next to its data as the server sees it.
+    async fn backup_inside(&self) -> String {
+        let client = super::fixture::connect(&self.url()).await;
+        let data: String = client.query_one("select current_setting('data_directory')", &[]).await.unwrap().get(0);
+        format!("{data}.backup")
+    }
+
+    /// Has it archive its WAL from its next start on, which this does.
+    pub async fn begin_archiving(&mut self) {
+        let inside = self.backup_inside().await;
+        let wal = self.backup().join("wal");
+        std::fs::create_dir_all(&wal).unwrap();
+        for folder in [self.backup(), wal] {
+            let owned = Command::new("chown").arg("--reference").args([&self.data, &folder]).status().unwrap();
+            assert!(owned.success(), "{} is the server's", folder.display());
+        }
+        let settings = documented("archive_mode").replace(DOCUMENTED, &inside);
+        let statements: Vec<String> = settings.lines().map(|line| format!("alter system set {line}")).collect();
+        self.reload(&statements.iter().map(String::as_str).collect::<Vec<_>>()).await;
+        self.stop_fast();
+        self.start_again().await;
+    }
+
+    /// Takes a base backup while it runs; its WAL is in the archive only.
+    pub async fn base_backup(&self) {
+        let documented = documented("pg_basebackup").replace(DOCUMENTED, &self.backup_inside().await);
+        let port = self.port.to_string();
+        let server = ["-h", "127.0.0.1", "-p", &port, "-U", "postgres"];
+        let output =
+            Command::new(STACK).arg("postgres").args(documented.split_whitespace()).args(server).output().unwrap();
+        assert!(output.status.success(), "{}", words(&output));
+    }
+
+    /// What it has logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap()
+    }
+
+    /// Waits until everything that was written until now is archived.
+    pub async fn archive_all(&self) {
+        let client = super::fixture::connect(&self.url()).await;
+        let last = "select pg_walfile_name(pg_switch_wal())";
+        let last: String = client.query_one(last, &[]).await.unwrap().get(0);
+        let archived = "select coalesce(last_archived_wal >= $1, false) from pg_stat_archiver";
+        until(60, "the WAL is archived", async || client.query_one(archived, &[&last]).await.unwrap().get(0)).await;
+    }
+
+    /// Puts the base backup in the place of its data, and recovers to a target, such as `time = '…'`; the server is stopped.
+    pub async fn recover_to(&mut self, target: &str) {
+        assert!(self.child.is_none(), "the server is stopped");
+        std::fs::remove_dir_all(&self.data).unwrap();
+        copy(&self.backup().join("base"), &self.data);
+        self.put("recovery.signal", "");
+        let settings = self.data.join("postgresql.auto.conf");
+        let mut text = std::fs::read_to_string(&settings).unwrap();
+        let documented = documented("recovery_target_time");
+        let (_, action) = documented.split_once('\n').unwrap();
+        text += &format!("recovery_target_{target}\n{action}");
+        self.put("postgresql.auto.conf", &text);
+        self.start_again().await;
+        let client = super::fixture::connect(&self.url()).await;
+        let is_primary = "select not pg_is_in_recovery()";
+        until(60, "the server is promoted", async || client.query_one(is_primary, &[]).await.unwrap().get(0)).await;
+    }
+}
+
+/// The folder of the archive and of the base backup in docs/keeping-backup.md.
+#[allow(dead_code, reason = "tests/chaos does not use it")]
+const DOCUMENTED: &str = "/var/backups/postgresql";
+
+/// The example of docs/keeping-backup.md that begins with this.
+#[allow(dead_code, reason = "tests/chaos does not use it")]
+fn documented(begin: &str) -> String {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/keeping-backup.md");
+    let text = std::fs::read_to_string(file).unwrap();
+    let mut blocks = text.split("```").skip(1).step_by(2).filter_map(|block| block.split_once('\n'));
+    blocks.find_map(|(_, block)| block.starts_with(begin).then(|| block.to_owned())).expect(begin)
 }
 
 /// A connection, where the server makes one at once.
