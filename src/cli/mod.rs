@@ -21,6 +21,7 @@ mod selection;
 mod series;
 mod shell_word;
 mod signals;
+mod synthetic;
 mod times;
 mod topic;
 mod view;
@@ -384,22 +385,4 @@ fn progress_bar(length: usize, things: &str) -> ProgressBar {
     let template = format!("{{elapsed_precise}} {{wide_bar}} {{human_pos}}/{{human_len}} {things} {{per_sec}} {{msg}}");
     let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::new(length as u64).with_style(style)
-}
-
-/// The first timestamp of synthetic points, in seconds since the Unix epoch: 2025-01-01.
-const SYNTHETIC_FIRST_S: usize = 1_735_689_600;
-
-/// The `round`-th message of a synthetic series, for the demo and the benchmark: one value per second in each column, with one
-/// decimal.
-fn synthetic_message(series: &str, round: usize, timestamps: usize, columns: usize) -> String {
-    let first = SYNTHETIC_FIRST_S + round * timestamps;
-    let times: Vec<usize> = (first..first + timestamps).collect();
-    let columns: serde_json::Map<String, serde_json::Value> = (0..columns)
-        .map(|column| {
-            let values: Vec<f64> = times.iter().map(|time| (time * (column + 1) % 1000) as f64 / 10.0).collect();
-            (format!("c{column}"), values.into())
-        })
-        .collect();
-    serde_json::json!({"type": "point-batch", "time_series_id": series, "timestamps": times, "columns": columns})
-        .to_string()
 }

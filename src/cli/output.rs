@@ -58,7 +58,7 @@ pub(super) fn print_line(text: impl std::fmt::Display) {
 }
 
 /// Prints a line to standard error, as it is: what a program reads while standard output has something else.
-pub(super) fn print_line_beside(text: impl std::fmt::Display) {
+pub(super) fn print_line_to_standard_error(text: impl std::fmt::Display) {
     // If even this cannot be printed, the exit code still reports a failure.
     drop(writeln!(io::stderr(), "{text}"));
 }

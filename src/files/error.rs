@@ -18,7 +18,7 @@ pub enum Error {
     #[error("{} exists: choose another name, or replace it with --overwrite", .0.display())]
     Exists(PathBuf),
     /// What has this name is a device, a pipe or a socket.
-    #[error("{} is no regular file, and is not replaced: write to it with --out - and the shell's >", .0.display())]
+    #[error("{} is not a regular file, and is not replaced: write to it with --out - and the shell's >", .0.display())]
     NotAFile(PathBuf),
     /// This command has written it, for another series.
     #[error("{} is the file of another series, which this command has written: choose another folder", .0.display())]

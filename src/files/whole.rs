@@ -102,7 +102,7 @@ impl Drop for WholeFile {
     }
 }
 
-/// Refuses a target that is there, unless it may be replaced. What is no regular file is never replaced.
+/// Refuses a target that is there, unless it may be replaced. Only regular files are replaced.
 ///
 /// # Errors
 /// [`Error::Exists`]; [`Error::NotAFile`]; or [`Error::Write`] if it cannot be looked for, is a folder, or is a link that leads to
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_stays_and_what_is_no_file_is_never_replaced() {
+    fn a_link_stays_and_only_regular_files_are_replaced() {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
         let write = |target: &Path| {

@@ -11,7 +11,7 @@ use tokio_postgres::{Client, Row};
 use super::series::{chosen_columns, columns_in_order};
 use super::{Error, Snapshot};
 use crate::config;
-use crate::database::schema::roles::VIEW_COMMENT;
+use crate::database::schema::roles::{IS_VIEW, VIEW_COMMENT};
 use crate::database::{self, Step, quoted_name, quoted_text};
 use crate::files::hex;
 
@@ -97,13 +97,12 @@ pub async fn list(config: &config::Database) -> Result<Vec<View>, Error> {
 }
 
 async fn find(client: &Client) -> Result<Vec<View>, Error> {
-    let sql = "select relname::text, obj_description(pg_class.oid, 'pg_class'),
-                      array(select attname::text from pg_attribute where attrelid = pg_class.oid and attnum > 0 order by attnum)
-               from pg_class
-               where relnamespace = quote_ident(current_schema())::regnamespace and relkind = 'v'
-                   and starts_with(obj_description(pg_class.oid, 'pg_class'), $1)
-               order by relname";
-    let rows = query(client, "look for views", sql, &[&VIEW_COMMENT]).await?;
+    let sql = format!(
+        "select relname::text, obj_description(pg_class.oid, 'pg_class'),
+             array(select attname::text from pg_attribute where attrelid = pg_class.oid and attnum > 0 order by attnum)
+         from pg_class where {IS_VIEW} order by relname"
+    );
+    let rows = query(client, "look for views", &sql, &[&VIEW_COMMENT]).await?;
     let view = |row: &Row| {
         let comment: String = row.get(1);
         let series = comment.strip_prefix(VIEW_COMMENT).unwrap_or_default().to_owned();

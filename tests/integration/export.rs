@@ -238,7 +238,7 @@ async fn times_columns_and_parts_are_chosen() {
     let out = format!("{}/new/", folder.path().display());
     exported(&environment, &["s", "--partition-by", "day", "--out", &out]);
     let new = folder.path().join("new");
-    assert_eq!(names(&new), ["s.1969-12-31.parquet", "s.1970-01-01.parquet"]);
+    assert_eq!(names(&new), ["s@1969-12-31.parquet", "s@1970-01-01.parquet"]);
     let mut all = Frame::new();
     for name in names(&new) {
         let (part, _, _) = parquet(&new.join(&name));

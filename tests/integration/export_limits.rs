@@ -14,14 +14,6 @@ use crate::support::worker::{run, run_measured, text};
 
 type Environment = Vec<(String, String)>;
 
-fn with(fixture: &Fixture) -> Environment {
-    let mut environment = fixture.environment();
-    // So that any test can be seen to fail with a planted bug.
-    let planted = "SERIES_INGEST_PLANTED_BUGS";
-    environment.extend(std::env::var(planted).ok().map(|names| (planted.to_owned(), names)));
-    environment
-}
-
 fn export(environment: &Environment, arguments: &[&str]) -> Output {
     run(environment, &[&["points", "export"], arguments].concat())
 }
@@ -81,7 +73,7 @@ async fn memory_is_bounded_for_ten_thousand_columns() {
         for format in ["parquet", "arrow"] {
             let path = folder.path().join(format!("{id}.{format}"));
             let arguments = ["points", "export", id, "--out", path.to_str().unwrap()];
-            let (output, most) = run_measured(&with(&fixture), &arguments);
+            let (output, most) = run_measured(&fixture.environment(), &arguments);
             assert_eq!(output.status.code(), Some(0), "{}", text(&output));
             println!("export_memory: {id}.{format}: {} MiB", most >> 20);
             assert!(most < 256 << 20, "{id}.{format}: {} MiB", most >> 20);
@@ -138,7 +130,7 @@ async fn aggregates_of_the_largest_and_the_smallest_values_are_numbers() {
     // An hour of NULL only.
     store(&fixture, "values ('s', 'v', to_timestamp(3600 * 13), null)").await;
     let arguments = ["s", "--bucket", "1h", "--aggregate", "mean,sum,min,max,count"];
-    let found = cells(&exported(&with(&fixture), &arguments));
+    let found = cells(&exported(&fixture.environment(), &arguments));
     assert_eq!(found.len(), hours.len() + 1);
     for ((time, found), (values, mean, sum)) in found.iter().zip(hours) {
         let number = |at: usize| found[at].parse::<f64>().unwrap();
@@ -150,20 +142,20 @@ async fn aggregates_of_the_largest_and_the_smallest_values_are_numbers() {
         assert_eq!(number(4), values.len() as f64);
     }
     assert_eq!(found.last_key_value().unwrap().1[..], ["", "", "", "", "0.0"]);
-    // Many series, of which one has such values.
+    // Only one of several series has such values.
     define(&fixture, "t").await;
     store(&fixture, "values ('t', 'v', to_timestamp(0), 1)").await;
-    let all = exported(&with(&fixture), &["--match", "*", "--long", "--bucket", "1h"]);
+    let all = exported(&fixture.environment(), &["--match", "*", "--long", "--bucket", "1h"]);
     assert_eq!(all.lines().count(), 1 + hours.len() + 1 + 1, "{all}");
     fixture.remove().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_document_beside_rows_on_standard_output_is_json() {
+async fn rows_on_standard_output_leave_the_document_to_standard_error() {
     let Some(fixture) = Fixture::new("export_json", 1).await else { return };
     define(&fixture, "s").await;
     store(&fixture, "values ('s', 'v', to_timestamp(0), 1)").await;
-    let output = export(&with(&fixture), &["s", "--json"]);
+    let output = export(&fixture.environment(), &["s", "--json"]);
     assert_eq!(output.status.code(), Some(0));
     let document: Value =
         serde_json::from_slice(&output.stderr).unwrap_or_else(|error| panic!("{error}: {}", text(&output)));
@@ -181,7 +173,7 @@ async fn no_file_of_a_series_replaces_that_of_another_one() {
     store(&fixture, "select 'huge', 'v', to_timestamp(n), n from generate_series(1, 4) as n").await;
     let folder = tempfile::tempdir().unwrap();
     let out = format!("{}/", folder.path().display());
-    let environment = with(&fixture);
+    let environment = fixture.environment();
     for _ in 0..2 {
         exported(&environment, &["--match", "*", "--partition-by", "day", "--out", &out, "--overwrite"]);
         let expected = [
@@ -213,7 +205,7 @@ async fn links_stay_and_devices_are_no_files() {
     store(&fixture, "values ('s', 'v', to_timestamp(0), 1)").await;
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
-    let environment = with(&fixture);
+    let environment = fixture.environment();
     fs::create_dir(path("data")).unwrap();
     fs::write(path("data/s.csv"), "old").unwrap();
     symlink("data/s.csv", path("s.csv")).unwrap();
@@ -225,7 +217,7 @@ async fn links_stay_and_devices_are_no_files() {
     for more in [&[][..], &["--overwrite"]] {
         let arguments = ["s", "--format", "csv", "--out", path("null.csv").to_str().unwrap()].map(str::to_owned);
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).chain(more.iter().copied()).collect();
-        refused(&environment, &arguments, "is no regular file");
+        refused(&environment, &arguments, "is not a regular file");
     }
     assert_eq!(names(folder.path()), ["data", "null.csv", "s.csv", "s.csv.series.json"]);
     fixture.remove().await;

@@ -30,9 +30,6 @@ fn with(fixture: &Fixture, extra: &[(&str, &str)]) -> Environment {
     let mut environment = fixture.environment();
     environment.retain(|(name, _)| !extra.iter().any(|(other, _)| other == name));
     environment.extend(extra.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
-    // So that any test can be seen to fail with a planted bug.
-    let planted = "SERIES_INGEST_PLANTED_BUGS";
-    environment.extend(std::env::var(planted).ok().map(|names| (planted.to_owned(), names)));
     environment
 }
 

@@ -1,4 +1,4 @@
-//! `points import` of files that other programs, other people and bad disks have made: damage, names, definitions.
+//! `points import` of files that other programs, other people and failing disks have made: damage, names, definitions.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -13,14 +13,6 @@ use crate::support::fixture::Fixture;
 use crate::support::worker::{PROGRAM, run, text};
 
 type Environment = Vec<(String, String)>;
-
-fn with(fixture: &Fixture) -> Environment {
-    let mut environment = fixture.environment();
-    // So that any test can be seen to fail with a planted bug.
-    let planted = "SERIES_INGEST_PLANTED_BUGS";
-    environment.extend(std::env::var(planted).ok().map(|names| (planted.to_owned(), names)));
-    environment
-}
 
 fn import(environment: &Environment, arguments: &[&str]) -> Output {
     run(environment, &[&["points", "import"], arguments].concat())
@@ -51,7 +43,7 @@ fn batch(rows: i64) -> RecordBatch {
     RecordBatch::try_from_iter(columns).unwrap()
 }
 
-/// An Arrow file with two batches, the second of which has a buffer longer than the file.
+/// An Arrow file with two batches. The second one has a buffer longer than the file.
 fn damaged_arrow() -> Vec<u8> {
     let mut writer = arrow_ipc::writer::FileWriter::try_new(Vec::new(), &batch(1).schema()).unwrap();
     writer.write(&batch(100)).unwrap();
@@ -68,7 +60,7 @@ fn damaged_arrow() -> Vec<u8> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_arrow_file_is_read_up_to_its_damage_and_other_files_are_imported() {
     let Some(fixture) = Fixture::new("import_arrow", 1).await else { return };
-    let environment = with(&fixture);
+    let environment = fixture.environment();
     let folder = Folder::new();
     let bad = folder.file("bad.arrow", damaged_arrow());
     let good = folder.file("good.csv", "time,v\n2024-01-01,1\n");
@@ -105,7 +97,7 @@ async fn a_compression_that_is_not_known_is_refused_before_anything_is_written()
     bytes[at] = 8;
     let bad = folder.file("brotli.parquet", bytes);
     let good = folder.file("good.csv", "time,v\n2024-01-01,1\n");
-    let output = import(&with(&fixture), &["--series", "s", &good, &bad]);
+    let output = import(&fixture.environment(), &["--series", "s", &good, &bad]);
     let said = text(&output);
     assert_eq!(output.status.code(), Some(64), "{said}");
     assert!(said.contains("is compressed by Brotli, which cannot be read"), "{said}");
@@ -116,7 +108,7 @@ async fn a_compression_that_is_not_known_is_refused_before_anything_is_written()
 #[tokio::test(flavor = "multi_thread")]
 async fn names_of_files_move_no_cursor_and_are_words_of_the_shell() {
     let Some(fixture) = Fixture::new("import_names", 1).await else { return };
-    let mut environment = with(&fixture);
+    let mut environment = fixture.environment();
     let folder = Folder::new();
     let bin = tempfile::tempdir().unwrap();
     std::os::unix::fs::symlink(PROGRAM, bin.path().join("series-ingest")).unwrap();
@@ -165,7 +157,7 @@ async fn names_of_files_move_no_cursor_and_are_words_of_the_shell() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_definition_with_a_column_twice_is_exported_so_that_it_is_imported() {
     let Some(fixture) = Fixture::new("import_twice_named", 1).await else { return };
-    let environment = with(&fixture);
+    let environment = fixture.environment();
     let sql = "insert into time_series_metadata (id, name, time_column, value_columns) values ('s', 'S', 'date', '[\"v\", \"w\", \"v\"]');
                insert into time_series_data_points (time_series_id, column_name, \"timestamp\", value) values ('s', 'v', '2024-01-01', 1)";
     fixture.client.batch_execute(sql).await.unwrap();

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use crate::cli::{SYNTHETIC_FIRST_S, synthetic_message};
+use crate::cli::synthetic::{SYNTHETIC_FIRST_S, synthetic_message};
 
 #[derive(Debug, Clone, Args)]
 pub(in crate::cli) struct Arguments {

@@ -15,7 +15,8 @@ use tokio::sync::oneshot;
 
 use super::interrupt::Interrupts;
 use super::run::open_journal;
-use super::{Failure, brokers_of, print, print_line, progress_bar, synthetic_message};
+use super::synthetic::synthetic_message;
+use super::{Failure, brokers_of, print, print_line, progress_bar};
 use crate::config::{Config, Secret};
 use crate::database::Database;
 use crate::database::schema;

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::format::FormatArgument;
 use super::parts::{Parts, warn_of_ambiguous_columns};
 use super::targets::{Target, Targets};
-use crate::cli::output::{print_line, print_line_beside};
+use crate::cli::output::{print_line, print_line_to_standard_error};
 use crate::cli::selection::Matching;
 use crate::cli::times::{parse_length, parse_time};
 use crate::cli::{Failure, progress_bar, signals};
@@ -216,7 +216,11 @@ pub(super) async fn run(config: &Config, arguments: Arguments) -> Result<(), Fai
     export.bar.finish_and_clear();
     if arguments.json {
         let document = json!({"files": export.files});
-        if export.targets.target == Target::Output { print_line_beside(document) } else { print_line(document) }
+        if export.targets.target == Target::Output {
+            print_line_to_standard_error(document)
+        } else {
+            print_line(document)
+        }
     } else if export.targets.target != Target::Output {
         for file in &export.files {
             let name = one_line(file["file"].as_str().unwrap_or_default());

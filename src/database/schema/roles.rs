@@ -11,6 +11,10 @@ use crate::database::schema::{SchemaError, connect};
 /// How the comment of a view begins that `view create` has made; its series' id follows.
 pub const VIEW_COMMENT: &str = "series-ingest view of the series ";
 
+/// Which relations of `pg_class` are such views; the first parameter is [`VIEW_COMMENT`].
+pub const IS_VIEW: &str = "relnamespace = quote_ident(current_schema())::regnamespace and relkind = 'v'
+    and starts_with(obj_description(pg_class.oid, 'pg_class'), $1)";
+
 /// The tables, each with the worker's privileges on it.
 ///
 /// Points can be added, but not even read. Progress and dead letters are changed by functions only.
@@ -93,7 +97,7 @@ const READ: [&str; 7] = [
     "ingest_progress",
     "ingest_gap",
     "ingest_retention",
-    // Of which database the progress is.
+    // It identifies the database, which `progress show` asks for when it connects.
     "ingest_database",
 ];
 
@@ -193,10 +197,8 @@ async fn names(client: &Client, role: &str) -> Result<(String, String), SchemaEr
 
 /// The views of series, as identifiers.
 async fn views(client: &Client) -> Result<Vec<String>, Error> {
-    let sql = "select quote_ident(relname) from pg_class
-               where relnamespace = quote_ident(current_schema())::regnamespace and relkind = 'v'
-                   and starts_with(obj_description(oid, 'pg_class'), $1)";
-    let rows = client.query(sql, &[&VIEW_COMMENT]).await;
+    let sql = format!("select quote_ident(relname) from pg_class where {IS_VIEW}");
+    let rows = client.query(&sql, &[&VIEW_COMMENT]).await;
     let rows = rows.map_err(|source| Error::Server { step: Step::Other("list the views"), source })?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }

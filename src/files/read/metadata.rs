@@ -13,15 +13,15 @@ use crate::files::definition::{ABSENT_KEY, BESIDE, PANDAS_KEY, SERIES_KEY};
 /// More than the definitions of a million series is none.
 const MAX_BYTES: u64 = 256 * 1024 * 1024;
 
-/// The definition of a series.
+/// A definition as a file has it: what of it is said, and each value as its text.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Definition {
+pub(super) struct FoundDefinition {
     pub(super) id: String,
     pub(super) time_column: Option<String>,
     fields: BTreeMap<String, Box<str>>,
 }
 
-impl Definition {
+impl FoundDefinition {
     /// The message `series-create`, of this id.
     pub(super) fn message(&self, id: &str) -> Vec<u8> {
         let mut message = b"{\"type\":\"series-create\",\"id\":".to_vec();
@@ -41,7 +41,7 @@ impl Definition {
 /// What a file says of its series.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Metadata {
-    pub(super) definitions: Vec<Definition>,
+    pub(super) definitions: Vec<FoundDefinition>,
     /// The column that is pandas' index.
     pub(super) index: Option<String>,
     /// The columns in which null means that there is no point; a file that says so is wide.
@@ -105,7 +105,7 @@ impl Metadata {
     }
 }
 
-fn definitions_next_to(path: &Path) -> Result<Vec<Definition>, ReadError> {
+fn definitions_next_to(path: &Path) -> Result<Vec<FoundDefinition>, ReadError> {
     let mut name = path.as_os_str().to_owned();
     name.push(BESIDE);
     let path = PathBuf::from(name);
@@ -126,7 +126,7 @@ fn definitions_next_to(path: &Path) -> Result<Vec<Definition>, ReadError> {
         .map_err(|why| ReadError::unclear(&path, format!("is not a JSON array of definitions of series: {why}")))
 }
 
-fn definitions(text: &str) -> Result<Vec<Definition>, String> {
+fn definitions(text: &str) -> Result<Vec<FoundDefinition>, String> {
     let objects: Vec<BTreeMap<String, &RawValue>> = serde_json::from_str(text).map_err(|error| error.to_string())?;
     objects
         .into_iter()
@@ -138,7 +138,7 @@ fn definitions(text: &str) -> Result<Vec<Definition>, String> {
             let id = text("id")?.ok_or("one of them has no id")?;
             let time_column = text("time_column")?;
             let fields = fields.into_iter().map(|(name, value)| (name, value.get().into())).collect();
-            Ok(Definition { id, time_column, fields })
+            Ok(FoundDefinition { id, time_column, fields })
         })
         .collect()
 }
@@ -174,7 +174,7 @@ mod tests {
         let text = r#"[{"id": "a\"b", "name": null, "labels": {"x": 1.10, "y": 123456789012345678901}, "type": "series-create"},
                        {"id": "c", "time_column": "date", "value_columns": ["v"]}]"#;
         let all = definitions(text).unwrap();
-        let message = |one: &Definition, id: &str| String::from_utf8(one.message(id)).unwrap();
+        let message = |one: &FoundDefinition, id: &str| String::from_utf8(one.message(id)).unwrap();
         assert_eq!(
             message(&all[0], &all[0].id),
             r#"{"type":"series-create","id":"a\"b","labels":{"x": 1.10, "y": 123456789012345678901},"name":null}"#

@@ -11,7 +11,7 @@ use super::fields::Field;
 use super::ipc::Ipc;
 use super::layout::{CellTime, Layout, SeriesOf, Shape};
 use super::lines::Lines;
-use super::metadata::{Definition, Metadata};
+use super::metadata::{FoundDefinition, Metadata};
 use super::options::ReadOptions;
 use super::parquet::Parquet;
 use super::text;
@@ -27,7 +27,7 @@ pub struct Table {
     content: Content,
     stored: Stored,
     fields: Vec<Field>,
-    definitions: Vec<Definition>,
+    definitions: Vec<FoundDefinition>,
     encoder: Encoder,
 }
 

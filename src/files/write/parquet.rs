@@ -188,7 +188,7 @@ impl Column {
     }
 }
 
-/// Texts, of which neighbors are mostly the same.
+/// Texts; neighbors are mostly the same.
 fn byte_arrays(texts: &StringArray) -> Vec<ByteArray> {
     let mut all: Vec<ByteArray> = Vec::with_capacity(texts.len());
     for row in 0..texts.len() {

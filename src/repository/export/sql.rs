@@ -70,8 +70,8 @@ fn aggregates(points: &str, bucket: &Bucket, duplicates: Duplicates) -> String {
 
 /// What large values are divided by: 2 to the power of 60, by which the server divides and multiplies them without rounding.
 const SCALE: f64 = 1_152_921_504_606_846_976.0;
-/// A value of which a sum may be beyond what a double has. The server makes an error of that, and so large values have a sum of
-/// their own, which is divided by [`SCALE`]. `abs` and NaN: the server takes it for larger than infinity.
+/// A value so large that a sum may be beyond what a double has. The server makes an error of that, and so large values have
+/// their own sum, which is divided by [`SCALE`]. The server takes NaN for larger than infinity.
 const IS_LARGE: &str = "(abs(value) >= 1e290 and abs(value) < 'Infinity')";
 
 /// An aggregate of a span, from what is computed of all values. `avg` is not used: it computes squares as well, which are
@@ -97,7 +97,7 @@ fn aggregated(aggregate: Aggregate) -> String {
     }
 }
 
-/// The part of the small values of a mean. A quotient of which a double has no more than zero is an error of the server.
+/// The part of the small values of a mean. The server makes an error of a quotient that a double has only as zero.
 fn mean_of_small() -> String {
     // 2 to the power of -1075, half of the smallest number.
     let zero = f64::MIN_POSITIVE * (SCALE / 2_f64.powi(53));

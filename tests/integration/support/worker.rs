@@ -36,7 +36,10 @@ fn divide(environment: &[(String, String)]) -> (Vec<String>, Vec<(String, String
 pub fn command(environment: &[(String, String)]) -> Command {
     let (arguments, environment) = divide(environment);
     let mut command = Command::new(PROGRAM);
-    command.env_clear().envs(environment).args(arguments);
+    command.env_clear();
+    // So that any test can be seen to fail with a planted bug.
+    command.envs(std::env::var(PLANTED_BUGS).ok().map(|names| (PLANTED_BUGS, names)));
+    command.envs(environment).args(arguments);
     command
 }
 
