@@ -12,6 +12,7 @@ mod migrate;
 mod output;
 mod points;
 mod progress;
+mod reading;
 mod run;
 mod schema;
 mod selection;

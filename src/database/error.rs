@@ -78,6 +78,9 @@ pub enum Error {
          itself; docs/poolers.md says more"
     )]
     SharedSession,
+    /// The hosts that accept connections cannot be read: each with the reason.
+    #[error("connect to {0}")]
+    NotReadable(String),
     /// A column of the points was changed.
     #[error(transparent)]
     OtherType(#[from] OtherType),
@@ -93,7 +96,7 @@ impl Error {
     /// What the failure means for the batch in question.
     pub fn class(&self) -> Class {
         match self {
-            Self::TimedOut { .. } => Class::Outage,
+            Self::TimedOut { .. } | Self::NotReadable(_) => Class::Outage,
             Self::Unexpected(_) | Self::Tls(_) | Self::OtherType(_) | Self::SharedSession => Class::Internal,
             Self::TooManyRefused { .. } => Class::Data,
             Self::SeriesChanged | Self::LettersLocked { .. } => Class::Retry,

@@ -54,6 +54,7 @@ mod reading;
 mod references;
 mod refusals;
 mod rejecting;
+mod replicas;
 mod restores;
 mod rotation;
 mod schema;
