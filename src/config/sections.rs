@@ -91,8 +91,7 @@ pub struct Database {
     pub read_url_file: String,
     /// If it is `true`, these commands read by `url` when no host of `read_url` can be read. Default false.
     pub read_fallback: bool,
-    /// Maximum age of what a standby has applied, in seconds; one that is further behind is not read. Default 0: any age; up to
-    /// 31536000.
+    /// Maximum lag of a standby that is read, in seconds. Default 0: any; up to 31536000.
     pub read_max_lag_s: u64,
     /// The protection of the connection, like the URL's `sslmode`. Default `auto`.
     pub sslmode: SslMode,

@@ -73,11 +73,11 @@ pub enum Error {
     SeriesChanged,
     /// There is a pooler that shares sessions.
     #[error(
-        "database.url leads to a pooler that gives each transaction another session (pool_mode = transaction or statement), \
+        "{0} leads to a pooler that gives each transaction another session (pool_mode = transaction or statement), \
          and series-ingest needs one that stays: set pool_mode = session there for this database, or connect to PostgreSQL \
          itself; docs/poolers.md says more"
     )]
-    SharedSession,
+    SharedSession(&'static str),
     /// The hosts that accept connections cannot be read: each with the reason.
     #[error("connect to {0}")]
     NotReadable(String),
@@ -97,7 +97,7 @@ impl Error {
     pub fn class(&self) -> Class {
         match self {
             Self::TimedOut { .. } | Self::NotReadable(_) => Class::Outage,
-            Self::Unexpected(_) | Self::Tls(_) | Self::OtherType(_) | Self::SharedSession => Class::Internal,
+            Self::Unexpected(_) | Self::Tls(_) | Self::OtherType(_) | Self::SharedSession(_) => Class::Internal,
             Self::TooManyRefused { .. } => Class::Data,
             Self::SeriesChanged | Self::LettersLocked { .. } => Class::Retry,
             Self::Server { step, source } if is_of_another_column(*step, source) => Class::Internal,

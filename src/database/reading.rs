@@ -13,9 +13,8 @@ use super::schema::prepare;
 use crate::config;
 
 const STEP: Step = Step::Other("ask whether the server is a standby");
-/// Whether the server is a standby; the age of what it has applied, in seconds, NULL if it cannot be told; the identity of the
-/// database, if it has the tables. What a standby has applied is as old as the newest transaction in it, unless it has applied
-/// all that it gets from a primary to which it is connected.
+/// `true` for a standby; its lag in seconds, NULL if that is not known; `true` if it has the tables. The lag is the age of the
+/// newest transaction that the standby has applied, or 0 if it has applied all of a primary to which it is connected.
 const STANDBY: &str = "select pg_is_in_recovery(),
     case when not pg_is_in_recovery() then null
          when pg_last_wal_replay_lsn() >= pg_last_wal_receive_lsn() and exists (select from pg_stat_wal_receiver) then 0
@@ -25,14 +24,14 @@ const STANDBY: &str = "select pg_is_in_recovery(),
 /// Maximum number of interruptions of new sessions in a row.
 const MAX_INTERRUPTIONS: usize = 8;
 
-/// A standby, or a server that is none.
+/// The role of a server in replication.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Role {
     /// A server that takes writes, or could.
     Primary,
     /// A standby.
     Standby {
-        /// The age of what it has applied, in seconds; `None` if it cannot be told.
+        /// The age of the newest transaction that it has applied, in seconds, or 0 if it has all; `None` if that is not known.
         lag_s: Option<f64>,
     },
 }
@@ -42,8 +41,8 @@ impl Role {
     pub fn describe(self) -> String {
         match self {
             Self::Primary => "not a standby".to_owned(),
-            Self::Standby { lag_s: Some(seconds) } => format!("a standby, {seconds:.1} s behind"),
-            Self::Standby { lag_s: None } => "a standby, which cannot tell how far it is behind".to_owned(),
+            Self::Standby { lag_s: Some(seconds) } => format!("a standby, lag {seconds:.1} s"),
+            Self::Standby { lag_s: None } => "a standby, lag unknown".to_owned(),
         }
     }
 }
@@ -68,7 +67,7 @@ pub struct Hosts {
 }
 
 impl Hosts {
-    /// The hosts of the URL of these settings; a standby that is further behind than `max_lag_s` is not read, unless it is 0.
+    /// The hosts of the URL of these settings; a standby with a lag above `max_lag_s` is not read, unless that is 0.
     pub fn new(settings: &config::Database, max_lag_s: u64) -> Self {
         let max_lag_s = (max_lag_s > 0).then_some(max_lag_s as f64);
         Self { settings: settings.clone(), connector: Connector::new(settings), max_lag_s }
@@ -105,7 +104,7 @@ impl Hosts {
             }
             match self.prepared(made).await {
                 Ok(reading) => return Ok(reading),
-                Err(error @ (Error::SharedSession | Error::Tls(_))) => return Err(error),
+                Err(error @ (Error::SharedSession(_) | Error::Tls(_))) => return Err(error),
                 // A new session is interrupted like any other.
                 Err(error)
                     if error.interruption() == Some(Interruption::Recovery) && interruptions < MAX_INTERRUPTIONS =>
@@ -216,7 +215,7 @@ pub enum Interruption {
 }
 
 impl Error {
-    /// How a read was interrupted; `None` if repeating it elsewhere or later is no remedy.
+    /// How a read was interrupted; `None` if repeating it elsewhere or later does not help.
     pub fn interruption(&self) -> Option<Interruption> {
         let code = match self {
             Self::TimedOut { .. } => return Some(Interruption::Lost),
@@ -228,7 +227,7 @@ impl Error {
             // PostgreSQL's ProcessRecoveryConflictInterrupt: a query or a session that has to end, and a deadlock.
             Some("40001" | "40P01") => Some(Interruption::Recovery),
             Some("25P03" | "25P04") => Some(Interruption::Lost),
-            // Not 57014: somebody has canceled the query, or it takes too long.
+            // Not 57014: the query was canceled by an operator, or takes too long.
             Some(code) if code.starts_with("57P") || code.starts_with("08") => Some(Interruption::Lost),
             Some(_) => None,
         }

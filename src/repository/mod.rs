@@ -8,8 +8,10 @@
 //! - [`export`]: points as batches of Arrow.
 //! - [`import`]: files into the database, each row once.
 //! - [`view`]: SQL views of one series.
+//! - [`advise`]: what could be better in the database.
 //! - `error`: what can go wrong.
 
+pub mod advise;
 pub mod export;
 pub mod import;
 

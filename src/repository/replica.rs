@@ -11,7 +11,7 @@ use crate::config;
 use crate::database;
 use crate::database::reading::{Hosts, Interruption, Reading};
 
-/// How long one of several hosts is waited for before the next is asked.
+/// Time for which one of several hosts is asked before the next one.
 const TURN: Duration = Duration::from_secs(1);
 /// Maximum number of interruptions in a row, without an answer in between.
 const MAX_INTERRUPTIONS: usize = 8;
@@ -68,10 +68,14 @@ impl Replicas {
         let failure = loop {
             let reading = match self.hosts.connect().await {
                 Ok(reading) => reading,
-                Err(error) if self.are_apart && error.class() == database::Class::Outage => {
-                    break Error::Hosts { key: self.hosts.key(), text: error.to_string() };
+                // These are errors of the configuration.
+                Err(error)
+                    if !self.are_apart
+                        || matches!(error, database::Error::SharedSession(_) | database::Error::Tls(_)) =>
+                {
+                    return Err(error.into());
                 }
-                Err(error) => return Err(error.into()),
+                Err(error) => break Error::Hosts { key: self.hosts.key(), text: error.to_string() },
             };
             let turn = deadline.min(Instant::now() + TURN);
             match self.lacking(&reading.client, turn).await {
@@ -102,6 +106,7 @@ impl Replicas {
         }
     }
 
+    /// What the database lacks of what must be seen, in words, if it does not come before the deadline.
     async fn lacking(&self, client: &Client, deadline: Instant) -> Result<Option<String>, database::Error> {
         let ReadOptions { pipeline, fresh_as_of, .. } = &self.options;
         fresh::wait(client, pipeline, fresh_as_of, deadline, self.limit).await

@@ -90,7 +90,7 @@ impl Snapshot {
         self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The servers that were read, one for each moment as of which it has answered. Empty if it is of `database.url` by
+    /// The servers that were read, one for each moment. Empty if it is of `database.url` by
     /// [`Snapshot::open`], which has one moment.
     pub fn places(&self) -> Vec<String> {
         self.places_now().clone()

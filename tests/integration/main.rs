@@ -6,6 +6,7 @@
     reason = "nobody uses a test's items from outside"
 )]
 
+mod advise;
 mod analyzer;
 mod arrival;
 mod bombs;

@@ -74,7 +74,7 @@ pub(in crate::database) async fn prepare(
     let step = Step::Other("look for a pooler");
     let shared = tokio::time::timeout(limit * 4, pooler::is_shared(client, &made.place, connector)).await;
     if shared.map_err(|_| Error::TimedOut { step, seconds: limit.as_secs() * 4 })?? {
-        return Err(Error::SharedSession);
+        return Err(Error::SharedSession(database.url_key()));
     }
     let sql = format!("{} {WITHOUT_TIMEOUTS}", settings::pinned(database));
     let step = Step::Other("prepare the session");
