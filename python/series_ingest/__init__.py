@@ -4,7 +4,7 @@
 database's tables. `python -m series_ingest.migrate` moves a pickle of series.
 """
 
-from .errors import DuplicatePoints, PickleRefused, PublishError, SeriesNotFound
+from .errors import DuplicatePoints, NotFresh, PickleRefused, PublishError, SeriesNotFound
 from .producer import Published, publish
 from .reader import read
 from .repository import TimeSeriesRepository
@@ -12,6 +12,7 @@ from .series import TimeSeries
 
 __all__ = [
     "DuplicatePoints",
+    "NotFresh",
     "PickleRefused",
     "PublishError",
     "Published",

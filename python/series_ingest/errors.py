@@ -56,6 +56,28 @@ class SeriesNotFound(KeyError):
         return f"there is no series {self.series!r}"
 
 
+class NotFresh(Exception):
+    """The database that is read does not have what must be seen, within the time given for it: a standby lags, or the worker
+    has not written it.
+
+    Attributes:
+        topic: the topic of a message that is missing.
+        partition: its partition.
+        offset: its offset.
+        next_offset: the offset up to which the partition is applied there; None if there is no progress of it.
+    """
+
+    def __init__(self, topic: str, partition: int, offset: int, next_offset: int | None, seconds: float) -> None:
+        applied = "has no progress there" if next_offset is None else f"is applied there up to offset {next_offset}"
+        super().__init__(
+            f"the database that is read lacks the message {topic}:{partition}:{offset} after {seconds:g} s: the partition {applied}"
+        )
+        self.topic = topic
+        self.partition = partition
+        self.offset = offset
+        self.next_offset = next_offset
+
+
 class DuplicatePoints(ValueError):
     """Several rows of a frame have the same time, or several points of a series the same column and time.
 

@@ -81,12 +81,14 @@ class Published:
         points: the number of points: of rows times columns.
         frame: the frame as `read` returns it once the worker has stored it, if the series had no other points: float64
             columns, sorted by time, with a DatetimeIndex of UTC in microseconds that is named as the time column.
+        offsets: the highest offset of each topic and partition: what `read` takes as `fresh_as_of`, to see all of it.
     """
 
     series: str
     messages: int
     points: int
     frame: pd.DataFrame = field(repr=False)
+    offsets: Mapping[tuple[str, int], int] = field(default_factory=dict, repr=False)
 
 
 def publish(
@@ -197,7 +199,7 @@ def publish(
     delivery = _Delivery(series, plan, define, brokers, properties or {}, timeout, progress)
     delivery.find_topics([*([series_topic] if definition is not None else []), *([points_topic] if plan.groups else [])])
     delivery.run(wide, definition, series_topic, points_topic)
-    return Published(series, delivery.produced, wide.values.size, wide.frame())
+    return Published(series, delivery.produced, wide.values.size, wide.frame(), delivery.offsets)
 
 
 class _Delivery:
@@ -224,9 +226,11 @@ class _Delivery:
         self.timeout = timeout
         self.progress = progress
         self.produced = 0
-        # Callbacks only put what they get into a queue, which is not a function in Python: an interrupt in one would be lost.
+        # Callbacks only put what they get into a queue or a dict, by methods that are not functions in Python: an interrupt in
+        # one would be lost. A report is the error, or None, and the message.
         self.errors: queue.SimpleQueue[KafkaError] = queue.SimpleQueue()
-        self.reports: dict[int, queue.SimpleQueue[KafkaError | None]] = {}
+        self.reports: dict[int, dict[KafkaError | None, Any]] = {}
+        self.offsets: dict[tuple[str, int], int] = {}
         # By the number of a message: its piece, None for the definition, and its size; those that are acknowledged are not in it.
         self.unacknowledged: dict[int, tuple[int | None, int]] = {}
         self.refused: set[int] = set()
@@ -289,7 +293,7 @@ class _Delivery:
     def _produce(self, topic: str, payload: bytes, piece: int | None) -> None:
         if not self.reports:
             self.last_progress = time.monotonic()
-        report: Any = queue.SimpleQueue()
+        report: dict[KafkaError | None, Any] = {}
         while True:
             try:
                 self.producer.produce(
@@ -297,8 +301,7 @@ class _Delivery:
                     value=payload,
                     key=self.series.encode(),
                     headers={"series-ingest-version": b"1"},
-                    # The message itself, its second argument, is ignored there.
-                    on_delivery=report.put,
+                    on_delivery=report.setdefault,
                 )
                 break
             except BufferError:
@@ -319,10 +322,11 @@ class _Delivery:
             self.complaint = self.errors.get()
             if self.complaint.fatal():
                 self.failure = self.complaint
-        for number in [number for number, report in self.reports.items() if not report.empty()] if events else ():
-            self._on_delivery(self.reports.pop(number).get(), number)
+        for number in [number for number, report in self.reports.items() if report] if events else ():
+            ((error, message),) = self.reports.pop(number).items()
+            self._on_delivery(error, message, number)
 
-    def _on_delivery(self, error: KafkaError | None, number: int) -> None:
+    def _on_delivery(self, error: KafkaError | None, message: Any, number: int) -> None:
         if error is not None:
             if error.code() in _NOT_WRITTEN:
                 self.refused.add(number)
@@ -332,6 +336,8 @@ class _Delivery:
                 self.failure = error
             return
         self.last_progress = time.monotonic()
+        place = (message.topic(), message.partition())
+        self.offsets[place] = max(message.offset(), self.offsets.get(place, 0))
         piece, _ = self.unacknowledged.pop(number)
         if piece is None:
             return

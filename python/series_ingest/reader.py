@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +11,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from .database import checked_dsn, transaction
+from .database import Fresh, checked_dsn, reading
 from .errors import DuplicatePoints, SeriesNotFound
 from .frames import DUPLICATES, Duplicates, Floats, Ints, Wide, microseconds_of
 
 if TYPE_CHECKING:
     from .database import Connection
+    from .producer import Published
 
 # Points that are in memory besides the result, about 60 bytes each while they are sorted.
 _BLOCK_POINTS = 500_000
@@ -63,17 +64,21 @@ def read(
     columns: Sequence[str] | None = None,
     duplicates: Duplicates = "last",
     schema: str | None = None,
+    fresh_as_of: Published | Mapping[tuple[str, int], int] | None = None,
+    fresh_within: float = 30.0,
+    pipeline: str = "default",
 ) -> pd.DataFrame:
     """Reads a series as a wide frame: one row for each time, one column for each value column.
 
     The frame has a DatetimeIndex of UTC in microseconds, sorted, named as the series' time column; its columns are float64,
     in the order of the series' `value_columns`; NULL, and a column without a point at a time, is NaN. Times at which none
-    of the columns has a point have no row. It is read in one snapshot.
+    of the columns has a point have no row. It is read in one snapshot. If a standby interrupts that, all of it is read again.
 
     Args:
         series: the series' id.
         dsn: the database, as a URL or a connection string of libpq; URLs of SQLAlchemy such as postgresql+asyncpg:// are
-            accepted. Default: the environment variable DATABASE_URL.
+            accepted. Of several hosts, such as standbys and then their primary, the first that accepts a connection is read.
+            Default: the environment variable DATABASE_URL.
         start: the first time, inclusive: a string, a datetime or a Timestamp; without a zone it is UTC.
         end: the end, exclusive.
         columns: these columns, in this order; default: all.
@@ -82,8 +87,13 @@ def read(
             connection inserted the points; those of different connections, such as a worker's writers, are not in the order
             of time.
         schema: the schema of the tables, the worker's database.schema; default: that of the search path.
+        fresh_as_of: what must be seen: what `publish` returned, or the highest offset of each topic and partition. It is
+            waited for until the worker has written it, and until the standby that is read has it.
+        fresh_within: how long, in seconds.
+        pipeline: the worker's key pipeline, whose progress says that.
 
     Raises:
+        NotFresh: the database did not have what must be seen in time.
         SeriesNotFound: there is no such series. It is a KeyError.
         KeyError: the series has no such column.
         DuplicatePoints: there are points with the same column and time, and duplicates is "fail".
@@ -91,11 +101,15 @@ def read(
         ImportError: psycopg is not installed: the extra `read`.
         psycopg.Error: the database is not available, or refuses.
     """
-    with transaction(checked_dsn(dsn), schema, read_only=True) as connection:
+
+    def work(connection: Connection) -> pd.DataFrame:
         definition = definition_of(connection, series)
         if definition is None:
             raise SeriesNotFound(series)
         return read_points(connection, definition, start=start, end=end, columns=columns, duplicates=duplicates).frame()
+
+    offsets = getattr(fresh_as_of, "offsets", fresh_as_of) or {}
+    return reading(checked_dsn(dsn), schema, work, Fresh(offsets, fresh_within, pipeline))
 
 
 def definition_of(connection: Connection, series: str) -> Definition | None:

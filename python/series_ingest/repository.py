@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from typing import Any
+import threading
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from .database import checked_dsn, transaction
+from .database import Fresh, checked_dsn, reading, transaction
 from .frames import TIME_WINDOW, Duplicates, normalise
 from .names import checked_labels, checked_name
 from .producer import publish
 from .reader import Definition, definition_of, definitions, read_points
 from .series import TimeSeries
 from .tables import delete_series, replace_series, series_exists
+
+if TYPE_CHECKING:
+    from .database import Connection
+
+_Result = TypeVar("_Result")
 
 
 class TimeSeriesRepository:
@@ -35,6 +41,10 @@ class TimeSeriesRepository:
         timeout: seconds without any acknowledgement after which `save` gives up, with brokers.
         duplicates: what `find_by_id` and `find_all` return of points with the same column and time, as in `read`.
         time_window: the times that `save` accepts, as in `publish`.
+        read_dsn: the database that `find_by_id`, `find_all` and `exists` read, such as a standby of the other; default: dsn.
+        fresh_within: with brokers, how many seconds `find_by_id`, `find_all` and `exists` wait for what this object has
+            saved; None does not wait.
+        pipeline: the worker's key pipeline, whose progress says that.
     """
 
     def __init__(
@@ -49,6 +59,9 @@ class TimeSeriesRepository:
         timeout: float = 30.0,
         duplicates: Duplicates = "last",
         time_window: tuple[Any, Any] = TIME_WINDOW,
+        read_dsn: str | None = None,
+        fresh_within: float | None = None,
+        pipeline: str = "default",
     ) -> None:
         self._dsn = checked_dsn(dsn)
         self._brokers = brokers
@@ -59,6 +72,12 @@ class TimeSeriesRepository:
         self._timeout = timeout
         self._duplicates: Duplicates = duplicates
         self._time_window = time_window
+        self._read_dsn = self._dsn if read_dsn is None else checked_dsn(read_dsn)
+        self._fresh_within = fresh_within
+        self._pipeline = pipeline
+        # What this object has published: the highest offset of each topic and partition.
+        self._offsets: dict[tuple[str, int], int] = {}
+        self._offsets_lock = threading.Lock()
 
     async def save(self, series: TimeSeries) -> None:
         """Saves a series, with all of its points: see the class.
@@ -74,6 +93,7 @@ class TimeSeriesRepository:
         """Returns a series, or None: a frame as that of `read`, with its times as its first column.
 
         Raises:
+            NotFresh: the database that is read lacks what this object has saved, within `fresh_within`.
             psycopg.Error: the database is not available, or refuses.
         """
         return await asyncio.to_thread(self._find, series_id)
@@ -105,7 +125,7 @@ class TimeSeriesRepository:
         return await asyncio.to_thread(self._exists, series_id)
 
     def _publish(self, series: TimeSeries) -> None:
-        publish(
+        published = publish(
             series.data,
             series.id,
             self._brokers,
@@ -121,6 +141,16 @@ class TimeSeriesRepository:
             properties=self._properties,
             timeout=self._timeout,
         )
+        with self._offsets_lock:
+            for place, offset in published.offsets.items():
+                self._offsets[place] = max(offset, self._offsets.get(place, 0))
+
+    def _reading(self, work: Callable[[Connection], _Result]) -> _Result:
+        fresh = None
+        if self._fresh_within is not None:
+            with self._offsets_lock:
+                fresh = Fresh(dict(self._offsets), self._fresh_within, self._pipeline)
+        return reading(self._read_dsn, self._schema, work, fresh)
 
     def _replace(self, series: TimeSeries) -> None:
         checked_name("the series", series.id)
@@ -141,13 +171,14 @@ class TimeSeriesRepository:
             replace_series(connection, series, labels, wide)
 
     def _find(self, series_id: str) -> TimeSeries | None:
-        with transaction(self._dsn, self._schema, read_only=True) as connection:
+        def work(connection: Connection) -> TimeSeries | None:
             definition = definition_of(connection, series_id)
             return None if definition is None else self._series(connection, definition)
 
+        return self._reading(work)
+
     def _find_all(self) -> list[TimeSeries]:
-        with transaction(self._dsn, self._schema, read_only=True) as connection:
-            return [self._series(connection, definition) for definition in definitions(connection)]
+        return self._reading(lambda connection: [self._series(connection, one) for one in definitions(connection)])
 
     def _series(self, connection: Any, definition: Definition) -> TimeSeries:
         data = read_points(connection, definition, duplicates=self._duplicates).frame().reset_index(allow_duplicates=True)
@@ -166,8 +197,7 @@ class TimeSeriesRepository:
             return delete_series(connection, series_id)
 
     def _exists(self, series_id: str) -> bool:
-        with transaction(self._dsn, self._schema, read_only=True) as connection:
-            return series_exists(connection, series_id)
+        return self._reading(lambda connection: series_exists(connection, series_id))
 
 
 def _labels(series: TimeSeries) -> Mapping[str, Any] | None:

@@ -62,6 +62,13 @@ class Servers:
         with psycopg.connect(self.url, autocommit=True) as connection:
             return connection.execute(sql.encode(), parameters).fetchall()
 
+    def query_only(self, sql: str) -> None:
+        """Runs a statement that returns no rows, outside a transaction."""
+        import psycopg
+
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            connection.execute(sql.encode())
+
     def until_stored(self, published: Published, points: int | None = None, define: bool = True) -> None:
         """Waits until the worker has written what was published, or this number of points."""
         count = "select count(*) from time_series_data_points where time_series_id = %s"

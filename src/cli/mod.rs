@@ -1,5 +1,6 @@
 //! The commands, one file each.
 
+mod advise;
 mod archive;
 mod backup;
 mod bench;
@@ -14,6 +15,7 @@ mod migrate;
 mod output;
 mod points;
 mod progress;
+mod reading;
 mod retention;
 mod run;
 mod schema;
@@ -106,6 +108,8 @@ enum Command {
     /// List, show, change and delete series.
     #[command(subcommand)]
     Series(series::Command),
+    /// Say what could be better in the database: each with figures, the statement that shows it, and the change.
+    Advise(advise::Arguments),
     /// Create, drop and list SQL views of one series, with its columns.
     #[command(subcommand)]
     View(view::Command),
@@ -185,7 +189,7 @@ impl From<database::Error> for Failure {
         if let database::Error::Tls(text) = error {
             return Self::Usage(text);
         }
-        if let database::Error::SharedSession = error {
+        if let database::Error::SharedSession(_) = error {
             return Self::Usage(error.to_string());
         }
         match error.class() {
@@ -348,6 +352,7 @@ impl Command {
             Self::Series(command) => series::run(config, command).await,
             Self::View(command) => view::run(config, command).await,
             Self::Retention(command) => retention::run(config, command).await,
+            Self::Advise(arguments) => advise::run(&config, &arguments).await,
             Self::Topic(command) => topic::run(&config, command).await,
             Self::Message(command) => message::run(&config, command),
             Self::Config { .. } | Self::Run | Self::Demo(_) | Self::Bench(_) | Self::Archive(_) | Self::Backup(_) => {

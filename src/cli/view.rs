@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::Failure;
 use super::output::print_line;
+use super::reading::Reading;
 use crate::config::Config;
 use crate::repository::view::{self, View, ViewOptions};
 use crate::telemetry::{escaped, list};
@@ -42,6 +43,8 @@ pub(super) enum Command {
     /// List the views of series.
     #[command(after_help = "Example:\n  series-ingest view list --json")]
     List {
+        #[command(flatten)]
+        reading: Reading,
         /// As one JSON document.
         #[arg(long)]
         json: bool,
@@ -49,7 +52,9 @@ pub(super) enum Command {
 }
 
 pub(super) async fn run(config: Arc<Config>, command: Command) -> Result<(), Failure> {
-    config.require_database()?;
+    if !matches!(command, Command::List { .. }) {
+        config.require_database()?;
+    }
     let database = &config.database;
     match command {
         Command::Create { id, name, columns, json } => {
@@ -64,12 +69,13 @@ pub(super) async fn run(config: Arc<Config>, command: Command) -> Result<(), Fai
             let names = view::drop(database, &id).await?;
             print_line(format_args!("dropped {}", list(names.iter().map(String::as_str))));
         }
-        Command::List { json: true } => {
-            let views: Vec<_> = view::list(database).await?.iter().map(document).collect();
-            print_line(json!({"views": views}));
-        }
-        Command::List { json: false } => {
-            for view in view::list(database).await? {
+        Command::List { reading, json } => {
+            let views = view::list(&reading.open(&config).await?).await?;
+            if json {
+                print_line(json!({"views": views.iter().map(document).collect::<Vec<_>>()}));
+                return Ok(());
+            }
+            for view in views {
                 print_line(format_args!("{:30}  {}  {}", view.name, escaped(&view.series), columns_of(&view)));
             }
         }

@@ -9,30 +9,25 @@ use super::secret::Secret;
 use super::url;
 use super::{Config, Database, Kafka};
 
-/// Reads the files that the configuration names: the URL, its password, and properties of librdkafka.
+/// Reads the files that the configuration names: the URLs, their password, and properties of librdkafka.
 pub(super) fn read(config: &mut Config, problems: &mut Problems) {
     let database = &mut config.database;
-    let mut connection = database.url.expose().to_owned();
-    if !database.url_file.is_empty() {
-        if !connection.is_empty() {
-            problems.push("database.url_file", "database.url is set too; set one of them");
-        } else if let Some(text) = content("database.url_file", &database.url_file, problems) {
-            text.trim().clone_into(&mut connection);
-        }
-    }
-    if !connection.is_empty() {
-        connection = url::without_driver(&connection);
-    }
+    let mut connection = url_of("database.url", database.url.expose(), &database.url_file, problems);
+    let mut reading = url_of("database.read_url", database.read_url.expose(), &database.read_url_file, problems);
+    database.reads_with_own_password = url::has_password(&reading);
     if !database.password_file.is_empty() {
         if url::has_password(&connection) {
             problems.push("database.password_file", "the URL of the database has a password too; set one of them");
-        } else if let Some(password) = content("database.password_file", &database.password_file, problems)
-            && !connection.is_empty()
-        {
-            connection = url::with_password(&connection, &password);
+        } else if let Some(password) = content("database.password_file", &database.password_file, problems) {
+            if !connection.is_empty() {
+                connection = url::with_password(&connection, &password);
+            }
+            if !reading.is_empty() && !database.reads_with_own_password {
+                reading = url::with_password(&reading, &password);
+            }
         }
     }
-    database.url = Secret::new(connection);
+    (database.url, database.read_url) = (Secret::new(connection), Secret::new(reading));
 
     let kafka = &mut config.kafka;
     for (name, path) in &kafka.properties_files {
@@ -45,6 +40,20 @@ pub(super) fn read(config: &mut Config, problems: &mut Problems) {
     }
 }
 
+/// The URL of a key or of the file that the key with `_file` names, without SQLAlchemy's driver; empty if neither is set.
+fn url_of(key: &str, text: &str, file: &str, problems: &mut Problems) -> String {
+    let mut found = text.to_owned();
+    if !file.is_empty() {
+        let file_key = format!("{key}_file");
+        if !found.is_empty() {
+            problems.push(file_key, format!("{key} is set too; set one of them"));
+        } else if let Some(text) = content(&file_key, file, problems) {
+            text.trim().clone_into(&mut found);
+        }
+    }
+    if found.is_empty() { found } else { url::without_driver(&found) }
+}
+
 impl Database {
     /// Returns the same with the present URL and password from their files; without such files nothing changes.
     ///
@@ -55,7 +64,7 @@ impl Database {
         let mut problems = Problems::default();
         let mut connection = self.url.expose().to_owned();
         if !self.url_file.is_empty()
-            && let Some(text) = content("database.url_file", &self.url_file, &mut problems)
+            && let Some(text) = content(self.url_file_key(), &self.url_file, &mut problems)
         {
             connection = url::without_driver(&text);
         }

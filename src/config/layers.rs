@@ -20,6 +20,9 @@ const INPUTS: &str = "input";
 const PROPERTIES: [&str; 2] = ["kafka", "properties"];
 const PROPERTIES_FILES: [&str; 2] = ["kafka", "properties_files"];
 
+/// Texts in which a line end or a space at either end is never intended.
+const TRIMMED: [[&str; 2]; 3] = [["database", "url"], ["database", "read_url"], ["kafka", "brokers"]];
+
 /// The values so far, and the problems with others.
 #[derive(Debug)]
 pub(super) struct Layers {
@@ -142,8 +145,7 @@ impl Layers {
 
     pub(super) fn set(&mut self, path: &[&str], value: Value, source: &Source) {
         let value = match value {
-            // In these a line end or a space at either end is never intended.
-            Value::String(text) if path == ["database", "url"] || path == ["kafka", "brokers"] => {
+            Value::String(text) if TRIMMED.iter().any(|trimmed| path == *trimmed) => {
                 Value::String(text.trim().to_owned())
             }
             value => value,
@@ -235,6 +237,8 @@ impl Layers {
         let (other, empty) = match path {
             ["database", "url"] => (vec!["database", "url_file"], Some(Value::String(String::new()))),
             ["database", "url_file"] => (vec!["database", "url"], Some(Value::String(String::new()))),
+            ["database", "read_url"] => (vec!["database", "read_url_file"], Some(Value::String(String::new()))),
+            ["database", "read_url_file"] => (vec!["database", "read_url"], Some(Value::String(String::new()))),
             ["kafka", "properties", name] => (vec!["kafka", "properties_files", name], None),
             ["kafka", "properties_files", name] => (vec!["kafka", "properties", name], None),
             _ => return,

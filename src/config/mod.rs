@@ -13,6 +13,7 @@
 //! - `render`: the effective configuration as text.
 //! - `tls`: the protection of the connection to PostgreSQL, from the keys and from the URL.
 //! - `earliest`: the first accepted time, which may be an age.
+//! - `reading`: the settings of connections that only read.
 //! - `brokers`: the form of a list of brokers.
 //! - `similar`: the known name that a mistyped one resembles.
 //! - `secret`, `url`, `problems`: the parts of a configuration.
@@ -25,6 +26,7 @@ mod files;
 mod layers;
 mod problems;
 mod properties;
+mod reading;
 mod render;
 mod secret;
 mod sections;
@@ -231,6 +233,14 @@ impl Config {
         }
         problems.set_log_format(self.log.format);
         Err(problems)
+    }
+
+    /// Checks the configuration for commands that only read.
+    ///
+    /// # Errors
+    /// If `database.url` and `database.read_url` are empty.
+    pub fn require_readable(&self) -> Result<(), Problems> {
+        if self.database.read_url.is_empty() { self.require_database() } else { Ok(()) }
     }
 
     /// The effective configuration as JSON: the values, the source of each, and [`Config::notes`]; secrets are masked.

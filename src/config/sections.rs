@@ -86,6 +86,15 @@ pub struct Database {
     pub url_file: String,
     /// A file that contains the password of a URL without one. Default empty: none.
     pub password_file: String,
+    /// The URL that commands which only read use, with one or several hosts. Default empty: `url`.
+    #[serde(serialize_with = "render::url")]
+    pub read_url: Secret,
+    /// A file that contains it. Default empty: none.
+    pub read_url_file: String,
+    /// If it is `true`, these commands read by `url` when no host of `read_url` can be read. Default false.
+    pub read_fallback: bool,
+    /// Maximum lag of a standby that is read, in seconds. Default 0: any; up to 31536000.
+    pub read_max_lag_s: u64,
     /// The protection of the connection, like the URL's `sslmode`. Default `auto`.
     pub sslmode: SslMode,
     /// A PEM file with the CAs that may have issued the server's certificate, or `system`; like the URL's `sslrootcert`.
@@ -135,6 +144,12 @@ pub struct Database {
     pub chunk_interval_s: u64,
     /// The age at which a chunk is compressed, in seconds. Default 86400; 1 to 3153600000.
     pub compress_after_s: u64,
+    /// `true` for settings whose URL is that of `read_url`.
+    #[serde(skip)]
+    pub(crate) is_for_reading: bool,
+    /// `true` if `password_file` is not for `read_url`.
+    #[serde(skip)]
+    pub(crate) reads_with_own_password: bool,
 }
 
 /// Number of batches written at the same time; 0 in the configuration is [`Writers::Auto`].

@@ -879,3 +879,35 @@ fn only_the_server_of_the_url_changes() {
         assert_eq!(url::with_server(url, "s:2").unwrap(), expected);
     }
 }
+
+#[test]
+fn the_url_for_reading_is_checked_and_masked_as_the_other() {
+    let password = file("from-file\n");
+    let settings = format!("[database]\nurl = 'postgres://w@h'\npassword_file = {:?}\n", password.path());
+    let reading = |text: &str| load(&format!("{settings}{text}"), &[]).unwrap().database.for_reading();
+    assert!(reading("").is_none());
+    let plain = reading("read_url = 'postgresql+asyncpg://r@a,b/d'").unwrap();
+    assert_eq!(plain.connection().expose(), "postgresql://r@a,b/d?password=from-file");
+    assert_eq!(plain.url_key(), "database.read_url");
+    assert_eq!(plain.with_secrets_read_again().unwrap().connection().expose(), plain.connection().expose());
+    let own = reading("read_url = 'postgresql://r:own@a/d'").unwrap().with_secrets_read_again().unwrap();
+    assert_eq!(own.connection().expose(), "postgresql://r:own@a/d", "the other password is not for it");
+    let url = file("postgresql://r:own@a/d\n");
+    let by_file = reading(&format!("read_url_file = {:?}", url.path())).unwrap();
+    assert_eq!(by_file.connection().expose(), "postgresql://r:own@a/d");
+    let masked = load("[database]\nread_url = 'postgresql://r:hunter2@a/d'", &[]).unwrap();
+    assert!(masked.render().contains("postgresql://r:***@a/d") && !masked.render().contains("hunter2"));
+    assert!(!masked.json().to_string().contains("hunter2"));
+    for (text, expected) in [
+        ("read_url = 'mysql://h'", "is not a URL of PostgreSQL"),
+        ("read_url = 'postgres://u:p@x@h'", "has a raw @"),
+        ("read_url = 'postgres://h?sslmode=allow'", "allow, in plaintext wherever the server lets us, is not offered"),
+        ("read_fallback = true", "has no effect without database.read_url"),
+        ("read_max_lag_s = 1", "has no effect without database.read_url"),
+    ] {
+        let report = load(&format!("[database]\n{text}"), &[]).unwrap_err().to_string();
+        let key = text.split(' ').next().unwrap();
+        let names_key = text.contains("sslmode") || report.contains(&format!("database.{key} "));
+        assert!(report.contains(expected) && names_key && report.lines().count() == 2, "{text}: {report}");
+    }
+}

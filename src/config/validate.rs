@@ -106,16 +106,34 @@ fn inputs(config: &Config, problems: &mut Problems) {
     }
 }
 
-fn database(database: &Database, problems: &mut Problems) {
-    if let Err((key, text)) = database.tls() {
+/// Checks a URL with its TLS; returns `false` if its TLS cannot be.
+fn connection(database: &Database, checks_tls: bool, problems: &mut Problems) -> bool {
+    let tls = database.tls();
+    let is_sound = tls.is_ok();
+    if let Err((key, text)) = tls
+        && checks_tls
+    {
         problems.push(key, text);
     }
-    let key = if database.url_file.is_empty() { "database.url" } else { "database.url_file" };
+    let key = if database.url_file.is_empty() { database.url_key() } else { database.url_file_key() };
     if !database.url.is_empty() && !url::is_postgres(database.url.expose()) {
         problems.push(key, "is not a URL of PostgreSQL; set postgresql://user:password@host:port/database");
     } else if let Some(text) = url::fault(database.url.expose()) {
         problems.push(key, text);
     }
+    is_sound
+}
+
+fn database(database: &Database, problems: &mut Problems) {
+    let is_sound = connection(database, true, problems);
+    if let Some(reading) = database.for_reading() {
+        // What is wrong with both is reported once.
+        connection(&reading, is_sound, problems);
+    } else if database.read_fallback || database.read_max_lag_s > 0 {
+        let key = if database.read_fallback { "database.read_fallback" } else { "database.read_max_lag_s" };
+        problems.push(key, "has no effect without database.read_url; set that, or remove it");
+    }
+    within("database.read_max_lag_s", database.read_max_lag_s, 0..=YEAR_S, problems);
     if let Some(reason) = refused_schema(&database.schema) {
         problems.push("database.schema", format!("is {:?}, {reason}; name another schema", database.schema));
     }

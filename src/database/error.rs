@@ -73,11 +73,14 @@ pub enum Error {
     SeriesChanged,
     /// There is a pooler that shares sessions.
     #[error(
-        "database.url leads to a pooler that gives each transaction another session (pool_mode = transaction or statement), \
+        "{0} leads to a pooler that gives each transaction another session (pool_mode = transaction or statement), \
          and series-ingest needs one that stays: set pool_mode = session there for this database, or connect to PostgreSQL \
          itself; docs/poolers.md says more"
     )]
-    SharedSession,
+    SharedSession(&'static str),
+    /// The hosts that accept connections cannot be read: each with the reason.
+    #[error("connect to {0}")]
+    NotReadable(String),
     /// A column of the points was changed.
     #[error(transparent)]
     OtherType(#[from] OtherType),
@@ -93,8 +96,8 @@ impl Error {
     /// What the failure means for the batch in question.
     pub fn class(&self) -> Class {
         match self {
-            Self::TimedOut { .. } => Class::Outage,
-            Self::Unexpected(_) | Self::Tls(_) | Self::OtherType(_) | Self::SharedSession => Class::Internal,
+            Self::TimedOut { .. } | Self::NotReadable(_) => Class::Outage,
+            Self::Unexpected(_) | Self::Tls(_) | Self::OtherType(_) | Self::SharedSession(_) => Class::Internal,
             Self::TooManyRefused { .. } => Class::Data,
             Self::SeriesChanged | Self::LettersLocked { .. } => Class::Retry,
             Self::Server { step, source } if is_of_another_column(*step, source) => Class::Internal,

@@ -11,12 +11,14 @@
 //! - [`definition`]: definitions of series by commands.
 //! - [`deletion`]: deleting series and points, so that they stay deleted.
 //! - [`error`]: what a failure means; [`verdict`]: what follows it.
+//! - [`reading`]: connections of commands that only read, to standbys.
 //! - [`scratch`]: a database that the demo and the benchmark make and remove.
 
 pub mod dead_letters;
 pub mod definition;
 pub mod deletion;
 pub mod error;
+pub mod reading;
 pub mod retention;
 pub mod schema;
 pub mod scratch;

@@ -10,6 +10,37 @@ pub enum Error {
     /// The server does not answer, or refuses.
     #[error(transparent)]
     Database(#[from] database::Error),
+    /// No host can be read.
+    #[error("{key}: no host can be read: {text}")]
+    Hosts {
+        /// The key of the hosts.
+        key: &'static str,
+        /// Each address, with how it ended.
+        text: String,
+    },
+    /// A message that must be seen has not arrived.
+    #[error("{lacking}, in the database at {place}, after {seconds} s: try again later, or raise --fresh-within")]
+    NotFresh {
+        /// The server.
+        place: String,
+        /// How far it is.
+        lacking: String,
+        /// The time waited.
+        seconds: f64,
+    },
+    /// A standby has interrupted each attempt to read.
+    #[error(
+        "{place}: {text}, for the {times}th time without an answer in between: set hot_standby_feedback = on or raise \
+         max_standby_streaming_delay there, or read the primary"
+    )]
+    Recovery {
+        /// The server.
+        place: String,
+        /// The number of interruptions.
+        times: usize,
+        /// The last one.
+        text: String,
+    },
     /// The tables are missing.
     #[error(
         "the schema {0:?} has no table time_series_data_points: run `series-ingest migrate`, or name the schema of the tables in \

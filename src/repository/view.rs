@@ -76,7 +76,8 @@ pub async fn create(config: &config::Database, series: &str, options: &ViewOptio
 /// If the server refuses, for instance because others depend on them, or there is none.
 pub async fn drop(config: &config::Database, series: &str) -> Result<Vec<String>, Error> {
     let client = database::connect(config).await?;
-    let mut views = find(&client).await?;
+    let rows = query(&client, "look for views", &find(), &[&VIEW_COMMENT]).await?;
+    let mut views: Vec<View> = rows.iter().map(view).collect();
     views.retain(|view| view.series == series);
     if views.is_empty() {
         return Err(Error::View(format!("there is no view of the series {series:?}")));
@@ -92,23 +93,23 @@ pub async fn drop(config: &config::Database, series: &str) -> Result<Vec<String>
 ///
 /// # Errors
 /// If the server does not answer.
-pub async fn list(config: &config::Database) -> Result<Vec<View>, Error> {
-    find(&database::connect(config).await?).await
+pub async fn list(snapshot: &Snapshot) -> Result<Vec<View>, Error> {
+    let rows = snapshot.query(Step::Other("look for views"), &find(), &[&VIEW_COMMENT]).await?;
+    Ok(rows.iter().map(view).collect())
 }
 
-async fn find(client: &Client) -> Result<Vec<View>, Error> {
-    let sql = format!(
+fn find() -> String {
+    format!(
         "select relname::text, obj_description(pg_class.oid, 'pg_class'),
              array(select attname::text from pg_attribute where attrelid = pg_class.oid and attnum > 0 order by attnum)
          from pg_class where {IS_VIEW} order by relname"
-    );
-    let rows = query(client, "look for views", &sql, &[&VIEW_COMMENT]).await?;
-    let view = |row: &Row| {
-        let comment: String = row.get(1);
-        let series = comment.strip_prefix(VIEW_COMMENT).unwrap_or_default().to_owned();
-        View { name: row.get(0), series, columns: row.get(2) }
-    };
-    Ok(rows.iter().map(view).collect())
+    )
+}
+
+fn view(row: &Row) -> View {
+    let comment: String = row.get(1);
+    let series = comment.strip_prefix(VIEW_COMMENT).unwrap_or_default().to_owned();
+    View { name: row.get(0), series, columns: row.get(2) }
 }
 
 /// Creates a view in the place of an older one of the same series, with the rights of those who may read the points.

@@ -6,6 +6,7 @@
     reason = "nobody uses a test's items from outside"
 )]
 
+mod advise;
 mod analyzer;
 mod archive;
 mod arrival;
@@ -61,6 +62,7 @@ mod reading;
 mod references;
 mod refusals;
 mod rejecting;
+mod replicas;
 mod restores;
 mod retention;
 mod rotation;

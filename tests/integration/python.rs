@@ -15,7 +15,7 @@ fn root() -> &'static Path {
 }
 
 /// The Python that has the packages of this list; `None`, loudly, if there is none.
-fn python(test: &str, list: &str) -> Option<PathBuf> {
+pub(crate) fn python(test: &str, list: &str) -> Option<PathBuf> {
     let list = root().join("python/tests").join(list);
     let made =
         Command::new(root().join("scripts/stack")).arg("python").arg(list).stdin(Stdio::null()).output().unwrap();
@@ -30,11 +30,11 @@ fn python(test: &str, list: &str) -> Option<PathBuf> {
     None
 }
 
-/// Runs pytest with just the environment that the tests read.
-fn pytest(python: &Path, fixture: &Fixture) -> Output {
+/// Runs these tests by pytest with just the environment that they read.
+pub(crate) fn pytest(python: &Path, fixture: &Fixture, tests: &str, extra: &[(&str, &str)]) -> Output {
     let home = std::env::var_os("HOME").unwrap_or_default();
     Command::new(python)
-        .args(["-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=short", "tests"])
+        .args(["-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=short", tests])
         .current_dir(root().join("python"))
         .env_clear()
         .env("HOME", home)
@@ -48,6 +48,7 @@ fn pytest(python: &Path, fixture: &Fixture) -> Output {
         .env("KAFKA_BROKERS", &fixture.brokers)
         .env("SERIES_INGEST__KAFKA__SERIES_TOPIC", &fixture.series_topic)
         .env("SERIES_INGEST__KAFKA__POINTS_TOPIC", &fixture.points_topic)
+        .envs(extra.iter().copied())
         .stdin(Stdio::null())
         .output()
         .unwrap()
@@ -59,7 +60,8 @@ async fn test_with(name: &str, list: &str) {
     // The series of README.md have four years of days, and a chunk for each would take most of the time.
     fixture.migrate(&[("SERIES_INGEST__DATABASE__CHUNK_INTERVAL_S", "31536000")]).await;
     let mut worker = fixture.worker(&[("SERIES_INGEST__BATCH__LINGER_MS", "50")]);
-    let (output, fixture) = tokio::task::spawn_blocking(move || (pytest(&python, &fixture), fixture)).await.unwrap();
+    let (output, fixture) =
+        tokio::task::spawn_blocking(move || (pytest(&python, &fixture, "tests", &[]), fixture)).await.unwrap();
     let said = text(&output);
     assert!(output.status.success(), "{said}");
     assert!(said.contains(" passed"), "pytest has run tests: {said}");

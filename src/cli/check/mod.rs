@@ -5,6 +5,7 @@ mod database;
 mod journal;
 mod kafka;
 mod process;
+mod replicas;
 
 use std::sync::Arc;
 
@@ -31,6 +32,7 @@ pub(super) async fn run(config: &Arc<Config>, arguments: Arguments) -> Result<()
     }
     process::check(config, &mut report);
     database::check(config, &mut report).await;
+    replicas::check(config, &mut report).await;
     kafka::check(config, &mut report).await?;
     journal::check(&config.journal, &mut report);
     report.finish()

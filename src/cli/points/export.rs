@@ -11,6 +11,7 @@ use super::format::FormatArgument;
 use super::parts::{Parts, warn_of_ambiguous_columns};
 use super::targets::{Target, Targets};
 use crate::cli::output::{print_line, print_line_to_standard_error};
+use crate::cli::reading::{Reading, say_moments};
 use crate::cli::selection::Matching;
 use crate::cli::times::{parse_length, parse_time};
 use crate::cli::{Failure, progress_bar, signals};
@@ -29,7 +30,7 @@ use crate::telemetry::one_line;
     series-ingest points export --match '*' --long --out all.parquet       all series in one file\n  \
     series-ingest points export s --bucket 5m --aggregate mean,max --out s.parquet\n  \
     series-ingest points export s --from -7d | head\n\n\
-    All is as of one moment. A file has its name when it is whole; one that exists is not replaced without --overwrite.\n\
+    All is as of one moment, unless a standby interrupts it, which is said. A file has its name when it is whole; one that exists is not replaced without --overwrite.\n\
     Times are by RFC 3339, dates, or lengths before now, such as -7d; without a zone they are in UTC.")]
 pub(in crate::cli) struct Arguments {
     /// The series.
@@ -37,6 +38,8 @@ pub(in crate::cli) struct Arguments {
     ids: Vec<String>,
     #[command(flatten)]
     matching: Matching,
+    #[command(flatten)]
+    reading: Reading,
     /// The first time.
     #[arg(long, value_name = "TIME", value_parser = parse_time, allow_hyphen_values = true)]
     from: Option<i64>,
@@ -183,11 +186,10 @@ fn window_points() -> usize {
 }
 
 pub(super) async fn run(config: &Config, arguments: Arguments) -> Result<(), Failure> {
-    config.require_database()?;
     signals::survive_file_limit()?;
     let (selection, options, targets) =
         (arguments.matching.selection(arguments.ids.clone())?, arguments.options()?, arguments.targets()?);
-    let snapshot = Snapshot::open(&config.database).await?;
+    let snapshot = arguments.reading.open(config).await?;
     let series = snapshot.series(&selection).await?;
     let series: Vec<Definition> = series.into_iter().map(|one| one.definition).collect();
     if series.is_empty() {
@@ -215,7 +217,8 @@ pub(super) async fn run(config: &Config, arguments: Arguments) -> Result<(), Fai
     let written = if is_one { export.write_one(series).await } else { export.write_folder(series).await };
     export.bar.finish_and_clear();
     if arguments.json {
-        let document = json!({"files": export.files});
+        let places = export.snapshot.places();
+        let document = json!({"files": export.files, "moments": places.len(), "read_from": places});
         if export.targets.target == Target::Output {
             print_line_to_standard_error(document)
         } else {
@@ -226,6 +229,9 @@ pub(super) async fn run(config: &Config, arguments: Arguments) -> Result<(), Fai
             let name = one_line(file["file"].as_str().unwrap_or_default());
             print_line(format_args!("{name}: {} rows", file["rows"]));
         }
+    }
+    if written.is_ok() {
+        say_moments(&export.snapshot, "the export");
     }
     written
 }

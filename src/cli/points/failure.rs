@@ -25,6 +25,9 @@ impl From<repository::Error> for Failure {
         match error {
             repository::Error::Database(error) => error.into(),
             repository::Error::File(error) => error.into(),
+            repository::Error::Hosts { .. }
+            | repository::Error::NotFresh { .. }
+            | repository::Error::Recovery { .. } => Self::Unreachable(error.to_string()),
             repository::Error::NotMigrated(_)
             | repository::Error::UnknownSeries(_)
             | repository::Error::Pattern { .. }

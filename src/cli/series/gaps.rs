@@ -6,9 +6,10 @@ use tracing::Level;
 
 use crate::cli::Failure;
 use crate::cli::output::{complain, print_line};
+use crate::cli::reading::{Reading, say_moments};
 use crate::cli::times::{parse_length, parse_time};
 use crate::config::Config;
-use crate::repository::{Snapshot, chosen_columns};
+use crate::repository::chosen_columns;
 use crate::telemetry::{escaped, time_us};
 
 #[derive(Debug, Args)]
@@ -20,6 +21,8 @@ pub(in crate::cli) struct Arguments {
     /// The id of the series.
     #[arg(value_name = "ID")]
     id: String,
+    #[command(flatten)]
+    reading: Reading,
     /// Only gaps longer than this, such as 36h.
     #[arg(long, value_name = "LENGTH", value_parser = parse_length)]
     longer_than: i64,
@@ -41,7 +44,7 @@ pub(in crate::cli) struct Arguments {
 }
 
 pub(super) async fn run(config: &Config, arguments: &Arguments) -> Result<(), Failure> {
-    let snapshot = Snapshot::open(&config.database).await?;
+    let snapshot = arguments.reading.open(config).await?;
     snapshot.one_series(&arguments.id).await?;
     let known: Vec<String> = snapshot.columns(&arguments.id).await?.into_iter().map(|column| column.name).collect();
     let columns = chosen_columns(&arguments.id, known, &arguments.columns)?;
@@ -61,5 +64,6 @@ pub(super) async fn run(config: &Config, arguments: &Arguments) -> Result<(), Fa
             complain(Level::WARN, &format!("{}: there may be more gaps: raise --limit", escaped(column)));
         }
     }
+    say_moments(&snapshot, "the list of gaps");
     Ok(())
 }

@@ -7,6 +7,7 @@ use serde_json::value::RawValue;
 
 use crate::cli::Failure;
 use crate::cli::output::{is_open, print_line};
+use crate::cli::reading::{Reading, say_moments};
 use crate::cli::selection::Matching;
 use crate::config::Config;
 use crate::repository::{ColumnSpan, Series, Snapshot};
@@ -24,6 +25,8 @@ const MAX_WIDTH: usize = 60;
 pub(in crate::cli) struct ListArguments {
     #[command(flatten)]
     matching: Matching,
+    #[command(flatten)]
+    reading: Reading,
     /// Only the definitions, without reading points.
     #[arg(long)]
     definitions: bool,
@@ -40,6 +43,8 @@ pub(in crate::cli) struct ShowArguments {
     /// The id of the series.
     #[arg(value_name = "ID")]
     id: String,
+    #[command(flatten)]
+    reading: Reading,
     /// As one JSON document.
     #[arg(long)]
     json: bool,
@@ -81,7 +86,7 @@ async fn extent(snapshot: &Snapshot, id: &str, columns: &[ColumnSpan]) -> Result
 
 pub(super) async fn list_all(config: &Config, arguments: &ListArguments) -> Result<(), Failure> {
     let selection = arguments.matching.selection(Vec::new())?;
-    let snapshot = Snapshot::open(&config.database).await?;
+    let snapshot = arguments.reading.open(config).await?;
     let all = snapshot.series(&selection).await?;
     let width = all.iter().map(|one| shown(&one.definition.id).chars().count()).max().unwrap_or(0).clamp(2, MAX_WIDTH);
     if !arguments.json {
@@ -103,6 +108,7 @@ pub(super) async fn list_all(config: &Config, arguments: &ListArguments) -> Resu
             print_line(line(series, extent.as_ref(), width, arguments.definitions));
         }
     }
+    say_moments(&snapshot, "the list");
     Ok(())
 }
 
@@ -206,7 +212,7 @@ fn value(value: Option<f64>) -> Value {
 }
 
 pub(super) async fn show(config: &Config, arguments: &ShowArguments) -> Result<(), Failure> {
-    let snapshot = Snapshot::open(&config.database).await?;
+    let snapshot = arguments.reading.open(config).await?;
     let series = snapshot.one_series(&arguments.id).await?;
     let spans = snapshot.columns(&arguments.id).await?;
     let all = extent(&snapshot, &arguments.id, &spans).await?;
@@ -227,6 +233,7 @@ pub(super) async fn show(config: &Config, arguments: &ShowArguments) -> Result<(
     } else {
         print_series(&series, all.as_ref(), &columns);
     }
+    say_moments(&snapshot, "this");
     Ok(())
 }
 

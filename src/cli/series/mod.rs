@@ -36,12 +36,12 @@ pub(super) enum Change {
 }
 
 pub(super) async fn run(config: Arc<Config>, command: Command) -> Result<(), Failure> {
-    config.require_database()?;
     match command {
         Command::List(arguments) => list::list_all(&config, &arguments).await,
         Command::Show(arguments) => list::show(&config, &arguments).await,
         Command::Gaps(arguments) => gaps::run(&config, &arguments).await,
         Command::Change(change) => {
+            config.require_database()?;
             let database = Database::new(&config)?;
             saying_waits(&database, change.run(&config, &database)).await
         }

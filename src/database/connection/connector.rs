@@ -64,6 +64,18 @@ pub(in crate::database) struct Failed {
     pub(in crate::database) tried: String,
 }
 
+/// A connection that was made.
+#[derive(Debug)]
+pub(in crate::database) struct Made {
+    pub(in crate::database) client: Client,
+    /// The task that drives it.
+    task: JoinHandle<()>,
+    /// The host with its port and address.
+    pub(in crate::database) place: String,
+    /// Each address that was tried unsuccessfully before, with how it ended.
+    pub(in crate::database) tried: Vec<String>,
+}
+
 impl Connector {
     pub(in crate::database) fn new(settings: &config::Database) -> Self {
         Self {
@@ -106,8 +118,13 @@ impl Connector {
 
     /// Makes a connection to the first address that accepts one.
     pub(in crate::database) async fn connect(&self) -> Result<(Client, JoinHandle<()>), Failed> {
+        self.connect_to_one(None).await.map(|made| (made.client, made.task))
+    }
+
+    /// The same, with the address; if one is given, to that one only.
+    pub(in crate::database) async fn connect_to_one(&self, only: Option<&str>) -> Result<Made, Failed> {
         let connecting = match connection_config(&self.settings()) {
-            Ok((config, tls)) => self.connect_to(&config, &tls).await,
+            Ok((config, tls)) => self.connect_to(&config, &tls, only).await,
             Err(failure) => Err(Failed { tried: failure.to_string(), source: failed(failure).await }),
         };
         if let Err(failure) = &connecting {
@@ -116,7 +133,35 @@ impl Connector {
         connecting
     }
 
-    async fn connect_to(&self, config: &ConnectionConfig, tls: &Tls) -> Result<(Client, JoinHandle<()>), Failed> {
+    /// Tries each address of each host, and returns all results, with the error's text where there is no connection.
+    pub(in crate::database) async fn connect_to_each(&self) -> Vec<(String, Result<Client, String>)> {
+        let (config, tls) = match connection_config(&self.settings()) {
+            Ok(options) => options,
+            Err(failure) => return vec![(self.settings.url_key().to_owned(), Err(failure.to_string()))],
+        };
+        let mut results = Vec::new();
+        for (host, port) in hosts(&config) {
+            let addresses = match addresses_of(&host, port, self.limit).await {
+                Ok(addresses) => addresses,
+                Err(failure) => {
+                    results.push((host.text(port), Err(failure.to_string())));
+                    continue;
+                }
+            };
+            for address in addresses {
+                let made = self.connect_to_address(&address, &config, &tls).await;
+                results.push((address.text(), made.map(|made| made.client).map_err(|failure| describe(&failure))));
+            }
+        }
+        results
+    }
+
+    /// Has this address tried after the others for a while: its server answers, and cannot be used.
+    pub(in crate::database) fn put_last(&self, place: &str) {
+        self.known().failed.insert(place.to_owned(), Instant::now());
+    }
+
+    async fn connect_to(&self, config: &ConnectionConfig, tls: &Tls, only: Option<&str>) -> Result<Made, Failed> {
         let mut tried = Vec::new();
         let mut source: Option<tokio_postgres::Error> = None;
         let mut addresses = Vec::new();
@@ -129,6 +174,7 @@ impl Connector {
                 }
             }
         }
+        addresses.retain(|address| only.is_none_or(|only| only == address.text()));
         if config.get_load_balance_hosts() == LoadBalanceHosts::Random && !addresses.is_empty() {
             let first = self.made.fetch_add(1, Ordering::Relaxed) % addresses.len();
             addresses.rotate_left(first);
@@ -136,26 +182,14 @@ impl Connector {
         {
             let mut known = self.known();
             known.failed.retain(|_, at| at.elapsed() < LAST_FOR);
-            addresses.sort_by_key(|address| known.failed.contains_key(&address.text()));
+            // The one that failed first is the first to be tried again.
+            addresses.sort_by_key(|address| known.failed.get(&address.text()).copied());
         }
         for address in addresses {
             let place = address.text();
-            let config = address.config(config);
-            let failure = match tokio::time::timeout(self.limit, config.connect(tls.clone())).await {
-                Ok(Ok((client, connection))) => {
-                    self.known().failed.remove(&place);
-                    let task = tokio::spawn(async move {
-                        if let Err(error) = connection.await {
-                            tracing::debug!(error = %describe(&error), "a connection to the database ended");
-                        }
-                    });
-                    return Ok((client, task));
-                }
-                Ok(Err(failure)) => failure,
-                Err(_) => {
-                    let words = format!("no answer within {} ms", self.limit.as_millis());
-                    failed(io::Error::new(io::ErrorKind::TimedOut, words)).await
-                }
+            let failure = match self.connect_to_address(&address, config, tls).await {
+                Ok(made) => return Ok(Made { tried, ..made }),
+                Err(failure) => failure,
             };
             self.known().failed.insert(place.clone(), Instant::now());
             tried.push(format!("{place}: {}", describe(&failure)));
@@ -170,6 +204,32 @@ impl Connector {
         };
         let tried = if tried.is_empty() { describe(&source) } else { tried.join("; ") };
         Err(Failed { source, tried })
+    }
+
+    async fn connect_to_address(
+        &self,
+        address: &Address,
+        config: &ConnectionConfig,
+        tls: &Tls,
+    ) -> Result<Made, tokio_postgres::Error> {
+        let place = address.text();
+        let config = address.config(config);
+        match tokio::time::timeout(self.limit, config.connect(tls.clone())).await {
+            Ok(Ok((client, connection))) => {
+                self.known().failed.remove(&place);
+                let task = tokio::spawn(async move {
+                    if let Err(error) = connection.await {
+                        tracing::debug!(error = %describe(&error), "a connection to the database ended");
+                    }
+                });
+                Ok(Made { client, task, place, tried: Vec::new() })
+            }
+            Ok(Err(failure)) => Err(failure),
+            Err(_) => {
+                let words = format!("no answer within {} ms", self.limit.as_millis());
+                Err(failed(io::Error::new(io::ErrorKind::TimedOut, words)).await)
+            }
+        }
     }
 }
 

@@ -14,7 +14,7 @@ pub(in crate::database) fn connection_config(database: &config::Database) -> Res
     let mut connection: ConnectionConfig = url
         .expose()
         .parse()
-        .map_err(|error| Error::Unexpected(format!("database.url cannot be read: {}", describe(&error))))?;
+        .map_err(|error| Error::Unexpected(format!("{} cannot be read: {}", database.url_key(), describe(&error))))?;
     if connection.get_application_name().is_none() {
         connection.application_name("series-ingest");
     }

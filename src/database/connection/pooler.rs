@@ -6,7 +6,6 @@ use tokio_postgres::{Client, SimpleQueryMessage};
 use tracing::debug;
 
 use super::connector::Connector;
-use crate::config;
 use crate::database::connection::step::Step;
 use crate::database::error::Error;
 
@@ -20,9 +19,10 @@ const ROUNDS: usize = 4;
 ///
 /// # Errors
 /// If the server does not answer.
-pub(in crate::database) async fn is_shared(client: &Client, database: &config::Database) -> Result<bool, Error> {
-    let other = match Connector::new(database).connect().await {
-        Ok((other, _)) => other,
+pub(in crate::database) async fn is_shared(client: &Client, place: &str, connector: &Connector) -> Result<bool, Error> {
+    // Processes of another host may have the same numbers.
+    let other = match connector.connect_to_one(Some(place)).await {
+        Ok(made) => made.client,
         Err(failure) => {
             // The role may have one connection only.
             debug!(failure = failure.tried, "whether a pooler shares sessions is not known");

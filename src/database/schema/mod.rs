@@ -39,7 +39,7 @@ use tokio_postgres::Client;
 use super::error::Error;
 pub use super::waits::WAIT_REPORT_INTERVAL;
 use crate::config;
-use crate::database::connection::connector::{Connector, Failed};
+use crate::database::connection::connector::{Connector, Failed, Made};
 use crate::database::connection::options::connection_config;
 use crate::database::connection::pooler;
 use crate::database::connection::settings;
@@ -59,24 +59,33 @@ pub use verify::{Examination, Verified, examine, examine_and_report, verify, ver
 pub(crate) async fn connect(database: &config::Database) -> Result<Client, Error> {
     // An invalid configuration is not a failed connection.
     connection_config(database)?;
-    let (client, _) = Connector::new(database)
-        .connect()
-        .await
-        .map_err(|Failed { source, tried }| Error::Connect { source, tried })?;
+    let connector = Connector::new(database);
+    let made =
+        connector.connect_to_one(None).await.map_err(|Failed { source, tried }| Error::Connect { source, tried })?;
+    prepare(&made, database, &connector).await?;
+    Ok(made.client)
+}
+
+/// Prepares a session that has just been made.
+pub(in crate::database) async fn prepare(
+    made: &Made,
+    database: &config::Database,
+    connector: &Connector,
+) -> Result<(), Error> {
+    let client = &made.client;
     let limit = Duration::from_millis(database.connect_timeout_ms);
     // Before anything is set that another client of the pooler would get.
     let step = Step::Other("look for a pooler");
-    let shared = tokio::time::timeout(limit * 4, pooler::is_shared(&client, database)).await;
+    let shared = tokio::time::timeout(limit * 4, pooler::is_shared(client, &made.place, connector)).await;
     if shared.map_err(|_| Error::TimedOut { step, seconds: limit.as_secs() * 4 })?? {
-        return Err(Error::SharedSession);
+        return Err(Error::SharedSession(database.url_key()));
     }
     let sql = format!("{} {WITHOUT_TIMEOUTS}", settings::pinned(database));
     let step = Step::Other("prepare the session");
     let prepared = tokio::time::timeout(limit, client.batch_execute(&sql)).await;
     prepared
         .map_err(|_| Error::TimedOut { step, seconds: limit.as_secs() })?
-        .map_err(|source| Error::Server { step, source })?;
-    Ok(client)
+        .map_err(|source| Error::Server { step, source })
 }
 
 /// PostgreSQL has `transaction_timeout` from version 17 on.

@@ -37,7 +37,8 @@ pub struct Read {
 /// Reads the points of a series, and makes batches of rows of them. Windows are in the order of time; the rows of a window are
 /// by time if they are wide, and by column and time if they are long.
 ///
-/// `take` gets each batch; `progress` gets the number of points after each window.
+/// `take` gets each batch; `progress` gets the number of points after each window. A window that the server interrupts is read
+/// again as a whole, as of a later moment, before anything of it is taken: what was not changed meanwhile is there once.
 ///
 /// # Errors
 /// If the server does not answer, points are duplicates that are not allowed, a time cannot be in a file, or `take` fails.
@@ -51,11 +52,20 @@ pub async fn read(
     let mut done = Read::default();
     let mut windows = Windows::new(snapshot, plan, options).await?;
     let mut decoder = Decoder::new(&plan.definition.id, &plan.columns, options.duplicates);
+    let of_later = plan.of_later_moment();
     while let Some((window, is_smallest)) = windows.next() {
         let limit = (!is_smallest).then_some(options.window_points + 1);
         decoder.clear();
+        let plan = if snapshot.is_of_several_moments() { &of_later } else { plan };
         let question = sql::window(plan, options, &window, limit);
-        snapshot.copy(&question, |piece| decoder.take(piece)).await?;
+        if let Err(error) = snapshot.copy(&question, |piece| decoder.take(piece)).await {
+            snapshot.go_on_after(error).await?;
+            #[cfg(feature = "planted-bugs")]
+            if crate::planted_bugs::is_on("interrupted-window-is-skipped") {
+                windows.advance(&window, 1);
+            }
+            continue;
+        }
         if !is_smallest && decoder.rows > options.window_points {
             windows.shrink(&window);
             continue;

@@ -17,6 +17,7 @@ pub mod proxy;
 pub mod recording_proxy;
 pub mod secure_broker;
 pub mod server;
+pub mod shell;
 pub mod worker;
 
 use std::io::Write as _;
