@@ -12,18 +12,18 @@
 //! - `properties`: the properties of librdkafka that are refused, and those that may be shown.
 //! - `render`: the effective configuration as text.
 //! - `tls`: the protection of the connection to PostgreSQL, from the keys and from the URL.
-//! - `earliest`: the first accepted time, which may be an age.
 //! - `reading`: the settings of connections that only read.
+//! - `message_rules`: the limits of messages; the first accepted time may be an age.
 //! - `brokers`: the form of a list of brokers.
 //! - `similar`: the known name that a mistyped one resembles.
 //! - `secret`, `url`, `problems`: the parts of a configuration.
 
 mod address;
 mod brokers;
-mod earliest;
 mod environment;
 mod files;
 mod layers;
+mod message_rules;
 mod problems;
 mod properties;
 mod reading;
@@ -49,13 +49,13 @@ pub(crate) use brokers::check as check_brokers;
 pub(crate) use files::read_secret;
 use layers::Layers;
 
-pub use earliest::Earliest;
+pub use message_rules::{Earliest, MessageRules};
 pub use problems::Problems;
 pub(crate) use properties::similar_property;
 pub use secret::Secret;
 pub use sections::{
-    Batch, Database, DeadLetters, Http, Journal, Kafka, Log, LogFormat, Memory, MessageRules, NewCluster, NullPayload,
-    OnDuplicate, Points, Retention, Series, Shutdown, StartAt, UnknownSeries, Writers,
+    Batch, Database, DeadLetters, Http, Journal, Kafka, Log, LogFormat, Memory, NewCluster, NullPayload, OnDuplicate,
+    Points, Retention, Series, Shutdown, StartAt, UnknownSeries, Writers,
 };
 use sources::Sources;
 pub use ssl_mode::SslMode;

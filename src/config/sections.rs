@@ -5,15 +5,11 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use backon::ExponentialBuilder;
-use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::earliest::Earliest;
 use super::render;
 use super::secret::Secret;
 use super::ssl_mode::SslMode;
-use crate::message::Limits;
-use crate::message::timestamp::YEAR_ONE_US;
 
 /// The source of messages.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -223,54 +219,6 @@ pub struct Batch {
 pub struct Memory {
     /// Memory limit, in bytes. Default 256 MiB; at least 96 MiB.
     pub limit_bytes: usize,
-}
-
-/// The limits for a message.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct MessageRules {
-    /// Maximum length of a message, of its key and of its headers, in bytes each. Default 1 MiB; 1 to a quarter of
-    /// `memory.limit_bytes`.
-    pub max_bytes: usize,
-    /// Maximum number of points in a message. Default 100000; at least 1.
-    pub max_points: usize,
-    /// Maximum length of a series' id and of a column's name, in bytes. Default 1024; 1 to 1300.
-    pub max_name_bytes: usize,
-    /// The first accepted time. Default 1900-01-01T00:00:00Z; a time not before the year 1, or an age.
-    pub min_timestamp: Earliest,
-    /// The first time that is too late. Default 2200-01-01T00:00:00Z; after `min_timestamp`.
-    pub max_timestamp: Timestamp,
-    /// If it is `true`, a message with an unknown field is invalid. Default `false`: such fields are ignored and counted.
-    pub deny_unknown_fields: bool,
-    /// Number of rejected messages after which a topic without a stored message is paused. Default 1000; 0 to
-    /// 1000000000, 0 for never.
-    pub rejections_before_pause: u64,
-}
-
-impl MessageRules {
-    /// The age from which points are not accepted, in microseconds; `None` if there is none.
-    pub fn max_age_us(&self) -> Option<i64> {
-        match self.min_timestamp {
-            Earliest::At(_) => None,
-            Earliest::Age { us, .. } => Some(us),
-        }
-    }
-
-    /// The limits in the decoder's form: times in microseconds since the Unix epoch. An age is not among them: see
-    /// [`Self::max_age_us`].
-    pub fn limits(&self) -> Limits {
-        Limits {
-            max_bytes: self.max_bytes,
-            max_points: self.max_points,
-            max_name_bytes: self.max_name_bytes,
-            min_us: match &self.min_timestamp {
-                Earliest::At(time) => time.as_microsecond(),
-                Earliest::Age { .. } => YEAR_ONE_US,
-            },
-            max_us: self.max_timestamp.as_microsecond(),
-            deny_unknown_fields: self.deny_unknown_fields,
-        }
-    }
 }
 
 /// What is deleted because of its age.

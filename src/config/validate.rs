@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::ops::RangeInclusive;
 
 use super::address::is_address;
-use super::earliest::Earliest;
+use super::message_rules::Earliest;
 use super::problems::Problems;
 use super::{Batch, Config, Database, Http, Journal, Kafka, MessageRules, Writers, brokers, properties, url};
 use crate::input::{Inputs, is_topic_name};
