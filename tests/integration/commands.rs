@@ -37,6 +37,10 @@ fn invalid_usage_and_invalid_configuration_have_different_exit_codes() {
 fn the_help_of_analysts_commands_has_examples() {
     for command in [
         "migrate",
+        "backup create",
+        "backup verify",
+        "backup list",
+        "backup restore",
         "points export",
         "points import",
         "series list",
