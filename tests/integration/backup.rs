@@ -587,7 +587,9 @@ async fn a_worker_does_not_start_on_a_restore_that_has_not_ended() {
     );
     let (output, _) = failing.run(&on(&fixture, &url), &["restore", backup.to_str().unwrap(), "--rows", "--no-kafka"]);
     assert_fails(&output, 69, "it went wrong");
-    for command in ["run", "check", "migrate"] {
+    let mut worker = fixture.worker(&[("DATABASE_URL", &url)]);
+    assert_eq!(worker.exit_code(30), Some(64), "{}", worker.log());
+    for command in ["check", "migrate"] {
         let output = run(&on(&fixture, &url), &[command]);
         assert_fails(&output, 64, "a restore into this database has not ended");
     }

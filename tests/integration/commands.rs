@@ -38,6 +38,10 @@ fn the_help_of_analysts_commands_has_examples() {
     for command in [
         "archive",
         "migrate",
+        "backup create",
+        "backup verify",
+        "backup list",
+        "backup restore",
         "points export",
         "points import",
         "series list",

@@ -58,8 +58,8 @@ pub(super) async fn run(config: &Config, arguments: &Arguments, interrupts: &mut
     other.database.url = Secret::new(scratch.url().to_owned());
     let result = interrupts.or_work(restore(&other, arguments, &backup)).await;
     let name = scratch.name().to_owned();
-    // Not interrupted by the same signal again; a second one ends the process.
-    if let Err(error) = scratch.remove().await {
+    // A second signal ends this as well.
+    if let Err(error) = interrupts.or_work(async { Ok(scratch.remove().await?) }).await {
         complain(Level::WARN, &format!("the database {name} is still there, drop it: {error}"));
     }
     let restored = result?;

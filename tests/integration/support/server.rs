@@ -324,8 +324,11 @@ impl Server {
     /// Puts the base backup in the place of its data, and recovers to a target, such as `time = '…'`; the server is stopped.
     pub async fn recover_to(&mut self, target: &str) {
         assert!(self.child.is_none(), "the server is stopped");
+        // One of them is always there, with the port in its settings: no other server takes that.
+        let partial = self.data.with_file_name(format!("{}.partial", self.name));
+        copy(&self.backup().join("base"), &partial);
         std::fs::remove_dir_all(&self.data).unwrap();
-        copy(&self.backup().join("base"), &self.data);
+        std::fs::rename(&partial, &self.data).unwrap();
         self.put("recovery.signal", "");
         let settings = self.data.join("postgresql.auto.conf");
         let mut text = std::fs::read_to_string(&settings).unwrap();
