@@ -36,6 +36,7 @@ fn invalid_usage_and_invalid_configuration_have_different_exit_codes() {
 #[test]
 fn the_help_of_analysts_commands_has_examples() {
     for command in [
+        "advise",
         "migrate",
         "points export",
         "points import",
