@@ -37,6 +37,7 @@ fn invalid_usage_and_invalid_configuration_have_different_exit_codes() {
 fn the_help_of_analysts_commands_has_examples() {
     for command in [
         "archive",
+        "advise",
         "migrate",
         "backup create",
         "backup verify",

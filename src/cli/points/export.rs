@@ -29,8 +29,10 @@ use crate::telemetry::one_line;
     series-ingest points export --match 'plant-*' --label site=a --out plant/    a file for each series\n  \
     series-ingest points export --match '*' --long --out all.parquet       all series in one file\n  \
     series-ingest points export s --bucket 5m --aggregate mean,max --out s.parquet\n  \
-    series-ingest points export s --from -7d | head\n\n\
-    All is as of one moment, unless a standby interrupts it, which is said. A file has its name when it is whole; one that exists is not replaced without --overwrite.\n\
+    series-ingest points export s --from -7d | head\n  \
+    series-ingest points export s --fresh-as-of time-series.points:0:1234   with what this message has\n\n\
+    All is as of one moment, unless a standby interrupts it, which is said.\n\
+    A file has its name when it is whole; one that exists is not replaced without --overwrite.\n\
     Times are by RFC 3339, dates, or lengths before now, such as -7d; without a zone they are in UTC.")]
 pub(in crate::cli) struct Arguments {
     /// The series.
