@@ -20,8 +20,6 @@ pub(super) fn shell_word(text: &str) -> String {
                 for byte in c.encode_utf8(&mut bytes).bytes() {
                     word.push_str(&format!("\\x{byte:02x}"));
                 }
-                // What follows may be a digit, and is none of it.
-                word.push_str("'$'");
             }
         }
     }

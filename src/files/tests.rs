@@ -133,9 +133,9 @@ fn all(folder: &Path) -> Vec<PathBuf> {
 
 #[test]
 fn what_is_written_is_read_and_what_is_damaged_is_refused_or_reported() {
-    let seed = std::env::var("TEST_SEED").map_or_else(|_| rand::random(), |text| text.parse().unwrap());
+    let seed = std::env::var("SEED").map_or_else(|_| rand::random(), |text| text.parse().unwrap());
     let checked = std::panic::catch_unwind(|| check_damage(seed));
-    assert!(checked.is_ok(), "the panic before this one is of the seed {seed}: TEST_SEED={seed} repeats it");
+    assert!(checked.is_ok(), "the panic before this one is of the seed {seed}: SEED={seed} repeats it");
 }
 
 fn check_damage(seed: u64) {
