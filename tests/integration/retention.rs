@@ -7,6 +7,7 @@ use series_ingest::database::schema;
 use series_ingest::database::schema::profile::Profile;
 
 use crate::support::fixture::{Fixture, connect};
+use crate::support::shell::{Shell, examples};
 use crate::support::until;
 use crate::support::worker::{Worker, run, text};
 
@@ -267,5 +268,25 @@ async fn an_age_does_not_concern_files() {
     let output = run(&environment, &["points", "import", file.to_str().unwrap(), "--series", "s"]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output));
     assert_eq!(fixture.count_points().await, 1);
+    fixture.remove().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_example_of_the_documentation_works() {
+    let Some(fixture) = Fixture::new("retention_document", 1).await else { return };
+    send_days(&fixture, 89..93);
+    let mut worker = fixture.worker(&[]);
+    fixture.until_applied(60).await;
+    assert_eq!(worker.terminate(10), Some(0));
+    let shell = Shell::new(fixture.environment());
+    let configuration = examples("docs/keeping.md", "toml").concat();
+    std::fs::write(shell.folder.path().join("ingest.toml"), configuration).unwrap();
+    let output = shell.run(&examples("docs/keeping.md", "sh").concat());
+    let said = text(&output);
+    assert!(output.status.success(), "{said}");
+    for part in ["points older than 90 d are deleted", "2 chunks would be deleted", "2 chunks were deleted"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    assert_eq!(fixture.count_points().await, 2);
     fixture.remove().await;
 }
