@@ -284,15 +284,21 @@ async fn kill_again_and_again(test: &str, fixture: &Fixture) {
     publish_late(fixture, &mut published, &mut random, 1_000);
     fixture.until_applied(60).await;
     let (mut killed_at_work, mut dropped) = (0, BTreeSet::new());
-    for _ in 0..ROUNDS {
+    // How long it is left alone at most: it takes longer on some machines than on others.
+    let mut alone_ms = 1_300;
+    while killed_at_work < ROUNDS {
         let mut child = spawn(&environment, out);
         // Late points come while it is at work.
         for _ in 0..2 {
-            tokio::time::sleep(Duration::from_millis(random.random_range(0..300))).await;
+            tokio::time::sleep(Duration::from_millis(random.random_range(0..alone_ms / 4))).await;
             publish_late(fixture, &mut published, &mut random, 300);
         }
-        tokio::time::sleep(Duration::from_millis(random.random_range(0..700))).await;
-        killed_at_work += usize::from(child.try_wait().unwrap().is_none());
+        tokio::time::sleep(Duration::from_millis(random.random_range(0..alone_ms / 2))).await;
+        if child.try_wait().unwrap().is_none() {
+            killed_at_work += 1;
+        } else {
+            alone_ms = (alone_ms * 3 / 4).max(50);
+        }
         child.kill().unwrap();
         child.wait().unwrap();
         fixture.until_applied(60).await;
@@ -300,7 +306,6 @@ async fn kill_again_and_again(test: &str, fixture: &Fixture) {
         let found = difference(fixture, out, &published).await;
         assert_eq!((found.lost, found.invented), (0, 0), "what was dropped is in files");
     }
-    assert!(killed_at_work > ROUNDS / 2, "it was at work at most kills: {killed_at_work}");
     assert!(dropped.len() > 2, "points were dropped in some rounds: {dropped:?}");
     publish_late(fixture, &mut published, &mut random, 20);
     fixture.until_applied(60).await;
