@@ -159,7 +159,7 @@ async fn rows_on_standard_output_leave_the_document_to_standard_error() {
     assert_eq!(output.status.code(), Some(0));
     let document: Value =
         serde_json::from_slice(&output.stderr).unwrap_or_else(|error| panic!("{error}: {}", text(&output)));
-    assert_eq!(document, json!({"files": [{"file": "-", "series": 1, "rows": 1}]}));
+    assert_eq!(document["files"], json!([{"file": "-", "series": 1, "rows": 1}]));
     assert_eq!(String::from_utf8_lossy(&output.stdout), "date,v\n1970-01-01T00:00:00Z,1.0\n");
     fixture.remove().await;
 }
