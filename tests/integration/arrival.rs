@@ -179,7 +179,7 @@ async fn what_cannot_be_read_becomes_a_dead_letter_and_the_rest_goes_on() {
     let mut stored = fixture.stored().await;
     stored.sort_unstable();
     assert_eq!(stored, expected);
-    assert_eq!(worker.metric("series_ingest_dead_letters_total{input=\"points\",reason=\"time_window\"}"), Some(1.0));
+    worker.until_metric("series_ingest_dead_letters_total{input=\"points\",reason=\"time_window\"}", 1.0).await;
     until(10, "lag 0", async || {
         let lag = |partition| {
             format!(

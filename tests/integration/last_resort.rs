@@ -137,7 +137,7 @@ async fn letters_that_cannot_even_be_counted_are_logged() {
         fixture.until_applied(60).await;
         assert_eq!(fixture.count_points().await, 50, "{test}");
         assert_eq!(stored(&fixture).await, Stored { rows: 0, with_payload: 0, only_counted: 0 }, "{test}");
-        assert_eq!(worker.metric("series_ingest_dead_letters_not_counted_total"), Some(50.0), "{test}");
+        worker.until_metric("series_ingest_dead_letters_not_counted_total", 50.0).await;
         assert_eq!(worker.metric("series_ingest_dead_letters_only_counted_total").unwrap_or_default(), 0.0, "{test}");
         let lines = worker.log().lines().filter(|line| line.contains("a dead letter is refused; it is only")).count();
         assert!((1..20).contains(&lines), "{test}: it is said, and not with each letter: {}", worker.log());

@@ -222,7 +222,7 @@ async fn a_batch_of_refused_messages_alone_ends_in_many_transactions() {
     let most = fixture.count(letters).await;
     assert!((100..=1000).contains(&most), "{most} dead letters in a transaction");
     let of_reason = "series_ingest_dead_letters_total{input=\"points\",reason=\"rejected_by_database\"}";
-    assert_eq!(worker.metric(of_reason), Some(MESSAGES as f64));
+    worker.until_metric(of_reason, MESSAGES as f64).await;
     drop(worker);
     fixture.remove().await;
 }

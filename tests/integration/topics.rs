@@ -73,7 +73,7 @@ async fn records_removed_before_they_were_read_are_one_gap() {
     assert_eq!(rows.len(), 1);
     assert_eq!((rows[0].get::<_, i64>(0), rows[0].get::<_, i64>(1), rows[0].get::<_, &str>(2)), (10, 40, "retention"));
     assert_eq!(fixture.difference(&published).await, Difference::default());
-    assert_eq!(worker.metric("series_ingest_gaps_total"), Some(1.0));
+    worker.until_metric("series_ingest_gaps_total", 1.0).await;
     // And reading goes on.
     fixture.publish_to(&mut published, 0, 10, 5);
     fixture.until_applied(60).await;

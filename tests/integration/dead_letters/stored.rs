@@ -229,7 +229,7 @@ async fn fields_and_versions_that_are_not_known_are_counted_and_refused() {
     send();
     let mut worker = fixture.worker(&[]);
     fixture.until_applied(60).await;
-    assert_eq!(worker.metric(metric), Some(4.0));
+    worker.until_metric(metric, 4.0).await;
     assert_eq!((fixture.count_points().await, fixture.count(LETTERS).await), (2, 1));
     assert_eq!(refused("header series-ingest-version: expected \"1\", found \"2\"").await, 1);
     assert_eq!(worker.terminate(10), Some(0));

@@ -188,6 +188,11 @@ impl Worker {
         until(60, &format!("mode {mode}"), async || self.is_mode(mode)).await;
     }
 
+    /// Waits until a metric has a value: what a transaction did is counted after its COMMIT.
+    pub async fn until_metric(&self, name: &str, value: f64) {
+        until(10, &format!("{name} is {value}"), async || self.metric(name) == Some(value)).await;
+    }
+
     pub async fn until_ready(&self) {
         until(60, "ready", async || self.get("/readyz").is_some_and(|(code, _)| code == 200)).await;
     }
