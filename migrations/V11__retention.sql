@@ -5,14 +5,10 @@
 create table ingest_retention (
     table_name text collate "C" primary key,
     drop_after interval not null,
-    set_at timestamptz not null default now(),
-    dropped_at timestamptz,
-    dropped_before timestamptz
+    set_at timestamptz not null default now()
 );
 
 comment on column ingest_retention.drop_after is 'points of this table that are older are deleted';
-comment on column ingest_retention.dropped_at is 'when ingest_drop_expired deleted something the last time';
-comment on column ingest_retention.dropped_before is 'all points before this time were deleted then';
 
 -- Returns the chunks of a table whose points are all before a time, oldest first; nothing if the table is not a hypertable.
 create function ingest_chunks_before(p_table text, p_before timestamptz)
@@ -117,7 +113,6 @@ begin
                 extension_schema, quote_ident(oldest.table_name), oldest.until_time, oldest.from_time);
             chunks := (oldest.table_name = 'time_series_data_points')::integer;
             has_more := true;
-            cutoff := oldest.until_time;
         end loop;
     else
         with expired as (
@@ -134,12 +129,6 @@ begin
         )
         select count(*) into points from gone;
         has_more := points >= p_points;
-    end if;
-    if chunks + points > 0 then
-        update ingest_retention set
-            dropped_at = now(),
-            dropped_before = case when has_more and chunks = 0 then dropped_before else greatest(dropped_before, cutoff) end
-        where table_name = 'time_series_data_points';
     end if;
 end $$;
 
