@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +14,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use crate::support::data::{Difference, NULL, Published, Row};
 use crate::support::fixture::{Fixture, connect};
 use crate::support::fixture_with_proxy::FixtureWithProxy;
+use crate::support::folder::Folder;
 use crate::support::worker::{command, peak_resident, run, text};
 use crate::support::{seed, until};
 
@@ -56,24 +56,6 @@ fn spawn(environment: &Environment, arguments: &[&str]) -> Child {
 fn ended(child: Child) -> (String, Option<i32>) {
     let output = child.wait_with_output().unwrap();
     (text(&output), output.status.code())
-}
-
-struct Folder(tempfile::TempDir);
-
-impl Folder {
-    fn new() -> Self {
-        Self(tempfile::tempdir().unwrap())
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn file(&self, name: &str, bytes: impl AsRef<[u8]>) -> String {
-        let path = self.path(name);
-        fs::write(&path, bytes).unwrap();
-        path.to_str().unwrap().to_owned()
-    }
 }
 
 /// A wide CSV file of this many rows, one a second, with two columns; its points are noted as published.

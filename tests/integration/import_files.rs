@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::sync::Arc;
 
@@ -10,30 +9,13 @@ use arrow_array::{ArrayRef, Float64Array, RecordBatch, TimestampMicrosecondArray
 use serde_json::Value;
 
 use crate::support::fixture::Fixture;
+use crate::support::folder::Folder;
 use crate::support::worker::{PROGRAM, run, text};
 
 type Environment = Vec<(String, String)>;
 
 fn import(environment: &Environment, arguments: &[&str]) -> Output {
     run(environment, &[&["points", "import"], arguments].concat())
-}
-
-struct Folder(tempfile::TempDir);
-
-impl Folder {
-    fn new() -> Self {
-        Self(tempfile::tempdir().unwrap())
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn file(&self, name: &str, bytes: impl AsRef<[u8]>) -> String {
-        let path = self.path(name);
-        fs::write(&path, bytes).unwrap();
-        path.to_str().unwrap().to_owned()
-    }
 }
 
 fn batch(rows: i64) -> RecordBatch {

@@ -131,9 +131,7 @@ async fn a_profile_is_set_both_ways_on_a_hypertable() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_profile_is_set_both_ways_on_a_plain_table() {
-    let Some(fixture) = Fixture::unmigrated("profile_plain", 1).await else { return };
-    // The extension cannot be added: a schema of its name is in the way.
-    fixture.client.batch_execute("create schema _timescaledb_catalog").await.unwrap();
+    let Some(fixture) = Fixture::without_extension("profile_plain", 1).await else { return };
     schema::migrate(&fixture.config(&[])).await.unwrap();
     assert_set_both_ways(&fixture).await;
     assert_says(&text(&run(&fixture.environment(), &["check"])), "direct compress off: there is no TimescaleDB");

@@ -38,14 +38,9 @@ async fn migrate(fixture: &Fixture, extra: &[(&str, &str)]) -> Vec<String> {
     schema::migrate(&fixture.config(extra)).await.unwrap().notes
 }
 
-/// A fixture whose server has no TimescaleDB, as far as it can see: a schema of its name is in the way.
-async fn without_extension(test: &str) -> Option<Fixture> {
-    let fixture = Fixture::unmigrated(test, 2).await?;
-    fixture
-        .client
-        .batch_execute("create schema _timescaledb_catalog; grant usage on schema _timescaledb_catalog to public")
-        .await
-        .unwrap();
+/// A migrated fixture with a plain table.
+async fn plain(test: &str) -> Option<Fixture> {
+    let fixture = Fixture::without_extension(test, 2).await?;
     migrate(&fixture, &[]).await;
     Some(fixture)
 }
@@ -143,7 +138,7 @@ async fn expired_chunks_go_alongside_workers_on_the_profile_throughput() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn expired_rows_of_a_plain_table_go_alongside_workers() {
-    let Some(fixture) = without_extension("retention_plain").await else { return };
+    let Some(fixture) = plain("retention_plain").await else { return };
     expired_points_go_alongside_workers(fixture, false, false).await;
 }
 
@@ -214,7 +209,7 @@ fn json(fixture: &Fixture, arguments: &[&str]) -> serde_json::Value {
 async fn the_command_shows_lists_and_deletes_what_has_expired() {
     for is_hypertable in [true, false] {
         let name = if is_hypertable { "retention_command" } else { "retention_command_plain" };
-        let made = if is_hypertable { Fixture::new(name, 2).await } else { without_extension(name).await };
+        let made = if is_hypertable { Fixture::new(name, 2).await } else { plain(name).await };
         let Some(fixture) = made else { return };
         send_days(&fixture, 28..40);
         let mut worker = fixture.worker(&[]);

@@ -201,9 +201,7 @@ async fn two_migrations_at_once_do_not_meet() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_the_extension_the_points_are_in_a_plain_table_and_all_else_works() {
-    let Some(fixture) = Fixture::unmigrated("plain", 2).await else { return };
-    // A server whose TimescaleDB cannot be added: a schema of its name is in the way.
-    fixture.client.batch_execute("create schema _timescaledb_catalog").await.unwrap();
+    let Some(fixture) = Fixture::without_extension("plain", 2).await else { return };
     let report = schema::migrate(&fixture.config(&[])).await.unwrap();
     assert!(report.notes.iter().any(|note| note.contains("plain table")), "{:?}", report.notes);
     assert_tables(&fixture).await;

@@ -85,6 +85,14 @@ impl Fixture {
         Some(fixture)
     }
 
+    /// An unmigrated fixture whose extension cannot be added, because a schema of its name is in the way.
+    pub async fn without_extension(test: &str, partitions: i32) -> Option<Self> {
+        let fixture = Self::unmigrated(test, partitions).await?;
+        let sql = "create schema _timescaledb_catalog; grant usage on schema _timescaledb_catalog to public";
+        fixture.client.batch_execute(sql).await.unwrap();
+        Some(fixture)
+    }
+
     /// A migrated fixture on the community edition of TimescaleDB; `None`, loudly, where TEST_DATABASE_URL_COMMUNITY names none.
     pub async fn on_community(test: &str, partitions: i32, profile: Profile) -> Option<Self> {
         let servers = servers(test)?;

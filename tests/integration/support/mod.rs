@@ -9,6 +9,7 @@ pub mod data;
 pub mod fixture;
 pub mod fixture_with_proxy;
 pub mod fixture_with_server;
+pub mod folder;
 pub mod load;
 pub mod outage;
 pub mod own_broker;
