@@ -38,6 +38,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 pub use backups::BackupAges;
+pub(crate) use connection::answer::answered;
 pub(crate) use connection::libpq::libpq_environment;
 pub(crate) use connection::settings::quoted_name;
 pub use connection::step::Step;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tokio_postgres::Client;
 use uuid::Uuid;
 
+use super::connection::answer::answered;
 use super::connection::connector::{Connector, Failed, Made};
 use super::connection::options::connection_config;
 use super::connection::step::Step;
@@ -145,10 +146,7 @@ impl Hosts {
     /// What the server is, and whether it has the table with the database's identity.
     async fn ask(&self, client: &Client) -> Result<(Role, bool), Error> {
         let limit = Duration::from_millis(self.settings.connect_timeout_ms);
-        let row = tokio::time::timeout(limit, client.query_one(STANDBY, &[])).await;
-        let row = row
-            .map_err(|_| Error::TimedOut { step: STEP, seconds: limit.as_secs() })?
-            .map_err(|source| Error::Server { step: STEP, source })?;
+        let row = answered(STEP, limit, client.query_one(STANDBY, &[])).await?;
         let role = if row.get(0) { Role::Standby { lag_s: row.get(1) } } else { Role::Primary };
         Ok((role, row.get(2)))
     }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
 
-use crate::database::{self, Step};
+use crate::database::{self, Step, answered};
 use crate::raw::FILE_CLUSTER;
 
 /// Pause between two looks at the progress.
@@ -92,11 +92,7 @@ async fn lacking(
 ) -> Result<Option<String>, database::Error> {
     let FreshAsOf { topic, partition, offset } = message;
     let parameters: [&(dyn ToSql + Sync); 5] = [&pipeline, topic, partition, offset, &FILE_CLUSTER];
-    let row = tokio::time::timeout(limit, client.query_opt(PROGRESS, &parameters))
-        .await
-        .map_err(|_| database::Error::TimedOut { step: STEP, seconds: limit.as_secs() })?
-        .map_err(|source| database::Error::Server { step: STEP, source })?;
-    let Some(row) = row else {
+    let Some(row) = answered(STEP, limit, client.query_opt(PROGRESS, &parameters)).await? else {
         return Ok(Some(format!("the pipeline {pipeline:?} has no progress of {topic}:{partition} there")));
     };
     let next: i64 = row.get(0);

@@ -4,7 +4,7 @@
 //! - `replica`: which server is read; `fresh`: when it has what must be seen.
 //! - `series`: series, their columns, and their first and last times.
 //! - `gaps`: spans of time without points.
-//! - `glob`: patterns of ids; `literal`: times in SQL.
+//! - `glob`: patterns of ids; `literal`: times in SQL; `copy_rows`: the format of COPY.
 //! - [`backup`]: backups by pg_dump, their verification and their restore.
 //! - [`export`]: points as batches of Arrow.
 //! - [`archive`]: old points into files, compared, and then dropped.
@@ -19,6 +19,7 @@ pub mod backup;
 pub mod export;
 pub mod import;
 
+mod copy_rows;
 mod error;
 mod fresh;
 mod gaps;

@@ -10,7 +10,7 @@ use tokio_postgres::{Client, Row, SimpleQueryMessage};
 use super::Error;
 use super::replica::{ReadOptions, Replicas};
 use crate::config;
-use crate::database::{self, Step};
+use crate::database::{self, Step, answered};
 
 /// How much longer than the server's own limit an answer may take before we call the server frozen.
 const ANSWER_MARGIN: Duration = Duration::from_secs(5);
@@ -138,11 +138,7 @@ impl Snapshot {
         step: Step,
         work: impl Future<Output = Result<T, tokio_postgres::Error>>,
     ) -> Result<T, Error> {
-        match tokio::time::timeout(self.limit, work).await {
-            Ok(Ok(done)) => Ok(done),
-            Ok(Err(source)) => Err(database::Error::Server { step, source }.into()),
-            Err(_) => Err(database::Error::TimedOut { step, seconds: self.limit.as_secs() }.into()),
-        }
+        Ok(answered(step, self.limit, work).await?)
     }
 
     /// Asks a question.

@@ -7,8 +7,10 @@
 //! - `settings`: what every session starts with.
 //! - `pooler`: detects a pooler that shares sessions.
 //! - `pool`, `session`: the connections that are kept, their limits and timeouts.
+//! - `answer`: waiting for an answer.
 //! - `step`: the step that failed, which an error's meaning depends on.
 
+pub(super) mod answer;
 pub(super) mod connector;
 pub(super) mod libpq;
 pub(super) mod options;

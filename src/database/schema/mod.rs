@@ -39,6 +39,7 @@ use tokio_postgres::Client;
 use super::error::Error;
 pub use super::waits::WAIT_REPORT_INTERVAL;
 use crate::config;
+use crate::database::connection::answer::answered;
 use crate::database::connection::connector::{Connector, Failed, Made};
 use crate::database::connection::options::connection_config;
 use crate::database::connection::pooler;
@@ -82,10 +83,7 @@ pub(in crate::database) async fn prepare(
     }
     let sql = format!("{} {WITHOUT_TIMEOUTS}", settings::pinned(database));
     let step = Step::Other("prepare the session");
-    let prepared = tokio::time::timeout(limit, client.batch_execute(&sql)).await;
-    prepared
-        .map_err(|_| Error::TimedOut { step, seconds: limit.as_secs() })?
-        .map_err(|source| Error::Server { step, source })
+    answered(step, limit, client.batch_execute(&sql)).await
 }
 
 /// PostgreSQL has `transaction_timeout` from version 17 on.

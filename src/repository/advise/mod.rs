@@ -29,7 +29,7 @@ use tokio_postgres::{Client, Row};
 
 use super::Error;
 use crate::config;
-use crate::database::{self, Step};
+use crate::database::{self, Step, answered};
 use server::Server;
 
 const STEP: Step = Step::Other("examine the database");
@@ -172,9 +172,7 @@ impl Session {
     }
 
     async fn rows(&self, sql: &str) -> Result<Vec<Row>, database::Error> {
-        let rows = tokio::time::timeout(self.limit, self.client.query(sql, &[])).await;
-        rows.map_err(|_| database::Error::TimedOut { step: STEP, seconds: self.limit.as_secs() })?
-            .map_err(|source| database::Error::Server { step: STEP, source })
+        answered(STEP, self.limit, self.client.query(sql, &[])).await
     }
 
     async fn texts(&self, sql: &str) -> Result<Vec<String>, database::Error> {

@@ -74,16 +74,8 @@ pub(super) async fn remove(
             }
             Ok(is_removed)
         };
-        match work.await {
-            Ok(true) => {
-                session.execute(Step::Commit, "commit").await?;
-                return Ok(true);
-            }
-            Ok(false) => {
-                session.roll_back().await?;
-                return Ok(false);
-            }
-            Err(error) => session.roll_back_after(error).await?,
+        if let Some(is_removed) = session.end(work.await).await? {
+            return Ok(is_removed);
         }
         if !attempts.pause().await {
             return Err(ArchiveError::Busy(format!(
@@ -186,16 +178,9 @@ pub(super) async fn drop_empty(session: &Session, unit: &Unit) -> Result<bool, A
             return Ok(true);
         }
         session.begin(attempts.wait).await?;
-        match drop_chunks(session, unit, (&points, &versions)).await {
-            Ok(true) => {
-                session.execute(Step::Commit, "commit").await?;
-                return Ok(true);
-            }
-            Ok(false) => {
-                session.roll_back().await?;
-                return Ok(false);
-            }
-            Err(error) => session.roll_back_after(error).await?,
+        let dropped = drop_chunks(session, unit, (&points, &versions)).await;
+        if let Some(is_dropped) = session.end(dropped).await? {
+            return Ok(is_dropped);
         }
         if !attempts.pause().await {
             return Ok(false);

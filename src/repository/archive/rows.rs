@@ -2,11 +2,9 @@
 //!
 //! Source: PostgreSQL's documentation, COPY, "Binary Format".
 
-use crate::database::{self, POSTGRES_EPOCH_US};
 use crate::files::read::points::Point;
 use crate::repository::Error;
-
-const HEADER_BYTES: usize = 19;
+use crate::repository::copy_rows::{HEADER_BYTES, array, time_us, unexpected};
 
 /// Decodes the pieces of an answer.
 #[derive(Debug, Default)]
@@ -15,16 +13,6 @@ pub(super) struct Decoder {
     rest: Vec<u8>,
     is_begun: bool,
     is_ended: bool,
-}
-
-fn unexpected(what: &str) -> Error {
-    database::Error::Unexpected(format!("the answer of COPY cannot be read: {what}")).into()
-}
-
-fn array<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
-    let (first, rest) = bytes.split_first_chunk::<N>()?;
-    *bytes = rest;
-    Some(*first)
 }
 
 /// A field, or NULL; the outer `None` if it is not there as a whole.
@@ -95,10 +83,7 @@ impl Decoder {
         let (Some(time), Some(id)) = (number(time)?, number(id)?) else {
             return Err(unexpected("a point has no time or no id"));
         };
-        let time = i64::from_be_bytes(time);
-        let is_finite = time != i64::MIN && time != i64::MAX;
-        let time_us = time.checked_add(POSTGRES_EPOCH_US).filter(|_| is_finite);
-        let time_us = time_us.ok_or_else(|| Error::Time { series: series.to_owned() })?;
+        let time_us = time_us(i64::from_be_bytes(time), series)?;
         let value = number(value)?.map(|bytes| f64::from_bits(u64::from_be_bytes(bytes)));
         each(&Point { series, column, time_us, value }, i64::from_be_bytes(id))?;
         Ok(Some(bytes))
@@ -113,6 +98,7 @@ impl Decoder {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::database::POSTGRES_EPOCH_US;
 
     fn answer() -> Vec<u8> {
         let mut bytes = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0".to_vec();

@@ -9,7 +9,7 @@ use tokio_postgres::{Client, Row};
 use super::origin::Origin;
 use super::{ANSWER_TIMEOUT, ArchiveError, POINTS, VERSIONS};
 use crate::config;
-use crate::database::{self, Class, Step};
+use crate::database::{self, Class, Step, answered};
 use crate::repository::Error;
 
 /// The key of the lock: "series-a" in ASCII.
@@ -109,12 +109,12 @@ impl Session {
         sql: &str,
         parameters: &[&(dyn ToSql + Sync)],
     ) -> Result<Vec<Row>, database::Error> {
-        within(step, self.client.query(sql, parameters)).await
+        answered(step, ANSWER_TIMEOUT, self.client.query(sql, parameters)).await
     }
 
     /// Runs statements.
     pub(super) async fn execute(&self, step: Step, sql: &str) -> Result<(), database::Error> {
-        within(step, self.client.batch_execute(sql)).await
+        answered(step, ANSWER_TIMEOUT, self.client.batch_execute(sql)).await
     }
 
     /// Begins a transaction that waits this long for each lock.
@@ -123,13 +123,27 @@ impl Session {
         self.execute(STEP, &sql).await
     }
 
-    /// Ends a transaction without its changes.
-    pub(super) async fn roll_back(&self) -> Result<(), database::Error> {
+    /// Ends a transaction: commits it if its work returned `true`, and rolls it back otherwise. `None`: another transaction was in
+    /// the way, and the work may be tried again.
+    pub(super) async fn end(&self, work: Result<bool, ArchiveError>) -> Result<Option<bool>, ArchiveError> {
+        let is_done = match work {
+            Ok(is_done) => is_done,
+            Err(error) => return self.roll_back_after(error).await.map(|()| None),
+        };
+        if is_done {
+            self.execute(Step::Commit, "commit").await?;
+        } else {
+            self.roll_back().await?;
+        }
+        Ok(Some(is_done))
+    }
+
+    async fn roll_back(&self) -> Result<(), database::Error> {
         self.execute(Step::Other("roll back"), "rollback").await
     }
 
     /// Ends a transaction that another one was in the way of: `Ok` if it may be tried again.
-    pub(super) async fn roll_back_after(&self, error: ArchiveError) -> Result<(), ArchiveError> {
+    async fn roll_back_after(&self, error: ArchiveError) -> Result<(), ArchiveError> {
         match &error {
             ArchiveError::Repository(Error::Database(failure)) if failure.class() == Class::Outage => Err(error),
             ArchiveError::Repository(Error::Database(failure)) if failure.class() == Class::Retry => {
@@ -140,16 +154,5 @@ impl Session {
                 Err(error)
             }
         }
-    }
-}
-
-async fn within<T>(
-    step: Step,
-    work: impl Future<Output = Result<T, tokio_postgres::Error>>,
-) -> Result<T, database::Error> {
-    match tokio::time::timeout(ANSWER_TIMEOUT, work).await {
-        Ok(Ok(done)) => Ok(done),
-        Ok(Err(source)) => Err(database::Error::Server { step, source }),
-        Err(_) => Err(database::Error::TimedOut { step, seconds: ANSWER_TIMEOUT.as_secs() }),
     }
 }

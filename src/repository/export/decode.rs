@@ -5,11 +5,10 @@
 use std::collections::HashMap;
 
 use super::options::Duplicates;
-use crate::database::{self, POSTGRES_EPOCH_US};
 use crate::files::write::NULL_POINT;
 use crate::repository::Error;
+use crate::repository::copy_rows::{HEADER_BYTES, array, time_us, unexpected};
 
-const HEADER_BYTES: usize = 19;
 /// The number of fields, and for each its length; then the time and the id.
 const FIXED_BYTES: usize = 2 + 4 * 4 + 8 + 8;
 
@@ -51,17 +50,6 @@ pub(super) struct Decoder {
     last_id: i64,
     /// The first point that exists more than once: column, time and number.
     duplicate: Option<(usize, i64, usize)>,
-}
-
-fn unexpected(what: &str) -> Error {
-    database::Error::Unexpected(format!("the answer of COPY cannot be read: {what}")).into()
-}
-
-/// The first bytes of a slice, and the rest of it.
-fn array<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
-    let (first, rest) = bytes.split_first_chunk::<N>()?;
-    *bytes = rest;
-    Some(*first)
 }
 
 impl Decoder {
@@ -150,9 +138,7 @@ impl Decoder {
 
     fn rest_of_row<'a>(&mut self, name: &[u8], mut bytes: &'a [u8]) -> Result<Option<&'a [u8]>, Error> {
         let Some((time, value, id)) = numbers(&mut bytes)? else { return Ok(None) };
-        let time = time.checked_add(POSTGRES_EPOCH_US).filter(|_| time != i64::MIN && time != i64::MAX);
-        let time = time.ok_or_else(|| Error::Time { series: self.series.clone() })?;
-        self.push(name, time, value, id)?;
+        self.push(name, time_us(time, &self.series)?, value, id)?;
         Ok(Some(bytes))
     }
 
